@@ -1,0 +1,63 @@
+"""Every setting: name, unit, default, why. Values come from ``init`` arguments or ``OBSRAY_<NAME>`` variables."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings of one runtime. Frozen: made once by the process that starts the node and passed on."""
+
+    #: Record events. "off" exists to measure what recording costs.
+    telemetry: str = "on"
+    #: Values up to this size travel inside messages and live in their owner; larger ones in the object store.
+    inline_bytes_max: int = 100 * 1024
+    #: An idle lease is kept this long, so that a loop of single calls does not ask the scheduler each time.
+    lease_linger_seconds: float = 0.05
+    #: How much work is pushed to one worker ahead of its answers; more starves others, less leaves it waiting.
+    pipeline_seconds: float = 0.002
+    #: Most tasks in flight to one worker, however short they are.
+    pipeline_tasks_max: int = 512
+    #: Tasks pushed behind one that runs longer than this are taken back and given to other workers.
+    recall_seconds: float = 0.01
+    #: Processes kept ready. 0 means one per CPU.
+    workers_prestart: int = 0
+    #: Most worker processes on a node; demand beyond waits and says so.
+    workers_max: int = 256
+    #: An idle process beyond the prestarted number ends after this time.
+    worker_idle_seconds: float = 30.0
+    #: A process that has not said hello after this time counts as failed to start.
+    worker_start_seconds_max: float = 60.0
+    #: Share of memory (or of the cgroup's limit) for objects if ``object_store_memory`` is not given.
+    store_memory_ratio: float = 0.3
+    #: Most bytes for objects if ``object_store_memory`` is not given.
+    store_bytes_max: int = 200 << 30
+    #: Most bytes of spilled objects. 0 means until the disk is full.
+    spill_bytes_max: int = 0
+    #: A request for room fails after this time without progress.
+    store_wait_seconds_max: float = 30.0
+    #: How often the collector stores what processes recorded.
+    collect_interval_seconds: float = 0.2
+    #: How often nodes, stores and processes are sampled.
+    sample_interval_seconds: float = 1.0
+    #: Telemetry kept per session before the oldest segments are folded away.
+    telemetry_bytes_max: int = 2 << 30
+    #: How long an orderly shutdown may take before processes are killed.
+    shutdown_grace_seconds: float = 2.0
+
+    @classmethod
+    def from_environment(cls, **overrides: object) -> Config:
+        """Defaults, then ``OBSRAY_*`` variables, then ``overrides``. Raises ValueError for a value of the wrong type."""
+        values: dict[str, object] = {}
+        for field in fields(cls):
+            text = os.environ.get(f"OBSRAY_{field.name.upper()}")
+            if text is not None:
+                kind = type(field.default)
+                try:
+                    values[field.name] = kind(text)
+                except ValueError:
+                    raise ValueError(f"OBSRAY_{field.name.upper()}={text!r} is not {kind.__name__}") from None
+        values.update(overrides)
+        return cls(**values)  # type: ignore[arg-type]

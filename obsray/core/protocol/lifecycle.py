@@ -1,0 +1,117 @@
+"""The lifecycles: which state may follow which, as tables. No other module decides that.
+
+A missing entry is an error (``IllegalTransition``). The owner of a task or object moves it with ``advance``; the
+event that tells the world is emitted by the same machine method, and the simulator checks after every step that
+replaying the events alone gives the same states. ``docs/lifecycles.md`` is drawn from these tables.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+
+class TaskState(IntEnum):
+    """A task as its owner knows it."""
+
+    WAITING_ARGUMENTS = 0
+    QUEUED = 1
+    DISPATCHED = 2
+    FINISHED = 3
+    FAILED = 4
+    CANCELLED = 5
+
+
+class ObjectState(IntEnum):
+    """An object in a node's store."""
+
+    CREATED = 0
+    SEALED = 1
+    SPILLING = 2
+    SPILLED = 3
+    RESTORING = 4
+    FREED = 5
+    LOST = 6
+
+
+class WorkerState(IntEnum):
+    """A worker process as its node knows it."""
+
+    STARTING = 0
+    IDLE = 1
+    LEASED = 2
+    ACTOR = 3
+    DEAD = 4
+
+
+class ActorState(IntEnum):
+    DEPENDENCIES_UNREADY = 0
+    PENDING_CREATION = 1
+    ALIVE = 2
+    RESTARTING = 3
+    DEAD = 4
+
+
+TASK: dict[TaskState, frozenset[TaskState]] = {
+    TaskState.WAITING_ARGUMENTS: frozenset({TaskState.QUEUED, TaskState.FAILED, TaskState.CANCELLED}),
+    TaskState.QUEUED: frozenset({TaskState.DISPATCHED, TaskState.FAILED, TaskState.CANCELLED}),
+    TaskState.DISPATCHED: frozenset(
+        {TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELLED, TaskState.QUEUED}
+    ),
+    # Lineage: a finished task whose result was lost is run again.
+    TaskState.FINISHED: frozenset({TaskState.QUEUED, TaskState.WAITING_ARGUMENTS}),
+    TaskState.FAILED: frozenset(),
+    TaskState.CANCELLED: frozenset(),
+}
+
+OBJECT: dict[ObjectState, frozenset[ObjectState]] = {
+    ObjectState.CREATED: frozenset({ObjectState.SEALED, ObjectState.FREED}),
+    ObjectState.SEALED: frozenset({ObjectState.SPILLING, ObjectState.FREED, ObjectState.LOST}),
+    ObjectState.SPILLING: frozenset({ObjectState.SPILLED, ObjectState.SEALED, ObjectState.FREED}),
+    ObjectState.SPILLED: frozenset({ObjectState.RESTORING, ObjectState.FREED, ObjectState.LOST}),
+    ObjectState.RESTORING: frozenset({ObjectState.SEALED, ObjectState.SPILLED, ObjectState.FREED, ObjectState.LOST}),
+    ObjectState.FREED: frozenset(),
+    ObjectState.LOST: frozenset({ObjectState.FREED, ObjectState.CREATED}),
+}
+
+WORKER: dict[WorkerState, frozenset[WorkerState]] = {
+    WorkerState.STARTING: frozenset({WorkerState.IDLE, WorkerState.DEAD}),
+    WorkerState.IDLE: frozenset({WorkerState.LEASED, WorkerState.ACTOR, WorkerState.DEAD}),
+    WorkerState.LEASED: frozenset({WorkerState.IDLE, WorkerState.DEAD}),
+    WorkerState.ACTOR: frozenset({WorkerState.DEAD}),
+    WorkerState.DEAD: frozenset(),
+}
+
+ACTOR: dict[ActorState, frozenset[ActorState]] = {
+    ActorState.DEPENDENCIES_UNREADY: frozenset({ActorState.PENDING_CREATION, ActorState.DEAD}),
+    ActorState.PENDING_CREATION: frozenset({ActorState.ALIVE, ActorState.RESTARTING, ActorState.DEAD}),
+    ActorState.ALIVE: frozenset({ActorState.RESTARTING, ActorState.DEAD}),
+    ActorState.RESTARTING: frozenset({ActorState.ALIVE, ActorState.RESTARTING, ActorState.DEAD}),
+    ActorState.DEAD: frozenset(),
+}
+
+_TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
+    TaskState: TASK,
+    ObjectState: OBJECT,
+    WorkerState: WORKER,
+    ActorState: ACTOR,
+}
+
+
+class IllegalTransition(RuntimeError):
+    """A machine tried to move something along an edge that does not exist: a bug of the runtime."""
+
+    def __init__(self, entity: object, before: IntEnum, after: IntEnum) -> None:
+        super().__init__(f"{entity!r} cannot go from {before.name} to {after.name}")
+        self.before, self.after = before, after
+
+
+def advance(entity: Any, after: Any) -> None:
+    """Move ``entity.state`` to ``after`` along its table: the only door a state goes through.
+
+    Raises IllegalTransition if the table has no such edge.
+    """
+    before = entity.state
+    if after not in _TABLES[type(before)][before]:
+        raise IllegalTransition(entity, before, after)
+    entity.state = after

@@ -1,0 +1,521 @@
+"""What the processes of one runtime say to each other on the data plane.
+
+A message is a tuple ``(tag, *fields)`` of plain values (bytes, int, float, str, tuple, list, dict, None); a frame
+(``transport/connection.py``) carries a list of them. Nothing here is ever unpickled by a node: values, functions
+and errors travel as opaque bytes and only the driver or worker they are meant for opens them.
+
+Each class below is one message: its docstring says who sends it to whom and what must hold. On the hot path
+(``Push``, ``Done``) senders build the tuple by hand; the class is its documentation and its decoder elsewhere.
+Tags are never reused; removed ones go to ``RETIRED``.
+
+=====================  ======================================================================================
+link                   messages
+=====================  ======================================================================================
+client -> node         DefineShape LeaseRequest LeaseReturn Blocked Unblocked CreateObject SealObject
+                       AbortObject PinObject UnpinObjects FreeObjects CreateActor ActorReady ActorFailed
+                       WatchActor KillActor KillWorker Request Goodbye
+node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom ObjectRefused ObjectPinned
+                       StartActor ActorChanged Reply Exit
+owner -> worker        DefineFunction Push Recall CancelTask
+worker -> owner        Done Returned Item
+holder -> owner        GetObject AddHolder ReleaseHolders ItemsTaken
+owner -> holder        ObjectValue
+=====================  ======================================================================================
+
+A *client* is a driver or a worker; it has one connection to its node, and connections to the workers and owners it
+talks to. Connections are FIFO, and the protocol relies on it: whoever hands a reference to somebody registers the
+receiver with the owner (``AddHolder``) on the same connection on which it later releases its own hold.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+RETIRED: frozenset[int] = frozenset()
+
+Message = tuple[Any, ...]
+
+# --- values on the wire ----------------------------------------------------------------------------------
+
+#: A value is one of: ``bytes`` (serialized inline), ``int`` (it lies in the node's object store; its size in bytes).
+Value = bytes | int
+
+#: Argument kinds in a task's ``arguments``: where the worker finds the value of a top-level reference.
+ARGUMENT_INLINE = 0
+ARGUMENT_STORED = 1
+
+#: Fields of a task inside ``Push.tasks``, in order.
+TASK_FIELDS = (
+    "task",  # bytes 16
+    "attempt",  # int, 0 first
+    "function",  # int, as announced by DefineFunction on this connection
+    "payload",  # bytes: serialized (args, kwargs) with references replaced, b"" for no arguments
+    "arguments",  # None or list of (position int | keyword str, ARGUMENT_*, bytes value | bytes object id)
+    "returns",  # int >= 0, or -1 streaming
+    "trace",  # bytes 16
+    "options",  # None or dict: "retry_exceptions", "max_calls", "actor_sequence", ...
+)
+
+#: Fields of a result inside ``Done.results``, in order.
+RESULT_FIELDS = (
+    "task",  # bytes 16
+    "attempt",  # int
+    "outcome",  # int, an events.Outcome
+    "values",  # list of Value; for a failure one serialized error
+    "extra",  # None or {"kept": [object ids the worker still holds], "contained": [[object ids] per value]}
+)
+
+
+
+
+def tag_of(message: Message) -> int:
+    return int(message[0])
+
+
+# --- client -> node --------------------------------------------------------------------------------------
+
+
+class DefineShape(NamedTuple):
+    """``shape`` is this client's number for a scheduling class: the same function and resources.
+
+    ``resources``: name -> amount, fixed point, in units of 1/10000 ("CPU": 10000 is one core; "memory" in bytes).
+    ``name`` is for people and labels: "word_count CPU:1". ``runtime`` is None or a dict of what the worker must be
+    ({"env_vars": {...}, "fresh": bool}); workers are shared only between shapes of equal ``runtime``.
+    """
+
+    shape: int
+    name: str
+    resources: dict[str, int]
+    runtime: dict[str, Any] | None = None
+    tag: int = 1
+
+
+class LeaseRequest(NamedTuple):
+    """The client wants ``wanted`` workers *more than it holds* for ``shape`` now; replaces its earlier demand for it.
+
+    ``wanted`` 0 withdraws. ``backlog`` is how many tasks wait, for decisions and their explanation.
+    """
+
+    shape: int
+    wanted: int
+    backlog: int
+    tag: int = 2
+
+
+class LeaseReturn(NamedTuple):
+    """The lease is over; the worker is free. ``tasks`` ran under it. ``reason`` is an events.Reason.
+
+    ``dispose``: the worker must not be used again (max_calls reached, cancelled by force, environment spoiled).
+    """
+
+    lease: int
+    tasks: int
+    reason: int
+    dispose: bool = False
+    tag: int = 3
+
+
+class Blocked(NamedTuple):
+    """Worker -> node: the task it runs waits in get, wait or put: its CPUs (not its other resources) are free."""
+
+    tag: int = 4
+
+
+class Unblocked(NamedTuple):
+    """Worker -> node: it goes on; its CPUs are taken again at once, even if that oversubscribes for a while."""
+
+    tag: int = 5
+
+
+class CreateObject(NamedTuple):
+    """Ask for room for an object; answered by ObjectRoom or ObjectRefused, maybe after spilling others."""
+
+    request: int
+    object: bytes
+    size: int
+    tag: int = 6
+
+
+class SealObject(NamedTuple):
+    """The object is written and from now on immutable and readable by everybody on the node."""
+
+    object: bytes
+    tag: int = 7
+
+
+class AbortObject(NamedTuple):
+    """The writer gave up between CreateObject and SealObject."""
+
+    object: bytes
+    tag: int = 8
+
+
+class PinObject(NamedTuple):
+    """The client wants to read a sealed object; ObjectPinned says where. It stays there until UnpinObjects.
+
+    Answered when the object is sealed here (restored from disk if need be), or with ObjectRefused.
+    """
+
+    request: int
+    object: bytes
+    tag: int = 9
+
+
+class UnpinObjects(NamedTuple):
+    """The client's last view of these objects is gone (one entry per ObjectPinned)."""
+
+    objects: list[bytes]
+    tag: int = 10
+
+
+class FreeObjects(NamedTuple):
+    """Owner -> node: nothing refers to these objects; their room may be used once nobody has them pinned."""
+
+    objects: list[bytes]
+    tag: int = 11
+
+
+class CreateActor(NamedTuple):
+    """Owner -> node: place this actor and keep it; the answer is Reply(request) once it is *registered*.
+
+    ``spec`` keys: "actor" 16 bytes, "class_name" str, "name" str or "", "namespace" str, "detached" bool, "resources" fixed point dict,
+    "held" dict (held for life), "runtime" as in DefineShape, "restarts_max" int (-1 without bound), "job" int, "owner" 8 bytes,
+    "meta" opaque bytes (for handles made from the name), "task" 16 bytes (the creation task), "trace" 16 bytes,
+    "function" bytes (class blob), "payload", "arguments" (as in a task), "concurrency" dict, "restore" opaque.
+    """
+
+    request: int
+    spec: dict[str, Any]
+    tag: int = 12
+
+
+class ActorReady(NamedTuple):
+    """Worker -> node: the constructor of the actor returned."""
+
+    actor: bytes
+    tag: int = 13
+
+
+class ActorFailed(NamedTuple):
+    """Worker -> node: the constructor raised (``error`` serialized), or the actor asked to exit (``intended``)."""
+
+    actor: bytes
+    error: bytes
+    intended: bool
+    tag: int = 14
+
+
+class WatchActor(NamedTuple):
+    """Client -> node: tell me with ActorChanged where the actor is now and whenever that changes."""
+
+    actor: bytes
+    tag: int = 15
+
+
+class KillActor(NamedTuple):
+    """End the actor's process. ``graceful``: after the calls already made. ``restart``: uses up one restart."""
+
+    actor: bytes
+    restart: bool
+    graceful: bool
+    tag: int = 16
+
+
+class KillWorker(NamedTuple):
+    """Owner -> node: the lease's worker must end now (forced cancel). WorkerDied follows with KILLED_BY_REQUEST."""
+
+    worker: bytes
+    lease: int
+    tag: int = 17
+
+
+class Request(NamedTuple):
+    """Client -> node: a rare question or command, answered by Reply. ``method`` out of ``NODE_METHODS``."""
+
+    request: int
+    method: str
+    arguments: dict[str, Any]
+    tag: int = 18
+
+
+class Goodbye(NamedTuple):
+    """Client -> node: ends in order; what it owned is freed, nothing it did counts as a crash."""
+
+    tag: int = 19
+
+
+#: Methods of ``Request``: what they take -> what the reply holds.
+NODE_METHODS: dict[str, str] = {
+    "resources": "{} -> {'total': {name: amount}, 'available': {name: amount}} fixed point; memory and store in bytes",
+    "nodes": "{} -> [node description]",
+    "get_actor": "{'name', 'namespace'} -> {'actor': bytes, 'meta': bytes} or None",
+    "list_actors": "{'namespace': str or None} -> [{'name', 'namespace'}]",
+    "shutdown": "{} -> {}; ends the whole runtime (only from the driver that started it)",
+    "store": "{} -> the numbers of a store_sample, plus the ten largest pinned objects",
+}
+
+
+# --- node -> client --------------------------------------------------------------------------------------
+
+
+class Welcome(NamedTuple):
+    """Node -> client, first message, with the arena's file descriptor as ancillary data."""
+
+    node: bytes
+    worker: bytes
+    job: int
+    arena_bytes: int
+    settings: dict[str, Any]
+    tag: int = 32
+
+
+class LeaseGranted(NamedTuple):
+    """The worker listening at ``path`` is the client's until LeaseReturn. ``devices``: {"GPU": [ids]} or {}."""
+
+    shape: int
+    lease: int
+    worker: bytes
+    path: str
+    devices: dict[str, list[int]]
+    tag: int = 33
+
+
+class LeaseReclaim(NamedTuple):
+    """Others wait: give the lease back as soon as nothing runs under it; do not push more than is in flight."""
+
+    lease: int
+    tag: int = 34
+
+
+class WorkerDied(NamedTuple):
+    """Sent to every client of the node. ``started``: task ids found running in the dead process' black box.
+
+    ``cause`` is an events.DeathCause; ``exit_code`` and ``signal`` are from the wait status (0 if not that);
+    ``detail`` is a sentence for people that includes RSS and limit for OOM; ``tail`` its last log lines.
+    """
+
+    worker: bytes
+    pid: int
+    cause: int
+    exit_code: int
+    signal: int
+    started: list[bytes]
+    detail: str
+    tail: str
+    tag: int = 35
+
+
+class ObjectRoom(NamedTuple):
+    """Write ``size`` bytes at ``offset`` of the arena, then SealObject."""
+
+    request: int
+    offset: int
+    tag: int = 36
+
+
+class ObjectRefused(NamedTuple):
+    """``error`` is "full", "too_large", "unknown", "lost" or "duplicate"; ``detail`` a sentence with sizes and top holders."""
+
+    request: int
+    error: str
+    detail: str
+    tag: int = 37
+
+
+class ObjectPinned(NamedTuple):
+    """The object lies at ``offset``, ``size`` bytes, until the client unpins it."""
+
+    request: int
+    offset: int
+    size: int
+    tag: int = 38
+
+
+class StartActor(NamedTuple):
+    """Node -> worker: become this actor. ``devices`` as in LeaseGranted. Ends with ActorReady or ActorFailed."""
+
+    spec: dict[str, Any]
+    incarnation: int
+    devices: dict[str, list[int]]
+    tag: int = 39
+
+
+class ActorChanged(NamedTuple):
+    """``state``: an index of lifecycle.ActorState. ``path`` is where calls go when alive.
+
+    ``error`` is b"" or the serialized error of the constructor; ``detail`` a sentence for people.
+    """
+
+    actor: bytes
+    state: int
+    incarnation: int
+    worker: bytes
+    path: str
+    cause: int
+    error: bytes
+    detail: str
+    tag: int = 40
+
+
+class Reply(NamedTuple):
+    """Answer to Request or CreateActor: ``error`` "" if all went well, else a sentence, and ``kind`` a short code for it."""
+
+    request: int
+    value: Any
+    error: str = ""
+    kind: str = ""
+    tag: int = 41
+
+
+class Exit(NamedTuple):
+    """Node -> worker: end in order. Node -> driver: the runtime goes away, ``reason`` says why."""
+
+    reason: str
+    tag: int = 42
+
+
+# --- owner <-> worker ------------------------------------------------------------------------------------
+
+
+class DefineFunction(NamedTuple):
+    """``number`` stands for this function in ``Push`` on this connection. ``blob`` is pickled; b"" for an actor's method."""
+
+    number: int
+    name: str
+    blob: bytes
+    tag: int = 64
+
+
+class Push(NamedTuple):
+    """Run these tasks, in order, one after the other. Lease 0 is an actor's calls.
+
+    ``tasks`` is a list of tuples of ``TASK_FIELDS``. ``context``: {"devices", "resources", "job"} or None if unchanged since the last
+    Push under this lease.
+    """
+
+    lease: int
+    batch: int
+    dispatched_at: int
+    context: dict[str, Any] | None
+    tasks: list[tuple[Any, ...]]
+    tag: int = 65
+
+
+class Done(NamedTuple):
+    """Results, in the order the tasks ended. ``busy_ns`` were spent running ``ran`` of them (for the run-time estimate)."""
+
+    results: list[tuple[Any, ...]]
+    ran: int
+    busy_ns: int
+    tag: int = 66
+
+
+class Recall(NamedTuple):
+    """Give back what has not started: the tasks named, or all if empty. Answered by Returned (maybe with none)."""
+
+    tasks: list[bytes]
+    tag: int = 67
+
+
+class Returned(NamedTuple):
+    """These tasks were never started and will not be; sent unasked when the running task blocks in get."""
+
+    tasks: list[bytes]
+    reason: int
+    tag: int = 68
+
+
+class CancelTask(NamedTuple):
+    """End this task: not started, it never runs; running, it sees KeyboardInterrupt. Done with CANCELLED follows."""
+
+    task: bytes
+    recursive: bool
+    tag: int = 69
+
+
+class Item(NamedTuple):
+    """One yielded value of a streaming task; ``contained`` are references inside it."""
+
+    task: bytes
+    index: int
+    value: Value
+    contained: list[bytes]
+    tag: int = 70
+
+
+class ItemsTaken(NamedTuple):
+    """Owner -> worker: the consumer has taken ``count`` items of the stream (back-pressure)."""
+
+    task: bytes
+    count: int
+    tag: int = 71
+
+
+# --- holder <-> owner ------------------------------------------------------------------------------------
+
+
+class GetObject(NamedTuple):
+    """Holder -> owner: send ObjectValue once the object exists (or has failed)."""
+
+    object: bytes
+    tag: int = 80
+
+
+class ObjectValue(NamedTuple):
+    """Owner -> holder. ``value`` None: the owner does not know it (freed); ``error`` says why.
+
+    ``contained``: references inside the value; the owner has already registered the receiver for them.
+    """
+
+    object: bytes
+    value: Value | None
+    contained: list[bytes]
+    error: str = ""
+    tag: int = 81
+
+
+class AddHolder(NamedTuple):
+    """``worker`` holds ``objects`` from now on. Sent by whoever handed the references out, before it releases its own hold."""
+
+    objects: list[bytes]
+    worker: bytes
+    tag: int = 82
+
+
+class ReleaseHolders(NamedTuple):
+    """The sender no longer holds these objects (one entry per hold)."""
+
+    objects: list[bytes]
+    tag: int = 83
+
+
+def _registry() -> dict[int, type]:
+    found: dict[int, type] = {}
+    for value in list(globals().values()):
+        defaults = getattr(value, "_field_defaults", None)
+        if isinstance(value, type) and defaults and "tag" in defaults:
+            tag = defaults["tag"]
+            if tag in found or tag in RETIRED:
+                raise ValueError(f"tag {tag} is taken: {value.__name__}")
+            found[tag] = value
+    return found
+
+
+#: Tag -> message class.
+MESSAGES: dict[int, type] = _registry()
+
+
+def encode(message: Any) -> Message:
+    """A message object as the tuple that travels."""
+    return (message.tag, *message[:-1])
+
+
+def decode(message: Message) -> Any:
+    """The tuple that travelled as a message object. Raises ValueError for an unknown tag or a wrong number of fields."""
+    cls = MESSAGES.get(message[0]) if message and isinstance(message[0], int) else None
+    if cls is None:
+        raise ValueError(f"unknown message tag {message[0] if message else None!r}")
+    fields = cls._fields  # type: ignore[attr-defined]
+    if len(message) != len(fields):
+        raise ValueError(f"{cls.__name__} has {len(fields) - 1} fields, got {len(message) - 1}")
+    return cls(*message[1:])

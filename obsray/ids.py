@@ -1,0 +1,161 @@
+"""Identifiers: what the runtime calls its things, as values.
+
+An id is raw bytes on every hot path and on the wire; the classes here are what users hold and print.
+
+============  =====  ==========================================================================
+id            bytes  layout
+============  =====  ==========================================================================
+worker         8     random; names one process (worker, driver or service) for its whole life
+task          16     owner's worker id (8) | sequence (8, big endian)
+actor         16     like a task: an actor is named by the call that creates it
+object        20     task id (16) | index (4): ``index`` 0.. are the returns of that task
+node           8     random
+job            4     counter of the cluster
+============  =====  ==========================================================================
+
+Invariants: the first eight bytes of a task, actor or object id name its *owner*, so nobody has to ask who
+owns what; an object id embeds the task that produces it, so data flow needs no propagation; the first byte
+of a sequence says what was numbered, and within one owner and kind sequences are dense, so columns can be
+addressed by them.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+WORKER_ID_BYTES = 8
+TASK_ID_BYTES = 16
+OBJECT_ID_BYTES = 20
+
+#: First byte of the eight sequence bytes: what the sequence counts.
+SEQUENCE_TASK = 0
+SEQUENCE_PUT = 1
+SEQUENCE_ACTOR = 2
+
+NIL_WORKER = bytes(WORKER_ID_BYTES)
+NIL_TASK = bytes(TASK_ID_BYTES)
+NIL_OBJECT = bytes(OBJECT_ID_BYTES)
+
+_SEQUENCE = Struct(">Q").pack
+_INDEX = Struct(">I").pack
+_KIND_SHIFT = 56
+_SEQUENCE_MASK = (1 << _KIND_SHIFT) - 1
+
+
+def task_id(owner: bytes, sequence: int, kind: int = SEQUENCE_TASK) -> bytes:
+    """The id of the ``sequence``-th thing of ``kind`` owned by worker ``owner`` (16 bytes)."""
+    return owner + _SEQUENCE((kind << _KIND_SHIFT) | sequence)
+
+
+def object_id(task: bytes, index: int = 0) -> bytes:
+    """The id of return value ``index`` of ``task`` (20 bytes)."""
+    return task + _INDEX(index)
+
+
+def owner_of(identifier: bytes) -> bytes:
+    """The worker id of the process that owns a task, actor or object."""
+    return identifier[:WORKER_ID_BYTES]
+
+
+def task_of(object_identifier: bytes) -> bytes:
+    """The id of the task whose result an object is; for ``put`` objects the id of the put."""
+    return object_identifier[:TASK_ID_BYTES]
+
+
+def index_of(object_identifier: bytes) -> int:
+    """Which return value of its task an object is."""
+    return int.from_bytes(object_identifier[TASK_ID_BYTES:OBJECT_ID_BYTES], "big")
+
+
+def sequence_of(identifier: bytes) -> int:
+    """The dense per-owner counter inside a task, actor or object id."""
+    return int.from_bytes(identifier[WORKER_ID_BYTES:TASK_ID_BYTES], "big") & _SEQUENCE_MASK
+
+
+def kind_of(identifier: bytes) -> int:
+    """``SEQUENCE_TASK``, ``SEQUENCE_PUT`` or ``SEQUENCE_ACTOR``."""
+    return identifier[WORKER_ID_BYTES]
+
+
+def short(identifier: bytes) -> str:
+    """A form for people: the first bytes of the owner and the sequence, e.g. ``3fa2c1d0:42``."""
+    if len(identifier) < TASK_ID_BYTES:
+        return identifier.hex()
+    mark = {SEQUENCE_PUT: "p", SEQUENCE_ACTOR: "a"}.get(kind_of(identifier), "")
+    text = f"{identifier[:4].hex()}:{mark}{sequence_of(identifier)}"
+    if len(identifier) == OBJECT_ID_BYTES and index_of(identifier):
+        text += f"[{index_of(identifier)}]"
+    return text
+
+
+class BaseID:
+    """A typed, hashable, printable id; subclasses fix the size in bytes."""
+
+    SIZE = 0
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        if len(value) != self.SIZE:
+            raise ValueError(f"{type(self).__name__} has {self.SIZE} bytes, got {len(value)}")
+        self._value = bytes(value)
+
+    @classmethod
+    def from_hex(cls, text: str) -> BaseID:
+        """Parse what ``hex()`` printed. Raises ValueError for anything else."""
+        return cls(bytes.fromhex(text))
+
+    @classmethod
+    def nil(cls) -> BaseID:
+        """The id that names nothing."""
+        return cls(bytes(cls.SIZE))
+
+    def binary(self) -> bytes:
+        return self._value
+
+    def hex(self) -> str:
+        return self._value.hex()
+
+    def is_nil(self) -> bool:
+        return not any(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._value == self._value  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self._value))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.hex()})"
+
+    def __reduce__(self) -> tuple[type, tuple[bytes]]:
+        return type(self), (self._value,)
+
+
+class JobID(BaseID):
+    SIZE = 4
+    __slots__ = ()
+
+
+class NodeID(BaseID):
+    SIZE = 8
+    __slots__ = ()
+
+
+class WorkerID(BaseID):
+    SIZE = WORKER_ID_BYTES
+    __slots__ = ()
+
+
+class TaskID(BaseID):
+    SIZE = TASK_ID_BYTES
+    __slots__ = ()
+
+
+class ActorID(BaseID):
+    SIZE = TASK_ID_BYTES
+    __slots__ = ()
+
+
+class ObjectID(BaseID):
+    SIZE = OBJECT_ID_BYTES
+    __slots__ = ()

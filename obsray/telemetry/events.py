@@ -1,0 +1,388 @@
+"""The closed union of everything that can happen, and how it lies in memory.
+
+One event is one record of ``RECORD_BYTES`` in a ring (``spine.py``):
+
+======  =====  ==========================================================================
+offset  bytes  what
+======  =====  ==========================================================================
+0         8    time, nanoseconds since the epoch (``time.time_ns``)
+8         2    kind: a number of ``EVENTS``; never reused (see ``RETIRED``)
+10        2    reserved, zero
+12      112    payload: the event's fields in order, packed little endian, then zeros
+124       4    sequence, 1, 2, 3, ... per ring. Written last: a reader stops at the first gap
+======  =====  ==========================================================================
+
+Every field says what it is for: a ``LABEL`` is bounded (an enumeration or an interned name out of a bounded
+set) and may become a metric label; a ``DETAIL`` (ids, free text) never does; a ``MEASURE`` is a number that
+can be summed or put into a histogram. Durations are float32 seconds. Text is interned: the record holds the
+number that ``spine.Ring.intern`` gave it, 0 is the empty string.
+
+This module is pure: layout and meaning only. ``docs/events.md`` is generated from it, and a golden file in
+the tests freezes it: adding a kind or appending a field to a payload is allowed, changing one is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from struct import Struct, calcsize
+
+SCHEMA_VERSION = 1
+RECORD_BYTES = 128
+PAYLOAD_OFFSET = 12
+PAYLOAD_BYTES = 112
+SEQUENCE_OFFSET = 124
+
+#: Numbers of removed kinds, never to be used again.
+RETIRED: frozenset[int] = frozenset()
+
+
+class Role(Enum):
+    LABEL = "label"
+    DETAIL = "detail"
+    MEASURE = "measure"
+
+
+class Severity(IntEnum):
+    INFO = 0
+    WARNING = 1
+    ERROR = 2
+
+
+#: Field code -> (struct code, numpy type). ``str`` is an interned number.
+CODES: dict[str, tuple[str, str]] = {
+    "id8": ("8s", "V8"),
+    "id16": ("16s", "V16"),
+    "id20": ("20s", "V20"),
+    "u8": ("B", "<u1"),
+    "u16": ("H", "<u2"),
+    "u32": ("I", "<u4"),
+    "u64": ("Q", "<u8"),
+    "i32": ("i", "<i4"),
+    "f32": ("f", "<f4"),
+    "f64": ("d", "<f8"),
+    "str": ("I", "<u4"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of an event: ``code`` is a key of ``CODES``, ``labels`` names an enumeration's values."""
+
+    name: str
+    code: str
+    role: Role
+    labels: type[IntEnum] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One kind of event: number, name, what it tells, its fields in order."""
+
+    kind: int
+    name: str
+    text: str
+    fields: tuple[Field, ...]
+    severity: Severity = Severity.INFO
+
+    @property
+    def struct(self) -> Struct:
+        """Packs ``(time, kind, 0, *fields, sequence)`` into one record."""
+        codes = "".join(CODES[field.code][0] for field in self.fields)
+        padding = PAYLOAD_BYTES - calcsize("<" + codes)
+        return Struct(f"<QHH{codes}{padding}xI")
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Where each field lies in the record."""
+        offset, found = PAYLOAD_OFFSET, {}
+        for field in self.fields:
+            found[field.name] = offset
+            offset += calcsize("<" + CODES[field.code][0])
+        return found
+
+
+# --- enumerations that are labels ------------------------------------------------------------------------
+
+
+class TaskType(IntEnum):
+    TASK = 0
+    ACTOR_CREATION = 1
+    ACTOR_CALL = 2
+    DRIVER = 3
+
+
+class Outcome(IntEnum):
+    """How a task ended, from its owner's point of view."""
+
+    OK = 0
+    APP_ERROR = 1
+    CANCELLED = 2
+    WORKER_DIED = 3
+    OOM = 4
+    LOST_ARGUMENT = 5
+    ACTOR_DIED = 6
+    SYSTEM_ERROR = 7
+
+
+class DeathCause(IntEnum):
+    """Why a process ended, read from its wait status and its cgroup, never guessed."""
+
+    INTENDED = 0
+    IDLE = 1
+    EXIT_CODE = 2
+    SIGNAL = 3
+    OOM = 4
+    KILLED_BY_REQUEST = 5
+    PARENT_DIED = 6
+    START_FAILED = 7
+
+
+class LeaseOutcome(IntEnum):
+    """What the local scheduler did with a demand for workers."""
+
+    GRANTED = 0
+    QUEUED = 1
+    INFEASIBLE = 2
+    SPILLED = 3
+    WITHDRAWN = 4
+
+
+class Reason(IntEnum):
+    """Why: the vocabulary shared by decisions, candidates and pending tasks."""
+
+    NONE = 0
+    CAPACITY_FREE = 1
+    NO_CAPACITY = 2
+    INFEASIBLE = 3
+    WORKER_STARTING = 4
+    WORKER_LIMIT = 5
+    RECLAIMED_FOR_OTHERS = 6
+    BLOCKED_IN_GET = 7
+    IDLE_TIMEOUT = 8
+    OWNER_DIED = 9
+    WORKER_DIED = 10
+    STORE_FULL = 11
+    PLACEMENT = 12
+    AFFINITY = 13
+    LOCALITY = 14
+    DRAINING = 15
+    NODE_DIED = 16
+    FAIRNESS = 17
+
+
+class DispatchReason(IntEnum):
+    """Why a batch went to this worker now."""
+
+    LEASE_GRANTED = 0
+    PIPELINED = 1
+    RECALLED = 2
+    RETRY = 3
+    ACTOR = 4
+
+
+class WaitKind(IntEnum):
+    """What a process was blocked in."""
+
+    GET = 0
+    WAIT = 1
+    ALLOCATE = 2
+
+
+class ProcessKind(IntEnum):
+    DRIVER = 0
+    WORKER = 1
+    NODE = 2
+    CONTROL = 3
+    DASHBOARD = 4
+    COLLECTOR = 5
+    ZYGOTE = 6
+    TOOL = 7
+
+
+# --- the union -------------------------------------------------------------------------------------------
+
+
+def _label(name: str, code: str = "u8", labels: type[IntEnum] | None = None) -> Field:
+    return Field(name, code, Role.LABEL, labels)
+
+
+def _detail(name: str, code: str) -> Field:
+    return Field(name, code, Role.DETAIL)
+
+
+def _measure(name: str, code: str) -> Field:
+    return Field(name, code, Role.MEASURE)
+
+
+_TASK = _detail("task", "id16")
+_WORKER = _detail("worker", "id8")
+_OBJECT = _detail("object", "id20")
+_ACTOR = _detail("actor", "id16")
+_LEASE = _detail("lease", "u32")
+_ATTEMPT = _measure("attempt", "u16")
+
+_UNION: tuple[Event, ...] = (
+    # tasks, as their owner sees them
+    Event(1, "task_submitted", "The owner accepted a call and gave it an id.", (
+        _TASK, _detail("parent", "id16"), _detail("trace", "id16"), _ACTOR,
+        _label("name", "str"), _label("shape", "str"), _detail("job", "u32"), _measure("arguments", "u16"),
+        _measure("unready_arguments", "u16"), _label("type", "u8", TaskType), _measure("retries_max", "i32"),
+        _measure("argument_bytes", "u32"))),
+    Event(2, "task_ready", "The last missing argument of a waiting task became available.", (
+        _TASK, _detail("last_argument", "id20"))),
+    Event(3, "tasks_dispatched", "The owner pushed a batch of tasks of one shape to a leased worker.", (
+        _WORKER, _LEASE, _detail("batch", "u32"), _label("shape", "str"), _measure("tasks", "u32"),
+        _measure("tasks_left", "u32"), _measure("window_tasks", "u32"),
+        _label("reason", "u8", DispatchReason), _detail("first_task", "id16"))),
+    Event(4, "task_finished", "The owner learned how a task ended; its result is visible from here on.", (
+        _TASK, _ATTEMPT, _label("outcome", "u8", Outcome), _measure("result_bytes", "u64"),
+        _detail("error", "str"))),
+    Event(5, "task_retried", "An attempt failed and the task goes back to waiting for a worker.", (
+        _TASK, _ATTEMPT, _label("outcome", "u8", Outcome), _WORKER, _measure("delay_seconds", "f32"),
+        _detail("error", "str")), Severity.WARNING),
+    Event(6, "task_recalled", "A task pushed to a busy worker was taken back before it started.", (
+        _TASK, _WORKER, _LEASE, _label("reason", "u8", Reason))),
+    Event(7, "task_cancel_requested", "Somebody asked for a task to end.", (
+        _TASK, _label("force"), _label("recursive"))),
+    Event(8, "task_arguments_waiting", "A task waits for one more argument to exist.", (
+        _TASK, _OBJECT)),
+    Event(9, "tasks_finished", "A run of tasks of consecutive sequence ended OK at their first attempt.", (
+        _detail("first_task", "id16"), _measure("tasks", "u32"), _measure("result_bytes", "u64"))),
+    # tasks, as the process that runs them sees them
+    Event(16, "task_started", "An attempt has been running for a tick and is still running (short ones only end).", (
+        _TASK, _ATTEMPT, _LEASE, _detail("batch", "u32"), _ACTOR, _label("name", "str"),
+        _detail("dispatched_at", "u64"), _detail("arrived_at", "u64"), _detail("started_at", "u64"))),
+    Event(17, "task_ended", "A worker ended an attempt; where its time went.", (
+        _TASK, _ATTEMPT, _LEASE, _detail("batch", "u32"), _ACTOR, _label("name", "str"),
+        _detail("dispatched_at", "u64"), _detail("arrived_at", "u64"), _detail("started_at", "u64"),
+        _label("outcome", "u8", Outcome), _measure("fetch_seconds", "f32"), _measure("deserialize_seconds", "f32"),
+        _measure("run_seconds", "f32"), _measure("store_seconds", "f32"), _measure("cpu_seconds", "f32"),
+        _measure("blocked_seconds", "f32"), _measure("result_bytes", "u64"))),
+    Event(18, "task_blocked", "A task waits inside get, wait or put; its CPU is given back.", (
+        _TASK, _label("waiting_in", "u8", WaitKind), _measure("objects", "u32"), _OBJECT)),
+    Event(19, "task_unblocked", "What the task waited for is there.", (
+        _TASK, _label("waiting_in", "u8", WaitKind), _measure("blocked_seconds", "f32"))),
+    Event(20, "task_item_yielded", "A streaming task handed out one item.", (
+        _TASK, _measure("item", "u32"), _measure("item_bytes", "u64"))),
+    # objects
+    Event(32, "object_put", "A process stored a value of its own.", (
+        _OBJECT, _TASK, _measure("object_bytes", "u64"), _label("inline"), _detail("call_site", "str"))),
+    Event(33, "object_created", "The store reserved room for an object.", (
+        _OBJECT, _WORKER, _measure("object_bytes", "u64"), _measure("queue_seconds", "f32"))),
+    Event(34, "object_sealed", "The object is complete and can be read on this node.", (
+        _OBJECT, _WORKER, _measure("object_bytes", "u64"))),
+    Event(35, "object_freed", "Nothing refers to the object any more; its room is free.", (
+        _OBJECT, _measure("object_bytes", "u64"), _measure("age_seconds", "f32"))),
+    Event(36, "object_spilled", "The object was moved to disk to make room.", (
+        _OBJECT, _measure("object_bytes", "u64"), _measure("spill_seconds", "f32"), _detail("path", "str"))),
+    Event(37, "object_restored", "The object was read back from disk.", (
+        _OBJECT, _measure("object_bytes", "u64"), _measure("restore_seconds", "f32"), _detail("path", "str"))),
+    Event(38, "object_lost", "The object can no longer be read.", (
+        _OBJECT, _measure("object_bytes", "u64"), _label("reason", "u8", Reason), _detail("error", "str")),
+        Severity.ERROR),
+    Event(39, "object_allocation_waiting", "A process waits for room in the store.", (
+        _OBJECT, _WORKER, _measure("object_bytes", "u64"), _measure("free_bytes", "u64"),
+        _measure("spillable_bytes", "u64"), _measure("pinned_bytes", "u64")), Severity.WARNING),
+    Event(40, "object_allocation_failed", "Store and spill directory are full.", (
+        _OBJECT, _WORKER, _measure("object_bytes", "u64"), _measure("free_bytes", "u64"),
+        _measure("pinned_bytes", "u64"), _measure("capacity_bytes", "u64")), Severity.ERROR),
+    Event(41, "object_pinned", "A process maps the object for reading; it will not move.", (
+        _OBJECT, _WORKER, _measure("object_bytes", "u64"), _measure("queue_seconds", "f32"))),
+    # actors
+    Event(48, "actor_created", "An actor was asked for.", (
+        _ACTOR, _TASK, _label("class_name", "str"), _detail("actor_name", "str"), _detail("namespace", "str"),
+        _label("shape", "str"), _measure("restarts_max", "i32"), _label("detached"), _detail("job", "u32"))),
+    Event(49, "actor_placed", "A worker was chosen to become the actor.", (
+        _ACTOR, _WORKER, _detail("node", "id8"), _measure("pending_seconds", "f32"), _measure("incarnation", "u16"))),
+    Event(50, "actor_alive", "The actor's constructor returned.", (
+        _ACTOR, _WORKER, _measure("incarnation", "u16"), _measure("start_seconds", "f32"))),
+    Event(51, "actor_restarting", "The actor's process died and will be started again.", (
+        _ACTOR, _WORKER, _measure("restarts", "u16"), _label("cause", "u8", DeathCause), _detail("error", "str")),
+        Severity.WARNING),
+    Event(52, "actor_died", "The actor is gone for good.", (
+        _ACTOR, _WORKER, _measure("restarts", "u16"), _label("cause", "u8", DeathCause),
+        _label("class_name", "str"), _detail("error", "str"))),
+    # scheduling: demand, decision, candidates, lease
+    Event(64, "lease_requested", "An owner wants this many more workers for one shape of work.", (
+        _WORKER, _label("shape", "str"), _measure("wanted", "u32"), _measure("backlog_tasks", "u32"))),
+    Event(65, "lease_decided", "The local scheduler answered a demand; candidates follow with the same decision.", (
+        _detail("decision", "u32"), _detail("owner", "id8"), _label("shape", "str"),
+        _label("outcome", "u8", LeaseOutcome), _label("reason", "u8", Reason), _detail("chosen_node", "id8"),
+        _WORKER, _LEASE, _measure("wanted", "u32"), _measure("queue_depth", "u32"),
+        _measure("queue_seconds", "f32"), _measure("candidates", "u16"), _detail("deficit", "str"))),
+    Event(66, "lease_candidate", "One node that a decision considered, and why it was (not) chosen.", (
+        _detail("decision", "u32"), _detail("node", "id8"), _label("feasible"), _label("reject", "u8", Reason),
+        _measure("wait_seconds", "f32"), _measure("queue_tasks", "u32"), _measure("run_seconds_mean", "f32"),
+        _measure("remote_bytes", "u64"), _measure("bandwidth_bytes", "f32"), _detail("missing", "str"))),
+    Event(67, "lease_returned", "A worker is free for others again.", (
+        _LEASE, _detail("owner", "id8"), _WORKER, _label("shape", "str"), _label("reason", "u8", Reason),
+        _measure("held_seconds", "f32"), _measure("tasks", "u32"))),
+    Event(68, "lease_reclaim_requested", "Others wait: the owner is asked to give an idle worker back.", (
+        _LEASE, _detail("owner", "id8"), _WORKER, _label("reason", "u8", Reason))),
+    # processes
+    Event(80, "worker_starting", "The node asked for a new process.", (
+        _WORKER, _label("reason", "u8", Reason))),
+    Event(81, "worker_registered", "A process said hello and can be given work.", (
+        _WORKER, _detail("pid", "u32"), _label("process", "u8", ProcessKind), _measure("start_seconds", "f32"))),
+    Event(82, "worker_died", "A process ended; the cause is read from its wait status.", (
+        _WORKER, _detail("pid", "u32"), _label("cause", "u8", DeathCause), _measure("exit_code", "i32"),
+        _measure("signal", "u8"), _measure("rss_bytes", "u64"), _detail("last_task", "id16"), _detail("error", "str"))),
+    Event(83, "process_sample", "What a process uses now.", (
+        _WORKER, _detail("pid", "u32"), _label("process", "u8", ProcessKind), _measure("rss_bytes", "u64"),
+        _measure("unique_bytes", "u64"), _measure("cpu_seconds_total", "f64"), _measure("threads", "u16"),
+        _measure("descriptors", "u16"))),
+    # nodes, jobs, control store
+    Event(96, "node_started", "A node is ready.", (
+        _detail("node", "id8"), _detail("pid", "u32"), _detail("host", "str"), _measure("store_bytes", "u64"))),
+    Event(97, "node_stopped", "A node ended in order.", (_detail("node", "id8"), _detail("error", "str"))),
+    Event(98, "resource_sample", "How much of one resource is there and taken.", (
+        _label("resource", "str"), _measure("total", "f64"), _measure("used", "f64"))),
+    Event(99, "store_sample", "How full the object store is.", (
+        _measure("capacity_bytes", "u64"), _measure("used_bytes", "u64"), _measure("pinned_bytes", "u64"),
+        _measure("spilled_bytes", "u64"), _measure("objects", "u32"), _measure("objects_spilled", "u32"),
+        _measure("allocations_waiting", "u32"), _measure("largest_free_bytes", "u64"))),
+    Event(100, "job_started", "A driver joined.", (
+        _detail("job", "u32"), _WORKER, _detail("pid", "u32"), _detail("entrypoint", "str"), _detail("namespace", "str"))),
+    Event(101, "job_ended", "A driver left.", (_detail("job", "u32"), _WORKER, _label("cause", "u8", DeathCause))),
+    Event(102, "control_rpc", "One call to the control store.", (
+        _label("method", "str"), _measure("rpc_seconds", "f32"), _label("ok"), _detail("error", "str"))),
+    Event(103, "node_sample", "The node's own loop: how late it is, how many wait.", (
+        _measure("loop_lag_seconds", "f32"), _measure("workers", "u16"), _measure("workers_idle", "u16"),
+        _measure("workers_leased", "u16"), _measure("workers_actor", "u16"), _measure("workers_starting", "u16"),
+        _measure("workers_blocked", "u16"), _measure("demands_queued", "u32"), _measure("demands_infeasible", "u32"))),
+    # telemetry about itself
+    Event(112, "ring_opened", "A process began to record.", (
+        _WORKER, _detail("pid", "u32"), _label("process", "u8", ProcessKind))),
+    Event(113, "events_dropped", "The collector fell too far behind and records were dropped, counted here.", (
+        _WORKER, _measure("events", "u64")), Severity.ERROR),
+    Event(114, "collector_sample", "What the collector did since its last sample.", (
+        _measure("events", "u64"), _measure("bytes_written", "u64"), _measure("cpu_seconds", "f32"),
+        _measure("lag_seconds", "f32"), _measure("rings", "u32"), _measure("ring_fill_ratio", "f32"))),
+    Event(115, "ring_closed", "A process stopped recording in order.", (_WORKER, _measure("events", "u64"))),
+    # users
+    Event(128, "user_span", "A span made by user code inside a task.", (
+        _TASK, _detail("span", "u64"), _detail("parent_span", "u64"), _label("name", "str"),
+        _measure("span_seconds", "f32"), _detail("attributes", "str"), _detail("trace", "id16"))),
+    Event(129, "user_mark", "A point in time that user code named.", (
+        _TASK, _label("name", "str"), _detail("attributes", "str"))),
+    Event(130, "user_metric", "One recorded value of a user's metric.", (
+        _TASK, _label("name", "str"), _label("tags", "str"), _measure("value", "f64"), _label("instrument"))),
+)
+
+EVENTS: dict[int, Event] = {event.kind: event for event in _UNION}
+BY_NAME: dict[str, Event] = {event.name: event for event in _UNION}
+
+
+def check() -> None:
+    """Raise ValueError if the union breaks its own rules (sizes, numbers, labels without a bound)."""
+    if len(EVENTS) != len(_UNION) or len(BY_NAME) != len(_UNION):
+        raise ValueError("two events share a number or a name")
+    for event in _UNION:
+        if event.kind in RETIRED:
+            raise ValueError(f"{event.name}: number {event.kind} is retired")
+        if event.struct.size != RECORD_BYTES:
+            raise ValueError(f"{event.name}: {event.struct.size} bytes, want {RECORD_BYTES}")
+        for field in event.fields:
+            if field.role is Role.LABEL and field.code not in ("u8", "str"):
+                raise ValueError(f"{event.name}.{field.name}: a label is an enumeration or an interned name")

@@ -1,0 +1,337 @@
+"""The spine: each process writes its events into its own chain of memory-mapped segments.
+
+A segment is a file ``<process id>.<number>.ring`` of a header and ``SEGMENT_RECORDS`` records. It is written
+once, front to back, by one process, and never overwritten: when it is full the writer opens the next, and the
+collector deletes it once its records are stored. So a record, once written, cannot be lost to a slow reader,
+and a process killed with -9 leaves its last events behind for whoever reads the file.
+
+Header (``HEADER_BYTES``): magic 8s | version H | process kind B | pad B | pid I | process id 8s | node id 8s |
+segment number I | pad I | sequence before the first record Q | opened at Q.
+
+Interned text goes to ``<process id>.strings``: entries of number I | bytes I | UTF-8, in the order of their
+numbers, always before the first record that names them.
+
+What each thread runs right now stands in ``<process id>.now``: ``NOW_SLOTS`` slots of ``NOW`` (task id 16s |
+started at Q | name I | attempt H | running B). It is overwritten in place, so starting a short task costs no
+record, and still a kill leaves behind what was running.
+
+Bounds: at most ``SEGMENTS_MAX`` unread segments a process. Beyond, the writer waits ``DROP_WAIT_SECONDS`` once,
+then records go nowhere until there is room again, and one ``events_dropped`` says how many.
+
+Threads may share a ring: a slot is reserved by ``itertools.count``, atomic under the GIL. The sequence field is
+the last of the record to be written, so that a reader never sees half a record.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from struct import Struct
+from typing import Any
+
+from obsray.telemetry.events import EVENTS, RECORD_BYTES, SCHEMA_VERSION, Event, ProcessKind
+
+MAGIC = b"OBSRING\x01"
+HEADER_BYTES = 128
+HEADER = Struct("<8sHBxI8s8sIIQQ")
+SEGMENT_RECORDS = 16_384
+SEGMENT_BYTES = SEGMENT_RECORDS * RECORD_BYTES
+SEGMENTS_MAX = 96
+DROP_WAIT_SECONDS = 0.2
+STRING_BYTES_MAX = 16_384
+NOW = Struct("<16sQIHB")
+NOW_SLOT_BYTES = 64
+NOW_SLOTS = 64
+STRINGS_MAX = 200_000
+_STRING_ENTRY = Struct("<II")
+
+_SHIFT = RECORD_BYTES.bit_length() - 1
+
+# Generated once per event so that a record costs one call and no argument tuple.
+_EMITTER = """
+def {name}(time_ns, {arguments}):
+    number = take()
+    offset = (number - ring.base) << {shift}
+    if 0 <= offset < {limit}:
+        pack_into(ring.buffer, offset, time_ns, {kind}, 0, {arguments}, number + 1 & 0xFFFFFFFF)
+    else:
+        buffer, offset = ring.place(number)
+        pack_into(buffer, offset, time_ns, {kind}, 0, {arguments}, number + 1 & 0xFFFFFFFF)
+"""
+
+
+def _emitter(event: Event, ring: Ring, take: Callable[[], int]) -> Callable[..., None]:
+    arguments = ", ".join(field.name for field in event.fields)
+    source = _EMITTER.format(
+        name=event.name, arguments=arguments, kind=event.kind, shift=_SHIFT, limit=SEGMENT_BYTES
+    )
+    scope: dict[str, Any] = {"ring": ring, "take": take, "pack_into": event.struct.pack_into}
+    exec(source, scope)
+    emit: Callable[..., None] = scope[event.name]
+    return emit
+
+
+class Emitter:
+    """What a process records through: one method per event, ``name(time_ns, *fields)``, and ``intern(text)``."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        raise AttributeError(f"no event is called {name!r}; see obsray/telemetry/events.py")
+
+    def intern(self, text: str) -> int:
+        """The number that stands for ``text`` in records; the same text always gets the same number."""
+        raise NotImplementedError
+
+    def running(self, slot: int, task: bytes, started_at: int, name: int, attempt: int) -> None:
+        """Say what thread ``slot`` runs now."""
+
+    def idle(self, slot: int) -> None:
+        """Say that thread ``slot`` runs nothing."""
+
+    def close(self, time_ns: int) -> None:
+        """Say that this process ends in order."""
+
+
+class Silent(Emitter):
+    """Records nothing: ``OBSRAY_TELEMETRY=off`` exists to measure what telemetry costs."""
+
+    def __init__(self) -> None:
+        for event in EVENTS.values():
+            setattr(self, event.name, _nothing)
+
+    def intern(self, text: str) -> int:
+        return 0
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+class Ring(Emitter):
+    """The events of one process, in files that outlive it."""
+
+    def __init__(self, directory: Path, process: bytes, kind: ProcessKind, node: bytes = bytes(8)) -> None:
+        self.directory = Path(directory)
+        self.process = process
+        self.kind = kind
+        self.node = node
+        self.base = 0
+        self.dropped = 0
+        self._drop_from: int | None = None
+        self._segment = -1
+        self._lock = threading.Lock()
+        self._previous: tuple[int, memoryview] | None = None
+        self._unread: deque[Path] = deque()
+        self._strings: dict[str, int] = {"": 0}
+        self._strings_fd = os.open(
+            self.directory / f"{process.hex()}.strings", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        self._now = _now_file(self.directory / f"{process.hex()}.now")
+        self.buffer = memoryview(b"")
+        self._next = itertools.count()
+        self._open_segment(0)
+        for event in EVENTS.values():
+            setattr(self, event.name, _emitter(event, self, self._next.__next__))
+        self.ring_opened(time.time_ns(), process, os.getpid(), int(kind))
+
+    # --- segments -----------------------------------------------------------------------------------------
+
+    def place(self, number: int) -> tuple[memoryview, int]:
+        """Where record ``number`` goes when it is not in the current segment."""
+        with self._lock:
+            while True:
+                slot = number - self.base
+                if slot < 0:
+                    # Another thread opened the next segment between reserving this slot and writing it.
+                    if self._previous is not None and number >= self._previous[0]:
+                        return self._previous[1], (number - self._previous[0]) * RECORD_BYTES
+                    return memoryview(bytearray(RECORD_BYTES)), 0
+                if slot < SEGMENT_RECORDS:
+                    return self.buffer, slot * RECORD_BYTES
+                self._roll()
+
+    def _roll(self) -> None:
+        first = self.base + SEGMENT_RECORDS
+        deadline = time.monotonic() + DROP_WAIT_SECONDS
+        while self._backlog() >= SEGMENTS_MAX:
+            if self._drop_from is not None or time.monotonic() > deadline:
+                self._drop(first)
+                return
+            time.sleep(0.005)
+        try:
+            self._open_segment(first)
+        except OSError:
+            self._drop(first)
+            return
+        if self._drop_from is not None:
+            lost, self._drop_from = first - self._drop_from, None
+            self.dropped += lost
+            # Takes a slot of the segment just opened; this thread holds the lock, so it must not roll.
+            number = next(self._next)
+            slot = number - self.base
+            if 0 <= slot < SEGMENT_RECORDS:
+                pack = EVENTS[113].struct.pack_into
+                pack(self.buffer, slot * RECORD_BYTES, time.time_ns(), 113, 0, self.process, lost, number + 1 & 0xFFFFFFFF)
+
+    def _backlog(self) -> int:
+        while self._unread and not self._unread[0].exists():
+            self._unread.popleft()
+        return len(self._unread)
+
+    def _drop(self, first: int) -> None:
+        if self._drop_from is None:
+            self._drop_from = first
+        self._previous = (self.base, self.buffer)
+        self.buffer = memoryview(bytearray(SEGMENT_BYTES))
+        self.base = first
+
+    def _open_segment(self, first: int) -> None:
+        """Create the next file. Raises OSError if there is no room for it."""
+        number = self._segment + 1
+        path = self.directory / f"{self.process.hex()}.{number:06d}.ring"
+        temporary = path.with_suffix(".new")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            # Reserved now, so that a full disk is an error here and never a SIGBUS in user code.
+            os.posix_fallocate(fd, 0, HEADER_BYTES + SEGMENT_BYTES)
+            mapping = mmap.mmap(fd, HEADER_BYTES + SEGMENT_BYTES)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+        HEADER.pack_into(
+            mapping, 0, MAGIC, SCHEMA_VERSION, int(self.kind), os.getpid(), self.process, self.node,
+            number, 0, first, time.time_ns(),
+        )
+        temporary.rename(path)
+        if self._segment >= 0:
+            self._previous = (self.base, self.buffer)
+        self._segment = number
+        self._unread.append(path)
+        self.buffer = memoryview(mapping)[HEADER_BYTES:]
+        self.base = first
+
+    # --- text ---------------------------------------------------------------------------------------------
+
+    def intern(self, text: str) -> int:
+        number = self._strings.get(text)
+        if number is not None:
+            return number
+        with self._lock:
+            number = self._strings.get(text)
+            if number is not None:
+                return number
+            if len(self._strings) >= STRINGS_MAX:
+                return 0
+            number = len(self._strings)
+            data = text.encode("utf-8", "replace")[:STRING_BYTES_MAX]
+            os.write(self._strings_fd, _STRING_ENTRY.pack(number, len(data)) + data)
+            self._strings[text] = number
+            return number
+
+    def running(self, slot: int, task: bytes, started_at: int, name: int, attempt: int) -> None:
+        NOW.pack_into(self._now, slot * NOW_SLOT_BYTES, task, started_at, name, attempt, 1)
+
+    def idle(self, slot: int) -> None:
+        self._now[slot * NOW_SLOT_BYTES + NOW.size - 1] = 0
+
+    def close(self, time_ns: int) -> None:
+        self.ring_closed(time_ns, self.process, next(self._next))
+
+
+def _now_file(path: Path) -> mmap.mmap:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, NOW_SLOTS * NOW_SLOT_BYTES)
+        return mmap.mmap(fd, NOW_SLOTS * NOW_SLOT_BYTES)
+    finally:
+        os.close(fd)
+
+
+def read_now(directory: Path, process: bytes) -> list[tuple[bytes, int, int, int]]:
+    """What the threads of a process run, or ran when it was killed: ``(task, started_at, name, attempt)``."""
+    try:
+        data = (directory / f"{process.hex()}.now").read_bytes()
+    except FileNotFoundError:
+        return []
+    found = []
+    for offset in range(0, len(data) - NOW_SLOT_BYTES + 1, NOW_SLOT_BYTES):
+        task, started_at, name, attempt, running = NOW.unpack_from(data, offset)
+        if running:
+            found.append((task, started_at, name, attempt))
+    return found
+
+
+def read_strings(path: Path) -> list[str]:
+    """The interned texts of a process, by number. An entry cut short by a kill is left out."""
+    texts = [""]
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return texts
+    offset = 0
+    while offset + _STRING_ENTRY.size <= len(data):
+        _, size = _STRING_ENTRY.unpack_from(data, offset)
+        offset += _STRING_ENTRY.size
+        if offset + size > len(data):
+            break
+        texts.append(data[offset : offset + size].decode("utf-8", "replace"))
+        offset += size
+    return texts
+
+
+def last_records(directory: Path, process: bytes, count: int) -> list[tuple[Any, ...]]:
+    """The last ``count`` records of a process as ``(time_ns, event, {field: value})``, oldest first.
+
+    Reads only the tail of the newest segments, without numpy: this is how a node learns what a killed worker
+    was doing. Text is resolved, ids stay bytes.
+    """
+    texts = read_strings(directory / f"{process.hex()}.strings")
+    found: list[tuple[Any, ...]] = []
+    for path in sorted(directory.glob(f"{process.hex()}.*.ring"), reverse=True):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        first = HEADER.unpack_from(data)[8]
+        used = _written(data, first)
+        for slot in range(used - 1, max(-1, used - 1 - (count - len(found))), -1):
+            found.append(decode(data, HEADER_BYTES + slot * RECORD_BYTES, texts))
+        if len(found) >= count:
+            break
+    found.reverse()
+    return found
+
+
+def _written(data: bytes, first: int) -> int:
+    """How many records of a segment are complete (binary search on the sequence field)."""
+    low, high = 0, (len(data) - HEADER_BYTES) // RECORD_BYTES
+    while low < high:
+        middle = (low + high) // 2
+        at = HEADER_BYTES + middle * RECORD_BYTES + RECORD_BYTES - 4
+        if int.from_bytes(data[at : at + 4], "little") == (first + middle + 1) & 0xFFFFFFFF:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def decode(data: bytes | memoryview, offset: int, texts: list[str]) -> tuple[int, str, dict[str, Any]]:
+    """One record as ``(time_ns, event name, fields)``; the slow, readable way, for a handful of records."""
+    kind = int.from_bytes(data[offset + 8 : offset + 10], "little")
+    event = EVENTS[kind]
+    values = event.struct.unpack_from(data, offset)
+    fields: dict[str, Any] = {}
+    for field, value in zip(event.fields, values[3:-1], strict=True):
+        if field.code == "str":
+            value = texts[value] if value < len(texts) else f"?{value}"
+        elif field.labels is not None:
+            value = field.labels(value).name.lower()
+        fields[field.name] = value
+    return values[0], event.name, fields
