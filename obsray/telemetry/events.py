@@ -351,6 +351,8 @@ _UNION: tuple[Event, ...] = (
         _measure("loop_lag_seconds", "f32"), _measure("workers", "u16"), _measure("workers_idle", "u16"),
         _measure("workers_leased", "u16"), _measure("workers_actor", "u16"), _measure("workers_starting", "u16"),
         _measure("workers_blocked", "u16"), _measure("demands_queued", "u32"), _measure("demands_infeasible", "u32"))),
+    Event(104, "node_changed", "The control store changed its mind about a node.", (
+        _detail("node", "id8"), _label("state", "str"), _measure("incarnation", "u32"), _detail("error", "str"))),
     # telemetry about itself
     Event(112, "ring_opened", "A process began to record.", (
         _WORKER, _detail("pid", "u32"), _label("process", "u8", ProcessKind))),

@@ -52,6 +52,19 @@ class ActorState(IntEnum):
     DEAD = 4
 
 
+class NodeState(IntEnum):
+    """A node as the control store knows it."""
+
+    ALIVE = 0
+    SUSPECTED = 1
+    DEAD = 2
+
+
+class JobState(IntEnum):
+    RUNNING = 0
+    ENDED = 1
+
+
 TASK: dict[TaskState, frozenset[TaskState]] = {
     TaskState.WAITING_ARGUMENTS: frozenset({TaskState.QUEUED, TaskState.FAILED, TaskState.CANCELLED}),
     TaskState.QUEUED: frozenset({TaskState.DISPATCHED, TaskState.FAILED, TaskState.CANCELLED}),
@@ -90,11 +103,25 @@ ACTOR: dict[ActorState, frozenset[ActorState]] = {
     ActorState.DEAD: frozenset(),
 }
 
+NODE: dict[NodeState, frozenset[NodeState]] = {
+    NodeState.ALIVE: frozenset({NodeState.SUSPECTED, NodeState.DEAD}),
+    NodeState.SUSPECTED: frozenset({NodeState.ALIVE, NodeState.DEAD}),
+    # Fenced for good: whoever was declared dead comes back under a new id.
+    NodeState.DEAD: frozenset(),
+}
+
+JOB: dict[JobState, frozenset[JobState]] = {
+    JobState.RUNNING: frozenset({JobState.ENDED}),
+    JobState.ENDED: frozenset(),
+}
+
 _TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
     TaskState: TASK,
     ObjectState: OBJECT,
     WorkerState: WORKER,
     ActorState: ACTOR,
+    NodeState: NODE,
+    JobState: JOB,
 }
 
 

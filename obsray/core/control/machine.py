@@ -1,0 +1,198 @@
+"""The control store's tables behind one door: ``step(now, stimulus) -> (effects, events)``.
+
+A stimulus is a request of ``control.proto`` (or ``DeclareNode``, the store's own decision); an effect is the answer;
+an event is a row that changed, numbered. Nothing else changes the tables. No clock, no socket, no thread and no
+chance in here: time comes in with the stimulus, and the same stimuli always give the same steps, which is what makes
+replaying the journal a recovery.
+
+Invariants: a request that was refused changed nothing. A request id that changed something is answered the same way
+again without changing anything (the last ``ANSWERS_MAX`` of them; beyond, each table's own rules make a repetition
+harmless). Requests with no effect are not remembered: asking again simply looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+from google.protobuf.message import Message
+
+from obsray.core.control.actors import Actors
+from obsray.core.control.changes import CHANGES_MAX, History
+from obsray.core.control.jobs import Jobs
+from obsray.core.control.kv import Functions, Keys
+from obsray.core.control.membership import Membership, MembershipSettings
+from obsray.core.control.step import (
+    REQUEST_ID_BYTES_MAX,
+    Instant,
+    Outcome,
+    Refusal,
+    Refuse,
+    Refused,
+    Reply,
+    Row,
+    Step,
+    limit_of,
+)
+from obsray.core.protocol import control_pb2 as pb
+from obsray.core.protocol.lifecycle import NodeState
+from obsray.telemetry.events import DeathCause
+
+ANSWERS_MAX = 10_000
+
+Handler = Callable[[Instant, Any], Outcome]
+
+
+class ControlMachine:
+    """All the state of a cluster that is not a task, an object or a measurement."""
+
+    def __init__(self, epoch: int, settings: MembershipSettings | None = None, changes_max: int = CHANGES_MAX) -> None:
+        self.membership = Membership(settings or MembershipSettings())
+        self.jobs = Jobs()
+        self.actors = Actors()
+        self.keys = Keys()
+        self.functions = Functions()
+        self.history = History(epoch, changes_max)
+        self._answers: dict[tuple[str, bytes], Message] = {}
+        self._handlers: dict[type[Message], Handler] = {
+            pb.RegisterNodeRequest: self.membership.register,
+            pb.HeartbeatRequest: self.membership.heartbeat,
+            pb.LeaveNodeRequest: self.membership.leave,
+            pb.DeclareNode: self.membership.declare,
+            pb.StartJobRequest: self.jobs.start,
+            pb.EndJobRequest: self.jobs.end,
+            pb.RegisterActorRequest: self._register_actor,
+            pb.UpdateActorRequest: self._update_actor,
+            pb.GetNamedActorRequest: lambda now, request: self.actors.named(request),
+            pb.ListActorsRequest: lambda now, request: self.actors.listed(request),
+            pb.PutKeyRequest: lambda now, request: self.keys.put(request),
+            pb.GetKeyRequest: lambda now, request: self.keys.get(request),
+            pb.DeleteKeyRequest: lambda now, request: self.keys.delete(request),
+            pb.ListKeysRequest: lambda now, request: self.keys.listed(request),
+            pb.PutFunctionRequest: lambda now, request: self.functions.put(request),
+            pb.GetFunctionRequest: lambda now, request: self.functions.get(request),
+            pb.GetStateRequest: lambda now, request: Outcome(self._state(request), []),
+        }
+
+    # --- the door -----------------------------------------------------------------------------------------------
+
+    def step(self, now: Instant, stimulus: Message) -> Step:
+        """Take one stimulus. Raises TypeError for something that is none."""
+        handler = self._handlers.get(type(stimulus))
+        if handler is None:
+            raise TypeError(f"{type(stimulus).__name__} is no stimulus of the control machine")
+        try:
+            key = _request_key(stimulus)
+            if key in self._answers:
+                return Step([Reply(self._answers[key])], [])
+            message, rows = handler(now, stimulus)
+        except Refused as refused:
+            return Step([Refuse(refused.refusal, refused.detail)], [])
+        rows = rows + self._consequences(now, rows)
+        events = [self.history.record(now, row) for row in rows]
+        if events and key is not None:
+            self._answers[key] = message
+            if len(self._answers) > ANSWERS_MAX:
+                del self._answers[next(iter(self._answers))]
+        return Step([Reply(message)], events)
+
+    def overdue(self, now: Instant) -> list[pb.DeclareNode]:
+        """Stimuli that are due because nothing came: to be fed to ``step`` like any other."""
+        return self.membership.overdue(now)
+
+    def changes_after(self, epoch: int, sequence: int) -> list[pb.Change]:
+        """Every change after ``sequence``. Raises Refused if the history does not reach back to it."""
+        return self.history.after(epoch, sequence)
+
+    def recovered(self, now: Instant) -> None:
+        """The journal has been replayed; the present begins."""
+        self.membership.recovered(now)
+
+    # --- what concerns two tables ---------------------------------------------------------------------------------
+
+    def _register_actor(self, now: Instant, request: pb.RegisterActorRequest) -> Outcome:
+        self.membership.member(request.node, request.node_incarnation)
+        return self.actors.register(now, request)
+
+    def _update_actor(self, now: Instant, request: pb.UpdateActorRequest) -> Outcome:
+        self.membership.member(request.node, request.node_incarnation)
+        return self.actors.update(now, request)
+
+    def _consequences(self, now: Instant, rows: list[Row]) -> list[Row]:
+        """What the death of a node takes with it."""
+        found: list[Row] = []
+        for row in rows:
+            if isinstance(row, pb.Node) and row.state == pb.NODE_STATE_DEAD:
+                node, cause = row.description.node, int(DeathCause.PARENT_DIED)
+                found += self.actors.node_died(now, node, cause, row.reason)
+                found += self.jobs.node_died(now, node, cause)
+        return found
+
+    def _state(self, request: pb.GetStateRequest) -> pb.GetStateReply:
+        limit = limit_of(request.rows_max)
+        nodes, jobs, actors = self.membership.entries, self.jobs.entries, self.actors.entries
+        spaces, functions = self.keys.spaces, self.functions.entries
+        return pb.GetStateReply(
+            epoch=self.history.epoch,
+            sequence=self.history.last,
+            nodes=[entry.published() for entry in islice(nodes.values(), limit)],
+            jobs=[entry.published() for entry in islice(jobs.values(), limit)],
+            actors=[entry.published() for entry in islice(actors.values(), limit)],
+            key_spaces=[
+                pb.KeySpace(namespace=name, keys=len(space), value_bytes=sum(map(len, space.values())))
+                for name, space in islice(spaces.items(), limit)
+            ],
+            functions=[
+                pb.FunctionRow(hash=digest, name=name, blob_bytes=len(blob))
+                for digest, (name, blob) in islice(functions.items(), limit)
+            ],
+            truncated=max(len(nodes), len(jobs), len(actors), len(spaces), len(functions)) > limit,
+        )
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if a table contradicts itself or another one."""
+        for table in (self.membership, self.jobs, self.actors, self.keys, self.functions):
+            table.check_invariants()
+        dead = {node for node, entry in self.membership.entries.items() if entry.state is NodeState.DEAD}
+        for entry in self.actors.entries.values():
+            assert entry.state.name == "DEAD" or entry.row.node not in dead, "an actor lives on a dead node"
+
+
+def _request_key(stimulus: Message) -> tuple[str, bytes] | None:
+    """What a repetition of this request is known by; None for what changes nothing or may be repeated freely."""
+    descriptor = stimulus.DESCRIPTOR
+    if "request_id" not in descriptor.fields_by_name:
+        return None
+    request_id: bytes = stimulus.request_id
+    if not 0 < len(request_id) <= REQUEST_ID_BYTES_MAX:
+        raise Refused(Refusal.INVALID, f"request_id has 1 to {REQUEST_ID_BYTES_MAX} bytes, got {len(request_id)}")
+    return str(descriptor.name), request_id
+
+
+# --- the journal's form ---------------------------------------------------------------------------------------------
+
+_ENTRY_FIELDS = {
+    field.message_type.name: field.name for field in pb.JournalEntry.DESCRIPTOR.oneofs_by_name["stimulus"].fields
+}
+
+
+def journal_entry(now: Instant, stimulus: Message) -> bytes:
+    """A stimulus as the journal keeps it."""
+    entry = pb.JournalEntry(monotonic_ns=now.monotonic_ns, wall_ns=now.wall_ns)
+    getattr(entry, _ENTRY_FIELDS[stimulus.DESCRIPTOR.name]).CopyFrom(stimulus)
+    data: bytes = entry.SerializeToString()
+    return data
+
+
+def from_journal(data: bytes) -> tuple[Instant, Message]:
+    """What ``journal_entry`` kept. Raises ValueError if it is none."""
+    entry = pb.JournalEntry()
+    try:
+        entry.ParseFromString(data)
+    except Exception as error:
+        raise ValueError(f"not a journal entry: {error}") from error
+    field = entry.WhichOneof("stimulus")
+    if field is None:
+        raise ValueError("a journal entry without a stimulus")
+    return Instant(entry.monotonic_ns, entry.wall_ns), getattr(entry, field)

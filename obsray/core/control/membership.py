@@ -1,0 +1,216 @@
+"""Which nodes are there: registration, heartbeats, suspicion, death.
+
+Invariants: a node declared dead stays dead, and nothing it says changes anything from then on. Every registration
+gets an incarnation greater than all before; whoever shows an older one is fenced. Only monotonic time decides, and the
+time in which the control store itself stood still counts for nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from obsray.core.control.step import (
+    NAME_BYTES_MAX,
+    TEXT_BYTES_MAX,
+    Instant,
+    Outcome,
+    Refusal,
+    Refused,
+    check_node,
+    check_text,
+)
+from obsray.core.protocol import control_pb2 as pb
+from obsray.core.protocol.lifecycle import NodeState, advance
+
+NODES_DEAD_MAX = 1_000
+RESOURCES_MAX = 256
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipSettings:
+    """When silence means something, in seconds."""
+
+    #: Often enough that losing several in a row does not look like death.
+    heartbeat_seconds: float = 0.5
+    #: Placement avoids a suspected node; a late heartbeat clears it.
+    suspect_seconds: float = 3.0
+    #: Longer than a five-second interruption of the network, which must cost nothing.
+    dead_seconds: float = 10.0
+    #: Two looks at the clock further apart than this mean that the control store itself stood still.
+    pause_seconds: float = 1.0
+
+
+@dataclass(slots=True)
+class NodeEntry:
+    """One node. ``seen_ns`` is monotonic: its last registration or heartbeat."""
+
+    state: NodeState
+    row: pb.Node
+    seen_ns: int
+
+    def published(self) -> pb.Node:
+        """The row as readers get it."""
+        row = pb.Node()
+        row.CopyFrom(self.row)
+        row.state = pb.NodeState.ValueType(int(self.state))
+        return row
+
+
+class Membership:
+    """The table of nodes."""
+
+    def __init__(self, settings: MembershipSettings) -> None:
+        self.settings = settings
+        self.entries: dict[bytes, NodeEntry] = {}
+        self._incarnations = 0
+        self._looked_ns: int | None = None
+        #: Every node that was ever declared dead; rows are forgotten, this never is.
+        self._buried: set[bytes] = set()
+
+    # --- what nodes say ---------------------------------------------------------------------------------------
+
+    def register(self, now: Instant, request: pb.RegisterNodeRequest) -> Outcome:
+        """Take a node in, or again after the connection broke. Raises Refused if it was declared dead."""
+        description = request.node
+        _check_description(description)
+        entry = self.entries.get(description.node)
+        if description.node in self._buried:
+            raise Refused(Refusal.FENCED, "this node was declared dead; it must come back under a new id")
+        self._incarnations += 1
+        row = pb.Node(
+            description=description,
+            incarnation=self._incarnations,
+            registered_at_ns=now.wall_ns,
+            state_changed_at_ns=now.wall_ns,
+            reason="registered",
+        )
+        if entry is None:
+            entry = self.entries[description.node] = NodeEntry(NodeState.ALIVE, row, now.monotonic_ns)
+        else:
+            entry.row, entry.seen_ns = row, now.monotonic_ns
+            if entry.state is NodeState.SUSPECTED:
+                advance(entry, NodeState.ALIVE)
+        settings = self.settings
+        reply = pb.RegisterNodeReply(
+            incarnation=self._incarnations,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            suspect_seconds=settings.suspect_seconds,
+            dead_seconds=settings.dead_seconds,
+        )
+        return Outcome(reply, [entry.published()])
+
+    def heartbeat(self, now: Instant, request: pb.HeartbeatRequest) -> Outcome:
+        """Note that a node lives. Clears a suspicion; revives nobody."""
+        check_node(request.node)
+        entry = self.entries.get(request.node)
+        if entry is None and request.node not in self._buried:
+            return Outcome(pb.HeartbeatReply(standing=pb.NODE_STANDING_UNKNOWN), [])
+        if entry is None or entry.state is NodeState.DEAD or entry.row.incarnation != request.incarnation:
+            return Outcome(pb.HeartbeatReply(standing=pb.NODE_STANDING_FENCED), [])
+        entry.seen_ns = now.monotonic_ns
+        reply = pb.HeartbeatReply(standing=pb.NODE_STANDING_MEMBER)
+        if entry.state is NodeState.SUSPECTED:
+            return Outcome(reply, [self._move(now, entry, NodeState.ALIVE, "heartbeats arrive again")])
+        return Outcome(reply, [])
+
+    def leave(self, now: Instant, request: pb.LeaveNodeRequest) -> Outcome:
+        """A node goes in order. Raises Refused if it is not a member."""
+        check_text("reason", request.reason, TEXT_BYTES_MAX)
+        entry = self.member(request.node, request.incarnation)
+        row = self._move(now, entry, NodeState.DEAD, request.reason or "left in order")
+        return Outcome(pb.LeaveNodeReply(), [row])
+
+    def member(self, node: bytes, incarnation: int) -> NodeEntry:
+        """The entry of a node that may still change something. Raises Refused for everybody else."""
+        check_node(node)
+        entry = self.entries.get(node)
+        if entry is None:
+            raise Refused(Refusal.NOT_FOUND, f"node {node.hex()} is not registered")
+        if entry.state is NodeState.DEAD:
+            raise Refused(Refusal.FENCED, f"node {node.hex()} was declared dead: {entry.row.reason}")
+        if entry.row.incarnation != incarnation:
+            raise Refused(
+                Refusal.FENCED, f"node {node.hex()} has incarnation {entry.row.incarnation}, not {incarnation}"
+            )
+        return entry
+
+    # --- what the control store decides -----------------------------------------------------------------------
+
+    def overdue(self, now: Instant) -> list[pb.DeclareNode]:
+        """What must be declared about nodes that were silent for too long."""
+        self._forgive_own_pause(now)
+        found = []
+        for node, entry in self.entries.items():
+            if entry.state is NodeState.DEAD:
+                continue
+            silent_seconds = (now.monotonic_ns - entry.seen_ns) / _SECOND_NS
+            if silent_seconds >= self.settings.dead_seconds:
+                after = NodeState.DEAD
+            elif silent_seconds >= self.settings.suspect_seconds and entry.state is NodeState.ALIVE:
+                after = NodeState.SUSPECTED
+            else:
+                continue
+            found.append(
+                pb.DeclareNode(
+                    node=node,
+                    incarnation=entry.row.incarnation,
+                    state=pb.NodeState.ValueType(int(after)),
+                    reason=f"no heartbeat for {silent_seconds:.1f} s",
+                )
+            )
+        return found
+
+    def declare(self, now: Instant, stimulus: pb.DeclareNode) -> Outcome:
+        """Carry out what ``overdue`` found."""
+        entry = self.member(stimulus.node, stimulus.incarnation)
+        return Outcome(stimulus, [self._move(now, entry, NodeState(stimulus.state), stimulus.reason)])
+
+    def recovered(self, now: Instant) -> None:
+        """After a replay: nobody could be heard while there was no control store, so every silence begins anew."""
+        self._looked_ns = now.monotonic_ns
+        for entry in self.entries.values():
+            entry.seen_ns = now.monotonic_ns
+
+    def _forgive_own_pause(self, now: Instant) -> None:
+        looked_ns, self._looked_ns = self._looked_ns, now.monotonic_ns
+        if looked_ns is None:
+            return
+        pause_ns = now.monotonic_ns - looked_ns
+        if pause_ns > self.settings.pause_seconds * _SECOND_NS:
+            for entry in self.entries.values():
+                entry.seen_ns = min(entry.seen_ns + pause_ns, now.monotonic_ns)
+
+    def _move(self, now: Instant, entry: NodeEntry, after: NodeState, reason: str) -> pb.Node:
+        advance(entry, after)
+        entry.row.state_changed_at_ns = now.wall_ns
+        entry.row.reason = reason
+        row = entry.published()
+        if after is NodeState.DEAD:
+            self._buried.add(row.description.node)
+            self._forget_oldest_dead()
+        return row
+
+    def _forget_oldest_dead(self) -> None:
+        dead = [node for node, entry in self.entries.items() if entry.state is NodeState.DEAD]
+        for node in dead[: max(0, len(dead) - NODES_DEAD_MAX)]:
+            del self.entries[node]
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the table contradicts itself."""
+        incarnations = [entry.row.incarnation for entry in self.entries.values()]
+        assert len(set(incarnations)) == len(incarnations), "two nodes share an incarnation"
+        assert all(0 < each <= self._incarnations for each in incarnations), "an incarnation was never given out"
+        dead = {node for node, entry in self.entries.items() if entry.state is NodeState.DEAD}
+        assert self._buried & self.entries.keys() == dead, "a dead node is not buried, or a living one is"
+        assert all(entry.row.description.node == node for node, entry in self.entries.items())
+
+
+def _check_description(description: pb.NodeDescription) -> None:
+    check_node(description.node)
+    for field in ("host", "address", "version"):
+        check_text(field, getattr(description, field), NAME_BYTES_MAX)
+    if len(description.resources) > RESOURCES_MAX or len(description.labels) > RESOURCES_MAX:
+        raise Refused(Refusal.INVALID, f"a node has at most {RESOURCES_MAX} resources and as many labels")
+    for name in (*description.resources, *description.labels, *description.labels.values()):
+        check_text("a resource or label", name, NAME_BYTES_MAX)
