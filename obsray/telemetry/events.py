@@ -324,12 +324,12 @@ _UNION: tuple[Event, ...] = (
     Event(80, "worker_starting", "The node asked for a new process.", (
         _WORKER, _label("reason", "u8", Reason))),
     Event(81, "worker_registered", "A process said hello and can be given work.", (
-        _WORKER, _detail("pid", "u32"), _label("process", "u8", ProcessKind), _measure("start_seconds", "f32"))),
+        _WORKER, _detail("pid", "u32"), _label("process_kind", "u8", ProcessKind), _measure("start_seconds", "f32"))),
     Event(82, "worker_died", "A process ended; the cause is read from its wait status.", (
         _WORKER, _detail("pid", "u32"), _label("cause", "u8", DeathCause), _measure("exit_code", "i32"),
         _measure("signal", "u8"), _measure("rss_bytes", "u64"), _detail("last_task", "id16"), _detail("error", "str"))),
     Event(83, "process_sample", "What a process uses now.", (
-        _WORKER, _detail("pid", "u32"), _label("process", "u8", ProcessKind), _measure("rss_bytes", "u64"),
+        _WORKER, _detail("pid", "u32"), _label("process_kind", "u8", ProcessKind), _measure("rss_bytes", "u64"),
         _measure("unique_bytes", "u64"), _measure("cpu_seconds_total", "f64"), _measure("threads", "u16"),
         _measure("descriptors", "u16"))),
     # nodes, jobs, control store
@@ -355,7 +355,7 @@ _UNION: tuple[Event, ...] = (
         _detail("node", "id8"), _label("state", "str"), _measure("incarnation", "u32"), _detail("error", "str"))),
     # telemetry about itself
     Event(112, "ring_opened", "A process began to record.", (
-        _WORKER, _detail("pid", "u32"), _label("process", "u8", ProcessKind))),
+        _WORKER, _detail("pid", "u32"), _label("process_kind", "u8", ProcessKind))),
     Event(113, "events_dropped", "The collector fell too far behind and records were dropped, counted here.", (
         _WORKER, _measure("events", "u64")), Severity.ERROR),
     Event(114, "collector_sample", "What the collector did since its last sample.", (
@@ -386,5 +386,7 @@ def check() -> None:
         if event.struct.size != RECORD_BYTES:
             raise ValueError(f"{event.name}: {event.struct.size} bytes, want {RECORD_BYTES}")
         for field in event.fields:
+            if field.name in ("time_ns", "process", "sequence"):
+                raise ValueError(f"{event.name}.{field.name}: every record has a column of that name already")
             if field.role is Role.LABEL and field.code not in ("u8", "str"):
                 raise ValueError(f"{event.name}.{field.name}: a label is an enumeration or an interned name")

@@ -1,0 +1,380 @@
+"""Stored telemetry: Arrow streams that grow, Parquet files that do not, and the catalog that says what is valid.
+
+::
+
+    telemetry/
+      manifest.json            everything known at generation G: files, rings, what was folded away
+      commits-<G>.jsonl        one line per flush since then: only what changed
+      live/<event>.<n>.arrows  Arrow IPC stream (lz4), appended to, one per kind of event
+      <event>.<n>.parquet      a stream that became large, compacted
+
+Nothing is valid before its commit: a flush writes batches to the streams first and then one line to the commits, so a
+writer killed at any moment leaves at worst bytes that nobody looks at, and the records are still in the rings. Rows
+of a kind are numbered; a file covers ``[first_row, first_row + rows)``, so a reader goes on where it was even if a
+stream was compacted meanwhile. Files are replaced by writing beside them and renaming.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from obsray.telemetry.columns import SCHEMAS, Batch, Columns, Texts, concat, to_arrow
+from obsray.telemetry.rings import RingState
+
+#: A stream of this size is compacted to Parquet.
+STREAM_BYTES_MAX = 16 << 20
+#: The commits are folded into a new manifest when they are this long.
+COMMITS_BYTES_MAX = 1 << 20
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+@dataclass(slots=True)
+class FileEntry:
+    """One file of one kind. ``batches`` is how many batches of a stream are valid; ``rings`` holds, once the file is
+    in a manifest, the first and last sequence of every ring in it."""
+
+    name: str
+    format: str
+    first_row: int
+    rows: int = 0
+    batches: int = 0
+    bytes: int = 0
+    min_ns: int = 0
+    max_ns: int = 0
+    rings: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, columns: Columns) -> None:
+        times = columns["time_ns"]
+        low, high = int(times.min()), int(times.max())
+        self.min_ns = low if not self.rows else min(self.min_ns, low)
+        self.max_ns = max(self.max_ns, high)
+        self.rows += len(columns)
+        self.batches += 1
+        process, sequence = columns["process"].view("<u8"), columns["sequence"]
+        starts = np.concatenate([[0], np.flatnonzero(process[1:] != process[:-1]) + 1])
+        lows, highs = np.minimum.reduceat(sequence, starts), np.maximum.reduceat(sequence, starts)
+        for start, first, last in zip(starts, lows, highs, strict=True):
+            ring = columns["process"][start].tobytes().hex()
+            known = self.rings.get(ring)
+            self.rings[ring] = (
+                [min(known[0], int(first)), max(known[1], int(last))] if known else [int(first), int(last)]
+            )
+
+
+class Catalog:
+    """What is stored, as of the last ``refresh``: files by event name, the ledger of every ring."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+        self.generation = -1
+        self.files: dict[str, list[FileEntry]] = {}
+        self.rings: dict[str, RingState] = {}
+        self.folded_rows = 0
+        self.folded_bytes = 0
+        self.finished = False
+        self._stamp: tuple[int, int] = (0, 0)
+        self._offset = 0
+
+    def refresh(self) -> bool:
+        """Read what was committed since; True if anything was."""
+        for _ in range(5):
+            changed = self._load_manifest()
+            try:
+                return self._read_commits() or changed
+            except FileNotFoundError:
+                if self._stamp == self._stamp_now():
+                    return changed
+        return True
+
+    def position(self, process: bytes) -> int:
+        """Up to which sequence the records of a ring are stored."""
+        state = self.rings.get(process.hex())
+        return state.position if state is not None else 0
+
+    @property
+    def rows(self) -> int:
+        return sum(entry.first_row + entry.rows for entries in self.files.values() for entry in entries[-1:])
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entries in self.files.values() for entry in entries)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "generation": self.generation,
+            "finished": self.finished,
+            "folded_rows": self.folded_rows,
+            "folded_bytes": self.folded_bytes,
+            "files": {event: [asdict(entry) for entry in entries] for event, entries in self.files.items()},
+            "rings": {process: state.to_json() for process, state in self.rings.items()},
+        }
+
+    def _stamp_now(self) -> tuple[int, int]:
+        try:
+            found = os.stat(self.directory / "manifest.json")
+        except FileNotFoundError:
+            return (0, 0)
+        return (found.st_ino, found.st_mtime_ns)
+
+    def _load_manifest(self) -> bool:
+        stamp = self._stamp_now()
+        if stamp == self._stamp:
+            return False
+        values = json.loads((self.directory / "manifest.json").read_bytes())
+        self._stamp = stamp
+        if values["generation"] == self.generation and values["finished"] == self.finished:
+            return False
+        self.generation = values["generation"]
+        self.finished = values["finished"]
+        self.folded_rows, self.folded_bytes = values["folded_rows"], values["folded_bytes"]
+        self.files = {event: [FileEntry(**entry) for entry in entries] for event, entries in values["files"].items()}
+        self.rings = {process: RingState.from_json(process, state) for process, state in values["rings"].items()}
+        self._offset = 0
+        return True
+
+    def _read_commits(self) -> bool:
+        with open(self.directory / f"commits-{self.generation}.jsonl", "rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        end = data.rfind(b"\n") + 1
+        for line in data[:end].splitlines():
+            commit = json.loads(line)
+            for event, values in commit["files"].items():
+                entries = self.files.setdefault(event, [])
+                entry = FileEntry(**values)
+                if entries and entries[-1].name == entry.name:
+                    entries[-1] = entry
+                else:
+                    entries.append(entry)
+            for process, state in commit["rings"].items():
+                self.rings[process] = RingState.from_json(process, state)
+        self._offset += end
+        return end > 0
+
+
+class _Stream:
+    """One growing Arrow stream."""
+
+    def __init__(self, directory: Path, event: str, entry: FileEntry) -> None:
+        self.entry = entry
+        (directory / "live").mkdir(exist_ok=True)
+        self._sink = pa.OSFile(str(directory / entry.name), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, SCHEMAS[event], options=_OPTIONS)
+
+    def write(self, columns: Columns, texts: Texts) -> None:
+        self._writer.write_batch(to_arrow(columns, texts))
+        self._sink.flush()
+        self.entry.add(columns)
+        self.entry.bytes = self._sink.tell()
+
+    def close(self) -> None:
+        self._writer.close()
+        self._sink.close()
+
+
+class SegmentWriter:
+    """Stores batches under ``directory`` (``<session>/telemetry``). One writer at a time.
+
+    Goes on after what an earlier writer committed. Raises OSError if the disk is full; nothing is lost then, since
+    what was not committed is still in the rings.
+    """
+
+    def __init__(self, directory: Path, texts: Texts, bytes_max: int) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.texts = texts
+        self.bytes_max = bytes_max
+        self.catalog = Catalog(self.directory)
+        self.catalog.refresh()
+        self.rows_pending = 0
+        self._pending: dict[str, list[Columns]] = {}
+        self._streams: dict[str, _Stream] = {}
+        self._commits = -1
+        self._commit_bytes = 0
+        self._committed: dict[str, RingState] = dict(self.catalog.rings)
+        self._number = 1 + max(
+            (int(entry.name.rsplit(".", 2)[1]) for entries in self.catalog.files.values() for entry in entries),
+            default=-1,
+        )
+        self.write_manifest()
+
+    def append(self, batch: Batch) -> None:
+        """Take a batch; it is stored by the next ``flush``."""
+        for event, columns in batch.items():
+            self._pending.setdefault(event, []).append(columns)
+            self.rows_pending += len(columns)
+
+    def flush(self, rings: Iterable[RingState]) -> int:
+        """Store what was taken and commit it together with how far each ring is read. Returns bytes written."""
+        changed: dict[str, Any] = {}
+        written = 0
+        for event, parts in self._pending.items():
+            stream = self._streams.get(event) or self._open(event)
+            before = stream.entry.bytes
+            stream.write(concat(parts), self.texts)
+            written += stream.entry.bytes - before
+            changed[event] = {**asdict(stream.entry), "rings": {}}
+        self._pending.clear()
+        self.rows_pending = 0
+        moved = {}
+        for state in rings:
+            process = state.process.hex()
+            known = self._committed.get(process)
+            if known is None or known.position != state.position or known.closed != state.closed:
+                copy = RingState.from_json(process, state.to_json())
+                self._committed[process] = self.catalog.rings[process] = copy
+                moved[process] = copy.to_json()
+        if changed or moved:
+            line = json.dumps({"files": changed, "rings": moved}, separators=(",", ":")).encode() + b"\n"
+            os.write(self._commits, line)
+            self._commit_bytes += len(line)
+        if self._commit_bytes > COMMITS_BYTES_MAX:
+            self.write_manifest()
+        return written
+
+    def compact(self) -> bool:
+        """Turn one large stream into Parquet and keep within ``bytes_max``; True if there was something to do.
+        Call right after ``flush``."""
+        for event, entries in self.catalog.files.items():
+            for index, entry in enumerate(entries):
+                if entry.format != "stream" or entry.bytes < STREAM_BYTES_MAX:
+                    continue
+                stream = self._streams.get(event)
+                if stream is not None and stream.entry.name == entry.name:
+                    del self._streams[event]
+                    stream.close()
+                entries[index] = _to_parquet(self.directory, event, entry)
+                self.write_manifest()
+                (self.directory / entry.name).unlink(missing_ok=True)
+                self._fold_away()
+                return True
+        return False
+
+    def close(self, rings: Iterable[RingState]) -> None:
+        """Store what is left and write the last manifest."""
+        self.flush(rings)
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
+        self.catalog.finished = True
+        self.write_manifest()
+        os.close(self._commits)
+        self._commits = -1
+
+    def write_manifest(self) -> None:
+        """Begin a new generation: one file that says everything, and an empty list of commits."""
+        catalog = self.catalog
+        before = catalog.generation
+        catalog.generation += 1
+        if self._commits >= 0:
+            os.close(self._commits)
+        self._commits = os.open(
+            self.directory / f"commits-{catalog.generation}.jsonl",
+            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC,
+            0o600,
+        )
+        self._commit_bytes = 0
+        temporary = self.directory / "manifest.json.new"
+        temporary.write_text(json.dumps(catalog.to_json(), separators=(",", ":")))
+        temporary.rename(self.directory / "manifest.json")
+        (self.directory / f"commits-{before}.jsonl").unlink(missing_ok=True)
+
+    def _open(self, event: str) -> _Stream:
+        entries = self.catalog.files.setdefault(event, [])
+        first = entries[-1].first_row + entries[-1].rows if entries else 0
+        entry = FileEntry(f"live/{event}.{self._number:06d}.arrows", "stream", first)
+        self._number += 1
+        entries.append(entry)
+        stream = self._streams[event] = _Stream(self.directory, event, entry)
+        return stream
+
+    def _fold_away(self) -> None:
+        """Delete the oldest Parquet files beyond ``bytes_max``; what they held is counted in the manifest."""
+        catalog = self.catalog
+        gone: list[FileEntry] = []
+        while catalog.bytes > self.bytes_max:
+            oldest = min(
+                (
+                    (entries[0].max_ns, event)
+                    for event, entries in catalog.files.items()
+                    if len(entries) > 1 and entries[0].format == "parquet"
+                ),
+                default=None,
+            )
+            if oldest is None:
+                break
+            entry = catalog.files[oldest[1]].pop(0)
+            catalog.folded_rows += entry.rows
+            catalog.folded_bytes += entry.bytes
+            gone.append(entry)
+        if gone:
+            self.write_manifest()
+            for entry in gone:
+                (self.directory / entry.name).unlink(missing_ok=True)
+
+
+def _to_parquet(directory: Path, event: str, entry: FileEntry) -> FileEntry:
+    table = pa.Table.from_batches(list(read_batches(directory, entry)), SCHEMAS[event])
+    table = table.unify_dictionaries()
+    texts = [name.name for name in table.schema if pa.types.is_dictionary(name.type)]
+    name = entry.name.removeprefix("live/").replace(".arrows", ".parquet")
+    temporary = directory / f"{name}.new"
+    pq.write_table(
+        table,
+        temporary,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=["process", *texts],
+        column_encoding={"time_ns": "DELTA_BINARY_PACKED", "sequence": "DELTA_BINARY_PACKED"},
+        row_group_size=131_072,
+    )
+    temporary.rename(directory / name)
+    return FileEntry(
+        name, "parquet", entry.first_row, entry.rows, 0, (directory / name).stat().st_size, entry.min_ns, entry.max_ns,
+        entry.rings,
+    )  # fmt: skip
+
+
+def read_batches(directory: Path, entry: FileEntry, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The valid batches of one file, oldest first; what lies behind the last commit is not looked at.
+
+    Raises FileNotFoundError if the file was replaced meanwhile: refresh the catalog and ask again.
+    """
+    path = directory / entry.name
+    if entry.format == "parquet":
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(131_072, columns=columns)
+        return
+    with pa.OSFile(str(path), "rb") as source:
+        reader = pa.ipc.open_stream(source)
+        for _ in range(entry.batches):
+            batch = reader.read_next_batch()
+            yield batch if columns is None else batch.select(columns)
+
+
+class StreamTail:
+    """Follows one growing stream: each call gives the batches that were committed since the last one."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.name = name
+        self._source = pa.OSFile(str(directory / name), "rb")
+        self._reader = pa.ipc.open_stream(self._source)
+        self._batches = 0
+
+    def read(self, entry: FileEntry) -> Iterator[pa.RecordBatch]:
+        while self._batches < entry.batches:
+            self._batches += 1
+            yield self._reader.read_next_batch()
+
+    def close(self) -> None:
+        self._source.close()

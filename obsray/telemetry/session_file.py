@@ -1,0 +1,50 @@
+"""``session.json``: the facts about a session that several processes learn and all of them read.
+
+Each process adds what it knows with ``update``, which is a read-modify-write under a lock; the file itself is
+replaced by renaming, so a reader never sees half of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def root() -> Path:
+    """The directory that holds this user's sessions."""
+    return Path(tempfile.gettempdir()) / f"obsray-{os.getuid()}"
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The facts known so far; an empty dictionary if there is no such file."""
+    try:
+        values: dict[str, Any] = json.loads((Path(directory) / "session.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return {}
+    return values
+
+
+def update(directory: Path, **facts: Any) -> dict[str, Any]:
+    """Add facts and return all of them. Raises OSError if the directory is gone."""
+    directory = Path(directory)
+    lock = os.open(directory / "session.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        values = {**read(directory), **facts}
+        temporary = directory / f"session.json.{os.getpid()}.new"
+        temporary.write_text(json.dumps(values, indent=1))
+        temporary.chmod(0o600)
+        temporary.rename(directory / "session.json")
+    finally:
+        os.close(lock)
+    return values
+
+
+def sessions() -> list[Path]:
+    """The directories of this user's sessions, newest first."""
+    found = [path for path in root().glob("s_*") if (path / "session.json").exists()]
+    return sorted(found, key=lambda path: (read(path).get("started_at_ns", 0), path.name), reverse=True)

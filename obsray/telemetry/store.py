@@ -1,0 +1,334 @@
+"""Reading the telemetry of a session: while it runs, after it ended, after it was killed.
+
+``Store`` joins two sources: what the collector stored (``segments.py``) and what still stands in the rings. A record
+is in both for a moment, so each ring has a position up to which it was delivered, and nothing at or before it is
+delivered again.
+
+Costs: ``refresh`` reads and decodes only what is new and hands it to the folds, keeping nothing itself; what a fold
+keeps is its own. ``events`` reads every stored file of that one kind, so its memory is that of the answer; give it
+``columns`` to read less, or use ``select`` to keep only matching rows. Opening a store reads no data at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from obsray.telemetry import session_file
+from obsray.telemetry.columns import (
+    SCHEMAS,
+    Array,
+    Batch,
+    Columns,
+    Texts,
+    concat,
+    empty,
+    from_arrow,
+    to_arrow,
+)
+from obsray.telemetry.events import BY_NAME
+from obsray.telemetry.rings import RingDirectory, RingReader, RingState, process_alive
+from obsray.telemetry.segments import Catalog, FileEntry, StreamTail, read_batches
+from obsray.telemetry.spine import read_now
+
+Fold = Callable[[Batch], None]
+
+#: How many times a reader looks again when the collector moved something under its eyes.
+_ATTEMPTS = 5
+
+
+class Running:
+    """What one thread of a process runs now, out of its black box."""
+
+    __slots__ = ("attempt", "name", "process", "started_at_ns", "task")
+
+    def __init__(self, process: bytes, task: bytes, started_at_ns: int, name: str, attempt: int) -> None:
+        self.process, self.task, self.started_at_ns = process, task, started_at_ns
+        self.name, self.attempt = name, attempt
+
+
+class Store:
+    """The telemetry of one session directory. Not for use by several threads at once."""
+
+    def __init__(self, session_dir: Path) -> None:
+        self.session_dir = Path(session_dir)
+        self.texts = Texts()
+        self.catalog = Catalog(self.session_dir / "telemetry")
+        self.rings = RingDirectory(self.session_dir / "rings", self.texts)
+        self._folds: list[Fold] = []
+        self._rows: dict[str, int] = {}
+        self._tails: dict[str, StreamTail] = {}
+        self._refreshed = False
+
+    @classmethod
+    def open(cls, session_dir: Path | str) -> Store:
+        """The store of a session directory. Raises FileNotFoundError if there is none."""
+        directory = Path(session_dir)
+        if not (directory / "rings").is_dir() and not (directory / "telemetry").is_dir():
+            raise FileNotFoundError(f"{directory} is not a session directory (no rings, no telemetry)")
+        return cls(directory)
+
+    @classmethod
+    def latest(cls) -> Store:
+        """The store of the newest session, a live one if there is one. Raises FileNotFoundError."""
+        return cls.open(find_session())
+
+    def session(self) -> dict[str, Any]:
+        """The facts of ``session.json``."""
+        return session_file.read(self.session_dir)
+
+    def is_live(self) -> bool:
+        """Is the session's node still running?"""
+        return is_live(self.session_dir)
+
+    # --- new records --------------------------------------------------------------------------------------
+
+    def add_fold(self, fold: Fold) -> None:
+        """Give ``fold`` every record from the first one on, in batches, now and on each refresh."""
+        if self._refreshed:
+            for batch in self._history():
+                fold(batch)
+        self._folds.append(fold)
+
+    def refresh(self) -> int:
+        """Hand what is new to the folds; returns how many records that were."""
+        self._refreshed = True
+        count = 0
+        for _ in range(_ATTEMPTS):
+            self.catalog.refresh()
+            behind = self._behind()
+            if behind:
+                try:
+                    count += self._read_stored(behind)
+                except FileNotFoundError:
+                    continue  # compacted between looking at the catalog and opening the file
+            found, complete = self._read_rings()
+            count += found
+            if complete:
+                break
+        else:
+            for reader in self.rings.missing:
+                reader.skip_missing()
+        return count
+
+    def _behind(self) -> dict[bytes, int]:
+        """Rings of which more is stored than was delivered, with what was delivered."""
+        found = {}
+        for name, state in self.catalog.rings.items():
+            process = bytes.fromhex(name)
+            delivered = self.rings.reader(process).state
+            if not delivered.pid:
+                delivered.kind, delivered.pid, delivered.node = state.kind, state.pid, state.node
+                delivered.opened_at_ns = state.opened_at_ns
+            if state.position > delivered.position:
+                found[process] = delivered.position
+        return found
+
+    def _read_stored(self, behind: dict[bytes, int]) -> int:
+        """Deliver stored rows beyond what was delivered, then move the rings' positions to the catalog's."""
+        count = 0
+        first_time = not any(reader.state.position for reader in self.rings.readers.values())
+        positions = {process: reader.state.position for process, reader in self.rings.readers.items()}
+        for event, entries in list(self.catalog.files.items()):
+            for entry in entries:
+                if entry.first_row + entry.rows <= self._rows.get(event, 0):
+                    continue
+                for columns in self._stored(event, entry):
+                    new = columns if first_time else _after(columns, positions)
+                    if len(new):
+                        count += len(new)
+                        self._deliver({event: new})
+                self._rows[event] = entry.first_row + entry.rows
+        for process in behind:
+            stored = self.catalog.rings[process.hex()]
+            state = self.rings.readers[process].state
+            for field in ("position", "records", "gaps", "dropped", "last_at_ns", "closed"):
+                setattr(state, field, getattr(stored, field))
+        self._close_tails()
+        return count
+
+    def _stored(self, event: str, entry: FileEntry) -> Iterator[Columns]:
+        """The rows of one file that were not read yet."""
+        kind = BY_NAME.get(event)
+        if kind is None:
+            return
+        skip = max(0, self._rows.get(event, 0) - entry.first_row)
+        if entry.format == "stream":
+            tail = self._tails.get(entry.name)
+            if tail is None:
+                tail = self._tails[entry.name] = StreamTail(self.catalog.directory, entry.name)
+            else:
+                skip = 0
+            batches = tail.read(entry)
+        else:
+            batches = read_batches(self.catalog.directory, entry)
+        for batch in batches:
+            if skip >= batch.num_rows:
+                skip -= batch.num_rows
+                continue
+            yield from_arrow(batch.slice(skip) if skip else batch, kind, self.texts)
+            skip = 0
+
+    def _close_tails(self) -> None:
+        live = {entry.name for entries in self.catalog.files.values() for entry in entries if entry.format == "stream"}
+        for name in [name for name in self._tails if name not in live]:
+            self._tails.pop(name).close()
+
+    def _read_rings(self) -> tuple[int, bool]:
+        count = 0
+        while True:
+            self.rings.scan()
+            batch, found = self.rings.read()
+            if found:
+                self._deliver(batch)
+                count += found
+            if self.rings.missing:
+                return count, False
+            if not found:
+                return count, True
+
+    def _deliver(self, batch: Batch) -> None:
+        for fold in self._folds:
+            fold(batch)
+
+    # --- whole kinds --------------------------------------------------------------------------------------
+
+    def events(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """All records of one kind: ``time_ns``, ``process``, ``sequence``, then its fields, oldest first per ring.
+
+        Raises KeyError for a name that is no event.
+        """
+        wanted = columns or SCHEMAS[name].names
+        parts = [to_arrow(part, self.texts).select(wanted) for part in self.select(name)]
+        if not parts:
+            return SCHEMAS[name].empty_table().select(wanted)
+        return pa.Table.from_batches(parts)
+
+    def select(self, name: str, where: Callable[[Columns], Array] | None = None) -> list[Columns]:
+        """The records of one kind for which ``where`` (a mask over a batch) holds."""
+        event = BY_NAME[name]
+        for _ in range(_ATTEMPTS):
+            try:
+                found = []
+                for columns in self._all(name):
+                    kept = columns if where is None else columns.take(where(columns))
+                    if len(kept):
+                        found.append(kept)
+                return found
+            except FileNotFoundError:
+                continue
+        return [empty(event)]
+
+    def rows(self, name: str, where: Callable[[Columns], Array] | None = None) -> list[dict[str, Any]]:
+        """Like ``select``, as plain dictionaries ordered by time: for a handful of records."""
+        parts = self.select(name, where)
+        found = [row for part in parts for row in part.rows(self.texts)]
+        found.sort(key=lambda row: row["time_ns"])
+        return found
+
+    def _all(self, name: str) -> Iterator[Columns]:
+        """Every batch of one kind: the stored ones, then what only the rings hold."""
+        self.catalog.refresh()
+        for entry in self.catalog.files.get(name, ()):
+            for batch in read_batches(self.catalog.directory, entry):
+                yield from_arrow(batch, BY_NAME[name], self.texts)
+        for batch in self._unstored():
+            if name in batch:
+                yield batch[name]
+
+    def _unstored(self) -> Iterator[Batch]:
+        """What is in the rings and not stored as of the last look at the catalog."""
+        rings = RingDirectory(self.rings.directory, self.texts)
+        for process, state in self.catalog.rings.items():
+            rings.reader(bytes.fromhex(process)).state.position = state.position
+        while True:
+            rings.scan()
+            batch, found = rings.read()
+            for reader in rings.missing:
+                reader.skip_missing()
+            if found:
+                yield batch
+            elif not rings.missing:
+                return
+
+    def _history(self) -> Iterator[Batch]:
+        """Everything that ``refresh`` delivered so far, for a fold that comes late."""
+        positions = {process: reader.state.position for process, reader in self.rings.readers.items()}
+        for event in BY_NAME:
+            for columns in self.select(event):
+                kept = columns.take(~_beyond(columns, positions))
+                if len(kept):
+                    yield {event: kept}
+
+    # --- processes ----------------------------------------------------------------------------------------
+
+    def running(self) -> list[Running]:
+        """What every process runs right now. In a session that is over: what it ran when it ended."""
+        found = []
+        live = self.is_live()
+        for process, reader in self.rings.readers.items():
+            if live and not self.rings.alive(process):
+                continue
+            for task, started_at, name, attempt in read_now(self.rings.directory, process):
+                found.append(Running(process, task, started_at, reader.text(name), attempt))
+        return found
+
+    def ring_states(self) -> list[tuple[RingState, bool]]:
+        """The ledger of every ring as delivered, and whether its process lives."""
+        return [
+            (reader.state, bool(reader.state.pid) and self.rings.alive(process))
+            for process, reader in self.rings.readers.items()
+        ]
+
+    def ring(self, process: bytes) -> RingReader | None:
+        return self.rings.readers.get(process)
+
+
+def _beyond(columns: Columns, positions: dict[bytes, int]) -> Array:
+    """Which rows come after the position of their ring."""
+    process = columns["process"].view("<u8")
+    changes = np.flatnonzero(process[1:] != process[:-1]) + 1
+    starts = np.concatenate([[0], changes]) if len(process) else changes
+    limits = np.array([positions.get(columns["process"][start].tobytes(), 0) for start in starts], np.uint64)
+    lengths = np.diff(np.append(starts, len(process)))
+    return columns["sequence"] > np.repeat(limits, lengths)
+
+
+def _after(columns: Columns, positions: dict[bytes, int]) -> Columns:
+    new = _beyond(columns, positions)
+    return columns if new.all() else columns.take(new)
+
+
+def joined(parts: list[Columns], name: str) -> Columns:
+    """The parts of one kind as one, also if there are none."""
+    return concat(parts) if parts else empty(BY_NAME[name])
+
+
+def is_live(directory: Path) -> bool:
+    """Is the node of the session in ``directory`` running?"""
+    facts = session_file.read(directory)
+    pid = facts.get("node_pid")
+    if not pid or facts.get("stopped_at_ns"):
+        return False
+    return process_alive(int(pid), int(facts.get("node_started_at_ns") or 0))
+
+
+def find_session(name: str | Path | None = None) -> Path:
+    """The directory of a session given by path, by name or part of it, or, with None, the newest live one, else the
+    newest. Raises FileNotFoundError with what was looked for."""
+    if name:
+        path = Path(name)
+        if (path / "session.json").exists() or (path / "rings").is_dir():
+            return path
+        matches = [path for path in session_file.sessions() if str(name) in path.name]
+        if not matches:
+            raise FileNotFoundError(f"no session called {name} in {session_file.root()}")
+        return matches[0]
+    found = session_file.sessions()
+    if not found:
+        raise FileNotFoundError(f"no session in {session_file.root()}")
+    return next((path for path in found if is_live(path)), found[0])
