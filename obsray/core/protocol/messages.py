@@ -62,7 +62,9 @@ RESULT_FIELDS = (
     "attempt",  # int
     "outcome",  # int, an events.Outcome
     "values",  # list of Value; for a failure one serialized error
-    "extra",  # None or {"kept": [object ids the worker still holds], "contained": [[object ids] per value]}
+    "extra",  # None or {"kept": [object ids the worker still holds], "contained": [[object ids] per value],
+    #           "retry": True (the exception is one of retry_exceptions), "retire": True (max_calls reached)}
+    "run_ns",  # int: how long user code ran
 )
 
 
@@ -402,11 +404,9 @@ class Push(NamedTuple):
 
 
 class Done(NamedTuple):
-    """Results, in the order the tasks ended. ``busy_ns`` were spent running ``ran`` of them (for the run-time estimate)."""
+    """Results, in the order the tasks ended: tuples of ``RESULT_FIELDS``."""
 
     results: list[tuple[Any, ...]]
-    ran: int
-    busy_ns: int
     tag: int = 66
 
 

@@ -1,0 +1,286 @@
+"""Machine: the calls this process makes to actors, in order.
+
+One ``ActorClient`` for each actor this process has a handle of. Calls of one caller run in the order they were made,
+also across restarts and also if an earlier call waits for its argument. Calls wait here until the actor is alive;
+what was in flight when it died is sorted by its black box: begun calls fail (or are retried if ``max_task_retries``
+allows), the others go back to the front of the line.
+
+Invariant: a call is in exactly one of ``queue`` and ``in_flight``, or has ended.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from obsray.core.protocol.lifecycle import ActorState, TaskState, advance
+from obsray.core.protocol.messages import ActorChanged, CancelTask, Push, WatchActor, WorkerDied, encode
+from obsray.core.runtime.dispatch import BATCH_TASKS, Dispatcher, wire_arguments
+from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
+from obsray.core.runtime.serialization import dump_error
+from obsray.core.runtime.verdicts import Verdicts
+from obsray.errors import ActorDiedError
+from obsray.telemetry.events import DispatchReason
+
+_PUSH_TAG = Push._field_defaults["tag"]
+
+#: Calls pushed to an actor ahead of its answers.
+IN_FLIGHT_MAX = 4096
+
+
+class ActorClient:
+    """An actor as one of its callers sees it."""
+
+    __slots__ = (
+        "batch", "class_name", "created_here", "error", "id", "in_flight", "incarnation", "ordered", "outgoing",
+        "pending_max", "queue", "state", "worker",
+    )
+
+    def __init__(self, identifier: bytes, class_name: str) -> None:
+        self.id = identifier
+        self.class_name = class_name
+        self.state = ActorState.PENDING_CREATION
+        self.incarnation = 0
+        self.worker = b""
+        self.queue: deque[Task] = deque()
+        self.in_flight: dict[bytes, Task] = {}
+        self.outgoing: list[tuple[Any, ...]] = []
+        self.batch = 0
+        self.error = b""
+        self.ordered = True
+        self.pending_max = -1
+        self.created_here = False
+
+    def forget(self, task: Task) -> None:
+        """The call is no longer in flight."""
+        self.in_flight.pop(task.id, None)
+
+
+class ActorCalls:
+    """All actor calls of one process."""
+
+    def __init__(self, ownership: Ownership, dispatcher: Dispatcher, verdicts: Verdicts, emitter: Any) -> None:
+        self.ownership = ownership
+        self.dispatcher = dispatcher
+        self.verdicts = verdicts
+        self.emitter = emitter
+        self.clients: dict[bytes, ActorClient] = {}
+        self.unsent: list[ActorClient] = []
+        #: Clients whose line may move.
+        self.active: set[ActorClient] = set()
+        self._send = ownership.outbox.append
+        verdicts.requeue = self.requeue
+
+    def client(self, identifier: bytes, class_name: str, created_here: bool = False) -> ActorClient:
+        """The client of an actor; on first sight the node is asked to keep it informed."""
+        client = self.clients.get(identifier)
+        if client is None:
+            client = self.clients[identifier] = ActorClient(identifier, class_name)
+            client.created_here = created_here
+            if not created_here:
+                self._send((NODE, encode(WatchActor(identifier))))
+        return client
+
+    def submit(self, client: ActorClient, task: Task) -> None:
+        """A call goes to the end of the line."""
+        task.actor = client
+        if client.state is ActorState.DEAD:
+            self.verdicts.actor_gone(task, client.error)
+            return
+        client.queue.append(task)
+        self.active.add(client)
+
+    def argument_ready(self, task: Task, entry: Entry, time_ns: int) -> None:
+        """The last missing argument of a call exists, or one has failed and the call with it."""
+        client = task.actor
+        if entry.failed:
+            self.verdicts.argument_failed(task, entry)
+        else:
+            advance(task, TaskState.QUEUED)
+            self.emitter.task_ready(time_ns, task.id, entry.id)
+        if client is not None:
+            self.active.add(client)
+
+    def run(self, time_ns: int) -> None:
+        """Move every line that can move."""
+        active, self.active = self.active, set()
+        for client in active:
+            if client.state is ActorState.ALIVE:
+                self._pump(client, time_ns)
+
+    def _pump(self, client: ActorClient, time_ns: int) -> None:
+        queue, in_flight = client.queue, client.in_flight
+        was_idle = not in_flight
+        waiting: list[Task] = []
+        while queue and len(in_flight) < IN_FLIGHT_MAX:
+            task = queue[0]
+            if task.state is TaskState.WAITING_ARGUMENTS:
+                if client.ordered:
+                    break
+                waiting.append(queue.popleft())
+                continue
+            queue.popleft()
+            if task.state is not TaskState.QUEUED:
+                continue
+            self._assign(client, task)
+        queue.extendleft(reversed(waiting))
+        if client.outgoing and (was_idle or len(client.outgoing) >= BATCH_TASKS):
+            self.push(client, time_ns)
+
+    def _assign(self, client: ActorClient, task: Task) -> None:
+        advance(task, TaskState.DISPATCHED)
+        task.dispatched_to = client
+        client.in_flight[task.id] = task
+        if not client.outgoing:
+            self.unsent.append(client)
+        function = task.function
+        numbers = self.dispatcher.functions.get(client.worker)
+        number = numbers.get(function.id) if numbers is not None else None
+        if number is None:
+            number = self.dispatcher.define(client.worker, function)
+        client.outgoing.append(
+            (
+                task.id,
+                task.attempt,
+                number,
+                task.payload,
+                wire_arguments(task.arguments),
+                task.returns,
+                task.trace,
+                task.options,
+            )
+        )
+
+    def push(self, client: ActorClient, time_ns: int) -> None:
+        """Send what was assigned to an actor."""
+        tasks, client.outgoing = client.outgoing, []
+        if not tasks:
+            return
+        client.batch += 1
+        self._send((client.worker, (_PUSH_TAG, 0, client.batch, time_ns, None, tasks)))
+        self.emitter.tasks_dispatched(
+            time_ns,
+            client.worker,
+            0,
+            client.batch,
+            0,  # calls have no shape of their own
+            len(tasks),
+            len(client.queue),
+            len(client.in_flight),
+            DispatchReason.ACTOR,
+            tasks[0][0],
+        )
+
+    def push_all(self, time_ns: int) -> None:
+        """Send everything assigned: this process is about to wait or to run user code."""
+        unsent, self.unsent = self.unsent, []
+        for client in unsent:
+            self.push(client, time_ns)
+
+    # --- what happens to actors ---------------------------------------------------------------------------------
+
+    def changed(self, message: ActorChanged) -> None:
+        """The node says where the actor is now."""
+        client = self.clients.get(message.actor)
+        if client is None or client.state is ActorState.DEAD:
+            return
+        after = ActorState(message.state)
+        client.incarnation = message.incarnation
+        if after is not client.state:
+            if client.state is ActorState.PENDING_CREATION and after is ActorState.DEPENDENCIES_UNREADY:
+                return
+            advance(client, after)
+        if after is ActorState.ALIVE:
+            if client.worker and client.worker != message.worker:
+                self._put_back(client)
+            client.worker = message.worker
+            self.dispatcher.paths[message.worker] = message.path
+            self.active.add(client)
+        elif after is ActorState.DEAD:
+            self.died(client, message.error, message.detail)
+
+    def died(self, client: ActorClient, error: bytes, detail: str) -> None:
+        """The actor is gone for good: every call that has not ended fails."""
+        client.state is ActorState.DEAD or advance(client, ActorState.DEAD)
+        text = f"{client.class_name} ({client.id.hex()}) is dead: {detail}".rstrip(": ")
+        client.error = error or dump_error(ActorDiedError(text, client.id.hex()))
+        self._put_back(client)
+        queue, client.queue = client.queue, deque()
+        for task in queue:
+            if task.id in self.ownership.tasks:
+                self.verdicts.actor_gone(task, client.error)
+
+    def _put_back(self, client: ActorClient) -> None:
+        for task in reversed(client.in_flight.values()):
+            task.dispatched_to = None
+            advance(task, TaskState.QUEUED)
+            client.queue.appendleft(task)
+        client.in_flight.clear()
+        client.outgoing.clear()
+
+    def worker_died(self, death: WorkerDied) -> None:
+        """A process died: calls in flight there that had begun fail or are retried, the others stay in line."""
+        for client in self.clients.values():
+            if client.worker != death.worker:
+                continue
+            client.worker = b""
+            in_flight = list(client.in_flight.values())
+            client.outgoing.clear()
+            begun = _begun(in_flight, set(death.started))
+            for index in range(len(in_flight) - 1, -1, -1):
+                task = in_flight[index]
+                if not client.ordered:
+                    self.verdicts.crashed(task, death, task.id in death.started or not death.started)
+                else:
+                    self.verdicts.crashed(task, death, index < begun)
+
+    def requeue(self, task: Task) -> None:
+        """A call goes back to the front of its line; a task of no actor to its shape's queue."""
+        client = task.actor
+        if client is None:
+            holder = task.dispatched_to
+            if holder is not None:
+                holder.forget(task)
+            self.dispatcher.requeue(task)
+            return
+        client.forget(task)
+        if task.cancelled:
+            self.verdicts.cancelled(task)
+        elif client.state is ActorState.DEAD:
+            self.verdicts.actor_gone(task, client.error)
+        else:
+            task.dispatched_to = None
+            advance(task, TaskState.QUEUED)
+            client.queue.appendleft(task)
+            self.active.add(client)
+
+    def cancel(self, task: Task, recursive: bool, time_ns: int) -> None:
+        """Cancel a call: before it begins it never runs; later the actor is told."""
+        self.emitter.task_cancel_requested(time_ns, task.id, 0, recursive)
+        task.cancelled = True
+        if task.state is not TaskState.DISPATCHED:
+            self.verdicts.cancelled(task)
+            self.active.add(task.actor)
+            return
+        client = task.dispatched_to
+        self.push(client, time_ns)
+        self._send((client.worker, encode(CancelTask(task.id, recursive))))
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if a line contradicts its calls. For simulation and tests."""
+        for client in self.clients.values():
+            for task in client.in_flight.values():
+                assert task.state is TaskState.DISPATCHED and task.dispatched_to is client
+            for task in client.queue:
+                assert task.id not in client.in_flight
+
+
+
+
+def _begun(in_flight: list[Task], started: set[bytes]) -> int:
+    """How many of the calls, in order, may have run: up to the last one seen started, or all if nobody knows."""
+    for index in range(len(in_flight) - 1, -1, -1):
+        if in_flight[index].id in started:
+            return index + 1
+    return len(in_flight)

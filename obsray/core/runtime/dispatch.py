@@ -1,0 +1,469 @@
+"""Machine: from a queue of tasks to leased workers, and back with results.
+
+Tasks of one *shape* (resources and environment) share a queue and leases. Dispatch is decoupled from scheduling
+(paper section 4.2): the node decides only who gets a worker; the owner pushes tasks to its workers directly.
+
+* Pipelining: a worker gets at most ``pipeline_seconds`` of work ahead of its answers, by the running mean of each
+  function. A function that has not run yet is pushed alone, so one long task never hides others behind it.
+* Recall: if a task runs much longer than its function's mean, what was pushed behind it is taken back.
+* Order within a shape is first in, first out; retries go to the front.
+
+Invariants: a task is in exactly one of: arguments missing, its shape's queue, one lease's ``in_flight``, ended.
+``lease.load_ns`` is the sum of the estimates of its ``in_flight``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from obsray.config import Config
+from obsray.core.protocol.lifecycle import TaskState, advance
+from obsray.core.protocol.messages import (
+    ARGUMENT_INLINE,
+    ARGUMENT_STORED,
+    CancelTask,
+    DefineFunction,
+    DefineShape,
+    KillWorker,
+    LeaseGranted,
+    LeaseRequest,
+    LeaseReturn,
+    Push,
+    Recall,
+    encode,
+)
+from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
+from obsray.core.runtime.verdicts import Verdicts
+from obsray.ids import TASK_ID_BYTES
+from obsray.telemetry.events import DispatchReason, Outcome, Reason
+
+#: Tasks collected for a worker before they are sent, when it has others to run meanwhile.
+BATCH_TASKS = 64
+_PUSH_TAG = Push._field_defaults["tag"]
+
+
+class Function:
+    """A function or actor class as its owner sends it: by value, once per worker."""
+
+    __slots__ = ("blob", "id", "max_calls", "mean_ns", "name", "streaming")
+
+    def __init__(self, identifier: bytes, name: str, blob: bytes, max_calls: int = 0) -> None:
+        self.id = identifier
+        self.name = name
+        self.blob = blob
+        self.max_calls = max_calls
+        #: Running mean of its run time in nanoseconds; 0 while it has never returned.
+        self.mean_ns = 0
+        self.streaming = False
+
+
+class Shape:
+    """A scheduling class: what a worker must have and be to run these tasks."""
+
+    __slots__ = ("leases", "name", "name_number", "number", "queue", "resources", "runtime", "wanted")
+
+    def __init__(self, number: int, name: str, name_number: int, resources: dict[str, int], runtime: Any) -> None:
+        self.number = number
+        self.name = name
+        self.name_number = name_number
+        self.resources = resources
+        self.runtime = runtime
+        self.queue: deque[Task] = deque()
+        self.leases: list[Lease] = []
+        #: What the node was last told this process wants more than it holds.
+        self.wanted = 0
+
+
+class Lease:
+    """A worker that is this process' own until it is returned."""
+
+    __slots__ = (
+        "batch", "blocked", "context", "granted_at", "id", "idle_since", "in_flight", "load_ns", "outgoing",
+        "progress_at", "reason", "recalled", "reclaimed", "retire", "shape", "tasks", "worker",
+    )
+
+    def __init__(self, identifier: int, shape: Shape, worker: bytes, context: dict[str, Any], now: float) -> None:
+        self.id = identifier
+        self.shape = shape
+        self.worker = worker
+        #: Sent with the first push: devices, resources, job.
+        self.context: dict[str, Any] | None = context
+        self.in_flight: dict[bytes, Task] = {}
+        self.outgoing: list[tuple[Any, ...]] = []
+        self.load_ns = 0
+        self.batch = 0
+        self.tasks = 0
+        self.blocked = False
+        self.recalled = False
+        self.reclaimed = False
+        self.retire = False
+        self.granted_at = now
+        self.idle_since = now
+        self.progress_at = now
+        self.reason = DispatchReason.LEASE_GRANTED
+
+    def forget(self, task: Task) -> None:
+        """The task is no longer in flight here."""
+        if self.in_flight.pop(task.id, None) is not None:
+            self.load_ns -= task.estimate_ns
+            if not self.in_flight:
+                self.load_ns = 0
+
+
+def wire_arguments(arguments: list[tuple[int | str, Entry]] | None) -> list[tuple[Any, ...]] | None:
+    """Top-level reference arguments as they travel: small values inline, large ones by id."""
+    if arguments is None:
+        return None
+    wired: list[tuple[Any, ...]] = []
+    for position, entry in arguments:
+        if type(entry.value) is bytes:
+            wired.append((position, ARGUMENT_INLINE, entry.value))
+        else:
+            wired.append((position, ARGUMENT_STORED, entry.id))
+    return wired
+
+
+class Dispatcher:
+    """The task queues and leases of one process."""
+
+    def __init__(self, ownership: Ownership, verdicts: Verdicts, emitter: Any, config: Config, job: int) -> None:
+        self.ownership = ownership
+        self.verdicts = verdicts
+        self.emitter = emitter
+        self.job = job
+        self.shapes: dict[Any, Shape] = {}
+        self.leases: dict[int, Lease] = {}
+        self.by_worker: dict[bytes, list[Lease]] = {}
+        #: worker -> where it listens; worker -> {function id: number on that connection}.
+        self.paths: dict[bytes, str] = {}
+        self.functions: dict[bytes, dict[bytes, int]] = {}
+        #: Shapes whose queue may have something to dispatch; leases with tasks not yet sent.
+        self.active: set[Shape] = set()
+        self.unsent: list[Lease] = []
+        self._numbers: dict[int, Shape] = {}
+        self._window_ns = int(config.pipeline_seconds * 1e9)
+        self._tasks_max = config.pipeline_tasks_max
+        self._linger = config.lease_linger_seconds
+        self._recall = config.recall_seconds
+        self._send = ownership.outbox.append
+
+    # --- demand ---------------------------------------------------------------------------------------------------
+
+    def shape(self, name: str, resources: dict[str, int], runtime: dict[str, Any] | None, key: Any) -> Shape:
+        """The shape of these resources and this environment; ``key`` identifies it."""
+        shape = self.shapes.get(key)
+        if shape is None:
+            number = len(self._numbers) + 1
+            shape = self.shapes[key] = Shape(number, name, self.emitter.intern(name), resources, runtime)
+            self._numbers[number] = shape
+            self._send((NODE, encode(DefineShape(number, name, resources, runtime))))
+        return shape
+
+    def enqueue(self, task: Task) -> None:
+        """A task whose arguments exist waits for a worker."""
+        shape = task.shape
+        shape.queue.append(task)
+        self.active.add(shape)
+
+    def argument_ready(self, task: Task, entry: Entry, time_ns: int) -> None:
+        """The last missing argument exists, or one has failed and the task with it."""
+        if entry.failed:
+            self.verdicts.argument_failed(task, entry)
+            return
+        advance(task, TaskState.QUEUED)
+        self.emitter.task_ready(time_ns, task.id, entry.id)
+        self.enqueue(task)
+
+    def run(self, now: float, time_ns: int) -> None:
+        """Give queued tasks to leases with room, and tell the node if more workers are wanted."""
+        active, self.active = self.active, set()
+        for shape in active:
+            if shape.queue:
+                for lease in shape.leases:
+                    self._fill(lease, shape.queue, now, time_ns)
+                    if not shape.queue:
+                        break
+            self._demand(shape, time_ns)
+
+    def _fill(self, lease: Lease, queue: deque[Task], now: float, time_ns: int) -> None:
+        if lease.blocked or lease.reclaimed or lease.retire:
+            return
+        in_flight, window = lease.in_flight, self._window_ns
+        was_idle = not in_flight
+        while queue:
+            task = queue[0]
+            if task.state is not TaskState.QUEUED:
+                queue.popleft()
+                continue
+            function = task.function
+            estimate = 0 if function.max_calls else function.mean_ns
+            if in_flight and (
+                not estimate or lease.load_ns + estimate > window or len(in_flight) >= self._tasks_max
+            ):
+                break
+            queue.popleft()
+            self._assign(lease, task, estimate or window)
+        if lease.outgoing and (was_idle or len(lease.outgoing) >= BATCH_TASKS):
+            if was_idle:
+                lease.progress_at = now
+            self.push(lease, time_ns)
+
+    def _assign(self, lease: Lease, task: Task, estimate_ns: int) -> None:
+        advance(task, TaskState.DISPATCHED)
+        task.dispatched_to = lease
+        task.estimate_ns = estimate_ns
+        lease.load_ns += estimate_ns
+        lease.in_flight[task.id] = task
+        if not lease.outgoing:
+            self.unsent.append(lease)
+        function = task.function
+        numbers = self.functions.get(lease.worker)
+        number = numbers.get(function.id) if numbers is not None else None
+        if number is None:
+            number = self.define(lease.worker, function)
+        lease.outgoing.append(
+            (
+                task.id,
+                task.attempt,
+                number,
+                task.payload,
+                wire_arguments(task.arguments),
+                task.returns,
+                task.trace,
+                task.options,
+            )
+        )
+
+    def define(self, worker: bytes, function: Function) -> int:
+        """Send a function to a worker that has not seen it; returns its number there."""
+        numbers = self.functions.setdefault(worker, {})
+        number = numbers[function.id] = len(numbers) + 1
+        self._send((worker, encode(DefineFunction(number, function.name, function.blob))))
+        return number
+
+    def push(self, lease: Lease, time_ns: int) -> None:
+        """Send what was assigned to a lease."""
+        tasks, lease.outgoing = lease.outgoing, []
+        if not tasks:
+            return
+        lease.batch += 1
+        context, lease.context = lease.context, None
+        self._send((lease.worker, (_PUSH_TAG, lease.id, lease.batch, time_ns, context, tasks)))
+        self.emitter.tasks_dispatched(
+            time_ns,
+            lease.worker,
+            lease.id,
+            lease.batch,
+            lease.shape.name_number,
+            len(tasks),
+            len(lease.shape.queue),
+            len(lease.in_flight),
+            lease.reason,
+            tasks[0][0],
+        )
+        lease.reason = DispatchReason.PIPELINED
+
+    def push_all(self, time_ns: int) -> None:
+        """Send everything assigned: this process is about to wait or to run user code."""
+        unsent, self.unsent = self.unsent, []
+        for lease in unsent:
+            self.push(lease, time_ns)
+
+    def _demand(self, shape: Shape, time_ns: int) -> None:
+        waiting = len(shape.queue)
+        # Told in powers of two: a loop of submissions must not become a loop of messages.
+        if waiting.bit_length() != shape.wanted.bit_length():
+            shape.wanted = waiting
+            self._send((NODE, encode(LeaseRequest(shape.number, waiting, waiting))))
+            self.emitter.lease_requested(time_ns, self.ownership.worker, shape.name_number, waiting, waiting)
+
+    # --- leases -----------------------------------------------------------------------------------------------------
+
+    def granted(self, message: LeaseGranted, now: float) -> None:
+        """The node gave this process a worker."""
+        shape = self._numbers[message.shape]
+        context = {"devices": message.devices, "resources": shape.resources, "job": self.job}
+        lease = Lease(message.lease, shape, message.worker, context, now)
+        self.leases[lease.id] = lease
+        self.by_worker.setdefault(message.worker, []).append(lease)
+        self.paths[message.worker] = message.path
+        shape.leases.append(lease)
+        shape.wanted = max(0, shape.wanted - 1)
+        self.active.add(shape)
+
+    def reclaim(self, identifier: int, time_ns: int) -> None:
+        """Others wait for this worker: give it back now, or as soon as it has nothing to do."""
+        lease = self.leases.get(identifier)
+        if lease is not None:
+            lease.reclaimed = True
+            if not lease.in_flight:
+                self._give_back(lease, Reason.RECLAIMED_FOR_OTHERS)
+
+    def _give_back(self, lease: Lease, reason: Reason) -> None:
+        self._send((NODE, encode(LeaseReturn(lease.id, lease.tasks, int(reason), lease.retire))))
+        self._drop(lease)
+        # What the reclaimed lease could have run must be asked for again.
+        self.active.add(lease.shape)
+
+    def _drop(self, lease: Lease) -> None:
+        self.leases.pop(lease.id, None)
+        if lease in lease.shape.leases:
+            lease.shape.leases.remove(lease)
+        leases = self.by_worker.get(lease.worker)
+        if leases is not None and lease in leases:
+            leases.remove(lease)
+            if not leases:
+                del self.by_worker[lease.worker]
+
+    def tick(self, now: float, time_ns: int) -> float | None:
+        """Return idle leases, recall what waits behind a slow task. Returns when to come again (seconds), or None."""
+        again: float | None = None
+        for lease in list(self.leases.values()):
+            if lease.in_flight:
+                if len(lease.in_flight) > 1 and not lease.recalled and not lease.blocked:
+                    late = now - lease.progress_at
+                    if late >= self._recall:
+                        self._recall_from(lease, late, time_ns)
+                    again = self._recall if again is None else min(again, self._recall)
+            elif now - lease.idle_since >= self._linger:
+                self._give_back(lease, Reason.IDLE_TIMEOUT)
+            else:
+                again = self._linger if again is None else min(again, self._linger)
+        if self.active:
+            self.run(now, time_ns)
+        return again
+
+    def _recall_from(self, lease: Lease, late_seconds: float, time_ns: int) -> None:
+        self.push(lease, time_ns)
+        lease.recalled = True
+        running = next(iter(lease.in_flight.values()))
+        running.function.mean_ns = max(running.function.mean_ns, int(late_seconds * 1e9))
+        self._send((lease.worker, encode(Recall([]))))
+
+    def returned(self, worker: bytes, identifiers: list[bytes], reason: int, time_ns: int) -> None:
+        """A worker gave back tasks it had not started: they go to the front of the queue, in order."""
+        for lease in self.by_worker.get(worker, ()):
+            lease.recalled = False
+            if reason == Reason.BLOCKED_IN_GET:
+                lease.blocked = True
+        for identifier in reversed(identifiers):
+            task = self.ownership.tasks.get(identifier)
+            if task is None or task.state is not TaskState.DISPATCHED or type(task.dispatched_to) is not Lease:
+                continue
+            lease = task.dispatched_to
+            lease.forget(task)
+            self.emitter.task_recalled(time_ns, task.id, worker, lease.id, reason)
+            self.requeue(task)
+            if not lease.in_flight and lease.reclaimed:
+                self._give_back(lease, Reason.RECLAIMED_FOR_OTHERS)
+
+    def requeue(self, task: Task) -> None:
+        """A task goes back to the front of its queue."""
+        if task.cancelled:
+            self.verdicts.cancelled(task)
+            return
+        task.dispatched_to = None
+        advance(task, TaskState.QUEUED)
+        task.shape.queue.appendleft(task)
+        self.active.add(task.shape)
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def done(self, worker: bytes, results: list[tuple[Any, ...]], now: float, time_ns: int) -> None:
+        """Results of one worker, in the order its tasks ended."""
+        tasks, ownership = self.ownership.tasks, self.ownership
+        run_first, run_count, run_bytes, run_next = b"", 0, 0, b""
+        for identifier, attempt, outcome, values, extra, run_ns in results:
+            task = tasks.get(identifier)
+            if task is None or task.attempt != attempt or task.state is not TaskState.DISPATCHED:
+                continue
+            holder = task.dispatched_to
+            holder.forget(task)
+            if type(holder) is Lease:
+                holder.tasks += 1
+                function = task.function
+                mean = function.mean_ns
+                function.mean_ns = (mean + ((run_ns - mean) >> 3) if mean else run_ns) or 1
+                if extra is not None and extra.get("retire"):
+                    holder.retire = True
+            if extra is not None and extra.get("kept"):
+                ownership.hand_out(extra["kept"], worker)
+            if outcome == 0:
+                contained = extra.get("contained") if extra is not None else None
+                ownership.finish(task, TaskState.FINISHED)
+                size = 0
+                for index, entry in enumerate(task.entries):
+                    value = values[index]
+                    size += len(value) if type(value) is bytes else value
+                    ownership.fulfil(entry, value, False, contained[index] if contained else ())
+                if attempt == 0:
+                    if identifier != run_next:
+                        if run_count:
+                            self.emitter.tasks_finished(time_ns, run_first, run_count, run_bytes)
+                        run_first, run_count, run_bytes = identifier, 0, 0
+                    run_count += 1
+                    run_bytes += size
+                    run_next = _successor(identifier)
+                else:
+                    self.emitter.task_finished(time_ns, identifier, attempt, 0, size, 0)
+            else:
+                self.verdicts.failed(task, outcome, values[0], extra, worker, time_ns)
+        if run_count:
+            self.emitter.tasks_finished(time_ns, run_first, run_count, run_bytes)
+        for lease in list(self.by_worker.get(worker, ())):
+            lease.progress_at = now
+            lease.blocked = False
+            lease.recalled = False
+            if not lease.in_flight:
+                lease.idle_since = now
+                if lease.retire or lease.reclaimed:
+                    self._give_back(lease, Reason.RECLAIMED_FOR_OTHERS if lease.reclaimed else Reason.NONE)
+                    continue
+            if lease.shape.queue:
+                self.active.add(lease.shape)
+
+    def worker_died(self, worker: bytes) -> list[Task]:
+        """A worker is gone: its leases end. Returns what was in flight there, in the order it was pushed."""
+        in_flight: list[Task] = []
+        for lease in list(self.by_worker.get(worker, ())):
+            in_flight += lease.in_flight.values()
+            lease.in_flight.clear()
+            lease.outgoing.clear()
+            self._drop(lease)
+            self.active.add(lease.shape)
+        self.functions.pop(worker, None)
+        self.paths.pop(worker, None)
+        return in_flight
+
+    # --- cancellation -----------------------------------------------------------------------------------------------
+
+    def cancel(self, task: Task, force: bool, recursive: bool, time_ns: int) -> None:
+        """End a task: now if it has not started, else by telling (or killing) its worker."""
+        self.emitter.task_cancel_requested(time_ns, task.id, force, recursive)
+        task.cancelled = True
+        if task.state is not TaskState.DISPATCHED:
+            self.verdicts.cancelled(task)
+            return
+        lease = task.dispatched_to
+        self.push(lease, time_ns)
+        if force:
+            self._send((NODE, encode(KillWorker(lease.worker, lease.id))))
+        else:
+            self._send((lease.worker, encode(CancelTask(task.id, recursive))))
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if a queue or a lease contradicts the tasks. For simulation and tests."""
+        for lease in self.leases.values():
+            assert lease.load_ns == sum(task.estimate_ns for task in lease.in_flight.values())
+            for task in lease.in_flight.values():
+                assert task.state is TaskState.DISPATCHED and task.dispatched_to is lease
+            assert lease in lease.shape.leases
+        for shape in self.shapes.values():
+            queued = [task.id for task in shape.queue if task.state is TaskState.QUEUED]
+            assert len(queued) == len(set(queued)), "a task is queued twice"
+
+
+def _successor(task: bytes) -> bytes:
+    sequence = int.from_bytes(task[8:TASK_ID_BYTES], "big") + 1
+    return task[:8] + sequence.to_bytes(8, "big")

@@ -1,0 +1,366 @@
+"""Machine: which values this process knows, who holds them, when they end, and which tasks are to make them.
+
+Invariants
+* An owned entry lives while ``local + pins + sum(holders) > 0`` or while its task has not ended; then it is freed,
+  once. ``local`` counts references in this process and inside values this process keeps; ``pins`` counts uses by
+  tasks that have not ended.
+* Whoever hands a reference to another process registers the receiver with the owner (``AddHolder``) on the same
+  connection on which it later releases its own hold, so a count may be seen early or late but the sum is never zero
+  too soon. Counts of one holder may be negative for a moment.
+* Arguments need no registration: the submitter pins them until the task ends. What the worker still holds then it
+  lists in ``Done``, and the submitter registers it before it unpins.
+
+Sans-IO: effects are appended to ``outbox`` as ``(destination, message)``; a destination is a worker id or ``NODE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from obsray.core.protocol.lifecycle import TaskState, advance
+from obsray.core.protocol.messages import AddHolder, FreeObjects, GetObject, ObjectValue, ReleaseHolders, Value, encode
+from obsray.ids import WORKER_ID_BYTES, owner_of
+
+#: Destination of an effect: this process' node.
+NODE = b""
+
+PENDING = 0
+READY = 1
+
+
+class Waiting(Protocol):
+    """Something that waits for entries: a blocked ``get``, a task with arguments, a remote holder."""
+
+    def on_ready(self, entry: Entry) -> None: ...
+
+
+class Entry:
+    """One object as this process knows it.
+
+    ``value``: ``bytes`` inline, ``int`` size of an object in the store, None while pending. ``contained``: ids of
+    references inside the value. ``registered``: how many holds the owner counts for this process (borrowed only).
+    """
+
+    __slots__ = (
+        "contained", "failed", "id", "local", "owned", "pins", "registered", "requested", "state", "value", "waiters",
+    )
+
+    def __init__(self, identifier: bytes, owned: bool) -> None:
+        self.id = identifier
+        self.owned = owned
+        self.state = PENDING
+        self.value: Value | None = None
+        self.failed = False
+        self.local = 0
+        self.pins = 0
+        self.registered = 0
+        self.requested = False
+        self.contained: tuple[bytes, ...] = ()
+        self.waiters: list[Waiting] | None = None
+
+
+class RemoteWaiter:
+    """A process that asked the owner for a value."""
+
+    __slots__ = ("reply", "worker")
+
+    def __init__(self, worker: bytes, reply: Callable[[Entry], None]) -> None:
+        self.worker = worker
+        self.reply = reply
+
+    def on_ready(self, entry: Entry) -> None:
+        self.reply(entry)
+
+
+class Task:
+    """A call this process made and whose results it owns."""
+
+    __slots__ = (
+        "actor", "arguments", "attempt", "cancelled", "dispatched_to", "ended", "entries", "estimate_ns",
+        "function", "id", "name", "options",
+        "parent", "payload", "pinned", "ready", "retries_left", "returns", "shape", "state", "trace", "unready",
+    )
+
+    def __init__(self, identifier: bytes, function: Any, shape: Any, payload: bytes, returns: int) -> None:
+        self.id = identifier
+        self.function = function
+        self.shape = shape
+        self.payload = payload
+        self.returns = returns
+        self.state = TaskState.QUEUED
+        self.attempt = 0
+        self.retries_left = 0
+        self.entries: tuple[Entry, ...] = ()
+        #: (position or keyword, entry) of each top-level reference argument.
+        self.arguments: list[tuple[int | str, Entry]] | None = None
+        #: Entries held until the task ends: arguments and references inside them.
+        self.pinned: list[Entry] | None = None
+        self.unready = 0
+        self.ready: Callable[[Task, Entry], None] | None = None
+        self.trace = b""
+        self.parent = b""
+        self.name = 0
+        self.options: dict[str, Any] | None = None
+        self.actor: Any = None
+        self.dispatched_to: Any = None
+        self.cancelled = False
+        self.estimate_ns = 0
+        #: Told when the task ends without a value (streams, actors).
+        self.ended: Callable[[Task, bytes], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Task({self.id.hex()}, {self.function.name})"
+
+    def on_ready(self, entry: Entry) -> None:
+        """One awaited argument exists (or failed)."""
+        self.unready -= 1
+        if self.ready is not None and self.state is TaskState.WAITING_ARGUMENTS and (self.unready == 0 or entry.failed):
+            self.ready(self, entry)
+
+
+class Ownership:
+    """The objects and tasks of one process."""
+
+    def __init__(self, worker: bytes) -> None:
+        self.worker = worker
+        self.entries: dict[bytes, Entry] = {}
+        self.tasks: dict[bytes, Task] = {}
+        self.outbox: list[tuple[bytes, tuple[Any, ...]]] = []
+        #: object -> holder -> count, and the same by holder, for objects this process owns.
+        self.holders: dict[bytes, dict[bytes, int]] = {}
+        self.held_by: dict[bytes, set[bytes]] = {}
+        self._dead_holders: set[bytes] = set()
+        self._free: list[bytes] = []
+        self._release: dict[bytes, list[bytes]] = {}
+        #: Called with the id of an owned entry that ended (actors end with their last handle).
+        self.on_freed: Callable[[bytes], None] | None = None
+
+    # --- references ---------------------------------------------------------------------------------------------
+
+    def entry(self, identifier: bytes) -> Entry:
+        """The entry of an object, made on first sight."""
+        entry = self.entries.get(identifier)
+        if entry is None:
+            entry = self.entries[identifier] = Entry(identifier, identifier.startswith(self.worker))
+            if entry.owned:
+                # A reference to something of ours that has already been freed: reading it says so.
+                entry.state, entry.failed = READY, True
+        return entry
+
+    def drop_local(self, identifiers: Iterable[bytes]) -> None:
+        """References of this process went away (one entry each)."""
+        entries = self.entries
+        for identifier in identifiers:
+            entry = entries.get(identifier)
+            if entry is not None:
+                entry.local -= 1
+                if entry.local <= 0 and entry.pins <= 0:
+                    self._maybe_end(entry)
+
+    def unpin(self, pinned: Iterable[Entry]) -> None:
+        """A task that used these entries ended."""
+        for entry in pinned:
+            entry.pins -= 1
+            if entry.pins <= 0 and entry.local <= 0:
+                self._maybe_end(entry)
+
+    def _maybe_end(self, entry: Entry) -> None:
+        if entry.local > 0 or entry.pins > 0:
+            return
+        if entry.owned:
+            if entry.state == PENDING or any(self.holders.get(entry.id, {}).values()):
+                return
+            self._end_owned(entry)
+        elif not entry.waiters:
+            if entry.registered:
+                owner = owner_of(entry.id)
+                self._release.setdefault(owner, []).extend([entry.id] * entry.registered)
+                entry.registered = 0
+            if self.entries.pop(entry.id, None) is not None and entry.contained:
+                self.drop_local(entry.contained)
+
+    def _end_owned(self, entry: Entry) -> None:
+        if self.entries.pop(entry.id, None) is None:
+            return
+        holders = self.holders.pop(entry.id, None)
+        if holders:
+            for worker in holders:
+                self.held_by.get(worker, set()).discard(entry.id)
+        if type(entry.value) is int:
+            self._free.append(entry.id)
+        if entry.contained:
+            self.drop_local(entry.contained)
+        if self.on_freed is not None:
+            self.on_freed(entry.id)
+
+    def settle(self) -> None:
+        """Turn what ended since the last call into messages, one per destination."""
+        if self._free:
+            self.outbox.append((NODE, encode(FreeObjects(self._free))))
+            self._free = []
+        if self._release:
+            for owner, identifiers in self._release.items():
+                self.outbox.append((owner, encode(ReleaseHolders(identifiers))))
+            self._release = {}
+
+    # --- values -------------------------------------------------------------------------------------------------
+
+    def fulfil(self, entry: Entry, value: Value, failed: bool = False, contained: tuple[bytes, ...] = ()) -> None:
+        """The object exists: everybody who waits for it goes on. A second value for the same object is ignored."""
+        if entry.state == READY and not (entry.failed and entry.value is None):
+            return
+        entry.state = READY
+        entry.value = value
+        entry.failed = failed
+        if contained:
+            self._keep(entry, contained)
+        waiters = entry.waiters
+        if waiters is not None:
+            entry.waiters = None
+            for waiter in waiters:
+                waiter.on_ready(entry)
+        if entry.local <= 0 and entry.pins <= 0:
+            self._maybe_end(entry)
+
+    def _keep(self, entry: Entry, contained: tuple[bytes, ...]) -> None:
+        """The value holds these references; for borrowed ones the giver has registered this process already."""
+        entry.contained = tuple(contained)
+        for identifier in entry.contained:
+            inner = self.entry(identifier)
+            inner.local += 1
+            if not inner.owned:
+                inner.registered += 1
+
+    def put(self, entry: Entry, value: Value, contained: Iterable[bytes]) -> None:
+        """A value made by this process itself: the references inside are its own holds, not registered ones."""
+        entry.state = READY
+        entry.value = value
+        entry.contained = tuple(contained)
+        for identifier in entry.contained:
+            self.entry(identifier).local += 1
+        self.entries[entry.id] = entry
+
+    def wait_for(self, entry: Entry, waiter: Waiting) -> None:
+        """Have ``waiter`` told when a pending entry is there; asks the owner once if that is another process."""
+        if entry.waiters is None:
+            entry.waiters = [waiter]
+        else:
+            entry.waiters.append(waiter)
+        if not entry.owned and not entry.requested:
+            entry.requested = True
+            self.outbox.append((owner_of(entry.id), encode(GetObject(entry.id))))
+
+    def stop_waiting(self, entry: Entry, waiter: Waiting) -> None:
+        """The waiter gave up (timeout)."""
+        if entry.waiters is not None and waiter in entry.waiters:
+            entry.waiters.remove(waiter)
+            if not entry.waiters:
+                entry.waiters = None
+                self._maybe_end(entry)
+
+    # --- holders in other processes -----------------------------------------------------------------------------
+
+    def add_holder(self, identifier: bytes, worker: bytes, count: int = 1) -> None:
+        """``worker`` holds (or with a negative count releases) an object owned here."""
+        if worker in self._dead_holders or worker == self.worker:
+            return
+        entry = self.entries.get(identifier)
+        if entry is None:
+            return
+        counts = self.holders.setdefault(identifier, {})
+        total = counts.get(worker, 0) + count
+        if total:
+            counts[worker] = total
+            self.held_by.setdefault(worker, set()).add(identifier)
+        else:
+            counts.pop(worker, None)
+            self.held_by.get(worker, set()).discard(identifier)
+        if count < 0:
+            self._maybe_end(entry)
+
+    def hand_out(self, identifiers: Iterable[bytes], receiver: bytes) -> None:
+        """References travel to ``receiver`` inside a value: register it with each owner."""
+        by_owner: dict[bytes, list[bytes]] = {}
+        for identifier in identifiers:
+            owner = identifier[:WORKER_ID_BYTES]
+            if owner == self.worker:
+                self.add_holder(identifier, receiver)
+            elif owner != receiver:
+                by_owner.setdefault(owner, []).append(identifier)
+        for owner, group in by_owner.items():
+            self.outbox.append((owner, encode(AddHolder(group, receiver))))
+
+    def worker_died(self, worker: bytes) -> None:
+        """A process is gone: its holds end, and what it owned can no longer be fetched."""
+        self._dead_holders.add(worker)
+        for identifier in self.held_by.pop(worker, set()):
+            counts = self.holders.get(identifier)
+            if counts is not None:
+                counts.pop(worker, None)
+            entry = self.entries.get(identifier)
+            if entry is not None:
+                self._maybe_end(entry)
+
+    def owner_lost(self, worker: bytes, error: bytes) -> None:
+        """Everything still awaited from this owner fails with ``error``; finished values that are inline stay."""
+        lost = [e for e in self.entries.values() if not e.owned and e.state == PENDING and e.id.startswith(worker)]
+        for entry in lost:
+            entry.registered = 0
+            if entry.waiters or entry.local or entry.pins:
+                self.fulfil(entry, error, failed=True)
+
+    # --- as owner, asked by others --------------------------------------------------------------------------------
+
+    def asked_for(self, identifier: bytes, worker: bytes) -> None:
+        """Another process wants the value of an object owned here."""
+        entry = self.entries.get(identifier)
+        if entry is None:
+            message = ObjectValue(identifier, None, [], "its owner has already freed it")
+            self.outbox.append((worker, encode(message)))
+        elif entry.state == PENDING:
+            self.wait_for(entry, RemoteWaiter(worker, lambda e: self._answer(e, worker)))
+        else:
+            self._answer(entry, worker)
+
+    def _answer(self, entry: Entry, worker: bytes) -> None:
+        self.hand_out(entry.contained, worker)
+        value = None if entry.value is None else entry.value
+        error = "its owner has already freed it" if value is None else ""
+        self.outbox.append((worker, encode(ObjectValue(entry.id, value, list(entry.contained), error))))
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    def add_task(self, task: Task) -> None:
+        """Accept a task: it is QUEUED, or WAITING_ARGUMENTS while one of its arguments does not exist."""
+        self.tasks[task.id] = task
+        for entry in task.entries:
+            self.entries[entry.id] = entry
+        if task.arguments:
+            for _, entry in task.arguments:
+                if entry.state == PENDING:
+                    task.unready += 1
+                    self.wait_for(entry, task)
+            if task.unready:
+                task.state = TaskState.WAITING_ARGUMENTS
+
+    def finish(self, task: Task, state: TaskState) -> None:
+        """The task is over: its arguments are no longer needed."""
+        advance(task, state)
+        del self.tasks[task.id]
+        if task.pinned is not None:
+            pinned, task.pinned = task.pinned, None
+            self.unpin(pinned)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if a count or a table contradicts another. For simulation and tests."""
+        for identifier, entry in self.entries.items():
+            assert entry.id == identifier
+            assert entry.local >= 0 and entry.pins >= 0, f"{identifier.hex()}: local {entry.local} pins {entry.pins}"
+            assert entry.state == READY or entry.value is None
+        for task in self.tasks.values():
+            assert task.state not in (TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELLED)
+            assert (task.unready > 0) == (task.state is TaskState.WAITING_ARGUMENTS)
+        for identifier, counts in self.holders.items():
+            for worker in counts:
+                assert identifier in self.held_by[worker]

@@ -1,0 +1,34 @@
+"""Shell: the life of a worker process, from the fork to its exit."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from obsray.config import Config
+from obsray.core.runtime.executor import Executor
+from obsray.core.runtime.session import Session, set_current
+from obsray.telemetry.events import ProcessKind
+
+
+def main(session_dir: str, worker_id: bytes) -> None:
+    """Join the runtime of ``session_dir`` as worker ``worker_id`` and serve until told to exit."""
+    session = Session(Path(session_dir), worker_id, ProcessKind.WORKER, Config.from_environment())
+    set_current(session)
+    for path in session.settings.get("sys_path", ()):
+        if path not in sys.path:
+            sys.path.append(path)
+    executor = Executor(session)
+    session.start()
+    try:
+        executor.run()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        session.emitter.close(time.time_ns())
+        session.close()
+    # Threads of user code must not keep a process alive that nobody can reach any more.
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,191 @@
+"""Values, functions and errors as bytes, and back.
+
+A serialized value is one of three kinds, told by its first byte:
+
+====  =====================================================================================================
+0x80  a pickle stream (protocol 2 and later begin so): no out-of-band buffers
+0x01  pickle with out-of-band buffers: count I | pickle bytes Q | count x (offset Q, bytes Q) | pickle | buffers,
+      each buffer aligned to ``ALIGN_BYTES`` so that arrays read from shared memory are aligned
+0x02  an error: the pickle of a RayError, raised by whoever reads the value
+====  =====================================================================================================
+
+Plain values take a fast path through the C pickler. Everything else goes through cloudpickle, which takes functions
+and classes of ``__main__`` and of closures by value. References found inside a value are collected, because whoever
+keeps the value must keep what it refers to.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from struct import Struct
+from typing import Any
+
+import cloudpickle
+
+from obsray.errors import RayError, RayTaskError
+
+ALIGN_BYTES = 64
+KIND_BUFFERS = 0x01
+KIND_ERROR = 0x02
+_PREFIX = Struct("<B3xIQ")
+_BUFFER = Struct("<QQ")
+_PROTOCOL = 5
+
+#: Types whose pickles refer to nothing and mean the same in every process.
+PLAIN = frozenset({int, float, bool, type(None), str, bytes, complex})
+
+#: Class -> (serializer, deserializer), set by ``obsray.util.register_serializer``.
+CUSTOM: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
+
+
+class _Collector(threading.local):
+    """Where references report while a value is being pickled on this thread."""
+
+    references: list[bytes] | None = None
+
+
+collector = _Collector()
+
+
+class Serialized:
+    """A value ready to be written somewhere: ``pickled`` and its out-of-band ``buffers``.
+
+    ``size``: bytes it takes when written. ``references``: ids of the object references inside it.
+    """
+
+    __slots__ = ("buffers", "offsets", "pickled", "references", "size")
+
+    def __init__(self, pickled: bytes, buffers: list[memoryview], references: list[bytes]) -> None:
+        self.pickled = pickled
+        self.buffers = buffers
+        self.references = references
+        self.offsets: list[int] = []
+        if not buffers:
+            self.size = len(pickled)
+            return
+        end = _PREFIX.size + _BUFFER.size * len(buffers) + len(pickled)
+        for buffer in buffers:
+            end = -(-end // ALIGN_BYTES) * ALIGN_BYTES
+            self.offsets.append(end)
+            end += buffer.nbytes
+        self.size = end
+
+    def write_into(self, target: memoryview) -> None:
+        """Write all ``size`` bytes to the front of ``target``."""
+        if not self.buffers:
+            target[: self.size] = self.pickled
+            return
+        _PREFIX.pack_into(target, 0, KIND_BUFFERS, len(self.buffers), len(self.pickled))
+        at = _PREFIX.size
+        for buffer, offset in zip(self.buffers, self.offsets, strict=True):
+            _BUFFER.pack_into(target, at, offset, buffer.nbytes)
+            at += _BUFFER.size
+        target[at : at + len(self.pickled)] = self.pickled
+        for buffer, offset in zip(self.buffers, self.offsets, strict=True):
+            target[offset : offset + buffer.nbytes] = buffer
+
+    def to_bytes(self) -> bytes:
+        """The same as one bytes object, for values that travel inside messages."""
+        if not self.buffers:
+            return self.pickled
+        data = bytearray(self.size)
+        self.write_into(memoryview(data))
+        return bytes(data)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def reducer_override(self, obj: Any) -> Any:
+        if CUSTOM:
+            functions = CUSTOM.get(type(obj))
+            if functions is not None:
+                return _rebuild_custom, (functions[1], functions[0](obj))
+        return super().reducer_override(obj)
+
+
+def _rebuild_custom(deserializer: Callable[[Any], Any], state: Any) -> Any:
+    return deserializer(state)
+
+
+def serialize(value: Any) -> Serialized:
+    """Pickle ``value``. Raises TypeError if it cannot be pickled, naming what could not."""
+    if type(value) in PLAIN:
+        return Serialized(pickle.dumps(value, _PROTOCOL), [], [])
+    buffers: list[pickle.PickleBuffer] = []
+    references: list[bytes] = []
+    before, collector.references = collector.references, references
+    try:
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject:
+            pickled = pickle.dumps(value, _PROTOCOL, buffer_callback=buffers.append)
+        else:
+            stream = io.BytesIO()
+            _Pickler(stream, protocol=_PROTOCOL, buffer_callback=buffers.append).dump(value)
+            pickled = stream.getvalue()
+    except (pickle.PicklingError, TypeError, AttributeError, RecursionError, NotImplementedError, ValueError) as error:
+        raise TypeError(_explain(value, error)) from error
+    finally:
+        collector.references = before
+    return Serialized(pickled, [buffer.raw() for buffer in buffers], references)
+
+
+def _explain(value: Any, error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return (
+        f"cannot serialize {type(value).__name__!r} for another process: {text}. "
+        "Locks, sockets, generators and open files cannot travel; obsray.util.inspect_serializability(value) "
+        "finds the part that cannot."
+    )
+
+
+def deserialize(data: bytes | memoryview) -> Any:
+    """The value. Raises the error if ``data`` is one."""
+    kind = data[0]
+    if kind == 0x80:
+        return pickle.loads(data)
+    if kind == KIND_BUFFERS:
+        view = memoryview(data)
+        _, count, size = _PREFIX.unpack_from(view, 0)
+        at = _PREFIX.size
+        buffers = []
+        for _ in range(count):
+            offset, length = _BUFFER.unpack_from(view, at)
+            buffers.append(view[offset : offset + length])
+            at += _BUFFER.size
+        return pickle.loads(view[at : at + size], buffers=buffers)
+    if kind == KIND_ERROR:
+        raise load_error(data)
+    raise ValueError(f"not a serialized value: it begins with {kind:#x}")
+
+
+def is_error(data: bytes | memoryview) -> bool:
+    """Whether reading ``data`` would raise."""
+    return data[0] == KIND_ERROR
+
+
+def dump_error(error: BaseException) -> bytes:
+    """An error of the runtime or of user code (wrapped in RayTaskError by the caller) as a value."""
+    try:
+        return bytes([KIND_ERROR]) + pickle.dumps(error, _PROTOCOL)
+    except Exception:
+        plain = RayError(f"{type(error).__name__}: {error}")
+        return bytes([KIND_ERROR]) + pickle.dumps(plain, _PROTOCOL)
+
+
+def load_error(data: bytes | memoryview) -> BaseException:
+    """The error inside a value, as it should be raised here."""
+    error = pickle.loads(memoryview(data)[1:])
+    if isinstance(error, RayTaskError):
+        return error.as_instanceof_cause()
+    if isinstance(error, BaseException):
+        return error
+    return RayError(f"an error that is not an exception: {error!r}")
+
+
+def dump_function(function: Any) -> bytes:
+    """A function or class by value where it must be. Raises TypeError if its closure cannot travel."""
+    serialized = serialize(function)
+    return serialized.to_bytes()

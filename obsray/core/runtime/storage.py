@@ -1,0 +1,67 @@
+"""The object store as a client sees it: one mapping of the node's arena, views that pin what they show.
+
+A view of a stored object is a read-only numpy array over the arena; everything deserialized from it (arrays, Arrow
+buffers) keeps the view alive, and only when the last of them is gone does the node hear that the object may move.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections import deque
+from typing import Any
+
+from obsray.core.runtime.serialization import Serialized
+
+#: Page tables of ranges of at least this size are filled in one call instead of by a fault per page.
+POPULATE_BYTES_MIN = 1 << 20
+_MADV_POPULATE_WRITE = 23
+
+
+class Arena:
+    """The node's shared memory, mapped into this process."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.size = size
+        self._mapping = mmap.mmap(fd, size) if size else None
+        os.close(fd)
+        #: object id -> weak reference to its view.
+        self._views: dict[bytes, weakref.ref[Any]] = {}
+        #: Ids of objects whose last view is gone; appended to by the garbage collector from any thread.
+        self.unpinned: deque[bytes] = deque()
+
+    def write(self, offset: int, serialized: Serialized) -> None:
+        """Write a value into the room the node gave for it."""
+        assert self._mapping is not None
+        if serialized.size >= POPULATE_BYTES_MIN:
+            start = offset & ~(mmap.PAGESIZE - 1)
+            try:
+                self._mapping.madvise(_MADV_POPULATE_WRITE, start, offset + serialized.size - start)
+            except OSError:
+                pass  # an older kernel: pages are faulted in one by one
+        with memoryview(self._mapping)[offset : offset + serialized.size] as target:
+            serialized.write_into(target)
+
+    def view(self, identifier: bytes) -> memoryview | None:
+        """The view of an object this process has pinned already, if one is alive."""
+        reference = self._views.get(identifier)
+        base = reference() if reference is not None else None
+        return None if base is None else memoryview(base)
+
+    def open(self, identifier: bytes, offset: int, size: int) -> memoryview:
+        """A view of an object that the node has just pinned for this process at ``offset``."""
+        import numpy
+
+        assert self._mapping is not None
+        base = numpy.frombuffer(self._mapping, numpy.uint8, size, offset)
+        base.flags.writeable = False
+        views, unpinned = self._views, self.unpinned
+
+        def gone(reference: weakref.ref[Any]) -> None:
+            if views.get(identifier) is reference:
+                del views[identifier]
+            unpinned.append(identifier)
+
+        views[identifier] = weakref.ref(base, gone)
+        return memoryview(base)

@@ -1,0 +1,146 @@
+"""Machine: what becomes of a task whose attempt did not succeed: again, or an error that says why.
+
+Tasks run at least once: an attempt that a worker's death interrupted is repeated ``max_retries`` times, an exception
+of user code only if the caller asked for it. Calls of actors run at most once unless ``max_task_retries`` says
+otherwise. An attempt counts only if the dead worker's own records say that it had begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from obsray.core.protocol.lifecycle import TaskState
+from obsray.core.protocol.messages import WorkerDied
+from obsray.core.runtime.ownership import Entry, Ownership, Task
+from obsray.core.runtime.serialization import dump_error
+from obsray.errors import (
+    ActorDiedError,
+    OutOfMemoryError,
+    RayError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
+from obsray.telemetry.events import DeathCause, Outcome
+
+#: How much of an error's text is kept with its event.
+ERROR_TEXT_MAX = 2000
+
+
+def describe_death(death: WorkerDied) -> str:
+    """How a process ended, in words, from its wait status."""
+    if death.cause == DeathCause.OOM:
+        how = f"was killed because it ran out of memory. {death.detail}".rstrip()
+    elif death.signal:
+        how = f"was killed by signal {death.signal}"
+    elif death.cause == DeathCause.KILLED_BY_REQUEST:
+        how = "was killed on request"
+    else:
+        how = f"exited with code {death.exit_code}"
+    return f"worker {death.worker.hex()} (pid {death.pid}) {how}"
+
+
+class Verdicts:
+    """Ends or repeats the tasks of one process."""
+
+    def __init__(self, ownership: Ownership, emitter: Any, clock_ns: Callable[[], int]) -> None:
+        self.ownership = ownership
+        self.emitter = emitter
+        self.clock_ns = clock_ns
+        #: Puts a task back in line; set by the dispatcher and the actor calls that own the lines.
+        self.requeue: Callable[[Task], None] = lambda task: None
+        #: task id -> what happened to it so far, only for tasks that something happened to.
+        self.stories: dict[bytes, list[str]] = {}
+
+    def tell(self, task: Task, sentence: str) -> None:
+        """Add a line to what an error about this task will say happened."""
+        self.stories.setdefault(task.id, []).append(sentence)
+
+    def failed(
+        self, task: Task, outcome: int, error: bytes, extra: dict[str, Any] | None, worker: bytes, time_ns: int
+    ) -> None:
+        """A worker reported that an attempt failed."""
+        if task.cancelled or outcome == Outcome.CANCELLED:
+            self.cancelled(task)
+        elif extra is not None and extra.get("retry") and task.retries_left != 0:
+            self._again(task, outcome, worker, "its exception is one to retry")
+        else:
+            self.end(task, TaskState.FAILED, outcome, error)
+
+    def crashed(self, task: Task, death: WorkerDied, begun: bool) -> None:
+        """The worker that had this task died. ``begun``: the attempt may have run."""
+        outcome = Outcome.OOM if death.cause == DeathCause.OOM else Outcome.WORKER_DIED
+        sentence = describe_death(death)
+        if task.cancelled:
+            self.cancelled(task)
+            return
+        if not begun:
+            self.requeue(task)
+            return
+        self.tell(task, f"attempt {task.attempt}: {sentence}")
+        if task.retries_left != 0:
+            self._again(task, outcome, death.worker, sentence)
+            return
+        message = f"{task.function.name} did not finish: {sentence}, and no retries are left"
+        if death.tail:
+            message += f"\n  its last output:\n{death.tail}"
+        error: RayError
+        if task.actor is not None:
+            error = ActorDiedError(f"{task.function.name}: {sentence} while the call was running", task.actor.id.hex())
+        elif outcome is Outcome.OOM:
+            error = OutOfMemoryError(message)
+        else:
+            error = WorkerCrashedError(message)
+        self.end(task, TaskState.FAILED, outcome, self._with_story(task, error))
+
+    def _again(self, task: Task, outcome: int, worker: bytes, why: str) -> None:
+        if task.retries_left > 0:
+            task.retries_left -= 1
+        self.emitter.task_retried(
+            self.clock_ns(), task.id, task.attempt, outcome, worker, 0.0, self.emitter.intern(why[:ERROR_TEXT_MAX])
+        )
+        task.attempt += 1
+        self.requeue(task)
+
+    def cancelled(self, task: Task) -> None:
+        """The task will not run (again): whoever asks for its result hears that it was cancelled."""
+        error = TaskCancelledError(task.id.hex(), f"{task.function.name} (task {task.id.hex()}) was cancelled")
+        self.end(task, TaskState.CANCELLED, Outcome.CANCELLED, self._with_story(task, error))
+
+    def argument_failed(self, task: Task, entry: Entry) -> None:
+        """An argument failed, so the task does not run and fails with the argument's own error."""
+        assert type(entry.value) is bytes
+        self.end(task, TaskState.FAILED, Outcome.LOST_ARGUMENT, entry.value)
+
+    def actor_gone(self, task: Task, error: bytes) -> None:
+        """The actor of this call is dead."""
+        self.end(task, TaskState.FAILED, Outcome.ACTOR_DIED, error)
+
+    def _with_story(self, task: Task, error: RayError) -> bytes:
+        return dump_error(error.with_story(tuple(self.stories.get(task.id, ())), task.trace.hex()))
+
+    def end(self, task: Task, state: TaskState, outcome: int, error: bytes) -> None:
+        """The task is over without a value: all its results are ``error``."""
+        holder = task.dispatched_to
+        if holder is not None:
+            holder.forget(task)
+        self.stories.pop(task.id, None)
+        self.emitter.task_finished(
+            self.clock_ns(), task.id, task.attempt, int(outcome), len(error), self.emitter.intern(summarise(error))
+        )
+        self.ownership.finish(task, state)
+        for entry in task.entries:
+            self.ownership.fulfil(entry, error, failed=True)
+        if task.ended is not None:
+            task.ended(task, error)
+
+
+def summarise(error: bytes) -> str:
+    """The text of a serialized error for its event, cut to ``ERROR_TEXT_MAX``."""
+    from obsray.core.runtime.serialization import load_error
+
+    try:
+        text = str(load_error(error))
+    except Exception:
+        return "an error that cannot be shown"
+    return text if len(text) <= ERROR_TEXT_MAX else text[: ERROR_TEXT_MAX // 2] + " ... " + text[-ERROR_TEXT_MAX // 2 :]

@@ -1,0 +1,323 @@
+"""Everything that can go wrong, by whose fault it is::
+
+    RayError                              base: carries the story and the trace of what it is about
+    ├── RayTaskError                      the user's code raised; ``cause`` is the user's exception
+    ├── TaskCancelledError                somebody asked for it
+    ├── GetTimeoutError                   (also TimeoutError) the caller waited as long as it said
+    ├── WorkerCrashedError                the process that ran the task ended; says how
+    │   └── OutOfMemoryError              ... because it used too much memory
+    ├── RayActorError                     the actor cannot answer
+    │   ├── ActorDiedError                ... ever again
+    │   └── ActorUnavailableError         ... now
+    ├── ObjectLostError                   a value existed and cannot be read any more
+    │   ├── OwnerDiedError                ... because the process that owned it ended
+    │   ├── ObjectFreedError              ... because it was freed
+    │   ├── ObjectFetchTimedOutError      ... in time
+    │   ├── ReferenceCountingAssertionError   ... although it should be
+    │   └── ObjectReconstructionFailedError   ... and could not be computed again
+    ├── ObjectStoreFullError              no room in the object store
+    │   └── OutOfDiskError                ... nor in the spill directory
+    ├── NodeDiedError                     a host went away
+    ├── LocalRayletDiedError              this host's node process went away
+    ├── RuntimeEnvSetupError              the environment a task asked for cannot be made
+    ├── TaskUnschedulableError            no node can ever run the task
+    ├── ActorUnschedulableError           no node can ever hold the actor
+    ├── TaskPlacementGroupRemoved         the placement group is gone
+    ├── ActorPlacementGroupRemoved        the placement group is gone
+    ├── PendingCallsLimitExceeded         the caller's own limit for this actor is reached
+    ├── AsyncioActorExit                  control flow: an async actor ends itself
+    ├── AuthenticationError               wrong or missing token
+    └── RaySystemError                    a fault of the runtime itself
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from typing import Any
+
+
+class RayError(Exception):
+    """Base of all errors of the runtime.
+
+    ``story``: sentences, oldest first, of what happened to the task, actor or object the error is about.
+    ``trace_id``: 32 hex digits that find the same story in the dashboard, the CLI and exported traces; "" if unknown.
+    """
+
+    story: tuple[str, ...] = ()
+    trace_id: str = ""
+
+    def with_story(self, story: tuple[str, ...], trace_id: str = "") -> RayError:
+        """The same error, knowing what led to it."""
+        self.story = story
+        self.trace_id = trace_id
+        return self
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.story:
+            text += "\n  what happened:\n" + "\n".join(f"    {line}" for line in self.story[-10:])
+        if self.trace_id:
+            text += f"\n  trace {self.trace_id}"
+        return text
+
+
+class RayTaskError(RayError):
+    """User code raised. What ``get`` raises is also an instance of the user's own exception class.
+
+    ``cause``: the user's exception, or None if it could not be pickled. ``function_name``, ``pid``,
+    ``traceback_str``: where it was raised. ``task_id``: 32 hex digits.
+    """
+
+    def __init__(
+        self,
+        function_name: str = "",
+        traceback_str: str = "",
+        cause: BaseException | None = None,
+        pid: int = 0,
+        task_id: str = "",
+    ) -> None:
+        Exception.__init__(self, traceback_str)
+        self.function_name = function_name
+        self.traceback_str = traceback_str
+        self.cause = cause
+        self.pid = pid
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        where = f"{self.function_name} (pid {self.pid}, task {self.task_id})" if self.task_id else self.function_name
+        text = f"{where} failed\n{self.traceback_str}".rstrip()
+        if self.trace_id:
+            text += f"\ntrace {self.trace_id}"
+        return text
+
+    def __repr__(self) -> str:
+        last = self.traceback_str.strip().rsplit("\n", 1)[-1]
+        return f"{type(self).__name__}({last!r} in {self.function_name})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_task_error, (
+            self.function_name,
+            self.traceback_str,
+            dump_exception(self.cause),
+            self.pid,
+            self.task_id,
+            self.story,
+            self.trace_id,
+        )
+
+    def as_instanceof_cause(self) -> RayTaskError:
+        """An equal error that ``except`` clauses for the user's exception class catch as well."""
+        cause = self.cause
+        if cause is None or isinstance(cause, RayTaskError):
+            return self
+        cls = type(cause)
+        if issubclass(RayTaskError, cls):
+            return self
+        error: RayTaskError
+        try:
+            both = _DUAL.get(cls)
+            if both is None:
+                name = f"RayTaskError({cls.__name__})"
+                both = _DUAL[cls] = type(name, (RayTaskError, cls), {"__module__": RayTaskError.__module__})
+            error = both.__new__(both)
+            RayTaskError.__init__(error, self.function_name, self.traceback_str, cause, self.pid, self.task_id)
+            error.args = cause.args
+            for name, value in vars(cause).items():
+                error.__dict__.setdefault(name, value)
+        except (TypeError, ValueError, AttributeError):
+            # Some classes cannot be combined with another (their layout or __new__ forbids it).
+            return self
+        error.story, error.trace_id = self.story, self.trace_id
+        return error
+
+
+#: User exception class -> class that is both. Grows with the number of exception classes a program uses.
+_DUAL: dict[type, type] = {}
+
+
+def dump_exception(error: BaseException | None) -> bytes:
+    """An exception as bytes, b"" if it cannot be pickled."""
+    if error is None:
+        return b""
+    try:
+        import cloudpickle
+
+        # Tracebacks do not pickle; the cause and context chain is in the text already.
+        data: bytes = cloudpickle.dumps(error)
+        return data
+    except Exception:
+        return b""
+
+
+def load_exception(data: bytes) -> BaseException | None:
+    """The exception that ``dump_exception`` wrote, or None if it cannot be rebuilt here."""
+    if not data:
+        return None
+    try:
+        error = pickle.loads(data)
+    except Exception:
+        return None
+    return error if isinstance(error, BaseException) else None
+
+
+def _rebuild_task_error(
+    function_name: str, text: str, cause: bytes, pid: int, task_id: str, story: tuple[str, ...], trace_id: str
+) -> RayTaskError:
+    error = RayTaskError(function_name, text, load_exception(cause), pid, task_id).as_instanceof_cause()
+    error.story, error.trace_id = story, trace_id
+    return error
+
+
+def format_user_traceback(error: BaseException, skip_frames: int) -> str:
+    """The traceback as the user would see it at home: without the runtime's own first ``skip_frames`` frames.
+
+    Causes and contexts are included. An exception whose ``__str__`` raises is named by its class.
+    """
+    trace = error.__traceback__
+    for _ in range(skip_frames):
+        if trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:
+        return "".join(traceback.format_tb(trace)) + f"{type(error).__name__}: <its text cannot be shown>\n"
+
+
+class TaskCancelledError(RayError):
+    """The task was cancelled. ``task_id``: 32 hex digits."""
+
+    def __init__(self, task_id: str = "", message: str = "") -> None:
+        super().__init__(message or f"task {task_id} was cancelled")
+        self.task_id = task_id
+
+
+class GetTimeoutError(RayError, TimeoutError):
+    """``get`` waited for as long as its ``timeout`` allows."""
+
+
+class WorkerCrashedError(RayError):
+    """The process that ran the task ended unexpectedly; the text says how it ended, from its wait status."""
+
+
+class OutOfMemoryError(WorkerCrashedError):
+    """The process was killed because it used too much memory."""
+
+
+class RayActorError(RayError):
+    """The actor cannot answer. ``actor_id``: 32 hex digits; ``actor_init_failed``: its constructor raised."""
+
+    def __init__(self, message: str = "the actor cannot answer", actor_id: str = "", actor_init_failed: bool = False):
+        super().__init__(message)
+        self.error_msg = message
+        self.actor_id = actor_id
+        self.actor_init_failed = actor_init_failed
+        self.preempted = False
+
+
+class ActorDiedError(RayActorError):
+    """The actor is gone for good."""
+
+
+class ActorUnavailableError(RayActorError):
+    """The actor cannot answer now; it may be restarting."""
+
+
+class ActorHandleNotFoundError(RayError, ValueError):
+    """The handle belongs to a runtime that has ended."""
+
+
+class ActorAlreadyExistsError(RayError, ValueError):
+    """The name is taken by another actor of the namespace."""
+
+
+class ObjectLostError(RayError):
+    """A value existed and cannot be read any more. ``object_ref_hex``: 40 hex digits."""
+
+    def __init__(self, message: str = "the object is lost", object_ref_hex: str = "") -> None:
+        super().__init__(message)
+        self.object_ref_hex = object_ref_hex
+
+
+class OwnerDiedError(ObjectLostError):
+    """The process that owned the object ended, and the object with it."""
+
+
+class ObjectFreedError(ObjectLostError):
+    """The object was freed."""
+
+
+class ObjectFetchTimedOutError(ObjectLostError):
+    """The object did not arrive in time."""
+
+
+class ReferenceCountingAssertionError(ObjectLostError):
+    """The object was freed although somebody still refers to it: a bug of the runtime."""
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    """The object was lost and computing it again failed."""
+
+
+class ObjectStoreFullError(RayError):
+    """There is no room for the object; the text has the sizes and the largest holders."""
+
+
+class OutOfDiskError(ObjectStoreFullError):
+    """Neither the store nor the spill directory has room."""
+
+
+class NodeDiedError(RayError):
+    """A host of the cluster went away."""
+
+
+class LocalRayletDiedError(RayError):
+    """This host's node process went away, and the runtime with it."""
+
+
+class RuntimeEnvSetupError(RayError):
+    """The environment that a task or actor asked for cannot be made."""
+
+    def __init__(self, error_message: str = "the runtime environment cannot be set up") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+
+class TaskUnschedulableError(RayError):
+    """No node can ever run the task."""
+
+
+class ActorUnschedulableError(RayError):
+    """No node can ever hold the actor."""
+
+
+class TaskPlacementGroupRemoved(RayError):
+    """The task's placement group was removed."""
+
+
+class ActorPlacementGroupRemoved(RayError):
+    """The actor's placement group was removed."""
+
+
+class PendingCallsLimitExceeded(RayError):
+    """The handle already has ``max_pending_calls`` calls waiting."""
+
+
+class AsyncioActorExit(RayError):
+    """Control flow: an async actor ends itself."""
+
+
+class AuthenticationError(RayError):
+    """The token is wrong or missing."""
+
+
+class RaySystemError(RayError):
+    """A fault of the runtime itself."""
+
+
+class ObjectRefStreamEndOfStreamError(RayError):
+    """The stream has no more items."""
+
+
+class UnserializableException(RayError):
+    """An exception that cannot be rebuilt in this process."""
