@@ -162,8 +162,10 @@ class Membership:
         return found
 
     def declare(self, now: Instant, stimulus: pb.DeclareNode) -> Outcome:
-        """Carry out what ``overdue`` found."""
+        """Carry out what ``overdue`` found. Saying it twice changes nothing."""
         entry = self.member(stimulus.node, stimulus.incarnation)
+        if entry.state is NodeState(stimulus.state):
+            return Outcome(stimulus, [])
         return Outcome(stimulus, [self._move(now, entry, NodeState(stimulus.state), stimulus.reason)])
 
     def recovered(self, now: Instant) -> None:

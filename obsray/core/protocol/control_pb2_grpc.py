@@ -191,26 +191,29 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutKey(self, request, context):
-        """Keys and values, apart for each namespace.
+        """Keys and values, apart for each namespace: write one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetKey(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Read one.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteKey(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Delete one, or all with a prefix.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The keys with a prefix, in order.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -223,7 +226,8 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetFunction(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """NOT_FOUND if nobody has brought it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
