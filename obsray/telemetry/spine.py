@@ -35,7 +35,7 @@ from pathlib import Path
 from struct import Struct
 from typing import Any
 
-from obsray.telemetry.events import EVENTS, RECORD_BYTES, SCHEMA_VERSION, Event, ProcessKind
+from obsray.telemetry.events import BY_NAME, EVENTS, RECORD_BYTES, SCHEMA_VERSION, Event, ProcessKind
 
 MAGIC = b"OBSRING\x01"
 HEADER_BYTES = 128
@@ -242,7 +242,14 @@ class Ring(Emitter):
         self._now[slot * NOW_SLOT_BYTES + NOW.size - 1] = 0
 
     def close(self, time_ns: int) -> None:
-        self.ring_closed(time_ns, self.process, next(self._next))
+        # The number of records before this one is this one's own, so it cannot go through the emitter, which takes
+        # another: the slot left empty would hide everything behind it from readers.
+        number = next(self._next)
+        buffer, offset = self.place(number)
+        event = BY_NAME["ring_closed"]
+        event.struct.pack_into(
+            buffer, offset, time_ns, event.kind, 0, self.process, number, (number + 1) & 0xFFFFFFFF
+        )
 
 
 def _now_file(path: Path) -> mmap.mmap:
