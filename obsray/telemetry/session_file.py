@@ -28,7 +28,7 @@ def read(directory: Path) -> dict[str, Any]:
     return values
 
 
-def update(directory: Path, **facts: Any) -> dict[str, Any]:
+def update(directory: Path, /, **facts: Any) -> dict[str, Any]:
     """Add facts and return all of them. Raises OSError if the directory is gone."""
     directory = Path(directory)
     lock = os.open(directory / "session.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
