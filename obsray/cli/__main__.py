@@ -1,0 +1,7 @@
+"""``python -m obsray.cli``."""
+
+import sys
+
+from obsray.cli.command import main
+
+sys.exit(main())

@@ -1,0 +1,185 @@
+"""``obsray``: the commands, their options, and what an error looks like.
+
+Exit codes: 0 answered, 1 could not be answered (no such session, id or page), 2 wrong arguments.
+Everything heavy is imported by the command that needs it, so that ``--help`` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+NOUNS = ("tasks", "actors", "objects", "workers", "nodes", "jobs", "functions")
+
+_EXAMPLES = """examples:
+  obsray demo                                    run real work and watch it
+  obsray dashboard                               the link to the session's dashboard
+  obsray status                                  how the session is
+  obsray list tasks --filter state=FAILED        what failed
+  obsray list tasks --sort -run_seconds          what took longest
+  obsray story 3fa2c1d0:42                       everything that happened to one task
+"""
+_LIST_EXAMPLES = """a filter is 'column op value'; op: = != < <= > >= contains in. Several filters must all hold.
+examples:
+  obsray list tasks --filter 'state in FAILED,CANCELLED'
+  obsray list tasks --filter 'run_seconds > 250ms' --filter 'name contains load' --sort -run_seconds
+  obsray list objects --filter 'object_bytes >= 10MB' --limit 200 --json
+  obsray list functions
+"""
+_GET_EXAMPLES = """an id may be cut short as long as it is unique, or be given as lists print it.
+examples:
+  obsray get task 3fa2c1d0:42
+  obsray get task 3fa2c1d0aa00bb11000000000000002a --json
+"""
+_LOGS_EXAMPLES = """examples:
+  obsray logs                       the files there are
+  obsray logs 7c01 -f               what a worker prints, as it comes (id, part of it, or pid)
+  obsray logs --task 3fa2c1d0:42    the worker that ran a task
+  obsray logs node                  the node's own log
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["demo"]:
+        from obsray.demo import main as demo
+
+        return int(demo(given[1:]) or 0)
+    parser = _parser()
+    try:
+        options = parser.parse_args(given)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 2
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 0
+    from obsray.cli.sessions import Problem
+
+    try:
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except Problem as problem:
+        print(f"obsray: {problem}", file=sys.stderr)
+        if problem.advice:
+            print(f"        {problem.advice}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (a pager, head) has seen enough; nothing may be flushed into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--session", metavar="NAME", help="session name, part of it, or directory (default: the newest that runs)"
+    )
+    common.add_argument("--json", action="store_true", help="answer in JSON")
+    parser = argparse.ArgumentParser(
+        prog="obsray",
+        description="See what an obsray session does and did.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def verb(
+        name: str, text: str, run: Callable[[argparse.Namespace], int], examples: str = ""
+    ) -> argparse.ArgumentParser:
+        made = verbs.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=examples,
+            parents=[common],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(run=run)
+        return made
+
+    verbs.add_parser("demo", help="run real work on this machine and watch it (see obsray demo --help)", add_help=False)
+    verb(
+        "status",
+        "How the session is: resources, workers, tasks, store, events and losses.",
+        _status,
+        "example:\n  obsray status\n",
+    )
+
+    lists = verb("list", "List what the session has or had.", _list, _LIST_EXAMPLES)
+    lists.add_argument("noun", choices=NOUNS, metavar="NOUN", help=", ".join(NOUNS))
+    lists.add_argument(
+        "--filter", action="append", default=[], metavar="CONDITION", help="'column op value', repeatable"
+    )
+    lists.add_argument("--sort", metavar="COLUMN", help="column to sort by, -column for descending")
+    lists.add_argument("--limit", type=int, default=50, metavar="N", help="rows at most (default 50)")
+    lists.add_argument("--offset", type=int, default=0, metavar="N", help="rows to skip (default 0)")
+
+    get = verb("get", "Everything known about one task.", _get, _GET_EXAMPLES)
+    get.add_argument("noun", choices=("task",), metavar="task")
+    get.add_argument("id")
+
+    story = verb(
+        "story",
+        "What happened to one task, actor, object or worker, oldest first.",
+        _story,
+        _GET_EXAMPLES.replace("get task", "story"),
+    )
+    story.add_argument("id")
+
+    logs = verb("logs", "What workers printed, and the logs of the runtime's own processes.", _logs, _LOGS_EXAMPLES)
+    logs.add_argument("worker", nargs="?", help="worker id (or part of it), pid, or the name of a log file")
+    logs.add_argument("--task", metavar="ID", help="the worker that ran this task")
+    logs.add_argument(
+        "--tail", type=int, default=1000, metavar="N", help="lines from the end (default 1000, -1 for all)"
+    )
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as more is written")
+
+    dashboard = verb(
+        "dashboard",
+        "Print the link to the session's dashboard; serve it if nobody does.",
+        _dashboard,
+        "examples:\n  obsray dashboard\n  obsray dashboard --session s_2026     look at a recorded session\n",
+    )
+    dashboard.add_argument("--port", type=int, default=8265, help="first port to try when serving (default 8265)")
+    return parser
+
+
+def _status(options: argparse.Namespace) -> int:
+    from obsray.cli import status
+
+    return status.run(options)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from obsray.cli import lists
+
+    return lists.run_list(options)
+
+
+def _get(options: argparse.Namespace) -> int:
+    from obsray.cli import things
+
+    return things.run_get(options)
+
+
+def _story(options: argparse.Namespace) -> int:
+    from obsray.cli import things
+
+    return things.run_story(options)
+
+
+def _logs(options: argparse.Namespace) -> int:
+    from obsray.cli import logs
+
+    return logs.run(options)
+
+
+def _dashboard(options: argparse.Namespace) -> int:
+    from obsray.cli import web
+
+    return web.run(options)

@@ -1,0 +1,52 @@
+"""``obsray list NOUN``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from obsray.cli import output, sessions
+from obsray.dashboard import plain_json, queries, units
+from obsray.dashboard.tables import TABLES
+
+LIMIT_MAX = 100_000
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print one page of a listing; the last line says how many there are and how to see more."""
+    table = TABLES[options.noun]
+    parameters = [("where", text) for text in options.filter] + [
+        ("limit", str(options.limit)),
+        ("offset", str(options.offset)),
+    ]
+    if options.sort:
+        parameters.append(("sort", options.sort))
+    try:
+        query = queries.read(table, parameters, LIMIT_MAX)
+    except queries.BadQuery as error:
+        print(f"obsray list {options.noun}: {error}", file=sys.stderr)
+        return 2
+    directory = sessions.find(options.session)
+    found = queries.rows(sessions.views(directory), table, query)
+    rows, total = found["rows"], found["total"]
+    if options.json:
+        print(plain_json.dumps({"session": directory.name, **found, "limit": query.limit, "offset": query.offset}))
+        return 0
+    if rows:
+        print(output.table(table.shown(), rows, output.width(), output.is_coloured(sys.stdout)))
+    print(_summary(options.noun, len(rows), total, query))
+    return 0
+
+
+def _summary(noun: str, shown: int, total: int, query: queries.Query) -> str:
+    matching = f"{noun} that match" if query.conditions else noun
+    if not total:
+        return f"no {matching}"
+    if not shown:
+        return f"nothing from {units.count(query.offset)} on; there are {units.count(total)} {matching}"
+    last = query.offset + shown
+    if shown == total:
+        return f"{units.count(total)} {matching}"
+    more = f"; --offset {last} for more" if last < total else ""
+    first = f"{units.count(query.offset + 1)} to {units.count(last)}" if query.offset else units.count(shown)
+    return f"{first} of {units.count(total)} {matching}{more}"

@@ -1,0 +1,117 @@
+"""``obsray status``: a doctor's note on a session."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from obsray.cli import output, sessions
+from obsray.dashboard import plain_json, units
+from obsray.dashboard.shapes import overview_shape
+
+#: How many pending tasks are asked why they are pending.
+PENDING_ASKED_MAX = 20
+REASONS_SHOWN = 3
+ERRORS_SHOWN = 3
+
+
+def run(options: argparse.Namespace) -> int:
+    from obsray.telemetry import session_file
+    from obsray.telemetry.store import is_live
+
+    directory = sessions.find(options.session)
+    view = sessions.views(directory)
+    facts, live, reasons = session_file.read(directory), is_live(directory), pending_reasons(view)
+    if options.json:
+        print(
+            plain_json.dumps({"session": directory.name, "live": live, "pending_reasons": reasons, **view.overview()})
+        )
+        return 0
+    print(_text(directory, facts, live, overview_shape(view), reasons, output.is_coloured(sys.stdout)))
+    return 0
+
+
+def pending_reasons(view: Any) -> list[dict[str, Any]]:
+    """Why tasks are pending, the most frequent reason among the longest waiting first."""
+    states = ["PENDING_ARGS_AVAIL", "PENDING_NODE_ASSIGNMENT"]
+    waiting = view.tasks(filters=[("state", "in", states)], sort="submitted_at_ns", limit=PENDING_ASKED_MAX)["rows"]
+    found: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for row in waiting:
+        task = view.task(row["task_id"]) or {}
+        reason = task.get("pending_reason")
+        if reason:
+            found[reason] += 1
+            example.setdefault(reason, row["task_id"])
+    return [
+        {"reason": reason, "tasks": tasks, "task_id": example[reason]}
+        for reason, tasks in found.most_common(REASONS_SHOWN)
+    ]
+
+
+def _text(
+    directory: Path,
+    facts: dict[str, Any],
+    live: bool,
+    shape: dict[str, Any],
+    reasons: list[dict[str, Any]],
+    coloured: bool,
+) -> str:
+    state = output.paint("live", "ok", coloured) if live else output.paint("ended", "off", coloured)
+    pairs = [("session", f"{units.plain(directory.name)}  {state}, up {units.seconds(shape['uptime_seconds'])}")]
+    if live and facts.get("dashboard_url"):
+        url = units.plain(facts["dashboard_url"])
+        pairs.append(("dashboard", f"{url}  (obsray dashboard prints the link that opens it)"))
+    pairs += [(units.plain(item["name"]), _meter(item["percent"], _amounts(item))) for item in shape["resources"]]
+    pairs += [("store", _store_text(shape["store"])), ("workers", _workers_text(shape["workers_by_state"]))]
+    pairs.append(("tasks", f"{units.count(shape['tasks_total'])}, {units.rate(shape['rates']['finished'])} finished/s"))
+    for item in shape["tasks"]:
+        if item["tasks"]:
+            name = output.paint(item["state"].ljust(24), output.tone_of(item["state"]), coloured)
+            pairs.append(("", f"{name}{units.count(item['tasks']):>12}"))
+    pairs.append(("events", _events_text(shape, coloured)))
+    lines = [output.facts(pairs, coloured)]
+    if reasons:
+        lines += ["", output.bold("why tasks wait", coloured)]
+        lines += [f"  {units.plain(item['reason'])}  (e.g. {units.short_id(item['task_id'])})" for item in reasons]
+    if shape["errors"]:
+        lines += ["", output.bold("recent errors", coloured), *map(_error_text, shape["errors"][:ERRORS_SHOWN])]
+    return "\n".join(lines)
+
+
+def _store_text(store: dict[str, Any]) -> str:
+    filled = f"{units.size(store['used_bytes'])} of {units.size(store['capacity_bytes'])}"
+    held = f"{units.size(store['pinned_bytes'])} pinned, {units.size(store['spilled_bytes'])} spilled"
+    return _meter(store["used_percent"], f"{filled}, {units.count(store['objects'])} objects, {held}")
+
+
+def _workers_text(by_state: dict[str, int]) -> str:
+    shown = [f"{units.count(number)} {name.lower()}" for name, number in sorted(by_state.items()) if number]
+    return ", ".join(shown) or "none"
+
+
+def _events_text(shape: dict[str, Any], coloured: bool) -> str:
+    lost = shape["ledger"].get("events_lost") or 0
+    verdict = output.paint("none lost", "ok", coloured)
+    if lost:
+        verdict = output.paint(f"{units.count(lost)} LOST (see the dashboard's ledger page)", "bad", coloured)
+    events = shape["events"]
+    return f"{units.count(events.get('total'))}, {units.rate(events.get('per_second'))}/s, {verdict}"
+
+
+def _error_text(error: dict[str, Any]) -> str:
+    about = units.short_id(error.get("task_id") or error.get("id"))
+    text = units.plain(error.get("error") or error.get("text") or "")
+    return f"  {units.clock(error.get('time_ns'))}  {about}  {units.shortened(text, 100)}"
+
+
+def _amounts(item: dict[str, Any]) -> str:
+    show = units.size if item["is_bytes"] else units.count
+    return f"{show(item['used'])} of {show(item['total'])}"
+
+
+def _meter(percent: float, text: str) -> str:
+    return f"{output.bar(percent / 100)}  {text}"

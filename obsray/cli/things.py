@@ -1,0 +1,101 @@
+"""``obsray get`` and ``obsray story``: one thing, all that is known about it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from obsray.cli import output, sessions
+from obsray.dashboard import identifiers, plain_json, queries, units
+from obsray.dashboard.tables import TASKS, Column
+
+_BAR_CELLS = 24
+
+
+def run_get(options: argparse.Namespace) -> int:
+    directory = sessions.find(options.session)
+    view = sessions.views(directory)
+    task_id = _resolved(view, "tasks", options.id)
+    task = view.task(task_id)
+    if task is None:
+        raise sessions.Problem(f"no task {options.id}", "See 'obsray list tasks'.")
+    if options.json:
+        print(plain_json.dumps(task))
+        return 0
+    print(_task_text(task, output.is_coloured(sys.stdout)))
+    return 0
+
+
+def run_story(options: argparse.Namespace) -> int:
+    directory = sessions.find(options.session)
+    view = sessions.views(directory)
+    found = queries.story(view, _resolved(view, None, options.id))
+    if options.json:
+        print(plain_json.dumps(found))
+        return 0
+    print(_story_text(found, output.is_coloured(sys.stdout)))
+    return 0
+
+
+def _resolved(view: Any, noun: str | None, text: str) -> str:
+    try:
+        return identifiers.resolve(view, noun, text) if noun else identifiers.anything(view, text)[1]
+    except identifiers.UnknownId as error:
+        raise sessions.Problem(
+            units.plain(error), "'obsray list tasks' shows ids; give more of it, or another --session."
+        ) from None
+
+
+def _task_text(task: dict[str, Any], coloured: bool) -> str:
+    state, name = str(task["state"]), units.plain(task.get("name") or "")
+    lines = [f"{output.bold(name, coloured)}  {output.paint(state, output.tone_of(state), coloured)}"]
+    if task.get("pending_reason"):
+        lines.append(units.plain(task["pending_reason"]))
+    lines += ["", output.facts([pair for column in TASKS.columns if (pair := _fact(column, task))], coloured)]
+    parts = [part for part in task.get("time_split") or () if part["seconds"]]
+    if parts:
+        total = sum(part["seconds"] for part in parts)
+        longest = max(len(part["what"]) for part in parts)
+        lines += ["", output.bold(f"where {units.seconds(total)} went", coloured)]
+        for part in parts:
+            share = output.bar(part["seconds"] / total, _BAR_CELLS)
+            why = units.plain(part.get("why") or "")
+            lines.append(
+                f"  {part['what'].ljust(longest)}  {units.seconds(part['seconds']):>9}  {share}  {why}".rstrip()
+            )
+    if task.get("error"):
+        lines += ["", output.bold("error", coloured), units.plain(task["error"], lines=True)]
+    if task.get("children"):
+        listing = f"obsray list tasks --filter parent_task_id={task['task_id']}"
+        lines += ["", f"{units.count(len(task['children']))} children: {listing}"]
+    return "\n".join(lines)
+
+
+def _fact(column: Column, task: dict[str, Any]) -> tuple[str, str] | None:
+    """A column of the listing as a line of its own; what the time split or the head says is not said again."""
+    value = task.get(column.key)
+    if value in (None, "") or column.key in ("name", "state", "error") or column.key.endswith("_seconds"):
+        return None
+    if column.kind == "clock":
+        return column.title, units.moment(value)
+    return column.title, str(value) if column.kind == "id" else output.value_text(column, value)
+
+
+def _story_text(story: dict[str, Any], coloured: bool) -> str:
+    events = story["events"]
+    if not events:
+        return f"nothing is recorded about {story['id']}"
+    first = events[0]["time_ns"]
+    labels = [units.plain(event.get("process_label") or event.get("process") or "") for event in events]
+    longest = min(max(map(len, labels)), 28)
+    lines = [f"{output.bold('story of', coloured)} {story['id']}, from {units.moment(first)}"]
+    for event, label in zip(events, labels, strict=True):
+        severity = str(event.get("severity", 0)).upper()
+        tone = {"1": "block", "WARNING": "block", "2": "bad", "ERROR": "bad"}.get(severity, "")
+        since = "+" + units.seconds((event["time_ns"] - first) / 1e9)
+        told = output.paint(units.plain(event["text"]), tone, coloured)
+        lines.append(f"{since:>12}  {units.shortened(label, longest).ljust(longest)}  {told}")
+    if story["left_out"]:
+        lines.append(f"{units.count(story['left_out'])} events in the middle are not shown")
+    return "\n".join(lines)

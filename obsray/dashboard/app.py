@@ -1,0 +1,172 @@
+"""The web application: routes, templates, errors. ``create_app`` is all a server or a test needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from . import api, pages, units
+from .auth import Guard
+from .queries import BadQuery
+from .source import Busy, Source
+from .tables import TABLES, TASK_STATES
+
+_HERE = Path(__file__).parent
+
+#: State -> how it is coloured. What is not named is neutral.
+STATE_TONES = {
+    "PENDING_ARGS_AVAIL": "wait",
+    "PENDING_NODE_ASSIGNMENT": "wait",
+    "SUBMITTED_TO_WORKER": "sent",
+    "RUNNING": "run",
+    "RUNNING_IN_RAY_GET": "block",
+    "FINISHED": "ok",
+    "FAILED": "bad",
+    "CANCELLED": "off",
+    "ALIVE": "ok",
+    "PENDING_CREATION": "wait",
+    "DEPENDENCIES_UNREADY": "wait",
+    "RESTARTING": "block",
+    "DEAD": "off",
+    "IDLE": "off",
+    "LEASED": "run",
+    "ACTOR": "run",
+    "STARTING": "wait",
+    "SEALED": "ok",
+    "CREATED": "wait",
+    "SPILLED": "block",
+    "SPILLING": "block",
+    "RESTORING": "wait",
+    "FREED": "off",
+    "LOST": "bad",
+    "BLOCKED": "block",
+    "SUCCEEDED": "ok",
+    "STOPPED": "off",
+    "ERROR": "bad",
+    "WARNING": "block",
+}
+
+
+def create_app(source: Source, token: str, port: int) -> Guard:
+    """The application that shows ``source`` to whoever has ``token`` (hex) at ``port``."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        source.close()
+
+    routes = [
+        Route("/healthz", _healthz),
+        *api.routes(),
+        *pages.routes(),
+        Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
+    ]
+    handlers: dict[Any, Any] = {
+        BadQuery: _bad_query,
+        Busy: _busy,
+        HTTPException: _http_error,
+        FileNotFoundError: _nothing_yet,
+        Exception: _broken,
+    }
+    application = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    application.state.source = source
+    application.state.environment = _environment()
+    return Guard(application, token, port)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        seconds=units.seconds,
+        size=units.size,
+        count=units.count,
+        rate=units.rate,
+        clock=units.clock,
+        moment=units.moment,
+        plain=units.plain,
+        short_id=units.short_id,
+        shortened=units.shortened,
+        tone=lambda state: STATE_TONES.get(str(state).upper(), "off"),
+    )
+    environment.globals.update(
+        tables=TABLES, task_states=TASK_STATES, now_ns=time.time_ns, ago=units.ago, version=_version()
+    )
+    return environment
+
+
+def _version() -> str:
+    try:
+        return version("obsray")
+    except PackageNotFoundError:
+        return ""
+
+
+async def _healthz(request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+# --- errors ------------------------------------------------------------------------------------------------
+
+
+def _refuse(request: Request, status: int, title: str, detail: str) -> Response:
+    """An error as a page, as a fragment of a page or as JSON, whichever was asked for."""
+    headers = {"retry-after": "1"} if status == 503 else None
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"error": title, "detail": detail}, status_code=status, headers=headers)
+    fragment = request.headers.get("hx-request") == "true"
+    template = request.app.state.environment.get_template("_problem.html" if fragment else "problem.html")
+    text = template.render(title=title, detail=detail, status=status, **pages.frame(request))
+    # htmx shows only successful answers; a wrong filter must be seen where it was typed.
+    return HTMLResponse(text, status_code=200 if fragment and status == 400 else status, headers=headers)
+
+
+def _bad_query(request: Request, error: Exception) -> Response:
+    return _refuse(request, 400, "This question is not understood", str(error))
+
+
+def _busy(request: Request, error: Exception) -> Response:
+    return _refuse(request, 503, "Too many questions at once", f"{error}; try again in a second.")
+
+
+def _nothing_yet(request: Request, error: Exception) -> Response:
+    return _refuse(
+        request,
+        503,
+        "Nothing is recorded yet",
+        "The session has just begun or its files were removed; try again in a second.",
+    )
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    return _refuse(
+        request,
+        500,
+        "The dashboard failed to answer",
+        f"{type(error).__name__}. The log of the dashboard has the details.",
+    )
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    title = "There is no such page" if error.status_code == 404 else "This does not work"
+    return _refuse(
+        request, error.status_code, title, str(error.detail) if error.detail != "Not Found" else pages.NO_PAGE
+    )

@@ -1,0 +1,141 @@
+"""Pages for people. Each page that lives has a partial (``_name.html``) that is also its body: the same template
+answers the first request and every later one, so what is seen live is what a reload would show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from . import queries
+from .shapes import overview_shape, task_shape
+from .source import Source
+from .tables import TABLES
+
+NO_PAGE = "Look at the overview, or search for the id of a task, object, actor or worker in the field on top."
+LIST_PAGES = ("tasks", "actors", "objects", "workers", "nodes", "jobs", "functions")
+#: htmx stops asking again after an answer with this status.
+STOP_POLLING = 286
+
+
+def routes() -> list[BaseRoute]:
+    return [
+        Route("/", overview, name="overview"),
+        Route("/_overview", overview_live),
+        Route("/_ledger", ledger_live),
+        *(Route(f"/{noun}", list_page, name=noun) for noun in LIST_PAGES),
+        Route("/tasks/{id}", task_page),
+        Route("/ledger", ledger_page, name="ledger"),
+        Route("/story/{id}", story_page),
+        Route("/find", find),
+    ]
+
+
+def frame(request: Request, page: str = "") -> dict[str, Any]:
+    """What every page shows around its content."""
+    source: Source = request.app.state.source
+    session = source.session
+    name = session.get("session") or source.directory.name
+    return {"page": page, "session_name": str(name), "session": session, "is_live": source.is_live}
+
+
+def _render(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    environment = request.app.state.environment
+    return HTMLResponse(environment.get_template(template).render(**frame(request), **values), status_code=status)
+
+
+def _source(request: Request) -> Source:
+    source: Source = request.app.state.source
+    return source
+
+
+def _is_fragment(request: Request) -> bool:
+    return request.headers.get("hx-request") == "true" and request.headers.get("hx-boosted") != "true"
+
+
+async def _overview(request: Request) -> dict[str, Any]:
+    return await _source(request).ask(overview_shape, key="overview")
+
+
+async def overview(request: Request) -> Response:
+    shape = await _overview(request)
+    return _render(request, "overview.html", overview=shape, series=json.dumps(shape["rates"]["series"]))
+
+
+async def overview_live(request: Request) -> Response:
+    shape = await _overview(request)
+    status = 200 if _source(request).is_live else STOP_POLLING
+    return _render(request, "_overview.html", status, overview=shape, series=json.dumps(shape["rates"]["series"]))
+
+
+async def ledger_live(request: Request) -> Response:
+    ledger = await _source(request).ask(lambda view: view.ledger(), key="ledger")
+    return _render(request, "_ledger.html", 200 if _source(request).is_live else STOP_POLLING, ledger=ledger)
+
+
+async def ledger_page(request: Request) -> Response:
+    ledger = await _source(request).ask(lambda view: view.ledger(), key="ledger")
+    return _render(request, "ledger.html", ledger=ledger)
+
+
+async def list_page(request: Request) -> Response:
+    """One page of one table; asked by htmx only the table comes, so that the filter bar keeps its focus."""
+    table = TABLES[request.url.path.strip("/")]
+    query = queries.read(table, request.query_params.multi_items())
+    found = await _source(request).ask(lambda view: queries.rows(view, table, query))
+    template = "_table.html" if _is_fragment(request) else "list.html"
+    return _render(request, template, table=table, query=query, rows=found["rows"], total=found["total"])
+
+
+async def task_page(request: Request) -> Response:
+    task_id = queries.identifier(request.path_params["id"])
+
+    def both(view: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        task = view.task(task_id)
+        return task, queries.story(view, task["task_id"]) if task else {"id": task_id, "events": [], "left_out": 0}
+
+    task, story = await _source(request).ask(both)
+    if task is None:
+        raise HTTPException(
+            404,
+            f"No task of this session has the id {task_id}. It may be of another session, or name something else.",
+        )
+    is_open = task.get("state") not in ("FINISHED", "FAILED", "CANCELLED")
+    template = "_task.html" if _is_fragment(request) else "task.html"
+    status = STOP_POLLING if template == "_task.html" and not (is_open and _source(request).is_live) else 200
+    return _render(request, template, status, task=task_shape(task), story=story, is_open=is_open)
+
+
+async def story_page(request: Request) -> Response:
+    identifier = queries.identifier(request.path_params["id"])
+    story = await _source(request).ask(lambda view: queries.story(view, identifier))
+    if not story["events"]:
+        raise HTTPException(
+            404,
+            f"Nothing is recorded about {identifier}. It may belong to another session, or the id may be cut short.",
+        )
+    return _render(request, "_story.html" if _is_fragment(request) else "story.html", story=story)
+
+
+async def find(request: Request) -> Response:
+    """The search field on top: an id goes to its page, anything else is looked for in task names."""
+    text = request.query_params.get("q", "").strip()
+    by_name = RedirectResponse(f"/tasks?{urlencode({'name': text})}" if text else "/tasks", status_code=303)
+    try:
+        identifier = queries.identifier(text)
+    except queries.BadQuery:
+        return by_name
+
+    def place(view: Any) -> str | None:
+        task = view.task(identifier)
+        if task is not None:
+            return f"/tasks/{task['task_id']}"
+        return f"/story/{identifier}" if view.story(identifier) else None
+
+    found = await _source(request).ask(place)
+    return RedirectResponse(found, status_code=303) if found else by_name

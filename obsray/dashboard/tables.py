@@ -1,0 +1,220 @@
+"""Which columns each noun has, in which order, under which title, and how a value is shown.
+
+One description for the web tables, the JSON twins' column checks and ``obsray list``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """``kind`` says how a value is shown: text, id, state, seconds, size, count, clock, flag or cause."""
+
+    key: str
+    title: str
+    kind: str = "text"
+    #: For ids: what is behind them (task, actor, worker, object), so that they become links.
+    noun: str = ""
+    #: 1 is shown everywhere, 2 where there is room, 3 only in JSON and on detail pages.
+    rank: int = 1
+
+    @property
+    def is_number(self) -> bool:
+        return self.kind in ("seconds", "size", "count", "rate")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A noun: its columns and the order its rows come in if nobody asks for another."""
+
+    noun: str
+    title: str
+    about: str
+    columns: tuple[Column, ...]
+    sort: str
+    #: Keys that may be filtered and sorted by besides the columns shown.
+    more: tuple[str, ...] = field(default=())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(column.key for column in self.columns) + self.more
+
+    def shown(self, rank: int = 2) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.rank <= rank)
+
+
+def _id(key: str, title: str, noun: str, rank: int = 1) -> Column:
+    return Column(key, title, "id", noun, rank)
+
+
+def _seconds(key: str, title: str, rank: int = 1) -> Column:
+    return Column(key, title, "seconds", "", rank)
+
+
+def _count(key: str, title: str, rank: int = 1) -> Column:
+    return Column(key, title, "count", "", rank)
+
+
+def _size(key: str, title: str, rank: int = 1) -> Column:
+    return Column(key, title, "size", "", rank)
+
+
+TASK_STATES = (
+    "PENDING_ARGS_AVAIL",
+    "PENDING_NODE_ASSIGNMENT",
+    "SUBMITTED_TO_WORKER",
+    "RUNNING",
+    "RUNNING_IN_RAY_GET",
+    "FINISHED",
+    "FAILED",
+    "CANCELLED",
+)
+
+TASKS = Table(
+    "tasks",
+    "Tasks",
+    "Every call of the session, from its submission to its end.",
+    (
+        _id("task_id", "Task", "task"),
+        Column("name", "Name"),
+        Column("state", "State", "state"),
+        Column("type", "Type", rank=3),
+        _id("worker_id", "Worker", "worker", 2),
+        _count("attempt", "Attempt", 3),
+        Column("submitted_at_ns", "Submitted", "clock"),
+        _seconds("wait_arguments_seconds", "Arguments", 2),
+        _seconds("queue_seconds", "Queue"),
+        _seconds("dispatch_seconds", "Dispatch", 3),
+        _seconds("fetch_seconds", "Fetch", 3),
+        _seconds("deserialize_seconds", "Deserialise", 3),
+        _seconds("run_seconds", "Run"),
+        _seconds("cpu_seconds", "CPU", 2),
+        _seconds("blocked_seconds", "Blocked", 3),
+        _seconds("store_seconds", "Store", 3),
+        _seconds("total_seconds", "Total"),
+        _size("result_bytes", "Result", 2),
+        Column("outcome", "Outcome", "cause", rank=3),
+        Column("error", "Error", rank=3),
+        Column("shape", "Shape", rank=3),
+        _id("parent_task_id", "Parent", "task", 3),
+        _id("actor_id", "Actor", "actor", 3),
+        Column("job_id", "Job", rank=3),
+        Column("worker_pid", "PID", rank=3),
+        Column("started_at_ns", "Started", "clock", rank=3),
+        Column("ended_at_ns", "Ended", "clock", rank=3),
+        Column("trace_id", "Trace", rank=3),
+    ),
+    "-submitted_at_ns",
+)
+
+ACTORS = Table(
+    "actors",
+    "Actors",
+    "Stateful workers: asked for, alive, restarting, dead.",
+    (
+        _id("actor_id", "Actor", "actor"),
+        Column("class_name", "Class"),
+        Column("name", "Name"),
+        Column("state", "State", "state"),
+        _id("worker_id", "Worker", "worker"),
+        Column("pid", "PID"),
+        _count("restarts", "Restarts"),
+        Column("job_id", "Job", rank=2),
+        Column("created_at_ns", "Created", "clock"),
+        Column("cause", "Cause of death", "cause", rank=2),
+        Column("error", "Error", rank=2),
+    ),
+    "-created_at_ns",
+)
+
+OBJECTS = Table(
+    "objects",
+    "Objects",
+    "Values: who made them, how big they are, where they are.",
+    (
+        _id("object_id", "Object", "object"),
+        Column("state", "State", "state"),
+        _size("object_bytes", "Size"),
+        _id("task_id", "Made by", "task"),
+        Column("created_at_ns", "Created", "clock"),
+        _seconds("age_seconds", "Age"),
+        Column("call_site", "Call site", rank=2),
+    ),
+    "-object_bytes",
+)
+
+WORKERS = Table(
+    "workers",
+    "Workers",
+    "Processes that run tasks and actors, and drivers.",
+    (
+        _id("worker_id", "Worker", "worker"),
+        Column("kind", "Kind", "cause"),
+        Column("state", "State", "state"),
+        Column("pid", "PID"),
+        Column("running", "Runs now"),
+        _count("tasks", "Tasks ended"),
+        _size("rss_bytes", "Memory"),
+        Column("started_at_ns", "Started", "clock"),
+        Column("cause", "Cause of death", "cause", rank=2),
+        Column("error", "Error", rank=2),
+    ),
+    "-started_at_ns",
+)
+
+NODES = Table(
+    "nodes",
+    "Nodes",
+    "Machines of the cluster.",
+    (
+        _id("node_id", "Node", "node"),
+        Column("state", "State", "state"),
+        Column("host", "Host"),
+        Column("pid", "PID"),
+        _size("store_bytes", "Object store"),
+        Column("started_at_ns", "Started", "clock"),
+    ),
+    "-started_at_ns",
+)
+
+JOBS = Table(
+    "jobs",
+    "Jobs",
+    "Drivers: programs that joined the session.",
+    (
+        Column("job_id", "Job"),
+        Column("state", "State", "state"),
+        Column("entrypoint", "Entry point"),
+        Column("pid", "PID"),
+        _id("worker_id", "Driver", "worker"),
+        Column("started_at_ns", "Started", "clock"),
+        Column("ended_at_ns", "Ended", "clock"),
+        Column("cause", "Cause", "cause", rank=2),
+    ),
+    "-started_at_ns",
+)
+
+FUNCTIONS = Table(
+    "functions",
+    "Functions",
+    "Tasks folded by name: how many, how they ended, where their time went.",
+    (
+        Column("name", "Function", "function"),
+        _count("tasks", "Tasks"),
+        _count("finished", "Finished"),
+        _count("failed", "Failed"),
+        _count("pending", "Pending"),
+        _seconds("run_seconds_mean", "Run, mean"),
+        _seconds("run_seconds_p50", "p50"),
+        _seconds("run_seconds_p95", "p95"),
+        _seconds("run_seconds_max", "max"),
+        _seconds("run_seconds_total", "Run, total"),
+        _seconds("queue_seconds_mean", "Queue, mean"),
+        _size("result_bytes_total", "Results", 2),
+    ),
+    "-run_seconds_total",
+)
+
+TABLES: dict[str, Table] = {table.noun: table for table in (TASKS, ACTORS, OBJECTS, WORKERS, NODES, JOBS, FUNCTIONS)}
