@@ -67,7 +67,10 @@ class JobState(IntEnum):
 
 TASK: dict[TaskState, frozenset[TaskState]] = {
     TaskState.WAITING_ARGUMENTS: frozenset({TaskState.QUEUED, TaskState.FAILED, TaskState.CANCELLED}),
-    TaskState.QUEUED: frozenset({TaskState.DISPATCHED, TaskState.FAILED, TaskState.CANCELLED}),
+    # Back to waiting: an argument that was there is lost and has to be made again.
+    TaskState.QUEUED: frozenset(
+        {TaskState.DISPATCHED, TaskState.WAITING_ARGUMENTS, TaskState.FAILED, TaskState.CANCELLED}
+    ),
     TaskState.DISPATCHED: frozenset(
         {TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELLED, TaskState.QUEUED}
     ),

@@ -342,7 +342,7 @@ class Ownership:
                     task.unready += 1
                     self.wait_for(entry, task)
             if task.unready:
-                task.state = TaskState.WAITING_ARGUMENTS
+                advance(task, TaskState.WAITING_ARGUMENTS)
 
     def finish(self, task: Task, state: TaskState) -> None:
         """The task is over: its arguments are no longer needed."""
