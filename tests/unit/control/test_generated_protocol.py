@@ -1,7 +1,8 @@
-"""The committed modules of the control plane are what ``control.proto`` says, and the package asks for what they need."""
+"""The committed modules of the control plane are what ``control.proto`` says; the package requires what they need."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import tomllib
@@ -44,5 +45,5 @@ def test_the_package_requires_the_versions_that_the_generated_modules_need():
 
 def test_every_call_of_the_interface_says_what_it_is_for():
     lines = (ROOT / generate_protocol.PROTO).read_text().splitlines()
-    pairs = zip(lines, lines[1:], strict=False)
+    pairs = itertools.pairwise(lines)
     assert [line for before, line in pairs if "  rpc " in line and not before.startswith("  //")] == []
