@@ -1,0 +1,283 @@
+"""Actors: who they are, where they run, when they start again, and who is told.
+
+An actor waits for a worker like any other demand, becomes that worker, and ends with it. Its process may die
+``restarts_max`` times before the actor does. Names belong to living actors only.
+
+Invariants: an actor has a worker only while it is placed (PENDING_CREATION or RESTARTING with a worker, ALIVE); it
+waits in the scheduler exactly while it has none and is not DEAD; a name leads to an actor that is not DEAD.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from obsray.core.node.demands import Demand, Lease, default_need, describe
+from obsray.core.node.resources import Amounts
+from obsray.core.node.scheduler import Scheduler
+from obsray.core.node.step import Step, require
+from obsray.core.node.workers import Death, Runtime, WorkerPool, runtime_of
+from obsray.core.protocol.lifecycle import ActorState, advance
+from obsray.core.protocol.messages import ActorChanged, Reply, StartActor
+from obsray.ids import NIL_WORKER
+from obsray.telemetry.events import DeathCause
+
+#: The dead are remembered, so that late callers learn why; beyond this the oldest are forgotten.
+DEAD_REMEMBERED_MAX = 10_000
+TEXT_CHARACTERS_MAX = 500
+
+
+@dataclass(slots=True, eq=False)
+class Actor:
+    """One actor. ``cause``, ``error`` and ``detail`` say why it died last."""
+
+    id: bytes
+    owner: bytes
+    spec: dict[str, Any]
+    class_name: str
+    name: str
+    namespace: str
+    detached: bool
+    restarts_max: int
+    need: Amounts
+    hold: Amounts
+    runtime: Runtime
+    label: int
+    waiting_since: float
+    state: ActorState = ActorState.DEPENDENCIES_UNREADY
+    incarnation: int = 0
+    worker: bytes = NIL_WORKER
+    lease: int = 0
+    placed_at: float = 0.0
+    watchers: dict[bytes, None] = field(default_factory=dict)
+    leaving: bool = False
+    cause: DeathCause = DeathCause.INTENDED
+    error: bytes = b""
+    detail: str = ""
+
+
+class ActorTable:
+    """The actors of this node."""
+
+    def __init__(self, node: bytes, scheduler: Scheduler, pool: WorkerPool, socket_directory: str) -> None:
+        self.node = node
+        self.actors: dict[bytes, Actor] = {}
+        self.names: dict[tuple[str, str], Actor] = {}
+        self.by_worker: dict[bytes, Actor] = {}
+        self._scheduler = scheduler
+        self._pool = pool
+        self._socket_directory = socket_directory
+        self._dead: deque[bytes] = deque()
+
+    # --- birth -------------------------------------------------------------------------------------------
+
+    def create(self, step: Step, client: bytes, request: int, spec: dict[str, Any]) -> None:
+        """Register an actor and look for a worker. Raises KeyError, TypeError or ValueError for a malformed spec."""
+        actor = self._read(step, client, spec)
+        key = (actor.namespace, actor.name)
+        if actor.id in self.actors:
+            step.send(client, Reply(request, None, "an actor with this id exists", "duplicate"))
+            return
+        if actor.name and key in self.names:
+            where = f" in namespace {actor.namespace!r}" if actor.namespace else ""
+            step.send(client, Reply(request, None, f"the name {actor.name!r} is taken{where}", "name_taken"))
+            return
+        self.actors[actor.id] = actor
+        if actor.name:
+            self.names[key] = actor
+        intern = step.emit.intern
+        step.emit.actor_created(
+            step.time_ns, actor.id, spec["task"], intern(actor.class_name), intern(actor.name), intern(actor.namespace),
+            actor.label, actor.restarts_max, actor.detached, spec["job"] & 0xFFFFFFFF,
+        )  # fmt: skip
+        step.send(client, Reply(request, None))
+        advance(actor, ActorState.PENDING_CREATION)
+        self._look_for_worker(step, actor)
+
+    def _read(self, step: Step, client: bytes, spec: dict[str, Any]) -> Actor:
+        class_name, restarts_max = str(spec["class_name"])[:TEXT_CHARACTERS_MAX], int(spec["restarts_max"])
+        for name, kind in (("actor", bytes), ("task", bytes), ("job", int), ("resources", dict), ("held", dict)):
+            if not isinstance(spec[name], kind):
+                raise TypeError(f"{name} is not {kind.__name__}")
+        if len(spec["actor"]) != 16 or len(spec["task"]) != 16:
+            raise ValueError("an id of the wrong size")
+        # Placed where all of ``resources`` is free; what it keeps cannot be more than that.
+        hold = amounts_of(spec["held"])
+        need = {**hold, **{name: max(n, hold.get(name, 0)) for name, n in amounts_of(spec["resources"]).items()}}
+        label = step.emit.intern(f"{class_name} {describe(need)}".strip())
+        return Actor(
+            spec["actor"], client, spec, class_name, str(spec["name"]), str(spec["namespace"]), bool(spec["detached"]),
+            max(-1, min(restarts_max, 0x7FFFFFFF)), need, hold, runtime_of(spec["runtime"]), label, step.now,
+        )  # fmt: skip
+
+    def _look_for_worker(self, step: Step, actor: Actor) -> None:
+        actor.waiting_since = step.now
+        demand = Demand(
+            actor.owner, -1, actor.class_name, actor.need, actor.hold, actor.runtime, actor=actor.id, label=actor.label
+        )
+        self._scheduler.want_actor(step, demand)
+
+    def placed(self, step: Step, lease: Lease) -> None:
+        """The scheduler found a worker: it shall become the actor."""
+        actor = self.actors[lease.demand.actor]
+        actor.worker, actor.lease, actor.placed_at = lease.worker.id, lease.key, step.now
+        self.by_worker[actor.worker] = actor
+        step.emit.actor_placed(
+            step.time_ns, actor.id, actor.worker, self.node, step.now - actor.waiting_since, actor.incarnation & 0xFFFF
+        )
+        step.send(actor.worker, StartActor(actor.spec, actor.incarnation, lease.devices))
+
+    def ready(self, step: Step, client: bytes, actor_id: bytes) -> None:
+        """The constructor returned; nothing happens unless it comes from the actor's own worker."""
+        actor = self.by_worker.get(client)
+        if actor is None or actor.id != actor_id or actor.state in (ActorState.ALIVE, ActorState.DEAD):
+            return
+        advance(actor, ActorState.ALIVE)
+        step.emit.actor_alive(
+            step.time_ns, actor.id, actor.worker, actor.incarnation & 0xFFFF, step.now - actor.placed_at
+        )
+        self._tell(step, actor)
+
+    # --- death -------------------------------------------------------------------------------------------
+
+    def failed(self, step: Step, client: bytes, actor_id: bytes, error: bytes, intended: bool) -> None:
+        """The constructor raised, or the actor asked to exit: either way it does not start again."""
+        actor = self.by_worker.get(client)
+        if actor is None or actor.id != actor_id or actor.state is ActorState.DEAD:
+            return
+        cause = DeathCause.INTENDED if intended else DeathCause.START_FAILED
+        detail = "the actor asked to exit" if intended else "its constructor raised"
+        self._die(step, actor, cause, detail, error)
+        worker = self._pool.workers.get(client)
+        if worker is not None:
+            self._pool.retire(step, worker, DeathCause.INTENDED, detail)
+
+    def worker_ended(self, step: Step, death: Death, tail: str) -> None:
+        """The process is gone; its lease has ended already."""
+        actor = self.by_worker.pop(death.worker.id, None)
+        if actor is None or actor.state is ActorState.DEAD:
+            return
+        detail = f"its process died: {death.detail}"
+        if tail and death.cause not in (DeathCause.INTENDED, DeathCause.KILLED_BY_REQUEST):
+            detail += f"; the last lines of its log:\n{tail}"
+        may_restart = actor.restarts_max < 0 or actor.incarnation < actor.restarts_max
+        if actor.leaving or death.cause is DeathCause.INTENDED or not may_restart:
+            self._die(step, actor, death.cause, detail)
+            return
+        actor.incarnation += 1
+        actor.worker, actor.lease = NIL_WORKER, 0
+        actor.cause, actor.detail = death.cause, detail
+        advance(actor, ActorState.RESTARTING)
+        step.emit.actor_restarting(
+            step.time_ns, actor.id, death.worker.id, actor.incarnation & 0xFFFF, death.cause,
+            step.emit.intern(detail[:TEXT_CHARACTERS_MAX]),
+        )  # fmt: skip
+        self._tell(step, actor)
+        self._look_for_worker(step, actor)
+
+    def kill(self, step: Step, actor_id: bytes, restart: bool, graceful: bool) -> None:
+        """End the actor's process; ``restart`` uses up one restart, otherwise it is the end of the actor."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.state is ActorState.DEAD:
+            return
+        worker = self._pool.workers.get(actor.worker)
+        if graceful and worker is not None:
+            # It ends after the calls already made, however long they take; then it says goodbye.
+            actor.leaving = actor.leaving or not restart
+            self._pool.retire(step, worker, DeathCause.KILLED_BY_REQUEST, "the actor was asked to end", patient=True)
+            return
+        if not restart:
+            self._die(step, actor, DeathCause.KILLED_BY_REQUEST, "it was killed")
+        if worker is not None:
+            self._pool.kill(step, worker, DeathCause.KILLED_BY_REQUEST, "the actor was killed")
+
+    def client_gone(self, step: Step, client: bytes) -> None:
+        """Watches end; actors that the client owned end with it unless they are detached."""
+        for actor in list(self.actors.values()):
+            actor.watchers.pop(client, None)
+            if actor.owner == client and not actor.detached and actor.state is not ActorState.DEAD:
+                worker = self._pool.workers.get(actor.worker)
+                self._die(step, actor, DeathCause.PARENT_DIED, "its owner ended")
+                if worker is not None:
+                    self._pool.kill(step, worker, DeathCause.KILLED_BY_REQUEST, "the owner of the actor ended")
+
+    def _die(self, step: Step, actor: Actor, cause: DeathCause, detail: str, error: bytes = b"") -> None:
+        if not actor.lease:
+            self._scheduler.withdraw_actor(step, actor.id)
+        worker, actor.worker, actor.lease = actor.worker, NIL_WORKER, 0
+        actor.cause, actor.detail, actor.error = cause, detail, error
+        advance(actor, ActorState.DEAD)
+        if self.names.get((actor.namespace, actor.name)) is actor:
+            del self.names[actor.namespace, actor.name]
+        # Code and arguments are not needed any more; what is kept is small.
+        actor.spec = {}
+        step.emit.actor_died(
+            step.time_ns, actor.id, worker, actor.incarnation & 0xFFFF, cause, step.emit.intern(actor.class_name),
+            step.emit.intern(detail[:TEXT_CHARACTERS_MAX]),
+        )  # fmt: skip
+        self._tell(step, actor)
+        self._dead.append(actor.id)
+        if len(self._dead) > DEAD_REMEMBERED_MAX:
+            self.actors.pop(self._dead.popleft(), None)
+
+    # --- telling -----------------------------------------------------------------------------------------
+
+    def watch(self, step: Step, client: bytes, actor_id: bytes) -> None:
+        """Tell the client where the actor is now and whenever that changes."""
+        actor = self.actors.get(actor_id)
+        if actor is None:
+            unknown = "this node knows no such actor (it died long ago, or never was)"
+            state, cause = ActorState.DEAD, DeathCause.INTENDED
+            step.send(client, ActorChanged(actor_id, state, 0, NIL_WORKER, "", cause, b"", unknown))
+            return
+        actor.watchers[client] = None
+        step.send(client, self._news(actor))
+
+    def _tell(self, step: Step, actor: Actor) -> None:
+        news = self._news(actor)
+        for client in actor.watchers:
+            step.send(client, news)
+
+    def _news(self, actor: Actor) -> ActorChanged:
+        alive = actor.state is ActorState.ALIVE
+        path = f"{self._socket_directory}/{actor.worker.hex()}.sock" if alive else ""
+        return ActorChanged(
+            actor.id, actor.state, actor.incarnation, actor.worker if alive else NIL_WORKER, path,
+            actor.cause, actor.error, actor.detail,
+        )  # fmt: skip
+
+    def find(self, name: str, namespace: str) -> dict[str, bytes] | None:
+        """The living actor of that name: its id and what its owner wanted handles to know."""
+        actor = self.names.get((namespace, name))
+        return None if actor is None else {"actor": actor.id, "meta": actor.spec["meta"]}
+
+    def named(self, namespace: str | None) -> list[dict[str, str]]:
+        """Names in use, in one namespace or (None) in all."""
+        return [
+            {"name": name, "namespace": space} for space, name in self.names if namespace is None or space == namespace
+        ]
+
+    def check_invariants(self) -> None:
+        for actor in self.actors.values():
+            waits = actor.id in self._scheduler.actor_demands
+            placed = actor.worker != NIL_WORKER
+            dead = actor.state is ActorState.DEAD
+            require(waits + placed + dead == 1, f"{actor.id.hex()}: waits {waits}, placed {placed}, {actor.state.name}")
+            require(not placed or self.by_worker[actor.worker] is actor, "a worker that does not know its actor")
+            require(actor.state is not ActorState.ALIVE or placed, "alive nowhere")
+        for (namespace, name), actor in self.names.items():
+            require((actor.namespace, actor.name) == (namespace, name), "a name that leads elsewhere")
+            require(actor.state is not ActorState.DEAD, f"the name {name} leads to the dead")
+
+
+def amounts_of(value: Any) -> Amounts:
+    """Resource amounts out of a message. Raises TypeError or ValueError if they are not amounts."""
+    if not isinstance(value, dict):
+        raise TypeError("resources are not a dict")
+    for name, amount in value.items():
+        if not isinstance(name, str) or not isinstance(amount, int) or isinstance(amount, bool):
+            raise TypeError("resources must map names to whole numbers")
+        if amount < 0 or amount >= 1 << 62 or not name or len(name) > 128:
+            raise ValueError(f"not an amount of a resource: {name[:128]!r}: {amount}")
+    return default_need(value)

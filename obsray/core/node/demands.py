@@ -1,0 +1,82 @@
+"""What clients and actors want of the scheduler, and what they got: the nouns of ``scheduler.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from obsray.core.node.resources import UNIT, Amounts
+from obsray.core.node.workers import Runtime, Worker
+from obsray.telemetry.events import LeaseOutcome, Reason
+
+#: What must be free, what is then held, and what the process must be: demands equal in these wait in one queue.
+Signature = tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...], Runtime]
+
+
+@dataclass(slots=True, eq=False)
+class Demand:
+    """``wanted`` more workers for one shape of one client, or one worker for an actor.
+
+    ``turn`` orders demands: whoever was served last goes to the back. ``outcome`` and ``reason`` are what was last
+    announced, so that waiting is told once and not at every look.
+    """
+
+    client: bytes
+    shape: int
+    name: str
+    need: Amounts
+    hold: Amounts
+    runtime: Runtime
+    actor: bytes = b""
+    label: int = 0
+    wanted: int = 0
+    backlog: int = 0
+    held: int = 0
+    asked_back: int = 0
+    turn: int = 0
+    waiting_since: float = 0.0
+    outcome: LeaseOutcome = LeaseOutcome.GRANTED
+    reason: Reason = Reason.NONE
+    task_seconds: float = 0.0
+
+    def signature(self) -> Signature:
+        return tuple(sorted(self.need.items())), tuple(sorted(self.hold.items())), self.runtime
+
+
+@dataclass(slots=True, eq=False)
+class Queue:
+    """Demands that need the same, in the order of their turns (a dict keeps it, and removes in constant time)."""
+
+    need: Amounts
+    hold: Amounts
+    runtime: Runtime
+    infeasible: str
+    demands: dict[int, Demand] = field(default_factory=dict)
+    unannounced: list[Demand] = field(default_factory=list)
+    reason: Reason = Reason.NONE
+    deficit: str = ""
+
+    def head(self) -> Demand:
+        return next(iter(self.demands.values()))
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """``demand``'s owner (or actor) has ``worker`` until it is returned. ``key`` names its share of the resources."""
+
+    key: int
+    demand: Demand
+    worker: Worker
+    devices: dict[str, list[int]]
+    granted_at: float
+    asked_back: bool = False
+    blocked: bool = False
+
+
+def default_need(amounts: Amounts) -> Amounts:
+    """Amounts without zeros, so that equal needs compare equal."""
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
+def describe(need: Amounts) -> str:
+    """``CPU:1 GPU:0.5`` for labels."""
+    return " ".join(f"{name}:{amount / UNIT:g}" for name, amount in sorted(need.items()) if name != "memory")

@@ -1,0 +1,101 @@
+"""The nouns of the object table: an object, a wait for room, and how both are told to people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from obsray.core.protocol.lifecycle import ObjectState
+from obsray.ids import WORKER_ID_BYTES, short
+
+HOLDERS_NAMED_MAX = 5
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One object of this node.
+
+    ``offset`` is where its range begins, -1 while it has none. ``stored_path`` names its complete file on disk,
+    "" if there is none. ``doomed``: its owner freed it, and it goes as soon as nobody writes or reads it.
+    """
+
+    id: bytes
+    size: int
+    creator: bytes
+    created_at: float
+    state: ObjectState = ObjectState.CREATED
+    offset: int = -1
+    pins: dict[bytes, int] = field(default_factory=dict)
+    waiting: list[Reader] = field(default_factory=list)
+    stored_path: str = ""
+    token: int = 0
+    doomed: bool = False
+    wants_room: bool = False
+    error: str = ""
+
+    @property
+    def owner(self) -> bytes:
+        return self.id[:WORKER_ID_BYTES]
+
+
+@dataclass(slots=True, eq=False)
+class Reader:
+    """A client that waits to pin an object."""
+
+    client: bytes
+    request: int
+    asked_at: float
+
+
+@dataclass(slots=True, eq=False)
+class Wait:
+    """Somebody waits for room: a writer (``request`` of ``client``), or a spilled object that is wanted again."""
+
+    entry: Entry
+    asked_at: float
+    client: bytes = b""
+    request: int = 0
+    told: bool = False
+
+    @property
+    def restores(self) -> bool:
+        return not self.client
+
+
+@dataclass(frozen=True, slots=True)
+class StoreNumbers:
+    """The numbers of a ``store_sample`` (bytes and counts)."""
+
+    capacity_bytes: int
+    used_bytes: int
+    pinned_bytes: int
+    spilled_bytes: int
+    objects: int
+    objects_spilled: int
+    allocations_waiting: int
+    largest_free_bytes: int
+
+
+def show_bytes(size: int) -> str:
+    """``1.5 MiB``"""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"
+
+
+def explain_full(size: int, numbers: StoreNumbers, holders: list[Entry], spill_error: str) -> str:
+    """Why there is no room for ``size`` bytes: the sizes, who holds what, and why spilling did not help."""
+    free = numbers.capacity_bytes - numbers.used_bytes
+    text = (
+        f"no room for {show_bytes(size)}: {show_bytes(free)} of {show_bytes(numbers.capacity_bytes)} free "
+        f"(largest range {show_bytes(numbers.largest_free_bytes)}), {show_bytes(numbers.pinned_bytes)} pinned by readers"
+    )
+    if holders:
+        named = ", ".join(
+            f"{short(entry.id)} {show_bytes(entry.size)} by {' '.join(client.hex()[:8] for client in entry.pins)}"
+            for entry in holders[:HOLDERS_NAMED_MAX]
+        )
+        text += f": {named}"
+    if spill_error:
+        text += f"; spilling failed: {spill_error}"
+    return text

@@ -1,0 +1,454 @@
+"""The local scheduler: who gets which worker and when, and why not yet.
+
+Demands that need the same share a queue, so a decision costs as much as there are *different* needs, however many
+tasks wait. Among queues the demand whose turn is oldest goes first: round robin over all demands. One that does
+not fit now does not hold up smaller ones; but once it has waited ``RESERVE_AFTER_SECONDS`` and others took what it
+lacks meanwhile, what comes free is kept for it for a while. Demands that cannot be met now ask the holders of other
+leases to give idle ones back.
+
+Invariants: resources free + held by leases == total; a worker has at most one lease; a demand is in exactly one
+queue while it wants something. Amounts beyond the node's total wait as infeasible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from obsray.core.node.demands import Demand, Lease, Queue, Signature, default_need
+from obsray.core.node.resources import GPU, Amounts, Resources
+from obsray.core.node.step import Step, require
+from obsray.core.node.workers import Runtime, Worker, WorkerPool
+from obsray.core.protocol.lifecycle import WorkerState
+from obsray.core.protocol.messages import LeaseGranted, LeaseReclaim
+from obsray.ids import NIL_WORKER
+from obsray.telemetry.events import DeathCause, LeaseOutcome, Reason
+
+RESERVE_AFTER_SECONDS = 1.0
+#: A reservation that led to nothing ends, lest what it holds back is what the holders wait for.
+RESERVE_SECONDS_MAX = 10.0
+#: With more demands than room each keeps a worker at least this long before it is asked for it.
+SLICE_SECONDS = 0.2
+LOOK_SECONDS = 0.1
+ANNOUNCED_PER_LOOK_MAX = 1000
+RECLAIMING_PER_LOOK_MAX = 64
+_MEAN_WEIGHT = 0.2
+_U32 = 0xFFFFFFFF
+
+
+class Scheduler:
+    """``path_of`` says where a worker listens; ``node`` is this node's id."""
+
+    def __init__(self, node: bytes, resources: Resources, pool: WorkerPool, socket_directory: str) -> None:
+        self.node = node
+        self.resources = resources
+        self.pool = pool
+        self.demands: dict[tuple[bytes, int], Demand] = {}
+        self.actor_demands: dict[bytes, Demand] = {}
+        self.queues: dict[Signature, Queue] = {}
+        self.leases: dict[int, Lease] = {}
+        self.by_worker: dict[bytes, Lease] = {}
+        self._socket_directory = socket_directory
+        self._turn = 0
+        self._lease_numbers = 0
+        self._decisions = 0
+        self._taken_at: dict[str, float] = {}
+        self._reserved: Queue | None = None
+        self._reserved_until = 0.0
+        self._reserve_again_at = 0.0
+
+    # --- demands -----------------------------------------------------------------------------------------
+
+    def define(self, client: bytes, shape: int, name: str, need: Amounts, runtime: Runtime, label: int) -> None:
+        """A client explains its number ``shape``; a second time for the same number changes nothing."""
+        if (client, shape) not in self.demands:
+            need = default_need(need)
+            self.demands[client, shape] = Demand(client, shape, name, need, need, runtime, label=label)
+
+    def request(self, step: Step, client: bytes, shape: int, wanted: int, backlog: int) -> None:
+        """The client wants ``wanted`` workers more than it holds. Raises KeyError for a shape it never defined."""
+        demand = self.demands[client, shape]
+        demand.backlog = backlog
+        if wanted > demand.wanted:
+            step.emit.lease_requested(
+                step.time_ns, client, demand.label, min(wanted, _U32), min(backlog, _U32)
+            )
+        if wanted and not demand.wanted:
+            self._enqueue(step, demand)
+        elif demand.wanted and not wanted:
+            self._dequeue(demand)
+            if demand.outcome is not LeaseOutcome.GRANTED:
+                self._announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
+        demand.wanted = wanted
+
+    def want_actor(self, step: Step, demand: Demand) -> None:
+        """Find a worker for ``demand.actor``; its lease comes out of ``schedule``."""
+        demand.wanted = 1
+        self.actor_demands[demand.actor] = demand
+        self._enqueue(step, demand)
+
+    def withdraw_actor(self, step: Step, actor: bytes) -> None:
+        """The actor is not wanted any more; nothing happens if it does not wait."""
+        demand = self.actor_demands.pop(actor, None)
+        if demand is not None:
+            self._dequeue(demand)
+            demand.wanted = 0
+            self._announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
+
+    def _enqueue(self, step: Step, demand: Demand) -> None:
+        signature = demand.signature()
+        queue = self.queues.get(signature)
+        if queue is None:
+            infeasible = self.resources.infeasible(demand.need)
+            queue = self.queues[signature] = Queue(demand.need, demand.hold, demand.runtime, infeasible)
+        self._turn += 1
+        demand.turn = self._turn
+        demand.waiting_since = step.now
+        demand.outcome, demand.reason = LeaseOutcome.GRANTED, Reason.NONE
+        queue.demands[id(demand)] = demand
+        queue.unannounced.append(demand)
+
+    def _dequeue(self, demand: Demand) -> None:
+        signature = demand.signature()
+        queue = self.queues[signature]
+        del queue.demands[id(demand)]
+        if not queue.demands:
+            del self.queues[signature]
+            if queue is self._reserved:
+                self._reserved = None
+
+    # --- leases ------------------------------------------------------------------------------------------
+
+    def return_lease(self, step: Step, client: bytes, key: int, tasks: int, reason: Reason, dispose: bool) -> None:
+        """The owner is done with a worker. Raises KeyError if it is not its own lease."""
+        lease = self.leases[key]
+        if lease.demand.client != client or lease.demand.actor:
+            raise KeyError(key)
+        self._close(step, lease, tasks, reason)
+        worker = lease.worker
+        self.pool.put_back(step, worker)
+        if (dispose or worker.runtime.fresh or lease.demand.runtime.fresh) and worker.end_cause is None:
+            self.pool.retire(step, worker, DeathCause.INTENDED, "its owner asked for it not to be used again")
+
+    def worker_gone(self, step: Step, worker: bytes, reason: Reason) -> Lease | None:
+        """The worker died: what it held is free. Returns the lease that ended with it."""
+        lease = self.by_worker.get(worker)
+        if lease is not None:
+            self._close(step, lease, 0, reason)
+        return lease
+
+    def _close(self, step: Step, lease: Lease, tasks: int, reason: Reason) -> None:
+        del self.leases[lease.key]
+        del self.by_worker[lease.worker.id]
+        demand = lease.demand
+        demand.held -= 1
+        demand.asked_back -= lease.asked_back
+        self.resources.give(lease.key)
+        held_seconds = step.now - lease.granted_at
+        if tasks > 0:
+            demand.task_seconds += _MEAN_WEIGHT * (held_seconds / tasks - demand.task_seconds)
+        step.emit.lease_returned(
+            step.time_ns, lease.key, demand.client, lease.worker.id, demand.label, reason, held_seconds,
+            min(tasks, _U32),
+        )  # fmt: skip
+
+    def block(self, worker: bytes) -> None:
+        """The worker's task waits: its CPUs are free meanwhile."""
+        lease = self.by_worker.get(worker)
+        if lease is not None and not lease.blocked:
+            lease.blocked = True
+            self.resources.lend_cpus(lease.key)
+
+    def unblock(self, worker: bytes) -> None:
+        """The worker's task goes on, at once."""
+        lease = self.by_worker.get(worker)
+        if lease is not None and lease.blocked:
+            lease.blocked = False
+            self.resources.retake_cpus(lease.key)
+
+    def client_gone(self, step: Step, client: bytes) -> list[Lease]:
+        """Forget the client's demands; returns the leases it held, whose workers now work for nobody."""
+        for key in [key for key in self.demands if key[0] == client]:
+            demand = self.demands.pop(key)
+            if demand.wanted:
+                self._dequeue(demand)
+                demand.wanted = 0
+        return [lease for lease in self.leases.values() if lease.demand.client == client and not lease.demand.actor]
+
+    # --- decisions ---------------------------------------------------------------------------------------
+
+    def schedule(self, step: Step) -> list[Lease]:
+        """Grant what can be granted. Clients are told here; leases for actors are returned."""
+        for_actors: list[Lease] = []
+        open_queues = [queue for queue in self.queues.values() if not queue.infeasible]
+        self._reserve(step, open_queues)
+        keep = self._reserved.need if self._reserved is not None else None
+        while open_queues:
+            queue = min(open_queues, key=self._precedence)
+            if not self.resources.fits(queue.need, None if queue is self._reserved else keep):
+                queue.reason = Reason.NO_CAPACITY
+                open_queues.remove(queue)
+                continue
+            worker = self.pool.find(queue.runtime)
+            if worker is None:
+                queue.reason = Reason.WORKER_STARTING
+                open_queues.remove(queue)
+                continue
+            lease = self._grant(step, queue, worker)
+            keep = self._reserved.need if self._reserved is not None else None
+            if lease.demand.actor:
+                for_actors.append(lease)
+            if not queue.demands:
+                open_queues.remove(queue)
+        if self.queues:
+            self._start_workers(step)
+            self._explain(step)
+            self._reclaim(step)
+            if any(not queue.infeasible for queue in self.queues.values()):
+                step.wake(step.now + LOOK_SECONDS)
+        return for_actors
+
+    def _precedence(self, queue: Queue) -> tuple[bool, int]:
+        return queue is not self._reserved, queue.head().turn
+
+    def _grant(self, step: Step, queue: Queue, worker: Worker) -> Lease:
+        demand = queue.head()
+        self._lease_numbers += 1
+        key = self._lease_numbers
+        devices = self.resources.take(key, demand.hold)
+        self.pool.take(worker, WorkerState.ACTOR if demand.actor else WorkerState.LEASED)
+        lease = Lease(key, demand, worker, devices, step.now)
+        self.leases[key] = self.by_worker[worker.id] = lease  # type: ignore[index]
+        demand.held += 1
+        for name in demand.hold:
+            self._taken_at[name] = step.now
+        self._announce(step, demand, LeaseOutcome.GRANTED, Reason.CAPACITY_FREE, "", lease)
+        demand.wanted -= 1
+        self._turn += 1
+        if demand.wanted:
+            demand.turn = self._turn
+            demand.waiting_since = step.now
+            del queue.demands[id(demand)]
+            queue.demands[id(demand)] = demand
+        else:
+            self._dequeue(demand)
+            if demand.actor:
+                del self.actor_demands[demand.actor]
+        if queue is self._reserved:
+            self._reserved = None
+        if not demand.actor:
+            path = f"{self._socket_directory}/{worker.id.hex()}.sock"
+            step.send(demand.client, LeaseGranted(demand.shape, key, worker.id, path, devices))
+        return lease
+
+    def _reserve(self, step: Step, queues: list[Queue]) -> None:
+        """Choose the demand for which freed resources are kept: overtaken for too long in what it lacks."""
+        if self._reserved is not None:
+            if step.now < self._reserved_until:
+                return
+            self._reserved = None
+            self._reserve_again_at = step.now + RESERVE_SECONDS_MAX
+        if step.now < self._reserve_again_at:
+            return
+        for queue in sorted(queues, key=lambda queue: queue.head().turn):
+            waiting_since = queue.head().waiting_since
+            missing = self.resources.deficit(queue.need)
+            overtaken = any(self._taken_at.get(name, 0.0) > waiting_since for name in missing)
+            if overtaken and step.now - waiting_since >= RESERVE_AFTER_SECONDS and self._can_come_free(missing):
+                self._reserved, self._reserved_until = queue, step.now + RESERVE_SECONDS_MAX
+                step.wake(self._reserved_until)
+                return
+
+    def _can_come_free(self, missing: Amounts) -> bool:
+        """Whether ended task leases would give what is missing; what actors hold for life does not come back."""
+        for name, lack in missing.items():
+            held = sum(
+                self.resources.shares[lease.key].amounts.get(name, 0)
+                for lease in self.leases.values()
+                if not lease.demand.actor
+            )
+            if held < lack:
+                return False
+        return True
+
+    def _start_workers(self, step: Step) -> None:
+        """Ask for as many processes as could be given work now."""
+        free = {name: max(0, amount) for name, amount in self.resources.free.items()}
+        wanted: dict[str, int] = {}
+        waiting = [queue for queue in self.queues.values() if queue.reason is Reason.WORKER_STARTING]
+        for queue in waiting:
+            count = 0
+            for demand in queue.demands.values():
+                count += demand.wanted
+                if count >= self.pool.workers_max:
+                    break
+            for name, amount in queue.hold.items():
+                count = min(count, free[name] // amount)
+            for name, amount in queue.hold.items():
+                free[name] -= amount * count
+            # Even if others have taken all of it in this plan, one process has to come first.
+            wanted[queue.runtime.key] = wanted.get(queue.runtime.key, 0) + max(1, count)
+        for queue in waiting:
+            queue.reason, queue.deficit = self.pool.want(
+                step, queue.runtime, wanted[queue.runtime.key], Reason.CAPACITY_FREE
+            )
+
+    # --- asking leases back ------------------------------------------------------------------------------
+
+    def _reclaim(self, step: Step) -> None:
+        coming: Amounts = {}
+        workers_coming = 0
+        for lease in self.leases.values():
+            if lease.asked_back:
+                workers_coming += 1
+                for name, amount in lease.demand.hold.items():
+                    coming[name] = coming.get(name, 0) + amount
+        for queue in sorted(self.queues.values(), key=lambda queue: queue.head().turn):
+            if queue.infeasible or queue.reason not in (Reason.NO_CAPACITY, Reason.WORKER_LIMIT):
+                continue
+            for demand in islice(queue.demands.values(), RECLAIMING_PER_LOOK_MAX):
+                missing = self._missing(queue, demand, coming)
+                short_of_workers = queue.reason is Reason.WORKER_LIMIT and not workers_coming
+                if missing or short_of_workers:
+                    incoming = any(coming.get(name, 0) > 0 for name in queue.need)
+                    for lease in self._victims(step, demand, missing, incoming):
+                        self._ask_back(step, lease)
+                        workers_coming += 1
+                        for name, amount in lease.demand.hold.items():
+                            missing[name] = missing.get(name, 0) - amount
+                        if all(lack <= 0 for lack in missing.values()):
+                            break
+                # What is on its way is for this demand; the next one may not count on it again.
+                for name, amount in queue.need.items():
+                    coming[name] = coming.get(name, 0) - amount * demand.wanted
+                if all(coming.get(name, 0) <= -self.resources.total[name] for name in queue.need):
+                    break
+
+    def _missing(self, queue: Queue, demand: Demand, coming: Amounts) -> Amounts:
+        free = self.resources.free
+        missing = {}
+        for name, amount in queue.need.items():
+            lack = amount * demand.wanted - max(0, free.get(name, 0)) - coming.get(name, 0)
+            if lack > 0:
+                missing[name] = min(lack, self.resources.total[name])
+        if not missing and GPU in queue.need and not self.resources.fits({GPU: queue.need[GPU]}):
+            missing[GPU] = queue.need[GPU]
+        return missing
+
+    def _victims(self, step: Step, demand: Demand, missing: Amounts, incoming: bool) -> Iterator[Lease]:
+        """Leases to ask for, best first: of those who hold more than they would after giving one up, or want no more."""
+        candidates = [
+            lease
+            for lease in self.leases.values()
+            if not lease.asked_back
+            and not lease.demand.actor
+            and not lease.blocked
+            and lease.demand is not demand
+            and (not missing or any(name in lease.demand.hold for name in missing))
+        ]
+        candidates.sort(key=lambda lease: (lease.demand.asked_back - lease.demand.held, lease.granted_at))
+        gained = int(incoming)
+        for lease in candidates:
+            other = lease.demand
+            idle_soon = not other.wanted
+            richer = other.held - other.asked_back > demand.held + gained + 1
+            slice_over = not gained and step.now - lease.granted_at >= SLICE_SECONDS
+            if idle_soon or richer or slice_over:
+                gained += 1
+                yield lease
+
+    def _ask_back(self, step: Step, lease: Lease) -> None:
+        lease.asked_back = True
+        lease.demand.asked_back += 1
+        step.emit.lease_reclaim_requested(
+            step.time_ns, lease.key, lease.demand.client, lease.worker.id, Reason.RECLAIMED_FOR_OTHERS
+        )
+        step.send(lease.demand.client, LeaseReclaim(lease.key))
+
+    # --- saying why --------------------------------------------------------------------------------------
+
+    def _explain(self, step: Step) -> None:
+        """Announce new waiting demands, and the first of each queue if its reason has changed."""
+        for queue in self.queues.values():
+            if queue.infeasible:
+                queue.reason, queue.deficit = Reason.INFEASIBLE, queue.infeasible
+            elif queue.reason is Reason.NO_CAPACITY:
+                keep = None if self._reserved in (None, queue) else self._reserved.need  # type: ignore[union-attr]
+                if keep and self.resources.fits(queue.need):
+                    queue.reason = Reason.FAIRNESS
+                queue.deficit = self.resources.explain(self.resources.deficit(queue.need, keep))
+            for demand in queue.unannounced:
+                if demand.wanted and id(demand) in queue.demands:
+                    self._announce_waiting(step, queue, demand)
+            queue.unannounced.clear()
+            self._announce_waiting(step, queue, queue.head())
+
+    def tell_changes(self, step: Step) -> None:
+        """Announce every demand whose reason has changed since it was last told (called at a slow pace)."""
+        left = ANNOUNCED_PER_LOOK_MAX
+        for queue in self.queues.values():
+            for demand in queue.demands.values():
+                if demand.reason is not queue.reason:
+                    self._announce_waiting(step, queue, demand)
+                    left -= 1
+                    if not left:
+                        return
+
+    def _announce_waiting(self, step: Step, queue: Queue, demand: Demand) -> None:
+        outcome = LeaseOutcome.INFEASIBLE if queue.infeasible else LeaseOutcome.QUEUED
+        if (outcome, queue.reason) != (demand.outcome, demand.reason):
+            self._announce(step, demand, outcome, queue.reason, queue.deficit, None)
+
+    def _announce(
+        self, step: Step, demand: Demand, outcome: LeaseOutcome, reason: Reason, deficit: str, lease: Lease | None
+    ) -> None:
+        if outcome in (LeaseOutcome.QUEUED, LeaseOutcome.INFEASIBLE):
+            demand.outcome, demand.reason = outcome, reason
+        self._decisions = self._decisions % _U32 + 1
+        text = step.emit.intern(deficit)
+        granted = lease is not None
+        worker, key, chosen = (lease.worker.id, lease.key, self.node) if lease is not None else (NIL_WORKER, 0, bytes(8))
+        waited = step.now - demand.waiting_since
+        queue = self.queues.get(demand.signature())
+        depth = len(queue.demands) if queue is not None else 0
+        step.emit.lease_decided(
+            step.time_ns, self._decisions, demand.client, demand.label, outcome, reason, chosen, worker, key,
+            min(demand.wanted, _U32), min(depth, _U32), waited, outcome is not LeaseOutcome.WITHDRAWN, text,
+        )  # fmt: skip
+        if outcome is not LeaseOutcome.WITHDRAWN:
+            mean = demand.task_seconds
+            step.emit.lease_candidate(
+                step.time_ns, self._decisions, self.node, outcome is not LeaseOutcome.INFEASIBLE,
+                Reason.NONE if granted else reason, 0.0 if granted else mean * demand.backlog / max(1, demand.held),
+                min(demand.backlog, _U32), mean, 0, 0.0, text,
+            )  # fmt: skip
+
+    # --- views -------------------------------------------------------------------------------------------
+
+    def waiting(self) -> tuple[int, int]:
+        """How many demands wait, and how many of them this node can never meet."""
+        queued = sum(len(queue.demands) for queue in self.queues.values() if not queue.infeasible)
+        return queued, sum(len(queue.demands) for queue in self.queues.values() if queue.infeasible)
+
+    def blocked_workers(self) -> int:
+        return sum(lease.blocked for lease in self.leases.values())
+
+    def check_invariants(self) -> None:
+        self.resources.check_invariants()
+        require(set(self.resources.shares) == set(self.leases), "a share without a lease, or the reverse")
+        require(len(self.by_worker) == len(self.leases), "a worker with two leases")
+        held: dict[int, int] = {}
+        for lease in self.leases.values():
+            held[id(lease.demand)] = held.get(id(lease.demand), 0) + 1
+            require(lease.worker.state in (WorkerState.LEASED, WorkerState.ACTOR), f"{lease.worker} has a lease")
+            require(self.by_worker[lease.worker.id] is lease, "a lease that its worker does not know")
+        for queue in self.queues.values():
+            require(bool(queue.demands), "an empty queue")
+            turns = [demand.turn for demand in queue.demands.values()]
+            require(turns == sorted(turns), f"turns out of order: {turns}")
+            require(all(demand.wanted > 0 for demand in queue.demands.values()), "a queued demand wants nothing")
+        for demand in self.demands.values():
+            queue = self.queues.get(demand.signature())
+            queued = queue is not None and id(demand) in queue.demands
+            require(queued == (demand.wanted > 0), f"{demand} is queued: {queued}")
+            require(demand.held == held.get(id(demand), 0), f"{demand} holds {held.get(id(demand), 0)}")

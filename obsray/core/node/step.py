@@ -1,0 +1,117 @@
+"""One turn of the node's machines: when it happens, what is recorded, and what the shell shall do because of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from obsray.core.protocol.messages import Message, encode
+
+
+class Recorder(Protocol):
+    """What machines record through: one method per event (``telemetry/events.py``), and ``intern`` for text."""
+
+    def intern(self, text: str) -> int: ...
+
+    def __getattr__(self, name: str) -> Callable[..., None]: ...
+
+
+class Send(NamedTuple):
+    """Send a message to a client; dropped if its link is closed by then."""
+
+    client: bytes
+    message: Message
+
+
+class Broadcast(NamedTuple):
+    """Send a message to every client."""
+
+    message: Message
+
+
+class StartWorker(NamedTuple):
+    """Fork a process. Answered by ``worker_forked`` or ``worker_not_forked``, then by its hello, or its end."""
+
+    worker: bytes
+    environment: dict[str, str]
+
+
+class EndProcess(NamedTuple):
+    """Send a worker's process a signal. Answered, sooner or later, by ``worker_ended``."""
+
+    worker: bytes
+    signal: int
+
+
+class ReserveArena(NamedTuple):
+    """Make the pages of ``[start, end)`` exist. Answered by ``arena_reserved``."""
+
+    start: int
+    end: int
+
+
+class SpillObject(NamedTuple):
+    """Write an object to ``path``. Answered by ``object_spilled`` with the same ``token``."""
+
+    object: bytes
+    token: int
+    offset: int
+    size: int
+    path: str
+
+
+class RestoreObject(NamedTuple):
+    """Read an object back from ``path``. Answered by ``object_restored`` with the same ``token``."""
+
+    object: bytes
+    token: int
+    offset: int
+    size: int
+    path: str
+
+
+class RemoveFile(NamedTuple):
+    """Delete the file of a spilled object."""
+
+    path: str
+
+
+class Shutdown(NamedTuple):
+    """End the whole runtime in order."""
+
+    reason: str
+
+
+Effect = Send | Broadcast | StartWorker | EndProcess | ReserveArena | SpillObject | RestoreObject | RemoveFile | Shutdown
+
+
+@dataclass(slots=True)
+class Step:
+    """``now`` is monotonic seconds for every decision, ``time_ns`` the wall clock for records only."""
+
+    now: float
+    time_ns: int
+    emit: Recorder
+    effects: list[Effect] = field(default_factory=list)
+    #: The earliest instant at which a machine wants to be asked again, None if only a stimulus can change something.
+    wake_at: float | None = None
+
+    def send(self, client: bytes, message: Any) -> None:
+        """Have a message object sent to ``client``."""
+        self.effects.append(Send(client, encode(message)))
+
+    def wake(self, instant: float) -> None:
+        """Ask for a ``tick`` at ``instant`` at the latest."""
+        if self.wake_at is None or instant < self.wake_at:
+            self.wake_at = instant
+
+
+class InvariantViolated(AssertionError):
+    """A machine's books do not balance: a bug of the runtime."""
+
+
+def require(condition: bool, text: str) -> None:
+    """Raise InvariantViolated with ``text`` unless ``condition`` holds."""
+    if not condition:
+        raise InvariantViolated(text)
