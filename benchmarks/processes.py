@@ -1,0 +1,51 @@
+"""The processes that belong to one sample: those that inherited its mark in their environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+
+MARK = "BENCHMARK_SAMPLE"
+
+
+def marked(mark: str) -> list[int]:
+    """Ids of living processes that carry the mark."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/environ", "rb") as file:
+                if wanted in file.read().split(b"\0"):
+                    found.append(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def unique_bytes(mark: str) -> int:
+    """Memory that would be free if all of them ended, not counting what they share with each other."""
+    total = 0
+    for pid in marked(mark):
+        try:
+            total += psutil.Process(pid).memory_full_info().uss
+        except psutil.Error:
+            continue
+    return total
+
+
+def end_leftovers(mark: str, patience_seconds: float = 5.0) -> int:
+    """Wait for the sample's processes to end, kill those that do not; how many had to be killed."""
+    deadline = time.monotonic() + patience_seconds
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return len(left)

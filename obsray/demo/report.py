@@ -1,0 +1,97 @@
+"""What the demo prints at the end, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from obsray.telemetry.views import Views
+
+from obsray.demo.parts import PartResult
+from obsray.telemetry.store import Store
+
+#: How long the report waits for the collector to store what the processes have recorded so far.
+SETTLE_SECONDS_MAX = 5.0
+SETTLE_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What became of the events: recorded by processes, stored, lost. Recorded = stored + lost once all is drained."""
+
+    recorded: int
+    stored: int
+    lost: int
+
+
+def ledger_of(session: str) -> Ledger:
+    """The session's totals, read again until the store has caught up with what was recorded."""
+    deadline = time.monotonic() + SETTLE_SECONDS_MAX
+    while True:
+        totals: Mapping[str, int] = Views(Store.open(session)).ledger()["totals"]
+        ledger = Ledger(totals["events_recorded"], totals["events_stored"], totals["events_lost"])
+        if ledger.recorded <= ledger.stored + ledger.lost or time.monotonic() > deadline:
+            return ledger
+        time.sleep(SETTLE_POLL_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything the demo says at its end."""
+
+    parts: Sequence[PartResult]
+    cpus: int
+    init_seconds: float
+    total_seconds: float
+    ledger: Ledger | None
+    dashboard_url: str
+    session: str
+
+    @property
+    def tasks(self) -> int:
+        return sum(part.tasks for part in self.parts)
+
+    def commands(self) -> list[str]:
+        """The three commands to look closer; they answer while the demo is up."""
+        return [
+            "obsray status",
+            "obsray list tasks --sort -run_seconds",
+            f"obsray story {self.parts[0].story}",
+        ]
+
+    def as_json(self) -> str:
+        document = asdict(self)
+        for described, part in zip(document["parts"], self.parts, strict=True):
+            described["speedup"] = round(part.speedup, 3)
+        document["tasks"] = self.tasks
+        document["commands"] = self.commands()
+        return json.dumps(document)
+
+    def as_text(self) -> str:
+        with_obsray = sum(part.seconds for part in self.parts)
+        alone = sum(part.seconds_alone for part in self.parts)
+        lines = ["", f"{'':<12}{'tasks':>7}{'obsray':>10}{'alone':>10}{'speed-up':>11}"]
+        for part in self.parts:
+            lines.append(row(part.name, part.tasks, part.seconds, part.seconds_alone))
+        if len(self.parts) > 1:
+            lines.append(row("all", self.tasks, with_obsray, alone))
+        lines.append("")
+        for part in self.parts:
+            lines += [f"{part.name}: {part.did}", f"  ok: {part.checked}"]
+        lines.append("")
+        lines.append(f"{self.cpus} CPUs, ready in {self.init_seconds:.2f} s, {self.total_seconds:.1f} s in all")
+        if self.ledger is None:
+            lines.append("events: telemetry is off")
+        else:
+            lines.append(f"events recorded: {self.ledger.recorded:,}, events lost: {self.ledger.lost}")
+        lines.append(f"dashboard: {self.dashboard_url or 'not running'}")
+        lines.append("look closer, in another terminal:")
+        lines += [f"  {command}" for command in self.commands()]
+        return "\n".join(lines)
+
+
+def row(name: str, tasks: int, seconds: float, seconds_alone: float) -> str:
+    """One line of the table."""
+    return f"{name:<12}{tasks:>7,}{seconds:>8.2f} s{seconds_alone:>8.2f} s{seconds_alone / seconds:>9.2f} x"
