@@ -267,6 +267,11 @@ def _fixed(values: Array, size: int) -> pa.Array:
     )
 
 
+def fixed_values(column: pa.Array) -> Array:
+    """A column of ids as raw bytes, without copying."""
+    return _raw(column, column.type.byte_width)
+
+
 def _raw(column: pa.Array, size: int) -> Array:
     data = column.buffers()[1]
     if data is None:

@@ -356,10 +356,13 @@ def read_batches(directory: Path, entry: FileEntry, columns: list[str] | None = 
             yield from file.iter_batches(131_072, columns=columns)
         return
     with pa.OSFile(str(path), "rb") as source:
-        reader = pa.ipc.open_stream(source)
+        options = pa.ipc.IpcReadOptions()
+        if columns is not None:  # the others are then not even decompressed
+            names = pa.ipc.open_stream(pa.OSFile(str(path), "rb")).schema.names
+            options.included_fields = [names.index(name) for name in columns if name in names]
+        reader = pa.ipc.open_stream(source, options=options)
         for _ in range(entry.batches):
-            batch = reader.read_next_batch()
-            yield batch if columns is None else batch.select(columns)
+            yield reader.read_next_batch()
 
 
 class StreamTail:

@@ -27,6 +27,7 @@ from obsray.telemetry.columns import (
     Texts,
     concat,
     empty,
+    fixed_values,
     from_arrow,
     to_arrow,
 )
@@ -34,6 +35,7 @@ from obsray.telemetry.events import BY_NAME
 from obsray.telemetry.rings import RingDirectory, RingReader, RingState, process_alive
 from obsray.telemetry.segments import Catalog, FileEntry, StreamTail, read_batches
 from obsray.telemetry.spine import read_now
+from obsray.telemetry.table import same_id
 
 Fold = Callable[[Batch], None]
 
@@ -229,6 +231,63 @@ class Store:
         found = [row for part in parts for row in part.rows(self.texts)]
         found.sort(key=lambda row: row["time_ns"])
         return found
+
+    def about(self, name: str, field: str, identifier: bytes, limit: int = 1000) -> list[dict[str, Any]]:
+        """The first ``limit`` records of one kind whose id ``field`` is ``identifier``."""
+        return self.mentions({name: lambda columns: same_id(columns[field], identifier)}, {name: field}, limit)
+
+    def mentions(
+        self,
+        where: dict[str, Callable[[Columns], Array]],
+        fields: dict[str, str] | None = None,
+        limit: int = 1000,
+    ) -> list[dict[str, Any]]:
+        """Records of several kinds, each with its own mask, as dictionaries with ``event``, ordered by time.
+
+        Where ``fields`` names the one field a mask looks at, only that column of stored files is read, and the rest
+        of a file only if it matches: this is how one id is found among millions of records.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                found = self._mentions(where, fields or {}, limit)
+                break
+            except FileNotFoundError:
+                continue
+        else:
+            return []
+        found.sort(key=lambda row: (row["time_ns"], row["sequence"]))
+        return found
+
+    def _mentions(
+        self, where: dict[str, Callable[[Columns], Array]], fields: dict[str, str], limit: int
+    ) -> list[dict[str, Any]]:
+        self.catalog.refresh()
+        found: list[dict[str, Any]] = []
+
+        def keep(name: str, columns: Columns) -> None:
+            rows = np.flatnonzero(where[name](columns))[:limit]
+            if len(rows):
+                found.extend({"event": name, **row} for row in columns.take(rows).rows(self.texts))
+
+        for name in where:
+            only = [fields[name]] if name in fields else None
+            for entry in self.catalog.files.get(name, ()):
+                if only and not self._matches(name, entry, only, where[name]):
+                    continue
+                for batch in read_batches(self.catalog.directory, entry):
+                    keep(name, from_arrow(batch, BY_NAME[name], self.texts))
+        for new in self._unstored():
+            for name in where:
+                if name in new:
+                    keep(name, new[name])
+        return found
+
+    def _matches(self, name: str, entry: FileEntry, only: list[str], where: Callable[[Columns], Array]) -> bool:
+        for batch in read_batches(self.catalog.directory, entry, only):
+            values = fixed_values(batch.column(0))
+            if where(Columns(BY_NAME[name], {"time_ns": values, only[0]: values})).any():
+                return True
+        return False
 
     def _all(self, name: str) -> Iterator[Columns]:
         """Every batch of one kind: the stored ones, then what only the rings hold."""

@@ -1,0 +1,219 @@
+"""What is known about processes, actors, jobs and nodes: few things that change seldom, so plain dictionaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from obsray.telemetry.columns import Array, Batch, Columns, Texts
+from obsray.telemetry.events import ProcessKind
+
+Row = dict[str, Any]
+
+
+class ProcessTable:
+    """Every process by its id: who it is, how it fares, how it ended."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+        self.rows: dict[bytes, Row] = {}
+
+    def _row(self, process: bytes) -> Row:
+        row = self.rows.get(process)
+        if row is None:
+            row = self.rows[process] = {
+                "worker_id": process.hex(), "pid": 0, "kind": "worker", "starting_at_ns": None,
+                "registered_at_ns": None, "start_seconds": None, "died_at_ns": None, "died_cause": None,
+                "exit_code": None, "signal": None, "error": None, "last_task": None, "rss_bytes": None,
+                "unique_bytes": None, "cpu_seconds": None, "threads": None, "descriptors": None,
+                "sampled_at_ns": None, "actor_id": None, "closed_at_ns": None,
+            }  # fmt: skip
+        return row
+
+    def update(self, batch: Batch) -> None:
+        """Fold the new records of a batch."""
+        for event, fold in (
+            ("ring_opened", self._opened), ("worker_starting", self._starting), ("worker_registered", self._registered),
+            ("worker_died", self._died), ("process_sample", self._sampled), ("ring_closed", self._closed),
+            ("actor_placed", self._placed),
+        ):  # fmt: skip
+            columns = batch.get(event)
+            if columns is not None:
+                fold(columns)
+
+    def _opened(self, columns: Columns) -> None:
+        for record in columns.rows(self.texts):
+            row = self._row(record["worker"])
+            row["pid"] = row["pid"] or record["pid"]
+            row["kind"] = record["process_kind"]
+
+    def _starting(self, columns: Columns) -> None:
+        for record in columns.rows(self.texts):
+            self._row(record["worker"])["starting_at_ns"] = record["time_ns"]
+
+    def _registered(self, columns: Columns) -> None:
+        for record in columns.rows(self.texts):
+            self._row(record["worker"]).update(
+                pid=record["pid"], kind=record["process_kind"], registered_at_ns=record["time_ns"],
+                start_seconds=record["start_seconds"],
+            )  # fmt: skip
+
+    def _died(self, columns: Columns) -> None:
+        for record in columns.rows(self.texts):
+            row = self._row(record["worker"])
+            row.update(
+                died_at_ns=record["time_ns"], died_cause=record["cause"], exit_code=record["exit_code"],
+                signal=record["signal"], error=record["error"],
+                last_task=record["last_task"].hex() if any(record["last_task"]) else None,
+            )  # fmt: skip
+            row["pid"] = row["pid"] or record["pid"]
+
+    def _closed(self, columns: Columns) -> None:
+        for record in columns.rows(self.texts):
+            self._row(record["worker"])["closed_at_ns"] = record["time_ns"]
+
+    def _placed(self, columns: Columns) -> None:
+        for record in columns.rows(self.texts):
+            self._row(record["worker"])["actor_id"] = record["actor"].hex()
+
+    def _sampled(self, columns: Columns) -> None:
+        for index in last_of_each(columns["worker"]):
+            row = self._row(columns["worker"][index].tobytes())
+            row.update(
+                pid=int(columns["pid"][index]), rss_bytes=int(columns["rss_bytes"][index]),
+                unique_bytes=int(columns["unique_bytes"][index]), cpu_seconds=float(columns["cpu_seconds_total"][index]),
+                threads=int(columns["threads"][index]), descriptors=int(columns["descriptors"][index]),
+                sampled_at_ns=int(columns["time_ns"][index]),
+            )  # fmt: skip
+            row["kind"] = ProcessKind(int(columns["process_kind"][index])).name.lower()
+
+
+class ActorTable:
+    """Every actor by its id, with what happened to it."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+        self.rows: dict[bytes, Row] = {}
+
+    def _row(self, actor: bytes) -> Row:
+        row = self.rows.get(actor)
+        if row is None:
+            row = self.rows[actor] = {
+                "actor_id": actor.hex(), "class_name": "", "name": "", "namespace": "", "state": "PENDING_CREATION",
+                "worker_id": None, "node_id": None, "job_id": None, "task_id": None, "shape": "", "restarts": 0,
+                "restarts_max": 0, "detached": False, "created_at_ns": None, "placed_at_ns": None,
+                "alive_at_ns": None, "died_at_ns": None, "start_seconds": None, "died_cause": None, "error": None,
+                "_at": 0,
+            }  # fmt: skip
+        return row
+
+    def update(self, batch: Batch) -> None:
+        """Fold the new records of a batch."""
+        events = ("actor_created", "actor_placed", "actor_alive", "actor_restarting", "actor_died")
+        records = [
+            (record["time_ns"], order, event, record)
+            for order, event in enumerate(events)
+            if event in batch
+            for record in batch[event].rows(self.texts)
+        ]
+        for time_ns, _, event, record in sorted(records, key=lambda entry: entry[:2]):
+            getattr(self, "_" + event)(self._row(record["actor"]), time_ns, record)
+
+    def _actor_created(self, row: Row, time_ns: int, record: Row) -> None:
+        row.update(
+            class_name=record["class_name"], name=record["actor_name"], namespace=record["namespace"],
+            job_id=f"{record['job']:08x}", task_id=record["task"].hex(), shape=record["shape"],
+            restarts_max=record["restarts_max"], detached=bool(record["detached"]), created_at_ns=time_ns,
+        )  # fmt: skip
+
+    def _state(self, row: Row, time_ns: int, state: str) -> None:
+        if time_ns >= row["_at"]:
+            row["_at"], row["state"] = time_ns, state
+
+    def _actor_placed(self, row: Row, time_ns: int, record: Row) -> None:
+        row.update(worker_id=record["worker"].hex(), node_id=record["node"].hex(), placed_at_ns=time_ns)
+        self._state(row, time_ns, "PENDING_CREATION")
+
+    def _actor_alive(self, row: Row, time_ns: int, record: Row) -> None:
+        row.update(worker_id=record["worker"].hex(), alive_at_ns=time_ns, start_seconds=record["start_seconds"])
+        self._state(row, time_ns, "ALIVE")
+
+    def _actor_restarting(self, row: Row, time_ns: int, record: Row) -> None:
+        row.update(restarts=record["restarts"], error=record["error"])
+        self._state(row, time_ns, "RESTARTING")
+
+    def _actor_died(self, row: Row, time_ns: int, record: Row) -> None:
+        row.update(
+            died_at_ns=time_ns, died_cause=record["cause"], error=record["error"], restarts=record["restarts"],
+            class_name=row["class_name"] or record["class_name"],
+        )  # fmt: skip
+        self._state(row, time_ns, "DEAD")
+
+
+class ClusterTable:
+    """Nodes and jobs."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+        self.nodes: dict[bytes, Row] = {}
+        self.jobs: dict[int, Row] = {}
+
+    def update(self, batch: Batch) -> None:
+        """Fold the new records of a batch."""
+        for event, fold in (
+            ("node_started", self._node_started), ("node_stopped", self._node_stopped), ("node_changed", self._changed),
+            ("job_started", self._job_started), ("job_ended", self._job_ended),
+        ):  # fmt: skip
+            if event in batch:
+                for record in batch[event].rows(self.texts):
+                    fold(record)
+
+    def _node(self, node: bytes) -> Row:
+        return self.nodes.setdefault(
+            node,
+            {
+                "node_id": node.hex(), "pid": None, "host": "", "state": "ALIVE", "store_bytes": None,
+                "started_at_ns": None, "stopped_at_ns": None, "error": None,
+            },
+        )  # fmt: skip
+
+    def _node_started(self, record: Row) -> None:
+        self._node(record["node"]).update(
+            pid=record["pid"], host=record["host"], store_bytes=record["store_bytes"], started_at_ns=record["time_ns"]
+        )
+
+    def _node_stopped(self, record: Row) -> None:
+        self._node(record["node"]).update(
+            state="DEAD", stopped_at_ns=record["time_ns"], error=record["error"] or None
+        )
+
+    def _changed(self, record: Row) -> None:
+        self._node(record["node"]).update(state=record["state"].upper(), error=record["error"] or None)
+
+    def _job(self, job: int) -> Row:
+        return self.jobs.setdefault(
+            job,
+            {
+                "job_id": f"{job:08x}", "driver_id": None, "pid": None, "entrypoint": "", "namespace": "",
+                "state": "RUNNING", "cause": None, "started_at_ns": None, "ended_at_ns": None,
+            },
+        )  # fmt: skip
+
+    def _job_started(self, record: Row) -> None:
+        self._job(record["job"]).update(
+            driver_id=record["worker"].hex(), pid=record["pid"], entrypoint=record["entrypoint"],
+            namespace=record["namespace"], started_at_ns=record["time_ns"],
+        )  # fmt: skip
+
+    def _job_ended(self, record: Row) -> None:
+        state = "SUCCEEDED" if record["cause"] == "intended" else "FAILED"
+        self._job(record["job"]).update(state=state, cause=record["cause"], ended_at_ns=record["time_ns"])
+
+
+def last_of_each(ids: Array) -> list[int]:
+    """The index of the last occurrence of each id (V8)."""
+    words = np.ascontiguousarray(ids).view("<u8")
+    _, index = np.unique(words[::-1], return_index=True)
+    found: list[int] = (len(words) - 1 - index).tolist()
+    return found

@@ -1,0 +1,185 @@
+"""Every event as a sentence a person understands. Pure: a record and a way to name things in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from obsray import ids
+from obsray.telemetry.explain import decision_text, duration, reason_text, size
+
+Row = dict[str, Any]
+
+
+class Names(Protocol):
+    """How things are called in sentences."""
+
+    def process_label(self, process: bytes) -> str: ...
+    def task_label(self, task: bytes) -> str: ...
+
+
+Sentence = Callable[[Row, Names], str]
+
+
+def sentence(record: Row, names: Names) -> str:
+    """What one record says. Unknown events give their name, never an error."""
+    make = SENTENCES.get(record["event"])
+    text = make(record, names) if make is not None else record["event"].replace("_", " ")
+    error = record.get("error")
+    if error and record["event"] not in _SAYS_ERROR:
+        text += f": {error.partition(chr(10))[0]}"
+    return text
+
+
+_SAYS_ERROR = frozenset({"worker_died"})
+
+
+def _task(r: Row, n: Names) -> str:
+    return n.task_label(r["task"])
+
+
+def _worker(r: Row, n: Names) -> str:
+    return n.process_label(r["worker"])
+
+
+def _object(r: Row) -> str:
+    return f"object {ids.short(r['object'])}"
+
+
+def _actor(r: Row) -> str:
+    return f"actor {ids.short(r['actor'])}"
+
+
+def _task_submitted(r: Row, n: Names) -> str:
+    waits = f", {r['unready_arguments']} of its arguments not there yet" if r["unready_arguments"] else ""
+    return f"{n.process_label(r['process'])} submitted {_task(r, n)}{waits}"
+
+
+def _task_finished(r: Row, n: Names) -> str:
+    outcome = {
+        "ok": f"finished, {size(r['result_bytes'])} of result", "app_error": "failed: the function raised",
+        "cancelled": "was cancelled", "worker_died": "failed: its worker died", "oom": "failed: out of memory",
+        "lost_argument": "failed: an argument was lost", "actor_died": "failed: its actor died",
+        "system_error": "failed by an error of the runtime",
+    }.get(r["outcome"], r["outcome"])  # fmt: skip
+    return f"{_task(r, n)} {outcome}"
+
+
+def _task_retried(r: Row, n: Names) -> str:
+    why = {"worker_died": "died", "oom": "was killed for its memory"}.get(r["outcome"], f"ended with {r['outcome']}")
+    delay = f" after {duration(r['delay_seconds'])}" if r["delay_seconds"] > 0 else ""
+    if r["outcome"] in ("worker_died", "oom"):
+        return f"attempt {r['attempt']} of {_task(r, n)} failed: {_worker(r, n)} {why}; it is tried again{delay}"
+    return f"attempt {r['attempt']} of {_task(r, n)} {why} on {_worker(r, n)}; it is tried again{delay}"
+
+
+def _task_ended(r: Row, n: Names) -> str:
+    ran = duration(r["run_seconds"])
+    how = "ended" if r["outcome"] == "ok" else f"ended with {r['outcome']}"
+    return f"attempt {r['attempt']} of {_task(r, n)} {how} on {n.process_label(r['process'])} after running {ran}"
+
+
+def _worker_died(r: Row, n: Names) -> str:
+    how = {
+        "intended": "ended as asked", "idle": "ended because it was idle", "exit_code": f"exited with code {r['exit_code']}",
+        "signal": f"was killed by signal {r['signal']}", "oom": f"was killed for its memory ({size(r['rss_bytes'])})",
+        "killed_by_request": "was killed on request", "parent_died": "ended because its parent died",
+        "start_failed": "failed to start",
+    }.get(r["cause"], r["cause"])  # fmt: skip
+    running = f" while running {n.task_label(r['last_task'])}" if any(r["last_task"]) else ""
+    return f"{_worker(r, n)} {how}{running}"
+
+
+def _lease_decided(r: Row, n: Names) -> str:
+    asked = f"{n.process_label(r['owner'])} asked for {r['wanted']} worker(s) for {r['shape']}"
+    granted = f" {n.process_label(r['worker'])}" if any(r["worker"]) else ""
+    queue = f"; {r['queue_depth']} demand(s) wait" if r["queue_depth"] else ""
+    return f"{asked}: {r['outcome']}{granted}: {decision_text(r)}{queue}"
+
+
+def _lease_candidate(r: Row, n: Names) -> str:
+    node = f"node {r['node'].hex()[:8]}"
+    if r["feasible"]:
+        return f"{node} was considered: expected wait {duration(r['wait_seconds'])}"
+    missing = f", missing {r['missing']}" if r["missing"] else ""
+    return f"{node} was not chosen: {reason_text(r['reject'])}{missing}"
+
+
+def _actor_restarting(r: Row, n: Names) -> str:
+    return f"{_actor(r)} lost {_worker(r, n)} ({r['cause']}) and is started again (restart {r['restarts']})"
+
+
+def _object_lost(r: Row, n: Names) -> str:
+    return f"{_object(r)} ({size(r['object_bytes'])}) is lost: {reason_text(r['reason'])}"
+
+
+def _waits_for_room(r: Row, n: Names) -> str:
+    return (
+        f"{_worker(r, n)} waits for {size(r['object_bytes'])} in the store: {size(r['free_bytes'])} free, "
+        f"{size(r['pinned_bytes'])} pinned, {size(r['spillable_bytes'])} can be spilled"
+    )
+
+
+def _allocation_failed(r: Row, n: Names) -> str:
+    return (
+        f"no room for {size(r['object_bytes'])} wanted by {_worker(r, n)}: {size(r['free_bytes'])} of "
+        f"{size(r['capacity_bytes'])} free, {size(r['pinned_bytes'])} pinned"
+    )
+
+
+SENTENCES: dict[str, Sentence] = {
+    "task_submitted": _task_submitted,
+    "task_ready": lambda r, n: f"the last missing argument of {_task(r, n)} is there",
+    "tasks_dispatched": lambda r, n: f"{r['tasks']} task(s) from {n.task_label(r['first_task'])} on were sent to {_worker(r, n)}",
+    "task_finished": _task_finished,
+    "task_retried": _task_retried,
+    "task_recalled": lambda r, n: f"{_task(r, n)} was taken back from {_worker(r, n)} before it started",
+    "task_cancel_requested": lambda r, n: f"somebody asked to cancel {_task(r, n)}{' by force' * r['force']}",
+    "task_arguments_waiting": lambda r, n: f"{_task(r, n)} waits for {_object(r)}, made by {n.task_label(ids.task_of(r['object']))}",
+    "tasks_finished": lambda r, n: f"{r['tasks']} task(s) from {n.task_label(r['first_task'])} on finished",
+    "task_started": lambda r, n: f"attempt {r['attempt']} of {_task(r, n)} is running on {n.process_label(r['process'])}",
+    "task_ended": _task_ended,
+    "task_blocked": lambda r, n: f"{_task(r, n)} waits in {r['waiting_in']} for {r['objects']} object(s), first {_object(r)}",
+    "task_unblocked": lambda r, n: f"{_task(r, n)} goes on after {duration(r['blocked_seconds'])} in {r['waiting_in']}",
+    "task_item_yielded": lambda r, n: f"{_task(r, n)} yielded item {r['item']} ({size(r['item_bytes'])})",
+    "object_put": lambda r, n: f"{n.process_label(r['process'])} put {_object(r)} ({size(r['object_bytes'])})",
+    "object_created": lambda r, n: f"room of {size(r['object_bytes'])} was reserved for {_object(r)} by {_worker(r, n)}",
+    "object_sealed": lambda r, n: f"{_object(r)} ({size(r['object_bytes'])}) is complete",
+    "object_freed": lambda r, n: f"{_object(r)} was freed after {duration(r['age_seconds'])}",
+    "object_spilled": lambda r, n: f"{_object(r)} ({size(r['object_bytes'])}) was spilled to {r['path']}",
+    "object_restored": lambda r, n: f"{_object(r)} was read back from {r['path']}",
+    "object_lost": _object_lost,
+    "object_allocation_waiting": _waits_for_room,
+    "object_allocation_failed": _allocation_failed,
+    "object_pinned": lambda r, n: f"{_worker(r, n)} maps {_object(r)} for reading",
+    "actor_created": lambda r, n: f"{_actor(r)} of class {r['class_name']} was asked for",
+    "actor_placed": lambda r, n: f"{_worker(r, n)} was chosen for {_actor(r)} after {duration(r['pending_seconds'])}",
+    "actor_alive": lambda r, n: f"{_actor(r)} is alive on {_worker(r, n)}; its constructor took {duration(r['start_seconds'])}",
+    "actor_restarting": _actor_restarting,
+    "actor_died": lambda r, n: f"{_actor(r)} of class {r['class_name']} is gone ({r['cause']})",
+    "lease_requested": lambda r, n: f"{_worker(r, n)} wants {r['wanted']} more worker(s) for {r['shape']}; {r['backlog_tasks']} task(s) wait",
+    "lease_decided": _lease_decided,
+    "lease_candidate": _lease_candidate,
+    "lease_returned": lambda r, n: f"{_worker(r, n)} is free again after {duration(r['held_seconds'])} and {r['tasks']} task(s) of {r['shape']}: {reason_text(r['reason'])}",
+    "lease_reclaim_requested": lambda r, n: f"{n.process_label(r['owner'])} was asked to give {_worker(r, n)} back: {reason_text(r['reason'])}",
+    "worker_starting": lambda r, n: f"the node asked for a new process, {_worker(r, n)}",
+    "worker_registered": lambda r, n: f"{_worker(r, n)} is ready after {duration(r['start_seconds'])}",
+    "worker_died": _worker_died,
+    "process_sample": lambda r, n: f"{_worker(r, n)} uses {size(r['rss_bytes'])} of memory, {duration(r['cpu_seconds_total'])} of CPU so far",
+    "node_started": lambda r, n: f"node {r['node'].hex()[:8]} on {r['host']} is ready",
+    "node_stopped": lambda r, n: f"node {r['node'].hex()[:8]} ended in order",
+    "node_changed": lambda r, n: f"node {r['node'].hex()[:8]} is now {r['state']}",
+    "resource_sample": lambda r, n: f"{r['resource']}: {r['used']:g} of {r['total']:g} used",
+    "store_sample": lambda r, n: f"store: {size(r['used_bytes'])} of {size(r['capacity_bytes'])} used",
+    "job_started": lambda r, n: f"job {r['job']:08x} began: {r['entrypoint']}",
+    "job_ended": lambda r, n: f"job {r['job']:08x} ended ({r['cause']})",
+    "control_rpc": lambda r, n: f"control store: {r['method']} took {duration(r['rpc_seconds'])}",
+    "node_sample": lambda r, n: f"the node's loop was {duration(r['loop_lag_seconds'])} late; {r['demands_queued']} demand(s) wait",
+    "ring_opened": lambda r, n: f"{_worker(r, n)} began to record",
+    "events_dropped": lambda r, n: f"{_worker(r, n)} dropped {r['events']} records: the collector was too far behind",
+    "collector_sample": lambda r, n: f"the collector stored {r['events']} records, {duration(r['lag_seconds'])} behind",
+    "ring_closed": lambda r, n: f"{_worker(r, n)} stopped recording in order after {r['events']} records",
+    "user_span": lambda r, n: f"{r['name']} took {duration(r['span_seconds'])} in {_task(r, n)}",
+    "user_mark": lambda r, n: f"{_task(r, n)} marked {r['name']}",
+    "user_metric": lambda r, n: f"{_task(r, n)} recorded {r['name']} = {r['value']:g}",
+}  # fmt: skip

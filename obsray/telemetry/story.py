@@ -1,0 +1,202 @@
+"""The story of one thing: every record that mentions it, and what else explains it, as sentences in order of time.
+
+Pure over a ``Views``: no clock, no files of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from obsray import ids
+from obsray.telemetry.columns import Array, Columns
+from obsray.telemetry.events import BY_NAME, Severity
+from obsray.telemetry.sentences import sentence
+from obsray.telemetry.table import same_id
+
+if TYPE_CHECKING:
+    from obsray.telemetry.views import Views
+
+Row = dict[str, Any]
+Where = Callable[[Columns], Array]
+
+#: Most records of one kind in a story; a node or an actor may be mentioned by millions.
+RECORDS_MAX = 500
+#: How many of its own last records the story of a process shows.
+LAST_RECORDS = 20
+#: Samples say how something fares, not what happened to it.
+_SAMPLES = frozenset({"process_sample", "resource_sample", "store_sample", "node_sample", "collector_sample"})
+_CODES = {8: "id8", 16: "id16", 20: "id20"}
+
+
+def tell(view: Views, id_hex: str) -> list[Row]:
+    """The story of what ``id_hex`` names: worker or node (8 bytes), task or actor (16), object (20), lease (a number
+    of up to 8 hex digits). Empty if nothing mentions it."""
+    text = id_hex.strip().lower().removeprefix("0x")
+    try:
+        identifier = bytes.fromhex(text)
+    except ValueError:
+        identifier = b""
+    if len(identifier) not in _CODES:
+        return _rendered(view, _lease(view, text))
+    where, fields = _mentions(identifier)
+    records = view.store.mentions(where, fields, RECORDS_MAX)
+    if len(identifier) == ids.TASK_ID_BYTES:
+        records += _around_task(view, identifier)
+    elif len(identifier) == ids.WORKER_ID_BYTES:
+        records += _own_records(view, identifier)
+    elif len(identifier) == ids.OBJECT_ID_BYTES:
+        records += _producer(view, identifier)
+    return _rendered(view, records)
+
+
+def _rendered(view: Views, records: list[Row]) -> list[Row]:
+    seen = set()
+    found = []
+    for record in sorted(records, key=lambda record: (record["time_ns"], record["process"], record["sequence"])):
+        key = (record["process"], record["sequence"])
+        if key in seen:
+            continue
+        seen.add(key)
+        fields = {
+            name: value.hex() if isinstance(value, bytes) else value
+            for name, value in record.items()
+            if name not in ("event", "time_ns", "process", "sequence")
+        }
+        found.append(
+            {
+                "time_ns": record["time_ns"],
+                "event": record["event"],
+                "process": record["process"].hex(),
+                "process_label": view.process_label(record["process"]),
+                "text": sentence(record, view),
+                "severity": _severity(record),
+                "fields": fields,
+            }
+        )
+    return found
+
+
+def _severity(record: Row) -> str:
+    outcome = record.get("outcome")
+    if record["event"] == "worker_died" and record["cause"] not in ("intended", "idle"):
+        return "error"
+    if record["event"] in ("task_finished", "task_ended") and outcome not in ("ok", "cancelled"):
+        return "error"
+    if record["event"] == "lease_decided" and outcome == "infeasible":
+        return "error"
+    return Severity(BY_NAME[record["event"]].severity).name.lower()
+
+
+def _mentions(identifier: bytes) -> tuple[dict[str, Where], dict[str, str]]:
+    """Masks of all kinds that have a field for such an id; for a task also its place in runs of tasks."""
+    code = _CODES[len(identifier)]
+    where: dict[str, Where] = {}
+    only: dict[str, str] = {}
+    for event in BY_NAME.values():
+        if event.name in _SAMPLES or event.name == "lease_candidate":
+            continue
+        names = [f.name for f in event.fields if f.code == code and f.name not in ("parent", "trace")]
+        if event.name in ("tasks_finished", "tasks_dispatched") and code == "id16":
+            where[event.name] = _in_run(identifier)
+        elif names:
+            where[event.name] = _any_of(names, identifier)
+            if len(names) == 1:
+                only[event.name] = names[0]
+    return where, only
+
+
+def _any_of(names: list[str], identifier: bytes) -> Where:
+    def mask(columns: Columns) -> Array:
+        found = same_id(columns[names[0]], identifier)
+        for name in names[1:]:
+            found = found | same_id(columns[name], identifier)
+        return found
+
+    return mask
+
+
+def _in_run(task: bytes) -> Where:
+    """Runs that begin at or before the task and reach it. A dispatched batch may skip tasks of other functions, so
+    for those the length is only a lower bound."""
+    owner = int.from_bytes(task[:8], "little")
+    number = int.from_bytes(task[8:], "big")
+
+    def mask(columns: Columns) -> Array:
+        words = np.ascontiguousarray(columns["first_task"]).view("<u8").reshape(-1, 2)
+        behind = np.uint64(number) - words[:, 1].byteswap()
+        found: Array = (words[:, 0] == owner) & (behind < columns["tasks"])
+        return found
+
+    return mask
+
+
+def _around_task(view: Views, task: bytes) -> list[Row]:
+    """Its results in the store, the deaths of workers that ran it, the decisions made while it waited."""
+    where: dict[str, Where] = {}
+    for name in ("object_created", "object_sealed", "object_spilled", "object_restored", "object_lost", "object_freed"):
+        where[name] = _made_by(task)
+    records = view.store.mentions(where, dict.fromkeys(where, "object"), RECORDS_MAX)
+    row = view.task_table.index.row(task)
+    if row < 0:
+        return records
+    table = view.task_table
+    for attempt in view._attempts(row, task, view._task_row(row, view.now_ns())):
+        if attempt["worker_id"] and attempt["outcome"] in ("worker_died", "oom"):
+            records += view.store.about("worker_died", "worker", bytes.fromhex(attempt["worker_id"]))
+    shape, owner = view.store.texts[int(table["shape"][row])], ids.owner_of(task)
+    start, end = int(table["submitted_at"][row]), int(table["dispatched_at"][row]) or view.now_ns()
+    for decision in view.lease_table.decisions:
+        if decision["shape"] == shape and decision["owner"] == owner and start <= decision["time_ns"] <= end:
+            records.append({"event": "lease_decided", **decision})
+            records += [{"event": "lease_candidate", **c} for c in view.lease_table.candidates_of(decision)]
+    return records
+
+
+def _made_by(task: bytes) -> Where:
+    def mask(columns: Columns) -> Array:
+        words = np.ascontiguousarray(columns["object"]).view("<u4").reshape(-1, 5)[:, :4]
+        found: Array = (words == np.frombuffer(task, "<u4")).all(axis=1)
+        return found
+
+    return mask
+
+
+def _own_records(view: Views, process: bytes) -> list[Row]:
+    """The last records a process wrote itself, and what it was running when it was killed."""
+    reader = view.store.ring(process)
+    if reader is None:
+        return []
+    after = max(0, reader.state.position - LAST_RECORDS)
+
+    def mask(columns: Columns) -> Array:
+        return same_id(columns["process"], process) & (columns["sequence"] > after)
+
+    return view.store.mentions({name: mask for name in BY_NAME if name not in _SAMPLES}, {}, LAST_RECORDS)
+
+
+def _producer(view: Views, identifier: bytes) -> list[Row]:
+    """How the task that made an object went."""
+    task = ids.task_of(identifier)
+    if ids.kind_of(task) == ids.SEQUENCE_PUT:
+        return []
+    fields = {"task_submitted": "task", "task_ended": "task", "task_finished": "task"}
+    where: dict[str, Where] = {name: _any_of(["task"], task) for name in fields}
+    where["tasks_finished"] = _in_run(task)
+    return view.store.mentions(where, fields, RECORDS_MAX)
+
+
+def _lease(view: Views, text: str) -> list[Row]:
+    try:
+        lease = int(text, 16)
+    except ValueError:
+        return []
+
+    def mask(columns: Columns) -> Array:
+        found: Array = columns["lease"] == lease
+        return found
+
+    names = [event.name for event in BY_NAME.values() if any(field.name == "lease" for field in event.fields)]
+    return view.store.mentions({name: mask for name in names}, {}, RECORDS_MAX)
