@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +115,9 @@ def perturbations(search: Search, generation: int, block: int) -> Array:
 def starts_of(search: Search, generation: int) -> Array:
     """Where the episodes of a generation begin; the same for all members, so that scores compare."""
     chance = np.random.default_rng((search.seed, generation, search.members))
-    return chance.uniform(-0.05, 0.05, (search.episodes, INPUTS)) * np.array([10.0, 10.0, 2.0, 10.0])
+    spread = np.array([0.5, 0.5, 0.1, 0.5])
+    starts: Array = chance.uniform(-spread, spread, (search.episodes, INPUTS))
+    return starts
 
 
 def score_block(search: Search, generation: int, block: int, weights: Array) -> Array:
@@ -124,7 +126,8 @@ def score_block(search: Search, generation: int, block: int, weights: Array) -> 
     starts = starts_of(search, generation)
     networks = np.concatenate([weights + directions, weights - directions])
     scores = play(networks, starts).mean(axis=1)
-    return scores.reshape(2, -1).T.copy()
+    pairs: Array = scores.reshape(2, -1).T.copy()
+    return pairs
 
 
 class Learner:
@@ -179,8 +182,8 @@ class Simulator:
 
 def train_distributed(search: Search, simulators: int, progress: Progress) -> tuple[Array, list[float], int, str]:
     """Weights, mean score per generation, number of actor calls, and the id of the last step's task."""
-    parameters: Any = Parameters.remote(search)
-    crew: list[Any] = [Simulator.remote(search) for _ in range(simulators)]
+    parameters: Any = cast(Any, Parameters).remote(search)
+    crew: list[Any] = [cast(Any, Simulator).remote(search) for _ in range(simulators)]
     calls = 0
     step = None
     for generation in range(search.generations):

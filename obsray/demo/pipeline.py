@@ -101,7 +101,8 @@ def power_spectrum(recording: Array) -> Array:
 
 def root_mean_square(recording: Array) -> Array:
     """Loudness of each frame."""
-    return np.sqrt(np.square(recording.reshape(-1, FRAME_SAMPLES)).mean(axis=1))
+    levels: Array = np.sqrt(np.square(recording.reshape(-1, FRAME_SAMPLES)).mean(axis=1))
+    return levels
 
 
 @obsray.remote

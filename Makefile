@@ -1,0 +1,54 @@
+# `make demo` and `make test` work on a fresh Debian or Ubuntu with Python 3.11 or newer; see `make help`.
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench rivals clean
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Ray and Dask live apart from obsray: their dependencies are none of ours.
+RIVALS := .benchmarks/rivals
+PIP_FLAGS := --quiet --disable-pip-version-check
+ARGS ?=
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  ARGS="..." is passed on, as in: make demo ARGS=--once'
+
+venv: $(VENV)/.installed  ## .venv with obsray in it
+
+$(BIN)/python:
+	scripts/make-venv $(VENV)
+
+# A stamp per set of packages: the second run installs nothing.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(RIVALS)/.installed: benchmarks/rivals.txt | $(BIN)/python
+	scripts/make-venv $(RIVALS)
+	$(RIVALS)/bin/python -m pip install $(PIP_FLAGS) --requirement $<
+	@touch $@
+
+demo: $(VENV)/.installed  ## real work, checked, and how to look at it (ARGS=--once ends at once)
+	@$(BIN)/obsray demo $(ARGS)
+
+test: $(VENV)/.installed-test  ## all tests and checks
+	@scripts/system-package chromium chromium || echo "tests of pages need a browser and are skipped without"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-test  ## style, types and import contracts only
+	$(BIN)/python -m pytest -q tests/test_lint.py tests/test_architecture.py tests/test_tidy.py
+
+rivals: $(RIVALS)/.installed  ## the libraries `make bench` compares with, in an environment of their own
+
+bench: $(VENV)/.installed $(RIVALS)/.installed  ## measure obsray and others, write docs/benchmarks.md (ARGS=--quick)
+	$(BIN)/python -m benchmarks --rivals $(RIVALS)/bin/python $(ARGS)
+
+clean:  ## remove everything that was made here, environments included
+	rm -rf $(VENV) .benchmarks benchmarks/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	    .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
