@@ -323,18 +323,35 @@ def test_calls_made_while_the_control_store_is_away_arrive_when_it_comes(tmp_pat
         control.kill()
 
 
-def test_a_node_registers_again_with_a_control_store_that_has_forgotten_it(own_control, inbox):
+def test_a_node_tells_a_control_store_that_has_forgotten_everything_what_lives_now(own_control, inbox):
     reporter = NodeReporter(own_control.socket, own_control.token, NODE, inbox.posted.put)
     reporter.start()
     reporter.register_node("host", "/node.sock", {})
+    for job in (1, 2):
+        reporter.start_job(job, b"driver%02d" % job, 42, "program.py", "")
+    dead, restarting = ACTOR[:-1] + b"\x02", ACTOR[:-1] + b"\x03"
+    for actor in (ACTOR, dead, restarting):
+        reporter.actor_created({"actor": actor, "class_name": "C", "owner": DRIVER})
+        reporter.actor_changed(actor, 1, 0, b"", "", 0, "")
+    reporter.actor_changed(ACTOR, 2, 0, b"worker01", "/worker.sock", 0, "")
+    reporter.actor_changed(dead, 4, 0, b"worker02", "", 2, "killed")
+    reporter.actor_changed(restarting, 3, 1, b"", "", 2, "again")
+    reporter.end_job(2, 0)
     reporter.call("GetState", {}, inbox.on_done)
     inbox.wait(1)
     own_control.kill()
     own_control.start()
-    state = own_control.call("GetState", pb.GetStateRequest())
-    watch = own_control.call("Watch", pb.WatchRequest(epoch=state.epoch, after_sequence=state.sequence))
-    seen = list(state.nodes) or [next(watch).changes[0].node]
-    assert seen[0].description.host == "host"
+    # What the reporter posts is a node's next round: the report of everything.
+    inbox.posted.get(timeout=WAIT_SECONDS)()
+    reporter.call("GetState", {}, inbox.on_done)
+    state, _ = inbox.wait(2)[1]
+    assert [row.description.host for row in state.nodes] == ["host"]
+    assert [(row.job, row.state) for row in state.jobs] == [(1, pb.JOB_STATE_RUNNING)]
+    found = {row.description.actor: (row.state, row.incarnation, row.address) for row in state.actors}
+    assert found == {
+        ACTOR: (pb.ACTOR_STATE_ALIVE, 0, "/worker.sock"),
+        restarting: (pb.ACTOR_STATE_RESTARTING, 1, ""),
+    }
     reporter.close()
 
 

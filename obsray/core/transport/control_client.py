@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from obsray.core.protocol.lifecycle import ActorState
+
 MESSAGE_BYTES_MAX = 64 << 20
 ATTEMPT_SECONDS_MAX = 5.0
 PAUSE_SECONDS_MIN = 0.05
@@ -177,7 +179,10 @@ class NodeReporter(ControlClient):
     """What a node tells the control store: that it is there, and what happens to its drivers and actors.
 
     Every method returns at once and reports no failure: the node is right about itself, the control store only
-    learns. ``on_fenced`` is posted once if the control store has declared the node dead.
+    learns. If that was started anew and remembers nothing, it is told again what lives now. ``on_fenced`` is posted
+    once if the control store has declared the node dead.
+
+    The methods and what ``post`` is given run in one thread, the node's own.
     """
 
     def __init__(
@@ -192,6 +197,10 @@ class NodeReporter(ControlClient):
         self._node = node
         self._on_fenced = on_fenced
         self._description: dict[str, Any] = {}
+        #: What lives, as it was last reported: running jobs, and actors with their creation and newest change.
+        self._jobs: dict[int, dict[str, Any]] = {}
+        self._actors: dict[bytes, dict[str, Any]] = {}
+        self._changes: dict[bytes, dict[str, Any]] = {}
         self._incarnation = 0
         self._heartbeat_seconds: float | None = None
         self._beat_at = 0.0
@@ -217,27 +226,27 @@ class NodeReporter(ControlClient):
 
     def start_job(self, job: int, driver: bytes, driver_pid: int, entrypoint: str, namespace: str) -> None:
         """A driver joined, and this node has numbered its job."""
-        self.call(
-            "StartJob",
-            {
-                "job": job,
-                "driver": driver,
-                "driver_pid": driver_pid,
-                "entrypoint": entrypoint,
-                "namespace": namespace,
-                "node": self._node,
-            },
-        )
+        self._jobs[job] = {
+            "job": job,
+            "driver": driver,
+            "driver_pid": driver_pid,
+            "entrypoint": entrypoint,
+            "namespace": namespace,
+            "node": self._node,
+        }
+        self.call("StartJob", self._jobs[job])
 
     def end_job(self, job: int, cause: int) -> None:
         """A driver left; ``cause`` is an events.DeathCause."""
+        self._jobs.pop(job, None)
         self.call("EndJob", {"job": job, "cause": cause})
 
     def actor_created(self, spec: dict[str, Any]) -> None:
         """An actor was asked for; ``spec`` as in messages.CreateActor."""
         names = ("actor", "class_name", "name", "namespace", "detached", "job", "owner", "restarts_max", "meta")
         described = {name: spec[name] for name in names if spec.get(name) is not None}
-        self.call("RegisterActor", lambda: {"actor": described, **self._sender()})
+        self._actors[spec["actor"]] = described
+        self._register_actor(described)
 
     def actor_changed(
         self, actor: bytes, state: int, incarnation: int, worker: bytes, path: str, cause: int, detail: str
@@ -252,7 +261,30 @@ class NodeReporter(ControlClient):
             "cause": cause,
             "detail": detail,
         }
+        if state == ActorState.DEAD:
+            self._actors.pop(actor, None)
+            self._changes.pop(actor, None)
+        else:
+            self._changes[actor] = fields
+        self._update_actor(fields)
+
+    def _register_actor(self, described: dict[str, Any]) -> None:
+        self.call("RegisterActor", lambda: {"actor": described, **self._sender()})
+
+    def _update_actor(self, fields: dict[str, Any]) -> None:
         self.call("UpdateActor", lambda: fields | self._sender())
+
+    def _report_again(self) -> None:
+        self.call("RegisterNode", self._registration)
+        for job in self._jobs.values():
+            self.call("StartJob", job)
+        for actor, described in self._actors.items():
+            self._register_actor(described)
+            change = self._changes.get(actor)
+            if change is not None:
+                # Every later state can be reached from here.
+                self._update_actor(change | {"state": int(ActorState.PENDING_CREATION), "address": ""})
+                self._update_actor(change)
 
     def _sender(self) -> dict[str, Any]:
         return {"node": self._node, "node_incarnation": self._incarnation}
@@ -291,8 +323,9 @@ class NodeReporter(ControlClient):
         except ControlError:
             return
         if reply.standing == 1:
-            # The control store has forgotten everything and learns it anew.
-            self.call("RegisterNode", self._registration)
+            # The answer to the registration puts it back to what the control store wants; until then, no more of these.
+            self._beat_at += self._heartbeat_seconds
+            self._post(self._report_again)
         elif reply.standing == 2:
             self._heartbeat_seconds = None
             if self._on_fenced is not None:
