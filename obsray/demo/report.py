@@ -7,10 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from obsray.telemetry.views import Views
-
 from obsray.demo.parts import PartResult
 from obsray.telemetry.store import Store
+from obsray.telemetry.views import Views
 
 #: How long the report waits for the collector to store what the processes have recorded so far.
 SETTLE_SECONDS_MAX = 5.0
