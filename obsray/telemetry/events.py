@@ -136,6 +136,8 @@ class DeathCause(IntEnum):
     KILLED_BY_REQUEST = 5
     PARENT_DIED = 6
     START_FAILED = 7
+    #: Its connection broke, and it is nobody's child here who could be waited for (a driver).
+    UNKNOWN = 8
 
 
 class LeaseOutcome(IntEnum):

@@ -408,9 +408,7 @@ class ObjectTable:
         if entry.stored_path:
             advance(entry, ObjectState.SPILLED)
             self._release(step, entry)
-            step.emit.object_spilled(
-                step.time_ns, entry.id, entry.size, 0.0, step.emit.intern(entry.stored_path)
-            )
+            step.emit.object_spilled(step.time_ns, entry.id, entry.size, 0.0, step.emit.intern(entry.stored_path))
             return True
         self._tokens += 1
         entry.token = self._tokens

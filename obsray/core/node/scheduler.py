@@ -70,9 +70,7 @@ class Scheduler:
         demand = self.demands[client, shape]
         demand.backlog = backlog
         if wanted > demand.wanted:
-            step.emit.lease_requested(
-                step.time_ns, client, demand.label, min(wanted, _U32), min(backlog, _U32)
-            )
+            step.emit.lease_requested(step.time_ns, client, demand.label, min(wanted, _U32), min(backlog, _U32))
         if wanted and not demand.wanted:
             self._enqueue(step, demand)
         elif demand.wanted and not wanted:
@@ -407,7 +405,9 @@ class Scheduler:
         self._decisions = self._decisions % _U32 + 1
         text = step.emit.intern(deficit)
         granted = lease is not None
-        worker, key, chosen = (lease.worker.id, lease.key, self.node) if lease is not None else (NIL_WORKER, 0, bytes(8))
+        worker, key, chosen = (
+            (lease.worker.id, lease.key, self.node) if lease is not None else (NIL_WORKER, 0, bytes(8))
+        )
         waited = step.now - demand.waiting_since
         queue = self.queues.get(demand.signature())
         depth = len(queue.demands) if queue is not None else 0

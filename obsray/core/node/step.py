@@ -83,7 +83,9 @@ class Shutdown(NamedTuple):
     reason: str
 
 
-Effect = Send | Broadcast | StartWorker | EndProcess | ReserveArena | SpillObject | RestoreObject | RemoveFile | Shutdown
+Effect = (
+    Send | Broadcast | StartWorker | EndProcess | ReserveArena | SpillObject | RestoreObject | RemoveFile | Shutdown
+)
 
 
 @dataclass(slots=True)

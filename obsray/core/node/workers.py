@@ -25,6 +25,7 @@ FAILURE_PERIOD_SECONDS = 10.0
 BACKOFF_SECONDS_MIN = 0.5
 BACKOFF_SECONDS_MAX = 30.0
 TEXT_CHARACTERS_MAX = 500
+ENVIRONMENT_CHARACTERS_MAX = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ def runtime_of(description: dict[str, Any] | None) -> Runtime:
             raise ValueError("env_vars must map text to text")
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise ValueError(f"{name!r} cannot be an environment variable")
+    if sum(len(name) + len(value) for name, value in variables.items()) > ENVIRONMENT_CHARACTERS_MAX:
+        raise ValueError(f"env_vars of more than {ENVIRONMENT_CHARACTERS_MAX} characters")
     environment = tuple(sorted(variables.items()))
     others = sorted((str(k), repr(v)) for k, v in description.items() if k not in ("env_vars", "fresh"))
     key = repr((environment, others)) if environment or others else ""
@@ -86,6 +89,7 @@ class Ended(NamedTuple):
     oom: str = ""
     parent_died: bool = False
     started: tuple[bytes, ...] = ()
+    last_task: bytes = NIL_TASK
     tail: str = ""
 
 
@@ -303,7 +307,7 @@ class WorkerPool:
             if cause is DeathCause.START_FAILED:
                 self._failed_to_start(step, worker.runtime.key, detail)
         advance(worker, WorkerState.DEAD)
-        last = end.started[0] if end.started else NIL_TASK
+        last = end.started[0] if end.started else end.last_task
         step.emit.worker_died(
             step.time_ns, worker.id, worker.pid, cause, end.exit_code, end.signal, end.rss_bytes, last,
             step.emit.intern(detail[:TEXT_CHARACTERS_MAX]),

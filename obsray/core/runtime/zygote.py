@@ -206,7 +206,9 @@ class Zygote:
             except ImportError:
                 pass
         if len(os.listdir("/proc/self/task")) > 1:
-            print("zygote: an import started a thread; workers forked from now on may hang", file=sys.stderr, flush=True)
+            print(
+                "zygote: an import started a thread; workers forked from now on may hang", file=sys.stderr, flush=True
+            )
         gc.freeze()
 
 

@@ -60,9 +60,7 @@ def spawn(
     # -P: a file called random.py in the user's directory must not replace the standard library's.
     command = [sys.executable, "-P", *arguments]
     full = {**environment, PARENT_VARIABLE: str(os.getpid())}
-    return os.posix_spawn(
-        sys.executable, command, full, file_actions=actions, setsigmask=[], setsigdef=_RESET_SIGNALS
-    )
+    return os.posix_spawn(sys.executable, command, full, file_actions=actions, setsigmask=[], setsigdef=_RESET_SIGNALS)
 
 
 def spawn_module(module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> int:

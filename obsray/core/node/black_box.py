@@ -1,0 +1,67 @@
+"""Shell: what a dead process leaves behind: what it ran, its last words, whether the kernel killed it for memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from obsray.core.node.entries import show_bytes
+from obsray.core.node.workers import SIGNAL_KILL, Ended
+from obsray.core.system.cgroup import Cgroup
+from obsray.core.system.processes import wait_status
+from obsray.ids import NIL_TASK
+from obsray.telemetry.spine import last_records, read_now
+
+TAIL_LINES = 20
+TAIL_BYTES_MAX = 16_384
+_RECORDS_SEARCHED = 8
+
+
+class BlackBox:
+    """Reads it. Counts the kernel's memory kills, so that each explains one death."""
+
+    def __init__(self, session: Path) -> None:
+        self._rings = session / "rings"
+        self._logs = session / "logs"
+        self._group = Cgroup()
+        self._kills_explained = self._group.oom_kills() or 0
+
+    def read(self, worker: bytes, pid: int, status: int, rss_bytes: int) -> Ended:
+        """The facts about the death of ``worker``."""
+        exit_code, signal = wait_status(status)
+        if not status:
+            return Ended(worker, pid, 0, 0, rss_bytes)
+        started = tuple(task for task, *_ in read_now(self._rings, worker))
+        last = started[0] if started else self._last_task(worker)
+        oom = self._oom(rss_bytes) if signal == SIGNAL_KILL else ""
+        return Ended(worker, pid, exit_code, signal, rss_bytes, oom, False, started, last, self.tail(worker))
+
+    def _last_task(self, worker: bytes) -> bytes:
+        try:
+            records = last_records(self._rings, worker, _RECORDS_SEARCHED)
+        except (OSError, ValueError, KeyError, IndexError):
+            # A damaged ring must not hide the death itself.
+            return NIL_TASK
+        return next((fields["task"] for _, _, fields in reversed(records) if "task" in fields), NIL_TASK)
+
+    def _oom(self, rss_bytes: int) -> str:
+        kills = self._group.oom_kills()
+        if kills is None or kills <= self._kills_explained:
+            return ""
+        self._kills_explained += 1
+        limit = self._group.memory_limit_bytes()
+        text = f"killed by the kernel for memory: it held {show_bytes(rss_bytes)} at its peak"
+        return text if limit is None else f"{text}, the limit of the container is {show_bytes(limit)}"
+
+    def tail(self, worker: bytes) -> str:
+        """The last lines that the process wrote to its error output."""
+        try:
+            fd = os.open(self._logs / f"worker-{worker.hex()}.err", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return ""
+        try:
+            size = os.fstat(fd).st_size
+            data = os.pread(fd, TAIL_BYTES_MAX, max(0, size - TAIL_BYTES_MAX))
+        finally:
+            os.close(fd)
+        return "\n".join(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])

@@ -1,0 +1,118 @@
+"""Shell: the node's end of the zygote (``runtime/zygote.py``), which forks workers and reports how they ended."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from obsray.core.system.processes import spawn
+
+SOCKET_FD = 3
+PACKET_BYTES_MAX = 1 << 20
+_RUN = "from obsray.core.runtime.zygote import main; main()"
+
+
+class Forks:
+    """One zygote process. ``sys_path`` is what workers import from, None for what the interpreter finds itself."""
+
+    def __init__(self, session: Path, sys_path: list[str] | None) -> None:
+        self._session = session
+        self._sys_path = sys_path
+        self._backlog: deque[bytes] = deque()
+        self.pid = 0
+        #: Workers that exist as far as the zygote has said, and their pids.
+        self.pids: dict[bytes, int] = {}
+        self._asked: dict[bytes, None] = {}
+        self.socket: socket.socket | None = None
+
+    def start(self) -> None:
+        """Start the process. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            log = self._session / "logs" / "zygote.log"
+            self.pid = spawn(["-c", _RUN], os.environ, log, {SOCKET_FD: theirs.fileno()})
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self.socket = ours
+        self._say("start", str(self._session), self._sys_path)
+
+    def fork(self, worker: bytes, environment: dict[str, str]) -> bool:
+        """Ask for a process; False if there is no zygote to ask."""
+        if self.socket is None:
+            return False
+        self._asked[worker] = None
+        self._say("fork", worker, environment)
+        return True
+
+    def signal(self, worker: bytes, number: int) -> None:
+        """Send a signal to a worker if it still exists."""
+        if self.socket is not None:
+            self._say("signal", worker, number)
+
+    def _say(self, *message: Any) -> None:
+        self._backlog.append(msgpack.packb(message))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the zygote takes it."""
+        while self._backlog and self.socket is not None:
+            try:
+                self.socket.send(self._backlog[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                # It died; the next read says so.
+                return
+            self._backlog.popleft()
+
+    def backlog(self) -> int:
+        """How many packets the zygote has not taken yet."""
+        return len(self._backlog)
+
+    def receive(self) -> list[tuple[Any, ...]] | None:
+        """What the zygote has said since the last call; None if it is gone."""
+        said: list[tuple[Any, ...]] = []
+        while self.socket is not None:
+            try:
+                packet = self.socket.recv(PACKET_BYTES_MAX)
+            except BlockingIOError:
+                break
+            except OSError:
+                packet = b""
+            if not packet:
+                return said or None
+            message: tuple[Any, ...] = msgpack.unpackb(packet, use_list=False)
+            match message:
+                case ("forked", worker, pid):
+                    self._asked.pop(worker, None)
+                    self.pids[worker] = pid
+                case ("failed", worker, _):
+                    self._asked.pop(worker, None)
+                case ("ended", worker, *_):
+                    self.pids.pop(worker, None)
+            said.append(message)
+        return said
+
+    def lost(self) -> dict[bytes, int]:
+        """The zygote is gone, and its workers with it: their ids and pids (0 if never forked)."""
+        gone = {**dict.fromkeys(self._asked, 0), **self.pids}
+        self._asked.clear()
+        self.pids.clear()
+        self._backlog.clear()
+        self.close()
+        return gone
+
+    def close(self) -> None:
+        """Close the socket: the zygote ends its workers and itself."""
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None

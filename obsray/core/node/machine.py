@@ -1,0 +1,343 @@
+"""The node without its sockets: every stimulus goes in here and is routed to the machines below.
+
+Owns the rules that concern more than one of them: what a client's death means, what a worker's death means, and
+that after everything that may have freed something the scheduler looks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from obsray.core.node.actors import ActorTable
+from obsray.core.node.demands import describe
+from obsray.core.node.intake import Malformed, accept
+from obsray.core.node.objects import ObjectTable
+from obsray.core.node.resources import MEMORY, Resources
+from obsray.core.node.scheduler import Scheduler
+from obsray.core.node.step import Broadcast, Shutdown, Step, require
+from obsray.core.node.workers import Death, Ended, WorkerPool, runtime_of
+from obsray.core.protocol import messages as m
+from obsray.core.protocol.lifecycle import WorkerState
+from obsray.ids import owner_of, short
+from obsray.telemetry.events import DeathCause, ProcessKind, Reason
+
+SHAPES_PER_CLIENT_MAX = 10_000
+STORE_RESOURCE = "object_store_memory"
+_U32 = 0xFFFFFFFF
+_REASONS = frozenset(Reason)
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """A process with a link to this node. ``job`` is 0 for workers."""
+
+    id: bytes
+    kind: ProcessKind
+    pid: int
+    job: int = 0
+    shapes: int = 0
+    said_goodbye: bool = False
+
+
+class NodeMachine:
+    """``describe_node`` gives the facts about this node that ``nodes`` answers with."""
+
+    def __init__(
+        self,
+        node: bytes,
+        resources: Resources,
+        pool: WorkerPool,
+        objects: ObjectTable,
+        socket_directory: str,
+        describe_node: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.node = node
+        self.resources = resources
+        self.pool = pool
+        self.objects = objects
+        self.scheduler = Scheduler(node, resources, pool, socket_directory)
+        self.actors = ActorTable(node, self.scheduler, pool, socket_directory)
+        self.clients: dict[bytes, Client] = {}
+        self.jobs = 0
+        self._describe_node = describe_node
+        self._handlers: dict[type, Callable[[Step, Client, Any], None]] = {
+            m.DefineShape: self._define_shape,
+            m.LeaseRequest: self._lease_request,
+            m.LeaseReturn: self._lease_return,
+            m.Blocked: lambda step, client, message: self.scheduler.block(client.id),
+            m.Unblocked: lambda step, client, message: self.scheduler.unblock(client.id),
+            m.CreateObject: self._create_object,
+            m.SealObject: lambda step, client, message: objects.seal(step, client.id, message.object),
+            m.AbortObject: lambda step, client, message: objects.abort(step, client.id, message.object),
+            m.PinObject: lambda step, client, message: objects.pin(step, client.id, message.request, message.object),
+            m.UnpinObjects: lambda step, client, message: objects.unpin(step, client.id, message.objects),
+            m.FreeObjects: lambda step, client, message: objects.free(step, client.id, message.objects),
+            m.CreateActor: self._create_actor,
+            m.ActorReady: lambda step, client, message: self.actors.ready(step, client.id, message.actor),
+            m.ActorFailed: self._actor_failed,
+            m.WatchActor: lambda step, client, message: self.actors.watch(step, client.id, message.actor),
+            m.KillActor: self._kill_actor,
+            m.KillWorker: self._kill_worker,
+            m.Request: self._request,
+            m.Goodbye: self._goodbye,
+        }
+        self._methods: dict[str, Callable[[Step, Client, dict[str, Any]], Any]] = {
+            "resources": self._resources,
+            "nodes": lambda step, client, arguments: [self._describe_node()],
+            "get_actor": lambda step, client, arguments: self.actors.find(
+                _text(arguments, "name"), _text(arguments, "namespace")
+            ),
+            "list_actors": lambda step, client, arguments: self.actors.named(arguments.get("namespace")),
+            "shutdown": self._shutdown,
+            "store": self._store,
+        }
+
+    # --- clients -----------------------------------------------------------------------------------------
+
+    def client_joined(self, step: Step, client_id: bytes, kind: ProcessKind, pid: int) -> Client | None:
+        """A process has introduced itself. None if it cannot be who it says it is; its link must be closed then."""
+        if client_id in self.clients:
+            return None
+        client = Client(client_id, kind, pid)
+        if kind is ProcessKind.WORKER:
+            if not self.pool.registered(step, client_id, pid):
+                return None
+        elif client_id in self.pool.workers:
+            return None
+        elif kind is ProcessKind.DRIVER:
+            self.jobs += 1
+            client.job = self.jobs
+            step.emit.job_started(step.time_ns, client.job, client_id, pid & _U32, 0, 0)
+        self.clients[client_id] = client
+        self._look(step)
+        return client
+
+    def client_messages(self, step: Step, client_id: bytes, messages: list[m.Message]) -> None:
+        """What a client sent. Raises Malformed for the first message that breaks the protocol; earlier ones count."""
+        client = self.clients[client_id]
+        try:
+            for message in messages:
+                decoded = accept(message)
+                self._handlers[type(decoded)](step, client, decoded)
+        finally:
+            self._look(step)
+
+    def client_left(self, step: Step, client_id: bytes) -> None:
+        """The link of a client is gone: whatever it wanted, held, wrote, read or owned goes with it."""
+        client = self.clients.pop(client_id, None)
+        if client is None:
+            return
+        for lease in self.scheduler.client_gone(step, client_id):
+            # What it computes has no owner any more, and what it has computed nobody will ask for.
+            self.pool.kill(
+                step, lease.worker, DeathCause.KILLED_BY_REQUEST, f"the owner of its tasks ({client_id.hex()}) ended"
+            )
+        self.actors.client_gone(step, client_id)
+        self.objects.client_gone(step, client_id)
+        worker = self.pool.workers.get(client_id)
+        if worker is not None:
+            self.pool.link_lost(step, worker)
+        elif client.kind is ProcessKind.DRIVER:
+            cause = DeathCause.INTENDED if client.said_goodbye else DeathCause.UNKNOWN
+            step.emit.job_ended(step.time_ns, client.job, client_id, cause)
+            detail = "it ended in order" if client.said_goodbye else "its connection broke"
+            self._broadcast(step, m.WorkerDied(client_id, client.pid, cause, 0, 0, [], detail, ""))
+        self._look(step)
+
+    def _goodbye(self, step: Step, client: Client, message: m.Goodbye) -> None:
+        client.said_goodbye = True
+        worker = self.pool.workers.get(client.id)
+        if worker is not None:
+            self.pool.goodbye(step, worker)
+
+    # --- processes ---------------------------------------------------------------------------------------
+
+    def start(self, step: Step) -> None:
+        """Begin: start the processes that are kept ready."""
+        self.pool.keep_prestarted(step)
+
+    def worker_forked(self, step: Step, worker: bytes, pid: int) -> None:
+        self.pool.forked(worker, pid)
+
+    def worker_not_forked(self, step: Step, worker: bytes, why: str) -> None:
+        """The system refused another process."""
+        death = self.pool.not_forked(step, worker, why)
+        if death is not None:
+            self._look(step)
+
+    def worker_ended(self, step: Step, end: Ended) -> None:
+        """A worker's process is gone; its last messages have been handled."""
+        self.client_left(step, end.worker)
+        lease = self.scheduler.worker_gone(step, end.worker, Reason.WORKER_DIED)
+        death = self.pool.ended(step, end)
+        if death is None:
+            require(lease is None, "a lease on a process that never was")
+            return
+        self.actors.worker_ended(step, death, end.tail)
+        if death.worker.state is WorkerState.DEAD and death.worker.uses:
+            self._tell_death(step, death, end)
+        self.pool.keep_prestarted(step)
+        self._look(step)
+
+    def _tell_death(self, step: Step, death: Death, end: Ended) -> None:
+        self._broadcast(
+            step,
+            m.WorkerDied(
+                end.worker, end.pid, death.cause, end.exit_code, end.signal, list(end.started), death.detail, end.tail
+            ),
+        )
+
+    def _broadcast(self, step: Step, message: Any) -> None:
+        step.effects.append(Broadcast(m.encode(message)))
+
+    # --- the store's threads -----------------------------------------------------------------------------
+
+    def arena_reserved(self, step: Step, end: int, error: str) -> None:
+        self.objects.arena_reserved(step, end, error)
+
+    def object_spilled(self, step: Step, token: int, path: str, seconds: float, error: str) -> None:
+        self.objects.spilled(step, token, path, seconds, error)
+
+    def object_restored(self, step: Step, token: int, seconds: float, error: str) -> None:
+        self.objects.restored(step, token, seconds, error)
+
+    # --- time --------------------------------------------------------------------------------------------
+
+    def tick(self, step: Step) -> None:
+        """An instant that some machine asked for (``Step.wake_at``) has come."""
+        self.pool.tick(step)
+        self.objects.tick(step)
+        self._look(step)
+
+    def sample(self, step: Step, lag_seconds: float) -> None:
+        """Record how the node does now."""
+        counts = self.pool.counts()
+        queued, infeasible = self.scheduler.waiting()
+        step.emit.node_sample(
+            step.time_ns, lag_seconds, len(self.pool.workers), counts[WorkerState.IDLE], counts[WorkerState.LEASED],
+            counts[WorkerState.ACTOR], counts[WorkerState.STARTING], self.scheduler.blocked_workers(), queued, infeasible,
+        )  # fmt: skip
+        numbers = self.objects.numbers()
+        step.emit.store_sample(step.time_ns, *asdict(numbers).values())
+        for name, (total, used) in self._amounts().items():
+            step.emit.resource_sample(step.time_ns, step.emit.intern(name), total, used)
+        self.scheduler.tell_changes(step)
+
+    def _amounts(self) -> dict[str, tuple[float, float]]:
+        """Resource -> total and used, in whole units or bytes."""
+        found: dict[str, tuple[float, float]] = {}
+        for name, total in self.resources.total.items():
+            unit = 1 if name == MEMORY else 10_000
+            found[name] = total / unit, (total - self.resources.free[name]) / unit
+        found[STORE_RESOURCE] = float(self.objects.capacity), float(self.objects.allocator.used_bytes)
+        return found
+
+    def _look(self, step: Step) -> None:
+        for lease in self.scheduler.schedule(step):
+            self.actors.placed(step, lease)
+
+    # --- leases ------------------------------------------------------------------------------------------
+
+    def _define_shape(self, step: Step, client: Client, message: m.DefineShape) -> None:
+        client.shapes += 1
+        if client.shapes > SHAPES_PER_CLIENT_MAX:
+            raise Malformed(f"more than {SHAPES_PER_CLIENT_MAX} shapes")
+        try:
+            runtime = runtime_of(message.runtime)
+        except ValueError as error:
+            raise Malformed(str(error)) from None
+        label = step.emit.intern(message.name or describe(message.resources))
+        self.scheduler.define(client.id, message.shape, message.name, message.resources, runtime, label)
+
+    def _lease_request(self, step: Step, client: Client, message: m.LeaseRequest) -> None:
+        try:
+            self.scheduler.request(step, client.id, message.shape, message.wanted, message.backlog)
+        except KeyError:
+            raise Malformed(f"shape {message.shape} was never defined") from None
+
+    def _lease_return(self, step: Step, client: Client, message: m.LeaseReturn) -> None:
+        reason = Reason(message.reason) if message.reason in _REASONS else Reason.NONE
+        try:
+            self.scheduler.return_lease(step, client.id, message.lease, message.tasks, reason, message.dispose)
+        except KeyError:
+            # Its worker died while the message was under way; the lease is over either way.
+            pass
+
+    def _kill_worker(self, step: Step, client: Client, message: m.KillWorker) -> None:
+        lease = self.scheduler.leases.get(message.lease)
+        if lease is not None and lease.demand.client == client.id and lease.worker.id == message.worker:
+            self.pool.kill(
+                step, lease.worker, DeathCause.KILLED_BY_REQUEST, "the owner of its task cancelled it by force"
+            )
+
+    # --- objects and actors ------------------------------------------------------------------------------
+
+    def _create_object(self, step: Step, client: Client, message: m.CreateObject) -> None:
+        if owner_of(message.object) not in self.clients:
+            detail = f"the owner of {short(message.object)} is gone, so nobody could ever free it"
+            step.send(client.id, m.ObjectRefused(message.request, "unknown", detail))
+            return
+        self.objects.create(step, client.id, message.request, message.object, message.size)
+
+    def _create_actor(self, step: Step, client: Client, message: m.CreateActor) -> None:
+        try:
+            self.actors.create(step, client.id, message.request, message.spec)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Malformed(f"CreateActor: {error!r}") from None
+
+    def _actor_failed(self, step: Step, client: Client, message: m.ActorFailed) -> None:
+        self.actors.failed(step, client.id, message.actor, message.error, message.intended)
+
+    def _kill_actor(self, step: Step, client: Client, message: m.KillActor) -> None:
+        self.actors.kill(step, message.actor, message.restart, message.graceful)
+
+    # --- requests ----------------------------------------------------------------------------------------
+
+    def _request(self, step: Step, client: Client, message: m.Request) -> None:
+        method = self._methods.get(message.method)
+        if method is None:
+            step.send(client.id, m.Reply(message.request, None, f"unknown method {message.method!r}", "unknown_method"))
+            return
+        try:
+            value = method(step, client, message.arguments)
+        except PermissionError as error:
+            step.send(client.id, m.Reply(message.request, None, str(error), "not_allowed"))
+            return
+        step.send(client.id, m.Reply(message.request, value))
+
+    def _resources(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, dict[str, int]]:
+        total = dict(self.resources.total)
+        available = {name: max(0, amount) for name, amount in self.resources.free.items()}
+        total[STORE_RESOURCE] = self.objects.capacity
+        available[STORE_RESOURCE] = self.objects.capacity - self.objects.allocator.used_bytes
+        return {"total": total, "available": available}
+
+    def _store(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, Any]:
+        largest = [
+            {"object": entry.id, "bytes": entry.size, "pinned_by": list(entry.pins)}
+            for entry in self.objects.largest_pinned()
+        ]
+        return {**asdict(self.objects.numbers()), "largest_pinned": largest}
+
+    def _shutdown(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, Any]:
+        if client.kind is not ProcessKind.TOOL and client.job != 1:
+            raise PermissionError("only the driver that started the runtime may end it")
+        step.effects.append(Shutdown("it was asked to end"))
+        return {}
+
+    def check_invariants(self) -> None:
+        """Raise InvariantViolated if any machine's books do not balance."""
+        self.resources.check_invariants()
+        self.pool.check_invariants()
+        self.scheduler.check_invariants()
+        self.objects.check_invariants()
+        self.actors.check_invariants()
+
+
+def _text(arguments: dict[str, Any], name: str) -> str:
+    value = arguments.get(name, "")
+    if not isinstance(value, str):
+        raise Malformed(f"{name} is not text")
+    return value

@@ -1,0 +1,95 @@
+"""Entry of the node's process: ``python -m obsray.core.node.process``, options on standard input (``options.py``).
+
+The order is for speed: the zygote is started before this process imports the rest of itself, so both get ready at
+the same time; the heavy processes (control store, collector, dashboard) come only after the first worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+DIRECTORIES = ("sockets", "rings", "telemetry", "logs", "spill")
+
+
+def main() -> int:
+    """Exit codes: 0 ended in order, 1 could not start or failed."""
+    text = sys.stdin.read()
+    ready_fd: int | None = None
+    try:
+        values: dict[str, Any] = json.loads(text)
+        ready_fd = values.get("ready_fd")
+        for fd in (ready_fd, values.get("lifeline_fd")):
+            if fd is not None:
+                # A child that inherited the lifeline would keep the node alive after its driver.
+                os.set_inheritable(fd, False)
+        session = Path(values["session_directory"])
+        forks = _prepare(session, values.get("sys_path"))
+        node = _start(text, forks)
+    except Exception as error:
+        traceback.print_exc()
+        _say(ready_fd, {"ok": False, "error": f"{type(error).__name__}: {error}"})
+        return 1
+    facts = {"ok": True, "node": node.node.hex(), "pid": os.getpid(), "session_directory": str(session)}
+    _say(ready_fd, facts)
+    node.announce()
+    try:
+        node.run()
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _prepare(session: Path, sys_path: list[str] | None) -> Any:
+    """Directories, logs, own process group, and the zygote: all that can be done before the large imports."""
+    from obsray.core.node.forks import Forks
+
+    os.umask(0o077)
+    for name in DIRECTORIES:
+        (session / name).mkdir(exist_ok=True)
+    null = os.open("/dev/null", os.O_RDONLY)
+    log = os.open(session / "logs" / "node.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(null)
+    os.close(log)
+    try:
+        # Signals of the driver's terminal are for the driver.
+        os.setsid()
+    except PermissionError:
+        pass
+    forks = Forks(session, sys_path)
+    forks.start()
+    return forks
+
+
+def _start(text: str, forks: Any) -> Any:
+    from obsray.core.node.options import offered, read_options
+    from obsray.core.node.shell import Node
+    from obsray.ids import NodeID
+
+    options = read_options(text)
+    node = Node(options, offered(options.resources, options.config), forks, os.urandom(NodeID.SIZE))
+    node.start()
+    return node
+
+
+def _say(fd: int | None, facts: dict[str, Any]) -> None:
+    if fd is None:
+        return
+    try:
+        os.write(fd, json.dumps(facts).encode() + b"\n")
+        os.close(fd)
+    except OSError:
+        # Whoever waited is gone; its lifeline says the same.
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Shell: the processes beside the node (control store, collector, dashboard), started late and kept running."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from obsray.core.system.processes import reap, send_signal, spawn_module
+
+NICENESS = 5
+BACKOFF_SECONDS_MIN = 0.5
+BACKOFF_SECONDS_MAX = 30.0
+#: A process that ran this long did not fail at its start; its next failure is a first one again.
+STEADY_SECONDS = 30.0
+_PACKAGE = Path(__file__).resolve().parents[2]
+
+
+@dataclass(slots=True)
+class Service:
+    """One process: ``pid`` 0 while it does not run, ``not_before`` when it may be tried again."""
+
+    name: str
+    module: str
+    arguments: list[str] = field(default_factory=list)
+    pid: int = 0
+    started_at: float = 0.0
+    failures: int = 0
+    not_before: float = 0.0
+
+    @property
+    def exists(self) -> bool:
+        """Whether this installation has the module."""
+        relative = self.module.removeprefix("obsray.").replace(".", "/")
+        return (_PACKAGE / f"{relative}.py").is_file()
+
+
+class Services:
+    """Starts, watches and ends them. ``log`` takes a line for the node's log."""
+
+    def __init__(self, session: Path, services: list[Service], log: Callable[[str], None]) -> None:
+        self._session = session
+        self._log = log
+        self.services = [service for service in services if service.exists]
+        self.started = False
+
+    def start(self) -> None:
+        """Start all of them."""
+        self.started = True
+        for service in self.services:
+            self._start(service)
+
+    def _start(self, service: Service) -> None:
+        arguments = ["--session-dir", str(self._session), *service.arguments]
+        log = self._session / "logs" / f"{service.name}.log"
+        try:
+            service.pid = spawn_module(service.module, arguments, os.environ, log)
+            os.setpriority(os.PRIO_PROCESS, service.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+        except OSError as error:
+            self._log(f"{service.name}: cannot be started: {error}")
+            self._failed(service)
+            return
+        service.started_at = time.monotonic()
+
+    def _failed(self, service: Service) -> None:
+        if time.monotonic() - service.started_at > STEADY_SECONDS:
+            service.failures = 0
+        delay = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2**service.failures)
+        service.failures += 1
+        service.not_before = time.monotonic() + delay
+
+    def check(self) -> None:
+        """Notice ends, try again what may be tried again. Call when a child ended, and now and then."""
+        if not self.started:
+            return
+        for service in self.services:
+            if service.pid and (status := reap(service.pid)) is not None:
+                self._log(f"{service.name}: process {service.pid} ended with {os.waitstatus_to_exitcode(status)}")
+                service.pid = 0
+                self._failed(service)
+            if not service.pid and time.monotonic() >= service.not_before:
+                self._start(service)
+
+    def end(self, names: set[str], seconds: float) -> None:
+        """Ask those to end in order, kill what has not ended after ``seconds``; returns when they are gone."""
+        self.started = False
+        ending = [service for service in self.services if service.name in names and service.pid]
+        for service in ending:
+            send_signal(service.pid, signal.SIGTERM)
+        wait_all([service.pid for service in ending], seconds, self._log)
+        for service in ending:
+            service.pid = 0
+
+
+def wait_all(pids: list[int], seconds: float, log: Callable[[str], None]) -> None:
+    """Wait until these children are gone; what has not ended after ``seconds`` is killed."""
+    deadline = time.monotonic() + seconds
+    watched = [(pid, os.pidfd_open(pid)) for pid in pids if reap(pid) is None]
+    for pid, pidfd in watched:
+        if not _ended_by(pidfd, deadline):
+            log(f"process {pid} did not end within {seconds:g} s and is killed")
+            send_signal(pid, signal.SIGKILL)
+            _ended_by(pidfd, time.monotonic() + seconds)
+        os.close(pidfd)
+        reap(pid)
+
+
+def _ended_by(pidfd: int, deadline: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(max(0, int((deadline - time.monotonic()) * 1000))))
