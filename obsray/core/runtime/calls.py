@@ -11,7 +11,6 @@ Invariant: a call is in exactly one of ``queue`` and ``in_flight``, or has ended
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 from obsray.core.protocol.lifecycle import ActorState, TaskState, advance
@@ -34,7 +33,7 @@ class ActorClient:
 
     __slots__ = (
         "batch", "class_name", "created_here", "error", "id", "in_flight", "incarnation", "ordered", "outgoing",
-        "pending_max", "queue", "state", "worker",
+        "pending_max", "pinned", "queue", "state", "worker",
     )
 
     def __init__(self, identifier: bytes, class_name: str) -> None:
@@ -50,6 +49,8 @@ class ActorClient:
         self.error = b""
         self.ordered = True
         self.pending_max = -1
+        #: Arguments of the constructor, which a restart needs again.
+        self.pinned: list[Entry] | None = None
         self.created_here = False
 
     def forget(self, task: Task) -> None:

@@ -36,7 +36,7 @@ from obsray.core.protocol.messages import (
 from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.ids import TASK_ID_BYTES
-from obsray.telemetry.events import DispatchReason, Outcome, Reason
+from obsray.telemetry.events import DispatchReason, Reason
 
 #: Tasks collected for a worker before they are sent, when it has others to run meanwhile.
 BATCH_TASKS = 64
@@ -305,6 +305,12 @@ class Dispatcher:
         self._drop(lease)
         # What the reclaimed lease could have run must be asked for again.
         self.active.add(lease.shape)
+
+    def give_back_idle(self) -> None:
+        """Return every lease that has nothing to do."""
+        for lease in list(self.leases.values()):
+            if not lease.in_flight:
+                self._give_back(lease, Reason.IDLE_TIMEOUT)
 
     def _drop(self, lease: Lease) -> None:
         self.leases.pop(lease.id, None)

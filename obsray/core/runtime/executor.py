@@ -1,8 +1,9 @@
 """Runs tasks and actor calls in a worker.
 
-The main thread takes tasks from a queue, runs them and collects results; results leave when the queue is empty, after
-``SEND_AFTER_NS``, or by the watcher if a task runs long. Tasks that wait behind one that blocks in ``get`` go back to
-their owners at once, because they may be what it waits for.
+The main thread takes attempts from a queue, runs them and collects results; results leave when the queue is empty,
+after ``SEND_AFTER_NS``, or by the watcher if an attempt runs long. What waits behind a task that blocks in ``get`` goes
+back to its owner at once, because it may be what the task waits for. Actors with threads or an event loop bring their
+own way to run calls (``actor.py``); ``begin`` and ``end`` are the same for all.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -18,36 +18,22 @@ from types import FrameType
 from typing import Any
 
 from obsray.core.protocol import messages as m
-from obsray.core.runtime.ownership import READY
-from obsray.core.runtime.serialization import deserialize, dump_error, dump_exception, load_exception, serialize
-from obsray.core.runtime.session import Running, Session, in_runtime
+from obsray.core.runtime.running import Running
+from obsray.core.runtime.serialization import deserialize, dump_error, serialize
+from obsray.core.runtime.session import Session, in_runtime
+from obsray.core.runtime.waiting import Waiter
 from obsray.core.transport.links import Link
 from obsray.errors import RayError, RayTaskError, TaskCancelledError, format_user_traceback
 from obsray.telemetry.events import Outcome, Reason, WaitKind
 
 #: Results wait for company at most this long while there is more to run.
 SEND_AFTER_NS = 1_000_000
-#: CPU time is read from the clock only for tasks at least this long; shorter ones count as all CPU.
+#: An attempt that runs longer than this gets a record of its own start.
+MARK_AFTER_NS = 5_000_000
+#: CPU time is read from the clock only for functions that run at least this long; shorter ones count as all CPU.
 CPU_CLOCK_NS_MIN = 100_000
 _DONE_TAG = m.Done._field_defaults["tag"]
-
-
-class Item:
-    """A task as it arrived: ``fields`` are ``messages.TASK_FIELDS``."""
-
-    __slots__ = ("arrived_at", "batch", "context", "dispatched_at", "fields", "lease", "link")
-
-    def __init__(
-        self, link: Link, lease: int, batch: int, dispatched_at: int, context: dict[str, Any], arrived_at: int,
-        fields: tuple[Any, ...],
-    ) -> None:
-        self.link = link
-        self.lease = lease
-        self.batch = batch
-        self.dispatched_at = dispatched_at
-        self.context = context
-        self.arrived_at = arrived_at
-        self.fields = fields
+_NONE = serialize(None).pickled
 
 
 class LoadedFunction:
@@ -65,7 +51,7 @@ class LoadedFunction:
 
 
 class ArgumentError(Exception):
-    """Arguments or code could not be unpickled here; ``cause`` says why."""
+    """Arguments or code could not be unpickled here; ``__cause__`` says why."""
 
 
 class Executor:
@@ -73,29 +59,28 @@ class Executor:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.queue: deque[Item] = deque()
+        self.queue: deque[Any] = deque()
         self.exiting = ""
         self.actor: Any = None
+        #: Thread slot -> what runs there; slot 0 is the main thread.
+        self.slots: dict[int, Running] = {}
         self._results: dict[Link, list[tuple[Any, ...]]] = {}
         self._sent_ns = 0
         self._contexts: dict[int, dict[str, Any]] = {}
-        self._devices: tuple[int, ...] | None = None
-        self._running: Running | None = None
-        self._item: Item | None = None
-        self._started_at = 0
-        self._marked = False
+        self._devices: tuple[int, ...] = ()
         self._blocked = False
-        self._functions: dict[str, LoadedFunction] = {}
-        #: Task ids whose cancellation was asked for before or while they run.
-        self.cancelled: set[bytes] = set()
-        self._interrupt: bytes = b""
+        #: Attempts that were cancelled before they began.
+        self._cancelled: set[bytes] = set()
+        self._interrupt = b""
+        self._streams: dict[bytes, list[Any]] = {}
         self._main = threading.get_ident()
         session.executor = self
-        session.handle(m.DefineFunction, self._on_define)
-        session.handle(m.Push, self._on_push)
-        session.handle(m.Recall, self._on_recall)
-        session.handle(m.CancelTask, self._on_cancel)
-        session.handle(m.StartActor, self._on_start_actor)
+        session.inbox.handle(m.DefineFunction, self._on_define)
+        session.inbox.handle(m.Push, self._on_push)
+        session.inbox.handle(m.Recall, self._on_recall)
+        session.inbox.handle(m.CancelTask, self._on_cancel)
+        session.inbox.handle(m.StartActor, self._on_start_actor)
+        session.inbox.handle(m.ItemsTaken, self._on_items_taken)
         signal.signal(signal.SIGINT, self._on_signal)
 
     # --- the loop -------------------------------------------------------------------------------------------------
@@ -105,36 +90,44 @@ class Executor:
         session, queue = self.session, self.queue
         while not self.exiting:
             try:
-                item = queue.popleft()
+                running = queue.popleft()
             except IndexError:
                 with session.lock:
                     session.send_everything()
                 if not queue and not self.exiting:
                     self._idle_turn()
                 continue
-            self.execute(item)
+            if type(running) is Running:
+                if self.actor is not None and self.actor.concurrent:
+                    self.actor.submit(running)
+                else:
+                    self.execute(running)
+            else:
+                running.start()
             if not queue or time.time_ns() - self._sent_ns > SEND_AFTER_NS:
                 with session.lock:
                     session.send_everything()
+        if self.actor is not None:
+            self.actor.stop()
         with session.lock:
             session.send_everything()
 
     def _idle_turn(self) -> None:
         session = self.session
-        if session._driving.acquire(timeout=0.05):
+        if session.driving.acquire(timeout=0.05):
             try:
                 session.turn(None)
             finally:
-                session._driving.release()
-                if session._sleepers:
-                    session._wake_a_sleeper()
+                session.driving.release()
+                if session.sleepers:
+                    session.wake_a_sleeper()
 
     def busy(self) -> bool:
-        """Whether the main thread runs a task."""
-        return self._running is not None
+        """Whether any thread runs user code."""
+        return bool(self.slots)
 
     def exit(self, reason: str) -> None:
-        """Stop after the task that is running."""
+        """Stop after what is running and already queued."""
         self.exiting = reason or "asked to"
         self.session.reactor.wake()
 
@@ -147,19 +140,20 @@ class Executor:
         self._sent_ns = time.time_ns()
 
     def tick(self, now: float) -> None:
-        """Called by the watcher with the lock held, while the main thread runs user code or sleeps."""
-        running, item = self._running, self._item
-        if running is None or item is None:
+        """Called by the watcher with the lock held while other threads run user code or sleep."""
+        if not self.slots:
             return
-        if not self._marked and time.time_ns() - self._started_at > 5_000_000:
-            self._marked = True
-            fields = item.fields
-            self.session.emitter.task_started(
-                time.time_ns(), running.task, running.attempt, item.lease, item.batch, running.actor,
-                self.session.emitter.intern(running.name), item.dispatched_at, item.arrived_at, self._started_at,
-            )
-            del fields
-        if self._interrupt and self._interrupt == running.task:
+        time_ns = time.time_ns()
+        for running in list(self.slots.values()):
+            if not running.marked and time_ns - running.started_at > MARK_AFTER_NS:
+                running.marked = True
+                self.session.emitter.task_started(
+                    time_ns, running.task, running.attempt, running.lease, running.batch, running.actor,
+                    running.loaded.name_number, running.dispatched_at, running.arrived_at, running.started_at,
+                )
+        running_main = self.slots.get(0)
+        if self._interrupt and running_main is not None and running_main.task == self._interrupt:
+            # The interrupt met runtime code, or code that swallows it: ask again.
             signal.pthread_kill(self._main, signal.SIGINT)
 
     # --- messages ---------------------------------------------------------------------------------------------------
@@ -177,32 +171,38 @@ class Executor:
             return
         now = time.time_ns()
         known = self._contexts.get(lease, {})
-        self.queue.extend([Item(link, lease, batch, dispatched_at, known, now, task) for task in tasks])
+        self.queue.extend([Running(link, lease, batch, dispatched_at, known, now, task) for task in tasks])
 
     def _on_recall(self, link: Link, message: m.Message) -> None:
         wanted = set(message[1])
         back, stay = [], []
         while self.queue:
-            item = self.queue.popleft()
-            if item.link is link and item.lease and (not wanted or item.fields[0] in wanted):
-                back.append(item.fields[0])
+            running = self.queue.popleft()
+            if running.link is link and running.lease and (not wanted or running.task in wanted):
+                back.append(running.task)
             else:
-                stay.append(item)
+                stay.append(running)
         self.queue.extendleft(reversed(stay))
         link.send(m.encode(m.Returned(back, int(Reason.FAIRNESS))))
 
     def _on_cancel(self, link: Link, message: m.Message) -> None:
         _, task, recursive = message
-        running = self._running
-        self.cancelled.add(task)
         if recursive:
             self.session.cancel_children(task)
-        if running is not None and running.task == task and self.actor is None:
-            self._interrupt = task
-            signal.pthread_kill(self._main, signal.SIGINT)
+        for running in list(self.slots.values()):
+            if running.task == task:
+                running.cancelled = True
+                if self.actor is None:
+                    self._interrupt = task
+                    signal.pthread_kill(self._main, signal.SIGINT)
+                return
+        if self.actor is not None and self.actor.cancel(task):
+            return
+        if any(type(running) is Running and running.task == task for running in self.queue):
+            self._cancelled.add(task)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        running = self._running
+        running = self.slots.get(0)
         if not self._interrupt or running is None or running.task != self._interrupt:
             return
         if in_runtime(frame):
@@ -212,11 +212,20 @@ class Executor:
         self._interrupt = b""
         raise KeyboardInterrupt
 
+    def _on_items_taken(self, link: Link, message: m.Message) -> None:
+        window = self._streams.get(message[1])
+        if window is not None:
+            window[0] = message[2]
+            if window[1] is not None and message[2] < 0:
+                window[1].missing = 0
+            elif window[1] is not None and window[2] - message[2] < window[3]:
+                window[1].on_ready(None)
+
     def link_closed(self, link: Link) -> None:
         """An owner is gone: nobody wants its tasks."""
         self._results.pop(link, None)
-        if any(item.link is link for item in self.queue):
-            stay = [item for item in self.queue if item.link is not link]
+        if any(running.link is link for running in self.queue):
+            stay = [running for running in self.queue if running.link is not link]
             self.queue.clear()
             self.queue.extend(stay)
 
@@ -229,12 +238,10 @@ class Executor:
             session.emitter.task_blocked(time.time_ns(), running.task, int(kind), 0, bytes(20))
             if running.lease:
                 self._blocked = True
-                back: dict[Link, list[bytes]] = {}
-                for item in self.queue:
-                    back.setdefault(item.link, []).append(item.fields[0])
+                back: dict[Link, list[bytes]] = {running.link: []}
+                for other in self.queue:
+                    back.setdefault(other.link, []).append(other.task)
                 self.queue.clear()
-                if running.link is not None:
-                    back.setdefault(running.link, [])
                 for link, tasks in back.items():
                     link.send(m.encode(m.Returned(tasks, int(Reason.BLOCKED_IN_GET))))
                 session.node.send(m.encode(m.Blocked()))
@@ -251,119 +258,79 @@ class Executor:
                 session.node.send(m.encode(m.Unblocked()))
                 session.after()
 
-    # --- one task ---------------------------------------------------------------------------------------------------
+    # --- one attempt ------------------------------------------------------------------------------------------------
 
-    def execute(self, item: Item) -> None:
-        """Run one attempt and queue its result."""
-        task, attempt, number, payload, arguments, returns, trace, options = item.fields
-        session, link = self.session, item.link
-        if link.closed:
+    def execute(self, running: Running, slot: int = 0) -> None:
+        """Run one attempt on this thread and queue its result."""
+        if running.link.closed or self._was_cancelled(running):
             return
-        loaded: LoadedFunction = link.state[number]
-        if task in self.cancelled:
-            self.cancelled.discard(task)
-            self._add(link, (task, attempt, int(Outcome.CANCELLED), [dump_error(TaskCancelledError(task.hex()))], None, 0))
-            return
-        started_at = time.time_ns()
-        emitter = session.emitter
-        running = Running(task, attempt, trace, loaded.name, item.lease, link)
-        running.context = item.context
-        if self.actor is not None:
-            running.actor = self.actor.id
-        self._started_at, self._marked, self._item = started_at, False, item
-        session.local.running = self._running = running
-        emitter.running(0, task, started_at, loaded.name_number, attempt)
-        fetched_at = ready_at = ended_at = started_at
-        cpu_started = time.thread_time_ns() if loaded.mean_ns >= CPU_CLOCK_NS_MIN or not loaded.calls else -1
-        extra: dict[str, Any] | None = None
-        outcome = Outcome.OK
         try:
-            try:
-                if item.context.get("devices") or self._devices is not None:
-                    self._set_devices(item.context)
-                function = self._load(loaded)
-                args, kwargs, fetched_at = self._arguments(payload, arguments, started_at)
-                ready_at = time.time_ns() if payload or arguments else started_at
-            except (ArgumentError, RayError) as error:
-                raise error.__cause__ or error from None
+            function, args, kwargs = self.begin(running, slot)
             result = call_user_code(function, args, kwargs)
+            if running.returns < 0:
+                self.stream(running, result)
+                result = None
             ended_at = time.time_ns()
             args = kwargs = None
-            values, extra = self._store_results(task, returns, result, link, loaded.name)
+            values, extra = self.store_results(running, result)
             result = None
+            self.end(running, Outcome.OK, values, extra, ended_at)
         except BaseException as error:
-            ended_at = max(ended_at, ready_at) if ended_at != started_at else time.time_ns()
-            outcome, values, extra = self._failure(error, task, trace, loaded.name, options)
-            error.__traceback__ = None
+            ended_at = time.time_ns()
             args = kwargs = result = None
-        self._interrupt = b""
-        session.interrupt_pending = False
-        stored_at = time.time_ns()
-        run_ns = ended_at - ready_at
-        loaded.calls += 1
-        loaded.mean_ns = (loaded.mean_ns * 7 + run_ns) >> 3
-        if running.borrowed:
-            kept = self._kept(running)
-            if kept:
-                extra = {**(extra or {}), "kept": kept}
-        if options is not None and options.get("max_calls") and loaded.calls >= options["max_calls"]:
-            extra = {**(extra or {}), "retire": True}
-        emitter.idle(0)
-        session.local.running = self._running = None
-        if self.cancelled:
-            if task in self.cancelled:
-                self.cancelled.discard(task)
-                if outcome is Outcome.OK and self.actor is not None:
-                    outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(task.hex()))]
-        self._add(link, (task, attempt, int(outcome), values, extra, run_ns))
-        blocked_seconds = running.blocked_ns / 1e9
-        run_seconds = run_ns / 1e9
-        cpu = (time.thread_time_ns() - cpu_started) / 1e9 if cpu_started >= 0 else run_seconds
-        size = 0
-        for value in values:
-            size += len(value) if type(value) is bytes else value
-        emitter.task_ended(
-            stored_at, task, attempt, item.lease, item.batch, running.actor, loaded.name_number, item.dispatched_at,
-            item.arrived_at, started_at, outcome, (fetched_at - started_at) / 1e9, (ready_at - fetched_at) / 1e9,
-            run_seconds - blocked_seconds, (stored_at - ended_at) / 1e9, cpu, blocked_seconds, size,
-        )
+            self.fail(running, error, ended_at)
 
-    def _add(self, link: Link, result: tuple[Any, ...]) -> None:
-        batch = self._results.get(link)
-        if batch is None:
-            self._results[link] = [result]
-        else:
-            batch.append(result)
+    def _was_cancelled(self, running: Running) -> bool:
+        if running.task not in self._cancelled:
+            return False
+        self._cancelled.discard(running.task)
+        error = dump_error(TaskCancelledError(running.task.hex()))
+        self._add(running.link, (running.task, running.attempt, int(Outcome.CANCELLED), [error], None, 0))
+        return True
 
-    def _load(self, loaded: LoadedFunction) -> Any:
+    def begin(self, running: Running, slot: int) -> tuple[Any, Any, Any]:
+        """Take note that the attempt starts here and fetch what it is called with: function, args, kwargs."""
+        running.slot = slot
+        running.loaded = loaded = running.link.state[running.number]
+        running.started_at = running.fetched_at = running.ready_at = started_at = time.time_ns()
+        if self.actor is not None:
+            running.actor = self.actor.id
+        running.cpu_started = time.thread_time_ns() if loaded.mean_ns >= CPU_CLOCK_NS_MIN or not loaded.calls else -1
+        self.slots[slot] = self.session.local.running = running
+        self.session.emitter.running(slot, running.task, started_at, loaded.name_number, running.attempt)
+        if self._devices or running.context.get("devices"):
+            self._set_devices(running.context)
         function = loaded.function
         if function is None:
-            if self.actor is not None and not loaded.blob:
-                return self.actor.method(loaded.name.rpartition(".")[2])
-            try:
-                function = loaded.function = deserialize(loaded.blob)
-            except BaseException as error:
-                raise ArgumentError from error
+            function = self._load(loaded)
+        if not running.payload and running.arguments is None:
+            return function, (), {}
+        args, kwargs = self._arguments(running)
+        running.ready_at = time.time_ns()
+        return function, args, kwargs
+
+    def _load(self, loaded: LoadedFunction) -> Any:
+        if self.actor is not None and not loaded.blob:
+            return self.actor.method(loaded.name.rpartition(".")[2])
+        try:
+            function = loaded.function = deserialize(loaded.blob)
+        except BaseException as error:
+            raise ArgumentError from error
         return function
 
-    def _arguments(
-        self, payload: bytes, arguments: list[tuple[Any, ...]] | None, started_at: int
-    ) -> tuple[list[Any] | tuple[Any, ...], dict[str, Any], int]:
-        """The values a task is called with, and when the last stored one was mapped."""
-        if not payload and arguments is None:
-            return (), {}, started_at
-        fetched_at = started_at
+    def _arguments(self, running: Running) -> tuple[Any, Any]:
+        arguments = running.arguments
         try:
             if arguments is None:
-                args, kwargs = deserialize(payload)
-                return args, kwargs, fetched_at
-            views = {}
+                args, kwargs = deserialize(running.payload)
+                return args, kwargs
+            views: dict[Any, Any] = {}
             for position, kind, data in arguments:
                 if kind == m.ARGUMENT_STORED:
-                    views[position] = self.session.pinned_view(data)
+                    views[position] = self.session.values.pinned_view(data)
             if views:
-                fetched_at = time.time_ns()
-            args, kwargs = deserialize(views.pop("*") if "*" in views else payload)
+                running.fetched_at = time.time_ns()
+            args, kwargs = deserialize(views["*"] if "*" in views else running.payload)
             args = list(args)
             for position, kind, data in arguments:
                 if position == "*":
@@ -373,56 +340,113 @@ class Executor:
                     args[position] = value
                 else:
                     kwargs[position] = value
-            return args, kwargs, fetched_at
-        except RayError:
+            return args, kwargs
+        except (RayError, KeyboardInterrupt):
             raise
         except BaseException as error:
             raise ArgumentError from error
 
-    def _store_results(
-        self, task: bytes, returns: int, result: Any, link: Link, name: str
-    ) -> tuple[list[Any], dict[str, Any] | None]:
+    def store_results(self, running: Running, result: Any) -> tuple[list[Any], dict[str, Any] | None]:
+        """The results as they travel. Raises what makes them unfit to: wrong number, not picklable, store full."""
+        returns = running.returns
         if returns == 1:
-            results = (result,)
-        elif returns == 0:
-            return [], None
+            results: tuple[Any, ...] = (result,)
+        elif returns <= 0:
+            return [_NONE] if returns < 0 else [], None
         else:
             results = tuple(result) if hasattr(result, "__iter__") else (result,)
             if len(results) != returns:
-                raise ValueError(f"{name} must return {returns} values (num_returns={returns}), it returned {len(results)}")
+                raise ValueError(
+                    f"{running.loaded.name} must return {returns} values (num_returns={returns}), "
+                    f"it returned {len(results)}"
+                )
         values: list[Any] = []
         contained: list[list[bytes]] = []
-        session = self.session
         for index, value in enumerate(results):
-            serialized = serialize(value)
-            if serialized.size <= session.config.inline_bytes_max:
-                values.append(serialized.to_bytes())
-            else:
-                values.append(session.store(task + index.to_bytes(4, "big"), serialized))
-            contained.append(serialized.references)
-        if any(contained):
-            with session.lock:
-                for group in contained:
-                    session.ownership.hand_out(group, link.peer.worker)
-            return values, {"contained": contained}
-        return values, None
+            stored, references = self._store_one(running.task + index.to_bytes(4, "big"), value)
+            values.append(stored)
+            contained.append(references)
+        if not any(contained):
+            return values, None
+        with self.session.lock:
+            for group in contained:
+                self.session.ownership.hand_out(group, running.link.peer.worker)
+        return values, {"contained": contained}
 
-    def _failure(
-        self, error: BaseException, task: bytes, trace: bytes, name: str, options: dict[str, Any] | None
-    ) -> tuple[Outcome, list[bytes], dict[str, Any] | None]:
-        if isinstance(error, KeyboardInterrupt) and task in self.cancelled:
-            self.cancelled.discard(task)
-            return Outcome.CANCELLED, [dump_error(TaskCancelledError(task.hex()))], None
-        text = format_user_traceback(error, 2)
-        wrapped = RayTaskError(name, text, error, os.getpid(), task.hex())
-        wrapped.trace_id = trace.hex()
-        if isinstance(error, RayTaskError) and error.cause is not None:
-            # An error of a task this one waited for: the innermost cause is the one to catch.
-            wrapped.cause = error.cause
-        elif isinstance(error, RayError):
+    def _store_one(self, identifier: bytes, value: Any) -> tuple[Any, list[bytes]]:
+        serialized = serialize(value)
+        if serialized.size <= self.session.config.inline_bytes_max:
+            return serialized.to_bytes(), serialized.references
+        return self.session.values.store(identifier, serialized), serialized.references
+
+    def stream(self, running: Running, items: Any) -> None:
+        """Send what a generator yields, one by one, no further ahead of the consumer than it allows."""
+        session, task, link = self.session, running.task, running.link
+        if not hasattr(items, "__iter__"):
+            raise ValueError(f'{running.loaded.name} is not a generator: num_returns="streaming" needs one that yields')
+        ahead = (running.options or {}).get("backpressure", -1)
+        #: Taken by the consumer, who waits for it, sent, allowed ahead.
+        window = self._streams[task] = [0, None, 0, ahead]
+        try:
+            for index, value in enumerate(items):
+                self.send_item(running, index, value)
+                window[2] = index + 1
+                if window[0] < 0 or running.cancelled:
+                    break
+                if ahead > 0 and window[2] - window[0] >= ahead:
+                    waiter = Waiter(1)
+                    with session.lock:
+                        window[1] = waiter
+                        if window[0] < 0 or window[2] - window[0] < ahead:
+                            waiter.missing = 0
+                        session.send_everything()
+                    session.wait_until(waiter, None)
+                    window[1] = None
+        finally:
+            del self._streams[task]
+        if running.cancelled:
+            raise KeyboardInterrupt
+        del link
+
+    def send_item(self, running: Running, index: int, value: Any) -> None:
+        """Send one yielded value."""
+        session = self.session
+        stored, references = self._store_one(running.task + (index + 1).to_bytes(4, "big"), value)
+        size = len(stored) if type(stored) is bytes else stored
+        now = time.time_ns()
+        with session.lock:
+            if references:
+                session.ownership.hand_out(references, running.link.peer.worker)
+            running.link.send(m.encode(m.Item(running.task, index, stored, references)))
+            session.emitter.task_item_yielded(now, running.task, index, size)
+            if now - self._sent_ns > SEND_AFTER_NS:
+                session.send_everything()
+
+    def fail(self, running: Running, error: BaseException, ended_at: int) -> None:
+        """The attempt raised: say what to its owner."""
+        if isinstance(error, ArgumentError) and error.__cause__ is not None:
+            error = error.__cause__
+        if running.cancelled and not isinstance(error, Exception):
+            outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
+            extra = None
+        elif self.actor is not None and self.actor.exits_by(error):
+            outcome, values, extra = Outcome.ACTOR_DIED, [self.actor.farewell()], None
+        else:
+            outcome, values = Outcome.APP_ERROR, [self._describe(error, running)]
+            extra = self._retry(error, running.options)
+        error.__traceback__ = None
+        self.end(running, outcome, values, extra, ended_at)
+
+    def _describe(self, error: BaseException, running: Running) -> bytes:
+        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
             # An error of the runtime (a dead actor, a lost object) keeps its own type on its way through.
-            return Outcome.APP_ERROR, [dump_error(error)], self._retry(error, options)
-        return Outcome.APP_ERROR, [dump_error(wrapped)], self._retry(error, options)
+            return dump_error(error)
+        text = format_user_traceback(error, 2)
+        # Of an error that came from a task this one waited for, the innermost cause is the one to catch.
+        cause = error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
+        wrapped = RayTaskError(running.loaded.name, text, cause, os.getpid(), running.task.hex())
+        wrapped.trace_id = running.trace.hex()
+        return dump_error(wrapped)
 
     def _retry(self, error: BaseException, options: dict[str, Any] | None) -> dict[str, Any] | None:
         wanted = options.get("retry") if options is not None else None
@@ -430,17 +454,60 @@ class Executor:
             return None
         if wanted is True:
             return {"retry": True}
-        classes = pickle.loads(wanted)
         cause = error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
-        return {"retry": True} if isinstance(cause, classes) else None
+        return {"retry": True} if isinstance(cause, pickle.loads(wanted)) else None
 
-    def _kept(self, running: Running) -> list[bytes]:
+    def end(
+        self, running: Running, outcome: Outcome, values: list[Any], extra: dict[str, Any] | None, ended_at: int
+    ) -> None:
+        """Queue the result and record the attempt."""
+        session, loaded, options = self.session, running.loaded, running.options
+        self._interrupt = b""
+        session.interrupt_pending = False
+        run_ns = ended_at - running.ready_at
+        loaded.calls += 1
+        loaded.mean_ns = (loaded.mean_ns * 7 + run_ns) >> 3
+        if running.borrowed is not None:
+            kept = self._kept(running.borrowed)
+            if kept:
+                extra = {**(extra or {}), "kept": kept}
+        if options is not None and options.get("max_calls") and loaded.calls >= options["max_calls"]:
+            extra = {**(extra or {}), "retire": True}
+        self.slots.pop(running.slot, None)
+        session.local.running = None
+        session.emitter.idle(running.slot)
+        if running.cancelled and outcome is Outcome.OK:
+            outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
+        size = 0
+        for value in values:
+            size += len(value) if type(value) is bytes else value
+        self._add(running.link, (running.task, running.attempt, int(outcome), values, extra, run_ns))
+        run_seconds = run_ns / 1e9
+        cpu_started = running.cpu_started
+        cpu_seconds = (time.thread_time_ns() - cpu_started) / 1e9 if cpu_started >= 0 else run_seconds
+        blocked_seconds = running.blocked_ns / 1e9
+        now = time.time_ns()
+        session.emitter.task_ended(
+            now, running.task, running.attempt, running.lease, running.batch, running.actor, loaded.name_number,
+            running.dispatched_at, running.arrived_at, running.started_at, outcome,
+            (running.fetched_at - running.started_at) / 1e9, (running.ready_at - running.fetched_at) / 1e9,
+            run_seconds - blocked_seconds, (now - ended_at) / 1e9, cpu_seconds, blocked_seconds, size,
+        )
+
+    def _add(self, link: Link, result: tuple[Any, ...]) -> None:
+        batch = self._results.get(link)
+        if batch is None:
+            self._results[link] = [result]
+        else:
+            batch.append(result)
+
+    def _kept(self, borrowed: list[bytes]) -> list[bytes]:
         """What came in with the arguments and is still referred to; the submitter registers us as holder."""
         session, kept = self.session, []
         with session.lock:
             if session.dropped:
-                session._drain_dropped()
-            for identifier in set(running.borrowed):
+                session.drain_dropped()
+            for identifier in set(borrowed):
                 entry = session.ownership.entries.get(identifier)
                 if entry is not None and (entry.local > 0 or entry.pins > 0) and not entry.registered:
                     entry.registered = 1
@@ -456,18 +523,17 @@ class Executor:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
         else:
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        self._devices = devices or None
+        self._devices = devices
 
     # --- becoming an actor --------------------------------------------------------------------------------------------
 
     def _on_start_actor(self, link: Link, message: m.Message) -> None:
         from obsray.core.runtime.actor import ActorRunner
 
-        self.actor = ActorRunner(self, m.decode(message))
+        runner = ActorRunner(self, m.decode(message))
+        self.queue.append(runner)
 
 
 def call_user_code(function: Any, args: Any, kwargs: Any) -> Any:
     """The frame below which everything is the user's; ``session.in_runtime`` looks for its name."""
     return function(*args, **kwargs)
-
-

@@ -60,6 +60,11 @@ class Entry:
         self.waiters: list[Waiting] | None = None
 
 
+    def is_ready(self) -> bool:
+        """Whether reading it would not wait."""
+        return self.state == READY
+
+
 class RemoteWaiter:
     """A process that asked the owner for a value."""
 

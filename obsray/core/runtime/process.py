@@ -10,6 +10,7 @@ from pathlib import Path
 from obsray.config import Config
 from obsray.core.runtime.executor import Executor
 from obsray.core.runtime.session import Session, set_current
+from obsray.core.runtime.submission import Submission
 from obsray.telemetry.events import ProcessKind
 
 
@@ -20,6 +21,7 @@ def main(session_dir: str, worker_id: bytes) -> None:
     for path in session.settings.get("sys_path", ()):
         if path not in sys.path:
             sys.path.append(path)
+    Submission(session)
     executor = Executor(session)
     session.start()
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -11,6 +9,9 @@ from obsray.core.runtime.serialization import collector
 from obsray.ids import JobID, TaskID, short, task_of
 
 if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
     from obsray.core.runtime.session import Session
 
 T = TypeVar("T")
@@ -54,10 +55,12 @@ class ObjectRef(Generic[T]):
 
     def future(self) -> concurrent.futures.Future[T]:
         """A concurrent future of the value."""
-        return self._session.future_of(self)
+        return self._session.values.future_of(self)
 
     def as_future(self) -> asyncio.Future[T]:
         """An asyncio future of the value, for the running loop."""
+        import asyncio
+
         return asyncio.wrap_future(self.future())
 
     def __await__(self) -> Generator[Any, None, T]:

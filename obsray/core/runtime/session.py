@@ -4,14 +4,13 @@ Threads. There is no I/O thread on the fast path: whoever waits (``get``, ``wait
 itself ("leader"), so a round trip crosses no thread. A *watcher* thread steps in only when nobody drives: it notices
 within ``TICK_SECONDS`` that the leader has left, and sleeps in ``epoll`` while the process is quiet.
 
-Locks. ``lock`` guards all machines and links and is held for microseconds; ``_driving`` is held by the leader, also
-while it is blocked in ``epoll``. ``lock`` may be taken while holding ``_driving``, never the other way round.
+Locks. ``lock`` guards all machines and links and is held for microseconds; ``driving`` is held by the leader, also
+while it is blocked in ``epoll``. ``lock`` may be taken while holding ``driving``, never the other way round.
 References may die on any thread at any time, so ``ObjectRef.__del__`` only appends to ``dropped``.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import itertools
 import os
 import signal
@@ -20,36 +19,38 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from struct import Struct
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from obsray.config import Config
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import TaskState
 from obsray.core.runtime.calls import ActorCalls
 from obsray.core.runtime.dispatch import Dispatcher
-from obsray.core.runtime.ownership import NODE, READY, Entry, Ownership, Task
+from obsray.core.runtime.inbox import Inbox
+from obsray.core.runtime.ownership import NODE, Ownership, Task
 from obsray.core.runtime.references import ObjectRef
-from obsray.core.runtime.serialization import Serialized, deserialize, dump_error
+from obsray.core.runtime.running import Running
 from obsray.core.runtime.storage import Arena
+from obsray.core.runtime.values import Values
 from obsray.core.runtime.verdicts import Verdicts
+from obsray.core.runtime.waiting import Answer, Waiter
 from obsray.core.transport.connection import Connection, Hello
 from obsray.core.transport.links import Link, Reactor, connect
 from obsray.errors import (
     GetTimeoutError,
     LocalRayletDiedError,
-    ObjectFreedError,
-    ObjectLostError,
-    ObjectStoreFullError,
-    OwnerDiedError,
     RaySystemError,
 )
 from obsray.ids import SEQUENCE_ACTOR, SEQUENCE_PUT
-from obsray.telemetry.events import DeathCause, ProcessKind, WaitKind
+from obsray.telemetry.events import ProcessKind, WaitKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
+
+if TYPE_CHECKING:
+    pass
 
 TICK_SECONDS = 0.005
 #: The watcher wakes at least this often, to act on references that died while nothing else happened.
@@ -81,76 +82,13 @@ def set_current(session: Session | None) -> None:
     _current = session
 
 
-class Waiter:
-    """A thread that waits for a number of entries. ``fail_fast``: the first failure ends the wait."""
-
-    __slots__ = ("event", "fail_fast", "missing")
-
-    def __init__(self, missing: int, fail_fast: bool = False) -> None:
-        self.missing = missing
-        self.fail_fast = fail_fast
-        self.event: threading.Event | None = None
-
-    def on_ready(self, entry: Entry) -> None:
-        self.missing -= 1
-        if self.fail_fast and entry.failed:
-            self.missing = 0
-        if self.missing <= 0 and self.event is not None:
-            self.event.set()
-
-
-class Answer(Waiter):
-    """A thread that waits for the node's answer to one request."""
-
-    __slots__ = ("message",)
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.message: Any = None
-
-    def arrived(self, message: Any) -> None:
-        """The answer is here."""
-        self.message = message
-        self.missing = 0
-        if self.event is not None:
-            self.event.set()
-
-
-class _FutureWaiter:
-    __slots__ = ("future", "session")
-
-    def __init__(self, session: Session, future: concurrent.futures.Future[Any]) -> None:
-        self.session, self.future = session, future
-
-    def on_ready(self, entry: Entry) -> None:
-        self.session.completions.append((self.future, entry))
-
-
-class Running:
-    """What a thread of a worker executes now."""
-
-    __slots__ = ("actor", "attempt", "blocked_ns", "borrowed", "context", "lease", "link", "name", "task", "trace")
-
-    def __init__(self, task: bytes, attempt: int, trace: bytes, name: str, lease: int, link: Link | None) -> None:
-        self.task = task
-        self.attempt = attempt
-        self.trace = trace
-        self.name = name
-        self.lease = lease
-        self.link = link
-        self.actor = bytes(16)
-        self.context: dict[str, Any] = {}
-        self.blocked_ns = 0
-        #: Ids of other owners' objects that came in with the arguments.
-        self.borrowed: list[bytes] = []
-
-
 class Session:
     """A driver's or worker's connection to its runtime."""
 
     def __init__(self, directory: Path, worker: bytes, kind: ProcessKind, config: Config) -> None:
         self.directory = directory
         self.worker = worker
+        self.worker_pid = os.getpid()
         self.kind = kind
         self.config = config
         self.token = (directory / "token").read_bytes()
@@ -158,7 +96,11 @@ class Session:
         self.lock = threading.Lock()
         self.local = threading.local()
         self.dropped: deque[bytes] = deque()
-        self.completions: deque[tuple[concurrent.futures.Future[Any], Entry]] = deque()
+        #: Streams whose consumer is gone; appended to by the garbage collector.
+        self.abandoned_streams: deque[Any] = deque()
+        self.streams: Any = None
+        #: actor id -> creation task that the node is placing.
+        self.placements: dict[bytes, Task] = {}
         self.interrupt_pending = False
         self.closed = False
         self.failure: Exception | None = None
@@ -170,26 +112,28 @@ class Session:
         self._actor_numbers = itertools.count(1)
         self._put_prefix = worker + bytes([SEQUENCE_PUT])
         self._actor_prefix = worker + bytes([SEQUENCE_ACTOR])
-        self._driving = threading.Lock()
+        self.driving = threading.Lock()
         self._turns = 0
-        self._sleepers: list[Waiter] = []
+        self.sleepers: list[Waiter] = []
         self._kept: set[bytes] = set()
-        self.reactor = Reactor(self._on_messages, self._on_close)
+        self.inbox = Inbox(self)
+        self.values = Values(self)
+        self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
         self.peers: dict[bytes, Link] = {}
         self.node = self._join()
         self.ownership = Ownership(worker)
         self.verdicts = Verdicts(self.ownership, self.emitter, time.time_ns)
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.emitter, config, self.job)
         self.calls = ActorCalls(self.ownership, self.dispatcher, self.verdicts, self.emitter)
-        self.ownership.on_freed = self._on_freed
-        self.listener = self.reactor.listen(directory / "sockets" / f"{worker.hex()}.sock", self.token, self._on_link)
-        self._handlers: dict[int, Callable[[Link, m.Message], None]] = self._make_handlers()
+        self.submission: Any = None
+        self.ownership.on_freed = self.inbox.on_freed
+        self.listener = self.reactor.listen(directory / "sockets" / f"{worker.hex()}.sock", self.token, self.inbox.on_link)
         self._watcher = threading.Thread(target=self._watch, name="obsray-watcher", daemon=True)
 
     def start(self) -> None:
         """Begin to serve: messages that came with the welcome, and the watcher."""
         with self.lock:
-            self._on_messages(self.node, self._early)
+            self.inbox.on_messages(self.node, self._early)
             self.after()
         self._watcher.start()
 
@@ -227,9 +171,11 @@ class Session:
         """Let the machines act on what happened and write what they send. Call with ``lock`` held."""
         ownership = self.ownership
         if self.dropped:
-            self._drain_dropped()
+            self.drain_dropped()
         if self.arena.unpinned:
             self._drain_unpinned()
+        if self.abandoned_streams:
+            self.streams.abandon(self.abandoned_streams.popleft())
         if self.dispatcher.active:
             self.dispatcher.run(time.monotonic(), time.time_ns())
         if self.calls.active:
@@ -239,7 +185,8 @@ class Session:
             self._route()
         self.reactor.flush()
 
-    def _drain_dropped(self) -> None:
+    def drain_dropped(self) -> None:
+        """Count the references that died. Call with ``lock`` held."""
         dropped = self.dropped
         identifiers = [dropped.popleft() for _ in range(len(dropped))]
         self.ownership.drop_local(identifiers)
@@ -266,7 +213,7 @@ class Session:
         try:
             link = self.reactor.adopt(connect(path, self.token, self._hello()), Hello(worker, int(ProcessKind.WORKER), 0))
         except OSError:
-            self._owner_lost(worker)
+            self.inbox.owner_lost(worker)
             return None
         self.peers[worker] = link
         return link
@@ -282,14 +229,14 @@ class Session:
         self.after()
 
     def turn(self, timeout: float | None) -> None:
-        """Wait for something and handle it. Only the holder of ``_driving`` may call this."""
+        """Wait for something and handle it. Only the holder of ``driving`` may call this."""
         ready = self.reactor.wait(timeout)
         self._turns += 1
         with self.lock:
             self.reactor.process(ready)
             self.after()
-        if self.completions:
-            self._complete_futures()
+        if self.values.completions:
+            self.values.complete_futures()
 
     def wait_until(self, waiter: Waiter, deadline: float | None, blocking: WaitKind = WaitKind.GET) -> None:
         """Block this thread until ``waiter`` has what it wants or ``deadline`` (monotonic) has passed."""
@@ -308,34 +255,36 @@ class Session:
                 timeout = None if deadline is None else deadline - now
                 if running is not None and not blocked_at:
                     blocked_at, timeout = self._maybe_block(running, waiter, timeout, blocking)
-                self._drive_or_sleep(waiter, timeout)
+                self.drive_or_sleep(waiter, timeout)
         finally:
             if blocked_at > 1 and running is not None:
                 self._unblock(running, blocked_at, blocking)
 
-    def _drive_or_sleep(self, waiter: Waiter, timeout: float | None) -> None:
-        if self._driving.acquire(blocking=False):
+    def drive_or_sleep(self, waiter: Waiter, timeout: float | None) -> None:
+        """One turn of the sockets if nobody drives them; else sleep until ``waiter`` is served or may drive."""
+        if self.driving.acquire(blocking=False):
             try:
                 self.turn(timeout)
             finally:
-                self._driving.release()
-                if self._sleepers:
-                    self._wake_a_sleeper()
+                self.driving.release()
+                if self.sleepers:
+                    self.wake_a_sleeper()
             return
         waiter.event = threading.Event()
         with self.lock:
             if waiter.missing <= 0:
                 return
-            self._sleepers.append(waiter)
+            self.sleepers.append(waiter)
         # Bounded, so that a leader that left without a successor cannot strand this thread.
         waiter.event.wait(QUIET_SECONDS if timeout is None else min(timeout, QUIET_SECONDS))
         with self.lock:
-            if waiter in self._sleepers:
-                self._sleepers.remove(waiter)
+            if waiter in self.sleepers:
+                self.sleepers.remove(waiter)
 
-    def _wake_a_sleeper(self) -> None:
+    def wake_a_sleeper(self) -> None:
+        """The leader leaves: one of those who wait takes over."""
         with self.lock:
-            for sleeper in self._sleepers:
+            for sleeper in self.sleepers:
                 if sleeper.event is not None and sleeper.missing > 0:
                     sleeper.event.set()
                     return
@@ -347,7 +296,7 @@ class Session:
         if running.blocked_ns >= 0 and self.executor is not None:
             first = BLOCKED_AFTER_SECONDS if timeout is None else min(timeout, BLOCKED_AFTER_SECONDS)
             if waiter.event is None:
-                self._drive_or_sleep(waiter, first)
+                self.drive_or_sleep(waiter, first)
             if waiter.missing <= 0:
                 return 0, 0.0
             self.executor.blocked(running, blocking)
@@ -365,14 +314,14 @@ class Session:
                 # Somebody drove since the last look: stay out of the way for a tick.
                 seen = self._turns
                 time.sleep(TICK_SECONDS)
-            elif self._driving.locked():
+            elif self.driving.locked():
                 time.sleep(TICK_SECONDS if self.executor is None or self.executor.busy() else QUIET_SECONDS)
             else:
                 try:
                     ready = self.reactor.wait(wait)
                 except (OSError, ValueError):
                     return
-                if ready and not self._driving.acquire(blocking=False):
+                if ready and not self.driving.acquire(blocking=False):
                     continue
                 try:
                     if self.closed:
@@ -381,7 +330,7 @@ class Session:
                         self.reactor.process(ready)
                 finally:
                     if ready:
-                        self._driving.release()
+                        self.driving.release()
             wait = self._tick()
 
     def _tick(self) -> float:
@@ -394,8 +343,8 @@ class Session:
             if self.executor is not None:
                 self.executor.tick(now)
             self.send_everything()
-        if self.completions:
-            self._complete_futures()
+        if self.values.completions:
+            self.values.complete_futures()
         return QUIET_SECONDS if again is None else max(TICK_SECONDS, min(again, QUIET_SECONDS))
 
     def on_interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -405,124 +354,6 @@ class Session:
             self.reactor.wake()
         else:
             signal.default_int_handler(number, frame)
-
-    # --- messages ---------------------------------------------------------------------------------------------------
-
-    def _make_handlers(self) -> dict[int, Callable[[Link, m.Message], None]]:
-        handlers: dict[type, Callable[[Link, m.Message], None]] = {
-            m.LeaseGranted: lambda link, x: self.dispatcher.granted(m.decode(x), time.monotonic()),
-            m.LeaseReclaim: lambda link, x: self.dispatcher.reclaim(x[1], time.time_ns()),
-            m.WorkerDied: lambda link, x: self._on_worker_died(m.decode(x)),
-            m.ObjectRoom: self._on_answer,
-            m.ObjectRefused: self._on_answer,
-            m.ObjectPinned: self._on_answer,
-            m.Reply: self._on_answer,
-            m.ActorChanged: lambda link, x: self.calls.changed(m.decode(x)),
-            m.Exit: lambda link, x: self._on_exit(x[1]),
-            m.Done: lambda link, x: self.dispatcher.done(link.peer.worker, x[1], time.monotonic(), time.time_ns()),
-            m.Returned: lambda link, x: self.dispatcher.returned(link.peer.worker, x[1], x[2], time.time_ns()),
-            m.GetObject: lambda link, x: self.ownership.asked_for(x[1], link.peer.worker),
-            m.ObjectValue: self._on_value,
-            m.AddHolder: self._on_add_holder,
-            m.ReleaseHolders: self._on_release_holders,
-        }
-        return {cls._field_defaults["tag"]: handler for cls, handler in handlers.items()}  # type: ignore[attr-defined]
-
-    def handle(self, kind: type, handler: Callable[[Link, m.Message], None]) -> None:
-        """Have ``handler`` called for messages of class ``kind`` (executor, streams)."""
-        self._handlers[kind._field_defaults["tag"]] = handler  # type: ignore[attr-defined]
-
-    def _on_messages(self, link: Link, received: list[m.Message]) -> None:
-        handlers = self._handlers
-        for message in received:
-            handler = handlers.get(message[0])
-            if handler is not None:
-                handler(link, message)
-
-    def _on_link(self, link: Link) -> None:
-        """Somebody connected to this process: an owner with tasks, or a holder of what this process owns."""
-        link.state = {}
-
-    def _on_close(self, link: Link) -> None:
-        if link is self.node:
-            if not self.closed:
-                self._on_exit("the node process ended unexpectedly; its log is in " + str(self.directory / "logs"))
-            return
-        worker = link.peer.worker
-        if self.peers.get(worker) is link:
-            del self.peers[worker]
-            self.dispatcher.functions.pop(worker, None)
-            self._owner_lost(worker)
-        elif self.executor is not None:
-            self.executor.link_closed(link)
-
-    def _on_answer(self, link: Link, message: m.Message) -> None:
-        answer = self.answers.pop(message[1], None)
-        if answer is not None:
-            answer.arrived(m.decode(message))
-
-    def _on_value(self, link: Link, message: m.Message) -> None:
-        _, identifier, value, contained, error = message
-        entry = self.ownership.entries.get(identifier)
-        if entry is None:
-            # Nobody here wants it any more; the holds registered for what is inside must still be given up.
-            if contained:
-                self._release_unwanted(contained)
-            return
-        entry.requested = False
-        if value is None:
-            value = dump_error(ObjectFreedError(f"object {identifier.hex()}: {error}", identifier.hex()))
-        failed = type(value) is bytes and value[0] == 0x02
-        self.ownership.fulfil(entry, value, failed, contained)
-
-    def _release_unwanted(self, contained: Iterable[bytes]) -> None:
-        for identifier in contained:
-            if not identifier.startswith(self.worker):
-                self.ownership.outbox.append((identifier[:8], m.encode(m.ReleaseHolders([identifier]))))
-
-    def _on_add_holder(self, link: Link, message: m.Message) -> None:
-        for identifier in message[1]:
-            self.ownership.add_holder(identifier, message[2])
-
-    def _on_release_holders(self, link: Link, message: m.Message) -> None:
-        for identifier in message[1]:
-            self.ownership.add_holder(identifier, link.peer.worker, -1)
-
-    def _on_worker_died(self, death: m.WorkerDied) -> None:
-        worker = death.worker
-        begun = set(death.started)
-        in_flight = self.dispatcher.worker_died(worker)
-        last = max((i for i, task in enumerate(in_flight) if task.id in begun), default=-1 if begun else 0)
-        for index in range(len(in_flight) - 1, -1, -1):
-            self.verdicts.crashed(in_flight[index], death, index <= last)
-        self.calls.worker_died(death)
-        self.ownership.worker_died(worker)
-        link = self.peers.pop(worker, None)
-        if link is not None:
-            self.reactor.close(link)
-        self._owner_lost(worker, death)
-
-    def _owner_lost(self, worker: bytes, death: m.WorkerDied | None = None) -> None:
-        why = f"{death.detail}" if death is not None and death.detail else "its process ended"
-        error = OwnerDiedError(f"the owner of the object, worker {worker.hex()}, is gone: {why}")
-        self.ownership.owner_lost(worker, dump_error(error))
-
-    def _on_freed(self, identifier: bytes) -> None:
-        client = self.calls.clients.get(identifier[:16]) if identifier[8] == SEQUENCE_ACTOR else None
-        if client is not None and client.created_here:
-            self.ownership.outbox.append((NODE, m.encode(m.KillActor(client.id, False, True))))
-
-    def _on_exit(self, reason: str) -> None:
-        if self.executor is not None:
-            self.executor.exit(reason)
-            return
-        self.failure = LocalRayletDiedError(f"the runtime is gone: {reason}")
-        for answer in self.answers.values():
-            if answer.event is not None:
-                answer.event.set()
-        for sleeper in self._sleepers:
-            if sleeper.event is not None:
-                sleeper.event.set()
 
     # --- asking the node ----------------------------------------------------------------------------------------------
 
@@ -570,6 +401,8 @@ class Session:
             if not entry.owned:
                 running = getattr(self.local, "running", None)
                 if running is not None:
+                    if running.borrowed is None:
+                        running.borrowed = []
                     running.borrowed.append(identifier)
         return ObjectRef(identifier, self)
 
@@ -588,209 +421,6 @@ class Session:
         """The id of a new object made by this process (20 bytes)."""
         return self._put_prefix + next(self._put_numbers).to_bytes(7, "big") + _FIRST_INDEX
 
-    # --- values ---------------------------------------------------------------------------------------------------------
-
-    def put(self, value: Any) -> ObjectRef[Any]:
-        """Store a value owned by this process."""
-        self.check_open()
-        serialized = value if type(value) is Serialized else None
-        if serialized is None:
-            from obsray.core.runtime.serialization import serialize
-
-            serialized = serialize(value)
-        identifier = self.next_put()
-        entry = Entry(identifier, True)
-        entry.local = 1
-        inline = serialized.size <= self.config.inline_bytes_max
-        stored: Any = serialized.to_bytes() if inline else self.store(identifier, serialized)
-        running = getattr(self.local, "running", None)
-        with self.lock:
-            self.ownership.put(entry, stored, serialized.references)
-            self.emitter.object_put(
-                time.time_ns(), identifier, running.task if running is not None else bytes(16), serialized.size, inline, 0
-            )
-            if self.dropped:
-                self._drain_dropped()
-                if not inline:
-                    self.after()
-        return ObjectRef(identifier, self)
-
-    def store(self, identifier: bytes, serialized: Serialized) -> int:
-        """Write a value into the object store and seal it. Raises ObjectStoreFullError. Returns its size."""
-        size = serialized.size
-        with self.lock:
-            # Views and references that died may be the room that is needed.
-            answer = self.ask(lambda number: m.CreateObject(number, identifier, size))
-            self.after()
-        self.wait_until(answer, None, WaitKind.ALLOCATE)
-        room = answer.message
-        if isinstance(room, m.ObjectRefused):
-            if room.error == "duplicate":
-                return size
-            raise ObjectStoreFullError(room.detail)
-        self.arena.write(room.offset, serialized)
-        with self.lock:
-            self.node.send(m.encode(m.SealObject(identifier)))
-            self.reactor.flush()
-        return size
-
-    def get(self, references: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
-        """The values, in order. Raises the first failure, GetTimeoutError after ``timeout`` seconds."""
-        entries = self.entries_of(references)
-        missing = [entry for entry in entries if entry.state != READY]
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if missing:
-            self._wait_for_all(missing, deadline)
-        for entry in entries:
-            if entry.failed:
-                self.value(entry, deadline)
-            if entry.state != READY:
-                count = sum(e.state != READY for e in entries)
-                raise GetTimeoutError(
-                    f"{count} of {len(entries)} values were not there after {timeout} s, the first is "
-                    f"{entry.id.hex()}; `obsray get task {entry.id[:16].hex()}` says what it waits for"
-                )
-        if len(entries) > 1 and any(type(entry.value) is int for entry in entries):
-            self._pin_ahead(entries, deadline)
-        return [self.value(entry, deadline) for entry in entries]
-
-    def entries_of(self, references: list[ObjectRef[Any]]) -> list[Entry]:
-        """The entries behind references of this session. Raises RaySystemError for those of another."""
-        self.check_open()
-        known = self.ownership.entries
-        found = []
-        for reference in references:
-            entry = known.get(reference._id)
-            if entry is None or reference._session is not self:
-                raise RaySystemError(
-                    f"{reference!r} belongs to a runtime that was shut down; its value is gone with it"
-                )
-            found.append(entry)
-        return found
-
-    def _wait_for_all(self, missing: list[Entry], deadline: float | None) -> None:
-        waiter = Waiter(0, fail_fast=True)
-        with self.lock:
-            for entry in missing:
-                if entry.state != READY:
-                    waiter.missing += 1
-                    self.ownership.wait_for(entry, waiter)
-                elif entry.failed:
-                    return
-            self.send_everything()
-        try:
-            self.wait_until(waiter, deadline)
-        finally:
-            if any(entry.state != READY for entry in missing):
-                with self.lock:
-                    for entry in missing:
-                        self.ownership.stop_waiting(entry, waiter)
-
-    def value(self, entry: Entry, deadline: float | None = None) -> Any:
-        """The value of an entry that is READY; raises the error if it is one."""
-        value = entry.value
-        if type(value) is bytes:
-            return deserialize(value)
-        if value is None:
-            raise ObjectFreedError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
-        return deserialize(self.pinned_view(entry.id, deadline))
-
-    def pinned_view(self, identifier: bytes, deadline: float | None = None) -> memoryview:
-        """A stored object, mapped; it stays where it is while the view or anything made from it lives."""
-        view = self.arena.view(identifier)
-        if view is not None:
-            return view
-        with self.lock:
-            answer = self.ask(lambda number: m.PinObject(number, identifier))
-            self.after()
-        return self._open_pinned(identifier, answer, deadline)
-
-    def _open_pinned(self, identifier: bytes, answer: Answer, deadline: float | None) -> memoryview:
-        self.wait_until(answer, deadline)
-        pinned = answer.message
-        if pinned is None:
-            raise GetTimeoutError(f"object {identifier.hex()} could not be read in time")
-        if isinstance(pinned, m.ObjectRefused):
-            raise ObjectLostError(f"object {identifier.hex()} cannot be read: {pinned.detail}", identifier.hex())
-        return self.arena.open(identifier, pinned.offset, pinned.size)
-
-    def _pin_ahead(self, entries: list[Entry], deadline: float | None) -> None:
-        """Ask for many stored objects at once instead of one round trip each. Views stay alive in ``_ahead``."""
-        wanted = {e.id for e in entries if type(e.value) is int and self.arena.view(e.id) is None}
-        # More than a handful at once could pin more than fits; the rest is asked for one by one.
-        batch = list(itertools.islice(wanted, 64))
-        with self.lock:
-            answers = [(i, self.ask(lambda number, i=i: m.PinObject(number, i))) for i in batch]  # type: ignore[misc]
-            self.after()
-        self.local.ahead = [self._open_pinned(i, answer, deadline) for i, answer in answers]
-
-    def wait(
-        self, references: list[Any], count: int, timeout: float | None
-    ) -> tuple[list[Any], list[Any]]:
-        """The references that are ready, at most ``count``, and the rest; both in input order."""
-        entries = self.entries_of(references)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        waiter = Waiter(count)
-        pending: list[Entry] = []
-        with self.lock:
-            for entry in entries:
-                if entry.state == READY:
-                    waiter.missing -= 1
-                else:
-                    pending.append(entry)
-            if waiter.missing > 0:
-                for entry in pending:
-                    self.ownership.wait_for(entry, waiter)
-            self.send_everything()
-        if waiter.missing > 0:
-            try:
-                if timeout == 0:
-                    # Look once at what has arrived already.
-                    self._drive_or_sleep(waiter, 0)
-                else:
-                    self.wait_until(waiter, deadline, WaitKind.WAIT)
-            finally:
-                with self.lock:
-                    for entry in pending:
-                        if entry.state != READY:
-                            self.ownership.stop_waiting(entry, waiter)
-        ready: list[Any] = []
-        rest: list[Any] = []
-        for reference, entry in zip(references, entries, strict=True):
-            (ready if entry.state == READY and len(ready) < count else rest).append(reference)
-        return ready, rest
-
-    def future_of(self, reference: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
-        """A concurrent future that gets the value or the error."""
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        (entry,) = self.entries_of([reference])
-        # The future must keep the object alive on its own.
-        future._obsray_reference = reference  # type: ignore[attr-defined]
-        with self.lock:
-            if entry.state == READY:
-                self.completions.append((future, entry))
-            else:
-                self.ownership.wait_for(entry, _FutureWaiter(self, future))
-                self.send_everything()
-        if self.completions:
-            self._complete_futures()
-        return future
-
-    def _complete_futures(self) -> None:
-        while True:
-            try:
-                future, entry = self.completions.popleft()
-            except IndexError:
-                return
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                value = self.value(entry)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(value)
-
     # --- ends -------------------------------------------------------------------------------------------------------------
 
     def cancel(self, task_id: bytes, force: bool, recursive: bool) -> None:
@@ -803,6 +433,19 @@ class Session:
                 self.calls.cancel(task, recursive, time.time_ns())
             else:
                 self.dispatcher.cancel(task, force, recursive, time.time_ns())
+            self.after()
+
+    def kill_actor(self, actor: bytes, restart: bool) -> None:
+        """End an actor's process now."""
+        self.check_open()
+        with self.lock:
+            self.node.send(m.encode(m.KillActor(actor, restart, False)))
+            self.after()
+
+    def give_back_idle(self) -> None:
+        """Return leases that have nothing to do, so that the node's numbers show what is really free."""
+        with self.lock:
+            self.dispatcher.give_back_idle()
             self.after()
 
     def children_of(self, parent: bytes) -> list[Task]:
@@ -847,5 +490,3 @@ def in_runtime(frame: FrameType | None) -> bool:
         frame = frame.f_back
     return False
 
-
-__all__ = ["DeathCause", "Running", "Session", "Waiter", "current", "current_or_none", "set_current"]

@@ -1,0 +1,284 @@
+"""The functions of the public API; each finds the process' session and hands over."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Sequence
+from typing import Any, TypeVar, overload
+
+from obsray.core import options as opts
+from obsray.core.remote import ActorClass, ActorHandle, RemoteFunction, get_named, method, remote
+from obsray.core.runtime.context import RuntimeContext
+from obsray.core.runtime.launch import Context, launch
+from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.session import Session, current_or_none, set_current
+from obsray.core.runtime.streams import ObjectRefGenerator
+
+T = TypeVar("T")
+
+_context: Context | None = None
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: dict[str, float] | None = None,
+    object_store_memory: int | None = None,
+    namespace: str | None = None,
+    ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+    log_to_driver: bool = True,
+    logging_level: int | str | None = None,
+    logging_format: str | None = None,
+    configure_logging: bool = True,
+    labels: dict[str, str] | None = None,
+    runtime_env: dict[str, Any] | None = None,
+    _memory: int | None = None,
+    _temp_dir: str | None = None,
+    _node_name: str | None = None,
+    _system_config: dict[str, Any] | None = None,
+) -> Context:
+    """Start a runtime on this machine for this program: node, workers, telemetry and dashboard.
+
+    ``num_cpus`` defaults to the cores this process may use (the cgroup's limit counts), ``object_store_memory`` (bytes) to
+    30 % of memory. ``_system_config`` overrides fields of ``obsray.config.Config``.
+
+    Returns a context with ``dashboard_url`` and ``address_info``; usable as ``with obsray.init():``.
+    Raises RuntimeError if a runtime is running (unless ``ignore_reinit_error``) or cannot be started, ValueError for bad values.
+    """
+    global _context
+    session = current_or_none()
+    if session is not None and not session.closed and session.failure is None:
+        if ignore_reinit_error and _context is not None:
+            return _context
+        raise RuntimeError("obsray.init() was called already; call obsray.shutdown() first or pass ignore_reinit_error=True")
+    if session is not None:
+        shutdown()
+    if address not in (None, "local"):
+        raise ValueError(
+            f"init(address={address!r}): joining a running cluster is not there yet; leave address out to start a runtime here"
+        )
+    for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
+        if value is not None and value < 0:
+            raise ValueError(f"{name}={value}: must be >= 0")
+    opts.check({"resources": resources}, frozenset({"resources"}), "init")
+    _context = launch(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=resources or {},
+        object_store_memory=object_store_memory,
+        memory=_memory,
+        namespace=namespace,
+        include_dashboard=True if include_dashboard is None else include_dashboard,
+        dashboard_port=dashboard_port,
+        log_to_driver=log_to_driver,
+        temp_dir=_temp_dir,
+        settings=_system_config or {},
+        on_disconnect=shutdown,
+    )
+    set_current(_context.session)
+    _context.session.start()
+    return _context
+
+
+def shutdown(*, wait_for_processes: bool = False) -> None:
+    """End the runtime this program started and all its processes. May be called at any time, any number of times."""
+    global _context
+    context, _context = _context, None
+    session = current_or_none()
+    set_current(None)
+    if context is not None:
+        context.stop()
+    elif session is not None and session.executor is None:
+        session.close()
+
+
+atexit.register(shutdown)
+
+
+def _after_fork() -> None:
+    # A forked child shares the sockets of its parent's session: using them would corrupt both.
+    session = current_or_none()
+    if session is not None and session.worker_pid != os.getpid():
+        global _context
+        _context = None
+        set_current(None)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def session() -> Session:
+    """The session of this process; in a driver without one a runtime is started."""
+    found = current_or_none()
+    if found is None or found.closed:
+        init()
+        found = current_or_none()
+        assert found is not None
+    return found
+
+
+def is_initialized() -> bool:
+    """Whether this process is part of a running runtime."""
+    found = current_or_none()
+    return found is not None and not found.closed
+
+
+@overload
+def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+@overload
+def get(refs: Sequence[ObjectRef[Any]], *, timeout: float | None = None) -> list[Any]: ...
+@overload
+def get(refs: ObjectRefGenerator, *, timeout: float | None = None) -> ObjectRefGenerator: ...
+
+
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """The value of a reference, or of each of a list, in order; waits until they exist.
+
+    Raises what the task raised (an instance of the user's exception class and of RayTaskError), GetTimeoutError after
+    ``timeout`` seconds (0: only if it is there), ValueError for anything that is not a reference or a list of them.
+    """
+    if type(refs) is ObjectRef:
+        return session().values.get([refs], timeout)[0]
+    if isinstance(refs, ObjectRefGenerator):
+        return refs
+    if not isinstance(refs, list):
+        raise ValueError(f"get takes an ObjectRef or a list of them, got {type(refs).__name__}")
+    for ref in refs:
+        if type(ref) is not ObjectRef:
+            raise ValueError(f"get takes an ObjectRef or a list of them, the list has a {type(ref).__name__}")
+    if not refs:
+        return []
+    return session().values.get(refs, timeout)
+
+
+def put(value: Any) -> ObjectRef[Any]:
+    """Store a value and return a reference to it. Raises TypeError for what cannot be pickled and for references."""
+    if type(value) is ObjectRef:
+        raise TypeError("put takes a value, not an ObjectRef; put it in a list if you want to store the reference itself")
+    return session().values.put(value)
+
+
+def wait(
+    refs: list[Any], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[Any], list[Any]]:
+    """``(ready, rest)`` as soon as ``num_returns`` references are ready or ``timeout`` seconds have passed.
+
+    Both lists keep the order of the input; ``ready`` has at most ``num_returns``; a failed task counts as ready.
+    Raises ValueError for duplicates, a bad ``num_returns`` or a negative timeout, TypeError for anything but a list of refs.
+    """
+    if not isinstance(refs, list):
+        raise TypeError(f"wait takes a list of references, got {type(refs).__name__}")
+    for ref in refs:
+        if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
+            raise TypeError(f"wait takes a list of references, the list has a {type(ref).__name__}")
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"timeout={timeout}: must be >= 0 seconds")
+    if not refs:
+        return [], []
+    if len(set(refs)) != len(refs):
+        raise ValueError("wait needs each reference only once")
+    if not 1 <= num_returns <= len(refs):
+        raise ValueError(f"num_returns={num_returns}: must be between 1 and the number of references, {len(refs)}")
+    return session().values.wait(refs, num_returns, timeout)
+
+
+def cancel(ref: Any, *, force: bool = False, recursive: bool = True) -> None:
+    """Cancel the task that makes ``ref``: before it starts it never runs; running, it sees KeyboardInterrupt.
+
+    ``force`` ends its process instead (not allowed for actor calls: ValueError); ``recursive`` cancels its children too.
+    ``get`` then raises TaskCancelledError. Cancelling what has ended changes nothing.
+    """
+    if isinstance(ref, ObjectRefGenerator):
+        task = ref._task_id
+    elif type(ref) is ObjectRef:
+        task = ref._id[:16]
+    else:
+        raise TypeError(f"cancel takes a reference, got {type(ref).__name__}")
+    found = session()
+    pending = found.ownership.tasks.get(task)
+    if force and pending is not None and pending.actor is not None:
+        raise ValueError("force=True is not possible for calls of an actor; kill(actor) ends the actor")
+    found.cancel(task, force, recursive)
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """End an actor's process at once; calls that run or wait fail. With ``no_restart=False`` it uses up a restart."""
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(f"kill takes an actor handle, got {type(actor).__name__}; cancel(ref) ends a task")
+    session().kill_actor(actor._actor, restart=not no_restart)
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """A handle of a named actor. It does not keep the actor alive. Raises ValueError if there is none."""
+    if not name:
+        raise ValueError("get_actor needs a name")
+    found_session = session()
+    where = found_session.settings.get("namespace", "") if namespace is None else namespace
+    found = get_named(found_session, name, where)
+    if found is None:
+        raise ValueError(
+            f"no actor is called {name!r} in namespace {where!r}; `obsray list actors` shows those that are alive"
+        )
+    return found
+
+
+def nodes() -> list[dict[str, Any]]:
+    """One dict for each node of the runtime."""
+    return list(session().request("nodes"))
+
+
+def cluster_resources() -> dict[str, float]:
+    """What the runtime has, by resource; memory in bytes."""
+    total = session().request("resources")["total"]
+    return {name: opts.floating(name, amount) for name, amount in total.items()}
+
+
+def available_resources() -> dict[str, float]:
+    """What of it is free now; resources of which nothing is free are left out."""
+    found = session()
+    found.give_back_idle()
+    free = found.request("resources")["available"]
+    return {name: opts.floating(name, amount) for name, amount in free.items() if amount > 0}
+
+
+def get_gpu_ids() -> list[int]:
+    """The ids of the GPUs assigned to this task or actor; empty in a driver."""
+    return list(get_runtime_context().get_accelerator_ids().get("GPU", []))
+
+
+def get_runtime_context() -> RuntimeContext:
+    """Where this code runs: job, node, worker, task, actor."""
+    return RuntimeContext(session())
+
+
+__all__ = [
+    "ActorClass",
+    "ActorHandle",
+    "Context",
+    "ObjectRef",
+    "ObjectRefGenerator",
+    "RemoteFunction",
+    "available_resources",
+    "cancel",
+    "cluster_resources",
+    "get",
+    "get_actor",
+    "get_gpu_ids",
+    "get_runtime_context",
+    "init",
+    "is_initialized",
+    "kill",
+    "method",
+    "nodes",
+    "put",
+    "remote",
+    "session",
+    "shutdown",
+    "wait",
+]

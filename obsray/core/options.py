@@ -1,0 +1,133 @@
+"""The options of remote functions, actors and methods: what is allowed, what it means, what it defaults to."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+#: Resources are counted in fixed point: 1/10000 of a unit, except bytes.
+UNIT = 10_000
+BYTES_RESOURCES = frozenset({"memory", "object_store_memory"})
+
+TASK_OPTIONS = frozenset({
+    "num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector", "fallback_strategy",
+    "scheduling_strategy", "placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks",
+    "runtime_env", "name", "enable_task_events", "_labels", "_metadata", "num_returns", "max_retries", "retry_exceptions",
+    "max_calls", "_generator_backpressure_num_objects", "_num_objects_per_yield",
+})
+ACTOR_OPTIONS = frozenset({
+    "num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector", "fallback_strategy",
+    "scheduling_strategy", "placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks",
+    "runtime_env", "name", "enable_task_events", "_labels", "_metadata", "max_restarts", "max_task_retries",
+    "max_concurrency", "concurrency_groups", "max_pending_calls", "allow_out_of_order_execution", "lifetime",
+    "namespace", "get_if_exists", "object_store_memory",
+})
+METHOD_OPTIONS = frozenset({
+    "name", "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions", "enable_task_events",
+    "_generator_backpressure_num_objects", "_num_objects_per_yield", "tensor_transport",
+})
+
+
+def check(options: Mapping[str, Any], allowed: frozenset[str], what: str) -> dict[str, Any]:
+    """The options, validated. Raises ValueError or TypeError naming the option, its value and what is allowed."""
+    for name, value in options.items():
+        if name not in allowed:
+            close = ", ".join(sorted(allowed - {n for n in allowed if n.startswith("_")}))
+            raise ValueError(f"{name!r} is not an option of {what}; the options are: {close}")
+        _check_one(name, value)
+    return dict(options)
+
+
+def _check_one(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if name in ("num_cpus", "num_gpus", "memory"):
+        _number(name, value)
+        if name == "num_gpus" and value > 1 and value != int(value):
+            raise ValueError(f"num_gpus={value}: more than one GPU must be a whole number")
+    elif name == "resources":
+        if not isinstance(value, dict):
+            raise TypeError(f"resources must be a dict of name to amount, got {type(value).__name__}")
+        for resource, amount in value.items():
+            if resource in ("CPU", "GPU"):
+                raise ValueError(f"resources={{{resource!r}: ...}}: use num_{resource.lower()}s instead")
+            _number(f"resources[{resource!r}]", amount)
+    elif name == "num_returns":
+        if value not in ("streaming", "dynamic") and (not isinstance(value, int) or value < 0):
+            raise ValueError(f'num_returns={value!r}: must be a number >= 0 or "streaming"')
+    elif name in ("max_retries", "max_restarts", "max_task_retries"):
+        if not isinstance(value, int) or value < -1:
+            raise ValueError(f"{name}={value!r}: must be -1 (without bound) or a number >= 0")
+    elif name in ("max_calls",):
+        if not isinstance(value, int) or value < 0:
+            raise ValueError(f"{name}={value!r}: must be a number >= 0")
+    elif name == "max_concurrency":
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"max_concurrency={value!r}: must be a number >= 1")
+    elif name == "retry_exceptions":
+        classes = value if isinstance(value, (list, tuple)) else ()
+        if not isinstance(value, (bool, list, tuple)) or not all(
+            isinstance(c, type) and issubclass(c, BaseException) for c in classes
+        ):
+            raise TypeError(f"retry_exceptions={value!r}: must be True, False or a list of exception classes")
+    elif name == "lifetime" and value not in ("detached", "non_detached"):
+        raise ValueError(f'lifetime={value!r}: must be "detached" or "non_detached"')
+    elif name in ("name", "namespace") and not isinstance(value, str):
+        raise TypeError(f"{name}={value!r}: must be a string")
+    elif name == "runtime_env":
+        check_runtime_env(value)
+
+
+def _number(name: str, value: Any) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: must be a number")
+    if value < 0 or math.isnan(value) or math.isinf(value):
+        raise ValueError(f"{name}={value!r}: must be >= 0 and finite")
+
+
+def check_runtime_env(env: Any) -> None:
+    """Raises ValueError or TypeError for an environment that cannot be made."""
+    if not isinstance(env, dict):
+        raise TypeError(f"runtime_env must be a dict, got {type(env).__name__}")
+    variables = env.get("env_vars") or {}
+    if not isinstance(variables, dict) or not all(
+        isinstance(k, str) and isinstance(v, str) for k, v in variables.items()
+    ):
+        raise TypeError("runtime_env['env_vars'] must be a dict of strings to strings")
+    working_dir = env.get("working_dir")
+    if working_dir is not None and not os.path.isdir(working_dir):
+        raise ValueError(f"runtime_env['working_dir']={working_dir!r} is not a directory on this machine")
+
+
+def fixed(name: str, amount: float) -> int:
+    """An amount of a resource as the scheduler counts it."""
+    return int(amount) if name in BYTES_RESOURCES else round(amount * UNIT)
+
+
+def floating(name: str, amount: int) -> float:
+    """An amount as people write it."""
+    if name in BYTES_RESOURCES:
+        return float(amount)
+    value = amount / UNIT
+    return int(value) if value == int(value) else value
+
+
+def demanded(options: Mapping[str, Any], cpus_default: float) -> dict[str, int]:
+    """What a task or actor needs, in fixed point; amounts of zero are left out."""
+    wanted: dict[str, float] = {"CPU": cpus_default if options.get("num_cpus") is None else options["num_cpus"]}
+    if options.get("num_gpus"):
+        wanted["GPU"] = options["num_gpus"]
+    if options.get("memory"):
+        wanted["memory"] = options["memory"]
+    wanted.update(options.get("resources") or {})
+    if options.get("accelerator_type"):
+        wanted[f"accelerator_type:{options['accelerator_type']}"] = 0.001
+    found = {name: fixed(name, amount) for name, amount in wanted.items()}
+    return {name: amount for name, amount in found.items() if amount}
+
+
+def describe(resources: Mapping[str, int]) -> str:
+    """Resources for people and labels: ``CPU:1 GPU:0.5``."""
+    return " ".join(f"{name}:{floating(name, amount):g}" for name, amount in sorted(resources.items())) or "nothing"

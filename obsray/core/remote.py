@@ -1,0 +1,501 @@
+"""Remote functions, actor classes and handles: inert, picklable descriptions that calls go through."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import pickle
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from obsray.core import options as opts
+from obsray.core.runtime.dispatch import Function, Shape
+from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.serialization import collector, dump_function
+from obsray.core.runtime.session import Session, current
+from obsray.core.runtime.submission import STREAMING, Plan
+from obsray.errors import ActorHandleNotFoundError, RaySystemError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+MAX_RETRIES_DEFAULT = 3
+
+
+def _auto_init() -> Session:
+    from obsray.core.api import session
+
+    return session()
+
+
+def _signature(function: Any, skip_first: bool) -> tuple[tuple[int, int], Callable[[Any, Any], None]]:
+    """How many positional arguments always fit, and a full check for every other call."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return (0, 1 << 30), lambda args, kwargs: None
+    if skip_first:
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+    least = most = 0
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            most += 1
+            if parameter.default is parameter.empty:
+                least += 1
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            most = 1 << 30
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            # A required keyword: no call without keywords fits.
+            least, most = 1, 0
+            break
+
+    def check(args: Any, kwargs: Any) -> None:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            name = getattr(function, "__name__", "function")
+            raise TypeError(f"{name}{signature}: {error}") from None
+
+    return (least, most), check
+
+
+def _is_generator(function: Any) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _returns(options: dict[str, Any], function: Any) -> int:
+    returns = options.get("num_returns")
+    if returns is None:
+        return STREAMING if _is_generator(function) else 1
+    if returns in ("streaming", "dynamic"):
+        if inspect.isfunction(function) and not _is_generator(function):
+            raise ValueError(f'num_returns="streaming": {function.__name__} is not a generator function')
+        return STREAMING
+    return int(returns)
+
+
+def _call_options(options: dict[str, Any]) -> dict[str, Any] | None:
+    """What a worker must know about a call besides its arguments."""
+    found: dict[str, Any] = {}
+    wanted = options.get("retry_exceptions")
+    if wanted is True:
+        found["retry"] = True
+    elif wanted:
+        found["retry"] = dump_function(tuple(wanted))
+    if options.get("max_calls"):
+        found["max_calls"] = options["max_calls"]
+    if options.get("name"):
+        found["name"] = options["name"]
+    if options.get("concurrency_group"):
+        found["group"] = options["concurrency_group"]
+    ahead = options.get("_generator_backpressure_num_objects")
+    if ahead is not None and ahead != -1:
+        if not isinstance(ahead, int) or ahead < 1:
+            raise ValueError(f"_generator_backpressure_num_objects={ahead!r}: must be -1 (off) or a number >= 1")
+        found["backpressure"] = ahead
+    return found or None
+
+
+def _runtime(options: dict[str, Any]) -> dict[str, Any] | None:
+    """What a worker must be for these options, beyond its resources."""
+    env = options.get("runtime_env")
+    if not env:
+        return None
+    opts.check_runtime_env(env)
+    return {k: v for k, v in env.items() if k in ("env_vars", "working_dir", "py_modules") and v} or None
+
+
+def shape_of(session: Session, options: dict[str, Any], cpus_default: float) -> Shape:
+    """The scheduling class of these options."""
+    resources = opts.demanded(options, cpus_default)
+    runtime = _runtime(options)
+    key = (tuple(sorted(resources.items())), repr(runtime))
+    with session.lock:
+        return session.dispatcher.shape(opts.describe(resources), resources, runtime, key)
+
+
+class RemoteFunction(Generic[P, R]):
+    """A function whose calls run in workers: ``f.remote(...)`` returns a reference to the result at once."""
+
+    def __init__(self, function: Callable[P, R], options: dict[str, Any]) -> None:
+        self._function = function
+        self._options = opts.check(options, opts.TASK_OPTIONS, "a remote function")
+        _returns(self._options, function)
+        self._plan: Plan | None = None
+        self._plan_session: Session | None = None
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+        self.__module__ = getattr(function, "__module__", "")
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        raise TypeError(f"{self.__name__} is a remote function: call {self.__name__}.remote(...) instead")
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
+        """Run the function in a worker.
+
+        Returns a reference, a list of them for ``num_returns`` > 1, None for 0, a generator of references for generators.
+        Raises TypeError if the arguments do not fit the signature or cannot be pickled.
+        """
+        session = self._plan_session
+        if session is None or session.closed:
+            session = self._prepare()
+        assert self._plan is not None
+        result: ObjectRef[R] = session.submission.call(self._plan, args, kwargs)
+        return result
+
+    def _prepare(self) -> Session:
+        session = _auto_init()
+        function = self._function
+        blob = dump_function(function)
+        identifier = hashlib.blake2b(blob, digest_size=16).digest()
+        options = self._options
+        max_calls = options.get("max_calls") or (1 if options.get("num_gpus") and "max_calls" not in options else 0)
+        compiled = Function(identifier, self.__name__, blob, max_calls)
+        retries = options.get("max_retries")
+        bounds, check = _signature(function, skip_first=False)
+        self._plan = Plan(
+            session,
+            compiled,
+            options.get("name") or self.__name__,
+            _returns(options, function),
+            MAX_RETRIES_DEFAULT if retries is None else retries,
+            _call_options({**options, "max_calls": max_calls}),
+            shape_of(session, options, 1),
+            bounds,
+            check,
+        )
+        self._plan_session = session
+        return session
+
+    def options(self, **options: Any) -> RemoteFunction[P, R]:
+        """The same function with other options for the calls made through the copy."""
+        return RemoteFunction(self._function, {**self._options, **options})
+
+    def __repr__(self) -> str:
+        return f"<remote function {self.__module__}.{self.__name__}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"function": self._function, "options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["function"], state["options"])  # type: ignore[misc]
+
+
+class MethodInfo:
+    """What a handle knows about one method."""
+
+    __slots__ = ("bounds", "check", "name", "options", "streaming")
+
+    def __init__(self, name: str, function: Any, static: bool) -> None:
+        self.name = name
+        self.options: dict[str, Any] = dict(getattr(function, "__obsray_method__", {}))
+        self.streaming = _is_generator(function)
+        self.bounds, self.check = _signature(function, skip_first=not static)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.name, self.options, self.streaming, self.bounds
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.name, self.options, self.streaming, self.bounds = state
+        self.check = self._check_count
+
+    def _check_count(self, args: Any, kwargs: Any) -> None:
+        # A handle that travelled knows only the number of arguments; the rest is found by the actor itself.
+        if not kwargs and not self.bounds[0] <= len(args) <= self.bounds[1] and self.bounds[0] <= self.bounds[1]:
+            raise TypeError(f"{self.name} takes {self.bounds[0]} to {self.bounds[1]} arguments, got {len(args)}")
+
+
+_BUILT_IN = {"__ray_ready__": (0, 0), "__ray_call__": (1, 1 << 30), "__ray_terminate__": (0, 0)}
+
+
+def _methods_of(cls: type) -> dict[str, MethodInfo]:
+    found = {}
+    for name in dir(cls):
+        if name.startswith("__") and name != "__call__":
+            continue
+        raw = inspect.getattr_static(cls, name)
+        static = isinstance(raw, (staticmethod, classmethod))
+        function = raw.__func__ if static else raw
+        if inspect.isfunction(function):
+            found[name] = MethodInfo(name, function, isinstance(raw, staticmethod))
+    return found
+
+
+class ActorClass(Generic[T]):
+    """A class whose instances live in workers of their own: ``C.remote(...)`` returns a handle at once."""
+
+    def __init__(self, cls: type[T], options: dict[str, Any]) -> None:
+        self._class = cls
+        self._options = opts.check(options, opts.ACTOR_OPTIONS, "an actor class")
+        self._methods = _methods_of(cls)
+        self._blob = b""
+        self.__name__ = cls.__name__
+        self.__doc__ = cls.__doc__
+        self.__module__ = cls.__module__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self.__name__} is an actor class: call {self.__name__}.remote(...) to make an actor")
+
+    def options(self, **options: Any) -> ActorClass[T]:
+        """The same class with other options for the actors made through the copy."""
+        if "concurrency_groups" in options:
+            raise ValueError("concurrency_groups belong to the class: give them to @remote")
+        return ActorClass(self._class, {**self._options, **options})
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Make an actor. Raises TypeError for arguments its constructor does not take, ValueError for a taken name."""
+        session = _auto_init()
+        options = self._options
+        name, namespace = options.get("name") or "", options.get("namespace") or session.settings.get("namespace", "")
+        if options.get("get_if_exists"):
+            if not name:
+                raise ValueError("get_if_exists needs a name")
+            found = get_named(session, name, namespace)
+            if found is not None:
+                return found
+        bounds, check = _signature(self._class.__init__, skip_first=True)
+        if self._class.__init__ is object.__init__:
+            bounds, check = (0, 0), _no_arguments(self.__name__)
+        check(args, kwargs)
+        if not self._blob:
+            self._blob = dump_function(self._class)
+        function = Function(hashlib.blake2b(self._blob, digest_size=16).digest(), self.__name__, self._blob)
+        plan = Plan(session, function, f"{self.__name__}.__init__", 1, 0, None, None, bounds, check)
+        meta = HandleMeta(self.__name__, self._methods, options.get("max_task_retries") or 0,
+                          self._is_ordered(), options.get("max_pending_calls", -1) or -1)
+        spec = self._spec(session, name, namespace, meta)
+        try:
+            client, reference = session.submission.create_actor(plan, spec, args, kwargs, meta.ordered, meta.pending_max)
+        except RaySystemError as error:
+            if getattr(error, "kind", "") != "name_taken":
+                raise
+            found = get_named(session, name, namespace) if options.get("get_if_exists") else None
+            if found is not None:
+                return found
+            raise ValueError(f"an actor called {name!r} already exists in namespace {namespace!r}") from None
+        return ActorHandle(client.id, meta, session, reference)
+
+    def _is_ordered(self) -> bool:
+        functions = inspect.getmembers(self._class, inspect.isfunction)
+        is_async = any(inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for _, f in functions)
+        return not is_async and (self._options.get("max_concurrency") or 1) == 1
+
+    def _spec(self, session: Session, name: str, namespace: str, meta: HandleMeta) -> dict[str, Any]:
+        options = self._options
+        held = opts.demanded(options, 0)
+        # An actor that asks for nothing needs a CPU to be placed, and none afterwards.
+        placed = opts.demanded(options, 1)
+        env = _runtime(options)
+        return {
+            "class_name": self.__name__,
+            "name": name,
+            "namespace": namespace,
+            "detached": options.get("lifetime") == "detached",
+            "resources": placed,
+            "held": held,
+            "runtime": env,
+            "restarts_max": options.get("max_restarts") or 0,
+            "meta": pickle.dumps(meta),
+            "concurrency": {
+                "max": options.get("max_concurrency"),
+                "groups": options.get("concurrency_groups"),
+            },
+            "arguments": None,
+        }
+
+    def __repr__(self) -> str:
+        return f"<actor class {self.__module__}.{self.__name__}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"class": self._class, "options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["class"], state["options"])  # type: ignore[misc]
+
+
+def _no_arguments(name: str) -> Callable[[Any, Any], None]:
+    def check(args: Any, kwargs: Any) -> None:
+        if args or kwargs:
+            raise TypeError(f"{name}() takes no arguments")
+
+    return check
+
+
+class HandleMeta:
+    """What travels with a handle: class name, methods, defaults of its calls."""
+
+    def __init__(self, class_name: str, methods: dict[str, MethodInfo], retries: int, ordered: bool, pending: int) -> None:
+        self.class_name = class_name
+        self.methods = methods
+        self.retries = retries
+        self.ordered = ordered
+        self.pending_max = pending
+
+
+class ActorHandle:
+    """A handle of an actor: ``handle.method.remote(...)``. Equal by actor; the actor ends when no handle is left."""
+
+    def __init__(self, actor: bytes, meta: HandleMeta, session: Session, reference: ObjectRef[Any] | None) -> None:
+        self._actor = actor
+        self._meta = meta
+        self._session = session
+        #: Keeps the actor alive; None for handles made from a name, which do not.
+        self._reference = reference
+        self._plans: dict[str, ActorMethod] = {}
+        with session.lock:
+            client = session.calls.client(actor, meta.class_name)
+            client.ordered = meta.ordered
+            client.pending_max = meta.pending_max
+            if session.ownership.outbox:
+                session.after()
+        self._client = client
+
+    @property
+    def _actor_id(self) -> Any:
+        from obsray.ids import ActorID
+
+        return ActorID(self._actor)
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        method = self.__dict__.get("_plans", {}).get(name)
+        if method is not None:
+            found: ActorMethod = method
+            return found
+        if name.startswith("_") and name not in _BUILT_IN:
+            if name not in self.__dict__.get("_meta", HandleMeta("", {}, 0, True, -1)).methods:
+                raise AttributeError(name)
+        info = self._meta.methods.get(name)
+        if info is None and name not in _BUILT_IN:
+            known = ", ".join(sorted(self._meta.methods)) or "none"
+            raise AttributeError(f"{self._meta.class_name} has no method {name!r}; its methods are: {known}")
+        made = self._plans[name] = ActorMethod(self, name, info, {})
+        return made
+
+    def __repr__(self) -> str:
+        return f"ActorHandle({self._meta.class_name}, {self._actor.hex()})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorHandle) and other._actor == self._actor
+
+    def __hash__(self) -> int:
+        return hash(self._actor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if collector.references is not None and self._reference is not None:
+            collector.references.append(self._reference._id)
+        return _rebuild_handle, (self._actor, self._meta, self._reference is not None)
+
+
+def _rebuild_handle(actor: bytes, meta: HandleMeta, counted: bool) -> ActorHandle:
+    session = current()
+    reference = session.reference(actor + bytes(4)) if counted else None
+    return ActorHandle(actor, meta, session, reference)
+
+
+class ActorMethod:
+    """One method of one handle."""
+
+    def __init__(self, handle: ActorHandle, name: str, info: MethodInfo | None, options: dict[str, Any]) -> None:
+        self._handle = handle
+        self._name = name
+        self._info = info
+        self._options = options
+        self._plan: Plan | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self._name} is an actor's method: call {self._name}.remote(...) instead")
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method; returns like ``RemoteFunction.remote``."""
+        plan = self._plan
+        if plan is None:
+            plan = self._prepare()
+        handle = self._handle
+        return handle._session.submission.call_actor(plan, handle._client, args, kwargs)
+
+    def _prepare(self) -> Plan:
+        handle, meta = self._handle, self._handle._meta
+        session = handle._session
+        if session.closed:
+            raise ActorHandleNotFoundError(f"{handle!r} belongs to a runtime that was shut down")
+        options = {**(self._info.options if self._info is not None else {}), **self._options}
+        full = f"{meta.class_name}.{self._name}"
+        function = Function(hashlib.blake2b(full.encode(), digest_size=16).digest(), full, b"")
+        returns = options.get("num_returns")
+        if returns is None:
+            returns = STREAMING if self._info is not None and self._info.streaming else 1
+        elif returns in ("streaming", "dynamic"):
+            returns = STREAMING
+        retries = options.get("max_task_retries")
+        retries = meta.retries if retries is None else retries
+        if retries == 0 and options.get("retry_exceptions"):
+            retries = MAX_RETRIES_DEFAULT
+        bounds, check = (self._info.bounds, self._info.check) if self._info is not None else (
+            _BUILT_IN[self._name], lambda args, kwargs: None)
+        self._plan = Plan(
+            session, function, options.get("name") or full, returns, retries, _call_options(options), None, bounds, check
+        )
+        return self._plan
+
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with other options for the calls made through the copy."""
+        opts.check(options, opts.METHOD_OPTIONS, "an actor's method")
+        return ActorMethod(self._handle, self._name, self._info, {**self._options, **options})
+
+
+def get_named(session: Session, name: str, namespace: str) -> ActorHandle | None:
+    """A handle of the actor of this name, or None. Such a handle does not keep the actor alive."""
+    found = session.request("get_actor", name=name, namespace=namespace)
+    if found is None:
+        return None
+    return ActorHandle(found["actor"], pickle.loads(found["meta"]), session, None)
+
+
+@overload
+def remote(target: type[T]) -> ActorClass[T]: ...
+@overload
+def remote(target: Callable[P, R]) -> RemoteFunction[P, R]: ...
+@overload
+def remote(**options: Any) -> Callable[[Any], Any]: ...
+
+
+def remote(target: Any = None, **options: Any) -> Any:
+    """Make a function or class remote, bare or with options.
+
+    Raises TypeError or ValueError at once for anything that is not a function or class or for options that do not exist.
+    """
+    if target is None:
+        if not options:
+            raise TypeError("remote needs a function or class, or options: @remote or @remote(num_cpus=2)")
+        # Options are checked when they are given, not when the first call is made.
+        allowed = opts.TASK_OPTIONS | opts.ACTOR_OPTIONS
+        opts.check(options, allowed, "remote")
+        return lambda function: _make(function, options)
+    if options:
+        raise TypeError("give options by keyword only: remote(num_cpus=2)(f)")
+    return _make(target, {})
+
+
+def _make(target: Any, options: dict[str, Any]) -> Any:
+    if isinstance(target, (RemoteFunction, ActorClass)):
+        raise TypeError(f"{target!r} is remote already")
+    if inspect.isclass(target):
+        return ActorClass(target, options)
+    if not callable(target) or isinstance(target, (staticmethod, classmethod)):
+        raise TypeError(f"remote needs a function or class, got {type(target).__name__}")
+    return RemoteFunction(target, options)
+
+
+def method(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Options of one method of an actor class, given at its definition."""
+    opts.check(options, opts.METHOD_OPTIONS, "a method")
+    if not options:
+        raise ValueError("method needs an option, e.g. @method(num_returns=2)")
+
+    def mark(function: Callable[P, R]) -> Callable[P, R]:
+        function.__obsray_method__ = options  # type: ignore[attr-defined]
+        return function
+
+    return mark

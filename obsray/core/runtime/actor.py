@@ -1,0 +1,318 @@
+"""A worker that has become an actor: the user's object and the threads its calls run on.
+
+Three ways to run calls. *Serial*: the worker's main thread, one after the other (the default). *Threads*: a pool for
+each concurrency group, when ``max_concurrency`` or groups are given. *Event loop*: any ``async def`` method makes all
+calls run on one loop thread, at most ``max_concurrency`` (1000) at a time. A call starts in the order of arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from obsray.core.protocol import messages as m
+from obsray.core.runtime.executor import LoadedFunction, call_user_code
+from obsray.core.runtime.running import Running
+from obsray.core.runtime.serialization import deserialize, dump_error
+from obsray.errors import ActorDiedError, AsyncioActorExit
+from obsray.telemetry.events import Outcome
+from obsray.telemetry.spine import NOW_SLOTS
+
+if TYPE_CHECKING:
+    from obsray.core.runtime.executor import Executor
+
+ASYNC_CONCURRENCY_DEFAULT = 1000
+#: The group of methods that name none.
+DEFAULT_GROUP = ""
+
+
+class ActorExit(SystemExit):
+    """Control flow: ``exit_actor()`` was called in a method."""
+
+
+class ActorRunner:
+    """One actor in its worker, from its constructor to its end."""
+
+    def __init__(self, executor: Executor, message: m.StartActor) -> None:
+        self.executor = executor
+        self.spec = message.spec
+        self.incarnation = message.incarnation
+        self.devices = message.devices
+        self.id: bytes = self.spec["actor"]
+        self.link = executor.session.node
+        self.lease = 0
+        self.instance: Any = None
+        self.concurrent = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._groups: dict[str, Any] = {}
+        self._coroutines: dict[bytes, tuple[Running, Any]] = {}
+        self._waiting: dict[bytes, Running] = {}
+        self._slots = itertools.count(1)
+        self._loop_thread: threading.Thread | None = None
+
+    # --- construction ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run the constructor and tell the node how it went."""
+        executor, spec = self.executor, self.spec
+        executor.actor = self
+        session = executor.session
+        context = {"devices": self.devices, "resources": spec.get("held", {}), "job": spec["job"], "actor": spec}
+        executor._contexts[0] = context
+        fields = (spec["task"], self.incarnation, 0, spec["payload"], spec["arguments"], 1, spec["trace"], None)
+        running = Running(_Creation(self), 0, 0, time.time_ns(), context, time.time_ns(), fields)
+        try:
+            cls, args, kwargs = executor.begin(running, 0)
+            self._prepare(cls)
+            self.instance = call_user_code(cls, args, kwargs)
+        except BaseException as error:
+            failed = executor._describe(_unwrap(error), running)
+            text = f"{spec['class_name']} could not be built\n{_unwrap(error)!r}"
+            died = ActorDiedError(text + "\n" + _text_of(failed), self.id.hex(), actor_init_failed=True)
+            executor.end(running, Outcome.APP_ERROR, [failed], None, time.time_ns())
+            self._report(m.ActorFailed(self.id, dump_error(died), False))
+            executor.exit("its constructor failed")
+            return
+        executor.end(running, Outcome.OK, [], None, time.time_ns())
+        self._report(m.ActorReady(self.id))
+        del session
+
+    def _report(self, message: Any) -> None:
+        session = self.executor.session
+        with session.lock:
+            session.node.send(m.encode(message))
+            session.send_everything()
+
+    def _prepare(self, cls: type) -> None:
+        concurrency = self.spec.get("concurrency") or {}
+        groups: dict[str, int] = dict(concurrency.get("groups") or {})
+        is_async = any(
+            inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
+            for _, value in inspect.getmembers(cls, inspect.isfunction)
+        )
+        limit = concurrency.get("max") or (ASYNC_CONCURRENCY_DEFAULT if is_async else 1)
+        groups[DEFAULT_GROUP] = limit
+        if is_async:
+            self.concurrent = True
+            self.loop = asyncio.new_event_loop()
+            self._loop_thread = threading.Thread(target=self._run_loop, name="obsray-actor-loop", daemon=True)
+            self._loop_thread.start()
+            self._groups = {name: asyncio.Semaphore(size) for name, size in groups.items()}
+        elif len(groups) > 1 or limit > 1:
+            self.concurrent = True
+            self._groups = {name: _Threads(self, name, size) for name, size in groups.items()}
+
+    def _run_loop(self) -> None:
+        assert self.loop is not None
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def method(self, name: str) -> Any:
+        """What a call of ``name`` runs."""
+        if name == "__ray_ready__":
+            return _ready
+        if name == "__ray_call__":
+            return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
+        if name == "__ray_terminate__":
+            return self.terminate
+        return getattr(self.instance, name)
+
+    def terminate(self) -> None:
+        """End in order, after the calls that came before."""
+        raise ActorExit
+
+    # --- calls that run beside others -------------------------------------------------------------------------------
+
+    def submit(self, running: Running) -> None:
+        """Hand a call to the threads or the loop of its group."""
+        options = running.options or {}
+        group = options.get("group", DEFAULT_GROUP)
+        if group not in self._groups:
+            running.loaded = running.link.state[running.number]
+            self.executor.fail(running, ValueError(f"no concurrency group is called {group!r}"), time.time_ns())
+            return
+        self._waiting[running.task] = running
+        if self.loop is not None:
+            self.loop.call_soon_threadsafe(self._spawn, running, group)
+        else:
+            self._groups[group].put(running)
+
+    def run_on_thread(self, running: Running, slot: int) -> None:
+        """One call of a threaded actor."""
+        if self._waiting.pop(running.task, None) is None:
+            return
+        self.executor.execute(running, slot)
+        with self.executor.session.lock:
+            self.executor.session.send_everything()
+
+    def _spawn(self, running: Running, group: str) -> None:
+        assert self.loop is not None
+        task = self.loop.create_task(self._run_async(running, group))
+        self._coroutines[running.task] = (running, task)
+
+    async def _run_async(self, running: Running, group: str) -> None:
+        executor, session = self.executor, self.executor.session
+        try:
+            async with self._groups[group]:
+                self._waiting.pop(running.task, None)
+                slot = next(self._slots) % (NOW_SLOTS - 1) + 1
+                function, args, kwargs = executor.begin(running, slot)
+                running.cpu_started = -1
+                # The slot table is for threads; on the loop many calls share one.
+                executor.slots.pop(slot, None)
+                session.local.running = running
+                result = call_user_code(function, args, kwargs)
+                if inspect.isawaitable(result):
+                    session.local.running = None
+                    result = await result
+                if running.returns < 0:
+                    result = await self._stream(running, result)
+            ended_at = time.time_ns()
+            values, extra = executor.store_results(running, result)
+            executor.end(running, Outcome.OK, values, extra, ended_at)
+        except asyncio.CancelledError:
+            running.cancelled = True
+            if running.loaded is None:
+                running.loaded = running.link.state[running.number]
+                running.started_at = running.fetched_at = running.ready_at = time.time_ns()
+                running.cpu_started = -1
+            executor.fail(running, KeyboardInterrupt(), time.time_ns())
+        except BaseException as error:
+            executor.fail(running, error, time.time_ns())
+        finally:
+            self._coroutines.pop(running.task, None)
+            self._waiting.pop(running.task, None)
+            self._flush_soon()
+
+    async def _stream(self, running: Running, items: Any) -> None:
+        if not hasattr(items, "__aiter__"):
+            self.executor.stream(running, items)
+            return
+        index = 0
+        async for value in items:
+            self.executor.send_item(running, index, value)
+            index += 1
+
+    def _flush_soon(self) -> None:
+        """Results of calls that end in the same turn of the loop leave together."""
+        assert self.loop is not None
+        if not getattr(self, "_flush_scheduled", False):
+            self._flush_scheduled = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        with self.executor.session.lock:
+            self.executor.session.send_everything()
+
+    def cancel(self, task: bytes) -> bool:
+        """Cancel a call that runs on the loop or waits for a thread. Called with the session's lock held."""
+        found = self._coroutines.get(task)
+        if found is not None and self.loop is not None:
+            found[0].cancelled = True
+            self.loop.call_soon_threadsafe(found[1].cancel)
+            return True
+        waiting = self._waiting.pop(task, None) if self.loop is None else None
+        if waiting is not None:
+            self.executor._cancelled.add(task)
+            self.executor._was_cancelled(waiting)
+            return True
+        return False
+
+    def exits_by(self, error: BaseException) -> bool:
+        """Whether a call ended with the wish to end the actor."""
+        return isinstance(error, (ActorExit, AsyncioActorExit))
+
+    def farewell(self) -> bytes:
+        """``exit_actor()``: tell the node that this end is wanted; the error for the call that asked for it."""
+        self._report(m.ActorFailed(self.id, b"", True))
+        self.executor.exit("exit_actor() was called")
+        return dump_error(ActorDiedError(f"{self.spec['class_name']} ended itself by exit_actor()", self.id.hex()))
+
+    def stop(self) -> None:
+        """Wait for calls that run on other threads, then end them."""
+        if self.loop is not None:
+            deadline = time.monotonic() + 30
+            while self._coroutines and time.monotonic() < deadline:
+                time.sleep(0.005)
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        else:
+            for group in self._groups.values():
+                group.drain()
+
+
+class _Threads:
+    """The threads of one concurrency group, started as calls come."""
+
+    def __init__(self, runner: ActorRunner, name: str, size: int) -> None:
+        self.runner = runner
+        self.size = size
+        self._queue: queue.SimpleQueue[Running | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._name = name
+        self._free = 0
+
+    def put(self, running: Running) -> None:
+        """Run the call as soon as a thread is free."""
+        if self._free < self._queue.qsize() + 1 and len(self._threads) < self.size:
+            slot = next(self.runner._slots) % (NOW_SLOTS - 1) + 1
+            thread = threading.Thread(target=self._run, args=(slot,), name=f"obsray-actor-{self._name}{slot}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._queue.put(running)
+
+    def _run(self, slot: int) -> None:
+        while True:
+            self._free += 1
+            running = self._queue.get()
+            self._free -= 1
+            if running is None:
+                return
+            self.runner.run_on_thread(running, slot)
+
+    def drain(self) -> None:
+        """Wait until every thread has ended its call."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join(30)
+
+
+class _Creation:
+    """Stands in for the owner's link while the constructor runs: its result goes to the node."""
+
+    def __init__(self, runner: ActorRunner) -> None:
+        spec = runner.spec
+        session = runner.executor.session
+        name = f"{spec['class_name']}.__init__"
+        self.state = {0: LoadedFunction(name, session.emitter.intern(name), spec["function"])}
+        self.closed = True
+        self.peer = runner.link.peer
+
+    def send(self, message: Any) -> None:
+        """Nobody waits for the result of a constructor."""
+
+
+def _ready() -> bool:
+    return True
+
+
+def _unwrap(error: BaseException) -> BaseException:
+    from obsray.core.runtime.executor import ArgumentError
+
+    return error.__cause__ if isinstance(error, ArgumentError) and error.__cause__ is not None else error
+
+
+def _text_of(error: bytes) -> str:
+    try:
+        deserialize(error)
+    except BaseException as raised:
+        return str(raised)
+    return ""
+
+

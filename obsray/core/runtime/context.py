@@ -1,0 +1,117 @@
+"""Where code runs: the answers of ``obsray.get_runtime_context()``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from obsray.core import options as opts
+from obsray.core.runtime.running import Running
+from obsray.core.runtime.session import Session
+
+
+class RuntimeContext:
+    """Job, node, worker, task and actor of the code that asks. Ids are hex strings."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def _running(self) -> Running | None:
+        return getattr(self._session.local, "running", None)
+
+    @property
+    def _actor_spec(self) -> dict[str, Any] | None:
+        executor = self._session.executor
+        return executor.actor.spec if executor is not None and executor.actor is not None else None
+
+    def get_job_id(self) -> str:
+        """The job: one run of one driver program."""
+        running = self._running
+        job = running.context.get("job", self._session.job) if running is not None else self._session.job
+        return int(job).to_bytes(4, "big").hex()
+
+    def get_node_id(self) -> str:
+        """The node this process runs on."""
+        return self._session.node_id.hex()
+
+    def get_worker_id(self) -> str:
+        """This process."""
+        return self._session.worker.hex()
+
+    def get_task_id(self) -> str | None:
+        """The task or call that runs, None in a driver."""
+        running = self._running
+        return running.task.hex() if running is not None else None
+
+    def get_task_name(self) -> str | None:
+        """Its name: ``options(name=...)`` or the function's."""
+        running = self._running
+        if running is None:
+            return None
+        return (running.options or {}).get("name") or running.loaded.name
+
+    def get_task_function_name(self) -> str | None:
+        """The function that runs."""
+        running = self._running
+        return running.loaded.name if running is not None else None
+
+    def get_actor_id(self) -> str | None:
+        """The actor this process is, None if it is none."""
+        spec = self._actor_spec
+        return spec["actor"].hex() if spec is not None else None
+
+    def get_actor_name(self) -> str | None:
+        """The actor's name, "" if it has none, None outside actors."""
+        spec = self._actor_spec
+        return spec["name"] if spec is not None else None
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """What the scheduler set aside for this task or actor."""
+        running = self._running
+        resources = running.context.get("resources", {}) if running is not None else {}
+        return {name: opts.floating(name, amount) for name, amount in resources.items()}
+
+    def get_accelerator_ids(self) -> dict[str, list[Any]]:
+        """The devices set aside for this task or actor, by kind."""
+        running = self._running
+        devices = running.context.get("devices", {}) if running is not None else {}
+        return {"GPU": list(devices.get("GPU", ()))}
+
+    def get_trace_id(self) -> str | None:
+        """The trace of this task: 32 hex digits; None in a driver outside ``obsray.trace``."""
+        running = self._running
+        return running.trace.hex() if running is not None else None
+
+    def is_canceled(self) -> bool:
+        """Whether somebody cancelled the call that asks."""
+        running = self._running
+        return running is not None and running.cancelled
+
+    @property
+    def namespace(self) -> str:
+        """The namespace in which this job's actors are named."""
+        spec = self._actor_spec
+        return str(spec["namespace"] if spec is not None else self._session.settings.get("namespace", ""))
+
+    @property
+    def gcs_address(self) -> str:
+        """What others pass to ``init(address=...)``: the session directory."""
+        return str(self._session.directory)
+
+    @property
+    def current_actor(self) -> Any:
+        """A handle of the actor this code runs in. Raises RuntimeError outside actors."""
+        import pickle
+
+        from obsray.core.remote import ActorHandle
+
+        spec = self._actor_spec
+        if spec is None:
+            raise RuntimeError("current_actor is only known inside an actor")
+        return ActorHandle(spec["actor"], pickle.loads(spec["meta"]), self._session, None)
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether the actor's process is not its first."""
+        executor = self._session.executor
+        return executor is not None and executor.actor is not None and executor.actor.incarnation > 0

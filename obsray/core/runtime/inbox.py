@@ -1,0 +1,173 @@
+"""What each message means to a driver or worker.
+
+Called with the session's lock held, by whoever drives the sockets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from obsray.core.protocol import messages as m
+from obsray.core.protocol.lifecycle import ActorState, TaskState
+from obsray.core.runtime.ownership import NODE
+from obsray.core.runtime.serialization import KIND_ERROR, dump_error
+from obsray.core.transport.links import Link
+from obsray.errors import ActorDiedError, LocalRayletDiedError, ObjectFreedError, OwnerDiedError
+from obsray.ids import SEQUENCE_ACTOR
+from obsray.telemetry.events import Outcome
+
+if TYPE_CHECKING:
+    from obsray.core.runtime.session import Session
+
+Handler = Callable[[Link, m.Message], None]
+
+
+class Inbox:
+    """Routes messages to the machines of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.handlers = self._make_handlers()
+
+    def _make_handlers(self) -> dict[int, Handler]:
+        handlers: dict[type, Handler] = {
+            m.LeaseGranted: lambda link, x: self.session.dispatcher.granted(m.decode(x), time.monotonic()),
+            m.LeaseReclaim: lambda link, x: self.session.dispatcher.reclaim(x[1], time.time_ns()),
+            m.WorkerDied: lambda link, x: self._on_worker_died(m.decode(x)),
+            m.ObjectRoom: self._on_answer,
+            m.ObjectRefused: self._on_answer,
+            m.ObjectPinned: self._on_answer,
+            m.Reply: self._on_answer,
+            m.ActorChanged: lambda link, x: self._on_actor_changed(m.decode(x)),
+            m.Exit: lambda link, x: self._on_exit(x[1]),
+            m.Done: lambda link, x: self.session.dispatcher.done(link.peer.worker, x[1], time.monotonic(), time.time_ns()),
+            m.Returned: lambda link, x: self.session.dispatcher.returned(link.peer.worker, x[1], x[2], time.time_ns()),
+            m.GetObject: lambda link, x: self.session.ownership.asked_for(x[1], link.peer.worker),
+            m.ObjectValue: self._on_value,
+            m.AddHolder: self._on_add_holder,
+            m.ReleaseHolders: self._on_release_holders,
+        }
+        return {cls._field_defaults["tag"]: handler for cls, handler in handlers.items()}  # type: ignore[attr-defined]
+
+    def handle(self, kind: type, handler: Handler) -> None:
+        """Have ``handler`` called for messages of class ``kind`` (executor, streams)."""
+        self.handlers[kind._field_defaults["tag"]] = handler  # type: ignore[attr-defined]
+
+    def on_messages(self, link: Link, received: list[m.Message]) -> None:
+        """Handle what one peer sent, in order; tags nobody knows are ignored."""
+        handlers = self.handlers
+        for message in received:
+            handler = handlers.get(message[0])
+            if handler is not None:
+                handler(link, message)
+
+    def on_link(self, link: Link) -> None:
+        """Somebody connected to this process: an owner with tasks, or a holder of what this process owns."""
+        link.state = {}
+
+    def on_close(self, link: Link) -> None:
+        """A peer or the node is gone."""
+        if link is self.session.node:
+            if not self.session.closed:
+                self._on_exit("the node process ended unexpectedly; its log is in " + str(self.session.directory / "logs"))
+            return
+        worker = link.peer.worker
+        if self.session.peers.get(worker) is link:
+            del self.session.peers[worker]
+            self.session.dispatcher.functions.pop(worker, None)
+            self.owner_lost(worker)
+        elif self.session.executor is not None:
+            self.session.executor.link_closed(link)
+
+    def _on_answer(self, link: Link, message: m.Message) -> None:
+        answer = self.session.answers.pop(message[1], None)
+        if answer is not None:
+            answer.arrived(m.decode(message))
+
+    def _on_value(self, link: Link, message: m.Message) -> None:
+        _, identifier, value, contained, error = message
+        entry = self.session.ownership.entries.get(identifier)
+        if entry is None:
+            # Nobody here wants it any more; the holds registered for what is inside must still be given up.
+            if contained:
+                self._release_unwanted(contained)
+            return
+        entry.requested = False
+        if value is None:
+            value = dump_error(ObjectFreedError(f"object {identifier.hex()}: {error}", identifier.hex()))
+        failed = type(value) is bytes and value[0] == KIND_ERROR
+        self.session.ownership.fulfil(entry, value, failed, contained)
+
+    def _release_unwanted(self, contained: Iterable[bytes]) -> None:
+        for identifier in contained:
+            if not identifier.startswith(self.session.worker):
+                self.session.ownership.outbox.append((identifier[:8], m.encode(m.ReleaseHolders([identifier]))))
+
+    def _on_add_holder(self, link: Link, message: m.Message) -> None:
+        for identifier in message[1]:
+            self.session.ownership.add_holder(identifier, message[2])
+
+    def _on_release_holders(self, link: Link, message: m.Message) -> None:
+        for identifier in message[1]:
+            self.session.ownership.add_holder(identifier, link.peer.worker, -1)
+
+    def _on_worker_died(self, death: m.WorkerDied) -> None:
+        worker = death.worker
+        begun = set(death.started)
+        in_flight = self.session.dispatcher.worker_died(worker)
+        last = max((i for i, task in enumerate(in_flight) if task.id in begun), default=-1 if begun else 0)
+        for index in range(len(in_flight) - 1, -1, -1):
+            self.session.verdicts.crashed(in_flight[index], death, index <= last)
+        self.session.calls.worker_died(death)
+        self.session.ownership.worker_died(worker)
+        link = self.session.peers.pop(worker, None)
+        if link is not None:
+            self.session.reactor.close(link)
+        self.owner_lost(worker, death)
+
+    def owner_lost(self, worker: bytes, death: m.WorkerDied | None = None) -> None:
+        """What this process still waits for from ``worker`` will not come."""
+        why = f"{death.detail}" if death is not None and death.detail else "its process ended"
+        error = OwnerDiedError(f"the owner of the object, worker {worker.hex()}, is gone: {why}")
+        self.session.ownership.owner_lost(worker, dump_error(error))
+
+    def _on_actor_changed(self, message: m.ActorChanged) -> None:
+        task = self.session.placements.get(message.actor)
+        if task is not None and message.state in (ActorState.ALIVE, ActorState.DEAD):
+            del self.session.placements[message.actor]
+            if message.state == ActorState.ALIVE:
+                # The arguments stay pinned in the client: a restart needs them again.
+                self.session.calls.clients[message.actor].pinned, task.pinned = task.pinned, None
+                self.session.ownership.finish(task, TaskState.FINISHED)
+                self.session.emitter.tasks_finished(time.time_ns(), task.id, 1, 0)
+                for entry in task.entries:
+                    self.session.ownership.fulfil(entry, b"\x80")
+            else:
+                task.ended = None
+                error = message.error or dump_error(ActorDiedError(message.detail, message.actor.hex()))
+                self.session.verdicts.end(task, TaskState.FAILED, Outcome.ACTOR_DIED, error)
+        self.session.calls.changed(message)
+        client = self.session.calls.clients.get(message.actor)
+        if message.state == ActorState.DEAD and client is not None and client.pinned is not None:
+            pinned, client.pinned = client.pinned, None
+            self.session.ownership.unpin(pinned)
+
+    def on_freed(self, identifier: bytes) -> None:
+        """An owned object ended; an actor created here ends with its last handle."""
+        client = self.session.calls.clients.get(identifier[:16]) if identifier[8] == SEQUENCE_ACTOR else None
+        if client is not None and client.created_here:
+            self.session.ownership.outbox.append((NODE, m.encode(m.KillActor(client.id, False, True))))
+
+    def _on_exit(self, reason: str) -> None:
+        if self.session.executor is not None:
+            self.session.executor.exit(reason)
+            return
+        self.session.failure = LocalRayletDiedError(f"the runtime is gone: {reason}")
+        for answer in self.session.answers.values():
+            if answer.event is not None:
+                answer.event.set()
+        for sleeper in self.session.sleepers:
+            if sleeper.event is not None:
+                sleeper.event.set()

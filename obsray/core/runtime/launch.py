@@ -1,0 +1,254 @@
+"""Shell: a driver starts a runtime on this machine and joins it.
+
+The driver holds the write end of a *lifeline* pipe and the node reads the other end: however the driver ends, also by
+``kill -9``, the node sees end of file and takes everything down. If the node is killed instead, its children die with
+it and the driver removes what is left on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from obsray.config import Config
+from obsray.core.runtime.session import Session
+from obsray.core.runtime.submission import Submission
+from obsray.core.transport.connection import TOKEN_BYTES
+from obsray.ids import WORKER_ID_BYTES
+from obsray.telemetry.events import ProcessKind
+
+START_SECONDS_MAX = 30.0
+#: A unix socket's path has at most 107 bytes; what is needed below the session directory.
+_SOCKET_PATH_MAX = 107 - len("/sockets/0123456789abcdef.sock")
+
+
+class Context:
+    """What ``init`` returns: where the runtime is. Leaving it as a context manager shuts the runtime down.
+
+    ``dashboard_url`` is known once the dashboard is up (it starts in the background) and is "" before.
+    """
+
+    def __init__(
+        self, session: Session, process: subprocess.Popen[bytes], lifeline: int, on_disconnect: Callable[[], None]
+    ) -> None:
+        self.session = session
+        self.process = process
+        self._lifeline = lifeline
+        self._on_disconnect = on_disconnect
+        self.python_version = ".".join(map(str, sys.version_info[:3]))
+
+    @property
+    def address_info(self) -> dict[str, Any]:
+        """``address``, ``node_id``, ``session_dir``, ``object_store_memory`` and more."""
+        session = self.session
+        return {
+            **self._facts(),
+            "address": str(session.directory),
+            "gcs_address": str(session.directory),
+            "node_id": session.node_id.hex(),
+            "session_dir": str(session.directory),
+            "object_store_memory": session.arena.size,
+        }
+
+    def _facts(self) -> dict[str, Any]:
+        try:
+            facts: dict[str, Any] = json.loads((self.session.directory / "session.json").read_text())
+            return facts
+        except (OSError, ValueError):
+            return {}
+
+    @property
+    def dashboard_url(self) -> str:
+        """Where the dashboard is, with the token that opens it."""
+        return str(self._facts().get("dashboard_url") or "")
+
+    def wait_for_dashboard(self, timeout: float = 15.0) -> str:
+        """The dashboard's address as soon as it is up, "" if that takes longer than ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while not self.dashboard_url and time.monotonic() < deadline:
+            threading.Event().wait(0.05)
+        return self.dashboard_url
+
+    def disconnect(self) -> None:
+        """The same as ``obsray.shutdown()``."""
+        self._on_disconnect()
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._on_disconnect()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.address_info[name]
+
+    def __repr__(self) -> str:
+        return f"Context(session={str(self.session.directory)!r}, dashboard={self.dashboard_url or 'starting'!r})"
+
+    def stop(self) -> None:
+        """Leave the runtime and wait until its processes are gone."""
+        # 1. Say goodbye, so that nothing of ours counts as a crash. 2. Close the lifeline: the node ends everything.
+        # 3. Wait for it, bounded. 4. Kill what did not listen, and remove what a killed node left on disk.
+        restore_interrupts(self.session)
+        self.session.close()
+        os.close(self._lifeline)
+        grace = self.session.config.shutdown_grace_seconds
+        try:
+            self.process.wait(grace + 5.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.returncode != 0:
+            from obsray.core.system.processes import clean_session
+
+            clean_session(self.session.directory)
+
+
+def new_session_directory(temp_dir: str | None) -> Path:
+    """A private directory for one session, with its token. Raises OSError if none can be made."""
+    base = Path(temp_dir or tempfile.gettempdir()) / f"obsray-{os.getuid()}"
+    if len(os.fsencode(base)) + 40 > _SOCKET_PATH_MAX:
+        base = Path("/tmp") / f"obsray-{os.getuid()}"
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if base.stat().st_uid != os.getuid():
+        raise PermissionError(f"{base} belongs to another user; set _temp_dir to a directory of your own")
+    base.chmod(0o700)
+    stamp = time.strftime("%m%d_%H%M%S")
+    directory = base / f"s_{stamp}_{os.getpid()}_{secrets.token_hex(2)}"
+    directory.mkdir(mode=0o700)
+    for name in ("sockets", "rings", "telemetry", "logs", "spill"):
+        (directory / name).mkdir(mode=0o700)
+    fd = os.open(directory / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    os.write(fd, secrets.token_bytes(TOKEN_BYTES))
+    os.close(fd)
+    latest = base / f".latest_{os.getpid()}"
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(directory.name)
+    latest.rename(base / "latest")
+    return directory
+
+
+def launch(
+    *,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: dict[str, float],
+    object_store_memory: int | None,
+    memory: int | None,
+    namespace: str | None,
+    include_dashboard: bool,
+    dashboard_port: int | None,
+    log_to_driver: bool,
+    temp_dir: str | None,
+    settings: dict[str, Any],
+    on_disconnect: Callable[[], None],
+) -> Context:
+    """Start a node and join it. Raises RuntimeError with the node's own words if it cannot start."""
+    config = Config.from_environment(**settings)
+    directory = new_session_directory(temp_dir)
+    wanted = {"CPU": num_cpus, "GPU": num_gpus, "memory": memory, "object_store_memory": object_store_memory}
+    options = {
+        "session_directory": str(directory),
+        "config": settings,
+        "resources": {**{name: amount for name, amount in wanted.items() if amount is not None}, "custom": resources},
+        "include_dashboard": include_dashboard,
+        "dashboard_port": dashboard_port,
+        "sys_path": [path or os.getcwd() for path in sys.path],
+        "settings": {
+            "namespace": secrets.token_hex(8) if namespace is None else namespace,
+            "log_to_driver": log_to_driver,
+            "entrypoint": " ".join(sys.argv)[:500],
+        },
+    }
+    process, lifeline = _start_node(directory, options)
+    try:
+        session = Session(directory, secrets.token_bytes(WORKER_ID_BYTES), ProcessKind.DRIVER, config)
+        Submission(session)
+    except BaseException:
+        os.close(lifeline)
+        process.kill()
+        process.wait()
+        raise
+    take_interrupts(session)
+    return Context(session, process, lifeline, on_disconnect)
+
+
+def _start_node(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Popen[bytes], int]:
+    lifeline_read, lifeline_write = os.pipe()
+    ready_read, ready_write = os.pipe()
+    options |= {"lifeline_fd": lifeline_read, "ready_fd": ready_write}
+    log = open(directory / "logs" / "node.log", "ab")
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "obsray.core.node.process"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=(lifeline_read, ready_write),
+            start_new_session=True,
+        )
+    finally:
+        log.close()
+        os.close(lifeline_read)
+        os.close(ready_write)
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps(options).encode())
+        process.stdin.close()
+    except BrokenPipeError:
+        pass
+    answer = _read_line(ready_read, START_SECONDS_MAX)
+    os.close(ready_read)
+    try:
+        facts = json.loads(answer)
+    except ValueError:
+        facts = {"ok": False, "error": f"it ended without a word; its log is {directory}/logs/node.log"}
+    if not facts.get("ok"):
+        os.close(lifeline_write)
+        process.kill()
+        process.wait()
+        tail = (directory / "logs" / "node.log").read_text(errors="replace")[-2000:]
+        shutil.rmtree(directory, ignore_errors=True)
+        raise RuntimeError(f"the node process could not start: {facts.get('error')}\n{tail}".rstrip())
+    return process, lifeline_write
+
+
+def _read_line(fd: int, timeout_seconds: float) -> bytes:
+    data = b""
+    deadline = time.monotonic() + timeout_seconds
+    while b"\n" not in data:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([fd], [], [], left)[0]:
+            break
+        chunk = os.read(fd, 4096)
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def take_interrupts(session: Session) -> None:
+    """Have Ctrl-C end a blocked call soon without tearing the machines open, if Python's own handler is in place."""
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, session.on_interrupt)
+
+
+def restore_interrupts(session: Session) -> None:
+    """Undo ``take_interrupts``."""
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) == session.on_interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

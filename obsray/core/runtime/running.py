@@ -1,0 +1,46 @@
+"""One attempt of a task in a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Running:
+    """One attempt in a worker: as it arrived, and what its thread is doing with it.
+
+    ``task`` .. ``options`` are ``messages.TASK_FIELDS``; the rest is about this push and this execution.
+    """
+
+    __slots__ = (
+        "actor", "arguments", "arrived_at", "attempt", "batch", "blocked_ns", "borrowed", "cancelled", "context",
+        "cpu_started", "dispatched_at", "fetched_at", "lease", "link", "loaded", "marked", "number", "options", "payload",
+        "ready_at", "returns", "slot", "started_at", "task", "trace",
+    )
+
+    def __init__(
+        self, link: Any, lease: int, batch: int, dispatched_at: int, context: dict[str, Any], arrived_at: int,
+        fields: tuple[Any, ...],
+    ) -> None:
+        self.link = link
+        self.lease = lease
+        self.batch = batch
+        self.dispatched_at = dispatched_at
+        #: Devices, resources and job of the lease.
+        self.context = context
+        self.arrived_at = arrived_at
+        (
+            self.task, self.attempt, self.number, self.payload, self.arguments, self.returns, self.trace, self.options,
+        ) = fields
+        self.loaded: Any = None
+        self.actor = bytes(16)
+        self.slot = 0
+        self.started_at = 0
+        self.fetched_at = 0
+        self.ready_at = 0
+        #: Thread CPU time at the start, -1 if not read.
+        self.cpu_started = -1
+        self.marked = False
+        self.cancelled = False
+        self.blocked_ns = 0
+        #: Ids of other owners' objects that came in with the arguments.
+        self.borrowed: list[bytes] | None = None

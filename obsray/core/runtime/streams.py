@@ -1,0 +1,228 @@
+"""The consumer's side of a streaming task: items in order, then the end or the error."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from obsray.core.protocol import messages as m
+from obsray.core.runtime.ownership import Entry, Task
+from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.session import Session
+from obsray.core.runtime.waiting import Waiter
+from obsray.core.transport.links import Link
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Stream:
+    """What has arrived of one streaming task. Guarded by the session's lock."""
+
+    def __init__(self, session: Session, task: bytes) -> None:
+        self.session = session
+        self.task = task
+        self.ready: deque[Entry] = deque()
+        self.received = 0
+        self.taken = 0
+        self.ended = False
+        self.error: bytes | None = None
+        self.abandoned = False
+        self.backpressure = -1
+        self.waiter: Waiter | None = None
+        self.watchers: list[Any] = []
+
+    def is_ready(self) -> bool:
+        """Whether taking the next item would not wait."""
+        return bool(self.ready) or self.ended
+
+    def add(self, index: int, value: m.Value, contained: tuple[bytes, ...]) -> None:
+        """An item arrived; one that an earlier attempt sent already is ignored."""
+        if index != self.received:
+            return
+        self.received += 1
+        entry = Entry(self.task + (index + 1).to_bytes(4, "big"), True)
+        ownership = self.session.ownership
+        ownership.entries[entry.id] = entry
+        if self.abandoned:
+            ownership.fulfil(entry, value, False, contained)
+            return
+        entry.local = 1
+        ownership.fulfil(entry, value, False, contained)
+        self.ready.append(entry)
+        self._notify(entry)
+
+    def end(self, error: bytes | None) -> None:
+        """No more items; with ``error`` the last one the consumer gets raises it."""
+        self.ended = True
+        if error is not None and not self.abandoned:
+            entry = Entry(self.task + (self.received + 1).to_bytes(4, "big"), True)
+            entry.local = 1
+            self.session.ownership.entries[entry.id] = entry
+            self.session.ownership.fulfil(entry, error, True)
+            self.ready.append(entry)
+        self._notify(None)
+
+    def _notify(self, entry: Any) -> None:
+        if self.waiter is not None:
+            self.waiter.missing = 0
+            if self.waiter.event is not None:
+                self.waiter.event.set()
+        watchers, self.watchers = self.watchers, []
+        for watcher in watchers:
+            watcher.on_ready(entry)
+
+
+class ObjectRefGenerator:
+    """An iterator over the references of a streaming task's items, in order.
+
+    Not picklable; one consumer. ``completed()`` is a reference to the end of the task. Dropping the iterator ends the task.
+    """
+
+    def __init__(self, stream: Stream, task: Task) -> None:
+        self._stream = stream
+        self._task_id = task.id
+        self._completed = ObjectRef[Any](task.entries[0].id, stream.session)
+
+    def __iter__(self) -> ObjectRefGenerator:
+        return self
+
+    def __next__(self) -> ObjectRef[Any]:
+        reference = self._take(block=True)
+        if reference is None:
+            raise StopIteration
+        return reference
+
+    def __aiter__(self) -> ObjectRefGenerator:
+        return self
+
+    async def __anext__(self) -> ObjectRef[Any]:
+        stream = self._stream
+        if not stream.ready and not stream.ended:
+            import asyncio
+
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[None] = loop.create_future()
+            with stream.session.lock:
+                if not stream.ready and not stream.ended:
+                    stream.watchers.append(_LoopWatcher(loop, future))
+                else:
+                    future.set_result(None)
+                stream.session.send_everything()
+            await future
+        reference = self._take(block=False)
+        if reference is None:
+            raise StopAsyncIteration
+        return reference
+
+    def _take(self, block: bool) -> ObjectRef[Any] | None:
+        stream, session = self._stream, self._stream.session
+        session.check_open()
+        if block and not stream.ready and not stream.ended:
+            waiter = Waiter(1)
+            with session.lock:
+                stream.waiter = waiter
+                if stream.ready or stream.ended:
+                    waiter.missing = 0
+                session.send_everything()
+            session.wait_until(waiter, None)
+            stream.waiter = None
+        with session.lock:
+            if not stream.ready:
+                return None
+            entry = stream.ready.popleft()
+            stream.taken += 1
+            if stream.backpressure > 0 and not stream.ended:
+                self._tell_taken(stream.taken)
+                session.after()
+        return ObjectRef(entry.id, session)
+
+    def _tell_taken(self, count: int) -> None:
+        session = self._stream.session
+        task = session.ownership.tasks.get(self._task_id)
+        if task is not None and task.dispatched_to is not None:
+            session.ownership.outbox.append((task.dispatched_to.worker, m.encode(m.ItemsTaken(self._task_id, count))))
+
+    def completed(self) -> ObjectRef[Any]:
+        """A reference that is ready when the whole task has ended, and raises its error."""
+        return self._completed
+
+    def next_ready(self) -> bool:
+        """Whether ``next`` would not block."""
+        return bool(self._stream.ready) or self._stream.ended
+
+    def is_finished(self) -> bool:
+        """Whether every item has been taken."""
+        return self._stream.ended and not self._stream.ready
+
+    def task_id(self) -> Any:
+        """The streaming task."""
+        return self._completed.task_id()
+
+    def __repr__(self) -> str:
+        return f"ObjectRefGenerator({self._task_id.hex()}, {self._stream.taken} of {self._stream.received} items taken)"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a stream has one consumer and cannot be sent to another process; pass its items instead")
+
+    def __del__(self) -> None:
+        stream = getattr(self, "_stream", None)
+        if stream is None or stream.session.closed:
+            return
+        stream.session.abandoned_streams.append(stream)
+
+
+class _LoopWatcher:
+    def __init__(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+        self.loop, self.future = loop, future
+
+    def on_ready(self, entry: Any) -> None:
+        self.loop.call_soon_threadsafe(self._set)
+
+    def _set(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class Streams:
+    """All streams this process consumes."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.streams: dict[bytes, Stream] = {}
+        session.streams = self
+        session.inbox.handle(m.Item, self._on_item)
+
+    def open(self, task: Task) -> Stream:
+        """Begin to consume a task that is about to be submitted. Called with the session's lock held."""
+        stream = self.streams[task.id] = Stream(self.session, task.id)
+        self.session.ownership.wait_for(task.entries[0], _Ended(self, stream))
+        return stream
+
+    def _on_item(self, link: Link, message: m.Message) -> None:
+        _, task, index, value, contained = message
+        stream = self.streams.get(task)
+        if stream is not None:
+            stream.add(index, value, contained)
+
+    def abandon(self, stream: Stream) -> None:
+        """The consumer is gone: what it did not take is freed and the task is told to stop. Lock held."""
+        stream.abandoned = True
+        self.session.ownership.drop_local([entry.id for entry in stream.ready])
+        stream.ready.clear()
+        task = self.session.ownership.tasks.get(stream.task)
+        if task is not None and task.state.name == "DISPATCHED" and task.dispatched_to is not None:
+            message = m.encode(m.ItemsTaken(stream.task, -1))
+            self.session.ownership.outbox.append((task.dispatched_to.worker, message))
+
+
+class _Ended:
+    """Tells the stream when its task has ended."""
+
+    def __init__(self, streams: Streams, stream: Stream) -> None:
+        self.streams, self.stream = streams, stream
+
+    def on_ready(self, entry: Entry) -> None:
+        if not self.stream.ended:
+            self.stream.end(entry.value if entry.failed and type(entry.value) is bytes else None)
+        self.streams.streams.pop(self.stream.task, None)

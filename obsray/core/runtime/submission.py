@@ -1,0 +1,338 @@
+"""From a call in the user's program to a task in the machines."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable
+from struct import Struct
+from typing import Any
+
+from obsray.core.protocol import messages as m
+from obsray.core.protocol.lifecycle import TaskState, advance
+from obsray.core.runtime.calls import ActorClient
+from obsray.core.runtime.dispatch import Function, Shape, wire_arguments
+from obsray.core.runtime.ownership import READY, Entry, Task
+from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.serialization import PLAIN, Serialized, serialize
+from obsray.core.runtime.session import Session
+from obsray.core.runtime.streams import ObjectRefGenerator, Streams
+from obsray.errors import PendingCallsLimitExceeded, RaySystemError
+from obsray.ids import NIL_TASK
+from obsray.telemetry.events import TaskType
+
+STREAMING = -1
+_SEQUENCE = Struct(">Q").pack
+_FIRST = bytes(4)
+
+
+class Plan:
+    """Everything about a remote function or actor method that does not change from call to call, for one session.
+
+    ``check(args, kwargs)`` raises TypeError if they do not fit; it is called only for calls whose number of positional
+    arguments is outside ``args_min``..``args_max`` or that use keywords.
+    """
+
+    __slots__ = ("args_max", "args_min", "backpressure", "check", "function", "name", "name_number", "options",
+                 "retries", "returns", "session", "shape")
+
+    def __init__(
+        self, session: Session, function: Function, name: str, returns: int, retries: int,
+        options: dict[str, Any] | None, shape: Shape | None,
+        bounds: tuple[int, int], check: Callable[[Any, Any], None],
+    ) -> None:
+        self.session = session
+        self.function = function
+        self.name = name
+        self.name_number = session.emitter.intern(name)
+        self.returns = returns
+        self.retries = retries
+        self.options = options
+        self.shape = shape
+        self.args_min, self.args_max = bounds
+        self.check = check
+        self.backpressure = (options or {}).get("backpressure", -1)
+
+
+class Packed:
+    """Arguments ready to travel: ``arguments`` are top-level references by position, ``nested`` ids inside the payload."""
+
+    __slots__ = ("arguments", "nested", "payload", "stored")
+
+    def __init__(self) -> None:
+        self.payload = b""
+        self.arguments: list[tuple[int | str, bytes]] | None = None
+        self.nested: list[bytes] | None = None
+        #: The whole payload as an object of this process, if it is too large to travel inline.
+        self.stored: ObjectRef[Any] | None = None
+
+
+def pack_arguments(session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    """Pickle the arguments of one call. Raises TypeError for what cannot travel."""
+    packed = Packed()
+    plain = True
+    references: list[tuple[int | str, bytes]] = []
+    values: Any = args
+    for position, value in enumerate(args):
+        kind = type(value)
+        if kind is ObjectRef:
+            if values is args:
+                values = list(args)
+            values[position] = None
+            references.append((position, value._id))
+        elif kind not in PLAIN:
+            plain = False
+    if kwargs:
+        for name, value in kwargs.items():
+            if type(value) is ObjectRef:
+                references.append((name, value._id))
+            elif type(value) not in PLAIN:
+                plain = False
+        if references:
+            kwargs = {k: None if type(v) is ObjectRef else v for k, v in kwargs.items()}
+    if plain:
+        payload = pickle.dumps((values, kwargs), 5)
+        if len(payload) <= session.config.inline_bytes_max:
+            packed.payload = payload
+            packed.arguments = references or None
+            return packed
+        serialized = Serialized(payload, [], [])
+    else:
+        serialized = serialize((values, kwargs))
+        packed.nested = serialized.references or None
+    if serialized.size <= session.config.inline_bytes_max:
+        packed.payload = serialized.to_bytes()
+    else:
+        packed.stored = session.values.put(serialized)
+        references.append(("*", packed.stored._id))
+    packed.arguments = references or None
+    return packed
+
+
+class Submission:
+    """Submits tasks, actor creations and actor calls for one session."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.streams = Streams(session)
+        session.submission = self
+        self._prefix = session.worker
+        self._number = session.task_numbers.__next__
+
+    def call(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Submit a call of a remote function: its reference(s), a generator, or None for no returns."""
+        if kwargs or not plan.args_min <= len(args) <= plan.args_max:
+            plan.check(args, kwargs)
+        session = self.session
+        packed = pack_arguments(session, args, kwargs) if args or kwargs else None
+        if session.interrupt_pending:
+            session.interrupt_pending = False
+            raise KeyboardInterrupt
+        with session.lock:
+            if session.closed or session.failure is not None:
+                session.check_open()
+            task = self._make(plan, packed, TaskType.TASK, NIL_TASK)
+            if task.state is TaskState.QUEUED:
+                shape = plan.shape
+                assert shape is not None
+                queue = shape.queue
+                queue.append(task)
+                # Leases are full already if others wait, and the node hears of demand in powers of two.
+                waiting = len(queue)
+                if waiting & (waiting - 1) == 0:
+                    session.dispatcher.active.add(shape)
+            else:
+                task.ready = self._task_ready
+            references = self._references(plan, task)
+            if session.dispatcher.active or session.ownership.outbox:
+                session.after()
+        return references
+
+    def call_actor(self, plan: Plan, client: ActorClient, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Submit a call of an actor's method."""
+        if kwargs or not plan.args_min <= len(args) <= plan.args_max:
+            plan.check(args, kwargs)
+        session = self.session
+        if client.pending_max > 0 and len(client.queue) + len(client.in_flight) >= client.pending_max:
+            raise PendingCallsLimitExceeded(
+                f"{client.class_name} has {client.pending_max} calls of this process waiting (max_pending_calls); "
+                "get some of their results first"
+            )
+        packed = pack_arguments(session, args, kwargs) if args or kwargs else None
+        with session.lock:
+            if session.closed or session.failure is not None:
+                session.check_open()
+            task = self._make(plan, packed, TaskType.ACTOR_CALL, client.id)
+            # A pending call keeps the actor alive.
+            keep = session.ownership.entries.get(client.id + _FIRST)
+            if keep is not None:
+                keep.pins += 1
+                task.pinned = [*task.pinned, keep] if task.pinned is not None else [keep]
+            task.ready = self._call_ready
+            references = self._references(plan, task)
+            session.calls.submit(client, task)
+            session.after()
+        return references
+
+    def _make(self, plan: Plan, packed: Packed | None, kind: TaskType, actor: bytes) -> Task:
+        session = self.session
+        identifier = self._prefix + _SEQUENCE(self._number())
+        task = Task(identifier, plan.function, plan.shape, b"" if packed is None else packed.payload, plan.returns)
+        task.name = plan.name_number
+        task.retries_left = plan.retries
+        task.options = plan.options
+        running = getattr(session.local, "running", None)
+        if running is None:
+            task.parent, task.trace = NIL_TASK, getattr(session.local, "trace", None) or identifier
+        else:
+            task.parent, task.trace = running.task, running.trace
+        if plan.returns == 1:
+            task.entries = (Entry(identifier + _FIRST, True),)
+        elif plan.returns > 1:
+            task.entries = tuple(Entry(identifier + i.to_bytes(4, "big"), True) for i in range(plan.returns))
+        elif plan.returns < 0:
+            task.entries = (Entry(identifier + _FIRST, True),)
+        arguments = 0
+        if packed is not None and (packed.arguments is not None or packed.nested is not None):
+            arguments = self._pin(task, packed)
+        session.ownership.add_task(task)
+        session.emitter.task_submitted(
+            time.time_ns(), identifier, task.parent, task.trace, actor, plan.name_number,
+            plan.shape.name_number if plan.shape is not None else 0, session.job, arguments, task.unready, kind,
+            plan.retries, len(task.payload),
+        )
+        return task
+
+    def _pin(self, task: Task, packed: Packed) -> int:
+        ownership = self.session.ownership
+        pinned: list[Entry] = []
+        if packed.arguments is not None:
+            task.arguments = []
+            for position, identifier in packed.arguments:
+                entry = ownership.entry(identifier)
+                task.arguments.append((position, entry))
+                pinned.append(entry)
+        for identifier in packed.nested or ():
+            pinned.append(ownership.entry(identifier))
+        for entry in pinned:
+            entry.pins += 1
+        task.pinned = pinned
+        for _, entry in task.arguments or ():
+            if entry.state != READY:
+                self.session.emitter.task_arguments_waiting(time.time_ns(), task.id, entry.id)
+        return len(task.arguments or ())
+
+    def _references(self, plan: Plan, task: Task) -> Any:
+        session = self.session
+        if plan.returns < 0:
+            stream = self.streams.open(task)
+            stream.backpressure = plan.backpressure
+            task.entries[0].local = 1
+            generator = ObjectRefGenerator(stream, task)
+            self._fail_early(task)
+            return generator
+        for entry in task.entries:
+            entry.local = 1
+        references: Any = [ObjectRef(entry.id, session) for entry in task.entries]
+        if task.arguments is not None:
+            self._fail_early(task)
+        if plan.returns == 1:
+            return references[0]
+        return references or None
+
+    def _fail_early(self, task: Task) -> None:
+        """An argument that has failed already fails the task at once."""
+        for _, entry in task.arguments or ():
+            if entry.failed and task.id in self.session.ownership.tasks:
+                self.session.verdicts.argument_failed(task, entry)
+                return
+
+    def _task_ready(self, task: Task, entry: Entry) -> None:
+        self.session.dispatcher.argument_ready(task, entry, time.time_ns())
+
+    def _call_ready(self, task: Task, entry: Entry) -> None:
+        self.session.calls.argument_ready(task, entry, time.time_ns())
+
+    # --- actors -----------------------------------------------------------------------------------------------------
+
+    def create_actor(
+        self, plan: Plan, spec: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any], ordered: bool,
+        pending_max: int,
+    ) -> tuple[ActorClient, ObjectRef[Any]]:
+        """Ask the node for an actor. Raises RaySystemError (kind "name_taken") if its name is not free."""
+        session = self.session
+        session.check_open()
+        packed = pack_arguments(session, args, kwargs) if args or kwargs else None
+        if spec["name"] and packed is not None and packed.arguments is not None:
+            # A name is answered for at once, so what it is built from must exist.
+            self._wait_for_arguments(packed)
+        actor = session.next_actor()
+        answer = None
+        with session.lock:
+            task = self._make(plan, packed, TaskType.ACTOR_CREATION, actor)
+            entry = Entry(actor + _FIRST, True)
+            entry.state, entry.value, entry.local = READY, b"\x80", 1
+            session.ownership.entries[entry.id] = entry
+            client = session.calls.client(actor, spec["class_name"], created_here=True)
+            client.ordered = ordered
+            client.pending_max = pending_max
+            spec |= {
+                "actor": actor, "job": session.job, "owner": session.worker, "task": task.id, "trace": task.trace,
+                "function": plan.function.blob, "payload": task.payload,
+            }
+            session.emitter.actor_created(
+                time.time_ns(), actor, task.id, session.emitter.intern(spec["class_name"]),
+                session.emitter.intern(spec["name"]), session.emitter.intern(spec["namespace"]),
+                session.emitter.intern(str(spec["resources"])), spec["restarts_max"], spec["detached"], session.job,
+            )
+            task.ended = lambda _, error: session.calls.died(client, error, "its constructor's argument failed")
+            task.ready = lambda t, e: self._creation_ready(t, e, spec)
+            if task.state is TaskState.QUEUED:
+                self._fail_early(task)
+                if task.id in session.ownership.tasks:
+                    answer = self._place(task, spec)
+            session.after()
+        reference: ObjectRef[Any] = ObjectRef(actor + _FIRST, session)
+        if answer is not None and spec["name"]:
+            session.wait_until(answer, time.monotonic() + 60)
+            reply = answer.message
+            if reply is not None and reply.error:
+                error = RaySystemError(reply.error)
+                error.kind = reply.kind  # type: ignore[attr-defined]
+                raise error
+        return client, reference
+
+    def _wait_for_arguments(self, packed: Packed) -> None:
+        session = self.session
+        references = [session.reference(identifier) for _, identifier in packed.arguments or ()]
+        session.values.wait(references, len(references), None)
+
+    def _creation_ready(self, task: Task, entry: Entry, spec: dict[str, Any]) -> None:
+        if entry.failed:
+            self.session.verdicts.argument_failed(task, entry)
+            return
+        advance(task, TaskState.QUEUED)
+        if spec["actor"] + _FIRST in self.session.ownership.entries or spec["detached"]:
+            self._place(task, spec)
+        else:
+            # Its last handle went away before it could be built.
+            self.session.verdicts.cancelled(task)
+
+    def _place(self, task: Task, spec: dict[str, Any]) -> Any:
+        spec["arguments"] = wire_arguments(task.arguments)
+        advance(task, TaskState.DISPATCHED)
+        task.dispatched_to = _Placement(self.session, spec["actor"])
+        self.session.placements[spec["actor"]] = task
+        return self.session.ask(lambda number: m.CreateActor(number, spec))
+
+
+class _Placement:
+    """Where a creation task is once the node has it."""
+
+    def __init__(self, session: Session, actor: bytes) -> None:
+        self.session, self.actor = session, actor
+
+    def forget(self, task: Task) -> None:
+        """The creation has ended."""
+        self.session.placements.pop(self.actor, None)
+

@@ -1,0 +1,255 @@
+"""Values of one session: put and get, wait, futures; inline ones and those in the object store."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from obsray.core.protocol import messages as m
+from obsray.core.runtime.ownership import READY, Entry
+from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.serialization import Serialized, deserialize, serialize
+from obsray.core.runtime.waiting import Answer, Waiter
+from obsray.errors import (
+    GetTimeoutError,
+    ObjectFreedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    RaySystemError,
+)
+from obsray.telemetry.events import WaitKind
+
+if TYPE_CHECKING:
+    import concurrent.futures
+
+    from obsray.core.runtime.session import Session
+
+
+class _FutureWaiter:
+    __slots__ = ("future", "values")
+
+    def __init__(self, values: Values, future: concurrent.futures.Future[Any]) -> None:
+        self.values, self.future = values, future
+
+    def on_ready(self, entry: Entry) -> None:
+        self.values.completions.append((self.future, entry))
+
+
+class Values:
+    """The values this process makes, holds and reads."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.completions: deque[tuple[concurrent.futures.Future[Any], Entry]] = deque()
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Store a value owned by this process."""
+        self.session.check_open()
+        serialized = value if type(value) is Serialized else serialize(value)
+        identifier = self.session.next_put()
+        entry = Entry(identifier, True)
+        entry.local = 1
+        inline = serialized.size <= self.session.config.inline_bytes_max
+        stored: Any = serialized.to_bytes() if inline else self.store(identifier, serialized)
+        running = getattr(self.session.local, "running", None)
+        with self.session.lock:
+            self.session.ownership.put(entry, stored, serialized.references)
+            self.session.emitter.object_put(
+                time.time_ns(), identifier, running.task if running is not None else bytes(16), serialized.size, inline, 0
+            )
+            if self.session.dropped:
+                self.session.drain_dropped()
+                if not inline:
+                    self.session.after()
+        return ObjectRef(identifier, self.session)
+
+    def store(self, identifier: bytes, serialized: Serialized) -> int:
+        """Write a value into the object store and seal it. Raises ObjectStoreFullError. Returns its size."""
+        size = serialized.size
+        with self.session.lock:
+            # Views and references that died may be the room that is needed.
+            answer = self.session.ask(lambda number: m.CreateObject(number, identifier, size))
+            self.session.after()
+        self.session.wait_until(answer, None, WaitKind.ALLOCATE)
+        room = answer.message
+        if isinstance(room, m.ObjectRefused):
+            if room.error == "duplicate":
+                return size
+            raise ObjectStoreFullError(room.detail)
+        self.session.arena.write(room.offset, serialized)
+        with self.session.lock:
+            self.session.node.send(m.encode(m.SealObject(identifier)))
+            self.session.reactor.flush()
+        return size
+
+    def get(self, references: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """The values, in order. Raises the first failure, GetTimeoutError after ``timeout`` seconds."""
+        entries = self.entries_of(references)
+        missing = [entry for entry in entries if entry.state != READY]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if missing:
+            self._wait_for_all(missing, deadline)
+        for entry in entries:
+            if entry.failed:
+                self.value(entry, deadline)
+            if entry.state != READY:
+                count = sum(e.state != READY for e in entries)
+                raise GetTimeoutError(
+                    f"{count} of {len(entries)} values were not there after {timeout} s, the first is "
+                    f"{entry.id.hex()}; `obsray get task {entry.id[:16].hex()}` says what it waits for"
+                )
+        if len(entries) > 1 and any(type(entry.value) is int for entry in entries):
+            self._pin_ahead(entries, deadline)
+        return [self.value(entry, deadline) for entry in entries]
+
+    def entries_of(self, references: list[ObjectRef[Any]]) -> list[Entry]:
+        """The entries behind references of this session. Raises RaySystemError for those of another."""
+        self.session.check_open()
+        known = self.session.ownership.entries
+        found = []
+        for reference in references:
+            entry = known.get(reference._id)
+            if entry is None or reference._session is not self.session:
+                raise RaySystemError(
+                    f"{reference!r} belongs to a runtime that was shut down; its value is gone with it"
+                )
+            found.append(entry)
+        return found
+
+    def _wait_for_all(self, missing: list[Entry], deadline: float | None) -> None:
+        waiter = Waiter(0, fail_fast=True)
+        with self.session.lock:
+            for entry in missing:
+                if entry.state != READY:
+                    waiter.missing += 1
+                    self.session.ownership.wait_for(entry, waiter)
+                elif entry.failed:
+                    return
+            self.session.send_everything()
+        try:
+            self.session.wait_until(waiter, deadline)
+        finally:
+            if any(entry.state != READY for entry in missing):
+                with self.session.lock:
+                    for entry in missing:
+                        self.session.ownership.stop_waiting(entry, waiter)
+
+    def value(self, entry: Entry, deadline: float | None = None) -> Any:
+        """The value of an entry that is READY; raises the error if it is one."""
+        value = entry.value
+        if type(value) is bytes:
+            return deserialize(value)
+        if value is None:
+            raise ObjectFreedError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
+        return deserialize(self.pinned_view(entry.id, deadline))
+
+    def pinned_view(self, identifier: bytes, deadline: float | None = None) -> memoryview:
+        """A stored object, mapped; it stays where it is while the view or anything made from it lives."""
+        view = self.session.arena.view(identifier)
+        if view is not None:
+            return view
+        with self.session.lock:
+            answer = self.session.ask(lambda number: m.PinObject(number, identifier))
+            self.session.after()
+        return self._open_pinned(identifier, answer, deadline)
+
+    def _open_pinned(self, identifier: bytes, answer: Answer, deadline: float | None) -> memoryview:
+        self.session.wait_until(answer, deadline)
+        pinned = answer.message
+        if pinned is None:
+            raise GetTimeoutError(f"object {identifier.hex()} could not be read in time")
+        if isinstance(pinned, m.ObjectRefused):
+            raise ObjectLostError(f"object {identifier.hex()} cannot be read: {pinned.detail}", identifier.hex())
+        return self.session.arena.open(identifier, pinned.offset, pinned.size)
+
+    def _pin_ahead(self, entries: list[Entry], deadline: float | None) -> None:
+        """Ask for many stored objects at once instead of one round trip each. Views stay alive in ``_ahead``."""
+        wanted = {e.id for e in entries if type(e.value) is int and self.session.arena.view(e.id) is None}
+        # More than a handful at once could pin more than fits; the rest is asked for one by one.
+        batch = list(itertools.islice(wanted, 64))
+        with self.session.lock:
+            answers = [(i, self.session.ask(lambda number, i=i: m.PinObject(number, i))) for i in batch]  # type: ignore[misc]
+            self.session.after()
+        self.session.local.ahead = [self._open_pinned(i, answer, deadline) for i, answer in answers]
+
+    def wait(self, references: list[Any], count: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
+        """The references (or streams) that are ready, at most ``count``, and the rest; both in input order."""
+        sources = [x._stream if type(x) is not ObjectRef else self.entries_of([x])[0] for x in references]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        waiter = Waiter(count)
+        pending: list[Any] = []
+        with self.session.lock:
+            for source in sources:
+                if source.is_ready():
+                    waiter.missing -= 1
+                else:
+                    pending.append(source)
+            if waiter.missing > 0:
+                for source in pending:
+                    self._watch_source(source, waiter)
+            self.session.send_everything()
+        if waiter.missing > 0:
+            try:
+                if timeout == 0:
+                    # Look once at what has arrived already.
+                    self.session.drive_or_sleep(waiter, 0)
+                else:
+                    self.session.wait_until(waiter, deadline, WaitKind.WAIT)
+            finally:
+                with self.session.lock:
+                    for source in pending:
+                        if not source.is_ready():
+                            self._unwatch_source(source, waiter)
+        ready: list[Any] = []
+        rest: list[Any] = []
+        for reference, source in zip(references, sources, strict=True):
+            (ready if len(ready) < count and source.is_ready() else rest).append(reference)
+        return ready, rest
+
+    def _watch_source(self, source: Any, waiter: Waiter) -> None:
+        if type(source) is Entry:
+            self.session.ownership.wait_for(source, waiter)
+        else:
+            source.watchers.append(waiter)
+
+    def _unwatch_source(self, source: Any, waiter: Waiter) -> None:
+        if type(source) is Entry:
+            self.session.ownership.stop_waiting(source, waiter)
+        elif waiter in source.watchers:
+            source.watchers.remove(waiter)
+
+    def future_of(self, reference: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
+        """A concurrent future that gets the value or the error."""
+        import concurrent.futures
+
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        (entry,) = self.entries_of([reference])
+        # The future must keep the object alive on its own.
+        future._obsray_reference = reference  # type: ignore[attr-defined]
+        with self.session.lock:
+            if entry.state == READY:
+                self.completions.append((future, entry))
+            else:
+                self.session.ownership.wait_for(entry, _FutureWaiter(self, future))
+                self.session.send_everything()
+        if self.completions:
+            self.complete_futures()
+        return future
+
+    def complete_futures(self) -> None:
+        """Set the futures whose values have arrived. Call without the session's lock."""
+        while True:
+            try:
+                future, entry = self.completions.popleft()
+            except IndexError:
+                return
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                value = self.value(entry)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(value)

@@ -1,0 +1,43 @@
+"""What threads wait with."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from obsray.core.runtime.ownership import Entry
+
+
+class Waiter:
+    """A thread that waits for a number of entries. ``fail_fast``: the first failure ends the wait."""
+
+    __slots__ = ("event", "fail_fast", "missing")
+
+    def __init__(self, missing: int, fail_fast: bool = False) -> None:
+        self.missing = missing
+        self.fail_fast = fail_fast
+        self.event: threading.Event | None = None
+
+    def on_ready(self, entry: Entry | None) -> None:
+        self.missing -= 1
+        if self.fail_fast and entry is not None and entry.failed:
+            self.missing = 0
+        if self.missing <= 0 and self.event is not None:
+            self.event.set()
+
+
+class Answer(Waiter):
+    """A thread that waits for the node's answer to one request."""
+
+    __slots__ = ("message",)
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.message: Any = None
+
+    def arrived(self, message: Any) -> None:
+        """The answer is here."""
+        self.message = message
+        self.missing = 0
+        if self.event is not None:
+            self.event.set()
