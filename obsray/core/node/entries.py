@@ -88,7 +88,8 @@ def explain_full(size: int, numbers: StoreNumbers, holders: list[Entry], spill_e
     free = numbers.capacity_bytes - numbers.used_bytes
     text = (
         f"no room for {show_bytes(size)}: {show_bytes(free)} of {show_bytes(numbers.capacity_bytes)} free "
-        f"(largest range {show_bytes(numbers.largest_free_bytes)}), {show_bytes(numbers.pinned_bytes)} pinned by readers"
+        f"(largest range {show_bytes(numbers.largest_free_bytes)}), "
+        f"{show_bytes(numbers.pinned_bytes)} pinned by readers"
     )
     if holders:
         named = ", ".join(

@@ -217,7 +217,8 @@ class NodeMachine:
         queued, infeasible = self.scheduler.waiting()
         step.emit.node_sample(
             step.time_ns, lag_seconds, len(self.pool.workers), counts[WorkerState.IDLE], counts[WorkerState.LEASED],
-            counts[WorkerState.ACTOR], counts[WorkerState.STARTING], self.scheduler.blocked_workers(), queued, infeasible,
+            counts[WorkerState.ACTOR], counts[WorkerState.STARTING], self.scheduler.blocked_workers(), queued,
+            infeasible,
         )  # fmt: skip
         numbers = self.objects.numbers()
         step.emit.store_sample(step.time_ns, *asdict(numbers).values())

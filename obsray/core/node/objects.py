@@ -29,7 +29,7 @@ RESERVE_RETRY_SECONDS = 10.0
 
 
 class ObjectTable:
-    """``capacity`` bytes of arena; spilled objects go to ``spill_directory``, at most ``spill_bytes_max`` (0: no limit)."""
+    """``capacity`` bytes of arena; spilled objects go to ``spill_directory``, ``spill_bytes_max`` at most (0: all)."""
 
     def __init__(self, capacity: int, spill_directory: str, spill_bytes_max: int, wait_seconds_max: float) -> None:
         self.allocator = Allocator(capacity)
@@ -520,7 +520,9 @@ class ObjectTable:
                 require(entry.offset not in ranges, f"{entry} shares its range")
                 ranges.add(entry.offset)
             require(not entry.pins or entry.state is ObjectState.SEALED, f"{entry} is pinned")
-            require(not entry.doomed or entry.pins or entry.state is ObjectState.CREATED, f"{entry} should be gone")
+            require(
+                not entry.doomed or bool(entry.pins) or entry.state is ObjectState.CREATED, f"{entry} should be gone"
+            )
             free_to_go = entry.state is ObjectState.SEALED and not entry.pins
             require(free_to_go == (entry.id in self._evictable), f"{entry} can be spilled: {free_to_go}")
             pinned += entry.size if entry.pins else 0

@@ -216,7 +216,7 @@ class Scheduler:
         devices = self.resources.take(key, demand.hold)
         self.pool.take(worker, WorkerState.ACTOR if demand.actor else WorkerState.LEASED)
         lease = Lease(key, demand, worker, devices, step.now)
-        self.leases[key] = self.by_worker[worker.id] = lease  # type: ignore[index]
+        self.leases[key] = self.by_worker[worker.id] = lease
         demand.held += 1
         for name in demand.hold:
             self._taken_at[name] = step.now
@@ -334,7 +334,7 @@ class Scheduler:
         return missing
 
     def _victims(self, step: Step, demand: Demand, missing: Amounts, incoming: bool) -> Iterator[Lease]:
-        """Leases to ask for, best first: of those who hold more than they would after giving one up, or want no more."""
+        """Leases to ask for, best first: of those who want no more, or hold more even after giving one up."""
         candidates = [
             lease
             for lease in self.leases.values()
@@ -371,7 +371,7 @@ class Scheduler:
             if queue.infeasible:
                 queue.reason, queue.deficit = Reason.INFEASIBLE, queue.infeasible
             elif queue.reason is Reason.NO_CAPACITY:
-                keep = None if self._reserved in (None, queue) else self._reserved.need  # type: ignore[union-attr]
+                keep = None if self._reserved in (None, queue) else self._reserved.need
                 if keep and self.resources.fits(queue.need):
                     queue.reason = Reason.FAIRNESS
                 queue.deficit = self.resources.explain(self.resources.deficit(queue.need, keep))
@@ -448,7 +448,7 @@ class Scheduler:
             require(turns == sorted(turns), f"turns out of order: {turns}")
             require(all(demand.wanted > 0 for demand in queue.demands.values()), "a queued demand wants nothing")
         for demand in self.demands.values():
-            queue = self.queues.get(demand.signature())
-            queued = queue is not None and id(demand) in queue.demands
+            found = self.queues.get(demand.signature())
+            queued = found is not None and id(demand) in found.demands
             require(queued == (demand.wanted > 0), f"{demand} is queued: {queued}")
             require(demand.held == held.get(id(demand), 0), f"{demand} holds {held.get(id(demand), 0)}")
