@@ -56,7 +56,7 @@ def _print_listing(logs: Path, directory: Path, json: bool) -> int:
 def _worker_of_task(directory: Path, text: str) -> str:
     view = sessions.views(directory)
     try:
-        task = view.task(identifiers.resolve(view, "tasks", text)) or {}
+        task = view.task(identifiers.resolve(view, "tasks", text), refresh=False) or {}
     except identifiers.UnknownId as error:
         raise sessions.Problem(units.plain(error), "See 'obsray list tasks'.") from None
     if not task.get("worker_id"):
@@ -80,7 +80,7 @@ def _files(logs: Path, directory: Path, wanted: str) -> list[Path]:
         )
     if not found and wanted.isdecimal():
         view: Any = sessions.views(directory)
-        ids = [row["worker_id"] for row in view.workers() if str(row.get("pid")) == wanted]
+        ids = [row["worker_id"] for row in view.workers(refresh=False) if str(row.get("pid")) == wanted]
         found = [path for path in there if path.stem.removeprefix("worker-") in ids]
     return found
 

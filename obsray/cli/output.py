@@ -16,7 +16,9 @@ _COLOURS = {"ok": "32", "run": "34", "sent": "35", "wait": "33", "block": "33", 
 _TONES = {
     "FINISHED": "ok", "FAILED": "bad", "CANCELLED": "off", "RUNNING": "run", "RUNNING_IN_RAY_GET": "block",
     "PENDING_ARGS_AVAIL": "wait", "PENDING_NODE_ASSIGNMENT": "wait", "SUBMITTED_TO_WORKER": "sent", "ALIVE": "ok",
-    "DEAD": "off", "RESTARTING": "block", "LEASED": "run", "ACTOR": "run", "IDLE": "off", "LOST": "bad",
+    "DEAD": "off", "RESTARTING": "block", "LEASED": "run", "ACTOR": "run", "IDLE": "off",
+    "BUSY": "run",
+    "BLOCKED": "block", "LOST": "bad",
     "SPILLED": "block",
 }  # fmt: skip
 _FLEXIBLE_WIDTH_MIN = 12
@@ -56,6 +58,10 @@ def value_text(column: Column, value: Any) -> str:
         return units.clock(value)
     if column.kind == "id":
         return units.short_id(str(value))
+    if column.kind == "states":
+        return ", ".join(f"{units.count(number)} {name.lower()}" for name, number in value.items())
+    if column.kind == "cause":
+        return units.plain(value).lower().replace("_", " ")
     if column.kind == "count" and isinstance(value, (int, float)):
         return units.count(value)
     return units.plain(value)
@@ -66,7 +72,7 @@ def table(columns: Sequence[Column], rows: Sequence[dict[str, Any]], room: int, 
     shown = list(columns)
     cells = {column.key: [value_text(column, row.get(column.key)) for row in rows] for column in shown}
     natural = {column.key: max([len(column.title), *map(len, cells[column.key])]) for column in shown}
-    flexible = [column.key for column in shown if column.kind in ("text", "function")]
+    flexible = [column.key for column in shown if column.kind in ("text", "function", "states", "running")]
 
     def least(column: Column) -> int:
         return min(natural[column.key], _FLEXIBLE_WIDTH_MIN) if column.key in flexible else natural[column.key]

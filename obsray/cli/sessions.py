@@ -39,6 +39,8 @@ def views(directory: Path) -> Any:
     from obsray.dashboard.source import open_views
 
     try:
-        return open_views(directory)
+        view = open_views(directory)
+        view.refresh()
     except FileNotFoundError as error:
         raise Problem(f"nothing is recorded in {directory}: {error}", "Give another session with --session.") from None
+    return view

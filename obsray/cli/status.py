@@ -27,7 +27,9 @@ def run(options: argparse.Namespace) -> int:
     facts, live, reasons = session_file.read(directory), is_live(directory), pending_reasons(view)
     if options.json:
         print(
-            plain_json.dumps({"session": directory.name, "live": live, "pending_reasons": reasons, **view.overview()})
+            plain_json.dumps(
+                {"session": directory.name, "live": live, "pending_reasons": reasons, **view.overview(refresh=False)}
+            )
         )
         return 0
     print(_text(directory, facts, live, overview_shape(view), reasons, output.is_coloured(sys.stdout)))
@@ -37,11 +39,13 @@ def run(options: argparse.Namespace) -> int:
 def pending_reasons(view: Any) -> list[dict[str, Any]]:
     """Why tasks are pending, the most frequent reason among the longest waiting first."""
     states = ["PENDING_ARGS_AVAIL", "PENDING_NODE_ASSIGNMENT"]
-    waiting = view.tasks(filters=[("state", "in", states)], sort="submitted_at_ns", limit=PENDING_ASKED_MAX)["rows"]
+    waiting = view.tasks(
+        filters=[("state", "in", states)], sort="submitted_at_ns", limit=PENDING_ASKED_MAX, refresh=False
+    )["rows"]
     found: Counter[str] = Counter()
     example: dict[str, str] = {}
     for row in waiting:
-        task = view.task(row["task_id"]) or {}
+        task = view.task(row["task_id"], refresh=False) or {}
         reason = task.get("pending_reason")
         if reason:
             found[reason] += 1
@@ -67,7 +71,9 @@ def _text(
         pairs.append(("dashboard", f"{url}  (obsray dashboard prints the link that opens it)"))
     pairs += [(units.plain(item["name"]), _meter(item["percent"], _amounts(item))) for item in shape["resources"]]
     pairs += [("store", _store_text(shape["store"])), ("workers", _workers_text(shape["workers_by_state"]))]
-    pairs.append(("tasks", f"{units.count(shape['tasks_total'])}, {units.rate(shape['rates']['finished'])} finished/s"))
+    pairs.append(
+        ("tasks", f"{units.count(shape['tasks_total'])}, {units.rate(shape['finished_per_second'])} finished/s")
+    )
     for item in shape["tasks"]:
         if item["tasks"]:
             name = output.paint(item["state"].ljust(24), output.tone_of(item["state"]), coloured)
@@ -94,18 +100,17 @@ def _workers_text(by_state: dict[str, int]) -> str:
 
 
 def _events_text(shape: dict[str, Any], coloured: bool) -> str:
-    lost = shape["ledger"].get("events_lost") or 0
+    lost = shape["ledger"]["events_lost"]
     verdict = output.paint("none lost", "ok", coloured)
     if lost:
         verdict = output.paint(f"{units.count(lost)} LOST (see the dashboard's ledger page)", "bad", coloured)
-    events = shape["events"]
-    return f"{units.count(events.get('total'))}, {units.rate(events.get('per_second'))}/s, {verdict}"
+    return f"{units.count(shape['events_total'])}, {units.rate(shape['events_per_second'])}/s, {verdict}"
 
 
 def _error_text(error: dict[str, Any]) -> str:
-    about = units.short_id(error.get("task_id") or error.get("id"))
-    text = units.plain(error.get("error") or error.get("text") or "")
-    return f"  {units.clock(error.get('time_ns'))}  {about}  {units.shortened(text, 100)}"
+    text = units.plain(error["error"] or error["outcome"] or "")
+    what = f"{units.plain(error['name'])} ({units.short_id(error['task_id'])})"
+    return f"  {units.clock(error['ended_at_ns'])}  {units.shortened(what, 60)}  {units.shortened(text, 100)}"
 
 
 def _amounts(item: dict[str, Any]) -> str:

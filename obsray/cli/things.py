@@ -17,7 +17,7 @@ def run_get(options: argparse.Namespace) -> int:
     directory = sessions.find(options.session)
     view = sessions.views(directory)
     task_id = _resolved(view, "tasks", options.id)
-    task = view.task(task_id)
+    task = view.task(task_id, refresh=False)
     if task is None:
         raise sessions.Problem(f"no task {options.id}", "See 'obsray list tasks'.")
     if options.json:
@@ -66,9 +66,9 @@ def _task_text(task: dict[str, Any], coloured: bool) -> str:
             )
     if task.get("error"):
         lines += ["", output.bold("error", coloured), units.plain(task["error"], lines=True)]
-    if task.get("children"):
+    if task["children"]["total"]:
         listing = f"obsray list tasks --filter parent_task_id={task['task_id']}"
-        lines += ["", f"{units.count(len(task['children']))} children: {listing}"]
+        lines += ["", f"{units.count(task['children']['total'])} children: {listing}"]
     return "\n".join(lines)
 
 
@@ -87,12 +87,11 @@ def _story_text(story: dict[str, Any], coloured: bool) -> str:
     if not events:
         return f"nothing is recorded about {story['id']}"
     first = events[0]["time_ns"]
-    labels = [units.plain(event.get("process_label") or event.get("process") or "") for event in events]
-    longest = min(max(map(len, labels)), 28)
+    labels = [units.plain(event["process_label"]) for event in events]
+    longest = min(max(map(len, labels)), 32)
     lines = [f"{output.bold('story of', coloured)} {story['id']}, from {units.moment(first)}"]
     for event, label in zip(events, labels, strict=True):
-        severity = str(event.get("severity", 0)).upper()
-        tone = {"1": "block", "WARNING": "block", "2": "bad", "ERROR": "bad"}.get(severity, "")
+        tone = {"warning": "block", "error": "bad"}.get(event["severity"], "")
         since = "+" + units.seconds((event["time_ns"] - first) / 1e9)
         told = output.paint(units.plain(event["text"]), tone, coloured)
         lines.append(f"{since:>12}  {units.shortened(label, longest).ljust(longest)}  {told}")

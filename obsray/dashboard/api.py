@@ -30,11 +30,11 @@ def routes() -> list[BaseRoute]:
 
 
 async def overview(request: Request) -> Response:
-    return _json(await _source(request).ask(lambda view: view.overview(), key="api/overview"))
+    return _json(await _source(request).ask(lambda view: view.overview(refresh=False), key="api/overview"))
 
 
 async def ledger(request: Request) -> Response:
-    return _json(await _source(request).ask(lambda view: view.ledger(), key="ledger"))
+    return _json(await _source(request).ask(lambda view: view.ledger(refresh=False), key="ledger"))
 
 
 async def listing(request: Request) -> Response:
@@ -46,7 +46,7 @@ async def listing(request: Request) -> Response:
 
 async def task(request: Request) -> Response:
     identifier = queries.identifier(request.path_params["id"])
-    found = await _source(request).ask(lambda view: view.task(identifier))
+    found = await _source(request).ask(lambda view: view.task(identifier, refresh=False))
     if found is None:
         raise HTTPException(404, f"no task {identifier}")
     return _json(found)

@@ -52,6 +52,8 @@ STATE_TONES = {
     "FREED": "off",
     "LOST": "bad",
     "BLOCKED": "block",
+    "BUSY": "run",
+    "IN_OWNER": "sent",
     "SUCCEEDED": "ok",
     "STOPPED": "off",
     "ERROR": "bad",

@@ -40,7 +40,20 @@ _BYTES = {
     "g": 2**30,
 }
 _NUMERIC_NAMES = frozenset(
-    {"attempt", "pid", "worker_pid", "node_pid", "restarts", "tasks", "incarnation", "finished", "failed"}
+    {
+        "attempt",
+        "bytes",
+        "calls",
+        "failed",
+        "pid",
+        "pins",
+        "restarts",
+        "tasks",
+        "tasks_done",
+        "threads",
+        "total",
+        "worker_pid",
+    }
 )
 
 
@@ -76,7 +89,7 @@ def make(column: str, operator: str, value: str, columns: Iterable[str]) -> Cond
 
 def is_number(column: str) -> bool:
     """Whether a column holds numbers, told by the unit in its name."""
-    return column.endswith(("_seconds", "_ns", "_bytes", "_total")) or column in _NUMERIC_NAMES
+    return column.endswith(("_seconds", "_ns", "_bytes")) or "_seconds_p" in column or column in _NUMERIC_NAMES
 
 
 def matches(row: Row, conditions: Iterable[Condition]) -> bool:
@@ -116,7 +129,7 @@ def _holds(found: Any, operator: str, wanted: Any) -> bool:
 def _typed(column: str, text: str) -> Any:
     if not is_number(column):
         return text
-    units = _SECONDS if column.endswith("_seconds") else _BYTES if column.endswith("_bytes") else {"": 1}
+    units = _SECONDS if "_seconds" in column else _BYTES if column.endswith("bytes") else {"": 1}
     match = _QUANTITY.match(text)
     factor = units.get(match.group(2).lower()) if match else None
     if match is None or factor is None:
@@ -125,6 +138,6 @@ def _typed(column: str, text: str) -> Any:
     number = float(match.group(1).replace(",", "").replace("_", ""))
     if not abs(number * factor) < 2**63:
         raise BadCondition(f"{column}: {text} is too large")
-    if column.endswith("_seconds"):
+    if "_seconds" in column:
         return number * factor
     return round(number * factor)

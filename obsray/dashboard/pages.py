@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from . import queries
+from . import identifiers, queries
 from .shapes import overview_shape, task_shape
 from .source import Source
 from .tables import TABLES
@@ -64,22 +64,22 @@ async def _overview(request: Request) -> dict[str, Any]:
 
 async def overview(request: Request) -> Response:
     shape = await _overview(request)
-    return _render(request, "overview.html", overview=shape, series=json.dumps(shape["rates"]["series"]))
+    return _render(request, "overview.html", overview=shape, series=json.dumps(shape["series"]))
 
 
 async def overview_live(request: Request) -> Response:
     shape = await _overview(request)
     status = 200 if _source(request).is_live else STOP_POLLING
-    return _render(request, "_overview.html", status, overview=shape, series=json.dumps(shape["rates"]["series"]))
+    return _render(request, "_overview.html", status, overview=shape, series=json.dumps(shape["series"]))
 
 
 async def ledger_live(request: Request) -> Response:
-    ledger = await _source(request).ask(lambda view: view.ledger(), key="ledger")
+    ledger = await _source(request).ask(lambda view: view.ledger(refresh=False), key="ledger")
     return _render(request, "_ledger.html", 200 if _source(request).is_live else STOP_POLLING, ledger=ledger)
 
 
 async def ledger_page(request: Request) -> Response:
-    ledger = await _source(request).ask(lambda view: view.ledger(), key="ledger")
+    ledger = await _source(request).ask(lambda view: view.ledger(refresh=False), key="ledger")
     return _render(request, "ledger.html", ledger=ledger)
 
 
@@ -96,7 +96,7 @@ async def task_page(request: Request) -> Response:
     task_id = queries.identifier(request.path_params["id"])
 
     def both(view: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        task = view.task(task_id)
+        task = view.task(task_id, refresh=False)
         return task, queries.story(view, task["task_id"]) if task else {"id": task_id, "events": [], "left_out": 0}
 
     task, story = await _source(request).ask(both)
@@ -125,17 +125,13 @@ async def story_page(request: Request) -> Response:
 async def find(request: Request) -> Response:
     """The search field on top: an id goes to its page, anything else is looked for in task names."""
     text = request.query_params.get("q", "").strip()
-    by_name = RedirectResponse(f"/tasks?{urlencode({'name': text})}" if text else "/tasks", status_code=303)
-    try:
-        identifier = queries.identifier(text)
-    except queries.BadQuery:
-        return by_name
+    by_name = f"/tasks?{urlencode({'name': text})}" if text else "/tasks"
 
-    def place(view: Any) -> str | None:
-        task = view.task(identifier)
-        if task is not None:
-            return f"/tasks/{task['task_id']}"
-        return f"/story/{identifier}" if view.story(identifier) else None
+    def place(view: Any) -> str:
+        try:
+            noun, identifier = identifiers.anything(view, text)
+        except identifiers.UnknownId:
+            return by_name
+        return f"/tasks/{identifier}" if noun == "tasks" else f"/story/{identifier}"
 
-    found = await _source(request).ask(place)
-    return RedirectResponse(found, status_code=303) if found else by_name
+    return RedirectResponse(await _source(request).ask(place), status_code=303)

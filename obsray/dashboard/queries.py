@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from .conditions import CONDITIONS_MAX, BadCondition, Condition, make, matches, ordered, parse
-from .tables import TABLES, Table
+from .tables import Table
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 1000
@@ -94,18 +94,19 @@ def rows(view: Any, table: Table, query: Query) -> dict[str, Any]:
     """One page: ``{"rows": [...], "total": rows of the whole session that fulfil the conditions}``."""
     ask = getattr(view, table.noun)
     if table.noun in ("tasks", "objects"):
-        answer: dict[str, Any] = ask(
-            filters=list(query.conditions), sort=query.sort, limit=query.limit, offset=query.offset
-        )
+        filters = [
+            (column, operator, _job(value) if column == "job_id" else value)
+            for column, operator, value in query.conditions
+        ]
+        try:
+            answer: dict[str, Any] = ask(filters, query.sort, query.limit, query.offset, refresh=False)
+        except ValueError as error:
+            # The columns know more about their values than their names tell.
+            raise BadQuery(str(error)) from None
         return answer
-    found = [row for row in listed(ask()) if matches(row, query.conditions)]
+    found = [row for row in ask(refresh=False) if matches(row, query.conditions)]
     found = ordered(found, query.sort)
     return {"rows": found[query.offset : query.offset + query.limit], "total": len(found)}
-
-
-def listed(answer: Any) -> list[dict[str, Any]]:
-    """The rows of a view that returns all of them."""
-    return list(answer["rows"] if isinstance(answer, dict) else answer)
 
 
 def identifier(text: str) -> str:
@@ -118,7 +119,7 @@ def identifier(text: str) -> str:
 
 def story(view: Any, identifier_hex: str) -> dict[str, Any]:
     """What happened to one thing, oldest first; the middle of very long stories is left out and counted."""
-    events = list(view.story(identifier_hex))
+    events = list(view.story(identifier_hex, refresh=False))
     left_out = max(len(events) - STORY_EVENTS_MAX, 0)
     if left_out:
         half = STORY_EVENTS_MAX // 2
@@ -126,8 +127,14 @@ def story(view: Any, identifier_hex: str) -> dict[str, Any]:
     return {"id": identifier_hex, "events": events, "left_out": left_out}
 
 
-def table_named(noun: str) -> Table:
-    return TABLES[noun]
+def _job(text: Any) -> Any:
+    """A job id, shown in hex, as the number that its column holds."""
+    if isinstance(text, list):
+        return [_job(one) for one in text]
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise BadQuery(f"a job id is a hex number, not {text!r}") from None
 
 
 def _whole(text: str, name: str, least: int, most: int) -> int:

@@ -79,17 +79,14 @@ class Source:
         self.is_live = is_alive(self.session.get("node_pid"))
         if self._views is None:
             self._views = self._opener(self.directory)
-        else:
-            refresh = getattr(self._views, "refresh", None) or self._views.store.refresh
-            refresh()
+        self._views.refresh()
         self._refreshed_at = time.monotonic()
 
 
 def open_views(session_directory: Path) -> Any:
     """The views over a session's recorded telemetry."""
-    from obsray.telemetry.views import Views
-
     from obsray.telemetry.store import Store
+    from obsray.telemetry.views import Views
 
     return Views(Store.open(session_directory))
 

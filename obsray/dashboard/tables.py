@@ -5,12 +5,12 @@ One description for the web tables, the JSON twins' column checks and ``obsray l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``kind`` says how a value is shown: text, id, state, seconds, size, count, clock, flag or cause."""
+    """``kind`` says how a value is shown: text, id, state, seconds, size, count, clock, cause, running or states."""
 
     key: str
     title: str
@@ -34,12 +34,11 @@ class Table:
     about: str
     columns: tuple[Column, ...]
     sort: str
-    #: Keys that may be filtered and sorted by besides the columns shown.
-    more: tuple[str, ...] = field(default=())
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(column.key for column in self.columns) + self.more
+        """Columns that can be filtered and sorted by."""
+        return tuple(column.key for column in self.columns if column.kind != "states")
 
     def shown(self, rank: int = 2) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if column.rank <= rank)
@@ -120,11 +119,16 @@ ACTORS = Table(
         Column("state", "State", "state"),
         _id("worker_id", "Worker", "worker"),
         Column("pid", "PID"),
+        _count("calls", "Calls"),
         _count("restarts", "Restarts"),
-        Column("job_id", "Job", rank=2),
+        _seconds("start_seconds", "Start", 2),
         Column("created_at_ns", "Created", "clock"),
-        Column("cause", "Cause of death", "cause", rank=2),
+        Column("died_cause", "Cause of death", "cause", rank=2),
         Column("error", "Error", rank=2),
+        Column("job_id", "Job", rank=3),
+        Column("namespace", "Namespace", rank=3),
+        Column("shape", "Shape", rank=3),
+        Column("died_at_ns", "Died", "clock", rank=3),
     ),
     "-created_at_ns",
 )
@@ -132,36 +136,52 @@ ACTORS = Table(
 OBJECTS = Table(
     "objects",
     "Objects",
-    "Values: who made them, how big they are, where they are.",
+    "Values that were put or are in the store: who made them, how big they are, where they are.",
     (
         _id("object_id", "Object", "object"),
         Column("state", "State", "state"),
-        _size("object_bytes", "Size"),
-        _id("task_id", "Made by", "task"),
+        _size("bytes", "Size"),
+        Column("producer", "Made by"),
+        _id("task_id", "Task", "task"),
+        _count("pins", "Pins"),
         Column("created_at_ns", "Created", "clock"),
         _seconds("age_seconds", "Age"),
         Column("call_site", "Call site", rank=2),
+        _id("owner", "Owner", "worker", 2),
+        Column("sealed_at_ns", "Sealed", "clock", rank=3),
+        Column("spilled_at_ns", "Spilled", "clock", rank=3),
+        Column("restored_at_ns", "Restored", "clock", rank=3),
+        Column("freed_at_ns", "Freed", "clock", rank=3),
+        Column("lost_at_ns", "Lost", "clock", rank=3),
+        Column("put_at_ns", "Put", "clock", rank=3),
     ),
-    "-object_bytes",
+    "-bytes",
 )
 
 WORKERS = Table(
     "workers",
     "Workers",
-    "Processes that run tasks and actors, and drivers.",
+    "Every process of the session: drivers, workers and the runtime's own.",
     (
-        _id("worker_id", "Worker", "worker"),
-        Column("kind", "Kind", "cause"),
+        _id("worker_id", "Process", "worker"),
+        Column("kind", "Kind"),
         Column("state", "State", "state"),
         Column("pid", "PID"),
-        Column("running", "Runs now"),
-        _count("tasks", "Tasks ended"),
+        Column("current_task", "Runs now", "running"),
+        _count("tasks_done", "Tasks ended"),
         _size("rss_bytes", "Memory"),
-        Column("started_at_ns", "Started", "clock"),
-        Column("cause", "Cause of death", "cause", rank=2),
+        _seconds("cpu_seconds", "CPU"),
+        _count("threads", "Threads", 2),
+        Column("registered_at_ns", "Started", "clock"),
+        Column("died_at_ns", "Died", "clock", rank=2),
+        Column("died_cause", "Cause of death", "cause", rank=2),
         Column("error", "Error", rank=2),
+        _id("current_task_id", "Task", "task", 3),
+        _id("actor_id", "Actor", "actor", 3),
+        _seconds("start_seconds", "Start", 3),
+        _size("unique_bytes", "Unique memory", 3),
     ),
-    "-started_at_ns",
+    "-tasks_done",
 )
 
 NODES = Table(
@@ -175,6 +195,8 @@ NODES = Table(
         Column("pid", "PID"),
         _size("store_bytes", "Object store"),
         Column("started_at_ns", "Started", "clock"),
+        Column("stopped_at_ns", "Stopped", "clock"),
+        Column("error", "Error", rank=2),
     ),
     "-started_at_ns",
 )
@@ -187,8 +209,10 @@ JOBS = Table(
         Column("job_id", "Job"),
         Column("state", "State", "state"),
         Column("entrypoint", "Entry point"),
+        Column("namespace", "Namespace", rank=2),
         Column("pid", "PID"),
-        _id("worker_id", "Driver", "worker"),
+        _id("driver_id", "Driver", "worker"),
+        _count("tasks", "Tasks"),
         Column("started_at_ns", "Started", "clock"),
         Column("ended_at_ns", "Ended", "clock"),
         Column("cause", "Cause", "cause", rank=2),
@@ -199,22 +223,22 @@ JOBS = Table(
 FUNCTIONS = Table(
     "functions",
     "Functions",
-    "Tasks folded by name: how many, how they ended, where their time went.",
+    "Tasks folded by name: how many, how they fare, where their time goes.",
     (
         Column("name", "Function", "function"),
-        _count("tasks", "Tasks"),
-        _count("finished", "Finished"),
-        _count("failed", "Failed"),
-        _count("pending", "Pending"),
-        _seconds("run_seconds_mean", "Run, mean"),
-        _seconds("run_seconds_p50", "p50"),
+        _count("total", "Tasks"),
+        Column("by_state", "States", "states"),
+        _count("failed", "Failed", 3),
+        _seconds("run_seconds_p50", "Run p50"),
         _seconds("run_seconds_p95", "p95"),
-        _seconds("run_seconds_max", "max"),
-        _seconds("run_seconds_total", "Run, total"),
-        _seconds("queue_seconds_mean", "Queue, mean"),
-        _size("result_bytes_total", "Results", 2),
+        _seconds("run_seconds_p99", "p99"),
+        _seconds("queue_seconds_p50", "Queue p50"),
+        _seconds("queue_seconds_p95", "p95", 2),
+        _seconds("queue_seconds_p99", "p99", 2),
+        _seconds("cpu_seconds", "CPU in all"),
+        _size("result_bytes", "Results", 2),
     ),
-    "-run_seconds_total",
+    "-total",
 )
 
 TABLES: dict[str, Table] = {table.noun: table for table in (TASKS, ACTORS, OBJECTS, WORKERS, NODES, JOBS, FUNCTIONS)}

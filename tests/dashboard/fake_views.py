@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from obsray.dashboard.conditions import matches, ordered
+from obsray.dashboard.tables import TASK_STATES
 
 OWNER = "3fa2c1d0aa00bb11"
 NOW_NS = 1_790_000_000_000_000_000
@@ -25,16 +26,45 @@ def worker_id(number: int) -> str:
     return f"{number:02x}" * 8
 
 
+ATTEMPT = (
+    "attempt", "worker_id", "worker_pid", "started_at_ns", "ended_at_ns", "run_seconds", "outcome", "error",
+)  # fmt: skip
+WORKER = (
+    "worker_id", "pid", "kind", "starting_at_ns", "registered_at_ns", "start_seconds", "died_at_ns", "died_cause",
+    "exit_code", "signal", "error", "last_task", "rss_bytes", "unique_bytes", "cpu_seconds", "threads", "descriptors",
+    "sampled_at_ns", "actor_id", "closed_at_ns", "label", "current_task_id", "current_task", "tasks_done", "state",
+)  # fmt: skip
+ACTOR = (
+    "actor_id", "class_name", "name", "namespace", "state", "worker_id", "node_id", "job_id", "task_id", "shape",
+    "restarts", "restarts_max", "detached", "created_at_ns", "placed_at_ns", "alive_at_ns", "died_at_ns",
+    "start_seconds", "died_cause", "error", "pid", "calls",
+)  # fmt: skip
+OBJECT = (
+    "object_id", "owner", "owner_label", "task_id", "kind", "producer", "creator", "call_site", "bytes", "state",
+    "pins", "age_seconds", "error", "put_at_ns", "created_at_ns", "sealed_at_ns", "spilled_at_ns", "restored_at_ns",
+    "freed_at_ns", "lost_at_ns", "pinned_at_ns",
+)  # fmt: skip
+NODE = (
+    "node_id", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns", "error", "resources", "store",
+    "sample",
+)  # fmt: skip
+JOB = (
+    "job_id", "driver_id", "pid", "entrypoint", "namespace", "state", "cause", "started_at_ns", "ended_at_ns", "tasks",
+)  # fmt: skip
+
+
 class FakeViews:
     """``tasks_total`` tasks in every state, with one hostile name (task 7) and one failed task (task 13)."""
 
     def __init__(self, tasks_total: int = 1000, seed: int = 7) -> None:
         self.refreshed = 0
+        self.events_lost = 0
         chance = random.Random(seed)
         self.rows = [self._row(number, chance) for number in range(tasks_total)]
 
-    def refresh(self) -> None:
+    def refresh(self) -> int:
         self.refreshed += 1
+        return 0
 
     def _row(self, number: int, chance: random.Random) -> dict[str, Any]:
         state = chance.choices(
@@ -64,7 +94,7 @@ class FakeViews:
             "attempt": 0,
             "parent_task_id": task_id(0) if number else None,
             "actor_id": None,
-            "job_id": 1,
+            "job_id": "00000001",
             "worker_id": worker_id(number % 4 + 1) if ended or state.startswith("RUN") else None,
             "worker_pid": 4000 + number % 4,
             "shape": f"{NAMES[number % len(NAMES)]} CPU=1",
@@ -82,73 +112,75 @@ class FakeViews:
             "store_seconds": 0.0003,
             "total_seconds": run and run + queue + 0.007,
             "result_bytes": chance.randrange(1 << 22),
-            "outcome": {"FINISHED": "OK", "FAILED": "APP_ERROR"}.get(state),
+            "outcome": {"FINISHED": "ok", "FAILED": "app_error"}.get(state),
             "trace_id": "ab" * 16,
             "error": TRACEBACK if state == "FAILED" else None,
         }
 
     def tasks(
-        self, filters: Any = (), sort: str = "-submitted_at_ns", limit: int = 50, offset: int = 0
+        self, filters: Any = (), sort: str = "-submitted_at_ns", limit: int = 50, offset: int = 0, refresh: bool = True
     ) -> dict[str, Any]:
+        filters = [
+            (column, operator, f"{value:08x}" if column == "job_id" else value) for column, operator, value in filters
+        ]
         found = ordered([row for row in self.rows if matches(row, filters)], sort)
         return {"rows": found[offset : offset + limit], "total": len(found)}
 
-    def task(self, identifier: str) -> dict[str, Any] | None:
-        found = [row for row in self.rows if row["task_id"].startswith(identifier)]
-        if len(found) != 1 and (not found or found[0]["task_id"] != identifier):
+    def task(self, identifier: str, refresh: bool = True) -> dict[str, Any] | None:
+        row = next((row for row in self.rows if row["task_id"] == identifier), None)
+        if row is None:
             return None
-        row, at = found[0], found[0]["submitted_at_ns"]
-        split = []
+        at, split = row["submitted_at_ns"], []
         for what, seconds, why in (
-            ("waiting for arguments", row["wait_arguments_seconds"], f"load_shard {task_id(1)} had not finished"),
+            ("waiting for arguments", row["wait_arguments_seconds"], "1 argument did not exist yet"),
             ("queued", row["queue_seconds"], "no free CPU: 4 of 4 held by train_step"),
-            ("dispatch", row["dispatch_seconds"], ""),
-            ("fetch", row["fetch_seconds"], "1 argument, 4.2 MiB out of the object store"),
+            ("dispatch", row["dispatch_seconds"], "on its way to worker 02020202 (pid 4002)"),
+            ("fetch arguments", row["fetch_seconds"], "1 argument, 4.2 MiB out of the object store"),
             ("deserialise", row["deserialize_seconds"], ""),
             ("run", row["run_seconds"], ""),
-            ("blocked", row["blocked_seconds"], ""),
+            ("blocked in get", row["blocked_seconds"], ""),
             ("store result", row["store_seconds"], ""),
         ):
-            span = round((seconds or 0) * 1e9)
-            split.append({"what": what, "seconds": seconds or 0.0, "from_ns": at, "to_ns": at + span, "why": why})
-            at += span
-        waits = row["state"].startswith("PENDING")
-        kin = {"task_id": task_id(1), "name": "load_shard", "state": "FINISHED"}
+            end = at + round((seconds or 0) * 1e9)
+            split.append({"what": what, "seconds": seconds or 0.0, "from_ns": at, "to_ns": end, "why": why})
+            at = end
+        reason = "Waiting for a CPU for 2.1 s: 4 of 4 are held by train_step; 31 tasks of this shape are ahead."
+        attempt = {name: row[name] for name in ATTEMPT}
         return {
             **row,
             "time_split": split,
-            "attempts": [row] if row["worker_id"] else [],
-            "producers": [kin],
-            "arguments": [kin],
-            "pending_reason": "Waiting for a CPU for 2.1 s: 4 of 4 are held by train_step; 31 tasks of this shape are ahead."
-            if waits
-            else None,
-            "children": [
-                {"task_id": task_id(number), "name": "tokenize", "state": "RUNNING"} for number in range(20, 45)
+            "attempts": [attempt] if row["worker_id"] else [],
+            "pending_reason": reason if row["state"].startswith("PENDING") else None,
+            "arguments": [
+                {
+                    "object_id": task_id(1) + "00000000",
+                    "producer_task_id": task_id(1),
+                    "producer_name": HOSTILE,
+                    "producer_state": "FINISHED",
+                    "waited_from_ns": NOW_NS,
+                }
             ],
+            "results": [],
+            "children": {
+                "total": 25,
+                "by_state": {"FINISHED": 20, "RUNNING": 5},
+                "by_name": {"tokenize": 24, HOSTILE: 1},
+                "task_ids": [task_id(number) for number in range(20, 40)],
+            },
         }
 
-    def story(self, identifier: str) -> list[dict[str, Any]]:
+    def story(self, identifier: str, refresh: bool = True) -> list[dict[str, Any]]:
         row = next((row for row in self.rows if row["task_id"] == identifier), None)
         if row is None and identifier not in {worker_id(number) for number in range(1, 5)}:
             return []
+        failed = row is not None and row["state"] == "FAILED"
         told = (
-            (
-                "task_submitted",
-                "driver",
-                f"submitted {row['name'] if row else 'x'} with 2 arguments, 1 of them not ready",
-                0,
-            ),
-            ("task_arguments_waiting", "driver", "waits for the result of load_shard", 0),
-            ("lease_decided", "node", "queued: no free CPU (4 of 4 taken), 31 ahead of it", 1),
-            ("task_started", "worker", "attempt 0 began to run", 0),
-            ("task_ended", "worker", "ran 4.1 ms (3.6 ms on the CPU)", 0),
-            (
-                "task_finished",
-                "driver",
-                "failed: ValueError" if row and row["state"] == "FAILED" else "finished",
-                2 if row and row["state"] == "FAILED" else 0,
-            ),
+            ("task_submitted", "driver", f"submitted {row['name'] if row else 'x'} with 2 arguments", "info"),
+            ("task_arguments_waiting", "driver", "waits for the result of load_shard", "info"),
+            ("lease_decided", "node", "queued: no free CPU (4 of 4 taken), 31 ahead of it", "warning"),
+            ("task_started", "worker", "attempt 0 began to run", "info"),
+            ("task_ended", "worker", "ran 4.1 ms (3.6 ms on the CPU)", "info"),
+            ("task_finished", "driver", "failed: ValueError" if failed else "finished", "error" if failed else "info"),
         )
         return [
             {
@@ -163,27 +195,35 @@ class FakeViews:
             for step, (event, label, text, severity) in enumerate(told)
         ]
 
-    def workers(self) -> list[dict[str, Any]]:
-        return [
-            {
+    def workers(self, refresh: bool = True) -> list[dict[str, Any]]:
+        driver = dict.fromkeys(WORKER) | {
+            "worker_id": OWNER,
+            "kind": "driver",
+            "state": "ALIVE",
+            "pid": 3990,
+            "tasks_done": 0,
+        }
+        return [driver] + [
+            dict.fromkeys(WORKER)
+            | {
                 "worker_id": worker_id(number),
-                "kind": "WORKER",
-                "state": "LEASED" if number < 4 else "IDLE",
+                "kind": "worker",
+                "state": "BUSY" if number < 4 else "IDLE",
                 "pid": 4000 + number,
-                "running": NAMES[number] if number < 4 else None,
-                "running_task_id": task_id(number) if number < 4 else None,
-                "tasks": 250,
+                "label": f"worker {number}",
+                "current_task": HOSTILE if number == 1 else NAMES[2] if number < 4 else None,
+                "current_task_id": task_id(number) if number < 4 else None,
+                "tasks_done": 250,
                 "rss_bytes": 91 << 20,
-                "started_at_ns": NOW_NS,
-                "cause": None,
-                "error": None,
+                "registered_at_ns": NOW_NS,
             }
             for number in range(1, 5)
         ]
 
-    def actors(self) -> list[dict[str, Any]]:
+    def actors(self, refresh: bool = True) -> list[dict[str, Any]]:
         return [
-            {
+            dict.fromkeys(ACTOR)
+            | {
                 "actor_id": f"{OWNER}02{1:014x}",
                 "class_name": "Evaluator",
                 "name": HOSTILE,
@@ -191,122 +231,119 @@ class FakeViews:
                 "worker_id": worker_id(2),
                 "pid": 4002,
                 "restarts": 1,
-                "job_id": 1,
+                "job_id": "00000001",
+                "calls": 12,
                 "created_at_ns": NOW_NS,
-                "cause": None,
-                "error": None,
             }
         ]
 
     def objects(
-        self, filters: Any = (), sort: str = "-object_bytes", limit: int = 50, offset: int = 0
+        self, filters: Any = (), sort: str = "-bytes", limit: int = 50, offset: int = 0, refresh: bool = True
     ) -> dict[str, Any]:
         found = [
-            {
+            dict.fromkeys(OBJECT)
+            | {
                 "object_id": task_id(number) + "00000000",
                 "state": "SEALED" if number % 5 else "SPILLED",
-                "object_bytes": 100_000 * number,
+                "bytes": 100_000 * number,
                 "task_id": task_id(number),
+                "producer": HOSTILE if number == 7 else "merge",
                 "created_at_ns": NOW_NS + number,
                 "age_seconds": 1.5 * number,
-                "call_site": None,
+                "owner": OWNER,
+                "pins": number % 3,
             }
             for number in range(300)
         ]
         found = ordered([row for row in found if matches(row, filters)], sort)
         return {"rows": found[offset : offset + limit], "total": len(found)}
 
-    def nodes(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "node_id": "cd" * 8,
-                "state": "ALIVE",
-                "host": "host-1",
-                "pid": 3999,
-                "store_bytes": 2 << 30,
-                "started_at_ns": NOW_NS,
-            }
-        ]
+    def nodes(self, refresh: bool = True) -> list[dict[str, Any]]:
+        facts = {
+            "node_id": "cd" * 8,
+            "state": "ALIVE",
+            "host": HOSTILE,
+            "pid": 3999,
+            "store_bytes": 2 << 30,
+            "started_at_ns": NOW_NS,
+        }
+        return [dict.fromkeys(NODE) | facts]
 
-    def jobs(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "job_id": 1,
-                "state": "RUNNING",
-                "entrypoint": "train.py",
-                "pid": 3990,
-                "worker_id": OWNER,
-                "started_at_ns": NOW_NS,
-                "ended_at_ns": None,
-                "cause": None,
-            }
-        ]
+    def jobs(self, refresh: bool = True) -> list[dict[str, Any]]:
+        facts = {
+            "job_id": "00000001",
+            "state": "RUNNING",
+            "entrypoint": HOSTILE,
+            "pid": 3990,
+            "driver_id": OWNER,
+            "tasks": 1000,
+        }
+        return [dict.fromkeys(JOB) | facts | {"started_at_ns": NOW_NS}]
 
-    def functions(self) -> list[dict[str, Any]]:
+    def functions(self, refresh: bool = True) -> list[dict[str, Any]]:
         return [
             {
                 "name": name,
-                "tasks": 200,
-                "finished": 190 - step,
+                "total": 200 - step,
                 "failed": step,
-                "pending": 10,
-                "run_seconds_mean": 0.02,
+                "by_state": {"FINISHED": 190, "FAILED": 1 + step, "RUNNING": 3},
                 "run_seconds_p50": 0.018,
                 "run_seconds_p95": 0.11,
-                "run_seconds_max": 0.4,
-                "run_seconds_total": 4.0 + step,
-                "queue_seconds_mean": 0.05,
-                "result_bytes_total": 1 << 30,
+                "run_seconds_p99": 0.4,
+                "queue_seconds_p50": 0.05,
+                "queue_seconds_p95": None,
+                "queue_seconds_p99": 0.07,
+                "cpu_seconds": 4.0 + step,
+                "result_bytes": 1 << 30,
             }
-            for step, name in enumerate(NAMES)
+            for step, name in enumerate((*NAMES, HOSTILE))
         ]
 
-    def leases(self) -> list[dict[str, Any]]:
-        return []
-
-    def ledger(self) -> dict[str, Any]:
-        by_state: dict[str, int] = {}
+    def _by_state(self) -> dict[str, int]:
+        found = dict.fromkeys(TASK_STATES, 0)
         for row in self.rows:
-            by_state[row["state"]] = by_state.get(row["state"], 0) + 1
-        ended = {key.lower(): by_state.get(key, 0) for key in ("FINISHED", "FAILED", "CANCELLED")}
+            found[row["state"]] += 1
+        return found
+
+    def ledger(self, refresh: bool = True) -> dict[str, Any]:
+        by_state, events = self._by_state(), 4 * len(self.rows)
+        ended = {key.lower(): by_state[key] for key in ("FINISHED", "FAILED", "CANCELLED")}
+        pending = len(self.rows) - sum(ended.values())
+        totals = dict.fromkeys(("events_recorded", "events_read", "events_stored"), events)
+        ring = {"process": OWNER, "kind": "driver", "pid": 3990, "alive": True, "closed": False, "first_sequence": 1}
+        numbers = {
+            "last_sequence": events,
+            "read": events,
+            "stored": events,
+            "gaps": 0,
+            "dropped": 0,
+            "last_at_ns": NOW_NS,
+        }
         return {
-            "events_stored": 4 * len(self.rows),
-            "events_lost": 0,
-            "balanced": True,
-            "tasks": {"submitted": len(self.rows), **ended, "pending": len(self.rows) - sum(ended.values())},
-            "rings": [
-                {
-                    "worker_id": OWNER,
-                    "process": "DRIVER",
-                    "pid": 3990,
-                    "first_sequence": 1,
-                    "last_sequence": 4000,
-                    "stored": 4000,
-                    "lost": 0,
-                }
-            ],
+            "rings": [ring | numbers],
+            "totals": totals | {"events_lost": self.events_lost, "events_folded": 0, "bytes_stored": 1 << 20},
+            "tasks": {"submitted": len(self.rows), **ended, "pending": pending, "unaccounted": 0, "balance_ok": True},
         }
 
-    def overview(self) -> dict[str, Any]:
-        by_state: dict[str, int] = {}
-        for row in self.rows:
-            by_state[row["state"]] = by_state.get(row["state"], 0) + 1
-        chance = random.Random(3)
+    def overview(self, refresh: bool = True) -> dict[str, Any]:
+        chance, book = random.Random(3), self.ledger()
         submitted = [9000 + chance.randrange(3000) for _ in range(60)]
+        finished = [value - chance.randrange(1500) for value in submitted]
+        failed = [row for row in self.rows if row["state"] == "FAILED"][:5]
         return {
+            "session": {"live": True},
+            "now_ns": NOW_NS,
             "uptime_seconds": 754.2,
+            "nodes": self.nodes(),
             "resources": {"CPU": {"total": 4.0, "used": 4.0}, "GPU": {"total": 1.0, "used": 0.0}},
-            "tasks": by_state,
-            "workers": {"LEASED": 3, "IDLE": 1},
+            "tasks": self._by_state(),
+            "tasks_total": len(self.rows),
+            "workers": {"BUSY": 3, "IDLE": 1},
+            "actors": {"ALIVE": 1},
             "rates": {
                 "submitted_per_second": 10211.0,
                 "finished_per_second": 9876.5,
-                "series": {
-                    "time_ns": [NOW_NS + second * 10**9 for second in range(60)],
-                    "submitted": submitted,
-                    "finished": [max(0, value - chance.randrange(1500)) for value in submitted],
-                    "failed": [0] * 60,
-                },
+                "series": {"from_ns": NOW_NS, "submitted": submitted, "finished": finished, "events": submitted},
             },
             "store": {
                 "capacity_bytes": 2 << 30,
@@ -314,17 +351,21 @@ class FakeViews:
                 "pinned_bytes": 210 << 20,
                 "spilled_bytes": 64 << 20,
                 "objects": 300,
+                "objects_spilled": 60,
             },
-            "events": {"total": 4 * len(self.rows), "per_second": 41_020.0},
-            "ledger": self.ledger(),
+            "events_total": 4 * len(self.rows),
+            "events_per_second": 41_020.0,
+            "bytes_stored": 1 << 20,
+            "telemetry_lag_seconds": 0.1,
+            "ledger": {**book["totals"], **book["tasks"]},
             "recent_errors": [
                 {
-                    "time_ns": NOW_NS,
                     "task_id": row["task_id"],
                     "name": row["name"],
-                    "error": row["error"].splitlines()[-1],
+                    "ended_at_ns": row["ended_at_ns"],
+                    "outcome": row["outcome"],
+                    "error": HOSTILE,
                 }
-                for row in self.rows
-                if row["state"] == "FAILED"
+                for row in failed
             ],
         }

@@ -29,8 +29,7 @@ function colour(name) {
 function readSeries() {
   const holder = document.getElementById("series");
   if (!holder) return null;
-  const series = JSON.parse(holder.dataset.series);
-  return [series.time_ns.map((time) => time / 1e9), series.submitted, series.finished];
+  return JSON.parse(holder.dataset.series);
 }
 
 function short(value) {
