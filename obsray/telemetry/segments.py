@@ -215,15 +215,16 @@ class SegmentWriter:
             self.rows_pending += len(columns)
 
     def flush(self, rings: Iterable[RingState]) -> int:
-        """Store what was taken and commit it together with how far each ring is read. Returns bytes written."""
-        changed: dict[str, Any] = {}
-        written = 0
-        for event, parts in self._pending.items():
-            stream = self._streams.get(event) or self._open(event)
-            before = stream.entry.bytes
-            stream.write(concat(parts), self.texts)
-            written += stream.entry.bytes - before
-            changed[event] = {**asdict(stream.entry), "rings": {}}
+        """Store what was taken and commit it together with how far each ring is read. Returns bytes written.
+
+        After an OSError nothing of this flush counts, and what was taken is still to be stored.
+        """
+        before = {event: asdict(stream.entry) for event, stream in self._streams.items()}
+        try:
+            changed, written = self._write_pending()
+        except OSError:
+            self._take_back(before)
+            raise
         self._pending.clear()
         self.rows_pending = 0
         moved = {}
@@ -241,6 +242,31 @@ class SegmentWriter:
         if self._commit_bytes > COMMITS_BYTES_MAX:
             self.write_manifest()
         return written
+
+    def _write_pending(self) -> tuple[dict[str, Any], int]:
+        changed: dict[str, Any] = {}
+        written = 0
+        for event, parts in self._pending.items():
+            stream = self._streams.get(event) or self._open(event)
+            size = stream.entry.bytes
+            stream.write(concat(parts), self.texts)
+            written += stream.entry.bytes - size
+            changed[event] = {**asdict(stream.entry), "rings": {}}
+        return changed, written
+
+    def _take_back(self, before: dict[str, dict[str, Any]]) -> None:
+        """A flush failed half way: what it wrote is not valid. Later flushes go to new files."""
+        for event, stream in self._streams.items():
+            entries = self.catalog.files[event]
+            if event in before:
+                entries[-1] = FileEntry(**before[event])
+            else:
+                entries.pop()
+            try:
+                stream.close()
+            except OSError:
+                pass  # nothing behind the last commit is read
+        self._streams.clear()
 
     def compact(self) -> bool:
         """Turn one large stream into Parquet and keep within ``bytes_max``; True if there was something to do.

@@ -94,7 +94,10 @@ def _lease_decided(r: Row, n: Names) -> str:
     asked = f"{n.process_label(r['owner'])} asked for {r['wanted']} worker(s) for {r['shape']}"
     granted = f" {n.process_label(r['worker'])}" if any(r["worker"]) else ""
     queue = f"; {r['queue_depth']} demand(s) wait" if r["queue_depth"] else ""
-    return f"{asked}: {r['outcome']}{granted}: {decision_text(r)}{queue}"
+    if r["outcome"] == "granted":
+        return f"{asked}: granted{granted}, {reason_text(r['reason'])}{queue}"
+    said = decision_text(r)
+    return f"{asked}: {said if said.startswith(r['outcome']) else r['outcome'] + ', ' + said}{queue}"
 
 
 def _lease_candidate(r: Row, n: Names) -> str:

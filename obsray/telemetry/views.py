@@ -25,7 +25,7 @@ from obsray.telemetry.objects import ObjectTable
 from obsray.telemetry.processes import ActorTable, ClusterTable, ProcessTable
 from obsray.telemetry.samples import SampleTable
 from obsray.telemetry.store import Running, Store
-from obsray.telemetry.table import Column, Filter, QueryError, query
+from obsray.telemetry.table import Column, Filter, QueryError, query, same_id
 from obsray.telemetry.tasks import BLOCKED, FAILED, FINISHED, OPEN, QUEUED, RUNNING, STATES, WAITING_ARGUMENTS, TaskTable
 
 __all__ = ["Filter", "QueryError", "Views"]
@@ -263,7 +263,7 @@ class Views:
             waits = self.store.about("task_arguments_waiting", "task", task)
             return [f"{self._object_text(record['object'])}" for record in waits]
 
-        return explain.PendingFacts(decision, missing, self._holders)
+        return explain.PendingFacts(decision, missing, lambda: self._holders(decision))
 
     def _object_text(self, identifier: bytes) -> str:
         row = self.task_table.index.row(ids.task_of(identifier))
@@ -273,8 +273,10 @@ class Views:
         state = STATES[int(self.task_table["state"][row])]
         return f"object {ids.short(identifier)}, the result of {name} ({state})"
 
-    def _holders(self) -> str:
+    def _holders(self, decision: Row | None) -> str:
         """Who holds the workers, as the end of a sentence."""
+        if decision is None or decision["outcome"] == "granted":
+            return ""
         held = Counter(row["shape"] for row in self.lease_table.held.values())
         if not held:
             return ""
@@ -336,8 +338,6 @@ class Views:
         return {name: values[name] for name in names}
 
     def _children(self, task: bytes) -> dict[str, Any]:
-        from obsray.telemetry.table import same_id
-
         rows = np.flatnonzero(same_id(self.task_table["parent"], task))
         states = Counter(STATES[state] for state in self.task_table["state"][rows])
         names = Counter(self.store.texts[code] for code in self.task_table["name"][rows].tolist())

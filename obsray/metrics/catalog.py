@@ -1,0 +1,101 @@
+"""Every metric: name, type, unit, labels, help, and the events it is folded from.
+
+The exporter serves exactly these; ``docs/metrics.md`` is generated from them; dashboards and alert rules may name
+nothing else. Labels are bounded: ``fn`` keeps the first ``FUNCTIONS_MAX`` names and calls the rest ``other``; ids never
+are labels, they are in the exemplars of histograms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FUNCTIONS_MAX = 200
+SHAPES_MAX = 200
+OTHER = "other"
+
+#: Upper bounds of histogram buckets in seconds.
+BUCKETS: tuple[float, ...] = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 150.0, 300.0, 600.0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One family. ``name`` is without ``_total``, which counters get in the exposition."""
+
+    name: str
+    type: str
+    unit: str
+    labels: tuple[str, ...]
+    help: str
+    events: tuple[str, ...]
+
+    @property
+    def exposed(self) -> str:
+        """The name a query uses (of a histogram: the family's)."""
+        return f"{self.name}_total" if self.type == "counter" else self.name
+
+
+_METRICS: tuple[Metric, ...] = (
+    # tasks
+    Metric("obsray_tasks_submitted", "counter", "", ("fn",), "Tasks accepted by their owner.", ("task_submitted",)),
+    Metric("obsray_tasks_finished", "counter", "", ("fn", "outcome"), "Tasks that are over, as their owner saw it.",
+           ("task_finished", "tasks_finished")),
+    Metric("obsray_tasks_pending", "gauge", "", ("reason", "shape"),
+           "Tasks that do not run yet: waiting for arguments, for a worker (with the scheduler's reason), or at a worker.",
+           ("task_submitted", "task_ready", "task_finished", "tasks_finished", "lease_requested", "lease_decided")),
+    Metric("obsray_tasks_running", "gauge", "", (), "Tasks running now, read from the black boxes of the processes.", ()),
+    Metric("obsray_task_duration_seconds", "histogram", "seconds", ("fn",), "Time inside the function.", ("task_ended",)),
+    Metric("obsray_task_queue_seconds", "histogram", "seconds", ("fn",),
+           "From submission (or the last argument) to dispatch, first attempts.", ("task_submitted", "task_ended")),
+    Metric("obsray_task_fetch_seconds", "histogram", "seconds", ("fn",), "Fetching arguments.", ("task_ended",)),
+    Metric("obsray_task_deserialize_seconds", "histogram", "seconds", ("fn",), "Making Python objects of arguments.",
+           ("task_ended",)),
+    Metric("obsray_task_store_seconds", "histogram", "seconds", ("fn",), "Storing or sending results.", ("task_ended",)),
+    Metric("obsray_task_cpu_seconds", "counter", "seconds", ("fn",), "CPU time inside the function.", ("task_ended",)),
+    Metric("obsray_task_retries", "counter", "", ("fn", "cause"), "Attempts that failed and were followed by another.",
+           ("task_retried",)),
+    # scheduler
+    Metric("obsray_scheduler_decisions", "counter", "", ("node", "outcome", "reason"),
+           "Answers of the local scheduler to demands for workers.", ("lease_decided",)),
+    Metric("obsray_scheduler_queue_depth", "gauge", "", ("node",), "Demands that wait.", ("node_sample",)),
+    Metric("obsray_scheduler_loop_lag_seconds", "histogram", "seconds", ("node",), "How late the node's loop is.",
+           ("node_sample",)),
+    # objects
+    Metric("obsray_object_store_capacity_bytes", "gauge", "bytes", ("node",), "Size of the object store.", ("store_sample",)),
+    Metric("obsray_object_store_used_bytes", "gauge", "bytes", ("node",), "Bytes of objects in the store.", ("store_sample",)),
+    Metric("obsray_object_store_pinned_bytes", "gauge", "bytes", ("node",), "Bytes mapped by readers.", ("store_sample",)),
+    Metric("obsray_object_store_spilled_bytes", "gauge", "bytes", ("node",), "Bytes of objects on disk.", ("store_sample",)),
+    Metric("obsray_objects", "gauge", "", ("node", "state"), "Objects by where they are.", ("store_sample",)),
+    Metric("obsray_object_created_bytes", "counter", "bytes", ("node",), "Room reserved for objects.", ("object_created",)),
+    Metric("obsray_object_freed_bytes", "counter", "bytes", ("node",), "Room of freed objects.", ("object_freed",)),
+    Metric("obsray_object_spilled_bytes", "counter", "bytes", ("node",), "Moved to disk.", ("object_spilled",)),
+    Metric("obsray_object_restored_bytes", "counter", "bytes", ("node",), "Read back from disk.", ("object_restored",)),
+    Metric("obsray_objects_lost", "counter", "", ("node",), "Objects that can no longer be read.", ("object_lost",)),
+    # workers, actors, resources
+    Metric("obsray_workers", "gauge", "", ("node", "state"), "Worker processes by state.", ("node_sample", "worker_died")),
+    Metric("obsray_worker_deaths", "counter", "", ("node", "cause"), "Ends of processes by cause.", ("worker_died",)),
+    Metric("obsray_worker_start_seconds", "histogram", "seconds", ("node",), "From asking for a process to its hello.",
+           ("worker_registered",)),
+    Metric("obsray_actor_restarts", "counter", "", ("cause",), "Actors started again.", ("actor_restarting",)),
+    Metric("obsray_resource_total", "gauge", "", ("node", "resource"), "How much there is.", ("resource_sample",)),
+    Metric("obsray_resource_used", "gauge", "", ("node", "resource"), "How much is taken.", ("resource_sample",)),
+    Metric("obsray_process_resident_memory_bytes", "gauge", "bytes", ("node", "process"),
+           "Resident memory, summed over processes of a kind.", ("process_sample",)),
+    Metric("obsray_process_unique_memory_bytes", "gauge", "bytes", ("node", "process"),
+           "Memory no other process shares, summed over processes of a kind.", ("process_sample",)),
+    Metric("obsray_gcs_rpc_duration_seconds", "histogram", "seconds", ("method",), "Calls to the control store.",
+           ("control_rpc",)),
+    # telemetry itself
+    Metric("obsray_telemetry_events", "counter", "", ("node",), "Records collected.", ()),
+    Metric("obsray_telemetry_bytes", "counter", "bytes", ("node",), "Bytes written to the store.", ()),
+    Metric("obsray_telemetry_events_dropped", "counter", "", ("node", "stage"),
+           "Records lost: dropped by a writer whose ring was full, or gaps left by a killed one.", ("events_dropped",)),
+    Metric("obsray_telemetry_ring_fill_ratio", "gauge", "ratio", ("node",), "Fill of the fullest ring.", ("collector_sample",)),
+    Metric("obsray_telemetry_export_lag_seconds", "gauge", "seconds", ("node", "exporter"),
+           "Age of the oldest record that is not stored.", ()),
+    Metric("obsray_telemetry_cpu_seconds", "counter", "seconds", ("node", "stage"), "CPU time of the collector.", ()),
+    Metric("obsray_build", "info", "", ("version", "node"), "Version of the runtime.", ()),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}

@@ -1,0 +1,412 @@
+"""The numbers behind the metrics, folded from batches of events with array operations only.
+
+Owners say which task ended, workers say how long it took, and neither repeats the function's name or the time of
+submission; so a small window per owner remembers both for tasks that are not long over (5 bytes a task).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from obsray.metrics.catalog import BUCKETS, FUNCTIONS_MAX, OTHER, SHAPES_MAX
+from obsray.telemetry.columns import Array, Batch, Columns, Texts
+from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, ProcessKind, Reason
+from obsray.telemetry.table import SEQUENCE_MAX, _groups, same_id
+from obsray.telemetry.tasks import expand
+
+_NS = 1_000_000_000
+_EDGES = np.array(BUCKETS)
+#: Submission times are kept in steps of 0.1 ms since the first one: 119 hours fit.
+_STEP_NS = 100_000
+_UNKNOWN = 255
+#: Tasks over for longer than this many later ones are forgotten.
+_WINDOW_KEPT = 131_072
+#: A bucket gets a new exemplar this often at most.
+_EXEMPLAR_NS = 10 * _NS
+_TRACES_KEPT = 200_000
+
+_HISTOGRAMS = ("duration", "queue", "fetch", "deserialize", "store")
+
+
+class Histogram:
+    """Bucket counts and sums for a growing number of label values."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((0, len(BUCKETS) + 1), np.int64)
+        self.sums = np.zeros(0)
+        self.exemplars: dict[tuple[int, int], tuple[dict[str, str], float, int]] = {}
+
+    def add(self, slots: Array, values: Array) -> Array:
+        """Count ``values`` (seconds) under their slots; returns the bucket of each."""
+        buckets = np.searchsorted(_EDGES, values, side="left")
+        if not len(slots):
+            return buckets
+        need = int(slots.max()) + 1
+        if need > len(self.sums):
+            self.counts = np.vstack([self.counts, np.zeros((need - len(self.sums), len(BUCKETS) + 1), np.int64)])
+            self.sums = np.append(self.sums, np.zeros(need - len(self.sums)))
+        width = len(BUCKETS) + 1
+        flat = np.bincount(slots.astype(np.int64) * width + buckets, minlength=self.counts.size)
+        self.counts += flat.reshape(self.counts.shape)
+        self.sums += np.bincount(slots, weights=values, minlength=len(self.sums))
+        return buckets
+
+
+class Labels:
+    """Texts -> a bounded number of slots; the last slot is ``other``."""
+
+    def __init__(self, texts: Texts, most: int) -> None:
+        self.texts = texts
+        self.most = most
+        self.names: list[str] = []
+        self._slots = np.full(1, -1, np.int16)
+
+    def of(self, codes: Array) -> Array:
+        """The slot of each text code."""
+        if len(self._slots) < len(self.texts):
+            self._slots = np.append(self._slots, np.full(len(self.texts) - len(self._slots), -1, np.int16))
+        slots = self._slots[codes]
+        if (slots < 0).any():
+            for code in np.unique(codes[slots < 0]).tolist():
+                if len(self.names) < self.most:
+                    self._slots[code] = len(self.names)
+                    self.names.append(self.texts[code] or "unnamed")
+                else:
+                    self._slots[code] = self.most
+            slots = self._slots[codes]
+        return slots
+
+    def name(self, slot: int) -> str:
+        return self.names[slot] if slot < len(self.names) else OTHER
+
+
+class TaskWindow:
+    """For the tasks of each owner: function slot and time of submission, until they are long over."""
+
+    def __init__(self) -> None:
+        self.origin_ns = 0
+        self._owners: dict[tuple[int, int], _Owner] = {}
+
+    def submit(self, ids: Array, slots: Array, times: Array) -> None:
+        if not self.origin_ns and len(times):
+            self.origin_ns = int(times.min()) - 60 * _NS
+        steps = self._steps(times)
+        for owner, part, numbers in self._parts(ids):
+            owner.reserve(numbers)
+            at = numbers - owner.base
+            good = at >= 0
+            owner.slots[at[good]] = slots[part][good]
+            owner.steps[at[good]] = steps[part][good]
+
+    def ready(self, ids: Array, times: Array) -> None:
+        steps = self._steps(times)
+        for owner, part, numbers in self._parts(ids):
+            at, good = owner.inside(numbers)
+            owner.steps[at[good]] = steps[part][good]
+
+    def finish(self, ids: Array) -> Array:
+        """The slots of tasks that ended; they may be forgotten from now on."""
+        found = np.full(len(ids), _UNKNOWN, np.uint8)
+        for owner, part, numbers in self._parts(ids):
+            at, good = owner.inside(numbers)
+            values = np.full(len(numbers), _UNKNOWN, np.uint8)
+            values[good] = owner.slots[at[good]]
+            found[part] = values
+            owner.done[at[good]] = True
+            owner.trim()
+        return found
+
+    def seconds_since(self, ids: Array, times: Array) -> Array:
+        """Seconds from submission to ``times``; NaN where that is not known."""
+        found = np.full(len(ids), np.nan)
+        for owner, part, numbers in self._parts(ids):
+            at, good = owner.inside(numbers)
+            good &= owner.slots[np.where(good, at, 0)] != _UNKNOWN if len(owner.slots) else False
+            values = np.full(len(numbers), np.nan)
+            born = owner.steps[at[good]].astype(np.int64) * _STEP_NS + self.origin_ns
+            values[good] = np.maximum(times[part][good].astype(np.int64) - born, 0) / _NS
+            found[part] = values
+        return found
+
+    def _steps(self, times: Array) -> Array:
+        return np.clip((times.astype(np.int64) - self.origin_ns) // _STEP_NS, 0, 0xFFFFFFFF).astype(np.uint32)
+
+    def _parts(self, ids: Array) -> list[tuple[_Owner, Any, Array]]:
+        if not len(ids):
+            return []
+        words = np.ascontiguousarray(ids).view("<u8").reshape(-1, 2)
+        packed = words[:, 1].byteswap()
+        kinds = packed >> np.uint64(56)
+        numbers = (packed & np.uint64((1 << 56) - 1)).astype(np.int64)
+        found = []
+        for part in _groups(words[:, 0], kinds):
+            key = (int(words[:, 0][part][0]), int(kinds[part][0]))
+            owner = self._owners.setdefault(key, _Owner())
+            found.append((owner, part, numbers[part]))
+        return found
+
+
+class _Owner:
+    def __init__(self) -> None:
+        self.base = 0
+        self.slots = np.empty(0, np.uint8)
+        self.steps = np.empty(0, np.uint32)
+        self.done = np.empty(0, np.bool_)
+
+    def inside(self, numbers: Array) -> tuple[Array, Array]:
+        at = numbers - self.base
+        return at, (at >= 0) & (at < len(self.slots))
+
+    def reserve(self, numbers: Array) -> None:
+        top = int(numbers.max()) - self.base + 1
+        if top <= len(self.slots) or top > SEQUENCE_MAX:
+            return
+        more = max(top, 2 * len(self.slots), 1024) - len(self.slots)
+        self.slots = np.append(self.slots, np.full(more, _UNKNOWN, np.uint8))
+        self.steps = np.append(self.steps, np.zeros(more, np.uint32))
+        self.done = np.append(self.done, np.zeros(more, np.bool_))
+
+    def trim(self) -> None:
+        if len(self.done) < 2 * _WINDOW_KEPT:
+            return
+        over = len(self.done) if self.done.all() else int(np.argmin(self.done))
+        cut = over - _WINDOW_KEPT
+        if cut > len(self.done) // 4:
+            self.base += cut
+            self.slots, self.steps, self.done = self.slots[cut:].copy(), self.steps[cut:].copy(), self.done[cut:].copy()
+
+
+class Series:
+    """All numbers of one node's metrics. ``update`` folds a batch; the exporter reads the attributes."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+        self.functions = Labels(texts, FUNCTIONS_MAX)
+        self.shapes = Labels(texts, SHAPES_MAX)
+        slots = FUNCTIONS_MAX + 1
+        self.submitted = np.zeros(slots, np.int64)
+        self.finished = np.zeros((slots, len(Outcome)), np.int64)
+        self.retries = np.zeros((slots, len(Outcome)), np.int64)
+        self.cpu_seconds = np.zeros(slots)
+        self.unready = 0
+        self.task_histograms = {name: Histogram() for name in _HISTOGRAMS}
+        self.decisions = np.zeros((len(LeaseOutcome), len(Reason)), np.int64)
+        self.loop_lag = Histogram()
+        self.worker_start = Histogram()
+        self.rpc_methods = Labels(texts, 100)
+        self.rpc = Histogram()
+        self.deaths = np.zeros(len(DeathCause), np.int64)
+        self.restarts = np.zeros(len(DeathCause), np.int64)
+        self.object_bytes = dict.fromkeys(("created", "freed", "spilled", "restored"), 0)
+        self.objects_lost = 0
+        self.dropped = 0
+        self.resources: dict[str, tuple[float, float]] = {}
+        self.processes: dict[bytes, tuple[ProcessKind, int, int]] = {}
+        self.samples: dict[str, dict[str, Any]] = {}
+        self.demand: dict[tuple[bytes, int], int] = {}
+        self.answers: dict[tuple[bytes, int], tuple[int | None, int]] = {}
+        self._tasks = TaskWindow()
+        self._traces: deque[tuple[Array, Array]] = deque()
+        self._traces_kept = 0
+        self._folds = {
+            "task_submitted": self._submitted, "task_ready": self._ready, "task_ended": self._ended,
+            "task_finished": self._finished, "tasks_finished": self._finished_run, "task_retried": self._retried,
+            "lease_requested": self._requested, "lease_decided": self._decided, "node_sample": self._node_sample,
+            "store_sample": self._newest, "collector_sample": self._newest, "resource_sample": self._resources,
+            "process_sample": self._process_sample, "worker_registered": self._registered, "worker_died": self._died,
+            "actor_restarting": self._restarting, "control_rpc": self._rpc, "events_dropped": self._dropped,
+        }  # fmt: skip
+
+    def update(self, batch: Batch) -> None:
+        """Fold the new records of a batch."""
+        for event, fold in self._folds.items():
+            columns = batch.get(event)
+            if columns is not None and len(columns):
+                fold(columns)
+        for name in self.object_bytes:
+            columns = batch.get(f"object_{name}")
+            if columns is not None:
+                self.object_bytes[name] += int(columns["object_bytes"].sum())
+        if "object_lost" in batch:
+            self.objects_lost += len(batch["object_lost"])
+
+    # --- tasks --------------------------------------------------------------------------------------------
+
+    def _submitted(self, columns: Columns) -> None:
+        slots = self.functions.of(columns["name"])
+        self.submitted += np.bincount(slots, minlength=len(self.submitted))
+        self._tasks.submit(columns["task"], slots, columns["time_ns"])
+        self.unready += int(np.count_nonzero(columns["unready_arguments"]))
+        self._traces.append((columns["task"], columns["trace"]))
+        self._traces_kept += len(columns)
+        while self._traces_kept > _TRACES_KEPT and len(self._traces) > 1:
+            self._traces_kept -= len(self._traces.popleft()[0])
+
+    def _ready(self, columns: Columns) -> None:
+        self.unready = max(0, self.unready - len(columns))
+        self._tasks.ready(columns["task"], columns["time_ns"])
+
+    def _finished(self, columns: Columns) -> None:
+        self._count_finished(self._tasks.finish(columns["task"]), columns["outcome"])
+
+    def _finished_run(self, columns: Columns) -> None:
+        ids, _ = expand(columns["first_task"], columns["tasks"])
+        self._count_finished(self._tasks.finish(ids), np.zeros(len(ids), np.uint8))
+
+    def _count_finished(self, slots: Array, outcomes: Array) -> None:
+        slots = np.where(slots == _UNKNOWN, FUNCTIONS_MAX, slots).astype(np.int64)
+        outcomes = np.minimum(outcomes, len(Outcome) - 1)
+        flat = np.bincount(slots * len(Outcome) + outcomes, minlength=self.finished.size)
+        self.finished += flat.reshape(self.finished.shape)
+
+    def _retried(self, columns: Columns) -> None:
+        slots = self._tasks_slots(columns["task"])
+        outcomes = np.minimum(columns["outcome"], len(Outcome) - 1)
+        flat = np.bincount(slots * len(Outcome) + outcomes, minlength=self.retries.size)
+        self.retries += flat.reshape(self.retries.shape)
+
+    def _tasks_slots(self, ids: Array) -> Array:
+        found = np.full(len(ids), FUNCTIONS_MAX, np.int64)
+        for owner, part, numbers in self._tasks._parts(ids):
+            at, good = owner.inside(numbers)
+            values = np.full(len(numbers), FUNCTIONS_MAX, np.int64)
+            values[good] = owner.slots[at[good]]
+            values[values == _UNKNOWN] = FUNCTIONS_MAX
+            found[part] = values
+        return found
+
+    def _ended(self, columns: Columns) -> None:
+        slots = self.functions.of(columns["name"])
+        self.cpu_seconds += np.bincount(slots, weights=columns["cpu_seconds"], minlength=len(self.cpu_seconds))
+        for name, field in (
+            ("duration", "run_seconds"), ("fetch", "fetch_seconds"), ("deserialize", "deserialize_seconds"),
+            ("store", "store_seconds"),
+        ):  # fmt: skip
+            self._observe(name, slots, columns[field], columns)
+        first = columns.take(columns["attempt"] == 0)
+        if len(first):
+            waited = self._tasks.seconds_since(first["task"], first["dispatched_at"])
+            known = ~np.isnan(waited)
+            if known.any():
+                first = first.take(known)
+                self._observe("queue", self.functions.of(first["name"]), waited[known], first)
+
+    def _observe(self, name: str, slots: Array, values: Array, columns: Columns) -> None:
+        histogram = self.task_histograms[name]
+        buckets = histogram.add(slots, values)
+        keys = slots.astype(np.int64) * (len(BUCKETS) + 1) + buckets
+        present = np.flatnonzero(np.bincount(keys))
+        for key in present.tolist():
+            at = divmod(key, len(BUCKETS) + 1)
+            known = histogram.exemplars.get(at)
+            if known is not None and int(columns["time_ns"][-1]) - known[2] < _EXEMPLAR_NS:
+                continue
+            index = int(np.argmax(keys == key))
+            trace = self._trace(columns["task"][index].tobytes())
+            if trace is None:
+                continue
+            span = span_id(columns["task"][index].tobytes(), int(columns["attempt"][index]))
+            labels = {"trace_id": trace.hex(), "span_id": span.hex()}
+            histogram.exemplars[at] = (labels, float(values[index]), int(columns["time_ns"][index]))
+
+    def _trace(self, task: bytes) -> bytes | None:
+        for ids, traces in reversed(self._traces):
+            found = np.flatnonzero(same_id(ids, task))
+            if len(found):
+                trace: bytes = traces[found[0]].tobytes()
+                return trace if any(trace) else None
+        return None
+
+    def pending(self, running: int) -> dict[tuple[str, str], int]:
+        """Tasks that do not run, by (reason, shape)."""
+        found: dict[tuple[str, str], int] = {}
+        left = max(0, int(self.submitted.sum() - self.finished.sum()) - running)
+        waiting = min(self.unready, left)
+        if waiting:
+            found["arguments", ""] = waiting
+            left -= waiting
+        for key, backlog in self.demand.items():
+            outcome, reason = self.answers.get(key, (None, Reason.NONE))
+            # What was granted is on its way; a demand is not repeated when it shrinks.
+            count = 0 if outcome == LeaseOutcome.GRANTED else min(backlog, left)
+            if count:
+                text = "not_answered" if outcome is None else Reason(reason).name.lower()
+                label = (text, self.shapes.name(key[1]))
+                found[label] = found.get(label, 0) + count
+                left -= count
+        if left:
+            found["dispatched", ""] = left
+        return found
+
+    # --- scheduler, processes -----------------------------------------------------------------------------
+
+    def _requested(self, columns: Columns) -> None:
+        slots = self.shapes.of(columns["shape"])
+        for worker, slot, wanted, backlog in zip(
+            columns["worker"], slots.tolist(), columns["wanted"].tolist(), columns["backlog_tasks"].tolist(), strict=True
+        ):
+            self.demand[worker.tobytes(), slot] = backlog if wanted else 0
+
+    def _decided(self, columns: Columns) -> None:
+        outcomes = np.minimum(columns["outcome"], len(LeaseOutcome) - 1).astype(np.int64)
+        reasons = np.minimum(columns["reason"], len(Reason) - 1)
+        flat = np.bincount(outcomes * len(Reason) + reasons, minlength=self.decisions.size)
+        self.decisions += flat.reshape(self.decisions.shape)
+        slots = self.shapes.of(columns["shape"])
+        for owner, slot, outcome, reason in zip(
+            columns["owner"], slots.tolist(), outcomes.tolist(), reasons.tolist(), strict=True
+        ):
+            self.answers[owner.tobytes(), slot] = (outcome, reason)
+
+    def _node_sample(self, columns: Columns) -> None:
+        self.loop_lag.add(np.zeros(len(columns), np.int64), columns["loop_lag_seconds"])
+        self._newest(columns)
+
+    def _newest(self, columns: Columns) -> None:
+        newest = np.array([int(np.argmax(columns["time_ns"]))])
+        self.samples[columns.event.name] = columns.take(newest).rows(self.texts)[0]
+
+    def _resources(self, columns: Columns) -> None:
+        _, index = np.unique(columns["resource"][::-1], return_index=True)
+        for at in len(columns) - 1 - index:
+            name = self.texts[int(columns["resource"][at])]
+            self.resources[name] = (float(columns["total"][at]), float(columns["used"][at]))
+
+    def _process_sample(self, columns: Columns) -> None:
+        for worker, kind, rss, unique in zip(
+            columns["worker"], columns["process_kind"].tolist(), columns["rss_bytes"].tolist(),
+            columns["unique_bytes"].tolist(), strict=True,
+        ):  # fmt: skip
+            self.processes[worker.tobytes()] = (ProcessKind(kind), rss, unique)
+
+    def _registered(self, columns: Columns) -> None:
+        workers = columns["start_seconds"][columns["process_kind"] == ProcessKind.WORKER]
+        self.worker_start.add(np.zeros(len(workers), np.int64), workers)
+
+    def _died(self, columns: Columns) -> None:
+        causes = np.minimum(columns["cause"], len(DeathCause) - 1)
+        self.deaths += np.bincount(causes, minlength=len(self.deaths))
+        for worker in columns["worker"]:
+            self.processes.pop(worker.tobytes(), None)
+        gone = {worker.tobytes() for worker in columns["worker"]}
+        self.demand = {key: backlog for key, backlog in self.demand.items() if key[0] not in gone}
+        self.answers = {key: answer for key, answer in self.answers.items() if key[0] not in gone}
+
+    def _restarting(self, columns: Columns) -> None:
+        causes = np.minimum(columns["cause"], len(DeathCause) - 1)
+        self.restarts += np.bincount(causes, minlength=len(self.restarts))
+
+    def _rpc(self, columns: Columns) -> None:
+        self.rpc.add(self.rpc_methods.of(columns["method"]), columns["rpc_seconds"])
+
+    def _dropped(self, columns: Columns) -> None:
+        self.dropped += int(columns["events"].sum())
+
+
+def span_id(task: bytes, attempt: int) -> bytes:
+    """The id (8 bytes) of the span of one attempt; anybody who knows both can derive it."""
+    return hashlib.blake2b(task + attempt.to_bytes(2, "big"), digest_size=8).digest()

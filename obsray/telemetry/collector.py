@@ -1,0 +1,211 @@
+"""The collector: takes what is new out of all rings of a session, stores it, and deletes what is stored.
+
+``Collector`` is driven from outside (``process.py``, tests): ``poll`` reads and hands batches to the folds, ``flush``
+makes them durable and lets ring files go, ``sample`` records how the session's processes and the collector fare.
+Nothing is deleted before the commit that stores it; a collector killed at any moment is replaced by another one that
+goes on from the last commit.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from obsray.telemetry.columns import Batch, Texts
+from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.rings import RingDirectory, RingReader, RingState
+from obsray.telemetry.segments import SegmentWriter
+from obsray.telemetry.spine import SEGMENTS_MAX, Ring, read_now
+
+#: Rows are stored when there are this many, or after ``FLUSH_SECONDS``, whichever comes first. Readers do not depend
+#: on it: they read the rings too.
+FLUSH_ROWS = 65_536
+FLUSH_SECONDS = 1.0
+#: Most rows held in memory while the disk does not take them.
+PENDING_ROWS_MAX = 1_000_000
+#: Files of a dead process stay this long after its last record was stored: its node reads its last events from them.
+DEAD_LINGER_SECONDS = 5.0
+#: Unique memory is expensive to ask for; each process is asked this often.
+UNIQUE_SECONDS = 5.0
+
+Fold = Callable[[Batch], None]
+
+
+class Collector:
+    """Drains the rings of one session directory into its ``telemetry`` directory."""
+
+    def __init__(self, session_dir: Path, bytes_max: int, ring: Ring | None = None) -> None:
+        self.session_dir = Path(session_dir)
+        self.texts = Texts()
+        self.rings = RingDirectory(self.session_dir / "rings", self.texts)
+        self.writer = SegmentWriter(self.session_dir / "telemetry", self.texts, bytes_max)
+        self.folds: list[Fold] = []
+        self.events_total = 0
+        self.bytes_total = 0
+        self.ring = ring
+        self._flushed_at = time.monotonic()
+        self._oldest_pending_ns = 0
+        self._dead_since: dict[bytes, float] = {}
+        self._gone: set[bytes] = set()
+        self._processes: dict[int, psutil.Process] = {}
+        self._unique: dict[int, tuple[float, int]] = {}
+        self._sampled = (0, 0, time.process_time())
+        self._resume()
+
+    def _resume(self) -> None:
+        """Go on where an earlier collector of this session committed."""
+        for name, state in self.writer.catalog.rings.items():
+            reader = self.rings.reader(bytes.fromhex(name))
+            reader.state = RingState.from_json(name, state.to_json())
+
+    # --- draining -----------------------------------------------------------------------------------------
+
+    def poll(self) -> int:
+        """Read what is new and hand it to the folds; returns how many records. Call again at once if it is many."""
+        if self.writer.rows_pending > PENDING_ROWS_MAX:
+            return 0  # storing fails; the rings hold what comes, and say so when they are full
+        self.rings.scan()
+        batch, count = self.rings.read()
+        for reader in self.rings.missing:
+            reader.skip_missing()
+        if count:
+            self.events_total += count
+            oldest = min(int(columns["time_ns"].min()) for columns in batch.values()) if batch else 0
+            self._oldest_pending_ns = min(self._oldest_pending_ns or oldest, oldest)
+            self.writer.append(batch)
+            for fold in self.folds:
+                fold(batch)
+        return count
+
+    def due(self) -> bool:
+        """Is it time to ``flush``?"""
+        return self.writer.rows_pending >= FLUSH_ROWS or time.monotonic() - self._flushed_at > FLUSH_SECONDS
+
+    def flush(self) -> None:
+        """Store and commit what was read, then delete ring files that hold nothing else. Raises OSError when the
+        disk is full; the records then stay in the rings and in memory, and the next call tries again."""
+        self.bytes_total += self.writer.flush(reader.state for reader in self.rings.readers.values())
+        self._flushed_at = time.monotonic()
+        self._oldest_pending_ns = 0
+        self._delete_stored()
+        self.writer.compact()
+
+    def lag_seconds(self) -> float:
+        """How old the oldest record is that is read and not stored."""
+        return max(0, time.time_ns() - self._oldest_pending_ns) / 1e9 if self._oldest_pending_ns else 0.0
+
+    def cpu_seconds(self) -> float:
+        """CPU time this process used."""
+        return time.process_time()
+
+    def _delete_stored(self) -> None:
+        now = time.monotonic()
+        for process, reader in self.rings.readers.items():
+            if process in self._gone or not reader.state.pid:
+                continue
+            stored = reader.state.position
+            for path in reader.done_segments(stored, keep_last=True):
+                path.unlink(missing_ok=True)
+            if self.rings.alive(process):
+                continue
+            since = self._dead_since.setdefault(process, now)
+            if now - since > DEAD_LINGER_SECONDS:
+                self._remove(process, reader)
+
+    def _remove(self, process: bytes, reader: RingReader) -> None:
+        """A dead process whose records are all stored: its files go, except the black box of one that was killed
+        while it ran something."""
+        for path in reader.files():
+            path.unlink(missing_ok=True)
+        (self.rings.directory / f"{process.hex()}.strings").unlink(missing_ok=True)
+        if not read_now(self.rings.directory, process):
+            (self.rings.directory / f"{process.hex()}.now").unlink(missing_ok=True)
+        self._gone.add(process)
+
+    def quiet(self) -> bool:
+        """Has every process of the session ended or closed its ring?"""
+        own = self.ring.process if self.ring is not None else b""
+        return all(
+            process == own or reader.state.closed or not self.rings.alive(process, 0.0)
+            for process, reader in self.rings.readers.items()
+            if reader.state.pid
+        )
+
+    def close(self) -> None:
+        """The last drain: everything that is in the rings is stored, the manifest is written, the rings are gone."""
+        while self.poll():
+            if self.due():
+                self.flush()
+        if self.ring is not None:
+            self.sample_self()
+            self.ring.close(time.time_ns())
+            while self.poll():
+                pass
+        self.writer.close(reader.state for reader in self.rings.readers.values())
+        own = self.ring.process if self.ring is not None else b""
+        for process, reader in self.rings.readers.items():
+            if process == own or not self.rings.alive(process):
+                self._remove(process, reader)
+
+    # --- samples ------------------------------------------------------------------------------------------
+
+    def sample(self) -> None:
+        """Record what every process of the session uses, and what the collector did since the last time."""
+        if self.ring is None:
+            return
+        for process, reader in list(self.rings.readers.items()):
+            state = reader.state
+            if state.pid and process not in self._gone and self.rings.alive(process):
+                self._sample_process(state)
+        self.sample_self()
+
+    def sample_self(self) -> None:
+        """Record what the collector did since the last time."""
+        if self.ring is None:
+            return
+        events, written, cpu = self._sampled
+        used = time.process_time()
+        chains = self.rings._chains.values()
+        fill = max((len(chain) for chain in chains), default=0) / SEGMENTS_MAX
+        self.ring.collector_sample(  # type: ignore[operator]
+            time.time_ns(), self.events_total - events, self.bytes_total - written, used - cpu, self.lag_seconds(),
+            len(chains), fill,
+        )  # fmt: skip
+        self._sampled = (self.events_total, self.bytes_total, used)
+
+    def _sample_process(self, state: RingState) -> None:
+        pid = state.pid
+        try:
+            process = self._processes.get(pid)
+            if process is None:
+                process = self._processes[pid] = psutil.Process(pid)
+            with process.oneshot():
+                rss = process.memory_info().rss
+                cpu = process.cpu_times()
+                threads, descriptors = process.num_threads(), process.num_fds()
+            unique = self._unique_bytes(pid, process)
+        except (psutil.Error, OSError):
+            self._processes.pop(pid, None)
+            self._unique.pop(pid, None)
+            return
+        assert self.ring is not None
+        self.ring.process_sample(  # type: ignore[operator]
+            time.time_ns(), state.process, pid, state.kind, rss, unique, cpu.user + cpu.system, min(threads, 65_535),
+            min(descriptors, 65_535),
+        )  # fmt: skip
+
+    def _unique_bytes(self, pid: int, process: psutil.Process) -> int:
+        now = time.monotonic()
+        known = self._unique.get(pid)
+        if known is None or now - known[0] > UNIQUE_SECONDS:
+            known = self._unique[pid] = (now, process.memory_full_info().uss)
+        return known[1]
+
+
+def own_ring(session_dir: Path, node: bytes) -> Ring:
+    """The collector's ring, for what it records about itself and others."""
+    return Ring(Path(session_dir) / "rings", os.urandom(8), ProcessKind.COLLECTOR, node)

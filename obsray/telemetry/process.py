@@ -1,0 +1,133 @@
+"""The collector's process: ``python -m obsray.telemetry.process --session-dir DIR``.
+
+Drains, samples, serves ``/metrics``, and ends when its node does (its parent changes, ``session.json`` says stopped,
+or SIGTERM), after a last drain: from then on the session directory holds everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from obsray.config import Config
+from obsray.telemetry import session_file
+from obsray.telemetry.collector import Collector, own_ring
+from obsray.telemetry.rings import process_alive
+
+#: What serves /metrics. Named, not imported: this layer knows nothing of the ones above, and works without them.
+EXPORTER = "obsray.metrics.exporter"
+_NICE = 5
+#: How often ``session.json`` is looked at for the word that the session is over.
+_STOPPED_CHECK_SECONDS = 1.0
+#: How long processes that outlive their node for a moment are waited for before the last drain.
+_FAREWELL_SECONDS = 1.0
+
+log = logging.getLogger("obsray.collector")
+
+
+class Exporter(Protocol):
+    """What ``EXPORTER.start`` returns."""
+
+    url: str
+
+    def close(self) -> None: ...
+
+
+class Process:
+    """The loop around a ``Collector``."""
+
+    def __init__(self, session_dir: Path, config: Config, parent: int | None = None) -> None:
+        self.session_dir = session_dir
+        self.config = config
+        self.parent = os.getppid() if parent is None else parent
+        facts = session_file.read(session_dir)
+        node = bytes.fromhex(facts.get("node") or "00" * 8)
+        self.collector = Collector(session_dir, config.telemetry_bytes_max, own_ring(session_dir, node))
+        self.exporter: Exporter | None = None
+        self._stop = False
+        self._checked_at = 0.0
+
+    def stop(self, *_: Any) -> None:
+        """End after a last drain."""
+        self._stop = True
+
+    def export(self) -> None:
+        """Serve /metrics and say where in ``session.json``. Telemetry goes on without it if that fails."""
+        try:
+            self.exporter = importlib.import_module(EXPORTER).start(self.collector, self.session_dir)
+            assert self.exporter is not None
+            session_file.update(self.session_dir, metrics_url=self.exporter.url)
+        except Exception:
+            log.exception("no /metrics")
+
+    def run(self) -> None:
+        """Drain until the session is over."""
+        config, collector = self.config, self.collector
+        sampled_at = 0.0
+        while not self._over():
+            began = time.monotonic()
+            try:
+                more = collector.poll() >= 65_536
+                if collector.due():
+                    collector.flush()
+            except OSError as error:
+                log.error("cannot store telemetry, trying again: %s", error)
+                more = False
+            if began - sampled_at >= config.sample_interval_seconds:
+                sampled_at = began
+                collector.sample()
+            if not more:
+                time.sleep(max(0.0, config.collect_interval_seconds - (time.monotonic() - began)))
+        self._farewell()
+        if self.exporter is not None:
+            self.exporter.close()
+        collector.close()
+
+    def _farewell(self) -> None:
+        """Workers notice the end of their node a little later than this process does, and still record it."""
+        deadline = time.monotonic() + _FAREWELL_SECONDS
+        while not self.collector.quiet() and time.monotonic() < deadline:
+            self.collector.poll()
+            time.sleep(0.02)
+
+    def _over(self) -> bool:
+        if self._stop or os.getppid() != self.parent:
+            return True
+        now = time.monotonic()
+        if now - self._checked_at > _STOPPED_CHECK_SECONDS:
+            self._checked_at = now
+            facts = session_file.read(self.session_dir)
+            node = int(facts.get("node_pid") or 0)
+            if facts.get("stopped_at_ns") or (node and not process_alive(node)):
+                return True
+        return False
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the collector of one session until its node ends. Exit code 2 if there is no such session."""
+    parser = argparse.ArgumentParser(prog="python -m obsray.telemetry.process", description=__doc__)
+    parser.add_argument("--session-dir", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    if not (options.session_dir / "rings").is_dir():
+        print(f"{options.session_dir} is not a session directory: it has no rings", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.nice(_NICE)
+    process = Process(options.session_dir, Config.from_environment())
+    signal.signal(signal.SIGTERM, process.stop)
+    # Ctrl-C goes to the whole group; the collector still has the last drain to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process.export()
+    process.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
