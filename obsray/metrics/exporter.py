@@ -26,8 +26,8 @@ from prometheus_client.samples import Exemplar
 from obsray.metrics.catalog import BUCKETS, METRICS
 from obsray.metrics.series import Histogram, Series
 from obsray.telemetry import session_file
-from obsray.telemetry.columns import Batch
 from obsray.telemetry.collector import Collector
+from obsray.telemetry.columns import Batch
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, Reason
 from obsray.telemetry.spine import read_now
 
@@ -128,9 +128,9 @@ class Families(Exposed):
             total.add_metric([node, resource], all_)
             used.add_metric([node, resource], taken)
         lag, start = _histogram("obsray_scheduler_loop_lag_seconds"), _histogram("obsray_worker_start_seconds")
-        for family, histogram in ((lag, s.loop_lag), (start, s.worker_start)):
+        for exposed, histogram in ((lag, s.loop_lag), (start, s.worker_start)):
             if len(histogram.sums):
-                _add_histogram(family, [node], histogram, 0)
+                _add_histogram(exposed, [node], histogram, 0)
         rpc = _histogram("obsray_gcs_rpc_duration_seconds")
         for slot in np.flatnonzero(s.rpc.counts.sum(axis=1)).tolist():
             _add_histogram(rpc, [s.rpc_methods.name(slot)], s.rpc, slot)
@@ -247,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._say(404, "there is only /metrics\n")
         if not self._authorized():
             return self._say(401, "send 'Authorization: Bearer <token>'; the token is in the session directory\n")
-        body = openmetrics.generate_latest(self.server.registry)
+        body: bytes = openmetrics.generate_latest(self.server.registry)  # type: ignore[no-untyped-call]
         self.send_response(200)
         self.send_header("Content-Type", openmetrics.CONTENT_TYPE_LATEST)
         self._send(body)

@@ -346,10 +346,9 @@ class Series:
 
     def _requested(self, columns: Columns) -> None:
         slots = self.shapes.of(columns["shape"])
-        for worker, slot, wanted, backlog in zip(
-            columns["worker"], slots.tolist(), columns["wanted"].tolist(), columns["backlog_tasks"].tolist(), strict=True
-        ):
-            self.demand[worker.tobytes(), slot] = backlog if wanted else 0
+        backlogs = np.where(columns["wanted"] > 0, columns["backlog_tasks"], 0)
+        for worker, slot, backlog in zip(columns["worker"], slots.tolist(), backlogs.tolist(), strict=True):
+            self.demand[worker.tobytes(), slot] = backlog
 
     def _decided(self, columns: Columns) -> None:
         outcomes = np.minimum(columns["outcome"], len(LeaseOutcome) - 1).astype(np.int64)

@@ -171,7 +171,7 @@ class Collector:
         used = time.process_time()
         chains = self.rings._chains.values()
         fill = max((len(chain) for chain in chains), default=0) / SEGMENTS_MAX
-        self.ring.collector_sample(  # type: ignore[operator]
+        self.ring.collector_sample(
             time.time_ns(), self.events_total - events, self.bytes_total - written, used - cpu, self.lag_seconds(),
             len(chains), fill,
         )  # fmt: skip
@@ -193,7 +193,7 @@ class Collector:
             self._unique.pop(pid, None)
             return
         assert self.ring is not None
-        self.ring.process_sample(  # type: ignore[operator]
+        self.ring.process_sample(
             time.time_ns(), state.process, pid, state.kind, rss, unique, cpu.user + cpu.system, min(threads, 65_535),
             min(descriptors, 65_535),
         )  # fmt: skip

@@ -286,5 +286,5 @@ def _dictionary(codes: Array, texts: Texts) -> pa.Array:
     position = np.empty(len(texts), np.int32)
     position[entries] = np.arange(len(entries), dtype=np.int32)
     return pa.DictionaryArray.from_arrays(
-        pa.array(position[codes]), pa.array([texts[code] for code in entries], pa.string())
+        pa.array(position[codes]), pa.array([texts[code] for code in entries.tolist()], pa.string())
     )

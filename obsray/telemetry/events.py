@@ -345,7 +345,8 @@ _UNION: tuple[Event, ...] = (
         _measure("spilled_bytes", "u64"), _measure("objects", "u32"), _measure("objects_spilled", "u32"),
         _measure("allocations_waiting", "u32"), _measure("largest_free_bytes", "u64"))),
     Event(100, "job_started", "A driver joined.", (
-        _detail("job", "u32"), _WORKER, _detail("pid", "u32"), _detail("entrypoint", "str"), _detail("namespace", "str"))),
+        _detail("job", "u32"), _WORKER, _detail("pid", "u32"), _detail("entrypoint", "str"),
+        _detail("namespace", "str"))),
     Event(101, "job_ended", "A driver left.", (_detail("job", "u32"), _WORKER, _label("cause", "u8", DeathCause))),
     Event(102, "control_rpc", "One call to the control store.", (
         _label("method", "str"), _measure("rpc_seconds", "f32"), _label("ok"), _detail("error", "str"))),

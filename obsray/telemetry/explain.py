@@ -83,9 +83,7 @@ def time_split(raw: Row, now_ns: int, why_queued: str) -> list[Row]:
     if raw["unready"]:
         until = ready or (now_ns if raw["state"] == WAITING_ARGUMENTS else at)
         number = raw["unready"]
-        at = pieces.add(
-            "waiting for arguments", at, until, f"{number} argument{'s' * (number > 1)} did not exist yet"
-        )
+        at = pieces.add("waiting for arguments", at, until, f"{number} argument{'s' * (number > 1)} did not exist yet")
     if raw["retried_at"] and raw["attempt"]:
         pieces.add("queued", at, raw["retried_at"], f"{raw['attempt']} earlier attempt(s) failed in this time")
         at = max(at, raw["retried_at"])
@@ -94,7 +92,8 @@ def time_split(raw: Row, now_ns: int, why_queued: str) -> list[Row]:
     started = raw["started_at"]
     until = started or (now_ns if raw["state"] == DISPATCHED else 0)
     worker = raw["worker_label"]
-    at = pieces.add("dispatch", at, until, f"on its way to {worker} and behind what was sent there before") if until else at
+    if until:
+        at = pieces.add("dispatch", at, until, f"on its way to {worker} and behind what was sent there before")
     if not started:
         return pieces.pieces
     if raw["ended_at"]:

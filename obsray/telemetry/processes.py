@@ -82,7 +82,8 @@ class ProcessTable:
             row = self._row(columns["worker"][index].tobytes())
             row.update(
                 pid=int(columns["pid"][index]), rss_bytes=int(columns["rss_bytes"][index]),
-                unique_bytes=int(columns["unique_bytes"][index]), cpu_seconds=float(columns["cpu_seconds_total"][index]),
+                unique_bytes=int(columns["unique_bytes"][index]),
+                cpu_seconds=float(columns["cpu_seconds_total"][index]),
                 threads=int(columns["threads"][index]), descriptors=int(columns["descriptors"][index]),
                 sampled_at_ns=int(columns["time_ns"][index]),
             )  # fmt: skip
@@ -184,9 +185,7 @@ class ClusterTable:
         )
 
     def _node_stopped(self, record: Row) -> None:
-        self._node(record["node"]).update(
-            state="DEAD", stopped_at_ns=record["time_ns"], error=record["error"] or None
-        )
+        self._node(record["node"]).update(state="DEAD", stopped_at_ns=record["time_ns"], error=record["error"] or None)
 
     def _changed(self, record: Row) -> None:
         self._node(record["node"]).update(state=record["state"].upper(), error=record["error"] or None)

@@ -304,12 +304,12 @@ class RingDirectory:
         except FileNotFoundError:
             entries = []
         for entry in entries:
-            process, _, rest = entry.name.partition(".")
+            name, _, rest = entry.name.partition(".")
             number, _, suffix = rest.partition(".")
-            if suffix != "ring" or len(process) != 16:
+            if suffix != "ring" or len(name) != 16:
                 continue
             try:
-                chains.setdefault(bytes.fromhex(process), []).append((int(number), Path(entry.path)))
+                chains.setdefault(bytes.fromhex(name), []).append((int(number), Path(entry.path)))
             except ValueError:
                 continue
         self._chains = chains

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from obsray.telemetry.columns import SCHEMAS, Batch, Columns, Texts, concat, to_arrow
 from obsray.telemetry.rings import RingState
@@ -350,6 +349,9 @@ class SegmentWriter:
 
 
 def _to_parquet(directory: Path, event: str, entry: FileEntry) -> FileEntry:
+    # Parquet is imported where it is used: most sessions never grow to need it, and it costs 10 MB.
+    import pyarrow.parquet as pq
+
     table = pa.Table.from_batches(list(read_batches(directory, entry)), SCHEMAS[event])
     table = table.unify_dictionaries()
     texts = [name.name for name in table.schema if pa.types.is_dictionary(name.type)]
@@ -378,6 +380,8 @@ def read_batches(directory: Path, entry: FileEntry, columns: list[str] | None = 
     """
     path = directory / entry.name
     if entry.format == "parquet":
+        import pyarrow.parquet as pq
+
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(131_072, columns=columns)
         return

@@ -81,7 +81,8 @@ def _task_ended(r: Row, n: Names) -> str:
 
 def _worker_died(r: Row, n: Names) -> str:
     how = {
-        "intended": "ended as asked", "idle": "ended because it was idle", "exit_code": f"exited with code {r['exit_code']}",
+        "intended": "ended as asked", "idle": "ended because it was idle",
+        "exit_code": f"exited with code {r['exit_code']}",
         "signal": f"was killed by signal {r['signal']}", "oom": f"was killed for its memory ({size(r['rss_bytes'])})",
         "killed_by_request": "was killed on request", "parent_died": "ended because its parent died",
         "start_failed": "failed to start",
@@ -130,23 +131,86 @@ def _allocation_failed(r: Row, n: Names) -> str:
     )
 
 
+def _tasks_dispatched(r: Row, n: Names) -> str:
+    return f"{r['tasks']} task(s) from {n.task_label(r['first_task'])} on were sent to {_worker(r, n)}"
+
+
+def _task_arguments_waiting(r: Row, n: Names) -> str:
+    return f"{_task(r, n)} waits for {_object(r)}, made by {n.task_label(ids.task_of(r['object']))}"
+
+
+def _task_started(r: Row, n: Names) -> str:
+    return f"attempt {r['attempt']} of {_task(r, n)} is running on {n.process_label(r['process'])}"
+
+
+def _task_blocked(r: Row, n: Names) -> str:
+    return f"{_task(r, n)} waits in {r['waiting_in']} for {r['objects']} object(s), first {_object(r)}"
+
+
+def _task_unblocked(r: Row, n: Names) -> str:
+    return f"{_task(r, n)} goes on after {duration(r['blocked_seconds'])} in {r['waiting_in']}"
+
+
+def _object_created(r: Row, n: Names) -> str:
+    return f"room of {size(r['object_bytes'])} was reserved for {_object(r)} by {_worker(r, n)}"
+
+
+def _actor_placed(r: Row, n: Names) -> str:
+    return f"{_worker(r, n)} was chosen for {_actor(r)} after {duration(r['pending_seconds'])}"
+
+
+def _actor_alive(r: Row, n: Names) -> str:
+    return f"{_actor(r)} is alive on {_worker(r, n)}; its constructor took {duration(r['start_seconds'])}"
+
+
+def _lease_requested(r: Row, n: Names) -> str:
+    return f"{_worker(r, n)} wants {r['wanted']} more worker(s) for {r['shape']}; {r['backlog_tasks']} task(s) wait"
+
+
+def _lease_returned(r: Row, n: Names) -> str:
+    return (
+        f"{_worker(r, n)} is free again after {duration(r['held_seconds'])} "
+        f"and {r['tasks']} task(s) of {r['shape']}: {reason_text(r['reason'])}"
+    )
+
+
+def _lease_reclaim_requested(r: Row, n: Names) -> str:
+    return f"{n.process_label(r['owner'])} was asked to give {_worker(r, n)} back: {reason_text(r['reason'])}"
+
+
+def _process_sample(r: Row, n: Names) -> str:
+    return f"{_worker(r, n)} uses {size(r['rss_bytes'])} of memory, {duration(r['cpu_seconds_total'])} of CPU so far"
+
+
+def _node_sample(r: Row, n: Names) -> str:
+    return f"the node's loop was {duration(r['loop_lag_seconds'])} late; {r['demands_queued']} demand(s) wait"
+
+
+def _events_dropped(r: Row, n: Names) -> str:
+    return f"{_worker(r, n)} dropped {r['events']} records: the collector was too far behind"
+
+
+def _collector_sample(r: Row, n: Names) -> str:
+    return f"the collector stored {r['events']} records, {duration(r['lag_seconds'])} behind"
+
+
 SENTENCES: dict[str, Sentence] = {
     "task_submitted": _task_submitted,
     "task_ready": lambda r, n: f"the last missing argument of {_task(r, n)} is there",
-    "tasks_dispatched": lambda r, n: f"{r['tasks']} task(s) from {n.task_label(r['first_task'])} on were sent to {_worker(r, n)}",
+    "tasks_dispatched": _tasks_dispatched,
     "task_finished": _task_finished,
     "task_retried": _task_retried,
     "task_recalled": lambda r, n: f"{_task(r, n)} was taken back from {_worker(r, n)} before it started",
     "task_cancel_requested": lambda r, n: f"somebody asked to cancel {_task(r, n)}{' by force' * r['force']}",
-    "task_arguments_waiting": lambda r, n: f"{_task(r, n)} waits for {_object(r)}, made by {n.task_label(ids.task_of(r['object']))}",
+    "task_arguments_waiting": _task_arguments_waiting,
     "tasks_finished": lambda r, n: f"{r['tasks']} task(s) from {n.task_label(r['first_task'])} on finished",
-    "task_started": lambda r, n: f"attempt {r['attempt']} of {_task(r, n)} is running on {n.process_label(r['process'])}",
+    "task_started": _task_started,
     "task_ended": _task_ended,
-    "task_blocked": lambda r, n: f"{_task(r, n)} waits in {r['waiting_in']} for {r['objects']} object(s), first {_object(r)}",
-    "task_unblocked": lambda r, n: f"{_task(r, n)} goes on after {duration(r['blocked_seconds'])} in {r['waiting_in']}",
+    "task_blocked": _task_blocked,
+    "task_unblocked": _task_unblocked,
     "task_item_yielded": lambda r, n: f"{_task(r, n)} yielded item {r['item']} ({size(r['item_bytes'])})",
     "object_put": lambda r, n: f"{n.process_label(r['process'])} put {_object(r)} ({size(r['object_bytes'])})",
-    "object_created": lambda r, n: f"room of {size(r['object_bytes'])} was reserved for {_object(r)} by {_worker(r, n)}",
+    "object_created": _object_created,
     "object_sealed": lambda r, n: f"{_object(r)} ({size(r['object_bytes'])}) is complete",
     "object_freed": lambda r, n: f"{_object(r)} was freed after {duration(r['age_seconds'])}",
     "object_spilled": lambda r, n: f"{_object(r)} ({size(r['object_bytes'])}) was spilled to {r['path']}",
@@ -156,19 +220,19 @@ SENTENCES: dict[str, Sentence] = {
     "object_allocation_failed": _allocation_failed,
     "object_pinned": lambda r, n: f"{_worker(r, n)} maps {_object(r)} for reading",
     "actor_created": lambda r, n: f"{_actor(r)} of class {r['class_name']} was asked for",
-    "actor_placed": lambda r, n: f"{_worker(r, n)} was chosen for {_actor(r)} after {duration(r['pending_seconds'])}",
-    "actor_alive": lambda r, n: f"{_actor(r)} is alive on {_worker(r, n)}; its constructor took {duration(r['start_seconds'])}",
+    "actor_placed": _actor_placed,
+    "actor_alive": _actor_alive,
     "actor_restarting": _actor_restarting,
     "actor_died": lambda r, n: f"{_actor(r)} of class {r['class_name']} is gone ({r['cause']})",
-    "lease_requested": lambda r, n: f"{_worker(r, n)} wants {r['wanted']} more worker(s) for {r['shape']}; {r['backlog_tasks']} task(s) wait",
+    "lease_requested": _lease_requested,
     "lease_decided": _lease_decided,
     "lease_candidate": _lease_candidate,
-    "lease_returned": lambda r, n: f"{_worker(r, n)} is free again after {duration(r['held_seconds'])} and {r['tasks']} task(s) of {r['shape']}: {reason_text(r['reason'])}",
-    "lease_reclaim_requested": lambda r, n: f"{n.process_label(r['owner'])} was asked to give {_worker(r, n)} back: {reason_text(r['reason'])}",
+    "lease_returned": _lease_returned,
+    "lease_reclaim_requested": _lease_reclaim_requested,
     "worker_starting": lambda r, n: f"the node asked for a new process, {_worker(r, n)}",
     "worker_registered": lambda r, n: f"{_worker(r, n)} is ready after {duration(r['start_seconds'])}",
     "worker_died": _worker_died,
-    "process_sample": lambda r, n: f"{_worker(r, n)} uses {size(r['rss_bytes'])} of memory, {duration(r['cpu_seconds_total'])} of CPU so far",
+    "process_sample": _process_sample,
     "node_started": lambda r, n: f"node {r['node'].hex()[:8]} on {r['host']} is ready",
     "node_stopped": lambda r, n: f"node {r['node'].hex()[:8]} ended in order",
     "node_changed": lambda r, n: f"node {r['node'].hex()[:8]} is now {r['state']}",
@@ -177,10 +241,10 @@ SENTENCES: dict[str, Sentence] = {
     "job_started": lambda r, n: f"job {r['job']:08x} began: {r['entrypoint']}",
     "job_ended": lambda r, n: f"job {r['job']:08x} ended ({r['cause']})",
     "control_rpc": lambda r, n: f"control store: {r['method']} took {duration(r['rpc_seconds'])}",
-    "node_sample": lambda r, n: f"the node's loop was {duration(r['loop_lag_seconds'])} late; {r['demands_queued']} demand(s) wait",
+    "node_sample": _node_sample,
     "ring_opened": lambda r, n: f"{_worker(r, n)} began to record",
-    "events_dropped": lambda r, n: f"{_worker(r, n)} dropped {r['events']} records: the collector was too far behind",
-    "collector_sample": lambda r, n: f"the collector stored {r['events']} records, {duration(r['lag_seconds'])} behind",
+    "events_dropped": _events_dropped,
+    "collector_sample": _collector_sample,
     "ring_closed": lambda r, n: f"{_worker(r, n)} stopped recording in order after {r['events']} records",
     "user_span": lambda r, n: f"{r['name']} took {duration(r['span_seconds'])} in {_task(r, n)}",
     "user_mark": lambda r, n: f"{_task(r, n)} marked {r['name']}",

@@ -175,8 +175,8 @@ class Ring(Emitter):
             number = next(self._next)
             slot = number - self.base
             if 0 <= slot < SEGMENT_RECORDS:
-                pack = EVENTS[113].struct.pack_into
-                pack(self.buffer, slot * RECORD_BYTES, time.time_ns(), 113, 0, self.process, lost, number + 1 & 0xFFFFFFFF)
+                pack, offset = EVENTS[113].struct.pack_into, slot * RECORD_BYTES
+                pack(self.buffer, offset, time.time_ns(), 113, 0, self.process, lost, number + 1 & 0xFFFFFFFF)
 
     def _backlog(self) -> int:
         while self._unread and not self._unread[0].exists():

@@ -199,4 +199,4 @@ def _lease(view: Views, text: str) -> list[Row]:
         return found
 
     names = [event.name for event in BY_NAME.values() if any(field.name == "lease" for field in event.fields)]
-    return view.store.mentions({name: mask for name in names}, {}, RECORDS_MAX)
+    return view.store.mentions(dict.fromkeys(names, mask), {}, RECORDS_MAX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -121,15 +122,12 @@ def _groups(owners: Array, kinds: Array) -> list[Any]:
         order = np.lexsort((kinds, owners))
         sorted_owners, sorted_kinds = owners[order], kinds[order]
         changes = (
-            np.flatnonzero(
-                (sorted_owners[1:] != sorted_owners[:-1]) | (sorted_kinds[1:] != sorted_kinds[:-1])
-            )
-            + 1
+            np.flatnonzero((sorted_owners[1:] != sorted_owners[:-1]) | (sorted_kinds[1:] != sorted_kinds[:-1])) + 1
         )
         # lexsort is stable: within one id the later record stays behind the earlier one.
         return np.split(order, changes)
     edges = [0, *changes.tolist(), len(owners)]
-    return [slice(low, high) for low, high in zip(edges, edges[1:], strict=False)]
+    return [slice(low, high) for low, high in itertools.pairwise(edges)]
 
 
 class Grid:
@@ -245,10 +243,7 @@ def _match_id(values: Array, operator: str, text: str) -> Array:
     except ValueError:
         exact = None
     if operator in ("=", "!="):
-        if exact is None or len(exact) != size:
-            equal = np.zeros(len(values), np.bool_)
-        else:
-            equal = same_id(values, exact)
+        equal = np.zeros(len(values), np.bool_) if exact is None or len(exact) != size else same_id(values, exact)
         return equal if operator == "=" else ~equal
     if operator != "contains":
         raise QueryError("an id can be compared with = != contains in")
@@ -291,8 +286,7 @@ def _page(column: Column, descending: bool, rows: Array, wanted: int, texts: Tex
     if descending:
         keys = -keys
     if column.absent is not None:
-        last = np.inf if keys.dtype.kind == "f" else np.iinfo(np.int64).max
-        keys = np.where(column.absent[rows], last, keys)
+        keys[column.absent[rows]] = np.inf if keys.dtype.kind == "f" else np.iinfo(np.int64).max
     if wanted < len(rows) // 8:
         near = np.argpartition(keys, wanted - 1)[:wanted] if wanted else np.empty(0, np.int64)
         bound = keys[near].max() if len(near) else 0

@@ -364,7 +364,8 @@ class TaskTable:
         grid = self.grid
         best = np.maximum(grid["started_attempt"][rows], grid["ended_attempt"][rows])
         best = np.maximum(best, grid["finished_attempt"][rows])
-        return np.maximum(np.maximum(best, grid["retried_attempt"][rows] + 1), 0)
+        found: Array = np.maximum(np.maximum(best, grid["retried_attempt"][rows] + 1), 0)
+        return found
 
 
 _STATE_COLUMNS = (

@@ -91,7 +91,7 @@ class _Recording:
         self.node_ring = self._ring(ProcessKind.NODE)
         self.made.workers = [self._ring(ProcessKind.WORKER) for _ in range(max(2, workers))]
         self.made.killed_worker = self.made.workers[-1]
-        self.free_at = {worker: self.start + _NS for worker in self.made.workers}
+        self.free_at = dict.fromkeys(self.made.workers, self.start + _NS)
         self.sequence = 0
         self.batch = 0
 
@@ -216,7 +216,15 @@ class _Recording:
         ring.running(0, task, started, ring.intern("word_count"), 0)
         pid = os.getpid() + len(made.workers)
         node.worker_died(
-            at + 500_000_000, worker, pid, int(DeathCause.SIGNAL), 0, 9, 50 << 20, task, node.intern("killed by signal 9")
+            at + 500_000_000,
+            worker,
+            pid,
+            int(DeathCause.SIGNAL),
+            0,
+            9,
+            50 << 20,
+            task,
+            node.intern("killed by signal 9"),
         )
         driver.task_retried(
             at + 501_000_000, task, 0, int(Outcome.WORKER_DIED), worker, 0.0, driver.intern("worker killed by signal 9")

@@ -1,0 +1,101 @@
+"""Views of processes, actors, nodes and jobs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from obsray.telemetry.store import Running
+from obsray.telemetry.tables import Row, public
+from obsray.telemetry.task_views import TaskViews
+from obsray.telemetry.tasks import BLOCKED
+
+
+class ProcessViews(TaskViews):
+    """What can be asked about processes and what lives in them."""
+
+    def workers(self, refresh: bool = True) -> list[Row]:
+        """Every process of the session with its state, what it runs, and how it ended."""
+        if refresh:
+            self.refresh()
+        table = self.task_table
+        done = np.bincount(
+            table["worker"][(table["ended_attempt"] >= 0) & (table["worker"] >= 0)], minlength=table.workers.count
+        )
+        now: dict[bytes, Running] = {running.process: running for running in self.running}
+        leased = {row["worker"] for row in self.lease_table.held.values()}
+        found = []
+        for process, row in self.process_table.rows.items():
+            values = {name: value for name, value in row.items() if not name.startswith("_")}
+            running = now.get(process)
+            done_row = table.workers.row(process)
+            values["label"] = self.process_label(process)
+            values["current_task_id"] = running.task.hex() if running else None
+            values["current_task"] = running.name if running else None
+            values["tasks_done"] = int(done[done_row]) if done_row >= 0 else 0
+            values["state"] = self._worker_state(process, row, running, process in leased)
+            found.append(values)
+        found.sort(key=lambda values: (values["kind"], values["registered_at_ns"] or 0, values["worker_id"]))
+        return found
+
+    def _worker_state(self, process: bytes, row: Row, running: Running | None, leased: bool) -> str:
+        if row["died_at_ns"] or row["closed_at_ns"] or not self._alive(process):
+            return "DEAD"
+        if row["kind"] == "worker" and row["registered_at_ns"] is None:
+            return "STARTING"
+        if running is not None:
+            task = self.task_table.index.row(running.task)
+            return "BLOCKED" if task >= 0 and self.task_table["state"][task] == BLOCKED else "BUSY"
+        if row["actor_id"]:
+            return "ACTOR"
+        if row["kind"] != "worker":
+            return "ALIVE"
+        return "LEASED" if leased else "IDLE"
+
+    def _alive(self, process: bytes) -> bool:
+        reader = self.store.ring(process)
+        return reader is None or not reader.state.pid or self.store.rings.alive(process)
+
+    def actors(self, refresh: bool = True) -> list[Row]:
+        """Every actor, newest first, with how many calls it had."""
+        if refresh:
+            self.refresh()
+        calls = Counter(value.tobytes() for value in self.task_table["actor"]) if self.actor_table.rows else Counter()
+        found = []
+        for actor, row in self.actor_table.rows.items():
+            values = {name: value for name, value in row.items() if not name.startswith("_")}
+            values["pid"] = self.pid(bytes.fromhex(row["worker_id"])) if row["worker_id"] else None
+            values["calls"] = calls.get(actor, 0)
+            found.append(values)
+        found.sort(key=lambda values: -(values["created_at_ns"] or 0))
+        return found
+
+    def nodes(self, refresh: bool = True) -> list[Row]:
+        """Every node with its resources and its newest samples."""
+        if refresh:
+            self.refresh()
+        store = self.samples.latest.get("store_sample", {})
+        sample = self.samples.latest.get("node_sample", {})
+        live = self.store.is_live()
+        found = []
+        for row in self.cluster_table.nodes.values():
+            values = {**row, "resources": self.samples.resources, "store": public(store), "sample": public(sample)}
+            if not live and values["state"] == "ALIVE":
+                values["state"] = "DEAD"
+            found.append(values)
+        return found
+
+    def jobs(self, refresh: bool = True) -> list[Row]:
+        """Every driver that joined, newest first."""
+        if refresh:
+            self.refresh()
+        counts = np.bincount(self.task_table["job"], minlength=1) if len(self.task_table) else np.zeros(1)
+        found = []
+        for job, row in self.cluster_table.jobs.items():
+            values = {**row, "tasks": int(counts[job]) if job < len(counts) else 0}
+            driver = bytes.fromhex(row["driver_id"]) if row["driver_id"] else None
+            if values["state"] == "RUNNING" and driver and not self._alive(driver):
+                values["state"] = "STOPPED"
+            found.append(values)
+        return sorted(found, key=lambda values: -(values["started_at_ns"] or 0))

@@ -1,0 +1,96 @@
+"""What all views share: the tables of one session, folded from its store, and how things are called."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from obsray.telemetry import explain
+from obsray.telemetry.columns import Batch
+from obsray.telemetry.leases import LeaseTable
+from obsray.telemetry.objects import ObjectTable
+from obsray.telemetry.processes import ActorTable, ClusterTable, ProcessTable
+from obsray.telemetry.samples import SampleTable
+from obsray.telemetry.store import Running, Store
+from obsray.telemetry.tasks import TaskTable
+
+Row = dict[str, Any]
+NS = 1_000_000_000
+
+
+class Tables:
+    """The tables of one session. ``refresh`` brings them up to date."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        texts = store.texts
+        self.task_table = TaskTable(texts)
+        self.object_table = ObjectTable()
+        self.process_table = ProcessTable(texts)
+        self.actor_table = ActorTable(texts)
+        self.cluster_table = ClusterTable(texts)
+        self.lease_table = LeaseTable(texts)
+        self.samples = SampleTable(texts)
+        self.version = 0
+        self.running: list[Running] = []
+        store.add_fold(self._fold)
+
+    def _fold(self, batch: Batch) -> None:
+        for table in (
+            self.task_table, self.object_table, self.process_table, self.actor_table, self.cluster_table,
+            self.lease_table, self.samples,
+        ):  # fmt: skip
+            table.update(batch)
+
+    def refresh(self) -> int:
+        """Fold what is new; returns how many records that were."""
+        count = self.store.refresh()
+        self.running = self.store.running()
+        self.task_table.derive(self.running)
+        if count:
+            self.version += 1
+        return count
+
+    def now_ns(self) -> int:
+        """The time that open durations run to: now, or the last event of a session that is over."""
+        return time.time_ns() if self.store.is_live() else self.samples.last_at_ns
+
+    def process_label(self, process: bytes) -> str:
+        """How a process is called: ``worker 3fa2c1d0 (pid 123)``."""
+        row = self.process_table.rows.get(process)
+        if row is None:
+            for node, facts in self.cluster_table.nodes.items():
+                if node == process:
+                    return f"node {process.hex()[:8]} (pid {facts['pid']})"
+        return explain.label(row, process)
+
+    def task_label(self, task: bytes) -> str:
+        """How a task is called: ``word_count (3fa2c1d0:42)``."""
+        row = self.task_table.index.row(task)
+        return explain.task_label(self.store.texts[int(self.task_table["name"][row])] if row >= 0 else "", task)
+
+    def pid(self, worker: bytes) -> int | None:
+        row = self.process_table.rows.get(worker)
+        return row["pid"] if row and row["pid"] else None
+
+
+def parse_id(text: str, size: int) -> bytes | None:
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return value if len(value) == size else None
+
+
+def hex_or_none(value: Any) -> str | None:
+    data = value.tobytes()
+    return data.hex() if any(data) else None
+
+
+def time_or_none(value: Any) -> int | None:
+    return int(value) or None
+
+
+def public(record: Row) -> Row:
+    """A record with its ids as hex."""
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in record.items()}

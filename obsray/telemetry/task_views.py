@@ -1,0 +1,425 @@
+"""Views of tasks: pages, one task in full, and sums by function."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from obsray import ids
+from obsray.telemetry import explain
+from obsray.telemetry.columns import Array
+from obsray.telemetry.events import Outcome, TaskType
+from obsray.telemetry.object_views import ObjectViews
+from obsray.telemetry.store import Store
+from obsray.telemetry.table import Column, Filter, query, same_id
+from obsray.telemetry.tables import NS, Row, hex_or_none, parse_id, time_or_none
+from obsray.telemetry.tasks import (
+    BLOCKED,
+    FAILED,
+    FINISHED,
+    OPEN,
+    QUEUED,
+    RUNNING,
+    STATES,
+    WAITING_ARGUMENTS,
+)
+
+_TYPES = {
+    TaskType.TASK: "NORMAL_TASK",
+    TaskType.ACTOR_CREATION: "ACTOR_CREATION_TASK",
+    TaskType.ACTOR_CALL: "ACTOR_TASK",
+    TaskType.DRIVER: "DRIVER_TASK",
+}
+_OUTCOMES = [outcome.name.lower() for outcome in Outcome]
+_MEASURES = (
+    "fetch_seconds", "deserialize_seconds", "run_seconds", "cpu_seconds", "blocked_seconds", "store_seconds",
+)  # fmt: skip
+
+
+class TaskViews(ObjectViews):
+    """What can be asked about tasks."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._functions: tuple[int, list[Row]] = (-1, [])
+
+    def tasks(
+        self,
+        filters: Sequence[Filter] = (),
+        sort: str = "-submitted_at_ns",
+        limit: int = 50,
+        offset: int = 0,
+        refresh: bool = True,
+    ) -> dict[str, Any]:
+        """A page of tasks: ``{"rows": [...], "total": n}``."""
+        if refresh:
+            self.refresh()
+        now = self.now_ns()
+        columns = self._task_columns(now)
+        rows, total = query(columns, len(self.task_table), self.store.texts, filters, sort, limit, offset)
+        return {"rows": [self._task_row(int(row), now) for row in rows], "total": total}
+
+    def _task_columns(self, now: int) -> dict[str, Callable[[], Column]]:
+        table = self.task_table
+
+        def number(name: str, positive: bool = False) -> Callable[[], Column]:
+            return lambda: Column("number", table[name], None, table[name] <= 0 if positive else None)
+
+        def span(of: Callable[[Array, int], Array]) -> Callable[[], Column]:
+            def make() -> Column:
+                values = of(np.arange(len(table)), now)
+                return Column("number", values, None, np.isnan(values))
+
+            return make
+
+        workers = [worker.hex() for worker in table.workers.ids] or [""]
+        pids = np.array([self.pid(worker) for worker in table.workers.ids] or [0])
+        columns: dict[str, Callable[[], Column]] = {
+            "task_id": lambda: Column("id", table["id"]),
+            "parent_task_id": lambda: Column("id", table["parent"]),
+            "actor_id": lambda: Column("id", table["actor"]),
+            "trace_id": lambda: Column("id", table["trace"]),
+            "name": lambda: Column("text", table["name"]),
+            "shape": lambda: Column("text", table["shape"]),
+            "error": lambda: Column("text", table["error"]),
+            "type": lambda: Column("enum", table["type"], [*_TYPES.values()]),
+            "state": lambda: Column("enum", table["state"], STATES),
+            "outcome": self._outcome_column,
+            "job_id": lambda: Column("number", table["job"]),
+            "attempt": lambda: Column("number", table.attempt(np.arange(len(table)))),
+            "worker_id": lambda: Column("enum", np.maximum(table["worker"], 0), workers, table["worker"] < 0),
+            "worker_pid": lambda: Column("number", pids[np.maximum(table["worker"], 0)], None, table["worker"] < 0),
+            "submitted_at_ns": number("submitted_at", True),
+            "started_at_ns": number("started_at", True),
+            "ended_at_ns": self._end_column,
+            "result_bytes": number("result_bytes"),
+            "wait_arguments_seconds": span(self._waited),
+            "queue_seconds": span(self._queued),
+            "dispatch_seconds": span(self._dispatched),
+            "total_seconds": span(self._total),
+        }
+        for name in _MEASURES:
+            columns[name] = partial(self._measure_column, name)
+        return columns
+
+    def _measure_column(self, name: str) -> Column:
+        return Column("number", self.task_table[name], None, self.task_table["ended_attempt"] < 0)
+
+    def _end_column(self) -> Column:
+        table = self.task_table
+        return Column("number", self._ended_at(np.arange(len(table))), None, table["state"] < FINISHED)
+
+    def _outcome_column(self) -> Column:
+        table = self.task_table
+        outcome = np.where(table["owner_outcome"] != OPEN, table["owner_outcome"], table["worker_outcome"])
+        absent = (outcome == OPEN) | (table["state"] < FINISHED)
+        return Column("enum", np.where(outcome < len(_OUTCOMES), outcome, 0), _OUTCOMES, absent)
+
+    def _ended_at(self, rows: Array) -> Array:
+        table = self.task_table
+        return np.where(table["ended_at"][rows] > 0, table["ended_at"][rows], table["finished_at"][rows])
+
+    def _waited(self, rows: Array, now: int) -> Array:
+        """Seconds tasks waited for arguments; NaN for those that had all."""
+        table = self.task_table
+        submitted, unready = table["submitted_at"][rows], table["unready"][rows]
+        return np.where((submitted > 0) & (unready > 0), _seconds(submitted, self._ready_at(rows, now)), np.nan)
+
+    def _ready_at(self, rows: Array, now: int) -> Array:
+        """When the arguments were there: the submission, a later moment, or now for those that still wait."""
+        table = self.task_table
+        submitted = table["submitted_at"][rows]
+        waits = np.flatnonzero(table["unready"][rows] > 0)
+        if len(waits):
+            ready = table["ready_at"][rows[waits]]
+            still = table["state"][rows[waits]] == WAITING_ARGUMENTS
+            submitted = submitted.copy()
+            submitted[waits] = np.where(ready > 0, ready, np.where(still, now, submitted[waits]))
+        return submitted
+
+    def _queued(self, rows: Array, now: int) -> Array:
+        """Seconds from readiness (of a retry: from the failure) to dispatch; NaN if that is not known or not yet."""
+        table = self.task_table
+        state = table["state"][rows]
+        since = np.maximum(self._ready_at(rows, now), table["retried_at"][rows])
+        until = table["dispatched_at"][rows]
+        until = np.where((until == 0) & (state == QUEUED), now, until)
+        known = (since > 0) & (until > 0) & (state != WAITING_ARGUMENTS)
+        return np.where(known, _seconds(since, until), np.nan)
+
+    def _dispatched(self, rows: Array, now: int) -> Array:
+        """Seconds from dispatch to the start; NaN before that."""
+        table = self.task_table
+        since, until = table["dispatched_at"][rows], table["started_at"][rows]
+        until = np.where((until == 0) & (table["state"][rows] < FINISHED), now, until)
+        return np.where((since > 0) & (until > 0), _seconds(since, until), np.nan)
+
+    def _total(self, rows: Array, now: int) -> Array:
+        """Seconds from submission to the end, or to now."""
+        table = self.task_table
+        since = table["submitted_at"][rows]
+        until = np.where(table["state"][rows] < FINISHED, now, self._ended_at(rows))
+        return np.where((since > 0) & (until > 0), _seconds(since, until), np.nan)
+
+    def _task_row(self, row: int, now: int) -> Row:
+        table, texts = self.task_table, self.store.texts
+        at = np.array([row])
+        arguments, queue, dispatch, total = (
+            _real(of(at, now)[0]) for of in (self._waited, self._queued, self._dispatched, self._total)
+        )
+        worker_row = int(table["worker"][row])
+        worker = table.workers.ids[worker_row] if worker_row >= 0 else None
+        state = int(table["state"][row])
+        ended = int(table["ended_attempt"][row]) >= 0
+        outcome = int(table["owner_outcome"][row])
+        if outcome == OPEN:
+            outcome = int(table["worker_outcome"][row])
+        task = table["id"][row].tobytes()
+        values: Row = {
+            "task_id": task.hex(),
+            "name": texts[int(table["name"][row])],
+            "type": _TYPES.get(int(table["type"][row]), "NORMAL_TASK"),  # type: ignore[call-overload]
+            "state": STATES[state],
+            "attempt": int(table.attempt(at)[0]),
+            "parent_task_id": hex_or_none(table["parent"][row]),
+            "actor_id": hex_or_none(table["actor"][row]),
+            "job_id": f"{int(table['job'][row]):08x}",
+            "worker_id": worker.hex() if worker else None,
+            "worker_pid": self.pid(worker) if worker else None,
+            "shape": texts[int(table["shape"][row])],
+            "submitted_at_ns": time_or_none(table["submitted_at"][row]),
+            "started_at_ns": time_or_none(table["started_at"][row]),
+            "ended_at_ns": time_or_none(self._ended_at(at)[0]) if state >= FINISHED else None,
+            "wait_arguments_seconds": arguments,
+            "queue_seconds": queue,
+            "dispatch_seconds": dispatch,
+            "total_seconds": total,
+            "result_bytes": int(table["result_bytes"][row]),
+            "outcome": _OUTCOMES[outcome] if state >= FINISHED and outcome < len(_OUTCOMES) else None,
+            "error": texts[int(table["error"][row])] or None,
+            "trace_id": hex_or_none(table["trace"][row]),
+        }
+        for name in _MEASURES:
+            values[name] = float(table[name][row]) if ended else None
+        if not ended and state in (RUNNING, BLOCKED) and values["started_at_ns"]:
+            values["run_seconds"] = max(0, now - values["started_at_ns"]) / NS
+        return values
+
+    def task(self, task_id: str, refresh: bool = True) -> Row | None:
+        """Everything about one task; None if nobody ever mentioned it."""
+        if refresh:
+            self.refresh()
+        identifier = parse_id(task_id, ids.TASK_ID_BYTES)
+        row = self.task_table.index.row(identifier) if identifier else -1
+        if row < 0 or identifier is None:
+            return None
+        now = self.now_ns()
+        values = self._task_row(row, now)
+        raw = self._raw(row)
+        reason = explain.pending_reason(raw, now, self._pending_facts(row, identifier))
+        queued_why = reason or self._why_queued(row, values)
+        values["pending_reason"] = reason
+        values["time_split"] = explain.time_split(raw, now, queued_why)
+        values["attempts"] = self._attempts(row, identifier, values)
+        values["children"] = self._children(identifier)
+        values["arguments"] = self._arguments(identifier)
+        values["results"] = self._results(identifier)
+        return values
+
+    def _raw(self, row: int) -> Row:
+        table = self.task_table
+        raw = {name: table[name][row].item() for name in (
+            "submitted_at", "ready_at", "retried_at", "dispatched_at", "started_at", "ended_at", "blocked_at", "state",
+            "unready", "argument_bytes", "result_bytes", *_MEASURES,
+        )}  # fmt: skip
+        worker = int(table["worker"][row])
+        raw["worker_label"] = self.process_label(table.workers.ids[worker]) if worker >= 0 else "a worker"
+        raw["name"] = self.store.texts[int(table["name"][row])]
+        raw["attempt"] = int(table.attempt(np.array([row]))[0])
+        return raw
+
+    def _pending_facts(self, row: int, task: bytes) -> explain.PendingFacts:
+        shape = self.store.texts[int(self.task_table["shape"][row])]
+        decision = self.lease_table.latest.get((ids.owner_of(task), shape))
+
+        def missing() -> list[str]:
+            waits = self.store.about("task_arguments_waiting", "task", task)
+            return [f"{self._object_text(record['object'])}" for record in waits]
+
+        return explain.PendingFacts(decision, missing, lambda: self._holders(decision))
+
+    def _object_text(self, identifier: bytes) -> str:
+        row = self.task_table.index.row(ids.task_of(identifier))
+        if row < 0:
+            return f"object {ids.short(identifier)}"
+        name = self.store.texts[int(self.task_table["name"][row])]
+        state = STATES[int(self.task_table["state"][row])]
+        return f"object {ids.short(identifier)}, the result of {name} ({state})"
+
+    def _holders(self, decision: Row | None) -> str:
+        """Who holds the workers, as the end of a sentence."""
+        if decision is None or decision["outcome"] == "granted":
+            return ""
+        held = Counter(row["shape"] for row in self.lease_table.held.values())
+        if not held:
+            return ""
+        oldest: dict[str, int] = {}
+        for row in self.lease_table.held.values():
+            oldest[row["shape"]] = min(oldest.get(row["shape"], row["time_ns"]), row["time_ns"])
+        now = self.now_ns()
+        said = [
+            f"{shape} on {count} worker{'s' * (count > 1)} for {explain.duration((now - oldest[shape]) / NS)}"
+            for shape, count in held.most_common(3)
+        ]
+        return f"; held by {', '.join(said)}"
+
+    def _why_queued(self, row: int, values: Row) -> str:
+        shape, owner = values["shape"], ids.owner_of(bytes.fromhex(values["task_id"]))
+        start, end = int(self.task_table["submitted_at"][row]), int(self.task_table["dispatched_at"][row])
+        said = [
+            explain.decision_text(decision)
+            for decision in self.lease_table.decisions
+            if decision["shape"] == shape and decision["owner"] == owner and start <= decision["time_ns"] <= end
+        ]
+        if said:
+            return "; then ".join(dict.fromkeys(said))
+        return "waited in its owner's queue until a leased worker had room"
+
+    def _attempts(self, row: int, task: bytes, values: Row) -> list[Row]:
+        table = self.task_table
+        if values["attempt"] == 0:
+            return [] if table["started_at"][row] == 0 and values["ended_at_ns"] is None else [self._attempt(values)]
+        found: dict[int, Row] = {}
+        for event in ("task_started", "task_retried", "task_ended", "task_finished"):
+            for record in self.store.about(event, "task", task):
+                attempt = found.setdefault(
+                    record["attempt"],
+                    {
+                        "attempt": record["attempt"], "worker_id": None, "worker_pid": None, "started_at_ns": None,
+                        "ended_at_ns": None, "run_seconds": None, "outcome": None, "error": None,
+                    },
+                )  # fmt: skip
+                worker = record["worker"] if event == "task_retried" else record["process"]
+                if event != "task_finished":
+                    attempt["worker_id"], attempt["worker_pid"] = worker.hex(), self.pid(worker)
+                if "started_at" in record:
+                    attempt["started_at_ns"] = record["started_at"]
+                if event != "task_started":
+                    attempt["ended_at_ns"] = attempt["ended_at_ns"] or record["time_ns"]
+                    attempt["outcome"] = record["outcome"]
+                    attempt["error"] = record.get("error") or attempt["error"]
+                    attempt["run_seconds"] = record.get("run_seconds", attempt["run_seconds"])
+        last = found.setdefault(values["attempt"], self._attempt(values))
+        if last["worker_id"] is None:
+            found[values["attempt"]] = self._attempt(values)
+        return [found[number] for number in sorted(found)]
+
+    def _attempt(self, values: Row) -> Row:
+        names = (
+            "attempt", "worker_id", "worker_pid", "started_at_ns", "ended_at_ns", "run_seconds", "outcome", "error",
+        )  # fmt: skip
+        return {name: values[name] for name in names}
+
+    def _children(self, task: bytes) -> dict[str, Any]:
+        rows = np.flatnonzero(same_id(self.task_table["parent"], task))
+        states = Counter(STATES[state] for state in self.task_table["state"][rows])
+        names = Counter(self.store.texts[code] for code in self.task_table["name"][rows].tolist())
+        return {
+            "total": len(rows),
+            "by_state": dict(states),
+            "by_name": dict(names.most_common(20)),
+            "task_ids": [self.task_table["id"][row].tobytes().hex() for row in rows[:20]],
+        }
+
+    def _arguments(self, task: bytes) -> list[Row]:
+        """Arguments that had to be waited for, with who produces them."""
+        found = []
+        for record in self.store.about("task_arguments_waiting", "task", task):
+            producer = ids.task_of(record["object"])
+            row = self.task_table.index.row(producer)
+            found.append(
+                {
+                    "object_id": record["object"].hex(),
+                    "producer_task_id": producer.hex(),
+                    "producer_name": self.store.texts[int(self.task_table["name"][row])] if row >= 0 else None,
+                    "producer_state": STATES[int(self.task_table["state"][row])] if row >= 0 else None,
+                    "waited_from_ns": record["time_ns"],
+                }
+            )
+        return found
+
+    def _results(self, task: bytes) -> list[Row]:
+        row = self.object_table.index.row(ids.object_id(task))
+        return [self._object_row(row, self.object_table.states(), self.now_ns())] if row >= 0 else []
+
+    def functions(self, refresh: bool = True) -> list[Row]:
+        """Per function name: tasks by state, percentiles of run and queue seconds, CPU seconds, bytes."""
+        if refresh:
+            self.refresh()
+        if self._functions[0] == self.version:
+            return self._functions[1]
+        table, count = self.task_table, len(self.store.texts)
+        names, states = table["name"].astype(np.int64), table["state"].astype(np.int64)
+        by_state = np.bincount(names * len(STATES) + states, minlength=count * len(STATES)).reshape(-1, len(STATES))
+        cpu = np.bincount(names, weights=table["cpu_seconds"], minlength=count)
+        result_bytes = np.bincount(names, weights=table["result_bytes"], minlength=count)
+        ended = np.flatnonzero(table["ended_attempt"] >= 0)
+        order = ended[np.argsort(names[ended], kind="stable")]
+        edges = np.searchsorted(names[order], np.arange(count + 1))
+        queue = self._queued(order, self.now_ns())
+        found = []
+        for code in np.flatnonzero(by_state.sum(axis=1)).tolist():
+            part = slice(edges[code], edges[code + 1])
+            row: Row = {
+                "name": self.store.texts[code],
+                "total": int(by_state[code].sum()),
+                "by_state": {STATES[s]: int(n) for s, n in enumerate(by_state[code]) if n},
+                "cpu_seconds": float(cpu[code]),
+                "result_bytes": int(result_bytes[code]),
+                "failed": int(by_state[code][FAILED]),
+            }
+            row.update(_percentiles("run_seconds", table["run_seconds"][order[part]]))
+            row.update(_percentiles("queue_seconds", queue[part]))
+            found.append(row)
+        found.sort(key=lambda row: -row["total"])
+        self._functions = (self.version, found)
+        return found
+
+    def _recent_errors(self) -> list[Row]:
+        table = self.task_table
+        failed = np.flatnonzero(table["state"] == FAILED)
+        if not len(failed):
+            return []
+        newest = failed[np.argsort(self._ended_at(failed), kind="stable")[::-1][:5]]
+        now = self.now_ns()
+        found = []
+        for row in newest:
+            values = self._task_row(int(row), now)
+            found.append(
+                {
+                    "task_id": values["task_id"], "name": values["name"], "ended_at_ns": values["ended_at_ns"],
+                    "outcome": values["outcome"], "error": (values["error"] or "").partition("\n")[0],
+                }
+            )  # fmt: skip
+        return found
+
+
+def _seconds(since: Array, until: Array) -> Array:
+    found: Array = np.maximum(until - since, 0) / NS
+    return found
+
+
+def _real(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _percentiles(name: str, values: Array) -> Row:
+    values = values[~np.isnan(values)] if len(values) else values
+    if not len(values):
+        return {f"{name}_p50": None, f"{name}_p95": None, f"{name}_p99": None}
+    found = np.percentile(values, (50, 95, 99))
+    return {f"{name}_p{p}": float(value) for p, value in zip((50, 95, 99), found, strict=True)}
