@@ -16,7 +16,7 @@ from typing import Any
 from obsray.core.node.demands import Demand, Lease, default_need, describe
 from obsray.core.node.resources import Amounts
 from obsray.core.node.scheduler import Scheduler
-from obsray.core.node.step import Step, require
+from obsray.core.node.step import Report, Step, require
 from obsray.core.node.workers import Death, Runtime, WorkerPool, runtime_of
 from obsray.core.protocol.lifecycle import ActorState, advance
 from obsray.core.protocol.messages import ActorChanged, Reply, StartActor
@@ -92,7 +92,9 @@ class ActorTable:
             actor.label, actor.restarts_max, actor.detached, spec["job"] & 0xFFFFFFFF,
         )  # fmt: skip
         step.send(client, Reply(request, None))
+        step.effects.append(Report(spec))
         advance(actor, ActorState.PENDING_CREATION)
+        self._tell(step, actor)
         self._look_for_worker(step, actor)
 
     def _read(self, step: Step, client: bytes, spec: dict[str, Any]) -> Actor:
@@ -238,6 +240,7 @@ class ActorTable:
         news = self._news(actor)
         for client in actor.watchers:
             step.send(client, news)
+        step.effects.append(Report(news))
 
     def _news(self, actor: Actor) -> ActorChanged:
         alive = actor.state is ActorState.ALIVE

@@ -44,19 +44,38 @@ class Demand:
 
 @dataclass(slots=True, eq=False)
 class Queue:
-    """Demands that need the same, in the order of their turns (a dict keeps it, and removes in constant time)."""
+    """Demands that need the same. First comes who holds least, among those whose turn is oldest.
+
+    Adding, removing and finding the first cost the same however many there are. ``waiting_since`` is when the queue
+    last got something, or began.
+    """
 
     need: Amounts
     hold: Amounts
     runtime: Runtime
     infeasible: str
+    waiting_since: float
     demands: dict[int, Demand] = field(default_factory=dict)
+    levels: dict[int, dict[int, Demand]] = field(default_factory=dict)
     unannounced: list[Demand] = field(default_factory=list)
     reason: Reason = Reason.NONE
     deficit: str = ""
 
+    def add(self, demand: Demand) -> None:
+        """Behind all that hold as much."""
+        self.demands[id(demand)] = demand
+        self.levels.setdefault(demand.held, {})[id(demand)] = demand
+
+    def remove(self, demand: Demand) -> None:
+        """Before ``demand.held`` changes, and when it wants nothing any more."""
+        del self.demands[id(demand)]
+        level = self.levels[demand.held]
+        del level[id(demand)]
+        if not level:
+            del self.levels[demand.held]
+
     def head(self) -> Demand:
-        return next(iter(self.demands.values()))
+        return next(iter(self.levels[min(self.levels)].values()))
 
 
 @dataclass(slots=True, eq=False)

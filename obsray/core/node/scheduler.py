@@ -1,8 +1,8 @@
 """The local scheduler: who gets which worker and when, and why not yet.
 
 Demands that need the same share a queue, so a decision costs as much as there are *different* needs, however many
-tasks wait. Among queues the demand whose turn is oldest goes first: round robin over all demands. One that does
-not fit now does not hold up smaller ones; but once it has waited ``RESERVE_AFTER_SECONDS`` and others took what it
+tasks wait. First comes who holds least, among equals whose turn is oldest: round robin over all demands. One that
+does not fit now does not hold up smaller ones; but once it has waited ``RESERVE_AFTER_SECONDS`` and others took what it
 lacks meanwhile, what comes free is kept for it for a while. Demands that cannot be met now ask the holders of other
 leases to give idle ones back.
 
@@ -98,18 +98,19 @@ class Scheduler:
         queue = self.queues.get(signature)
         if queue is None:
             infeasible = self.resources.infeasible(demand.need)
-            queue = self.queues[signature] = Queue(demand.need, demand.hold, demand.runtime, infeasible)
+            queue = Queue(demand.need, demand.hold, demand.runtime, infeasible, step.now)
+            self.queues[signature] = queue
         self._turn += 1
         demand.turn = self._turn
         demand.waiting_since = step.now
         demand.outcome, demand.reason = LeaseOutcome.GRANTED, Reason.NONE
-        queue.demands[id(demand)] = demand
+        queue.add(demand)
         queue.unannounced.append(demand)
 
     def _dequeue(self, demand: Demand) -> None:
         signature = demand.signature()
         queue = self.queues[signature]
-        del queue.demands[id(demand)]
+        queue.remove(demand)
         if not queue.demands:
             del self.queues[signature]
             if queue is self._reserved:
@@ -139,8 +140,13 @@ class Scheduler:
         del self.leases[lease.key]
         del self.by_worker[lease.worker.id]
         demand = lease.demand
+        queue = self.queues.get(demand.signature()) if demand.wanted else None
+        if queue is not None:
+            queue.remove(demand)
         demand.held -= 1
         demand.asked_back -= lease.asked_back
+        if queue is not None:
+            queue.add(demand)
         self.resources.give(lease.key)
         held_seconds = step.now - lease.granted_at
         if tasks > 0:
@@ -206,8 +212,9 @@ class Scheduler:
                 step.wake(step.now + LOOK_SECONDS)
         return for_actors
 
-    def _precedence(self, queue: Queue) -> tuple[bool, int]:
-        return queue is not self._reserved, queue.head().turn
+    def _precedence(self, queue: Queue) -> tuple[bool, int, int]:
+        head = queue.head()
+        return queue is not self._reserved, head.held, head.turn
 
     def _grant(self, step: Step, queue: Queue, worker: Worker) -> Lease:
         demand = queue.head()
@@ -217,21 +224,22 @@ class Scheduler:
         self.pool.take(worker, WorkerState.ACTOR if demand.actor else WorkerState.LEASED)
         lease = Lease(key, demand, worker, devices, step.now)
         self.leases[key] = self.by_worker[worker.id] = lease
-        demand.held += 1
         for name in demand.hold:
             self._taken_at[name] = step.now
         self._announce(step, demand, LeaseOutcome.GRANTED, Reason.CAPACITY_FREE, "", lease)
+        queue.remove(demand)
+        queue.waiting_since = step.now
+        demand.held += 1
         demand.wanted -= 1
-        self._turn += 1
         if demand.wanted:
+            self._turn += 1
             demand.turn = self._turn
             demand.waiting_since = step.now
-            del queue.demands[id(demand)]
-            queue.demands[id(demand)] = demand
+            queue.add(demand)
         else:
-            self._dequeue(demand)
-            if demand.actor:
-                del self.actor_demands[demand.actor]
+            self.actor_demands.pop(demand.actor, None)
+            if not queue.demands:
+                del self.queues[demand.signature()]
         if queue is self._reserved:
             self._reserved = None
         if not demand.actor:
@@ -248,11 +256,10 @@ class Scheduler:
             self._reserve_again_at = step.now + RESERVE_SECONDS_MAX
         if step.now < self._reserve_again_at:
             return
-        for queue in sorted(queues, key=lambda queue: queue.head().turn):
-            waiting_since = queue.head().waiting_since
+        for queue in sorted(queues, key=lambda queue: queue.waiting_since):
             missing = self.resources.deficit(queue.need)
-            overtaken = any(self._taken_at.get(name, 0.0) > waiting_since for name in missing)
-            if overtaken and step.now - waiting_since >= RESERVE_AFTER_SECONDS and self._can_come_free(missing):
+            overtaken = any(self._taken_at.get(name, 0.0) > queue.waiting_since for name in missing)
+            if overtaken and step.now - queue.waiting_since >= RESERVE_AFTER_SECONDS and self._can_come_free(missing):
                 self._reserved, self._reserved_until = queue, step.now + RESERVE_SECONDS_MAX
                 step.wake(self._reserved_until)
                 return
@@ -301,7 +308,7 @@ class Scheduler:
                 workers_coming += 1
                 for name, amount in lease.demand.hold.items():
                     coming[name] = coming.get(name, 0) + amount
-        for queue in sorted(self.queues.values(), key=lambda queue: queue.head().turn):
+        for queue in sorted(self.queues.values(), key=self._precedence):
             if queue.infeasible or queue.reason not in (Reason.NO_CAPACITY, Reason.WORKER_LIMIT):
                 continue
             for demand in islice(queue.demands.values(), RECLAIMING_PER_LOOK_MAX):
@@ -318,9 +325,7 @@ class Scheduler:
                             break
                 # What is on its way is for this demand; the next one may not count on it again.
                 for name, amount in queue.need.items():
-                    coming[name] = coming.get(name, 0) - amount * demand.wanted
-                if all(coming.get(name, 0) <= -self.resources.total[name] for name in queue.need):
-                    break
+                    coming[name] = max(0, coming.get(name, 0) - amount * demand.wanted)
 
     def _missing(self, queue: Queue, demand: Demand, coming: Amounts) -> Amounts:
         free = self.resources.free
@@ -444,8 +449,9 @@ class Scheduler:
             require(self.by_worker[lease.worker.id] is lease, "a lease that its worker does not know")
         for queue in self.queues.values():
             require(bool(queue.demands), "an empty queue")
-            turns = [demand.turn for demand in queue.demands.values()]
-            require(turns == sorted(turns), f"turns out of order: {turns}")
+            levels = {held: set(level) for held, level in queue.levels.items()}
+            require(set().union(*levels.values()) == set(queue.demands), "the levels do not hold the demands")
+            require(all(queue.demands[i].held == held for held in levels for i in levels[held]), "a wrong level")
             require(all(demand.wanted > 0 for demand in queue.demands.values()), "a queued demand wants nothing")
         for demand in self.demands.values():
             found = self.queues.get(demand.signature())

@@ -30,6 +30,7 @@ from obsray.core.node.step import (
     Effect,
     EndProcess,
     RemoveFile,
+    Report,
     ReserveArena,
     RestoreObject,
     Send,
@@ -40,13 +41,14 @@ from obsray.core.node.step import (
 )
 from obsray.core.node.workers import SIGNAL_KILL, Ended, WorkerPool
 from obsray.core.protocol.lifecycle import WorkerState
-from obsray.core.protocol.messages import Exit, Message, Welcome, encode
+from obsray.core.protocol.messages import ActorChanged, Exit, Message, Welcome, encode
 from obsray.core.system.arena import Arena
 from obsray.core.system.processes import clean_session
+from obsray.core.transport.control_client import NodeReporter
 from obsray.core.transport.links import Link, Reactor
 from obsray.ids import WORKER_ID_BYTES
 from obsray.telemetry import session_file
-from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.events import DeathCause, ProcessKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
 
 #: Children other than workers start once the first worker is there, or after this time.
@@ -78,6 +80,11 @@ class Node:
         self.forks = forks
         self.machine = self._build(machine)
         self.services = Services(self.session, self._list_services(), self._log)
+        # Keeps what it is told until it is started, after the first worker: only then it loads gRPC, in its thread.
+        self.reporter = NodeReporter(
+            self.session / "sockets" / "control.sock", options.token, node, self.reactor.post,
+            lambda: self._log("the control store takes this node for dead"),
+        )  # fmt: skip
         self._offered = machine
         self._dying: dict[bytes, tuple[int, int, int]] = {}
         self._wake_at: float | None = None
@@ -146,6 +153,9 @@ class Node:
             time.time_ns(), self.node, os.getpid(), self.emitter.intern(socket.gethostname()), self.arena.size_bytes
         )
         self._do(self.machine.start)
+        self.reporter.register_node(
+            socket.gethostname(), str(self.session / "sockets" / "node.sock"), self._offered.total
+        )
         now = time.monotonic()
         self.reactor.call_at(now + SERVICES_AFTER_SECONDS, self._start_services)
         self._sample_at(now + self.config.sample_interval_seconds)
@@ -242,8 +252,18 @@ class Node:
                 self.disk.restore(effect)
             case RemoveFile(path):
                 self.disk.remove(path)
+            case Report(news):
+                self._report(news)
             case Shutdown(reason):
                 self._ending = self._ending or reason
+
+    def _report(self, news: dict[str, Any] | ActorChanged) -> None:
+        if isinstance(news, dict):
+            self.reporter.actor_created(news)
+        else:
+            self.reporter.actor_changed(
+                news.actor, news.state, news.incarnation, news.worker, news.path, news.cause, news.detail
+            )
 
     def _reserved(self, end: int, error: str) -> None:
         if error:
@@ -279,6 +299,8 @@ class Node:
             self.links[peer.worker] = link
             # Before anything that the machine has for it: the first message carries the arena.
             self._welcome(link, client.job)
+            if kind is ProcessKind.DRIVER:
+                self.reporter.start_job(client.job, client.id, client.pid, "", "")
         self._carry_out(step)
         if kind is ProcessKind.WORKER and not self.services.started and not self._ending:
             self.reactor.post(self._start_services)
@@ -312,7 +334,10 @@ class Node:
         if client is None or self.links.get(client) is not link:
             return
         del self.links[client]
+        known = self.machine.clients.get(client)
         self._do(self.machine.client_left, client)
+        if known is not None and known.kind is ProcessKind.DRIVER:
+            self.reporter.end_job(known.job, DeathCause.INTENDED if known.said_goodbye else DeathCause.UNKNOWN)
         if client in self._dying:
             self._bury(client)
 
@@ -389,6 +414,7 @@ class Node:
     def _start_services(self) -> None:
         if not self.services.started and not self._ending:
             self.services.start()
+            self.reporter.start()
 
     def _sample_at(self, instant: float) -> None:
         def sample() -> None:
@@ -421,6 +447,7 @@ class Node:
         # 3. Files and threads of the object store.
         self.disk.close(grace)
         # 4. What serves people, and what the cluster's state lives in.
+        self.reporter.close(grace)
         self.services.end({"dashboard", "control"}, grace)
         # 5. The last records are written before the collector reads for the last time.
         now = time.time_ns()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from obsray.core.protocol.messages import Message, encode
+from obsray.core.protocol.messages import ActorChanged, Message, encode
 
 
 class Recorder(Protocol):
@@ -77,6 +77,12 @@ class RemoveFile(NamedTuple):
     path: str
 
 
+class Report(NamedTuple):
+    """Let the control store know of an actor: its spec when it is created, then every change of it."""
+
+    news: dict[str, Any] | ActorChanged
+
+
 class Shutdown(NamedTuple):
     """End the whole runtime in order."""
 
@@ -84,7 +90,16 @@ class Shutdown(NamedTuple):
 
 
 Effect = (
-    Send | Broadcast | StartWorker | EndProcess | ReserveArena | SpillObject | RestoreObject | RemoveFile | Shutdown
+    Send
+    | Broadcast
+    | StartWorker
+    | EndProcess
+    | ReserveArena
+    | SpillObject
+    | RestoreObject
+    | RemoveFile
+    | Report
+    | Shutdown
 )
 
 

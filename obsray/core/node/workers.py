@@ -44,7 +44,9 @@ def runtime_of(description: dict[str, Any] | None) -> Runtime:
     """The runtime that a shape or an actor asks for. Raises ValueError if its environment is not text."""
     if not description:
         return DEFAULT_RUNTIME
-    variables = description.get("env_vars") or {}
+    variables = description.get("env_vars")
+    if variables is None:
+        variables = {}
     if not isinstance(variables, dict):
         raise ValueError("env_vars is not a dict")
     for name, value in variables.items():

@@ -1,0 +1,386 @@
+"""The object table: writing, reading, room, spilling, loss, and the death of clients."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from node_bench import MIB, Bench, put_id
+
+from obsray.core.node.step import RemoveFile, ReserveArena, RestoreObject, SpillObject
+from obsray.core.protocol import messages as m
+from obsray.core.protocol.lifecycle import ObjectState
+
+
+def write(bench: Bench, client: bytes, number: int, size: int = MIB, seal: bool = True) -> bytes:
+    """The client puts an object; there is room for it now."""
+    identifier = put_id(client, number)
+    bench.send(client, m.CreateObject(number, identifier, size))
+    (room,) = bench.take(client, m.ObjectRoom)
+    assert room.request == number
+    if seal:
+        bench.send(client, m.SealObject(identifier))
+    return identifier
+
+
+def pin(bench: Bench, client: bytes, identifier: bytes) -> m.ObjectPinned:
+    bench.send(client, m.PinObject(99, identifier))
+    (pinned,) = bench.take(client, m.ObjectPinned)
+    return pinned
+
+
+def state(bench: Bench, identifier: bytes) -> ObjectState:
+    return bench.objects.entries[identifier].state
+
+
+def test_an_object_is_read_where_it_was_written():
+    bench = Bench()
+    driver = bench.driver()
+    identifier = put_id(driver, 1)
+    bench.send(driver, m.CreateObject(7, identifier, 1000))
+    (room,) = bench.take(driver)
+    bench.send(driver, m.SealObject(identifier))
+    pinned = pin(bench, driver, identifier)
+    assert (pinned.offset, pinned.size) == (room.offset, 1000)
+    names = [name for name, _ in bench.records.events if name.startswith("object_")]
+    assert names == ["object_created", "object_sealed", "object_pinned"]
+
+
+def test_room_is_given_only_where_pages_exist():
+    bench = Bench(auto_reserve=False)
+    driver = bench.driver()
+    bench.send(driver, m.CreateObject(1, put_id(driver, 1), MIB))
+    assert bench.take(driver) == []
+    (effect,) = bench.take_effects(ReserveArena)
+    assert (effect.start, effect.end) == (0, MIB)
+    bench.do(bench.machine.arena_reserved, effect.end, "")
+    assert len(bench.take(driver, m.ObjectRoom)) == 1
+    # The next pages are made before anybody asks for them.
+    assert bench.take_effects(ReserveArena)[0].start == MIB
+
+
+def test_a_machine_without_memory_spills_instead():
+    bench = Bench(store=8 * MIB, auto_reserve=False)
+    driver = bench.driver()
+    bench.send(driver, m.CreateObject(1, put_id(driver, 1), 2 * MIB))
+    bench.do(bench.machine.arena_reserved, 2 * MIB, "")
+    bench.take_effects(ReserveArena)
+    bench.send(driver, m.SealObject(put_id(driver, 1)))
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB))
+    bench.do(bench.machine.arena_reserved, 4 * MIB, "Cannot allocate memory")
+    assert bench.spills_end() == [put_id(driver, 1)]
+    assert [room.request for room in bench.take(driver, m.ObjectRoom)] == [1, 2]
+
+
+def test_a_reader_waits_until_the_object_is_sealed():
+    bench = Bench()
+    driver, reader = bench.driver(), bench.driver(b"driver_2")
+    identifier = write(bench, driver, 1, seal=False)
+    bench.send(reader, m.PinObject(5, identifier))
+    assert bench.take(reader) == []
+    bench.send(driver, m.SealObject(identifier))
+    assert [type(message) for message in bench.take(reader)] == [m.ObjectPinned]
+
+
+def test_an_unknown_object_is_refused_at_once():
+    bench = Bench()
+    driver = bench.driver()
+    bench.send(driver, m.PinObject(5, put_id(driver, 1)))
+    (refused,) = bench.take(driver)
+    assert (refused.request, refused.error) == (5, "unknown")
+
+
+def test_an_object_without_a_living_owner_is_not_made():
+    bench = Bench()
+    driver = bench.driver()
+    bench.send(driver, m.CreateObject(1, put_id(b"nobody..", 1), 10))
+    assert bench.take(driver)[0].error == "unknown"
+
+
+def test_a_second_writer_is_told_that_the_object_is_there():
+    bench = Bench()
+    driver = bench.driver()
+    identifier = write(bench, driver, 1)
+    bench.send(driver, m.CreateObject(2, identifier, MIB))
+    assert bench.take(driver)[0].error == "duplicate"
+
+
+def test_an_object_larger_than_the_store_is_refused_before_it_is_written():
+    bench = Bench(store=MIB)
+    driver = bench.driver()
+    bench.send(driver, m.CreateObject(1, put_id(driver, 1), MIB + 1))
+    (refused,) = bench.take(driver)
+    assert refused.error == "too_large"
+    assert refused.detail == "1.0 MiB do not fit a store of 1.0 MiB"
+
+
+def test_a_freed_object_stays_until_its_last_reader_is_gone():
+    bench = Bench()
+    driver, reader = bench.driver(), bench.driver(b"driver_2")
+    identifier = write(bench, driver, 1)
+    pin(bench, reader, identifier)
+    pin(bench, reader, identifier)
+    bench.send(driver, m.FreeObjects([identifier]))
+    bench.send(reader, m.UnpinObjects([identifier]))
+    assert identifier in bench.objects.entries
+    bench.send(reader, m.UnpinObjects([identifier]))
+    assert bench.objects.entries == {}
+    assert bench.objects.allocator.used_bytes == 0
+
+
+def test_only_the_owner_can_free():
+    bench = Bench()
+    driver, other = bench.driver(), bench.driver(b"driver_2")
+    identifier = write(bench, driver, 1)
+    bench.send(other, m.FreeObjects([identifier]))
+    assert state(bench, identifier) is ObjectState.SEALED
+
+
+def test_an_object_freed_while_it_is_written_goes_when_it_is_sealed():
+    bench = Bench()
+    driver = bench.driver()
+    identifier = write(bench, driver, 1, seal=False)
+    bench.send(driver, m.FreeObjects([identifier]))
+    assert state(bench, identifier) is ObjectState.CREATED
+    bench.send(driver, m.SealObject(identifier))
+    assert bench.objects.entries == {}
+
+
+def test_when_the_store_is_full_the_object_read_longest_ago_goes_to_disk():
+    bench = Bench(store=4 * MIB)
+    driver = bench.driver()
+    first, second, third = (write(bench, driver, number) for number in (1, 2, 3))
+    write(bench, driver, 4)
+    pin(bench, driver, first)
+    bench.send(driver, m.UnpinObjects([first]))
+    bench.send(driver, m.CreateObject(5, put_id(driver, 5), MIB))
+    (waiting,) = bench.records.named("object_allocation_waiting")
+    assert waiting["spillable_bytes"] == 3 * MIB
+    assert bench.spills_end() == [second]
+    assert state(bench, second) is ObjectState.SPILLED
+    assert [room.request for room in bench.take(driver, m.ObjectRoom)] == [5]
+    assert (state(bench, first), state(bench, third)) == (ObjectState.SEALED, ObjectState.SEALED)
+
+
+def test_one_large_object_goes_rather_than_it_and_many_small_ones():
+    bench = Bench(store=4 * MIB)
+    driver = bench.driver()
+    write(bench, driver, 1, MIB)
+    large = write(bench, driver, 2, 3 * MIB)
+    bench.send(driver, m.CreateObject(3, put_id(driver, 3), 3 * MIB))
+    assert bench.spills_end() == [large]
+
+
+def test_a_spilled_object_comes_back_when_it_is_wanted():
+    bench = Bench(store=2 * MIB)
+    driver = bench.driver()
+    first = write(bench, driver, 1, 2 * MIB)
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB))
+    bench.spills_end()
+    bench.send(driver, m.SealObject(put_id(driver, 2)))
+    bench.take(driver)
+    bench.send(driver, m.PinObject(9, first))
+    assert bench.take(driver) == []
+    bench.spills_end()
+    assert bench.restores_end() == [first]
+    (pinned,) = bench.take(driver)
+    assert pinned.size == 2 * MIB
+
+
+def test_what_is_on_disk_already_is_not_written_twice():
+    bench = Bench(store=2 * MIB)
+    driver = bench.driver()
+    first = write(bench, driver, 1, 2 * MIB)
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB), m.AbortObject(put_id(driver, 2)))
+    bench.spills_end()
+    pin_later = m.PinObject(9, first)
+    bench.send(driver, pin_later)
+    bench.restores_end()
+    bench.send(driver, m.UnpinObjects([first]))
+    bench.take(driver)
+    bench.send(driver, m.CreateObject(3, put_id(driver, 3), 2 * MIB))
+    assert bench.take_effects(SpillObject) == []
+    assert len(bench.take(driver, m.ObjectRoom)) == 1
+
+
+def test_an_object_wanted_while_it_is_being_spilled_stays():
+    bench = Bench(store=2 * MIB)
+    driver = bench.driver()
+    first = write(bench, driver, 1, 2 * MIB)
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB))
+    pin(bench, driver, first)
+    bench.spills_end()
+    assert state(bench, first) is ObjectState.SEALED
+    # The file of the attempt is not kept.
+    assert len(bench.take_effects(RemoveFile)) == 1
+    bench.send(driver, m.UnpinObjects([first]))
+    assert bench.spills_end() == [first]
+
+
+def test_memory_that_a_thread_restores_into_is_not_reused_before_it_is_done():
+    bench = Bench(store=2 * MIB)
+    driver = bench.driver()
+    first = write(bench, driver, 1, 2 * MIB)
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB), m.AbortObject(put_id(driver, 2)))
+    bench.spills_end()
+    bench.send(driver, m.PinObject(3, first))
+    assert bench.objects.allocator.used_bytes == 2 * MIB
+    bench.send(driver, m.FreeObjects([first]))
+    assert bench.objects.allocator.used_bytes == 2 * MIB
+    bench.restores_end()
+    assert bench.objects.allocator.used_bytes == 0
+
+
+def test_a_file_that_cannot_be_read_back_means_that_the_object_is_lost():
+    bench = Bench(store=2 * MIB)
+    driver = bench.driver()
+    first = write(bench, driver, 1, 2 * MIB)
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB), m.AbortObject(put_id(driver, 2)))
+    bench.spills_end()
+    bench.take(driver)
+    bench.send(driver, m.PinObject(3, first))
+    bench.restores_end(error="checksum 1, written with 2")
+    (refused,) = bench.take(driver)
+    assert refused.error == "lost" and "checksum" in refused.detail and first.hex() in refused.detail
+    bench.send(driver, m.PinObject(4, first))
+    assert bench.take(driver)[0].error == "lost"
+    # Its producer may make it again.
+    write(bench, driver, 5) if first == put_id(driver, 5) else bench.send(driver, m.CreateObject(5, first, MIB))
+    assert state(bench, first) is ObjectState.CREATED
+
+
+def test_a_full_store_says_who_fills_it_after_waiting_in_vain():
+    bench = Bench(store=4 * MIB)
+    driver, reader = bench.driver(), bench.driver(b"driver_2")
+    for number in range(4):
+        pin(bench, reader, write(bench, driver, number))
+    bench.send(driver, m.CreateObject(9, put_id(driver, 9), MIB))
+    bench.run_until_quiet(29)
+    assert bench.take(driver) == []
+    bench.run_until_quiet(2)
+    (refused,) = bench.take(driver)
+    assert refused.error == "full"
+    assert refused.detail.startswith("no room for 1.0 MiB: 0 B of 4.0 MiB free")
+    assert reader.hex()[:8] in refused.detail
+    assert len(bench.records.named("object_allocation_failed")) == 1
+
+
+def test_a_disk_that_is_full_is_tried_again_and_then_named():
+    bench = Bench(store=2 * MIB)
+    driver = bench.driver()
+    write(bench, driver, 1, 2 * MIB)
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB))
+    tries = 0
+    while not (answers := bench.take(driver)):
+        tries += len(bench.spills_end(error="/spill: No space left on device"))
+        bench.run_until_quiet(1)
+    assert 20 < tries < 40
+    assert answers[0].error == "full" and "No space left on device" in answers[0].detail
+
+
+def test_spilling_keeps_its_limit():
+    bench = Bench(store=2 * MIB, spill_bytes_max=MIB)
+    driver = bench.driver()
+    write(bench, driver, 1, 2 * MIB)
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB))
+    assert bench.take_effects(SpillObject) == []
+    bench.run_until_quiet(31)
+    assert "the limit of 1.0 MiB on disk is reached" in bench.take(driver)[0].detail
+
+
+def test_requests_for_room_are_served_in_order():
+    bench = Bench(store=4 * MIB)
+    driver = bench.driver()
+    held = write(bench, driver, 1, 4 * MIB)
+    pin(bench, driver, held)
+    for number, size in ((2, 3 * MIB), (3, MIB), (4, MIB)):
+        bench.send(driver, m.CreateObject(number, put_id(driver, number), size))
+    bench.send(driver, m.FreeObjects([held]), m.UnpinObjects([held]))
+    assert [room.request for room in bench.take(driver, m.ObjectRoom)] == [2, 3]
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_the_death_of_a_client_leaves_nothing_of_it_behind(sealed):
+    bench = Bench()
+    driver, other = bench.driver(), bench.driver(b"driver_2")
+    identifier = write(bench, driver, 1, seal=sealed)
+    foreign = write(bench, other, 1)
+    pin(bench, driver, foreign)
+    bench.send(other, m.PinObject(5, identifier))
+    bench.take(other)
+    bench.leave(driver)
+    if not sealed:
+        refusals = [message for message in bench.take(other) if isinstance(message, m.ObjectRefused)]
+        assert [(each.request, each.error) for each in refusals] == [(5, "lost")]
+    else:
+        assert identifier in bench.objects.entries
+        bench.send(other, m.UnpinObjects([identifier]))
+    assert list(bench.objects.entries) == [foreign]
+    assert bench.objects.pinned_bytes == 0
+
+
+def test_a_retried_attempt_may_write_what_its_dead_predecessor_began():
+    bench = Bench(prestart=1)
+    bench.do(bench.machine.start)
+    (worker,) = bench.workers_join()
+    driver = bench.driver()
+    identifier = put_id(driver, 1)
+    bench.send(worker, m.CreateObject(1, identifier, 100))
+    bench.worker_dies(worker)
+    bench.workers_join()
+    bench.send(driver, m.CreateObject(2, identifier, 100))
+    assert [type(message) for message in bench.take(driver) if not isinstance(message, m.WorkerDied)] == [m.ObjectRoom]
+
+
+actions = st.lists(
+    st.tuples(st.sampled_from("cccsapuufxrteSR"), st.integers(0, 2), st.integers(0, 5), st.integers(1, 3)), max_size=100
+)
+
+
+@settings(max_examples=250, deadline=None, print_blob=True)
+@given(actions)
+def test_the_books_balance_whatever_happens(script):
+    """The bench checks all invariants after every stimulus; when all clients are gone, so is everything else."""
+    bench = Bench(store=6 * MIB)
+    clients = [bench.driver(b"driver_%d" % number) for number in range(3)]
+    alive = set(clients)
+    for action, who, number, size in script:
+        client, owner = clients[who], clients[number % 3]
+        identifier = put_id(owner, number)
+        if action == "S":
+            spills = bench.take_effects(SpillObject)
+            for spill in spills[::-1]:
+                bench.do(bench.machine.object_spilled, spill.token, spill.path, 0.1, "ENOSPC" if size == 3 else "")
+            continue
+        if action == "R":
+            for restore in bench.take_effects(RestoreObject):
+                bench.do(bench.machine.object_restored, restore.token, 0.1, "damaged" if size == 3 else "")
+            continue
+        if action == "t":
+            bench.tick(10.0 * size)
+            continue
+        if client not in alive:
+            continue
+        if action == "e":
+            alive.discard(client)
+            bench.leave(client)
+            continue
+        message = {
+            "c": m.CreateObject(1, identifier, size * MIB),
+            "s": m.SealObject(identifier),
+            "a": m.AbortObject(identifier),
+            "p": m.PinObject(2, identifier),
+            "u": m.UnpinObjects([identifier]),
+            "f": m.FreeObjects([identifier]),
+            "x": m.UnpinObjects([identifier, identifier]),
+            "r": m.Request(3, "store", {}),
+        }[action]
+        bench.send(client, message)
+    for client in alive:
+        bench.leave(client)
+    for spill in bench.take_effects(SpillObject):
+        bench.do(bench.machine.object_spilled, spill.token, spill.path, 0.1, "")
+    for restore in bench.take_effects(RestoreObject):
+        bench.do(bench.machine.object_restored, restore.token, 0.1, "")
+    assert bench.objects.entries == {}
+    assert bench.objects.allocator.used_bytes == bench.objects.spilled_bytes == 0
