@@ -92,9 +92,10 @@ class ActorTable:
             actor.label, actor.restarts_max, actor.detached, spec["job"] & 0xFFFFFFFF,
         )  # fmt: skip
         step.send(client, Reply(request, None))
-        step.effects.append(Report(spec))
+        # Whoever creates an actor wants to know where it is.
+        actor.watchers[client] = None
         advance(actor, ActorState.PENDING_CREATION)
-        self._tell(step, actor)
+        step.effects += [Report(spec), Report(self._news(actor))]
         self._look_for_worker(step, actor)
 
     def _read(self, step: Step, client: bytes, spec: dict[str, Any]) -> Actor:

@@ -179,6 +179,7 @@ class FreeObjects(NamedTuple):
 
 class CreateActor(NamedTuple):
     """Owner -> node: place this actor and keep it; the answer is Reply(request) once it is *registered*.
+    From then on the owner is told of every change, as after WatchActor.
 
     ``spec`` keys: "actor" 16 bytes, "class_name" str, "name" str or "", "namespace" str, "detached" bool, "resources" fixed point dict,
     "held" dict (held for life), "runtime" as in DefineShape, "restarts_max" int (-1 without bound), "job" int, "owner" 8 bytes,

@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from obsray.core.protocol.lifecycle import ActorState
+from obsray.ids import owner_of
 
 MESSAGE_BYTES_MAX = 64 << 20
 ATTEMPT_SECONDS_MAX = 5.0
+RESTARTS_MAX = (1 << 31) - 1
+DETAIL_CHARACTERS_MAX = 4_096
 PAUSE_SECONDS_MIN = 0.05
 PAUSE_SECONDS_MAX = 1.0
 #: Until the control store has said how often it wants to hear from a node.
@@ -245,6 +248,8 @@ class NodeReporter(ControlClient):
         """An actor was asked for; ``spec`` as in messages.CreateActor."""
         names = ("actor", "class_name", "name", "namespace", "detached", "job", "owner", "restarts_max", "meta")
         described = {name: spec[name] for name in names if spec.get(name) is not None}
+        described.setdefault("owner", owner_of(spec["actor"]))
+        described["restarts_max"] = max(-1, min(described.get("restarts_max", 0), RESTARTS_MAX))
         self._actors[spec["actor"]] = described
         self._register_actor(described)
 
@@ -259,7 +264,7 @@ class NodeReporter(ControlClient):
             "worker": worker,
             "address": path,
             "cause": cause,
-            "detail": detail,
+            "detail": detail[:DETAIL_CHARACTERS_MAX],
         }
         if state == ActorState.DEAD:
             self._actors.pop(actor, None)
