@@ -18,9 +18,9 @@ from obsray.telemetry.events import DeathCause
 
 
 def create(bench: Bench, owner: bytes, number: int = 1, **changes: Any) -> bytes:
-    """Ask for an actor that is registered without complaint, and watch it."""
+    """Ask for an actor that is registered without complaint; its owner is told of every change."""
     actor = task_id(owner, number, SEQUENCE_ACTOR)
-    bench.send(owner, m.CreateActor(number, actor_spec(actor, owner, **changes)), m.WatchActor(actor))
+    bench.send(owner, m.CreateActor(number, actor_spec(actor, owner, **changes)))
     assert [reply.error for reply in bench.take(owner, m.Reply)] == [""]
     return actor
 
