@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from obsray.demo import main as demo
 
         return int(demo(given[1:]) or 0)
+    # argparse takes "-run_seconds" for an option; a descending order is asked for in just this way.
+    for number in range(len(given) - 2, -1, -1):
+        if given[number] == "--sort" and given[number + 1].startswith("-"):
+            given[number : number + 2] = [f"--sort={given[number + 1]}"]
     parser = _parser()
     try:
         options = parser.parse_args(given)

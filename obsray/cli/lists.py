@@ -39,7 +39,8 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def _summary(noun: str, shown: int, total: int, query: queries.Query) -> str:
-    matching = f"{noun} that match" if query.conditions else noun
+    kind = noun.removesuffix("s") if total == 1 else noun
+    matching = f"{kind} that match{'es' if total == 1 else ''}" if query.conditions else kind
     if not total:
         return f"no {matching}"
     if not shown:

@@ -135,9 +135,9 @@ def _typed(column: str, text: str) -> Any:
     if match is None or factor is None:
         allowed = f" with one of {', '.join(unit for unit in units if unit)}" if len(units) > 1 else ""
         raise BadCondition(f"{column} wants a number{allowed}, not {text!r}")
-    number = float(match.group(1).replace(",", "").replace("_", ""))
-    if not abs(number * factor) < 2**63:
+    digits = match.group(1).replace(",", "").replace("_", "")
+    # Times in nanoseconds need all their digits, which a float does not have.
+    number = (int(digits) if digits.lstrip("+-").isdigit() else float(digits)) * factor
+    if not abs(number) < 2**63:
         raise BadCondition(f"{column}: {text} is too large")
-    if "_seconds" in column:
-        return number * factor
-    return round(number * factor)
+    return float(number) if "_seconds" in column else round(number)

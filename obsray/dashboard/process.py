@@ -11,9 +11,11 @@ import asyncio
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -53,35 +55,53 @@ def bind(port: int) -> socket.socket:
     raise OSError(errno.EADDRINUSE, f"no free port between {port} and {last - 1}")
 
 
-async def serve(session_directory: Path, listener: socket.socket, node_pid: int | None) -> None:
+class _Server(uvicorn.Server):
+    """A server that says when it answers, and leaves signals to us: the original raises them again at the end, past
+    all that is to be tidied."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(directory: Path, listener: socket.socket, node_pid: int | None, ready: Callable[[], None]) -> None:
     """Answer requests on ``listener`` until a signal comes or the process ``node_pid`` ends."""
     port = listener.getsockname()[1]
-    application = create_app(Source(session_directory), read_token(session_directory), port)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application,
-            http="h11",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=CONNECTIONS_MAX,
-            timeout_keep_alive=10,
-            timeout_graceful_shutdown=2,
-            h11_max_incomplete_event_size=32 << 10,
-        )
+    config = uvicorn.Config(
+        create_app(Source(directory), read_token(directory), port),
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS_MAX,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=2,
+        h11_max_incomplete_event_size=32 << 10,
     )
+    server = _Server(config, ready)
 
     def stop() -> None:
         server.should_exit = True
 
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
     watch = _watch(node_pid, stop) if node_pid else None
     try:
         await server.serve(sockets=[listener])
     finally:
         if watch is not None:
-            asyncio.get_running_loop().remove_reader(watch)
+            loop.remove_reader(watch)
             os.close(watch)
 
 
@@ -103,7 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(directory: Path, port_wanted: int, ready: Callable[[str], None] | None = None) -> None:
-    """Serve the session in ``directory`` until it ends or a signal comes; ``ready`` is told the address first.
+    """Serve the session in ``directory`` until it ends or a signal comes; ``ready`` is told the address once it
+    answers.
 
     Raises OSError or ValueError if there is no token, no free port or no such directory.
     """
@@ -113,15 +134,16 @@ def run(directory: Path, port_wanted: int, ready: Callable[[str], None] | None =
     url = f"http://{ADDRESS}:{port}"
     if port_wanted and port != port_wanted:
         log.warning("port %d is taken: this session's dashboard is at %s", port_wanted, url)
-    facts = session_file.update(directory, dashboard_url=url, dashboard_pid=os.getpid())
-    log.info("serving %s at %s", directory, url)
-    if ready is not None:
-        ready(url)
-    node_pid = facts.get("node_pid")
+    node_pid = session_file.read(directory).get("node_pid")
+
+    def serving() -> None:
+        session_file.update(directory, dashboard_url=url, dashboard_pid=os.getpid())
+        log.info("serving %s at %s", directory, url)
+        if ready is not None:
+            ready(url)
+
     try:
-        asyncio.run(serve(directory, listener, node_pid if is_alive(node_pid) else None))
-    except KeyboardInterrupt:
-        pass
+        asyncio.run(serve(directory, listener, node_pid if is_alive(node_pid) else None, serving))
     finally:
         if directory.exists():
             session_file.update(directory, dashboard_url=None, dashboard_pid=None)

@@ -140,10 +140,20 @@ def test_a_link_clicked_in_another_site_ends_up_inside_as_well(stranger):
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.test", f"evil.test:{PORT}", "127.0.0.1", "localhost", f"127.0.0.1:{PORT + 1}", f"127.0.0.1.evil.test:{PORT}",
-        f"localhost.:{PORT}", f"0.0.0.0:{PORT}", f"127.1:{PORT}", f"user@127.0.0.1:{PORT}", "", f"[::ffff:127.0.0.1]:{PORT}",
+        "evil.test",
+        f"evil.test:{PORT}",
+        "127.0.0.1",
+        "localhost",
+        f"127.0.0.1:{PORT + 1}",
+        f"127.0.0.1.evil.test:{PORT}",
+        f"localhost.:{PORT}",
+        f"0.0.0.0:{PORT}",
+        f"127.1:{PORT}",
+        f"user@127.0.0.1:{PORT}",
+        "",
+        f"[::ffff:127.0.0.1]:{PORT}",
     ],
-)  # fmt: skip
+)
 def test_other_host_names_are_refused_even_with_the_token(client, host):
     for path in ("/", "/healthz", f"/auth?token={TOKEN}", "/static/app.css", "/api/v1/tasks"):
         answer = client.get(path, headers={"host": host})
@@ -226,9 +236,17 @@ def test_a_websocket_is_closed_before_it_opens(app):
 
 @pytest.mark.parametrize(
     "path",
-    ["/static/../auth.py", "/static/%2e%2e/auth.py", "/static/..%2fauth.py", "/static/%252e%252e/auth.py",
-     "/static//etc/passwd", "/static/vendor/../../app.py", "/static/\x00", "/static/%00app.css"],
-)  # fmt: skip
+    [
+        "/static/../auth.py",
+        "/static/%2e%2e/auth.py",
+        "/static/..%2fauth.py",
+        "/static/%252e%252e/auth.py",
+        "/static//etc/passwd",
+        "/static/vendor/../../app.py",
+        "/static/\x00",
+        "/static/%00app.css",
+    ],
+)
 def test_files_outside_the_static_folder_are_not_served(client, path):
     answer = client.get(f"http://127.0.0.1:{PORT}{path}" if "\x00" not in path else "/static/%00")
     assert answer.status_code in (400, 404) and "import" not in answer.text and "root:" not in answer.text
