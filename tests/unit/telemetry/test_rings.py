@@ -1,0 +1,214 @@
+"""Reading rings: every complete record once, nothing that is half written, and all that is missing is counted."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from obsray.telemetry import rings, spine
+from obsray.telemetry.columns import Texts
+from obsray.telemetry.events import EVENTS, RECORD_BYTES
+from obsray.telemetry.rings import RingDirectory, process_alive
+from obsray.telemetry.spine import HEADER_BYTES, SEGMENT_RECORDS
+from tests.unit.telemetry.recording import emit, emit_many, open_ring
+
+
+@pytest.fixture
+def chance():
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    return random.Random(seed)
+
+
+def drain(directory: RingDirectory) -> int:
+    total = 0
+    while True:
+        directory.scan()
+        _, count = directory.read()
+        if not count:
+            return total
+        total += count
+
+
+def reader_of(session: Path) -> RingDirectory:
+    return RingDirectory(session / "rings", Texts())
+
+
+def mark(ring, count: int) -> None:
+    for number in range(count):
+        ring.user_mark(number + 1, bytes(16), 0, 0)
+
+
+def test_nothing_is_read_twice(tmp_path, chance):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    assert drain(directory) == 1
+    mark(ring, 10)
+    assert drain(directory) == 10
+    assert drain(directory) == 0
+
+
+def test_a_chain_of_segments_is_read_to_its_end(tmp_path, chance):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    mark(ring, 3 * SEGMENT_RECORDS)
+    assert drain(directory) == 3 * SEGMENT_RECORDS + 1
+    state = directory.readers[ring.process].state
+    assert (state.position, state.gaps, state.dropped) == (3 * SEGMENT_RECORDS + 1, 0, 0)
+
+
+def test_a_record_of_an_unknown_kind_is_counted_and_skipped(tmp_path, chance):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    mark(ring, 3)
+    path = next((tmp_path / "rings").glob("*.ring"))
+    with open(path, "r+b") as file:
+        file.seek(HEADER_BYTES + 2 * RECORD_BYTES + 8)
+        file.write((60_000).to_bytes(2, "little"))
+    assert drain(directory) == 4
+    assert directory.unknown == 1
+
+
+def test_a_hole_hides_what_follows_until_it_is_filled(tmp_path, chance):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    drain(directory)
+    number = next(ring._next)  # a thread took a number and has not written yet
+    mark(ring, 2)
+    assert drain(directory) == 0
+    pack = EVENTS[129].struct.pack_into
+    pack(ring.buffer, (number - ring.base) * RECORD_BYTES, 7, 129, 0, bytes(16), 0, 0, number + 1)
+    assert drain(directory) == 3
+    assert directory.readers[ring.process].state.gaps == 0
+
+
+def test_a_hole_that_stays_is_stepped_over_and_counted(tmp_path, chance, monkeypatch):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    drain(directory)
+    next(ring._next)
+    mark(ring, 2)
+    assert drain(directory) == 0
+    monkeypatch.setattr(rings, "HOLE_SECONDS", -1.0)
+    assert drain(directory) == 2
+    assert directory.readers[ring.process].state.gaps == 1
+
+
+def test_holes_of_a_dead_process_are_stepped_over_at_once(tmp_path, chance, monkeypatch):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    next(ring._next)
+    mark(ring, 1)
+    next(ring._next)
+    mark(ring, SEGMENT_RECORDS)
+    monkeypatch.setattr(rings, "process_alive", lambda pid, started: False)
+    assert drain(directory) == SEGMENT_RECORDS + 2
+    assert directory.readers[ring.process].state.gaps == 2
+
+
+def test_a_record_cut_short_is_not_read(tmp_path, chance):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    mark(ring, 2)
+    path = next((tmp_path / "rings").glob("*.ring"))
+    with open(path, "r+b") as file:  # everything but the sequence, which is written last
+        file.seek(HEADER_BYTES + 3 * RECORD_BYTES)
+        file.write(bytes([255]) * (RECORD_BYTES - 4))
+    assert drain(directory) == 3
+
+
+def test_files_that_are_no_segments_are_left_alone(tmp_path, chance):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    (tmp_path / "rings" / f"{'0' * 16}.000000.ring").write_bytes(b"x" * 100_000)
+    (tmp_path / "rings" / f"{'1' * 16}.000000.ring").write_bytes(b"")
+    (tmp_path / "rings" / "readme.txt").write_text("hello")
+    (tmp_path / "rings" / f"{'g' * 16}.000000.ring").write_bytes(b"")
+    assert drain(directory) == 1
+    assert ring.process in directory.readers
+
+
+def test_dropped_records_are_counted(tmp_path, chance, monkeypatch):
+    monkeypatch.setattr(spine, "SEGMENTS_MAX", 2)
+    monkeypatch.setattr(spine, "DROP_WAIT_SECONDS", 0.0)
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    mark(ring, 4 * SEGMENT_RECORDS)  # two segments fit, two go nowhere
+    kept = drain(directory)
+    for path in (tmp_path / "rings").glob("*.ring"):
+        path.unlink()
+    mark(ring, SEGMENT_RECORDS)
+    kept += drain(directory)
+    state = directory.readers[ring.process].state
+    assert ring.dropped > 0
+    assert state.dropped == ring.dropped
+    assert kept + state.dropped + state.gaps == state.position
+    assert state.gaps == 0
+
+
+def test_text_is_found_under_the_number_its_own_process_gave_it(tmp_path, chance):
+    directory = reader_of(tmp_path)
+    first, second = open_ring(tmp_path, chance), open_ring(tmp_path, chance)
+    second.intern("something else")
+    for ring, text in ((first, "alpha"), (second, "beta")):
+        ring.user_mark(5, bytes(16), ring.intern(text), 0)
+    directory.scan()
+    batch, _ = directory.read()
+    marks = batch["user_mark"]
+    assert {directory.texts[code] for code in marks["name"].tolist()} == {"alpha", "beta"}
+
+
+_WRITER = """
+import random, sys
+from pathlib import Path
+from tests.unit.telemetry.recording import open_ring
+ring = open_ring(Path(sys.argv[1]), random.Random(1))
+number = 0
+while True:
+    for _ in range(1000):
+        number += 1
+        ring.user_mark(number, bytes(16), 0, 0)
+    print(number, flush=True)
+"""
+
+
+def test_a_writer_killed_in_the_middle_loses_nothing_complete(tmp_path):
+    root = Path(__file__).resolve().parents[3]
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=root
+    )
+    assert writer.stdout is not None
+    while int(writer.stdout.readline()) < 30_000:
+        pass
+    writer.send_signal(signal.SIGKILL)
+    said = [int(line) for line in writer.stdout.read().splitlines()]
+    writer.wait()
+    directory = reader_of(tmp_path)
+    directory.scan()
+    times, count = [], 0
+    while True:
+        batch, found = directory.read()
+        if not found:
+            break
+        count += found
+        if "user_mark" in batch:
+            times += batch["user_mark"]["time_ns"].tolist()
+        directory.scan()
+    assert count >= max([30_000, *said]) + 1
+    assert times == list(range(1, len(times) + 1))
+
+
+def test_a_process_is_alive_only_as_itself():
+    assert process_alive(os.getpid(), time.time_ns())
+    assert not process_alive(0)
+    assert not process_alive((1 << 22) + 1)
+    assert not process_alive(os.getpid(), 1), "it began after that: the pid was given to another process"
+
+
+def test_random_events_keep_their_order(tmp_path, chance):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    emit_many(ring, 500, chance)
+    directory.scan()
+    batch, count = directory.read()
+    assert count == 501
+    for columns in batch.values():
+        assert (columns["sequence"][1:] > columns["sequence"][:-1]).all()
+    assert emit(ring, EVENTS[129], 1, chance)["sequence"] == 502
