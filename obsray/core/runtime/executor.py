@@ -116,7 +116,9 @@ class Executor:
         session = self.session
         if session.driving.acquire(timeout=0.05):
             try:
-                session.turn(None)
+                # The watcher may have received work between the look at the queue and here.
+                if not self.queue and not self.exiting:
+                    session.turn(None)
             finally:
                 session.driving.release()
                 if session.sleepers:
