@@ -44,7 +44,7 @@ def test_an_actor_becomes_a_worker():
     driver = bench.driver()
     actor, worker = alive(bench, driver, held={"CPU": UNIT})
     news = bench.take(driver, m.ActorChanged)
-    assert [each.state for each in news] == [ActorState.PENDING_CREATION, ActorState.ALIVE]
+    assert [each.state for each in news] == [ActorState.ALIVE]
     assert (news[-1].worker, news[-1].path) == (worker, f"/sockets/{worker.hex()}.sock")
     assert bench.free() == 0
     assert [name for name, _ in bench.records.events if name.startswith("actor_")] == [
