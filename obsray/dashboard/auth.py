@@ -25,7 +25,7 @@ TOKEN_BYTES_MIN = 16
 URL_CHARACTERS_MAX = 8192
 METHODS = ("GET", "HEAD")
 AUTH_PATH = "/auth"
-OPEN_PATHS = frozenset({"/healthz", "/static/app.css", "/static/favicon.svg"})
+OPEN_PATHS = frozenset({"/healthz", "/static/app.css", "/static/favicon.svg", "/static/vendor/inter-5.3.0-latin.woff2"})
 
 #: Where ``/auth`` may lead: a path of this server, never ``//host`` and nothing that a browser turns into it.
 _LOCAL_ADDRESS = re.compile(r"/(?:[A-Za-z0-9_.~%-][A-Za-z0-9_.~%/-]*)?(?:\?[A-Za-z0-9_.~%&=+*:-]*)?")

@@ -193,6 +193,8 @@ def _lease(view: Views, text: str) -> list[Row]:
         lease = int(text, 16)
     except ValueError:
         return []
+    if lease == 0:  # stands for "no lease"
+        return []
 
     def mask(columns: Columns) -> Array:
         found: Array = columns["lease"] == lease

@@ -351,6 +351,7 @@ class Executor:
     def store_results(self, running: Running, result: Any) -> tuple[list[Any], dict[str, Any] | None]:
         """The results as they travel. Raises what makes them unfit to: wrong number, not picklable, store full."""
         returns = running.returns
+        running.blocked_in_run_ns = running.blocked_ns
         if returns == 1:
             results: tuple[Any, ...] = (result,)
         elif returns <= 0:
@@ -487,7 +488,9 @@ class Executor:
         run_seconds = run_ns / 1e9
         cpu_started = running.cpu_started
         cpu_seconds = (time.thread_time_ns() - cpu_started) / 1e9 if cpu_started >= 0 else run_seconds
-        blocked_seconds = running.blocked_ns / 1e9
+        # Waiting for room while storing is part of storing.
+        blocked_ns = running.blocked_ns if running.blocked_in_run_ns < 0 else running.blocked_in_run_ns
+        blocked_seconds = blocked_ns / 1e9
         now = time.time_ns()
         session.emitter.task_ended(
             now, running.task, running.attempt, running.lease, running.batch, running.actor, loaded.name_number,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 from obsray.config import Config
@@ -27,10 +26,8 @@ def main(session_dir: str, worker_id: bytes) -> None:
     try:
         executor.run()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        session.emitter.close(time.time_ns())
         session.close()
     # Threads of user code must not keep a process alive that nobody can reach any more.
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(0)

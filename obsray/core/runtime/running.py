@@ -12,13 +12,42 @@ class Running:
     """
 
     __slots__ = (
-        "actor", "arguments", "arrived_at", "attempt", "batch", "blocked_ns", "borrowed", "cancelled", "context",
-        "cpu_started", "dispatched_at", "fetched_at", "lease", "link", "loaded", "marked", "number", "options", "payload",
-        "ready_at", "returns", "slot", "started_at", "task", "trace",
+        "actor",
+        "arguments",
+        "arrived_at",
+        "attempt",
+        "batch",
+        "blocked_in_run_ns",
+        "blocked_ns",
+        "borrowed",
+        "cancelled",
+        "context",
+        "cpu_started",
+        "dispatched_at",
+        "fetched_at",
+        "lease",
+        "link",
+        "loaded",
+        "marked",
+        "number",
+        "options",
+        "payload",
+        "ready_at",
+        "returns",
+        "slot",
+        "started_at",
+        "task",
+        "trace",
     )
 
     def __init__(
-        self, link: Any, lease: int, batch: int, dispatched_at: int, context: dict[str, Any], arrived_at: int,
+        self,
+        link: Any,
+        lease: int,
+        batch: int,
+        dispatched_at: int,
+        context: dict[str, Any],
+        arrived_at: int,
         fields: tuple[Any, ...],
     ) -> None:
         self.link = link
@@ -29,7 +58,14 @@ class Running:
         self.context = context
         self.arrived_at = arrived_at
         (
-            self.task, self.attempt, self.number, self.payload, self.arguments, self.returns, self.trace, self.options,
+            self.task,
+            self.attempt,
+            self.number,
+            self.payload,
+            self.arguments,
+            self.returns,
+            self.trace,
+            self.options,
         ) = fields
         self.loaded: Any = None
         self.actor = bytes(16)
@@ -42,5 +78,7 @@ class Running:
         self.marked = False
         self.cancelled = False
         self.blocked_ns = 0
+        #: The part of it while user code ran; -1 until that has ended.
+        self.blocked_in_run_ns = -1
         #: Ids of other owners' objects that came in with the arguments.
         self.borrowed: list[bytes] | None = None

@@ -120,6 +120,8 @@ class Session:
         self.values = Values(self)
         self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
         self.peers: dict[bytes, Link] = {}
+        # First a listener, then the node: it may give this process to others as soon as it knows it.
+        self.listener = self.reactor.listen(directory / "sockets" / f"{worker.hex()}.sock", self.token, self.inbox.on_link)
         self.node = self._join()
         self.ownership = Ownership(worker)
         self.verdicts = Verdicts(self.ownership, self.emitter, time.time_ns)
@@ -127,7 +129,6 @@ class Session:
         self.calls = ActorCalls(self.ownership, self.dispatcher, self.verdicts, self.emitter)
         self.submission: Any = None
         self.ownership.on_freed = self.inbox.on_freed
-        self.listener = self.reactor.listen(directory / "sockets" / f"{worker.hex()}.sock", self.token, self.inbox.on_link)
         self._watcher = threading.Thread(target=self._watch, name="obsray-watcher", daemon=True)
 
     def start(self) -> None:
@@ -213,7 +214,11 @@ class Session:
         try:
             link = self.reactor.adopt(connect(path, self.token, self._hello()), Hello(worker, int(ProcessKind.WORKER), 0))
         except OSError:
+            # The node will tell how it died; a worker that lives but cannot be reached must not be waited for.
+            for lease in self.dispatcher.by_worker.get(worker, ()):
+                self.node.send(m.encode(m.KillWorker(worker, lease.id)))
             self.inbox.owner_lost(worker)
+            self.reactor.wake()
             return None
         self.peers[worker] = link
         return link
@@ -264,7 +269,9 @@ class Session:
         """One turn of the sockets if nobody drives them; else sleep until ``waiter`` is served or may drive."""
         if self.driving.acquire(blocking=False):
             try:
-                self.turn(timeout)
+                # The watcher may have received it between the caller's look and here.
+                if waiter.missing > 0:
+                    self.turn(timeout)
             finally:
                 self.driving.release()
                 if self.sleepers:

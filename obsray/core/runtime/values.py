@@ -94,6 +94,7 @@ class Values:
         for entry in entries:
             if entry.failed:
                 self.value(entry, deadline)
+        for entry in entries:
             if entry.state != READY:
                 count = sum(e.state != READY for e in entries)
                 raise GetTimeoutError(
