@@ -8,6 +8,7 @@ goes on from the last commit.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ DEAD_LINGER_SECONDS = 5.0
 UNIQUE_SECONDS = 5.0
 
 Fold = Callable[[Batch], None]
+
+log = logging.getLogger("obsray.collector")
 
 
 class Collector:
@@ -77,8 +80,13 @@ class Collector:
             oldest = min(int(columns["time_ns"].min()) for columns in batch.values()) if batch else 0
             self._oldest_pending_ns = min(self._oldest_pending_ns or oldest, oldest)
             self.writer.append(batch)
-            for fold in self.folds:
-                fold(batch)
+            for fold in list(self.folds):
+                try:
+                    fold(batch)
+                except Exception:
+                    # Storing comes first: a fold that fails is left out from now on, and says so.
+                    log.exception("%r failed and is given no more records", fold)
+                    self.folds.remove(fold)
         return count
 
     def due(self) -> bool:

@@ -33,6 +33,9 @@ STATES = (
 )
 WAITING_ARGUMENTS, QUEUED, DISPATCHED, RUNNING, BLOCKED, FINISHED, FAILED, CANCELLED = range(len(STATES))
 
+#: A run of tasks said to be longer than this is damaged.
+RUN_TASKS_MAX = 1 << 22
+
 #: No outcome yet.
 OPEN = 255
 
@@ -376,7 +379,7 @@ _STATE_COLUMNS = (
 
 def expand(first: Array, tasks: Array) -> tuple[Array, Array]:
     """The ids of runs of consecutive tasks: ``first`` (V16) and ``tasks`` of each run; also the run lengths."""
-    lengths = tasks.astype(np.int64)
+    lengths = np.minimum(tasks, RUN_TASKS_MAX).astype(np.int64)
     words = np.ascontiguousarray(first).view("<u8").reshape(-1, 2)
     ids = np.empty((int(lengths.sum()), 2), "<u8")
     ids[:, 0] = np.repeat(words[:, 0], lengths)
@@ -388,6 +391,8 @@ def expand(first: Array, tasks: Array) -> tuple[Array, Array]:
 
 def _repeated(index: HashIndex, ids: Array) -> Array:
     """Rows of ids of which many in a row are equal."""
+    if not len(ids):
+        return np.empty(0, np.int64)
     words = np.ascontiguousarray(ids).view("<u8")
     starts = np.concatenate([[0], np.flatnonzero(words[1:] != words[:-1]) + 1])
     return np.repeat(index.rows(ids[starts]), np.diff(np.append(starts, len(ids))))

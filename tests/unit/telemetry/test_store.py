@@ -168,6 +168,26 @@ def test_a_collector_killed_between_batch_and_commit_is_replaced_without_loss(tm
     assert fold.count == len(fold.seen) == 901
 
 
+def test_a_fold_that_fails_is_left_out_and_storing_goes_on(tmp_path, chance, caplog):
+    ring = open_ring(tmp_path, chance)
+    collector = Collector(tmp_path, 1 << 30)
+    given = []
+
+    def broken(batch):
+        given.append(batch)
+        raise ZeroDivisionError
+
+    collector.folds.append(broken)
+    emitted: Emitted = {}
+    for _ in range(2):
+        emitted = merged(emitted, emit_many(ring, 100, chance))
+        collector.poll()
+    collector.close()
+    assert len(given) == 1
+    assert "given no more records" in caplog.text
+    assert_same(Store.open(tmp_path), emitted)
+
+
 def test_a_full_disk_loses_nothing(tmp_path, chance, monkeypatch):
     ring = open_ring(tmp_path, chance)
     collector = Collector(tmp_path, 1 << 30)
@@ -203,8 +223,8 @@ def test_the_oldest_files_are_folded_away_and_counted(tmp_path, chance, monkeypa
     monkeypatch.setattr(segments, "STREAM_BYTES_MAX", 1000)
     ring = open_ring(tmp_path, chance)
     collector = Collector(tmp_path, bytes_max=150_000)
-    for _ in range(30):
-        emit_many(ring, 1000, chance)
+    for _ in range(4):
+        emit_many(ring, 3000, chance)
         collector.poll()
         collector.flush()
         while collector.writer.compact():

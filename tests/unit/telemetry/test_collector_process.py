@@ -1,0 +1,133 @@
+"""The collector as a process of its own: it ends with its node and leaves everything behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+
+from obsray.telemetry import process, session_file
+from obsray.telemetry.store import Store
+from obsray.telemetry.views import Views
+from obsray.testing.recorded_session import record_session
+
+
+@pytest.fixture
+def session(tmp_path):
+    made = record_session(tmp_path)
+    (tmp_path / "token").write_bytes(os.urandom(32))
+    return made
+
+
+def start(directory, parent=None):
+    command = [sys.executable, "-m", "obsray.telemetry.process", "--session-dir", str(directory)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def wait_for_metrics(directory, collector) -> str:
+    """Poll the file the collector writes its address to: that is how anybody learns of it."""
+    while collector.poll() is None:
+        url = session_file.read(directory).get("metrics_url")
+        if url:
+            return str(url)
+    raise AssertionError(collector.stderr.read().decode())
+
+
+def scrape(url, token) -> str:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token.hex()}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def test_it_stores_serves_and_ends_on_sigterm_with_a_last_drain(session):
+    directory = session.directory
+    collector = start(directory)
+    try:
+        url = wait_for_metrics(directory, collector)
+        text = scrape(url, (directory / "token").read_bytes())
+        assert "obsray_build_info" in text
+    finally:
+        collector.send_signal(signal.SIGTERM)
+        assert collector.wait(30) == 0, collector.stderr.read().decode()
+    book = Views(Store.open(directory)).ledger()
+    assert book["totals"]["events_stored"] == book["totals"]["events_recorded"] > session.events
+    assert book["totals"]["events_lost"] == 0
+
+
+def test_it_ends_when_the_session_is_said_to_be_over(session):
+    collector = start(session.directory)
+    wait_for_metrics(session.directory, collector)
+    session_file.update(session.directory, stopped_at_ns=1)
+    assert collector.wait(30) == 0
+    store = Store.open(session.directory)
+    store.refresh()
+    assert store.catalog.finished
+
+
+def test_it_ends_when_its_parent_dies(session):
+    """Between it and us stands a parent that is killed once the collector works."""
+    command = [sys.executable, "-m", "obsray.telemetry.process", "--session-dir", str(session.directory)]
+    script = f"import subprocess, time; print(subprocess.Popen({command!r}).pid, flush=True); input()"
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    descriptor = os.pidfd_open(pid)
+    wait_for_metrics(session.directory, parent_as_collector(parent))
+    parent.kill()
+    parent.wait()
+    import select
+
+    assert select.select([descriptor], [], [], 30)[0], "the collector is still there"
+    os.close(descriptor)
+    store = Store.open(session.directory)
+    store.refresh()
+    assert store.catalog.finished
+
+
+def parent_as_collector(parent):
+    return parent
+
+
+def test_a_directory_that_is_no_session_is_refused(tmp_path, capsys):
+    assert process.main(["--session-dir", str(tmp_path)]) == 2
+    assert "not a session" in capsys.readouterr().err
+
+
+def test_without_a_token_telemetry_is_stored_and_nothing_is_served(tmp_path):
+    record_session(tmp_path)
+    collector = start(tmp_path)
+    session_file.update(tmp_path, stopped_at_ns=1)
+    assert collector.wait(30) == 0
+    assert session_file.read(tmp_path)["metrics_url"] is None
+    assert Views(Store.open(tmp_path)).ledger()["totals"]["events_lost"] == 0
+
+
+def test_wrong_tokens_hosts_and_paths_are_turned_away(session):
+    directory = session.directory
+    collector = start(directory)
+    try:
+        url = wait_for_metrics(directory, collector)
+        token = (directory / "token").read_bytes().hex()
+        bad = [
+            (url, {}, 401),
+            (url, {"Authorization": "Bearer " + "0" * 64}, 401),
+            (url, {"Authorization": "Bearer"}, 401),
+            (url + "?token=" + token, {}, 401),
+            (url, {"Authorization": f"Bearer {token}", "Host": "evil.example"}, 421),
+            (url.replace("/metrics", "/"), {"Authorization": f"Bearer {token}"}, 404),
+        ]
+        for address, headers, status in bad:
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=10)
+            assert caught.value.code == status
+        cookie = urllib.request.Request(url, headers={"Cookie": f"a=b; obsray_token={token}"})
+        with urllib.request.urlopen(cookie, timeout=10) as answer:
+            assert answer.status == 200
+            assert "openmetrics" in answer.headers["Content-Type"]
+    finally:
+        collector.terminate()
+        collector.wait(30)
