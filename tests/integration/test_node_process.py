@@ -71,6 +71,10 @@ def main(session, worker):
                 if "raise" in message[1]["class_name"]:
                     print("last words", file=sys.stderr)
                     os.abort()
+                if "glutton" in message[1]["class_name"]:
+                    eaten = []
+                    while True:
+                        eaten.append(bytearray(b"x") * (1 << 24))
 
 module = types.ModuleType("obsray.core.runtime.process")
 module.main = main
@@ -131,6 +135,17 @@ class Client:
         self.send(m.SealObject(identifier))
         return identifier
 
+    def create_actor(self, class_name: str) -> bytes:
+        """What the script of the worker does then is in the name of the class."""
+        actor = task_id(self.id, 1, 2)
+        spec = {
+            "actor": actor, "class_name": class_name, "name": "", "namespace": "", "detached": False, "resources": {},
+            "held": {}, "runtime": None, "restarts_max": 0, "job": 1, "owner": self.id, "meta": b"", "task": actor,
+            "trace": bytes(16), "function": b"", "payload": b"", "arguments": None, "concurrency": {}, "restore": None,
+        }  # fmt: skip
+        self.send(m.CreateActor(1, spec))
+        return actor
+
     def read(self, identifier: bytes) -> bytes:
         self.send(m.PinObject(5, identifier))
         pinned = self.wait(m.ObjectPinned, request=5)
@@ -146,7 +161,7 @@ class Client:
 class RunningNode:
     """A node started the way a driver starts it."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, group: Path | None = None, **options: Any) -> None:
         self.session = Path(tempfile.mkdtemp(prefix="s_"))
         self.token = os.urandom(32)
         token = os.open(self.session / "token", os.O_WRONLY | os.O_CREAT, 0o600)
@@ -166,6 +181,8 @@ class RunningNode:
             pass_fds=(ready_write, lifeline_read), env={**os.environ, "PYTHONPATH": str(self.session / "fake")},
         )  # fmt: skip
         assert self.process.stdin is not None
+        if group is not None:
+            (group / "cgroup.procs").write_text(str(self.process.pid))
         self.process.stdin.write(json.dumps(values).encode())
         self.process.stdin.close()
         os.close(ready_write)
@@ -208,6 +225,22 @@ class RunningNode:
             self.process.kill()
             self.process.wait()
             shutil.rmtree(self.session)
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A control group of 512 MiB (version 1, as root: elsewhere this cannot be tried)."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        group = Path("/sys/fs/cgroup/memory") / path.lstrip("/") / f"obsray-test-{os.getpid()}"
+        if names == "memory" and os.access(group.parent, os.W_OK):
+            break
+    else:
+        pytest.skip("no memory control group can be made here")
+    group.mkdir()
+    (group / "memory.limit_in_bytes").write_text(str(512 * MIB))
+    yield group
+    group.rmdir()
 
 
 @contextmanager
@@ -374,13 +407,7 @@ def test_a_killed_client_leaves_nothing_of_it_behind(node):
 def test_a_worker_killed_from_outside_is_explained_and_replaced(node):
     driver = node.client()
     lease = driver.lease(1, CPU=10000)
-    actor = task_id(driver.id, 1, 2)
-    spec = {
-        "actor": actor, "class_name": "raise", "name": "", "namespace": "", "detached": False, "resources": {},
-        "held": {}, "runtime": None, "restarts_max": 0, "job": 1, "owner": driver.id, "meta": b"", "task": actor,
-        "trace": bytes(16), "function": b"", "payload": b"", "arguments": None, "concurrency": {}, "restore": None,
-    }  # fmt: skip
-    driver.send(m.CreateActor(1, spec))
+    driver.create_actor("raise")
     news = driver.wait(m.ActorChanged, state=4)
     assert news.cause == DeathCause.SIGNAL
     assert f"killed by signal {signal.SIGABRT}" in news.detail and "last words" in news.detail
@@ -392,13 +419,27 @@ def test_a_worker_killed_from_outside_is_explained_and_replaced(node):
     driver.lease(2, CPU=20000)
 
 
+def test_a_worker_killed_for_memory_dies_alone_and_the_kernel_is_quoted(memory_group):
+    with running(group=memory_group) as node:
+        driver = node.client()
+        driver.create_actor("glutton")
+        died = driver.wait(m.WorkerDied)
+        assert died.cause == DeathCause.OOM
+        assert "killed by the kernel for memory: it held" in died.detail
+        assert "the limit of the container is 512.0 MiB" in died.detail
+        driver.lease(1, CPU=20000)
+
+
 def test_a_runtime_whose_workers_die_at_their_start_says_so_and_hurts_nobody_else(node):
     driver = node.client()
     driver.send(
         m.DefineShape(1, "broken", {"CPU": 10000}, {"env_vars": {"PLAY": "die-at-start"}}), m.LeaseRequest(1, 1, 1)
     )
     driver.lease(2, CPU=10000)
-    assert driver.request("resources")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while "ended before it said hello: exit code 5\nno such library" not in node.log():
+        assert time.monotonic() < deadline, node.log()
+        driver.request("resources")
 
 
 def test_the_death_of_the_zygote_is_survived(node):

@@ -375,7 +375,12 @@ class Node:
     def _bury(self, worker: bytes) -> None:
         pid, status, rss_bytes = self._dying.pop(worker)
         self._remove_socket(worker)
-        self._do(self.machine.worker_ended, self.black_box.read(worker, pid, status, rss_bytes))
+        end = self.black_box.read(worker, pid, status, rss_bytes)
+        known = self.machine.pool.workers.get(worker)
+        if known is not None and known.state is WorkerState.STARTING:
+            how = f"signal {end.signal}" if end.signal else f"exit code {end.exit_code}"
+            self._log(f"worker {worker.hex()} (pid {pid}) ended before it said hello: {how}\n{end.tail}".rstrip())
+        self._do(self.machine.worker_ended, end)
 
     def _remove_socket(self, worker: bytes) -> None:
         (self.session / "sockets" / f"{worker.hex()}.sock").unlink(missing_ok=True)

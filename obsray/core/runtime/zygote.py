@@ -42,6 +42,9 @@ THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 #: Read when the interpreter or a library is loaded: too late after a fork, so such workers get a new interpreter.
 _EARLY_PREFIXES = ("PYTHON", "LD_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "MALLOC_", "GLIBC_")
 
+#: Workers are what the kernel shall kill first when memory runs out, not the node or the driver.
+WORKER_OOM_SCORE = "1000"
+
 _RESET_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)
 _EXECUTE = "from obsray.core.runtime.zygote import run_worker_from_arguments; run_worker_from_arguments()"
 
@@ -180,6 +183,7 @@ class Zygote:
             os.close(self._wake_read)
             os.close(self._wake_write)
             _redirect(Path(self._session) / "logs", worker)
+            _volunteer_for_memory_kills()
             os.environ.update(environment)
             if self._sys_path is not None:
                 sys.path[:] = self._sys_path
@@ -220,6 +224,14 @@ def _redirect(logs: Path, worker: bytes) -> None:
     for stream in (sys.stdout, sys.stderr):
         # Lines are what people read in a log, and a killed process flushes nothing.
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def _volunteer_for_memory_kills() -> None:
+    try:
+        Path("/proc/self/oom_score_adj").write_text(WORKER_OOM_SCORE)
+    except OSError:
+        # A container may forbid it; then the kernel chooses by size alone.
+        pass
 
 
 def _reseed() -> None:
