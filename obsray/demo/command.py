@@ -23,6 +23,9 @@ PARTS: dict[str, Callable[..., PartResult]] = {
     "pipeline": pipeline.run,
 }
 
+#: The dashboard starts in the background; a quick demo may be over before it is up.
+DASHBOARD_SECONDS_MAX = 5.0
+
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
@@ -71,7 +74,6 @@ def run(names: Sequence[str], *, quick: bool, progress: Progress) -> Report:
         parts.append(PARTS[name](progress, quick=quick))
     progress.finish()
     session = Path(context.address_info["session_dir"])
-    facts = json.loads((session / "session.json").read_text())
     telemetry = os.environ.get("OBSRAY_TELEMETRY", "on") != "off"
     return Report(
         parts=parts,
@@ -79,15 +81,26 @@ def run(names: Sequence[str], *, quick: bool, progress: Progress) -> Report:
         init_seconds=init_seconds,
         total_seconds=time.perf_counter() - started,
         ledger=ledger_of(str(session)) if telemetry else None,
-        dashboard_url=facts.get("dashboard_url") or "",
+        dashboard_url=dashboard_of(session),
         session=str(session),
     )
 
 
+def dashboard_of(session: Path) -> str:
+    """The dashboard's address, which is known a moment after the runtime is ready; "" if it did not come up."""
+    deadline = time.monotonic() + DASHBOARD_SECONDS_MAX
+    while time.monotonic() < deadline:
+        url = json.loads((session / "session.json").read_text()).get("dashboard_url")
+        if url:
+            return str(url)
+        time.sleep(0.05)
+    return ""
+
+
 def wait_for_interrupt() -> None:
     """Sleep until Ctrl-C."""
-    print("\nstays up until Ctrl-C", file=sys.stderr, flush=True)
     try:
+        print("\nstays up until Ctrl-C", file=sys.stderr, flush=True)
         while True:
             signal.pause()
     except KeyboardInterrupt:
