@@ -154,9 +154,8 @@ class Collector:
             while self.poll():
                 pass
         self.writer.close(reader.state for reader in self.rings.readers.values())
-        own = self.ring.process if self.ring is not None else b""
         for process, reader in self.rings.readers.items():
-            if process == own or not self.rings.alive(process):
+            if reader.state.closed or not self.rings.alive(process):
                 self._remove(process, reader)
 
     # --- samples ------------------------------------------------------------------------------------------

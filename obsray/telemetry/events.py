@@ -224,6 +224,8 @@ _ACTOR = _detail("actor", "id16")
 _LEASE = _detail("lease", "u32")
 _ATTEMPT = _measure("attempt", "u16")
 
+# A table: one event after the other, as compact as it reads well.
+# fmt: off
 _UNION: tuple[Event, ...] = (
     # tasks, as their owner sees them
     Event(1, "task_submitted", "The owner accepted a call and gave it an id.", (
@@ -374,6 +376,7 @@ _UNION: tuple[Event, ...] = (
     Event(130, "user_metric", "One recorded value of a user's metric.", (
         _TASK, _label("name", "str"), _label("tags", "str"), _measure("value", "f64"), _label("instrument"))),
 )
+# fmt: on
 
 EVENTS: dict[int, Event] = {event.kind: event for event in _UNION}
 BY_NAME: dict[str, Event] = {event.name: event for event in _UNION}

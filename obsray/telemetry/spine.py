@@ -68,9 +68,7 @@ def {name}(time_ns, {arguments}):
 
 def _emitter(event: Event, ring: Ring, take: Callable[[], int]) -> Callable[..., None]:
     arguments = ", ".join(field.name for field in event.fields)
-    source = _EMITTER.format(
-        name=event.name, arguments=arguments, kind=event.kind, shift=_SHIFT, limit=SEGMENT_BYTES
-    )
+    source = _EMITTER.format(name=event.name, arguments=arguments, kind=event.kind, shift=_SHIFT, limit=SEGMENT_BYTES)
     scope: dict[str, Any] = {"ring": ring, "take": take, "pack_into": event.struct.pack_into}
     exec(source, scope)
     emit: Callable[..., None] = scope[event.name]
@@ -208,7 +206,7 @@ class Ring(Emitter):
         HEADER.pack_into(
             mapping, 0, MAGIC, SCHEMA_VERSION, int(self.kind), os.getpid(), self.process, self.node,
             number, 0, first, time.time_ns(),
-        )
+        )  # fmt: skip
         temporary.rename(path)
         if self._segment >= 0:
             self._previous = (self.base, self.buffer)
@@ -247,9 +245,7 @@ class Ring(Emitter):
         number = next(self._next)
         buffer, offset = self.place(number)
         event = BY_NAME["ring_closed"]
-        event.struct.pack_into(
-            buffer, offset, time_ns, event.kind, 0, self.process, number, (number + 1) & 0xFFFFFFFF
-        )
+        event.struct.pack_into(buffer, offset, time_ns, event.kind, 0, self.process, number, (number + 1) & 0xFFFFFFFF)
 
 
 def _now_file(path: Path) -> mmap.mmap:
