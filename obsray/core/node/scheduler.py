@@ -301,6 +301,10 @@ class Scheduler:
     # --- asking leases back ------------------------------------------------------------------------------
 
     def _reclaim(self, step: Step) -> None:
+        candidates = [lease for lease in self.leases.values() if self._may_be_asked(step, lease)]
+        if not candidates:
+            return
+        candidates.sort(key=lambda lease: (lease.demand.asked_back - lease.demand.held, lease.granted_at))
         coming: Amounts = {}
         workers_coming = 0
         for lease in self.leases.values():
@@ -316,7 +320,7 @@ class Scheduler:
                 short_of_workers = queue.reason is Reason.WORKER_LIMIT and not workers_coming
                 if missing or short_of_workers:
                     incoming = any(coming.get(name, 0) > 0 for name in queue.need)
-                    for lease in self._victims(step, demand, missing, incoming):
+                    for lease in self._victims(step, candidates, demand, missing, incoming):
                         self._ask_back(step, lease)
                         workers_coming += 1
                         for name, amount in lease.demand.hold.items():
@@ -338,21 +342,25 @@ class Scheduler:
             missing[GPU] = queue.need[GPU]
         return missing
 
-    def _victims(self, step: Step, demand: Demand, missing: Amounts, incoming: bool) -> Iterator[Lease]:
+    def _may_be_asked(self, step: Step, lease: Lease) -> bool:
+        """Whether anybody could have this lease asked back: its holder wants no more, has more, or had it long."""
+        demand = lease.demand
+        if lease.asked_back or lease.blocked or demand.actor:
+            return False
+        rich = demand.held - demand.asked_back > 1
+        return not demand.wanted or rich or step.now - lease.granted_at >= SLICE_SECONDS
+
+    def _victims(
+        self, step: Step, candidates: list[Lease], demand: Demand, missing: Amounts, incoming: bool
+    ) -> Iterator[Lease]:
         """Leases to ask for, best first: of those who want no more, or hold more even after giving one up."""
-        candidates = [
-            lease
-            for lease in self.leases.values()
-            if not lease.asked_back
-            and not lease.demand.actor
-            and not lease.blocked
-            and lease.demand is not demand
-            and (not missing or any(name in lease.demand.hold for name in missing))
-        ]
-        candidates.sort(key=lambda lease: (lease.demand.asked_back - lease.demand.held, lease.granted_at))
         gained = int(incoming)
         for lease in candidates:
             other = lease.demand
+            if lease.asked_back or other is demand:
+                continue
+            if missing and not any(name in other.hold for name in missing):
+                continue
             idle_soon = not other.wanted
             richer = other.held - other.asked_back > demand.held + gained + 1
             slice_over = not gained and step.now - lease.granted_at >= SLICE_SECONDS
