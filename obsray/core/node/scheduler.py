@@ -69,8 +69,6 @@ class Scheduler:
         """The client wants ``wanted`` workers more than it holds. Raises KeyError for a shape it never defined."""
         demand = self.demands[client, shape]
         demand.backlog = backlog
-        if wanted > demand.wanted:
-            step.emit.lease_requested(step.time_ns, client, demand.label, min(wanted, _U32), min(backlog, _U32))
         if wanted and not demand.wanted:
             self._enqueue(step, demand)
         elif demand.wanted and not wanted:
