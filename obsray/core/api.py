@@ -229,8 +229,23 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """One dict for each node of the runtime."""
-    return list(session().request("nodes"))
+    """One dict for each node: ``NodeID`` (hex), ``Alive``, ``NodeManagerAddress``, ``NodeManagerHostname``, ``Resources``."""
+    return [
+        {
+            "NodeID": node["node"].hex(),
+            "Alive": node["alive"],
+            "NodeManagerAddress": "127.0.0.1",
+            "NodeManagerHostname": node["host"],
+            "NodeManagerPid": node["pid"],
+            "SessionDirectory": node["session"],
+            "Resources": {
+                **{name: opts.floating(name, amount) for name, amount in node["resources"].items()},
+                "object_store_memory": float(node["object_store_memory"]),
+            },
+            "Labels": {},
+        }
+        for node in session().request("nodes")
+    ]
 
 
 def cluster_resources() -> dict[str, float]:

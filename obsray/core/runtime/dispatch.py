@@ -280,7 +280,7 @@ class Dispatcher:
 
     # --- leases -----------------------------------------------------------------------------------------------------
 
-    def granted(self, message: LeaseGranted, now: float) -> None:
+    def granted(self, message: LeaseGranted, now: float, time_ns: int) -> None:
         """The node gave this process a worker."""
         shape = self._numbers[message.shape]
         context = {"devices": message.devices, "resources": shape.resources, "job": self.job}
@@ -290,6 +290,8 @@ class Dispatcher:
         self.paths[message.worker] = message.path
         shape.leases.append(lease)
         shape.wanted = max(0, shape.wanted - 1)
+        # At once: the node may ask for it back in the same breath, and a grant that runs nothing would go on for ever.
+        self._fill(lease, shape.queue, now, time_ns)
         self.active.add(shape)
 
     def reclaim(self, identifier: int, time_ns: int) -> None:

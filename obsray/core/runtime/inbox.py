@@ -33,7 +33,9 @@ class Inbox:
 
     def _make_handlers(self) -> dict[int, Handler]:
         handlers: dict[type, Handler] = {
-            m.LeaseGranted: lambda link, x: self.session.dispatcher.granted(m.decode(x), time.monotonic()),
+            m.LeaseGranted: lambda link, x: self.session.dispatcher.granted(
+                m.decode(x), time.monotonic(), time.time_ns()
+            ),
             m.LeaseReclaim: lambda link, x: self.session.dispatcher.reclaim(x[1], time.time_ns()),
             m.WorkerDied: lambda link, x: self._on_worker_died(m.decode(x)),
             m.ObjectRoom: self._on_answer,
