@@ -32,7 +32,7 @@ class ActorClient:
     """An actor as one of its callers sees it."""
 
     __slots__ = (
-        "batch", "class_name", "created_here", "error", "id", "in_flight", "incarnation", "ordered", "outgoing",
+        "batch", "class_name", "ends_with_handles", "error", "id", "in_flight", "incarnation", "ordered", "outgoing",
         "pending_max", "pinned", "queue", "state", "worker",
     )
 
@@ -51,7 +51,8 @@ class ActorClient:
         self.pending_max = -1
         #: Arguments of the constructor, which a restart needs again.
         self.pinned: list[Entry] | None = None
-        self.created_here = False
+        #: Whether this process made the actor and ends it when no handle is left anywhere.
+        self.ends_with_handles = False
 
     def forget(self, task: Task) -> None:
         """The call is no longer in flight."""
@@ -78,7 +79,6 @@ class ActorCalls:
         client = self.clients.get(identifier)
         if client is None:
             client = self.clients[identifier] = ActorClient(identifier, class_name)
-            client.created_here = created_here
             if not created_here:
                 self._send((NODE, encode(WatchActor(identifier))))
         return client

@@ -159,7 +159,7 @@ class Inbox:
     def on_freed(self, identifier: bytes) -> None:
         """An owned object ended; an actor created here ends with its last handle."""
         client = self.session.calls.clients.get(identifier[:16]) if identifier[8] == SEQUENCE_ACTOR else None
-        if client is not None and client.created_here:
+        if client is not None and client.ends_with_handles:
             self.session.ownership.outbox.append((NODE, m.encode(m.KillActor(client.id, False, True))))
 
     def _on_exit(self, reason: str) -> None:

@@ -276,6 +276,8 @@ class Submission:
             client = session.calls.client(actor, spec["class_name"], created_here=True)
             client.ordered = ordered
             client.pending_max = pending_max
+            # A detached actor does not end with its handles.
+            client.ends_with_handles = not spec["detached"]
             spec |= {
                 "actor": actor, "job": session.job, "owner": session.worker, "task": task.id, "trace": task.trace,
                 "function": plan.function.blob, "payload": task.payload,
