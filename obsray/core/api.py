@@ -149,11 +149,11 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         return refs
     if not isinstance(refs, list):
         raise ValueError(f"get takes an ObjectRef or a list of them, got {type(refs).__name__}")
-    for ref in refs:
-        if type(ref) is not ObjectRef:
-            raise ValueError(f"get takes an ObjectRef or a list of them, the list has a {type(ref).__name__}")
     if not refs:
         return []
+    if set(map(type, refs)) != {ObjectRef}:
+        wrong = next(ref for ref in refs if type(ref) is not ObjectRef)
+        raise ValueError(f"get takes an ObjectRef or a list of them, the list has a {type(wrong).__name__}")
     return session().values.get(refs, timeout)
 
 
@@ -174,9 +174,9 @@ def wait(
     """
     if not isinstance(refs, list):
         raise TypeError(f"wait takes a list of references, got {type(refs).__name__}")
-    for ref in refs:
-        if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
-            raise TypeError(f"wait takes a list of references, the list has a {type(ref).__name__}")
+    if not set(map(type, refs)) <= {ObjectRef, ObjectRefGenerator}:
+        wrong = next(ref for ref in refs if type(ref) not in (ObjectRef, ObjectRefGenerator))
+        raise TypeError(f"wait takes a list of references, the list has a {type(wrong).__name__}")
     if timeout is not None and timeout < 0:
         raise ValueError(f"timeout={timeout}: must be >= 0 seconds")
     if not refs:
@@ -197,7 +197,7 @@ def cancel(ref: Any, *, force: bool = False, recursive: bool = True) -> None:
     if isinstance(ref, ObjectRefGenerator):
         task = ref._task_id
     elif type(ref) is ObjectRef:
-        task = ref._id[:16]
+        task = bytes(ref[:16])
     else:
         raise TypeError(f"cancel takes a reference, got {type(ref).__name__}")
     found = session()

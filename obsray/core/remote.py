@@ -384,7 +384,7 @@ class ActorHandle:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if collector.references is not None and self._reference is not None:
-            collector.references.append(self._reference._id)
+            collector.references.append(bytes(self._reference))
         return _rebuild_handle, (self._actor, self._meta, self._reference is not None)
 
 

@@ -32,12 +32,14 @@ class ActorClient:
     """An actor as one of its callers sees it."""
 
     __slots__ = (
-        "batch", "class_name", "ends_with_handles", "error", "id", "in_flight", "incarnation", "ordered", "outgoing",
+        "active", "batch", "class_name", "ends_with_handles", "error", "id", "in_flight", "incarnation", "ordered", "outgoing",
         "pending_max", "pinned", "queue", "state", "worker",
     )
 
-    def __init__(self, identifier: bytes, class_name: str) -> None:
+    def __init__(self, identifier: bytes, class_name: str, active: set[ActorClient]) -> None:
         self.id = identifier
+        #: Where a client registers whose line may move.
+        self.active = active
         self.class_name = class_name
         self.state = ActorState.PENDING_CREATION
         self.incarnation = 0
@@ -56,7 +58,8 @@ class ActorClient:
 
     def forget(self, task: Task) -> None:
         """The call is no longer in flight."""
-        self.in_flight.pop(task.id, None)
+        if self.in_flight.pop(task.id, None) is not None and self.queue:
+            self.active.add(self)
 
 
 class ActorCalls:
@@ -78,7 +81,7 @@ class ActorCalls:
         """The client of an actor; on first sight the node is asked to keep it informed."""
         client = self.clients.get(identifier)
         if client is None:
-            client = self.clients[identifier] = ActorClient(identifier, class_name)
+            client = self.clients[identifier] = ActorClient(identifier, class_name, self.active)
             if not created_here:
                 self._send((NODE, encode(WatchActor(identifier))))
         return client
@@ -105,7 +108,8 @@ class ActorCalls:
 
     def run(self, time_ns: int) -> None:
         """Move every line that can move."""
-        active, self.active = self.active, set()
+        active = list(self.active)
+        self.active.clear()
         for client in active:
             if client.state is ActorState.ALIVE:
                 self._pump(client, time_ns)

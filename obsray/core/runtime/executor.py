@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from obsray.core.protocol import messages as m
+from obsray.core.runtime.references import dropped
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, dump_error, serialize
 from obsray.core.runtime.session import Session, in_runtime
@@ -510,7 +511,7 @@ class Executor:
         """What came in with the arguments and is still referred to; the submitter registers us as holder."""
         session, kept = self.session, []
         with session.lock:
-            if session.dropped:
+            if dropped:
                 session.drain_dropped()
             for identifier in set(borrowed):
                 entry = session.ownership.entries.get(identifier)

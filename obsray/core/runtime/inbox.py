@@ -25,18 +25,24 @@ Handler = Callable[[Link, m.Message], None]
 
 
 class Inbox:
-    """Routes messages to the machines of one session."""
+    """Routes messages to the machines of one session. The clocks are arguments, so that a simulator can set them."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(
+        self,
+        session: Session,
+        monotonic: Callable[[], float] = time.monotonic,
+        time_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.session = session
+        self.monotonic = monotonic
+        self.time_ns = time_ns
         self.handlers = self._make_handlers()
 
     def _make_handlers(self) -> dict[int, Handler]:
+        monotonic, time_ns = self.monotonic, self.time_ns
         handlers: dict[type, Handler] = {
-            m.LeaseGranted: lambda link, x: self.session.dispatcher.granted(
-                m.decode(x), time.monotonic(), time.time_ns()
-            ),
-            m.LeaseReclaim: lambda link, x: self.session.dispatcher.reclaim(x[1], time.time_ns()),
+            m.LeaseGranted: lambda link, x: self.session.dispatcher.granted(m.decode(x), monotonic(), time_ns()),
+            m.LeaseReclaim: lambda link, x: self.session.dispatcher.reclaim(x[1], time_ns()),
             m.WorkerDied: lambda link, x: self._on_worker_died(m.decode(x)),
             m.ObjectRoom: self._on_answer,
             m.ObjectRefused: self._on_answer,
@@ -44,8 +50,8 @@ class Inbox:
             m.Reply: self._on_answer,
             m.ActorChanged: lambda link, x: self._on_actor_changed(m.decode(x)),
             m.Exit: lambda link, x: self._on_exit(x[1]),
-            m.Done: lambda link, x: self.session.dispatcher.done(link.peer.worker, x[1], time.monotonic(), time.time_ns()),
-            m.Returned: lambda link, x: self.session.dispatcher.returned(link.peer.worker, x[1], x[2], time.time_ns()),
+            m.Done: lambda link, x: self.session.dispatcher.done(link.peer.worker, x[1], monotonic(), time_ns()),
+            m.Returned: lambda link, x: self.session.dispatcher.returned(link.peer.worker, x[1], x[2], time_ns()),
             m.GetObject: lambda link, x: self.session.ownership.asked_for(x[1], link.peer.worker),
             m.ObjectValue: self._on_value,
             m.AddHolder: self._on_add_holder,
@@ -143,7 +149,7 @@ class Inbox:
                 # The arguments stay pinned in the client: a restart needs them again.
                 self.session.calls.clients[message.actor].pinned, task.pinned = task.pinned, None
                 self.session.ownership.finish(task, TaskState.FINISHED)
-                self.session.emitter.tasks_finished(time.time_ns(), task.id, 1, 0)
+                self.session.emitter.tasks_finished(self.time_ns(), task.id, 1, 0)
                 for entry in task.entries:
                     self.session.ownership.fulfil(entry, b"\x80")
             else:

@@ -131,6 +131,8 @@ class Ownership:
         self.worker = worker
         self.entries: dict[bytes, Entry] = {}
         self.tasks: dict[bytes, Task] = {}
+        #: Ids of the entries that do not exist yet, so that many references can be looked through at once.
+        self.pending: set[bytes] = set()
         self.outbox: list[tuple[bytes, tuple[Any, ...]]] = []
         #: object -> holder -> count, and the same by holder, for objects this process owns.
         self.holders: dict[bytes, dict[bytes, int]] = {}
@@ -151,6 +153,8 @@ class Ownership:
             if entry.owned:
                 # A reference to something of ours that has already been freed: reading it says so.
                 entry.state, entry.failed = READY, True
+            else:
+                self.pending.add(identifier)
         return entry
 
     def drop_local(self, identifiers: Iterable[bytes]) -> None:
@@ -182,6 +186,7 @@ class Ownership:
                 owner = owner_of(entry.id)
                 self._release.setdefault(owner, []).extend([entry.id] * entry.registered)
                 entry.registered = 0
+            self.pending.discard(entry.id)
             if self.entries.pop(entry.id, None) is not None and entry.contained:
                 self.drop_local(entry.contained)
 
@@ -218,6 +223,7 @@ class Ownership:
         entry.state = READY
         entry.value = value
         entry.failed = failed
+        self.pending.discard(entry.id)
         if contained:
             self._keep(entry, contained)
         waiters = entry.waiters
@@ -341,6 +347,7 @@ class Ownership:
         self.tasks[task.id] = task
         for entry in task.entries:
             self.entries[entry.id] = entry
+            self.pending.add(entry.id)
         if task.arguments:
             for _, entry in task.arguments:
                 if entry.state == PENDING:
@@ -359,6 +366,7 @@ class Ownership:
 
     def check_invariants(self) -> None:
         """Raise AssertionError if a count or a table contradicts another. For simulation and tests."""
+        assert self.pending == {i for i, entry in self.entries.items() if entry.state == PENDING}
         for identifier, entry in self.entries.items():
             assert entry.id == identifier
             assert entry.local >= 0 and entry.pins >= 0, f"{identifier.hex()}: local {entry.local} pins {entry.pins}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,50 +13,50 @@ if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
 
-    from obsray.core.runtime.session import Session
-
 T = TypeVar("T")
 
+#: Ids of references that died, appended to by the garbage collector from any thread, counted by the session.
+dropped: deque[bytes] = deque()
 
-class ObjectRef(Generic[T]):
+
+class ObjectRef(bytes, Generic[T]):
     """A reference to a value that exists now or will.
 
     Equal and hashable by id; picklable inside values and arguments, where it keeps the value alive; awaitable.
+
+    It *is* its id (20 bytes), so that sets and dictionaries of many references work at the speed of bytes. Whoever
+    makes one has counted it in the object's entry already; each instance counts as one reference.
     """
 
-    __slots__ = ("__weakref__", "_id", "_session")
+    __slots__ = ()
 
-    def __init__(self, identifier: bytes, session: Session) -> None:
-        # The caller has counted this reference in the entry already.
-        self._id = identifier
-        self._session = session
+    def __del__(self, append: Any = dropped.append) -> None:
+        append(bytes(self))
 
-    def __del__(self) -> None:
-        try:
-            self._session.dropped.append(self._id)
-        except AttributeError:
-            pass
-
-    def hex(self) -> str:
+    def hex(self, *_: Any) -> str:  # type: ignore[override]
         """40 hex digits: owner, task and index."""
-        return self._id.hex()
+        return bytes.hex(self)
 
     def binary(self) -> bytes:
-        return self._id
+        return bytes(self)
 
     def task_id(self) -> TaskID:
         """The task that makes the value."""
-        return TaskID(task_of(self._id))
+        return TaskID(task_of(self))
 
     def job_id(self) -> JobID:
-        return JobID(self._session.job.to_bytes(4, "big"))
+        from obsray.core.runtime.session import current
+
+        return JobID(current().job.to_bytes(4, "big"))
 
     def is_nil(self) -> bool:
         return False
 
     def future(self) -> concurrent.futures.Future[T]:
         """A concurrent future of the value."""
-        return self._session.values.future_of(self)
+        from obsray.core.runtime.session import current
+
+        return current().values.future_of(self)
 
     def as_future(self) -> asyncio.Future[T]:
         """An asyncio future of the value, for the running loop."""
@@ -66,22 +67,33 @@ class ObjectRef(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         return self.as_future().__await__()
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ObjectRef) and other._id == self._id
-
-    def __hash__(self) -> int:
-        return hash(self._id)
-
     def __repr__(self) -> str:
-        return f"ObjectRef({short(self._id)} {self._id.hex()})"
+        return f"ObjectRef({short(self)} {bytes.hex(self)})"
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __copy__(self) -> ObjectRef[T]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> ObjectRef[T]:
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
+        identifier = bytes(self)
         if collector.references is not None:
-            collector.references.append(self._id)
+            collector.references.append(identifier)
         else:
+            from obsray.core.runtime.session import current
+
             # Pickled by the user's own hand: nobody can know when that copy ends, so the value is kept.
-            self._session.keep_forever(self._id)
-        return _rebuild, (self._id,)
+            current().keep_forever(identifier)
+        return _rebuild, (identifier,)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return self.__reduce__()
 
 
 def _rebuild(identifier: bytes) -> ObjectRef[Any]:

@@ -32,7 +32,7 @@ from obsray.core.runtime.calls import ActorCalls
 from obsray.core.runtime.dispatch import Dispatcher
 from obsray.core.runtime.inbox import Inbox
 from obsray.core.runtime.ownership import NODE, Ownership, Task
-from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.references import ObjectRef, dropped
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.storage import Arena
 from obsray.core.runtime.values import Values
@@ -95,7 +95,6 @@ class Session:
         self.emitter: Emitter = Silent() if config.telemetry == "off" else Ring(directory / "rings", worker, kind)
         self.lock = threading.Lock()
         self.local = threading.local()
-        self.dropped: deque[bytes] = deque()
         #: Streams whose consumer is gone; appended to by the garbage collector.
         self.abandoned_streams: deque[Any] = deque()
         self.streams: Any = None
@@ -171,7 +170,7 @@ class Session:
     def after(self) -> None:
         """Let the machines act on what happened and write what they send. Call with ``lock`` held."""
         ownership = self.ownership
-        if self.dropped:
+        if dropped:
             self.drain_dropped()
         if self.arena.unpinned:
             self._drain_unpinned()
@@ -188,7 +187,6 @@ class Session:
 
     def drain_dropped(self) -> None:
         """Count the references that died. Call with ``lock`` held."""
-        dropped = self.dropped
         identifiers = [dropped.popleft() for _ in range(len(dropped))]
         self.ownership.drop_local(identifiers)
 
@@ -411,7 +409,7 @@ class Session:
                     if running.borrowed is None:
                         running.borrowed = []
                     running.borrowed.append(identifier)
-        return ObjectRef(identifier, self)
+        return ObjectRef(identifier)
 
     def keep_forever(self, identifier: bytes) -> None:
         """A reference left by a way nobody can follow: keep the value as long as this process lives."""

@@ -82,7 +82,7 @@ class ObjectRefGenerator:
     def __init__(self, stream: Stream, task: Task) -> None:
         self._stream = stream
         self._task_id = task.id
-        self._completed = ObjectRef[Any](task.entries[0].id, stream.session)
+        self._completed = ObjectRef[Any](task.entries[0].id)
 
     def __iter__(self) -> ObjectRefGenerator:
         return self
@@ -135,7 +135,7 @@ class ObjectRefGenerator:
             if stream.backpressure > 0 and not stream.ended:
                 self._tell_taken(stream.taken)
                 session.after()
-        return ObjectRef(entry.id, session)
+        return ObjectRef(entry.id)
 
     def _tell_taken(self, count: int) -> None:
         session = self._stream.session

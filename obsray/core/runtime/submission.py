@@ -79,13 +79,13 @@ def pack_arguments(session: Session, args: tuple[Any, ...], kwargs: dict[str, An
             if values is args:
                 values = list(args)
             values[position] = None
-            references.append((position, value._id))
+            references.append((position, bytes(value)))
         elif kind not in PLAIN:
             plain = False
     if kwargs:
         for name, value in kwargs.items():
             if type(value) is ObjectRef:
-                references.append((name, value._id))
+                references.append((name, bytes(value)))
             elif type(value) not in PLAIN:
                 plain = False
         if references:
@@ -104,16 +104,17 @@ def pack_arguments(session: Session, args: tuple[Any, ...], kwargs: dict[str, An
         packed.payload = serialized.to_bytes()
     else:
         packed.stored = session.values.put(serialized)
-        references.append(("*", packed.stored._id))
+        references.append(("*", bytes(packed.stored)))
     packed.arguments = references or None
     return packed
 
 
 class Submission:
-    """Submits tasks, actor creations and actor calls for one session."""
+    """Submits tasks, actor creations and actor calls for one session. The clock is an argument for simulators."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, time_ns: Callable[[], int] = time.time_ns) -> None:
         self.session = session
+        self._time_ns = time_ns
         self.streams = Streams(session)
         session.submission = self
         self._prefix = session.worker
@@ -197,7 +198,7 @@ class Submission:
             arguments = self._pin(task, packed)
         session.ownership.add_task(task)
         session.emitter.task_submitted(
-            time.time_ns(), identifier, task.parent, task.trace, actor, plan.name_number,
+            self._time_ns(), identifier, task.parent, task.trace, actor, plan.name_number,
             plan.shape.name_number if plan.shape is not None else 0, session.job, arguments, task.unready, kind,
             plan.retries, len(task.payload),
         )
@@ -219,7 +220,7 @@ class Submission:
         task.pinned = pinned
         for _, entry in task.arguments or ():
             if entry.state != READY:
-                self.session.emitter.task_arguments_waiting(time.time_ns(), task.id, entry.id)
+                self.session.emitter.task_arguments_waiting(self._time_ns(), task.id, entry.id)
         return len(task.arguments or ())
 
     def _references(self, plan: Plan, task: Task) -> Any:
@@ -233,7 +234,7 @@ class Submission:
             return generator
         for entry in task.entries:
             entry.local = 1
-        references: Any = [ObjectRef(entry.id, session) for entry in task.entries]
+        references: Any = [ObjectRef(entry.id) for entry in task.entries]
         if task.arguments is not None:
             self._fail_early(task)
         if plan.returns == 1:
@@ -248,10 +249,10 @@ class Submission:
                 return
 
     def _task_ready(self, task: Task, entry: Entry) -> None:
-        self.session.dispatcher.argument_ready(task, entry, time.time_ns())
+        self.session.dispatcher.argument_ready(task, entry, self._time_ns())
 
     def _call_ready(self, task: Task, entry: Entry) -> None:
-        self.session.calls.argument_ready(task, entry, time.time_ns())
+        self.session.calls.argument_ready(task, entry, self._time_ns())
 
     # --- actors -----------------------------------------------------------------------------------------------------
 
@@ -283,7 +284,7 @@ class Submission:
                 "function": plan.function.blob, "payload": task.payload,
             }
             session.emitter.actor_created(
-                time.time_ns(), actor, task.id, session.emitter.intern(spec["class_name"]),
+                self._time_ns(), actor, task.id, session.emitter.intern(spec["class_name"]),
                 session.emitter.intern(spec["name"]), session.emitter.intern(spec["namespace"]),
                 session.emitter.intern(str(spec["resources"])), spec["restarts_max"], spec["detached"], session.job,
             )
@@ -294,7 +295,7 @@ class Submission:
                 if task.id in session.ownership.tasks:
                     answer = self._place(task, spec)
             session.after()
-        reference: ObjectRef[Any] = ObjectRef(actor + _FIRST, session)
+        reference: ObjectRef[Any] = ObjectRef(actor + _FIRST)
         if answer is not None and spec["name"]:
             session.wait_until(answer, time.monotonic() + 60)
             reply = answer.message

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.ownership import READY, Entry
-from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.references import ObjectRef, dropped
 from obsray.core.runtime.serialization import Serialized, deserialize, serialize
 from obsray.core.runtime.waiting import Answer, Waiter
 from obsray.errors import (
@@ -37,6 +37,21 @@ class _FutureWaiter:
         self.values.completions.append((self.future, entry))
 
 
+#: Fewer references than this are looked at one by one.
+LOOK_AHEAD = 8
+
+
+def _split(references: list[Any], where: list[int]) -> tuple[list[Any], list[Any]]:
+    """The references at these positions (ascending), and the others; by slices, because there may be many others."""
+    rest: list[Any] = []
+    after = 0
+    for position in where:
+        rest += references[after:position]
+        after = position + 1
+    rest += references[after:]
+    return [references[position] for position in where], rest
+
+
 class Values:
     """The values this process makes, holds and reads."""
 
@@ -59,11 +74,11 @@ class Values:
             self.session.emitter.object_put(
                 time.time_ns(), identifier, running.task if running is not None else bytes(16), serialized.size, inline, 0
             )
-            if self.session.dropped:
+            if dropped:
                 self.session.drain_dropped()
                 if not inline:
                     self.session.after()
-        return ObjectRef(identifier, self.session)
+        return ObjectRef(identifier)
 
     def store(self, identifier: bytes, serialized: Serialized) -> int:
         """Write a value into the object store and seal it. Raises ObjectStoreFullError. Returns its size."""
@@ -111,8 +126,8 @@ class Values:
         known = self.session.ownership.entries
         found = []
         for reference in references:
-            entry = known.get(reference._id)
-            if entry is None or reference._session is not self.session:
+            entry = known.get(reference)
+            if entry is None:
                 raise RaySystemError(
                     f"{reference!r} belongs to a runtime that was shut down; its value is gone with it"
                 )
@@ -177,6 +192,20 @@ class Values:
 
     def wait(self, references: list[Any], count: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
         """The references (or streams) that are ready, at most ``count``, and the rest; both in input order."""
+        self.session.check_open()
+        if dropped or self.session.dispatcher.unsent:
+            with self.session.lock:
+                self.session.send_everything()
+        pending = self.session.ownership.pending
+        if len(references) > LOOK_AHEAD and set(map(type, references)) == {ObjectRef}:
+            # Usually enough of them are ready: then one pass over the ids does, without a look at each entry.
+            where = list(itertools.islice((i for i, x in enumerate(references) if x not in pending), count))
+            if len(where) == count:
+                self.entries_of([references[i] for i in where])
+                return _split(references, where)
+        return self._wait(references, count, timeout)
+
+    def _wait(self, references: list[Any], count: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
         sources = [x._stream if type(x) is not ObjectRef else self.entries_of([x])[0] for x in references]
         deadline = None if timeout is None else time.monotonic() + timeout
         waiter = Waiter(count)
@@ -203,11 +232,8 @@ class Values:
                     for source in pending:
                         if not source.is_ready():
                             self._unwatch_source(source, waiter)
-        ready: list[Any] = []
-        rest: list[Any] = []
-        for reference, source in zip(references, sources, strict=True):
-            (ready if len(ready) < count and source.is_ready() else rest).append(reference)
-        return ready, rest
+        found = (i for i, source in enumerate(sources) if source.is_ready())
+        return _split(references, list(itertools.islice(found, count)))
 
     def _watch_source(self, source: Any, waiter: Waiter) -> None:
         if type(source) is Entry:
