@@ -267,8 +267,23 @@ class Submission:
         if spec["name"] and packed is not None and packed.arguments is not None:
             # A name is answered for at once, so what it is built from must exist.
             self._wait_for_arguments(packed)
-        actor = session.next_actor()
-        answer = None
+        client, answer = self.create_packed(plan, spec, packed, ordered, pending_max)
+        reference: ObjectRef[Any] = ObjectRef(client.id + _FIRST)
+        if answer is not None and spec["name"]:
+            session.wait_until(answer, time.monotonic() + 60)
+            reply = answer.message
+            if reply is not None and reply.error:
+                error = RaySystemError(reply.error)
+                error.kind = reply.kind  # type: ignore[attr-defined]
+                raise error
+        return client, reference
+
+    def create_packed(
+        self, plan: Plan, spec: dict[str, Any], packed: Packed | None, ordered: bool, pending_max: int
+    ) -> tuple[ActorClient, Any]:
+        """Have an actor created whose handle counts as one reference. With the node's answer if it was asked now."""
+        session = self.session
+        actor, answer = session.next_actor(), None
         with session.lock:
             task = self._make(plan, packed, TaskType.ACTOR_CREATION, actor)
             entry = Entry(actor + _FIRST, True)
@@ -295,15 +310,7 @@ class Submission:
                 if task.id in session.ownership.tasks:
                     answer = self._place(task, spec)
             session.after()
-        reference: ObjectRef[Any] = ObjectRef(actor + _FIRST)
-        if answer is not None and spec["name"]:
-            session.wait_until(answer, time.monotonic() + 60)
-            reply = answer.message
-            if reply is not None and reply.error:
-                error = RaySystemError(reply.error)
-                error.kind = reply.kind  # type: ignore[attr-defined]
-                raise error
-        return client, reference
+        return client, answer
 
     def _wait_for_arguments(self, packed: Packed) -> None:
         session = self.session

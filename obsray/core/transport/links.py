@@ -214,12 +214,22 @@ class Reactor:
 
     # --- one round --------------------------------------------------------------------------------------------
 
-    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Block until something can be done or ``timeout`` seconds passed (None: no limit besides timers)."""
+    def wait(self, timeout: float | None, spin_seconds: float = 0.0) -> list[tuple[int, int]]:
+        """Block until something can be done or ``timeout`` seconds passed (None: no limit besides timers).
+
+        ``spin_seconds``: look again and again for that long before falling asleep.
+        """
         if self._timers:
             until = max(0.0, self._timers[0][0] - time.monotonic())
             timeout = until if timeout is None else min(timeout, until)
         try:
+            if spin_seconds and timeout != 0:
+                ready = self._epoll.poll(0)
+                deadline = time.perf_counter() + spin_seconds
+                while not ready and time.perf_counter() < deadline:
+                    ready = self._epoll.poll(0)
+                if ready:
+                    return ready
             return self._epoll.poll(-1 if timeout is None else timeout)
         except InterruptedError:
             return []
