@@ -24,6 +24,7 @@ the last of the record to be written, so that a reader never sees half a record.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import mmap
 import os
@@ -33,6 +34,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from struct import Struct
+from types import CodeType, FunctionType
 from typing import Any
 
 from obsray.telemetry.events import BY_NAME, EVENTS, RECORD_BYTES, SCHEMA_VERSION, Event, ProcessKind
@@ -66,13 +68,18 @@ def {name}(time_ns, {arguments}):
 """
 
 
-def _emitter(event: Event, ring: Ring, take: Callable[[], int]) -> Callable[..., None]:
+def _compiled(event: Event) -> tuple[CodeType, Callable[..., None]]:
     arguments = ", ".join(field.name for field in event.fields)
     source = _EMITTER.format(name=event.name, arguments=arguments, kind=event.kind, shift=_SHIFT, limit=SEGMENT_BYTES)
-    scope: dict[str, Any] = {"ring": ring, "take": take, "pack_into": event.struct.pack_into}
+    scope: dict[str, Any] = {}
     exec(source, scope)
-    emit: Callable[..., None] = scope[event.name]
-    return emit
+    return scope[event.name].__code__, event.struct.pack_into
+
+
+@functools.cache
+def emitters() -> dict[str, tuple[CodeType, Callable[..., None]]]:
+    """The code of every emitter, compiled once: workers are forked from a process that has done it."""
+    return {event.name: _compiled(event) for event in EVENTS.values()}
 
 
 class Emitter:
@@ -133,8 +140,9 @@ class Ring(Emitter):
         self.buffer = memoryview(b"")
         self._next = itertools.count()
         self._open_segment(0)
-        for event in EVENTS.values():
-            setattr(self, event.name, _emitter(event, self, self._next.__next__))
+        take = self._next.__next__
+        for name, (code, pack_into) in emitters().items():
+            setattr(self, name, FunctionType(code, {"ring": self, "take": take, "pack_into": pack_into}))
         self.ring_opened(time.time_ns(), process, os.getpid(), int(kind))
 
     # --- segments -----------------------------------------------------------------------------------------

@@ -71,9 +71,7 @@ TASK: dict[TaskState, frozenset[TaskState]] = {
     TaskState.QUEUED: frozenset(
         {TaskState.DISPATCHED, TaskState.WAITING_ARGUMENTS, TaskState.FAILED, TaskState.CANCELLED}
     ),
-    TaskState.DISPATCHED: frozenset(
-        {TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELLED, TaskState.QUEUED}
-    ),
+    TaskState.DISPATCHED: frozenset({TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELLED, TaskState.QUEUED}),
     # Lineage: a finished task whose result was lost is run again.
     TaskState.FINISHED: frozenset({TaskState.QUEUED, TaskState.WAITING_ARGUMENTS}),
     TaskState.FAILED: frozenset(),
@@ -118,7 +116,17 @@ JOB: dict[JobState, frozenset[JobState]] = {
     JobState.ENDED: frozenset(),
 }
 
-_TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
+#: What an entity is before anything has happened to it.
+FIRST: dict[type[IntEnum], IntEnum] = {
+    TaskState: TaskState.QUEUED,
+    ObjectState: ObjectState.CREATED,
+    WorkerState: WorkerState.STARTING,
+    ActorState: ActorState.DEPENDENCIES_UNREADY,
+    NodeState: NodeState.ALIVE,
+    JobState: JobState.RUNNING,
+}
+
+TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
     TaskState: TASK,
     ObjectState: OBJECT,
     WorkerState: WORKER,
@@ -142,6 +150,6 @@ def advance(entity: Any, after: Any) -> None:
     Raises IllegalTransition if the table has no such edge.
     """
     before = entity.state
-    if after not in _TABLES[type(before)][before]:
+    if after not in TABLES[type(before)][before]:
         raise IllegalTransition(entity, before, after)
     entity.state = after

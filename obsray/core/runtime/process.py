@@ -11,6 +11,10 @@ from obsray.core.runtime.executor import Executor
 from obsray.core.runtime.session import Session, set_current
 from obsray.core.runtime.submission import Submission
 from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.spine import emitters
+
+# Here, because this module is imported once by the process that all workers are forked from.
+emitters()
 
 
 def main(session_dir: str, worker_id: bytes) -> None:

@@ -12,7 +12,9 @@ It has one thread and keeps no state of its users. The node talks to it over des
                      ("ended", worker, pid, wait status, peak resident bytes)
 
 Signals to workers go through here because only the parent knows which pids are still theirs. Descendants that a
-dead worker leaves behind are adopted and killed. End of file means that the node is gone: everything ends.
+dead worker leaves behind are adopted and killed. End of file means that the node is gone: everything ends. The zygote
+is the only process of a node that is not killed with it, because it alone can find what user code has started; if
+driver and node were killed, it also removes what they left on disk.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ from typing import Any, NoReturn
 import msgpack
 
 from obsray.core.system.fate import die_with_parent
-from obsray.core.system.processes import adopt_orphans, children, parent_from_environment
+from obsray.core.system.processes import adopt_orphans, children, clean_session, parent_from_environment
 
 SOCKET_FD = 3
 PACKET_BYTES_MAX = 1 << 20
 #: Large imports wait until nobody has asked for a process this long, so that they delay no start.
 PRELOAD_IDLE_SECONDS = 0.3
-PRELOAD = ("cloudpickle", "numpy")
+PRELOAD = ("obsray.core.runtime.actor", "cloudpickle", "numpy")
 #: Numeric libraries start one thread per core and process by default; a node full of workers would drown in them.
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 #: Read when the interpreter or a library is loaded: too late after a fork, so such workers get a new interpreter.
@@ -81,6 +83,8 @@ class Zygote:
                     self._drain_wake()
                 elif not self._receive():
                     self._end_all()
+                    if self._session:
+                        clean_session(self._session)
                     return
             self._reap()
 
@@ -287,7 +291,8 @@ def _flush() -> None:
 
 def main() -> None:
     """Entry: descriptor 3 leads to the node."""
-    die_with_parent(parent_from_environment())
+    # Not tied to the node by a signal: the end of file on the socket says the same and leaves time to clean up.
+    parent_from_environment()
     adopt_orphans()
     sys.argv = [""]
     for name in THREAD_VARIABLES:

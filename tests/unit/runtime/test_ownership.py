@@ -27,6 +27,7 @@ def made(ownership: Ownership, number: int, value: bytes | int | None = None) ->
     entry = Entry(object_id(task_id(ME, number)), True)
     entry.local = 1
     ownership.entries[entry.id] = entry
+    ownership.pending.add(entry.id)
     if value is not None:
         ownership.fulfil(entry, value)
     return entry

@@ -1,0 +1,142 @@
+"""``docs/lifecycles.md``, drawn from the tables: ``python -m obsray.core.protocol.docs > docs/lifecycles.md``."""
+
+from __future__ import annotations
+
+import sys
+from enum import IntEnum
+
+from obsray.core.protocol.lifecycle import (
+    FIRST,
+    TABLES,
+    ActorState,
+    JobState,
+    NodeState,
+    ObjectState,
+    TaskState,
+    WorkerState,
+)
+
+_HEAD = """# Lifecycles
+
+Which state may follow which. Generated from `obsray/core/protocol/lifecycle.py`; do not edit.
+
+A state changes only in `advance(entity, after)`, which raises `IllegalTransition` for an arrow that is not drawn
+here. The last column names the [events](events.md) that tell of an arrival in the state.
+"""
+
+#: Title, who keeps the state, and for each state what it means and which events announce it.
+_PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, ...]]]]] = {
+    TaskState: (
+        "Task",
+        "Kept by the task's owner (`runtime/ownership.py`). Calls of actors and creations of actors are tasks, too.",
+        {
+            TaskState.WAITING_ARGUMENTS: (
+                "An argument does not exist yet.",
+                ("task_submitted", "task_arguments_waiting"),
+            ),
+            TaskState.QUEUED: (
+                "It could run and waits for a worker, for its turn in the actor's line, or for another attempt.",
+                ("task_submitted", "task_ready", "task_retried", "task_recalled"),
+            ),
+            TaskState.DISPATCHED: (
+                "It was sent to a worker (or its actor to the node); the worker says when it runs.",
+                ("tasks_dispatched",),
+            ),
+            TaskState.FINISHED: ("Its results exist.", ("tasks_finished", "task_finished")),
+            TaskState.FAILED: ("Its results are an error.", ("task_finished",)),
+            TaskState.CANCELLED: ("Somebody asked for its end before it had one.", ("task_finished",)),
+        },
+    ),
+    ObjectState: (
+        "Object",
+        "Kept by the node that stores it (`node/objects.py`). Small values stay with their owner and have no state here.",
+        {
+            ObjectState.CREATED: (
+                "Its writer has room for it, or waits for some.",
+                ("object_created", "object_allocation_waiting"),
+            ),
+            ObjectState.SEALED: ("Complete; it can be read in place.", ("object_sealed", "object_restored")),
+            ObjectState.SPILLING: ("A thread writes it to disk; it can still be read.", ()),
+            ObjectState.SPILLED: ("Only its file is left.", ("object_spilled",)),
+            ObjectState.RESTORING: ("A thread reads it back.", ()),
+            ObjectState.FREED: ("Nothing refers to it any more; its room is free.", ("object_freed",)),
+            ObjectState.LOST: ("Its file cannot be read.", ("object_lost",)),
+        },
+    ),
+    WorkerState: (
+        "Worker",
+        "Kept by the node (`node/workers.py`).",
+        {
+            WorkerState.STARTING: ("The process is being forked and has not said hello.", ("worker_starting",)),
+            WorkerState.IDLE: ("It can be given work.", ("worker_registered", "lease_returned")),
+            WorkerState.LEASED: ("An owner pushes tasks to it.", ("lease_decided",)),
+            WorkerState.ACTOR: ("It has become an actor and stays one.", ("actor_placed",)),
+            WorkerState.DEAD: ("The process has ended.", ("worker_died",)),
+        },
+    ),
+    ActorState: (
+        "Actor",
+        "Kept by the node (`node/actors.py`), followed by every caller (`runtime/calls.py`, from PENDING_CREATION on)"
+        " and by the control store (`control/actors.py`).",
+        {
+            ActorState.DEPENDENCIES_UNREADY: ("An argument of its constructor does not exist yet.", ()),
+            ActorState.PENDING_CREATION: (
+                "It waits for a worker, or its constructor runs.",
+                ("actor_created", "actor_placed"),
+            ),
+            ActorState.ALIVE: ("It takes calls.", ("actor_alive",)),
+            ActorState.RESTARTING: (
+                "Its process died; it waits for another, or its constructor runs again.",
+                ("actor_restarting", "actor_placed"),
+            ),
+            ActorState.DEAD: ("It is gone for good.", ("actor_died",)),
+        },
+    ),
+    NodeState: (
+        "Node",
+        "Kept by the control store (`control/membership.py`).",
+        {
+            NodeState.ALIVE: ("Its heartbeats come.", ("node_changed",)),
+            NodeState.SUSPECTED: ("Its heartbeats are late; a heartbeat clears it.", ("node_changed",)),
+            NodeState.DEAD: ("Declared dead and fenced; it can come back only under a new id.", ("node_changed",)),
+        },
+    ),
+    JobState: (
+        "Job",
+        "Kept by the control store (`control/jobs.py`). A job is one run of one driver.",
+        {
+            JobState.RUNNING: ("The driver is there.", ("job_started",)),
+            JobState.ENDED: ("It has left.", ("job_ended",)),
+        },
+    ),
+}
+
+
+def markdown() -> str:
+    """The whole page. Raises KeyError if a lifecycle or a state has no words here."""
+    return "\n".join([_HEAD, *(_section(states) for states in TABLES)])
+
+
+def _section(states: type[IntEnum]) -> str:
+    title, keeper, meanings = _PAGES[states]
+    lines = [f"## {title}", "", keeper, "", "```mermaid", "stateDiagram-v2", f"    [*] --> {FIRST[states].name}"]
+    for before, afters in TABLES[states].items():
+        lines += [f"    {before.name} --> {after.name}" for after in sorted(afters)]
+        if not afters:
+            lines.append(f"    {before.name} --> [*]")
+    lines += ["```", "", "| state | number | what it means | followed by | told by |", "|---|---|---|---|---|"]
+    for state in states:
+        meaning, events = meanings[state]
+        after = ", ".join(f"`{each.name}`" for each in sorted(TABLES[states][state])) or "nothing"
+        told = ", ".join(f"[`{event}`](events.md#{event})" for event in events) or "–"
+        lines.append(f"| `{state.name}` | {state.value} | {meaning} | {after} | {told} |")
+    return "\n".join([*lines, ""])
+
+
+def announcing_events() -> set[str]:
+    """Names of all events the page mentions."""
+    return {event for _, _, meanings in _PAGES.values() for _, events in meanings.values() for event in events}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

@@ -1,0 +1,144 @@
+"""The simulator's time: a heap of what happens when, and the record of what happened."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+from obsray.telemetry.events import BY_NAME, Event
+from obsray.telemetry.spine import Emitter
+
+#: Where virtual clocks begin, nanoseconds since the epoch: any instant will do as long as it is always the same.
+START_NS = 1_700_000_000_000_000_000
+MICROSECOND_NS = 1_000
+MILLISECOND_NS = 1_000_000
+SECOND_NS = 1_000_000_000
+
+
+class Appointment:
+    """Something that will happen unless it is called off."""
+
+    __slots__ = ("action", "arguments")
+
+    def __init__(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self.action: Callable[..., None] | None = action
+        self.arguments = arguments
+
+    def call_off(self) -> None:
+        """It does not happen."""
+        self.action = None
+
+
+class Agenda:
+    """Virtual time. Two things at the same instant happen in the order in which they were agreed."""
+
+    def __init__(self) -> None:
+        self.elapsed_ns = 0
+        self._heap: list[tuple[int, int, Appointment]] = []
+        self._number = 0
+
+    def monotonic(self) -> float:
+        """Seconds, as ``time.monotonic`` counts them."""
+        return 1000.0 + self.elapsed_ns / SECOND_NS
+
+    def time_ns(self) -> int:
+        """Nanoseconds since the epoch, as ``time.time_ns``."""
+        return START_NS + self.elapsed_ns
+
+    def after(self, delay_ns: int, action: Callable[..., None], *arguments: Any) -> Appointment:
+        """Have ``action(*arguments)`` called ``delay_ns`` from now."""
+        return self.at(self.elapsed_ns + max(0, delay_ns), action, *arguments)
+
+    def at(self, instant_ns: int, action: Callable[..., None], *arguments: Any) -> Appointment:
+        """The same at an instant of ``elapsed_ns``."""
+        self._number += 1
+        appointment = Appointment(action, arguments)
+        heapq.heappush(self._heap, (instant_ns, self._number, appointment))
+        return appointment
+
+    def at_monotonic(self, seconds: float, action: Callable[..., None], *arguments: Any) -> Appointment:
+        """The same at an instant of ``monotonic``, never before it."""
+        instant_ns = int((seconds - 1000.0) * SECOND_NS) + 1
+        return self.at(max(self.elapsed_ns, instant_ns), action, *arguments)
+
+    def step(self) -> bool:
+        """Let the next thing happen. False if nothing was agreed."""
+        while self._heap:
+            instant_ns, _, appointment = heapq.heappop(self._heap)
+            if appointment.action is not None:
+                self.elapsed_ns = instant_ns
+                appointment.action(*appointment.arguments)
+                return True
+        return False
+
+
+class EventLog:
+    """What all processes recorded, in order, and a digest of it that two equal runs share."""
+
+    def __init__(self) -> None:
+        #: (process, event name, values with text in clear), oldest first.
+        self.rows: list[tuple[bytes, str, tuple[Any, ...]]] = []
+        self.digest = hashlib.blake2b(digest_size=8)
+        #: Called with each row.
+        self.watchers: list[Callable[[bytes, str, tuple[Any, ...]], None]] = []
+
+    def hash(self) -> str:
+        """16 hex digits: equal if and only if everything recorded and sent was equal."""
+        return self.digest.hexdigest()
+
+
+class Records(Emitter):
+    """What one virtual process records through. Each record is packed, so a value that does not fit its field shows."""
+
+    def __init__(self, log: EventLog, process: bytes) -> None:
+        self._log = log
+        self._process = process
+        self._texts: list[str] = [""]
+        self._numbers: dict[str, int] = {"": 0}
+        #: Black box: thread slot -> (task, attempt) that runs there now.
+        self.now: dict[int, tuple[bytes, int]] = {}
+        #: The task whose attempt ended last.
+        self.last_ended = b""
+
+    def intern(self, text: str) -> int:
+        number = self._numbers.get(text)
+        if number is None:
+            number = self._numbers[text] = len(self._texts)
+            self._texts.append(text)
+            self._log.digest.update(text.encode("utf-8", "replace"))
+        return number
+
+    def running(self, slot: int, task: bytes, started_at: int, name: int, attempt: int) -> None:
+        self.now[slot] = (task, attempt)
+
+    def idle(self, slot: int) -> None:
+        ended = self.now.pop(slot, None)
+        if ended is not None:
+            self.last_ended = ended[0]
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name not in BY_NAME:
+            raise AttributeError(name)
+        emit = self._make(BY_NAME[name])
+        setattr(self, name, emit)
+        return emit
+
+    def _make(self, event: Event) -> Callable[..., None]:
+        log, process, name, kind = self._log, self._process, event.name, event.kind
+        pack, update, texts = event.struct.pack, self._log.digest.update, self._texts
+        named = tuple(index for index, field in enumerate(event.fields) if field.code == "str")
+
+        def emit(time_ns: int, *values: Any) -> None:
+            update(process + pack(time_ns, kind, 0, *values, 0))
+            if named:
+                told = list(values)
+                for index in named:
+                    told[index] = texts[told[index]]
+                values = tuple(told)
+            log.rows.append((process, name, values))
+            for watcher in log.watchers:
+                watcher(process, name, values)
+
+        return emit

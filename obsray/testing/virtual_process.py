@@ -1,0 +1,661 @@
+"""A driver or worker without threads and sockets: the real machines, driven as ``core/runtime/session.py`` drives them.
+
+User code is written as generators (``workloads.py``). What they yield is what a thread would block in; everything
+else they do by calling methods of their ``VirtualThread``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Generator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import msgpack
+
+from obsray.core.protocol import messages as m
+from obsray.core.runtime.calls import ActorCalls, ActorClient
+from obsray.core.runtime.dispatch import Dispatcher, Function, Shape
+from obsray.core.runtime.inbox import Inbox
+from obsray.core.runtime.ownership import NODE, READY, Entry, Ownership, Task
+from obsray.core.runtime.running import Running
+from obsray.core.runtime.serialization import KIND_ERROR, load_error
+from obsray.core.runtime.submission import Packed, Plan, Submission
+from obsray.core.runtime.verdicts import Verdicts
+from obsray.core.runtime.waiting import Answer, Waiter
+from obsray.core.transport.connection import Hello
+from obsray.errors import GetTimeoutError, ObjectLostError, ObjectStoreFullError
+from obsray.ids import NIL_TASK, SEQUENCE_ACTOR, SEQUENCE_PUT, object_id, task_id
+from obsray.telemetry.events import ProcessKind, TaskType, WaitKind
+from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS, Records
+from obsray.testing.network import VirtualLink
+
+if TYPE_CHECKING:
+    from obsray.testing.simulator import Simulator
+    from obsray.testing.virtual_worker import VirtualExecutor
+
+TICK_NS = 5 * MILLISECOND_NS
+QUIET_NS = 100 * MILLISECOND_NS
+BLOCKED_AFTER_NS = MILLISECOND_NS
+CPU = 10_000
+_INLINE = b"\x80"
+
+
+class Value(NamedTuple):
+    """What programs compute with: a number, references inside, and the bytes it would take."""
+
+    number: int
+    inner: tuple[bytes, ...] = ()
+    size: int = 64
+
+
+class Sleep(NamedTuple):
+    """User code computes for this long."""
+
+    duration_ns: int
+
+
+class Until(NamedTuple):
+    """User code waits for the runtime."""
+
+    waiter: Waiter
+    timeout_ns: int | None = None
+    kind: WaitKind = WaitKind.GET
+
+
+#: A program: yields what it waits for, is sent whether that came in time.
+Program = Generator[Sleep | Until, bool | None, Any]
+
+
+class _Alarm:
+    """Stands in for ``threading.Event`` inside a Waiter: the thread goes on a moment later."""
+
+    def __init__(self, thread: VirtualThread, turn: int) -> None:
+        self._thread = thread
+        self._turn = turn
+
+    def set(self) -> None:
+        self._thread.go_on(self._turn)
+
+
+class VirtualThread:
+    """Runs one program. ``holds`` counts the references it has; ``running`` is the attempt, in a worker."""
+
+    def __init__(self, process: VirtualProcess, name: str) -> None:
+        self.process = process
+        self.name = name
+        self.holds: dict[bytes, int] = {}
+        self.running: Running | None = None
+        self.ended: Callable[[Any, BaseException | None], None] | None = None
+        self.waiting: Until | Sleep | None = None
+        self.done = False
+        self._program: Program | None = None
+        self._turn = 0
+        self._blocked_at = 0
+
+    # --- running -------------------------------------------------------------------------------------------
+
+    def run(self, program: Program) -> None:
+        """Begin the program now."""
+        self._program = program
+        self._resume(None, None)
+
+    def _resume(self, in_time: bool | None, error: BaseException | None) -> None:
+        program, wish = self._program, None
+        assert program is not None
+        self._turn += 1
+        self.waiting = None
+        self.process.local.running = self.running
+        try:
+            while wish is None:
+                wish = program.send(in_time) if error is None else program.throw(error)
+                error, in_time = None, True
+                if isinstance(wish, Until) and wish.waiter.missing <= 0:
+                    wish = None
+            self._wait(wish)
+        except StopIteration as end:
+            self._end(end.value, None)
+        except (Exception, KeyboardInterrupt) as failed:
+            self._end(None, failed)
+        finally:
+            self.process.local.running = None
+
+    def _wait(self, wish: Sleep | Until) -> None:
+        self.waiting = wish
+        agenda, turn = self.process.agenda, self._turn
+        if isinstance(wish, Sleep):
+            agenda.after(wish.duration_ns, self._on_time, turn, True)
+            return
+        cast(Any, wish.waiter).event = _Alarm(self, turn)
+        if wish.timeout_ns is not None:
+            agenda.after(wish.timeout_ns, self._on_time, turn, False)
+        if self.running is not None and self.process.executor is not None:
+            agenda.after(BLOCKED_AFTER_NS, self._on_blocked, turn)
+
+    def go_on(self, turn: int) -> None:
+        """What the thread waited for in this turn is there."""
+        self.process.agenda.after(2 * MICROSECOND_NS, self._on_time, turn, True)
+
+    def interrupt(self) -> None:
+        """User code sees KeyboardInterrupt where it is."""
+        if self.waiting is not None:
+            self.process.agenda.after(2 * MICROSECOND_NS, self._on_time, self._turn, True, KeyboardInterrupt())
+
+    def _on_time(self, turn: int, in_time: bool, error: BaseException | None = None) -> None:
+        if turn != self._turn or self.process.dead or self.done:
+            return
+        self.process.do(self._unblock_and_resume, in_time, error)
+
+    def _unblock_and_resume(self, in_time: bool, error: BaseException | None) -> None:
+        wish = self.waiting
+        if self._blocked_at and isinstance(wish, Until) and self.running is not None:
+            blocked_ns, self._blocked_at = self.process.agenda.elapsed_ns - self._blocked_at, 0
+            assert self.process.executor is not None
+            self.process.executor.unblocked(self.running, blocked_ns, wish.kind)
+        self._resume(in_time, error)
+
+    def _on_blocked(self, turn: int) -> None:
+        wish = self.waiting
+        if turn != self._turn or self.process.dead or not isinstance(wish, Until) or wish.waiter.missing <= 0:
+            return
+        executor, running = self.process.executor, self.running
+        assert executor is not None and running is not None
+        self._blocked_at = self.process.agenda.elapsed_ns
+        self.process.do(executor.blocked, running, wish.kind)
+
+    def _end(self, value: Any, error: BaseException | None) -> None:
+        self.done = True
+        self.let_go()
+        if self.ended is not None:
+            self.ended(value, error)
+        elif error is not None:
+            raise error
+
+    # --- references ------------------------------------------------------------------------------------------
+
+    def hold(self, identifier: bytes) -> None:
+        """Note that the program has one more reference (its entry has been counted already)."""
+        self.holds[identifier] = self.holds.get(identifier, 0) + 1
+
+    def drop(self, *identifiers: bytes) -> None:
+        """The program lets one reference of each go."""
+        for identifier in identifiers:
+            left = self.holds[identifier] - 1
+            if left:
+                self.holds[identifier] = left
+            else:
+                del self.holds[identifier]
+            self.process.dropped.append(identifier)
+
+    def let_go(self) -> None:
+        """Every local variable of the program is gone."""
+        for identifier, count in self.holds.items():
+            self.process.dropped += [identifier] * count
+        self.holds.clear()
+
+    # --- what programs call -------------------------------------------------------------------------------------
+
+    def submit(self, name: str, *numbers: int, **options: Any) -> bytes:
+        """Submit a task with one result and hold the reference to it. Options as of ``VirtualProcess.submit``."""
+        (identifier,) = self.process.submit(name, numbers, thread=self, **options)
+        return identifier
+
+    def get(self, identifiers: list[bytes], timeout_ns: int | None = None) -> Generator[Any, bool | None, list[Value]]:
+        """The values, in order; references inside them are held. Raises the first failure."""
+        process = self.process
+        entries = [process.ownership.entries[identifier] for identifier in identifiers]
+        missing = [entry for entry in entries if entry.state != READY]
+        if missing:
+            waiter = Waiter(len(missing), fail_fast=True)
+            for entry in missing:
+                process.ownership.wait_for(entry, waiter)
+            process.send_everything()
+            try:
+                yield Until(waiter, timeout_ns)
+            finally:
+                for entry in missing:
+                    process.ownership.stop_waiting(entry, waiter)
+        for entry in entries:
+            if entry.failed:
+                process.raise_error(entry)
+        if any(entry.state != READY for entry in entries):
+            raise GetTimeoutError("not there in time")
+        values = []
+        for entry in entries:
+            values.append((yield from self.read(entry.value, entry.id)))
+        return values
+
+    def read(self, value: Any, identifier: bytes) -> Generator[Any, bool | None, Value]:
+        """Open a value, inline or in the store."""
+        if type(value) is bytes:
+            return self.process.open(value, self)
+        if value is None:
+            raise ObjectLostError(f"object {identifier.hex()} has been freed by its owner", identifier.hex())
+        stored = yield from self.process.pinned(identifier)
+        found: Value = self.process.adopt(stored, self)
+        self.process.unpin(identifier)
+        return found
+
+    def wait(self, identifiers: list[bytes], count: int, timeout_ns: int | None = None) -> Generator[Any, bool | None, list[bytes]]:
+        """Those that are ready, at most ``count``."""
+        process = self.process
+        entries = [process.ownership.entries[identifier] for identifier in identifiers]
+        pending = [entry for entry in entries if entry.state != READY]
+        waiter = Waiter(count - (len(entries) - len(pending)))
+        if waiter.missing > 0:
+            for entry in pending:
+                process.ownership.wait_for(entry, waiter)
+            process.send_everything()
+            try:
+                yield Until(waiter, timeout_ns, WaitKind.WAIT)
+            finally:
+                for entry in pending:
+                    process.ownership.stop_waiting(entry, waiter)
+        return [entry.id for entry in entries if entry.state == READY][:count]
+
+    def put(self, value: Value) -> Generator[Any, bool | None, bytes]:
+        """Store a value of this process; the program holds the reference."""
+        process = self.process
+        identifier = process.next_put()
+        entry = Entry(identifier, True)
+        entry.local = 1
+        stored = yield from process.store(identifier, value)
+        inner = tuple(value.inner)
+        process.ownership.put(entry, stored, inner)
+        task = self.running.task if self.running is not None else NIL_TASK
+        process.records.object_put(process.agenda.time_ns(), identifier, task, value.size, type(stored) is bytes, 0)
+        self.hold(identifier)
+        process.after()
+        return identifier
+
+
+class VirtualProcess:
+    """The session of one process, with the attributes that its inbox and its submissions look for."""
+
+    def __init__(self, simulator: Simulator, identifier: bytes, pid: int, kind: ProcessKind) -> None:
+        self.simulator = simulator
+        self.agenda, self.network, self.chance = simulator.agenda, simulator.network, simulator.chance
+        self.id = self.worker = identifier
+        self.pid = pid
+        self.kind = kind
+        self.config = simulator.config
+        self.dead = False
+        self.links: dict[int, VirtualLink] = {}
+        self.records = self.emitter = Records(simulator.log, identifier)
+        self.job = 0
+        self.local = SimpleNamespace(running=None)
+        self.lock = contextlib.nullcontext()
+        self.closed = False
+        self.failure: Exception | None = None
+        self.executor: VirtualExecutor | None = None
+        self.answers: dict[int, Answer] = {}
+        self.placements: dict[bytes, Task] = {}
+        self.sleepers: list[Any] = []
+        self.streams: Any = None
+        self.submission: Any = None
+        self.peers: dict[bytes, VirtualLink] = {}
+        self.threads: list[VirtualThread] = []
+        #: References that died since the last look.
+        self.dropped: list[bytes] = []
+        self.unpinned: list[bytes] = []
+        self.task_numbers = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._put_numbers = itertools.count(1)
+        self._actor_numbers = itertools.count(1)
+        self._pins: dict[bytes, int] = {}
+        self._functions: dict[Any, Function] = {}
+        self._plans: dict[Any, Plan] = {}
+        session = cast(Any, self)
+        self.inbox = Inbox(session, self.agenda.monotonic, self.agenda.time_ns)
+        self.reactor = SimpleNamespace(close=self._close_link, read_to_end=self.network.read_to_end)
+        self.ownership = Ownership(identifier)
+        self.verdicts = Verdicts(self.ownership, self.records, self.agenda.time_ns)
+        self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.records, self.config, 0)
+        self.calls = ActorCalls(self.ownership, self.dispatcher, self.verdicts, self.records)
+        Submission(session, self.agenda.time_ns)
+        self.ownership.on_freed = self.inbox.on_freed
+        self.node: VirtualLink
+
+    def join(self) -> bool:
+        """Connect to the node. False if it does not expect this process."""
+        link = self.simulator.node.join(self)
+        if link is None:
+            return False
+        self.node = link
+        self.dispatcher.job = self.job
+        self.agenda.after(TICK_NS, self._tick)
+        return True
+
+    # --- turns -------------------------------------------------------------------------------------------------
+
+    def do(self, stimulus: Callable[..., Any], *arguments: Any) -> None:
+        """One turn: a stimulus, then what the machines want because of it."""
+        if self.dead:
+            return
+        self.simulator.decide("owner", stimulus, *arguments)
+        if not self.dead:
+            self.after()
+            self.simulator.after_step(self)
+
+    def after(self) -> None:
+        """Let the machines act on what happened and send what they say."""
+        if self.dropped:
+            dropped, self.dropped = self.dropped, []
+            self.ownership.drop_local(dropped)
+        if self.unpinned:
+            unpinned, self.unpinned = self.unpinned, []
+            self.node.send(m.encode(m.UnpinObjects(unpinned)))
+        if self.dispatcher.active:
+            self.dispatcher.run(self.agenda.monotonic(), self.agenda.time_ns())
+        if self.calls.active:
+            self.calls.run(self.agenda.time_ns())
+        self.ownership.settle()
+        if self.ownership.outbox:
+            self._route()
+        self.network.flush()
+
+    def _route(self) -> None:
+        outbox = self.ownership.outbox
+        while outbox:
+            effects = outbox[:]
+            del outbox[:]
+            for destination, message in effects:
+                link = self.node if destination == NODE else self.peers.get(destination)
+                if link is None:
+                    link = self._connect(destination)
+                if link is not None:
+                    link.send(message)
+
+    def _connect(self, worker: bytes) -> VirtualLink | None:
+        there = self.simulator.processes.get(worker)
+        me = Hello(self.id, int(self.kind), self.pid)
+        try:
+            if there is None:
+                raise ConnectionRefusedError(worker.hex())
+            near, far = self.network.connect(self, me, there, Hello(worker, int(ProcessKind.WORKER), 0))
+        except ConnectionRefusedError:
+            for lease in self.dispatcher.by_worker.get(worker, ()):
+                self.node.send(m.encode(m.KillWorker(worker, lease.id)))
+            self.inbox.owner_lost(worker)
+            return None
+        self.peers[worker] = near
+        there.inbox.on_link(cast(Any, far))
+        return near
+
+    def send_everything(self) -> None:
+        """This process is about to wait: nothing may stay behind."""
+        if self.dispatcher.unsent:
+            self.dispatcher.push_all(self.agenda.time_ns())
+        if self.calls.unsent:
+            self.calls.push_all(self.agenda.time_ns())
+        if self.executor is not None:
+            self.executor.send_results()
+        self.after()
+
+    def _tick(self) -> None:
+        if not self.dead:
+            self.do(self._housekeeping)
+
+    def _housekeeping(self) -> None:
+        again = self.dispatcher.tick(self.agenda.monotonic(), self.agenda.time_ns())
+        if self.executor is not None:
+            self.executor.tick()
+        self.send_everything()
+        wait = QUIET_NS if again is None else max(TICK_NS, min(int(again * SECOND_NS), QUIET_NS))
+        self.agenda.after(wait, self._tick)
+
+    def deliver(self, link: VirtualLink, messages: list[m.Message]) -> None:
+        """A peer or the node sent something."""
+        self.do(self.inbox.on_messages, link, messages)
+
+    def closed_by_peer(self, link: VirtualLink) -> None:
+        """A peer or the node is gone."""
+        self.do(self.inbox.on_close, link)
+
+    def _close_link(self, link: VirtualLink) -> None:
+        if not link.closed:
+            self.network.close(link)
+            self.inbox.on_close(cast(Any, link))
+
+    def reading_delay_ns(self) -> int:
+        """While user code runs a watcher reads, up to a tick after the last turn."""
+        if self.executor is not None and self.executor.slots and self.chance.random() < 0.2:
+            return self.chance.randint(0, TICK_NS)
+        return 0
+
+    def check_open(self) -> None:
+        """A virtual process is open as long as it lives."""
+
+    def start_thread(self, name: str) -> VirtualThread:
+        """A new thread, which runs nothing yet."""
+        thread = VirtualThread(self, name)
+        self.threads = [other for other in self.threads if not other.done]
+        self.threads.append(thread)
+        return thread
+
+    # --- values ------------------------------------------------------------------------------------------------
+
+    def ask(self, make: Callable[[int], Any]) -> Answer:
+        """Send a request to the node; ``make`` gets its number."""
+        number = next(self._numbers)
+        answer = self.answers[number] = Answer()
+        self.node.send(m.encode(make(number)))
+        return answer
+
+    def next_put(self) -> bytes:
+        """The id of a new object of this process."""
+        return object_id(task_id(self.id, next(self._put_numbers), SEQUENCE_PUT))
+
+    def next_actor(self) -> bytes:
+        """The id of a new actor."""
+        return task_id(self.id, next(self._actor_numbers), SEQUENCE_ACTOR)
+
+    def store(self, identifier: bytes, value: Value) -> Generator[Any, bool | None, bytes | int]:
+        """A value as it travels: inline, or written to the object store. Raises ObjectStoreFullError."""
+        if value.size <= self.config.inline_bytes_max:
+            return _INLINE + cast(bytes, msgpack.packb((value.number, value.inner, value.size)))
+        answer = self.ask(lambda number: m.CreateObject(number, identifier, value.size))
+        self.after()
+        yield Until(answer, None, WaitKind.ALLOCATE)
+        room = answer.message
+        if isinstance(room, m.ObjectRefused):
+            if room.error == "duplicate":
+                return value.size
+            raise ObjectStoreFullError(room.detail)
+        self.simulator.node.arena[room.offset] = (identifier, value)
+        self.node.send(m.encode(m.SealObject(identifier)))
+        self.network.flush()
+        return value.size
+
+    def pinned(self, identifier: bytes) -> Generator[Any, bool | None, Value]:
+        """A stored object; pinned until ``unpin``."""
+        answer = self.ask(lambda number: m.PinObject(number, identifier))
+        self.after()
+        yield Until(answer)
+        told = answer.message
+        if isinstance(told, m.ObjectRefused):
+            raise ObjectLostError(f"object {identifier.hex()} cannot be read: {told.detail}", identifier.hex())
+        self._pins[identifier] = told.offset
+        self.simulator.check_read(identifier, told.offset, told.size)
+        value: Value = self.simulator.node.arena[told.offset][1]
+        return value
+
+    def unpin(self, identifier: bytes) -> None:
+        """The last view of the object is gone; it was not moved meanwhile."""
+        self.simulator.check_read(identifier, self._pins.pop(identifier), 0)
+        self.unpinned.append(identifier)
+
+    def open(self, data: bytes, thread: VirtualThread) -> Value:
+        """An inline value; references inside it are held by the thread."""
+        if data[0] == KIND_ERROR:
+            raise load_error(data)
+        if data == _INLINE:
+            return Value(0)
+        number, inner, size = msgpack.unpackb(data[1:], use_list=False)
+        return self.adopt(Value(number, inner, size), thread)
+
+    def adopt(self, value: Value, thread: VirtualThread) -> Value:
+        """The value was deserialized here: each reference inside is one more of this process."""
+        for identifier in value.inner:
+            self.reference(identifier, thread)
+        return value
+
+    def reference(self, identifier: bytes, thread: VirtualThread) -> None:
+        """A new reference to an object, counted."""
+        entry = self.ownership.entry(identifier)
+        entry.local += 1
+        if not entry.owned and thread.running is not None:
+            if thread.running.borrowed is None:
+                thread.running.borrowed = []
+            thread.running.borrowed.append(identifier)
+        thread.hold(identifier)
+
+    def raise_error(self, entry: Entry) -> None:
+        """Raise what an entry failed with."""
+        if type(entry.value) is bytes:
+            raise load_error(entry.value)
+        raise ObjectLostError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
+
+    # --- submitting ----------------------------------------------------------------------------------------------
+
+    def _plan(self, name: str, returns: int, retries: int, options: dict[str, Any], cpus: float) -> Plan:
+        key = (name, returns, retries, tuple(sorted(options.items())), cpus)
+        plan = self._plans.get(key)
+        if plan is None:
+            function = self._function(name, options.get("max_calls", 0))
+            shape = self._shape(cpus) if cpus >= 0 else None
+            wired = {"retry": True} if options.get("retry_exceptions") else {}
+            if options.get("max_calls"):
+                wired["max_calls"] = options["max_calls"]
+            plan = self._plans[key] = Plan(
+                cast(Any, self), function, name, returns, retries, wired or None, shape, (0, 9), lambda args, kwargs: None
+            )
+        return plan
+
+    def _function(self, name: str, max_calls: int) -> Function:
+        function = self._functions.get((name, max_calls))
+        if function is None:
+            identifier = f"{name}/{max_calls}".encode()
+            function = self._functions[name, max_calls] = Function(identifier, name, b"blob", max_calls)
+        return function
+
+    def _shape(self, cpus: float) -> Shape:
+        resources = {"CPU": round(cpus * CPU)} if cpus else {}
+        return self.dispatcher.shape(f"CPU:{cpus:g}", resources, None, cpus)
+
+    def _packed(self, numbers: tuple[int, ...], arguments: list[bytes], nested: list[bytes]) -> Packed:
+        packed = Packed()
+        packed.payload = msgpack.packb((numbers, nested))
+        packed.arguments = list(enumerate(arguments)) or None
+        packed.nested = nested or None
+        return packed
+
+    def submit(
+        self,
+        name: str,
+        numbers: tuple[int, ...] = (),
+        *,
+        thread: VirtualThread,
+        arguments: list[bytes] | None = None,
+        nested: list[bytes] | None = None,
+        returns: int = 1,
+        retries: int = 3,
+        cpus: float = 1,
+        **options: Any,
+    ) -> list[bytes]:
+        """Submit a task as ``Submission.call`` does; the thread holds the references returned."""
+        plan = self._plan(name, returns, retries, options, cpus)
+        packed = self._packed(numbers, arguments or [], nested or [])
+        submission = self.submission
+        task: Task = submission._make(plan, packed, TaskType.TASK, NIL_TASK)
+        if task.unready == 0:
+            assert plan.shape is not None
+            plan.shape.queue.append(task)
+            waiting = len(plan.shape.queue)
+            if waiting & (waiting - 1) == 0:
+                self.dispatcher.active.add(plan.shape)
+        else:
+            task.ready = submission._task_ready
+        return self._submitted(task, thread)
+
+    def _submitted(self, task: Task, thread: VirtualThread) -> list[bytes]:
+        self.simulator.task_submitted(self, task)
+        for entry in task.entries:
+            entry.local = 1
+            thread.hold(entry.id)
+        if task.arguments is not None:
+            self.submission._fail_early(task)
+        if self.dispatcher.active or self.ownership.outbox:
+            self.after()
+        return [entry.id for entry in task.entries]
+
+    def call(
+        self,
+        client: ActorClient,
+        method: str,
+        numbers: tuple[int, ...] = (),
+        *,
+        thread: VirtualThread,
+        arguments: list[bytes] | None = None,
+        nested: list[bytes] | None = None,
+        retries: int = 0,
+    ) -> bytes:
+        """Call an actor as ``Submission.call_actor`` does; the thread holds the reference returned."""
+        plan = self._plan(f"{client.class_name}.{method}", 1, retries, {}, -1)
+        packed = self._packed(numbers, arguments or [], nested or [])
+        submission = self.submission
+        task: Task = submission._make(plan, packed, TaskType.ACTOR_CALL, client.id)
+        keep = self.ownership.entries.get(client.id + bytes(4))
+        if keep is not None:
+            keep.pins += 1
+            task.pinned = [*task.pinned, keep] if task.pinned is not None else [keep]
+        task.ready = submission._call_ready
+        (entry,) = task.entries
+        entry.local = 1
+        thread.hold(entry.id)
+        self.simulator.task_submitted(self, task)
+        if task.arguments is not None:
+            submission._fail_early(task)
+        self.calls.submit(client, task)
+        self.after()
+        return entry.id
+
+    def create_actor(
+        self, class_name: str, numbers: tuple[int, ...], *, thread: VirtualThread, nested: list[bytes] | None = None,
+        restarts: int = 0, cpus: float = 0, detached: bool = False,
+    ) -> ActorClient:  # fmt: skip
+        """Create an actor as ``Submission.create_actor`` does; the thread holds the handle (``client.id`` + index 0)."""
+        plan = self._plan(class_name, 1, 0, {}, -1)
+        packed = self._packed(numbers, [], nested or [])
+        spec = {
+            "class_name": class_name, "name": "", "namespace": "", "detached": detached,
+            "resources": {"CPU": CPU}, "held": {"CPU": round(cpus * CPU)} if cpus else {}, "runtime": None,
+            "restarts_max": restarts, "meta": b"", "concurrency": {}, "restore": None,
+        }  # fmt: skip
+        client: ActorClient = self.submission.create_packed(plan, spec, packed, True, -1)
+        thread.hold(client.id + bytes(4))
+        return client
+
+    def handle(self, actor: bytes, class_name: str) -> ActorClient:
+        """The client of an actor whose handle came in with a value."""
+        return self.calls.client(actor, class_name)
+
+    def cancel(self, identifier: bytes, force: bool, recursive: bool) -> None:
+        """Cancel the task that makes an object, as ``Session.cancel`` does."""
+        task = self.ownership.tasks.get(identifier[:16])
+        if task is None:
+            return
+        if task.actor is not None:
+            self.calls.cancel(task, recursive, self.agenda.time_ns())
+        else:
+            self.dispatcher.cancel(task, force, recursive, self.agenda.time_ns())
+        self.after()
+
+    def cancel_children(self, parent: bytes) -> None:
+        """Cancel what a cancelled task submitted from here, as ``Session.cancel_children`` does."""
+        for task in [task for task in self.ownership.tasks.values() if task.parent == parent]:
+            if task.actor is not None:
+                self.calls.cancel(task, True, self.agenda.time_ns())
+            else:
+                self.dispatcher.cancel(task, False, True, self.agenda.time_ns())

@@ -1,0 +1,369 @@
+"""A worker that "runs" tasks: as ``core/runtime/executor.py``, with generators for user code and no process.
+
+The black box is ``Records.now``: an attempt is in it from its first to its last moment, and a death reads it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, cast
+
+import msgpack
+
+from obsray.core.protocol import messages as m
+from obsray.core.runtime.executor import SEND_AFTER_NS, LoadedFunction
+from obsray.core.runtime.running import Running
+from obsray.core.runtime.serialization import dump_error
+from obsray.core.runtime.waiting import Waiter
+from obsray.errors import ActorDiedError, RayError, RayTaskError, TaskCancelledError
+from obsray.telemetry.events import Outcome, Reason, WaitKind
+from obsray.testing import workloads
+from obsray.testing.agenda import MICROSECOND_NS
+from obsray.testing.network import VirtualLink
+from obsray.testing.virtual_process import Sleep, Until, Value, VirtualProcess, VirtualThread
+
+if TYPE_CHECKING:
+    from obsray.testing.simulator import Simulator
+
+_DONE_TAG = m.Done._field_defaults["tag"]
+_NO_ACTOR = bytes(16)
+
+
+class Call:
+    """What a body is called with: where it runs, its numbers and arguments."""
+
+    __slots__ = ("arguments", "attempt", "instance", "nested", "numbers", "process", "task", "thread")
+
+    def __init__(self, thread: VirtualThread, running: Running, instance: dict[str, Any] | None) -> None:
+        self.thread = thread
+        self.process = thread.process
+        self.task = running.task
+        self.attempt = running.attempt
+        #: The state of the actor, None in a task.
+        self.instance = instance
+        self.numbers: tuple[int, ...] = ()
+        #: Values of top-level reference arguments, and ids of references inside the payload.
+        self.arguments: list[Value] = []
+        self.nested: tuple[bytes, ...] = ()
+
+
+class VirtualExecutor:
+    """What a worker does besides being a session."""
+
+    def __init__(self, process: VirtualProcess) -> None:
+        self.process = process
+        self.simulator: Simulator = process.simulator
+        self.agenda, self.chance = process.agenda, process.chance
+        self.queue: deque[Running | m.StartActor] = deque()
+        self.exiting = ""
+        self.slots: dict[int, Running] = {}
+        self.actor = b""
+        self.instance: dict[str, Any] | None = None
+        self._thread = process.start_thread("main")
+        self._thread.ended = self._main_ended
+        self._idle: Waiter | None = None
+        self._results: dict[int, tuple[VirtualLink, list[tuple[Any, ...]]]] = {}
+        self._sent_ns = 0
+        self._blocked = False
+        self._cancelled: set[bytes] = set()
+        process.executor = self
+        inbox = process.inbox
+        inbox.handle(m.DefineFunction, cast(Any, self._on_define))
+        inbox.handle(m.Push, cast(Any, self._on_push))
+        inbox.handle(m.Recall, cast(Any, self._on_recall))
+        inbox.handle(m.CancelTask, cast(Any, self._on_cancel))
+        inbox.handle(m.StartActor, cast(Any, self._on_start_actor))
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self.process.do(self._thread.run, self._run())
+
+    # --- the loop ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> Generator[Any, bool | None, None]:
+        process, queue = self.process, self.queue
+        while not self.exiting:
+            if not queue:
+                process.send_everything()
+                if not queue and not self.exiting:
+                    self._idle = Waiter(1)
+                    yield Until(self._idle)
+                    self._idle = None
+                continue
+            next_up = queue.popleft()
+            if isinstance(next_up, Running):
+                yield from self._execute(next_up)
+            else:
+                yield from self._become(next_up)
+            # Between two attempts nothing is in the black box.
+            yield Sleep(self.chance.randint(1, 5) * MICROSECOND_NS)
+            if not queue or self.agenda.time_ns() - self._sent_ns > SEND_AFTER_NS:
+                process.send_everything()
+        process.send_everything()
+
+    def _main_ended(self, value: Any, error: BaseException | None) -> None:
+        if error is not None:
+            raise error
+        self.process.node.send(m.encode(m.Goodbye()))
+        self.process.network.flush()
+        self.simulator.exited(self.process)
+
+    def _wake(self) -> None:
+        if self._idle is not None:
+            self._idle.on_ready(None)
+
+    def exit(self, reason: str) -> None:
+        """Stop after what is running."""
+        self.exiting = reason or "asked to"
+        self._wake()
+
+    def send_results(self) -> None:
+        """Queue all collected results for sending."""
+        results, self._results = self._results, {}
+        for link, batch in results.values():
+            link.send((_DONE_TAG, batch))
+        self._sent_ns = self.agenda.time_ns()
+
+    def tick(self) -> None:
+        """What the watcher does for an executor: nothing that a simulation needs."""
+
+    # --- messages ------------------------------------------------------------------------------------------------
+
+    def _on_define(self, link: VirtualLink, message: m.Message) -> None:
+        _, number, name, blob = message
+        link.state[number] = LoadedFunction(name, self.process.records.intern(name), blob)
+
+    def _on_push(self, link: VirtualLink, message: m.Message) -> None:
+        _, lease, batch, dispatched_at, _, tasks = message
+        if lease and self._blocked:
+            link.send(m.encode(m.Returned([task[0] for task in tasks], int(Reason.BLOCKED_IN_GET))))
+            return
+        now = self.agenda.time_ns()
+        self.queue.extend([Running(link, lease, batch, dispatched_at, {}, now, task) for task in tasks])
+        self._wake()
+
+    def _on_recall(self, link: VirtualLink, message: m.Message) -> None:
+        wanted = set(message[1])
+        back, stay = [], []
+        while self.queue:
+            running = self.queue.popleft()
+            if (
+                isinstance(running, Running) and running.link is link and running.lease
+                and (not wanted or running.task in wanted)
+            ):  # fmt: skip
+                back.append(running.task)
+            else:
+                stay.append(running)
+        self.queue.extend(stay)
+        link.send(m.encode(m.Returned(back, int(Reason.FAIRNESS))))
+
+    def _on_cancel(self, link: VirtualLink, message: m.Message) -> None:
+        _, task, recursive = message
+        if recursive:
+            self.process.cancel_children(task)
+        for running in self.slots.values():
+            if running.task == task:
+                running.cancelled = True
+                if not self.actor:
+                    self._thread.interrupt()
+                return
+        if any(isinstance(running, Running) and running.task == task for running in self.queue):
+            self._cancelled.add(task)
+
+    def _on_start_actor(self, link: VirtualLink, message: m.Message) -> None:
+        self.queue.append(m.decode(message))
+        self._wake()
+
+    def link_closed(self, link: Any) -> None:
+        """An owner is gone: nobody wants its tasks."""
+        self._results.pop(link.number, None)
+        stay = [running for running in self.queue if not isinstance(running, Running) or running.link is not link]
+        self.queue.clear()
+        self.queue.extend(stay)
+
+    # --- blocking --------------------------------------------------------------------------------------------------
+
+    def blocked(self, running: Running, kind: WaitKind) -> None:
+        """The running task waits: its CPU is free, and what is queued behind it goes back."""
+        process = self.process
+        process.records.task_blocked(self.agenda.time_ns(), running.task, int(kind), 0, bytes(20))
+        if running.lease:
+            self._blocked = True
+            back: dict[int, tuple[VirtualLink, list[bytes]]] = {running.link.number: (running.link, [])}
+            for other in self.queue:
+                assert isinstance(other, Running)
+                back.setdefault(other.link.number, (other.link, []))[1].append(other.task)
+            self.queue.clear()
+            for link, tasks in back.values():
+                link.send(m.encode(m.Returned(tasks, int(Reason.BLOCKED_IN_GET))))
+            process.node.send(m.encode(m.Blocked()))
+        process.send_everything()
+
+    def unblocked(self, running: Running, blocked_ns: int, kind: WaitKind) -> None:
+        """The running task goes on."""
+        process = self.process
+        running.blocked_ns += blocked_ns
+        process.records.task_unblocked(self.agenda.time_ns(), running.task, int(kind), blocked_ns / 1e9)
+        if running.lease:
+            self._blocked = False
+            process.node.send(m.encode(m.Unblocked()))
+            process.after()
+
+    # --- one attempt -------------------------------------------------------------------------------------------------
+
+    def _execute(self, running: Running) -> Generator[Any, bool | None, None]:
+        if running.link.closed or self._was_cancelled(running):
+            return
+        thread = self._thread
+        running.loaded = running.link.state[running.number]
+        self._begin(running)
+        try:
+            call = yield from self._arguments(running)
+            result: Value | None = yield from workloads.body(running.loaded.name)(call)
+            values, extra = yield from self._store_results(running, result)
+        except (Exception, KeyboardInterrupt) as error:
+            thread.let_go()
+            self._fail(running, error)
+        else:
+            thread.let_go()
+            self._end(running, Outcome.OK, values, extra)
+
+    def _begin(self, running: Running) -> None:
+        running.started_at = running.ready_at = self.agenda.time_ns()
+        running.actor = self.actor or _NO_ACTOR
+        self.slots[0] = self._thread.running = self.process.local.running = running
+        self.process.records.running(0, running.task, running.started_at, running.loaded.name_number, running.attempt)
+        self.simulator.attempt_began(self.process, running)
+
+    def _was_cancelled(self, running: Running) -> bool:
+        if running.task not in self._cancelled:
+            return False
+        self._cancelled.discard(running.task)
+        error = dump_error(TaskCancelledError(running.task.hex()))
+        self._add(running.link, (running.task, running.attempt, int(Outcome.CANCELLED), [error], None, 0))
+        return True
+
+    def _arguments(self, running: Running) -> Generator[Any, bool | None, Call]:
+        thread, process = self._thread, self.process
+        call = Call(thread, running, self.instance)
+        for _, kind, data in running.arguments or ():
+            if kind == m.ARGUMENT_STORED:
+                stored = yield from process.pinned(data)
+                call.arguments.append(process.adopt(stored, thread))
+                process.unpin(data)
+            else:
+                call.arguments.append(process.open(data, thread))
+        call.numbers, call.nested = msgpack.unpackb(running.payload, use_list=False)
+        for identifier in call.nested:
+            process.reference(identifier, thread)
+        running.ready_at = self.agenda.time_ns()
+        return call
+
+    def _store_results(
+        self, running: Running, result: Value | None
+    ) -> Generator[Any, bool | None, tuple[list[Any], dict[str, Any] | None]]:
+        values: list[Any] = []
+        contained: list[list[bytes]] = []
+        for index in range(running.returns):
+            value = Value(0) if result is None else result._replace(number=result.number + index)
+            values.append((yield from self.process.store(running.task + index.to_bytes(4, "big"), value)))
+            contained.append(list(value.inner))
+        if not any(contained):
+            return values, None
+        for group in contained:
+            self.process.ownership.hand_out(group, running.link.peer.worker)
+        return values, {"contained": contained}
+
+    def _fail(self, running: Running, error: BaseException) -> None:
+        extra = None
+        if running.cancelled and not isinstance(error, Exception):
+            outcome, data = Outcome.CANCELLED, dump_error(TaskCancelledError(running.task.hex()))
+        else:
+            outcome, data = Outcome.APP_ERROR, self._describe(error, running)
+            if isinstance(error, Exception) and (running.options or {}).get("retry"):
+                extra = {"retry": True}
+        self._end(running, outcome, [data], extra)
+
+    def _describe(self, error: BaseException, running: Running) -> bytes:
+        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            return dump_error(error)
+        return dump_error(RayTaskError(running.loaded.name, repr(error), None, 0, running.task.hex()))
+
+    def _end(self, running: Running, outcome: Outcome, values: list[Any], extra: dict[str, Any] | None) -> None:
+        process, loaded, now = self.process, running.loaded, self.agenda.time_ns()
+        loaded.calls += 1
+        if running.borrowed is not None:
+            kept = self._kept(running.borrowed)
+            if kept:
+                extra = {**(extra or {}), "kept": kept}
+        options = running.options or {}
+        if options.get("max_calls") and loaded.calls >= options["max_calls"]:
+            extra = {**(extra or {}), "retire": True}
+        self.slots.pop(0, None)
+        self._thread.running = process.local.running = None
+        process.records.idle(0)
+        if running.cancelled and outcome is Outcome.OK:
+            outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
+        run_ns = now - running.ready_at
+        self.simulator.attempt_ended(process, running, outcome)
+        self._add(running.link, (running.task, running.attempt, int(outcome), values, extra, run_ns))
+        process.records.task_ended(
+            now, running.task, running.attempt, running.lease, running.batch, running.actor, loaded.name_number,
+            running.dispatched_at, running.arrived_at, running.started_at, outcome, 0.0,
+            (running.ready_at - running.started_at) / 1e9, run_ns / 1e9, 0.0, run_ns / 1e9, running.blocked_ns / 1e9, 0,
+        )  # fmt: skip
+
+    def _kept(self, borrowed: list[bytes]) -> list[bytes]:
+        process, kept = self.process, []
+        if process.dropped:
+            dropped, process.dropped = process.dropped, []
+            process.ownership.drop_local(dropped)
+        for identifier in dict.fromkeys(borrowed):
+            entry = process.ownership.entries.get(identifier)
+            if entry is not None and (entry.local > 0 or entry.pins > 0) and not entry.registered:
+                entry.registered = 1
+                kept.append(identifier)
+        return kept
+
+    def _add(self, link: VirtualLink, result: tuple[Any, ...]) -> None:
+        self._results.setdefault(link.number, (link, []))[1].append(result)
+
+    # --- becoming an actor ---------------------------------------------------------------------------------------------
+
+    def _become(self, message: m.StartActor) -> Generator[Any, bool | None, None]:
+        spec, process, thread = message.spec, self.process, self._thread
+        self.actor, self.instance = spec["actor"], {}
+        fields = (spec["task"], message.incarnation, 0, spec["payload"], spec["arguments"], 1, spec["trace"], None)
+        running = Running(_Nobody(), 0, 0, self.agenda.time_ns(), {}, self.agenda.time_ns(), fields)
+        name = f"{spec['class_name']}.__init__"
+        running.loaded = LoadedFunction(name, process.records.intern(name), b"")
+        self._begin(running)
+        try:
+            call = yield from self._arguments(running)
+            yield from workloads.body(name)(call)
+        except (Exception, KeyboardInterrupt) as error:
+            thread.let_go()
+            died = ActorDiedError(f"{spec['class_name']} could not be built: {error!r}", self.actor.hex())
+            self._end(running, Outcome.APP_ERROR, [b""], None)
+            self._report(m.ActorFailed(self.actor, dump_error(died), False))
+            self.exit("its constructor failed")
+        else:
+            thread.let_go()
+            self._end(running, Outcome.OK, [], None)
+            self._report(m.ActorReady(self.actor))
+        self._results.pop(0, None)
+
+    def _report(self, message: Any) -> None:
+        self.process.node.send(m.encode(message))
+        self.process.send_everything()
+
+
+class _Nobody:
+    """Stands in for the owner's link while a constructor runs: its result goes to the node."""
+
+    number = 0
+    closed = True
+
+    def send(self, message: Any) -> None:
+        """Nobody waits for the result of a constructor."""
