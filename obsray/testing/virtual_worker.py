@@ -47,6 +47,23 @@ class Call:
         self.arguments: list[Value] = []
         self.nested: tuple[bytes, ...] = ()
 
+    def keep(self, *identifiers: bytes) -> None:
+        """Have the actor keep references beyond this call."""
+        assert self.instance is not None
+        for identifier in identifiers:
+            self.process.ownership.entries[identifier].local += 1
+            self.instance.setdefault("kept", []).append(identifier)
+
+    def kept(self) -> list[bytes]:
+        """The references that the actor keeps."""
+        assert self.instance is not None
+        return list(self.instance.get("kept", ()))
+
+    def let_go(self) -> None:
+        """Have the actor forget them."""
+        assert self.instance is not None
+        self.process.dropped += self.instance.pop("kept", [])
+
 
 class VirtualExecutor:
     """What a worker does besides being a session."""

@@ -14,8 +14,9 @@ from typing import Any
 
 from obsray.core.runtime.serialization import Serialized
 
-#: Page tables of ranges of at least this size are filled in one call instead of by a fault per page.
-POPULATE_BYTES_MIN = 1 << 20
+#: Page tables are filled in pieces of this size by one call each, the first time this process writes there,
+#: instead of by a fault per page; the arena never gives pages back, so once is enough.
+PIECE_BYTES = 1 << 20
 _MADV_POPULATE_WRITE = 23
 
 
@@ -26,6 +27,8 @@ class Arena:
         self.size = size
         self._mapping = mmap.mmap(fd, size) if size else None
         os.close(fd)
+        #: One byte for each piece: whether this process has its page tables.
+        self._populated = bytearray(-(-size // PIECE_BYTES))
         #: object id -> weak reference to its view.
         self._views: dict[bytes, weakref.ref[Any]] = {}
         #: Ids of objects whose last view is gone; appended to by the garbage collector from any thread.
@@ -34,14 +37,24 @@ class Arena:
     def write(self, offset: int, serialized: Serialized) -> None:
         """Write a value into the room the node gave for it."""
         assert self._mapping is not None
-        if serialized.size >= POPULATE_BYTES_MIN:
-            start = offset & ~(mmap.PAGESIZE - 1)
-            try:
-                self._mapping.madvise(_MADV_POPULATE_WRITE, start, offset + serialized.size - start)
-            except OSError:
-                pass  # an older kernel: pages are faulted in one by one
+        if serialized.size >= PIECE_BYTES:
+            self._populate(offset, offset + serialized.size)
         with memoryview(self._mapping)[offset : offset + serialized.size] as target:
             serialized.write_into(target)
+
+    def _populate(self, start: int, end: int) -> None:
+        assert self._mapping is not None
+        first, last = start // PIECE_BYTES, end // PIECE_BYTES
+        if self._populated.find(0, first, last) < 0:
+            return
+        begin = first * PIECE_BYTES
+        length = min(last * PIECE_BYTES, self.size) - begin
+        try:
+            self._mapping.madvise(_MADV_POPULATE_WRITE, begin, length)
+        except OSError:
+            # An older kernel, or pages of a neighbour that are not reserved yet: they are faulted in one by one.
+            return
+        self._populated[first:last] = b"\x01" * (last - first)
 
     def view(self, identifier: bytes) -> memoryview | None:
         """The view of an object this process has pinned already, if one is alive."""
