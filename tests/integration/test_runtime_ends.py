@@ -1,0 +1,168 @@
+"""A runtime leaves nothing behind, however it ends, and does not disturb another one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.integration.programs import eventually, gone, leftovers
+
+pytestmark = pytest.mark.timeout(60)
+
+#: A busy runtime: tasks that run, a child of a task, an actor, an object on disk.
+BUSY = """
+import numpy as np
+context = start(object_store_memory=64 << 20)
+
+@obsray.remote
+class Keeper:
+    def pid(self): return os.getpid()
+
+@obsray.remote
+def outlive():
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    say_pid.remote(child.pid)
+    time.sleep(600)
+
+@obsray.remote(num_cpus=0)
+def say_pid(pid):
+    with open(os.path.join(directory, "grandchild"), "w") as file:
+        file.write(str(pid))
+
+directory = context.address_info["session_dir"]
+keeper = Keeper.remote()
+obsray.get(keeper.pid.remote())
+objects = [obsray.put(np.ones(2 << 20)) for _ in range(6)]
+running = outlive.remote()
+while not os.path.exists(os.path.join(directory, "grandchild")) or not os.listdir(os.path.join(directory, "spill")):
+    time.sleep(0.01)
+say(busy=True)
+if listen() == "get":
+    try:
+        obsray.get(running)
+    except Exception as error:
+        say(error=type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("killed", ["driver", "node", "driver and node"])
+def test_what_is_killed_leaves_no_process_socket_or_spilled_object(program, root, killed):
+    driver = program(BUSY)
+    node = driver.hear()["node_pid"]
+    driver.hear()
+    family = driver.family()
+    assert len(family) > 5 and leftovers(root)
+    if "node" in killed:
+        os.kill(node, signal.SIGKILL)
+    if "driver" in killed:
+        driver.process.kill()
+    else:
+        family = [process for process in family if process.pid != driver.process.pid]
+    gone(family, within_seconds=5)
+    if "driver" not in killed:
+        driver.tell("get")
+        assert driver.hear()["error"] == "LocalRayletDiedError"
+        assert driver.wait() == 0, driver.errors()
+    eventually(lambda: not leftovers(root), within_seconds=5)
+
+
+def test_an_orderly_end_is_quick_and_leaves_nothing(program, root):
+    driver = program(BUSY + "obsray.shutdown(); say(down=True); listen()")
+    driver.hear()
+    driver.hear()
+    family = driver.family()[1:]
+    started = time.monotonic()
+    driver.tell()
+    driver.hear()
+    took = time.monotonic() - started
+    gone(family, within_seconds=0.5)
+    assert not leftovers(root)
+    print(f"shutdown of a busy runtime took {took:.2f} s")
+    assert took < 3
+
+
+def test_a_result_is_there_soon_after_the_start(program):
+    driver = program(
+        "started = time.monotonic()\n"
+        "start(include_dashboard=True)\n"
+        "value = obsray.get(obsray.remote(lambda: 7).remote())\n"
+        "say(value=value, seconds=time.monotonic() - started)\n"
+    )
+    driver.hear()
+    said = driver.hear()
+    assert said["value"] == 7
+    print(f"init to the first result took {said['seconds']:.2f} s")
+    assert said["seconds"] < 3
+
+
+def test_two_runtimes_side_by_side_do_not_disturb_one_another(program, root):
+    source = """
+context = start()
+@obsray.remote
+class Named:
+    def where(self): return os.environ["WHO"]
+named = Named.options(name="named", namespace="same").remote()
+obsray.get(named.where.remote())
+say(ready=True)
+listen()
+refs = [obsray.remote(lambda x: x + 1).remote(x) for x in range(100)]
+say(sum=sum(obsray.get(refs)), where=obsray.get(obsray.get_actor("named", "same").where.remote()))
+listen()
+"""
+    first, second = program(source, WHO="first"), program(source, WHO="second")
+    nodes = [each.hear()["node_pid"] for each in (first, second)]
+    assert first.hear() and second.hear()
+    assert nodes[0] != nodes[1]
+    first.tell()
+    assert first.hear() == {"sum": 5050, "where": "first"}
+    first.process.kill()
+    gone([psutil.Process(nodes[0])] if psutil.pid_exists(nodes[0]) else [], within_seconds=5)
+    second.tell()
+    assert second.hear() == {"sum": 5050, "where": "second"}
+    second.tell()
+    assert second.wait() == 0
+    eventually(lambda: not leftovers(root), within_seconds=5)
+
+
+@pytest.mark.parametrize(
+    "blocked_in",
+    [
+        "obsray.get(forever.remote())",
+        "obsray.wait([forever.remote()])",
+        "next(stream.options(num_returns='streaming').remote())",
+        "obsray.get(Actor.remote().forever.remote())",
+    ],
+)
+def test_ctrl_c_in_a_blocked_call_is_a_keyboard_interrupt_within_a_second(program, root, blocked_in):
+    driver = program(f"""
+start()
+begun = os.path.join(obsray.get_runtime_context().gcs_address, "begun")
+
+@obsray.remote
+def forever(): open(begun, "w"); time.sleep(600)
+@obsray.remote
+def stream(): open(begun, "w"); time.sleep(600); yield 1
+@obsray.remote
+class Actor:
+    def forever(self): open(begun, "w"); time.sleep(600)
+try:
+    say(begun=begun)
+    {blocked_in}
+except KeyboardInterrupt:
+    say(interrupted=True)
+""")
+    driver.hear()
+    begun = driver.hear()["begun"]
+    eventually(lambda: os.path.exists(begun))
+    family = driver.family()
+    started = time.monotonic()
+    os.killpg(driver.process.pid, signal.SIGINT)
+    assert driver.hear() == {"interrupted": True}
+    assert time.monotonic() - started < 1
+    assert driver.wait() == 0
+    gone(family, within_seconds=3)
+    assert not leftovers(root)
