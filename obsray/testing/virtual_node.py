@@ -60,7 +60,7 @@ class VirtualNode:
         self.links: dict[int, VirtualLink] = {}
         self.records = Records(simulator.log, NODE_ID)
         self.starts = Starts()
-        #: Bytes 1 to the power of the disk's mood: share of writes and reads that fail.
+        #: Share of writes to disk that fail.
         self.disk_fails_ratio = 0.0
         config = simulator.config
         total = {"CPU": round(cpus * UNIT), "memory": 1 << 30}
@@ -181,11 +181,11 @@ class VirtualNode:
             # Killed before it could say hello.
             self.worker_ended(Ended(worker, pid, 0, SIGNAL_KILL))
 
-    def worker_died(self, process: VirtualProcess, exit_code: int, signal: int) -> None:
+    def worker_died(self, process: VirtualProcess, exit_code: int, signal: int, oom: str) -> None:
         """The system says that a child is gone; what its black box holds is read when it is buried."""
         started = tuple(task for task, _ in process.records.now.values()) if signal or exit_code else ()
         last = started[0] if started else process.records.last_ended or NIL_TASK
-        end = Ended(process.id, process.pid, exit_code, signal, 0, "", False, started, last, "")
+        end = Ended(process.id, process.pid, exit_code, signal, 0, oom, False, started, last, "")
         self.agenda.after(self.chance.randint(10 * MICROSECOND_NS, 5 * MILLISECOND_NS), self.worker_ended, end)
 
     def worker_ended(self, end: Ended) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
 
@@ -30,6 +30,7 @@ from obsray.ids import NIL_TASK, SEQUENCE_ACTOR, SEQUENCE_PUT, object_id, task_i
 from obsray.telemetry.events import ProcessKind, TaskType, WaitKind
 from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS, Records
 from obsray.testing.network import VirtualLink
+from obsray.testing.programs import Program, Sleep, Steps, Until, Value
 
 if TYPE_CHECKING:
     from obsray.testing.simulator import Simulator
@@ -40,32 +41,6 @@ QUIET_NS = 100 * MILLISECOND_NS
 BLOCKED_AFTER_NS = MILLISECOND_NS
 CPU = 10_000
 _INLINE = b"\x80"
-
-
-class Value(NamedTuple):
-    """What programs compute with: a number, references inside, and the bytes it would take."""
-
-    number: int
-    inner: tuple[bytes, ...] = ()
-    size: int = 64
-
-
-class Sleep(NamedTuple):
-    """User code computes for this long."""
-
-    duration_ns: int
-
-
-class Until(NamedTuple):
-    """User code waits for the runtime."""
-
-    waiter: Waiter
-    timeout_ns: int | None = None
-    kind: WaitKind = WaitKind.GET
-
-
-#: A program: yields what it waits for, is sent whether that came in time.
-Program = Generator[Sleep | Until, bool | None, Any]
 
 
 class _Alarm:
@@ -201,7 +176,7 @@ class VirtualThread:
         (identifier,) = self.process.submit(name, numbers, thread=self, **options)
         return identifier
 
-    def get(self, identifiers: list[bytes], timeout_ns: int | None = None) -> Generator[Any, bool | None, list[Value]]:
+    def get(self, identifiers: list[bytes], timeout_ns: int | None = None) -> Steps[list[Value]]:
         """The values, in order; references inside them are held. Raises the first failure."""
         process = self.process
         entries = [process.ownership.entries[identifier] for identifier in identifiers]
@@ -226,7 +201,7 @@ class VirtualThread:
             values.append((yield from self.read(entry.value, entry.id)))
         return values
 
-    def read(self, value: Any, identifier: bytes) -> Generator[Any, bool | None, Value]:
+    def read(self, value: Any, identifier: bytes) -> Steps[Value]:
         """Open a value, inline or in the store."""
         if type(value) is bytes:
             return self.process.open(value, self)
@@ -237,7 +212,7 @@ class VirtualThread:
         self.process.unpin(identifier)
         return found
 
-    def wait(self, identifiers: list[bytes], count: int, timeout_ns: int | None = None) -> Generator[Any, bool | None, list[bytes]]:
+    def wait(self, identifiers: list[bytes], count: int, timeout_ns: int | None = None) -> Steps[list[bytes]]:
         """Those that are ready, at most ``count``."""
         process = self.process
         entries = [process.ownership.entries[identifier] for identifier in identifiers]
@@ -254,7 +229,7 @@ class VirtualThread:
                     process.ownership.stop_waiting(entry, waiter)
         return [entry.id for entry in entries if entry.state == READY][:count]
 
-    def put(self, value: Value) -> Generator[Any, bool | None, bytes]:
+    def put(self, value: Value) -> Steps[bytes]:
         """Store a value of this process; the program holds the reference."""
         process = self.process
         identifier = process.next_put()
@@ -424,6 +399,12 @@ class VirtualProcess:
             return self.chance.randint(0, TICK_NS)
         return 0
 
+    def leave(self) -> None:
+        """End in order: say goodbye to the node."""
+        self.closed = True
+        self.node.send(m.encode(m.Goodbye()))
+        self.network.flush()
+
     def check_open(self) -> None:
         """A virtual process is open as long as it lives."""
 
@@ -451,7 +432,7 @@ class VirtualProcess:
         """The id of a new actor."""
         return task_id(self.id, next(self._actor_numbers), SEQUENCE_ACTOR)
 
-    def store(self, identifier: bytes, value: Value) -> Generator[Any, bool | None, bytes | int]:
+    def store(self, identifier: bytes, value: Value) -> Steps[bytes | int]:
         """A value as it travels: inline, or written to the object store. Raises ObjectStoreFullError."""
         if value.size <= self.config.inline_bytes_max:
             return _INLINE + cast(bytes, msgpack.packb((value.number, value.inner, value.size)))
@@ -468,7 +449,7 @@ class VirtualProcess:
         self.network.flush()
         return value.size
 
-    def pinned(self, identifier: bytes) -> Generator[Any, bool | None, Value]:
+    def pinned(self, identifier: bytes) -> Steps[Value]:
         """A stored object; pinned until ``unpin``."""
         answer = self.ask(lambda number: m.PinObject(number, identifier))
         self.after()
@@ -633,7 +614,7 @@ class VirtualProcess:
             "resources": {"CPU": CPU}, "held": {"CPU": round(cpus * CPU)} if cpus else {}, "runtime": None,
             "restarts_max": restarts, "meta": b"", "concurrency": {}, "restore": None,
         }  # fmt: skip
-        client: ActorClient = self.submission.create_packed(plan, spec, packed, True, -1)
+        client, _ = self.submission.create_packed(plan, spec, packed, True, -1)
         thread.hold(client.id + bytes(4))
         return client
 

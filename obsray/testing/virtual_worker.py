@@ -6,7 +6,6 @@ The black box is ``Records.now``: an attempt is in it from its first to its last
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
@@ -21,7 +20,8 @@ from obsray.telemetry.events import Outcome, Reason, WaitKind
 from obsray.testing import workloads
 from obsray.testing.agenda import MICROSECOND_NS
 from obsray.testing.network import VirtualLink
-from obsray.testing.virtual_process import Sleep, Until, Value, VirtualProcess, VirtualThread
+from obsray.testing.programs import Sleep, Steps, Until, Value
+from obsray.testing.virtual_process import VirtualProcess, VirtualThread
 
 if TYPE_CHECKING:
     from obsray.testing.simulator import Simulator
@@ -98,7 +98,7 @@ class VirtualExecutor:
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
-    def _run(self) -> Generator[Any, bool | None, None]:
+    def _run(self) -> Steps[None]:
         process, queue = self.process, self.queue
         while not self.exiting:
             if not queue:
@@ -122,9 +122,12 @@ class VirtualExecutor:
     def _main_ended(self, value: Any, error: BaseException | None) -> None:
         if error is not None:
             raise error
-        self.process.node.send(m.encode(m.Goodbye()))
-        self.process.network.flush()
+        self.process.leave()
         self.simulator.exited(self.process)
+
+    def has_work(self) -> bool:
+        """Whether something runs, waits to run or has results that were not sent."""
+        return bool(self.slots or self.queue or self._results)
 
     def _wake(self) -> None:
         if self._idle is not None:
@@ -229,7 +232,7 @@ class VirtualExecutor:
 
     # --- one attempt -------------------------------------------------------------------------------------------------
 
-    def _execute(self, running: Running) -> Generator[Any, bool | None, None]:
+    def _execute(self, running: Running) -> Steps[None]:
         if running.link.closed or self._was_cancelled(running):
             return
         thread = self._thread
@@ -261,7 +264,7 @@ class VirtualExecutor:
         self._add(running.link, (running.task, running.attempt, int(Outcome.CANCELLED), [error], None, 0))
         return True
 
-    def _arguments(self, running: Running) -> Generator[Any, bool | None, Call]:
+    def _arguments(self, running: Running) -> Steps[Call]:
         thread, process = self._thread, self.process
         call = Call(thread, running, self.instance)
         for _, kind, data in running.arguments or ():
@@ -279,7 +282,7 @@ class VirtualExecutor:
 
     def _store_results(
         self, running: Running, result: Value | None
-    ) -> Generator[Any, bool | None, tuple[list[Any], dict[str, Any] | None]]:
+    ) -> Steps[tuple[list[Any], dict[str, Any] | None]]:
         values: list[Any] = []
         contained: list[list[bytes]] = []
         for index in range(running.returns):
@@ -348,7 +351,7 @@ class VirtualExecutor:
 
     # --- becoming an actor ---------------------------------------------------------------------------------------------
 
-    def _become(self, message: m.StartActor) -> Generator[Any, bool | None, None]:
+    def _become(self, message: m.StartActor) -> Steps[None]:
         spec, process, thread = message.spec, self.process, self._thread
         self.actor, self.instance = spec["actor"], {}
         fields = (spec["task"], message.incarnation, 0, spec["payload"], spec["arguments"], 1, spec["trace"], None)

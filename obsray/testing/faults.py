@@ -1,0 +1,194 @@
+"""What goes wrong in a simulated run, chosen by name. Each fault works until ``Simulator.faults_end``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from obsray.core.protocol import messages as m
+from obsray.core.protocol.lifecycle import ActorState
+from obsray.telemetry.events import ProcessKind
+from obsray.testing.agenda import MILLISECOND_NS
+from obsray.testing.virtual_node import Starts
+
+if TYPE_CHECKING:
+    from obsray.testing.simulator import Simulator
+    from obsray.testing.virtual_process import VirtualProcess
+
+FAULTS: dict[str, Callable[..., None]] = {}
+
+
+def fault(code: Callable[..., None]) -> Callable[..., None]:
+    """Make a fault available to scenarios under its own name."""
+    FAULTS[code.__name__] = code
+    return code
+
+
+def _now_and_then(simulator: Simulator, mean_ms: float, count_max: int, strike: Callable[[], bool]) -> None:
+    """Strike at random instants ``mean_ms`` apart on average; a strike that met nothing does not count."""
+    left = count_max
+
+    def again() -> None:
+        simulator.agenda.after(int(simulator.chance.expovariate(1 / mean_ms) * MILLISECOND_NS), happen)
+
+    def happen() -> None:
+        nonlocal left
+        if simulator.faults_over or not left:
+            return
+        left -= bool(strike())
+        again()
+
+    again()
+
+
+def _workers(simulator: Simulator) -> list[VirtualProcess]:
+    return [process for process in simulator.living() if process.kind is ProcessKind.WORKER]
+
+
+def _kill_one(simulator: Simulator) -> bool:
+    workers = _workers(simulator)
+    # Idle processes die as well, but most deaths meet those that work.
+    busy = [process for process in workers if process.executor is not None and process.executor.has_work()]
+    chosen = busy if busy and simulator.chance.random() < 0.8 else workers
+    if not chosen:
+        return False
+    simulator.kill(simulator.chance.choice(chosen).id)
+    return True
+
+
+@fault
+def kill_workers(simulator: Simulator, mean_ms: float, count_max: int = 1000) -> None:
+    """Worker processes die at random instants."""
+    _now_and_then(simulator, mean_ms, count_max, lambda: _kill_one(simulator))
+
+
+@fault
+def kill_workers_between_steps(simulator: Simulator, mean_steps: float, count_max: int = 1000) -> None:
+    """Worker processes die after any step of the simulation, so that short moments are hit as often as long ones."""
+    left, countdown = count_max, int(simulator.chance.expovariate(1 / mean_steps))
+
+    def watch() -> None:
+        nonlocal left, countdown
+        countdown -= 1
+        if countdown > 0 or simulator.faults_over or not left:
+            return
+        countdown = int(simulator.chance.expovariate(1 / mean_steps))
+        left -= _kill_one(simulator)
+
+    simulator.between_steps.append(watch)
+
+
+@fault
+def kill_all_workers(simulator: Simulator, mean_ms: float, count_max: int = 3) -> None:
+    """All worker processes die at once."""
+
+    def strike() -> bool:
+        workers = _workers(simulator)
+        for process in workers:
+            simulator.kill(process.id)
+        return bool(workers)
+
+    _now_and_then(simulator, mean_ms, count_max, strike)
+
+
+@fault
+def kill_actors(simulator: Simulator, mean_ms: float, count_max: int = 1000, restart_ratio: float = 0.5) -> None:
+    """Drivers kill actors they created."""
+
+    def strike() -> bool:
+        chance = simulator.chance
+        found = [
+            (driver, client)
+            for driver in simulator.drivers
+            if not driver.dead
+            for client in driver.calls.clients.values()
+            if client.state is not ActorState.DEAD
+        ]
+        if not found:
+            return False
+        driver, client = chance.choice(found)
+        simulator.ledger.deaths += 1
+        message = m.KillActor(client.id, chance.random() < restart_ratio, False)
+        driver.do(driver.node.send, m.encode(message))
+        return True
+
+    _now_and_then(simulator, mean_ms, count_max, strike)
+
+
+@fault
+def lose_driver(simulator: Simulator, driver: int, after_ms: float) -> None:
+    """A driver dies in the middle of its work, some time before ``after_ms``."""
+    instant = simulator.chance.randint(0, int(after_ms * MILLISECOND_NS))
+    simulator.agenda.after(instant, lambda: simulator.kill(simulator.drivers[driver].id))
+
+
+@fault
+def slow_starts(
+    simulator: Simulator, start_ms_max: float, fork_fails_ratio: float = 0.0, dies_ratio: float = 0.0
+) -> None:
+    """Processes take long to start, cannot be forked, or die before they say hello."""
+    simulator.node.starts = Starts(5.0, start_ms_max, fork_fails_ratio, dies_ratio)
+    simulator.cures.append(lambda: setattr(simulator.node, "starts", Starts()))
+
+
+@fault
+def late_messages(simulator: Simulator, ratio: float, late_ms_max: float) -> None:
+    """Some frames take long; those behind them on the same link wait."""
+    network = simulator.network
+    network.late_ratio, network.late_ns_max = ratio, int(late_ms_max * MILLISECOND_NS)
+    simulator.cures.append(lambda: setattr(network, "late_ratio", 0.0))
+
+
+@fault
+def clogs(simulator: Simulator, mean_ms: float, clog_ms_max: float, count_max: int = 1000) -> None:
+    """A process gets nothing for a while, be it a worker, a driver or the node."""
+
+    def strike() -> bool:
+        chance = simulator.chance
+        chosen = chance.choice([simulator.node, *simulator.living()])
+        until = simulator.agenda.elapsed_ns + chance.randint(0, int(clog_ms_max * MILLISECOND_NS))
+        simulator.network.clogged[chosen.id] = until
+        return True
+
+    _now_and_then(simulator, mean_ms, count_max, strike)
+
+
+@fault
+def cancels(
+    simulator: Simulator, mean_ms: float, count_max: int = 1000, force_ratio: float = 0.2, recursive_ratio: float = 0.5
+) -> None:
+    """Drivers cancel tasks that have not ended."""
+
+    def strike() -> bool:
+        chance = simulator.chance
+        found = [(driver, task) for driver in simulator.drivers if not driver.dead for task in driver.ownership.tasks.values()]
+        found = [(driver, task) for driver, task in found if task.id not in simulator.ledger.creations]
+        if not found:
+            return False
+        driver, task = chance.choice(found)
+        simulator.ledger.cancels += 1
+        driver.do(driver.cancel, task.id, chance.random() < force_ratio, chance.random() < recursive_ratio)
+        return True
+
+    _now_and_then(simulator, mean_ms, count_max, strike)
+
+
+@fault
+def disk_fails(simulator: Simulator, ratio: float) -> None:
+    """Some objects cannot be written to disk."""
+    simulator.node.disk_fails_ratio = ratio
+    simulator.cures.append(lambda: setattr(simulator.node, "disk_fails_ratio", 0.0))
+
+
+@fault
+def memory_pressure(simulator: Simulator, mean_ms: float, count_max: int = 1000) -> None:
+    """The kernel kills workers that run something and says so."""
+
+    def strike() -> bool:
+        busy = [process for process in _workers(simulator) if process.executor is not None and process.executor.slots]
+        if not busy:
+            return False
+        simulator.kill(simulator.chance.choice(busy).id, oom="killed by the kernel for memory")
+        return True
+
+    _now_and_then(simulator, mean_ms, count_max, strike)

@@ -1,0 +1,56 @@
+"""What really happened in a simulated run, written down by the simulator itself and not by the machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from obsray.ids import owner_of, sequence_of
+
+
+class Broken(AssertionError):
+    """Something happened that must never happen."""
+
+
+class Ledger:
+    """Counts attempts as virtual workers begin them, and the order in which actors run calls."""
+
+    def __init__(self) -> None:
+        #: task -> attempts begun by any worker; task -> how often it may begin (0: without bound).
+        self.begun: dict[bytes, int] = {}
+        self.allowed: dict[bytes, int] = {}
+        self.names: dict[bytes, str] = {}
+        #: Creation tasks of actors: restarts are the actor's, not theirs.
+        self.creations: set[bytes] = set()
+        self.submitted = 0
+        self.ended = 0
+        #: Deaths of processes, and requests to cancel: what may excuse an error.
+        self.deaths = 0
+        self.cancels = 0
+        #: (actor process, caller) -> sequence of the call that began last.
+        self._last_call: dict[tuple[bytes, bytes], int] = {}
+
+    def submit(self, task: bytes, name: str, retries: int) -> None:
+        """A process submitted a task."""
+        self.submitted += 1
+        self.allowed[task] = retries + 1 if retries >= 0 else 0
+        self.names[task] = name
+
+    def begin(self, worker: bytes, running: Any, is_actor: bool) -> None:
+        """A worker begins an attempt. Raises Broken if that is one too many or out of order."""
+        task = running.task
+        count = self.begun[task] = self.begun.get(task, 0) + 1
+        if task not in self.allowed:
+            self.creations.add(task)
+            return
+        allowed = self.allowed[task]
+        if allowed and count > allowed:
+            raise Broken(f"{self.names[task]} {task.hex()} begins for the {count}th time, {allowed} are allowed")
+        if is_actor:
+            key, sequence = (worker, owner_of(task)), sequence_of(task)
+            if self._last_call.get(key, -1) >= sequence:
+                raise Broken(f"call {sequence} of {key[1].hex()} begins after its call {self._last_call[key]}")
+            self._last_call[key] = sequence
+
+    def crashed_too_often(self, task: bytes) -> bool:
+        """Whether a task has used up its attempts."""
+        return self.begun.get(task, 0) >= self.allowed.get(task, 0)

@@ -1,0 +1,545 @@
+"""What virtual drivers do and what virtual workers run: programs written as generators, chosen by name.
+
+A *body* is the code of a task or method: ``body(call)`` yields what it waits for and returns its Value (None for a
+plain 0). A *workload* is a program of a driver: ``workload(thread, **parameters)``; it checks what it gets, so a wrong
+result is found where it is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from obsray.core.runtime.calls import ActorClient
+from obsray.errors import (
+    ActorDiedError,
+    GetTimeoutError,
+    ObjectStoreFullError,
+    OwnerDiedError,
+    RayError,
+    RayTaskError,
+    TaskCancelledError,
+    WorkerCrashedError,
+)
+from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS
+from obsray.testing.programs import Program, Sleep, Steps, Value
+
+if TYPE_CHECKING:
+    from obsray.testing.virtual_process import VirtualThread
+    from obsray.testing.virtual_worker import Call
+
+Body = Callable[["Call"], Program]
+
+BODIES: dict[str, Body] = {}
+WORKLOADS: dict[str, Callable[..., Program]] = {}
+_HEAVY_NS_MAX = 400 * MILLISECOND_NS
+
+
+class UserError(Exception):
+    """What user code raises."""
+
+
+class WrongResult(AssertionError):
+    """A program saw something that cannot be."""
+
+
+def body(name: str) -> Body:
+    """The code of a function or method."""
+    return BODIES[name]
+
+
+def function(name: str) -> Callable[[Body], Body]:
+    """Make ``name`` stand for a body."""
+
+    def register(code: Body) -> Body:
+        BODIES[name] = code
+        return code
+
+    return register
+
+
+def workload(code: Callable[..., Program]) -> Callable[..., Program]:
+    """Make a program available to scenarios under its own name."""
+    WORKLOADS[code.__name__] = code
+    return code
+
+
+# --- bodies ------------------------------------------------------------------------------------------------
+
+
+@function("no_op")
+def _no_op(call: Call) -> Program:
+    yield Sleep(call.process.chance.randint(1, 30) * MICROSECOND_NS)
+    return Value(call.numbers[0])
+
+
+@function("fixed")
+def _fixed(call: Call) -> Program:
+    yield Sleep(call.numbers[1])
+    return Value(call.numbers[0])
+
+
+@function("heavy_tailed")
+def _heavy_tailed(call: Call) -> Program:
+    yield Sleep(min(_HEAVY_NS_MAX, int(call.process.chance.paretovariate(1.1) * 100 * MICROSECOND_NS)))
+    return Value(call.numbers[0])
+
+
+@function("add")
+def _add(call: Call) -> Program:
+    yield Sleep(50 * MICROSECOND_NS)
+    return Value(call.numbers[0] + sum(argument.number for argument in call.arguments))
+
+
+@function("large")
+def _large(call: Call) -> Program:
+    yield Sleep(200 * MICROSECOND_NS)
+    return Value(call.numbers[0], size=call.numbers[1])
+
+
+@function("flaky")
+def _flaky(call: Call) -> Program:
+    yield Sleep(100 * MICROSECOND_NS)
+    if call.process.chance.random() < call.numbers[1] / 1000:
+        raise UserError(f"attempt {call.attempt}")
+    return Value(call.numbers[0])
+
+
+@function("nested")
+def _nested(call: Call) -> Program:
+    """The number of leaves of a tree of tasks, counted by waiting for the subtrees."""
+    width, depth = call.numbers
+    if not depth:
+        yield Sleep(100 * MICROSECOND_NS)
+        return Value(1)
+    children = [call.thread.submit("nested", width, depth - 1) for _ in range(width)]
+    found = yield from call.thread.get(children)
+    return Value(sum(value.number for value in found))
+
+
+@function("spawn")
+def _spawn(call: Call) -> Program:
+    """A value that holds the reference to a task of the worker's own."""
+    child = call.thread.submit("no_op", call.numbers[0])
+    yield Sleep(20 * MICROSECOND_NS)
+    return Value(1, (child,))
+
+
+@function("put_inside")
+def _put_inside(call: Call) -> Program:
+    """A value that holds a reference to an object the worker put."""
+    number, size = call.numbers
+    inner = yield from call.thread.put(Value(number, size=size))
+    return Value(1, (inner,))
+
+
+@function("give_back")
+def _give_back(call: Call) -> Program:
+    """A value that holds the references the task was called with."""
+    yield Sleep(20 * MICROSECOND_NS)
+    return Value(len(call.nested), call.nested)
+
+
+@function("read_inside")
+def _read_inside(call: Call) -> Program:
+    found = yield from call.thread.get(list(call.nested))
+    return Value(sum(value.number for value in found))
+
+
+@function("pass_on")
+def _pass_on(call: Call) -> Program:
+    """Have the references read by a task of the worker's own."""
+    child = call.thread.submit("read_inside", nested=list(call.nested))
+    (value,) = yield from call.thread.get([child])
+    return value
+
+
+@function("call_actor")
+def _call_actor(call: Call) -> Program:
+    """Call an actor through a handle that came as an argument: ``numbers`` calls, each waited for or not."""
+    count, wait = call.numbers
+    (handle,) = call.nested
+    client = call.process.handle(handle[:16], "Counter")
+    calls = [call.process.call(client, "add", (1,), thread=call.thread) for _ in range(count)]
+    if wait:
+        yield from call.thread.get(calls)
+    return Value(count)
+
+
+@function("Counter.__init__")
+def _counter(call: Call) -> Program:
+    yield Sleep(300 * MICROSECOND_NS)
+    assert call.instance is not None
+    call.instance["total"] = call.numbers[0] if call.numbers else 0
+    if call.numbers[1:] and call.numbers[1]:
+        raise UserError("the constructor does not want to")
+    call.keep(*call.nested)
+    return None
+
+
+@function("Counter.add")
+def _counter_add(call: Call) -> Program:
+    yield Sleep(20 * MICROSECOND_NS)
+    assert call.instance is not None
+    call.instance["total"] += call.numbers[0]
+    return Value(call.instance["total"])
+
+
+@function("Counter.add_slowly")
+def _counter_add_slowly(call: Call) -> Program:
+    yield Sleep(call.process.chance.randint(0, 8) * MILLISECOND_NS)
+    return (yield from _counter_add(call))
+
+
+@function("Counter.keep")
+def _counter_keep(call: Call) -> Program:
+    yield Sleep(20 * MICROSECOND_NS)
+    call.keep(*call.nested)
+    return None
+
+
+@function("Counter.read_kept")
+def _counter_read_kept(call: Call) -> Program:
+    found = yield from call.thread.get(call.kept())
+    return Value(sum(value.number for value in found))
+
+
+@function("Counter.let_go")
+def _counter_let_go(call: Call) -> Program:
+    yield Sleep(20 * MICROSECOND_NS)
+    call.let_go()
+    return None
+
+
+# --- what programs of drivers share ----------------------------------------------------------------------------
+
+
+def settled(thread: VirtualThread, identifier: bytes) -> Steps[Value | None]:
+    """The value, or None for an error that faults excuse. Raises for one that nothing excuses."""
+    try:
+        (value,) = yield from thread.get([identifier])
+    except RayError as error:
+        excuse(thread, identifier, error)
+        return None
+    return value
+
+
+def excuse(thread: VirtualThread, identifier: bytes, error: RayError) -> None:
+    """Raise WrongResult unless some fault or the program itself explains this error."""
+    simulator = thread.process.simulator
+    match error:
+        case TaskCancelledError():
+            excused = simulator.ledger.cancels > 0
+        case OwnerDiedError() | ActorDiedError():
+            excused = simulator.ledger.deaths > 0 or getattr(error, "actor_init_failed", False)
+        case WorkerCrashedError():
+            excused = simulator.ledger.crashed_too_often(identifier[:16])
+        case RayTaskError():
+            excused = "UserError" in str(error) or simulator.ledger.cancels > 0
+        case ObjectStoreFullError():
+            excused = simulator.scenario.store_may_be_full
+        case GetTimeoutError():
+            excused = False
+        case _:
+            excused = False
+    if not excused:
+        raise WrongResult(f"{thread.name}: {identifier.hex()} failed: {type(error).__name__}: {error}") from error
+
+
+def expect(thread: VirtualThread, identifier: bytes, number: int) -> Program:
+    """Get the value, which must be ``number`` unless a fault explains that there is none."""
+    value = yield from settled(thread, identifier)
+    if value is not None and value.number != number:
+        raise WrongResult(f"{thread.name}: {identifier.hex()} is {value.number}, should be {number}")
+    return value
+
+
+def pause(thread: VirtualThread, ms_max: float) -> Program:
+    """Compute something for a while."""
+    yield Sleep(thread.process.chance.randint(0, int(ms_max * MILLISECOND_NS)))
+
+
+# --- workloads -------------------------------------------------------------------------------------------------
+
+
+def _batches(
+    thread: VirtualThread, name: str, tasks: int, batch: int, parameters: tuple[int, ...] = (), **options: Any
+) -> Program:
+    """Submit in batches; get each result and let it go."""
+    for start in range(0, tasks, batch):
+        numbers = range(start, min(start + batch, tasks))
+        submitted = [(number, thread.submit(name, number, *parameters, **options)) for number in numbers]
+        for number, identifier in submitted:
+            yield from expect(thread, identifier, number)
+            thread.drop(identifier)
+
+
+@workload
+def no_ops(thread: VirtualThread, tasks: int, batch: int = 500, cpus: float = 1) -> Program:
+    """Tasks that do nothing."""
+    yield from _batches(thread, "no_op", tasks, batch, cpus=cpus)
+
+
+@workload
+def fixed(thread: VirtualThread, tasks: int, run_ms: float, batch: int = 200, retries: int = 3) -> Program:
+    """Tasks that all take as long."""
+    yield from _batches(thread, "fixed", tasks, batch, (int(run_ms * MILLISECOND_NS),), retries=retries)
+
+
+@workload
+def heavy_tailed(thread: VirtualThread, tasks: int, batch: int = 200, cpus: float = 1) -> Program:
+    """Tasks of which a few take very long."""
+    yield from _batches(thread, "heavy_tailed", tasks, batch, cpus=cpus)
+
+
+@workload
+def failing(thread: VirtualThread, tasks: int, fails_ratio: float, retry: bool, retries: int = 3) -> Program:
+    """Tasks that raise now and then."""
+    permille = int(fails_ratio * 1000)
+    yield from _batches(thread, "flaky", tasks, 100, (permille,), retries=retries, retry_exceptions=retry)
+
+
+@workload
+def retiring(thread: VirtualThread, tasks: int, max_calls: int) -> Program:
+    """Tasks whose worker ends after a few of them."""
+    yield from _batches(thread, "no_op", tasks, 50, max_calls=max_calls)
+
+
+@workload
+def chains(thread: VirtualThread, chains: int, length: int) -> Program:
+    """Each task takes the result of the one before; only the last is kept."""
+    ends = []
+    for chain in range(chains):
+        last = thread.submit("no_op", chain)
+        for _ in range(length):
+            last, before = thread.submit("add", 1, arguments=[last]), last
+            thread.drop(before)
+        ends.append((chain + length, last))
+    for number, last in ends:
+        yield from expect(thread, last, number)
+
+
+@workload
+def fan_out_fan_in(thread: VirtualThread, rounds: int, width: int) -> Program:
+    """One value goes to many tasks, all their results into one."""
+    for number in range(rounds):
+        source = yield from thread.put(Value(number))
+        parts = [thread.submit("add", part, arguments=[source]) for part in range(width)]
+        total = thread.submit("add", 0, arguments=parts)
+        thread.drop(source, *parts)
+        yield from expect(thread, total, number * width + sum(range(width)))
+        thread.drop(total)
+
+
+@workload
+def nested(thread: VirtualThread, roots: int, width: int, depth: int) -> Program:
+    """Tasks that submit tasks and wait for them."""
+    submitted = [thread.submit("nested", width, depth) for _ in range(roots)]
+    for identifier in submitted:
+        yield from expect(thread, identifier, width**depth)
+        thread.drop(identifier)
+
+
+@workload
+def large_results(thread: VirtualThread, tasks: int, object_bytes: int, batch: int = 8) -> Program:
+    """Results that lie in the store, read by the driver and by other tasks."""
+    for start in range(0, tasks, batch):
+        made = [thread.submit("large", number, object_bytes) for number in range(start, start + batch)]
+        readers = [thread.submit("add", 1, arguments=[identifier]) for identifier in made]
+        for number, (identifier, reader) in enumerate(zip(made, readers, strict=True), start):
+            if thread.process.chance.random() < 0.5:
+                yield from expect(thread, identifier, number)
+            thread.drop(identifier)
+            yield from expect(thread, reader, number + 1)
+            thread.drop(reader)
+
+
+@workload
+def puts(thread: VirtualThread, objects: int, object_bytes: int, kept: int = 6) -> Program:
+    """Objects that the driver puts, some kept for a while and read by tasks."""
+    chance = thread.process.chance
+    shelf: list[tuple[int, bytes]] = []
+    for number in range(objects):
+        size = chance.randint(1, object_bytes)
+        try:
+            identifier = yield from thread.put(Value(number, size=size))
+        except ObjectStoreFullError as error:
+            excuse(thread, bytes(20), error)
+            continue
+        shelf.append((number, identifier))
+        if len(shelf) > kept:
+            number, identifier = shelf.pop(chance.randrange(len(shelf)))
+            reader = thread.submit("add", 0, arguments=[identifier])
+            thread.drop(identifier)
+            yield from expect(thread, reader, number)
+            thread.drop(reader)
+
+
+@workload
+def references(thread: VirtualThread, rounds: int, object_bytes: int = 64) -> Program:
+    """References inside values, going through many hands; whoever reads last must still find what was there."""
+    chance = thread.process.chance
+    for number in range(rounds):
+        kind = chance.randrange(4)
+        if kind == 0:
+            outer = thread.submit("spawn", number)
+        elif kind == 1:
+            outer = thread.submit("put_inside", number, object_bytes)
+        else:
+            inner = yield from thread.put(Value(number, size=object_bytes))
+            outer = thread.submit("give_back", nested=[inner])
+            thread.drop(inner)
+        if kind == 3:
+            opened = yield from settled(thread, outer)
+            if opened is None:
+                thread.drop(outer)
+                continue
+            (again,) = opened.inner
+            thread.drop(outer)
+            outer = thread.submit("give_back", nested=[again])
+            thread.drop(again)
+        yield from _read_inner(thread, outer, number)
+
+
+def _read_inner(thread: VirtualThread, outer: bytes, number: int) -> Program:
+    opened = yield from settled(thread, outer)
+    thread.drop(outer)
+    if opened is None:
+        return
+    yield from pause(thread, 1)
+    (inner,) = opened.inner
+    how = thread.process.chance.randrange(3)
+    if how == 0:
+        yield from expect(thread, inner, number)
+        thread.drop(inner)
+        return
+    reader = thread.submit("read_inside" if how == 1 else "pass_on", nested=[inner])
+    thread.drop(inner)
+    yield from expect(thread, reader, number)
+    thread.drop(reader)
+
+
+@workload
+def one_by_one(thread: VirtualThread, tasks: int) -> Program:
+    """Submit all, then take them as they become ready; now and then the wait gives up early."""
+    chance = thread.process.chance
+    left = [thread.submit("heavy_tailed", number) for number in range(tasks)]
+    while left:
+        timeout_ns = chance.randint(0, 20) * MILLISECOND_NS if chance.random() < 0.3 else None
+        ready = yield from thread.wait(left, min(len(left), chance.randint(1, 4)), timeout_ns)
+        for identifier in ready:
+            left.remove(identifier)
+            yield from settled(thread, identifier)
+            thread.drop(identifier)
+
+
+@workload
+def forgetting(thread: VirtualThread, tasks: int, kept_ratio: float) -> Program:
+    """Most references are dropped before their tasks have run; some gets give up early."""
+    chance = thread.process.chance
+    kept = []
+    for number in range(tasks):
+        name = chance.choice(("no_op", "heavy_tailed"))
+        identifier = thread.submit(name, number)
+        if chance.random() < 0.3:
+            reader = thread.submit("add", 0, arguments=[identifier])
+            thread.drop(identifier)
+            identifier = reader
+        if chance.random() < kept_ratio:
+            kept.append((number, identifier))
+        else:
+            thread.drop(identifier)
+        if chance.random() < 0.1:
+            yield from pause(thread, 3)
+    for number, identifier in kept:
+        try:
+            yield from thread.get([identifier], timeout_ns=chance.randint(0, 5) * MILLISECOND_NS)
+        except GetTimeoutError:
+            yield from expect(thread, identifier, number)
+        except RayError as error:
+            excuse(thread, identifier, error)
+        thread.drop(identifier)
+
+
+@workload
+def actors(
+    thread: VirtualThread, actors: int, calls: int, restarts: int = 0, retries: int = 0, callers: int = 0,
+    cpus: float = 0,
+) -> Program:  # fmt: skip
+    """Actors called by the driver and by tasks that got a handle; calls of one caller run in order."""
+    process, chance = thread.process, thread.process.chance
+    for _ in range(actors):
+        client = process.create_actor("Counter", (0,), thread=thread, restarts=restarts, cpus=cpus)
+        handle = client.id + bytes(4)
+        others = [thread.submit("call_actor", 5, chance.randrange(2), nested=[handle]) for _ in range(callers)]
+        made = []
+        for number in range(calls):
+            method = "add" if chance.random() < 0.9 else "add_slowly"
+            if chance.random() < 0.1:
+                source = thread.submit("no_op", number)
+                made.append(process.call(client, method, (1,), thread=thread, nested=[source], retries=retries))
+                thread.drop(source)
+            elif chance.random() < 0.1:
+                source = thread.submit("heavy_tailed", number)
+                made.append(process.call(client, method, (1,), thread=thread, arguments=[source], retries=retries))
+                thread.drop(source)
+            else:
+                made.append(process.call(client, method, (1,), thread=thread, retries=retries))
+            if chance.random() < 0.05:
+                yield from pause(thread, 2)
+        yield from _check_counts(thread, made, restarts)
+        for identifier in others:
+            yield from settled(thread, identifier)
+        thread.drop(*made, *others, handle)
+
+
+def _check_counts(thread: VirtualThread, made: list[bytes], restarts: int) -> Program:
+    """Without restarts every result is greater than the one before."""
+    before = 0
+    for identifier in made:
+        value = yield from settled(thread, identifier)
+        if value is not None and not restarts:
+            if value.number <= before:
+                raise WrongResult(f"{thread.name}: a call counted {value.number} after {before}")
+            before = value.number
+
+
+@workload
+def keepers(thread: VirtualThread, rounds: int, in_constructor: bool = False) -> Program:
+    """Actors that keep references they were called with after the caller has let go."""
+    process = thread.process
+    for number in range(rounds):
+        inner = yield from thread.put(Value(number))
+        client = process.create_actor("Counter", (0,), thread=thread, nested=[inner] if in_constructor else None)
+        handle = client.id + bytes(4)
+        if not in_constructor:
+            kept = process.call(client, "keep", thread=thread, nested=[inner])
+            yield from settled(thread, kept)
+            thread.drop(kept)
+        thread.drop(inner)
+        yield from pause(thread, 3)
+        read = process.call(client, "read_kept", thread=thread)
+        yield from expect(thread, read, number)
+        gone = process.call(client, "let_go", thread=thread)
+        yield from settled(thread, gone)
+        thread.drop(read, gone, handle)
+
+
+@workload
+def short_lived_actors(thread: VirtualThread, actors: int, broken_ratio: float = 0.2) -> Program:
+    """Actors whose handles go away at once, before or after a call; some cannot be built."""
+    process, chance = thread.process, thread.process.chance
+    for _ in range(actors):
+        broken = int(chance.random() < broken_ratio)
+        client: ActorClient = process.create_actor("Counter", (0, broken), thread=thread, cpus=chance.choice((0, 1)))
+        handle = client.id + bytes(4)
+        made = [process.call(client, "add", (1,), thread=thread) for _ in range(chance.randrange(3))]
+        if chance.random() < 0.5:
+            thread.drop(handle)
+            handle = b""
+        for identifier in made:
+            value = yield from settled(thread, identifier)
+            if broken and value is not None:
+                raise WrongResult(f"{thread.name}: an actor that could not be built answered")
+        thread.drop(*made, *([handle] if handle else []))
+        yield from pause(thread, 2)
