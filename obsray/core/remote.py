@@ -395,10 +395,16 @@ def _rebuild_handle(actor: bytes, meta: HandleMeta, counted: bool) -> ActorHandl
 
 
 class ActorMethod:
-    """One method of one handle."""
+    """One method of one actor, which it keeps alive as its handle does.
+
+    Not by the handle itself: that keeps its methods, and a cycle would live until the next garbage collection.
+    """
 
     def __init__(self, handle: ActorHandle, name: str, info: MethodInfo | None, options: dict[str, Any]) -> None:
-        self._handle = handle
+        self._session = handle._session
+        self._client = handle._client
+        self._meta = handle._meta
+        self._reference = handle._reference
         self._name = name
         self._info = info
         self._options = options
@@ -412,14 +418,13 @@ class ActorMethod:
         plan = self._plan
         if plan is None:
             plan = self._prepare()
-        handle = self._handle
-        return handle._session.submission.call_actor(plan, handle._client, args, kwargs)
+        return self._session.submission.call_actor(plan, self._client, args, kwargs)
 
     def _prepare(self) -> Plan:
-        handle, meta = self._handle, self._handle._meta
-        session = handle._session
+        session, meta = self._session, self._meta
         if session.closed:
-            raise ActorHandleNotFoundError(f"{handle!r} belongs to a runtime that was shut down")
+            actor = f"{meta.class_name} ({self._client.id.hex()})"
+            raise ActorHandleNotFoundError(f"the actor {actor} belongs to a runtime that was shut down")
         options = {**(self._info.options if self._info is not None else {}), **self._options}
         full = f"{meta.class_name}.{self._name}"
         function = Function(hashlib.blake2b(full.encode(), digest_size=16).digest(), full, b"")
@@ -442,7 +447,9 @@ class ActorMethod:
     def options(self, **options: Any) -> ActorMethod:
         """The same method with other options for the calls made through the copy."""
         opts.check(options, opts.METHOD_OPTIONS, "an actor's method")
-        return ActorMethod(self._handle, self._name, self._info, {**self._options, **options})
+        copy = object.__new__(ActorMethod)
+        copy.__dict__.update(self.__dict__, _options={**self._options, **options}, _plan=None)
+        return copy
 
 
 def get_named(session: Session, name: str, namespace: str) -> ActorHandle | None:
