@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +50,31 @@ class Config:
 
     @classmethod
     def from_environment(cls, **overrides: object) -> Config:
-        """Defaults, then ``OBSRAY_*`` variables, then ``overrides``. Raises ValueError for a value of the wrong type."""
-        values: dict[str, object] = {}
-        for field in fields(cls):
-            text = os.environ.get(f"OBSRAY_{field.name.upper()}")
+        """Defaults, then ``OBSRAY_*`` variables, then ``overrides``.
+
+        Raises ValueError for a value of the wrong type and for a setting that does not exist.
+        """
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        unknown = sorted(overrides.keys() - kinds.keys())
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is not a setting; the settings are: {', '.join(kinds)}")
+        values: dict[str, Any] = {}
+        for name, kind in kinds.items():
+            text = os.environ.get(variable(name))
             if text is not None:
-                kind = type(field.default)
-                try:
-                    values[field.name] = kind(text)
-                except ValueError:
-                    raise ValueError(f"OBSRAY_{field.name.upper()}={text!r} is not {kind.__name__}") from None
-        values.update(overrides)
-        return cls(**values)  # type: ignore[arg-type]
+                values[name] = _converted(variable(name), text, kind)
+            if name in overrides:
+                values[name] = _converted(name, overrides[name], kind)
+        return cls(**values)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"OBSRAY_{name.upper()}"
+
+
+def _converted(name: str, value: object, kind: Any) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value!r} is not {kind.__name__}") from None

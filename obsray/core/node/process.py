@@ -13,6 +13,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from obsray.config import variable
+
 DIRECTORIES = ("sockets", "rings", "telemetry", "logs", "spill")
 
 
@@ -28,6 +30,8 @@ def main() -> int:
                 # A child that inherited the lifeline would keep the node alive after its driver.
                 os.set_inheritable(fd, False)
         session = Path(values["session_directory"])
+        # Workers and services read the settings from their environment, which they inherit from here.
+        os.environ.update({variable(name): str(value) for name, value in (values.get("config") or {}).items()})
         forks = _prepare(session, values.get("sys_path"))
         node = _start(text, forks)
     except Exception as error:
