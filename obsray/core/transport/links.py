@@ -7,6 +7,7 @@ handlers, and ``flush`` writes what was sent. A single-threaded process calls ``
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import os
@@ -33,6 +34,8 @@ RECEIVE_BYTES = 1 << 18
 SOCKET_BUFFER_BYTES = 1 << 20
 HANDSHAKE_SECONDS_MAX = 5.0
 UNAUTHENTICATED_MAX = 256
+#: How long nobody new is accepted after descriptors ran out.
+ACCEPT_PAUSE_SECONDS = 0.2
 
 _READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 
@@ -330,7 +333,11 @@ class Reactor:
         while True:
             try:
                 sock, _ = listener.socket.accept()
-            except (BlockingIOError, InterruptedError, OSError):
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._pause(listener)
                 return
             now = time.monotonic()
             for fd, greeting in list(self._greetings.items()):
@@ -342,6 +349,15 @@ class Reactor:
             sock.setblocking(False)
             self._greetings[sock.fileno()] = _Greeting(listener, sock, now + HANDSHAKE_SECONDS_MAX)
             self._epoll.register(sock.fileno(), _READ)
+
+    def _pause(self, listener: Listener) -> None:
+        """No descriptor is left: the peer stays in the queue, and this process must not spin on it meanwhile."""
+        self._epoll.unregister(listener.fd)
+        self.call_at(time.monotonic() + ACCEPT_PAUSE_SECONDS, lambda: self._resume(listener))
+
+    def _resume(self, listener: Listener) -> None:
+        if listener.fd in self._listeners:
+            self._epoll.register(listener.fd, select.EPOLLIN)
 
     def _reject(self, fd: int, greeting: _Greeting) -> None:
         greeting.listener.rejected += 1
