@@ -118,10 +118,9 @@ def _finished_split(pieces: Piece, raw: Row) -> None:
 
     step("fetch arguments", raw["fetch_seconds"], "arguments were mapped or copied to the worker")
     step("deserialise", raw["deserialize_seconds"], f"{size(raw['argument_bytes'])} of arguments became Python objects")
-    blocked = min(raw["blocked_seconds"], raw["run_seconds"])
     cpu = raw["cpu_seconds"]
-    step("run", raw["run_seconds"] - blocked, f"in {raw['name']} on {worker}, {duration(cpu)} of it on a CPU")
-    step("blocked in get", blocked, "waited inside get, wait or put; its CPU was given back")
+    step("run", raw["run_seconds"], f"in {raw['name']} on {worker}, {duration(cpu)} of it on a CPU")
+    step("blocked in get", raw["blocked_seconds"], "waited inside get, wait or put; its CPU was given back")
     step("store result", raw["store_seconds"], f"{size(raw['result_bytes'])} of result were stored or sent")
 
 

@@ -32,7 +32,7 @@ class ProcessViews(TaskViews):
             done_row = table.workers.row(process)
             values["label"] = self.process_label(process)
             values["current_task_id"] = running.task.hex() if running else None
-            values["current_task"] = running.name if running else None
+            values["current_task"] = self._running_name(running) if running else None
             values["tasks_done"] = int(done[done_row]) if done_row >= 0 else 0
             values["state"] = self._worker_state(process, row, running, process in leased)
             found.append(values)

@@ -14,7 +14,7 @@ from obsray.telemetry import explain
 from obsray.telemetry.columns import Array
 from obsray.telemetry.events import Outcome, TaskType
 from obsray.telemetry.object_views import ObjectViews
-from obsray.telemetry.store import Store
+from obsray.telemetry.store import Running, Store
 from obsray.telemetry.table import Column, Filter, query, same_id
 from obsray.telemetry.tables import NS, Row, hex_or_none, parse_id, time_or_none
 from obsray.telemetry.tasks import (
@@ -261,21 +261,33 @@ class TaskViews(ObjectViews):
         return f"object {ids.short(identifier)}, the result of {name} ({state})"
 
     def _holders(self, decision: Row | None) -> str:
-        """Who holds the workers, as the end of a sentence."""
-        if decision is None or decision["outcome"] == "granted":
+        """Who holds the workers, as the end of a sentence: what runs there now, else what they were leased for."""
+        if decision is None or decision["outcome"] in ("granted", "infeasible"):
             return ""
-        held = Counter(row["shape"] for row in self.lease_table.held.values())
-        if not held:
-            return ""
+        running = {running.process: self._running_name(running) for running in self.running}
+        held: Counter[str] = Counter()
         oldest: dict[str, int] = {}
         for row in self.lease_table.held.values():
-            oldest[row["shape"]] = min(oldest.get(row["shape"], row["time_ns"]), row["time_ns"])
+            name = f"{self._holder(row['worker'], running)} ({row['shape']})"
+            held[name] += 1
+            oldest[name] = min(oldest.get(name, row["time_ns"]), row["time_ns"])
         now = self.now_ns()
         said = [
-            f"{shape} on {count} worker{'s' * (count > 1)} for {explain.duration((now - oldest[shape]) / NS)}"
-            for shape, count in held.most_common(3)
+            f"{name} on {count} worker{'s' * (count > 1)} for {explain.duration((now - oldest[name]) / NS)}"
+            for name, count in held.most_common(3)
         ]
-        return f"; held by {', '.join(said)}"
+        return f"; held by {', '.join(said)}" if said else ""
+
+    def _running_name(self, running: Running) -> str:
+        """The name its caller gave it; until that is known, what its worker calls it."""
+        row = self.task_table.index.row(running.task)
+        return (self.store.texts[int(self.task_table["name"][row])] if row >= 0 else "") or running.name
+
+    def _holder(self, worker: bytes, running: dict[bytes, str]) -> str:
+        actor = (self.process_table.rows.get(worker) or {}).get("actor_id")
+        if actor:
+            return f"actor {(self.actor_table.rows.get(bytes.fromhex(actor)) or {}).get('class_name') or actor[:8]}"
+        return running.get(worker) or "idle"
 
     def _why_queued(self, row: int, values: Row) -> str:
         shape, owner = values["shape"], ids.owner_of(bytes.fromhex(values["task_id"]))

@@ -113,7 +113,9 @@ def crash() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"), [(kill_self, "signal 9"), (end_self, "code 3"), (crash, "signal 11")], ids=["kill", "exit", "crash"]
+    ("how", "said"),
+    [(kill_self, "signal 9"), (end_self, "code 3"), (crash, "signal 11")],
+    ids=["kill", "exit", "crash"],
 )
 def test_without_retries_the_error_names_what_the_wait_status_says(session, how, said):
     reference = obsray.remote(how).options(max_retries=0).remote()

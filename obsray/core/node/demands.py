@@ -16,8 +16,8 @@ Signature = tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...], Runt
 class Demand:
     """``wanted`` more workers for one shape of one client, or one worker for an actor.
 
-    ``turn`` orders demands: whoever was served last goes to the back. ``outcome`` and ``reason`` are what was last
-    announced, so that waiting is told once and not at every look.
+    ``turn`` orders demands: whoever was served last goes to the back. ``outcome``, ``reason`` and ``deficit`` are
+    what was last announced, so that waiting is told once and not at every look.
     """
 
     client: bytes
@@ -36,6 +36,7 @@ class Demand:
     waiting_since: float = 0.0
     outcome: LeaseOutcome = LeaseOutcome.GRANTED
     reason: Reason = Reason.NONE
+    deficit: str = ""
     task_seconds: float = 0.0
 
     def signature(self) -> Signature:

@@ -393,12 +393,13 @@ class Scheduler:
             self._announce_waiting(step, queue, queue.head())
 
     def tell_changes(self, step: Step) -> None:
-        """Announce every demand whose reason has changed since it was last told (called at a slow pace)."""
+        """Announce every demand whose reason or deficit has changed since it was told (called at a slow pace)."""
         left = ANNOUNCED_PER_LOOK_MAX
         for queue in self.queues.values():
             for demand in queue.demands.values():
-                if demand.reason is not queue.reason:
-                    self._announce_waiting(step, queue, demand)
+                if (demand.reason, demand.deficit) != (queue.reason, queue.deficit):
+                    outcome = LeaseOutcome.INFEASIBLE if queue.infeasible else LeaseOutcome.QUEUED
+                    self._announce(step, demand, outcome, queue.reason, queue.deficit, None)
                     left -= 1
                     if not left:
                         return
@@ -412,7 +413,7 @@ class Scheduler:
         self, step: Step, demand: Demand, outcome: LeaseOutcome, reason: Reason, deficit: str, lease: Lease | None
     ) -> None:
         if outcome in (LeaseOutcome.QUEUED, LeaseOutcome.INFEASIBLE):
-            demand.outcome, demand.reason = outcome, reason
+            demand.outcome, demand.reason, demand.deficit = outcome, reason, deficit
         self._decisions = self._decisions % _U32 + 1
         text = step.emit.intern(deficit)
         granted = lease is not None

@@ -234,11 +234,11 @@ class Executor:
 
     # --- blocking -------------------------------------------------------------------------------------------------
 
-    def blocked(self, running: Running, kind: WaitKind) -> None:
+    def blocked(self, running: Running, waiter: Waiter, kind: WaitKind) -> None:
         """The running task waits: its CPU is free, and what is queued behind it goes back."""
         session = self.session
         with session.lock:
-            session.emitter.task_blocked(time.time_ns(), running.task, int(kind), 0, bytes(20))
+            session.emitter.task_blocked(time.time_ns(), running.task, int(kind), max(0, waiter.missing), waiter.first)
             if running.lease:
                 self._blocked = True
                 back: dict[Link, list[bytes]] = {running.link: []}

@@ -311,7 +311,7 @@ class Session:
                 self.drive_or_sleep(waiter, first)
             if waiter.missing <= 0:
                 return 0, 0.0
-            self.executor.blocked(running, blocking)
+            self.executor.blocked(running, waiter, blocking)
             return time.time_ns(), timeout
         return 1, timeout
 

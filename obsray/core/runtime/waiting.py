@@ -6,16 +6,21 @@ import threading
 from typing import Any
 
 from obsray.core.runtime.ownership import Entry
+from obsray.ids import NIL_OBJECT
 
 
 class Waiter:
-    """A thread that waits for a number of entries. ``fail_fast``: the first failure ends the wait."""
+    """A thread that waits for a number of entries. ``fail_fast``: the first failure ends the wait.
 
-    __slots__ = ("event", "fail_fast", "missing")
+    ``first``: the id of one of them, for the record of what blocked a task.
+    """
+
+    __slots__ = ("event", "fail_fast", "first", "missing")
 
     def __init__(self, missing: int, fail_fast: bool = False) -> None:
         self.missing = missing
         self.fail_fast = fail_fast
+        self.first = NIL_OBJECT
         self.event: threading.Event | None = None
 
     def on_ready(self, entry: Entry | None) -> None:

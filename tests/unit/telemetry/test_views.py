@@ -308,7 +308,7 @@ def test_the_time_split_adds_up_to_the_whole(view, recorded):
 def test_a_queued_task_says_what_is_missing_and_who_has_it(view, recorded):
     reason = view.task(recorded.queued_task.hex())["pending_reason"]
     assert "CPU: 1 wanted, 0 of 2 free" in reason
-    assert "held by word_count CPU:1 on 2 workers" in reason
+    assert "held by long_wait (word_count CPU:1) on 1 worker" in reason
 
 
 def test_a_task_that_waits_for_arguments_names_them_and_their_producers(view, recorded):
