@@ -83,13 +83,19 @@ def show_bytes(size: int) -> str:
     return f"{size} B"
 
 
-def explain_full(size: int, numbers: StoreNumbers, holders: list[Entry], spill_error: str) -> str:
-    """Why there is no room for ``size`` bytes: the sizes, who holds what, and why spilling did not help."""
+def explain_full(
+    size: int, numbers: StoreNumbers, holders: list[Entry], owners: list[tuple[bytes, int, int]], spill_error: str
+) -> str:
+    """Why there is no room for ``size`` bytes: the sizes, who holds what, and why spilling did not help.
+
+    ``holders`` are the largest pinned objects, ``owners`` the processes with the most bytes: id, objects, bytes.
+    """
     free = numbers.capacity_bytes - numbers.used_bytes
+    largest = numbers.largest_free_bytes
+    show = show_bytes if show_bytes(size) != show_bytes(largest) else "{:,} bytes".format
     text = (
-        f"no room for {show_bytes(size)}: {show_bytes(free)} of {show_bytes(numbers.capacity_bytes)} free "
-        f"(largest range {show_bytes(numbers.largest_free_bytes)}), "
-        f"{show_bytes(numbers.pinned_bytes)} pinned by readers"
+        f"no room for {show(size)}: {show_bytes(free)} of {show_bytes(numbers.capacity_bytes)} free "
+        f"(largest range {show(largest)}), {show_bytes(numbers.pinned_bytes)} pinned by readers"
     )
     if holders:
         named = ", ".join(
@@ -97,6 +103,13 @@ def explain_full(size: int, numbers: StoreNumbers, holders: list[Entry], spill_e
             for entry in holders[:HOLDERS_NAMED_MAX]
         )
         text += f": {named}"
+    if numbers.spilled_bytes:
+        text += f"; {show_bytes(numbers.spilled_bytes)} are on disk"
+    if owners:
+        named = ", ".join(
+            f"{owner.hex()[:8]} {show_bytes(size)} in {count} object{'s' * (count > 1)}" for owner, count, size in owners
+        )
+        text += f"; most belongs to {named}"
     if spill_error:
         text += f"; spilling failed: {spill_error}"
     return text

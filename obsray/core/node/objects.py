@@ -296,7 +296,9 @@ class ObjectTable:
             return False
         self.waits.popleft()
         entry = wait.entry
-        detail = explain_full(entry.size, self.numbers(), self.largest_pinned(), self._spill_error)
+        detail = explain_full(
+            entry.size, self.numbers(), self.largest_pinned(), self.largest_owners(), self._spill_error
+        )
         self._tell_failed(step, entry.id, wait.client or bytes(8), entry.size)
         if wait.restores:
             entry.wants_room = False
@@ -499,6 +501,15 @@ class ObjectTable:
     def largest_pinned(self, count: int = 10) -> list[Entry]:
         pinned = {entry.id: entry for entries in self._by_reader.values() for entry in entries.values()}
         return sorted(pinned.values(), key=lambda entry: -entry.size)[:count]
+
+    def largest_owners(self, count: int = 3) -> list[tuple[bytes, int, int]]:
+        """The owners with the most bytes, on disk or in memory: id, objects, bytes. Asked only when there is no room."""
+        owners = [
+            (owner, len(entries), sum(entry.size for entry in entries.values()))
+            for owner, entries in self._by_owner.items()
+            if entries
+        ]
+        return sorted(owners, key=lambda owner: -owner[2])[:count]
 
     def numbers(self) -> StoreNumbers:
         return StoreNumbers(

@@ -117,7 +117,11 @@ class Values:
                     f"{entry.id.hex()}; `obsray get task {entry.id[:16].hex()}` says what it waits for"
                 )
         if len(entries) > 1 and any(type(entry.value) is int for entry in entries):
-            self._pin_ahead(entries, deadline)
+            # Held until each value has a view of its own.
+            ahead = self._pin_ahead(entries, deadline)
+            values = [self.value(entry, deadline) for entry in entries]
+            del ahead
+            return values
         return [self.value(entry, deadline) for entry in entries]
 
     def entries_of(self, references: list[ObjectRef[Any]]) -> list[Entry]:
@@ -136,6 +140,7 @@ class Values:
 
     def _wait_for_all(self, missing: list[Entry], deadline: float | None) -> None:
         waiter = Waiter(0, fail_fast=True)
+        waiter.first = missing[0].id
         with self.session.lock:
             for entry in missing:
                 if entry.state != READY:
@@ -180,24 +185,29 @@ class Values:
             raise ObjectLostError(f"object {identifier.hex()} cannot be read: {pinned.detail}", identifier.hex())
         return self.session.arena.open(identifier, pinned.offset, pinned.size)
 
-    def _pin_ahead(self, entries: list[Entry], deadline: float | None) -> None:
-        """Ask for many stored objects at once instead of one round trip each. Views stay alive in ``_ahead``."""
+    def _pin_ahead(self, entries: list[Entry], deadline: float | None) -> list[memoryview]:
+        """Ask for many stored objects at once instead of one round trip each. They stay pinned while the views live."""
         wanted = {e.id for e in entries if type(e.value) is int and self.session.arena.view(e.id) is None}
         # More than a handful at once could pin more than fits; the rest is asked for one by one.
         batch = list(itertools.islice(wanted, 64))
         with self.session.lock:
             answers = [(i, self.session.ask(lambda number, i=i: m.PinObject(number, i))) for i in batch]  # type: ignore[misc]
             self.session.after()
-        self.session.local.ahead = [self._open_pinned(i, answer, deadline) for i, answer in answers]
+        return [self._open_pinned(i, answer, deadline) for i, answer in answers]
 
-    def wait(self, references: list[Any], count: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
-        """The references (or streams) that are ready, at most ``count``, and the rest; both in input order."""
+    def wait(
+        self, references: list[Any], count: int, timeout: float | None, streams: bool = False
+    ) -> tuple[list[Any], list[Any]]:
+        """The references that are ready, at most ``count``, and the rest; both in input order.
+
+        ``streams``: whether there are streams among them.
+        """
         self.session.check_open()
         if dropped or self.session.dispatcher.unsent:
             with self.session.lock:
                 self.session.send_everything()
         pending = self.session.ownership.pending
-        if len(references) > LOOK_AHEAD and set(map(type, references)) == {ObjectRef}:
+        if len(references) > LOOK_AHEAD and not streams:
             # Usually enough of them are ready: then one pass over the ids does, without a look at each entry.
             where = list(itertools.islice((i for i, x in enumerate(references) if x not in pending), count))
             if len(where) == count:
@@ -217,6 +227,8 @@ class Values:
                 else:
                     pending.append(source)
             if waiter.missing > 0:
+                first = pending[0]
+                waiter.first = first.id if type(first) is Entry else first.task + bytes(4)
                 for source in pending:
                     self._watch_source(source, waiter)
             self.session.send_everything()

@@ -1,0 +1,198 @@
+"""Objects live as long as somebody refers to them, move to disk when room is short, and are read without copies."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import obsray
+from obsray import exceptions
+from tests.integration.programs import eventually, views
+
+pytestmark = pytest.mark.timeout(40)
+MB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Path]:
+    context = obsray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=64 * MB,
+        _system_config={"spill_bytes_max": 128 * MB, "store_wait_seconds_max": 1.0},
+    )
+    yield Path(context.address_info["session_dir"])
+    obsray.shutdown()
+
+
+def used_bytes() -> int:
+    gc.collect()
+    return int(obsray.core.api.session().request("store")["used_bytes"])
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(session: Path) -> Iterator[None]:
+    """Whatever a test did, the store is empty when its references are gone."""
+    yield
+    eventually(lambda: used_bytes() == 0, 5)
+    eventually(lambda: not list((session / "spill").iterdir()), 5)
+
+
+def ones(megabytes: int) -> np.ndarray:
+    return np.ones(megabytes * MB // 8)
+
+
+@obsray.remote
+def make(megabytes: int) -> Any:
+    return ones(megabytes)
+
+
+@obsray.remote
+def total(array: Any) -> float:
+    return float(array.sum())
+
+
+def test_room_is_free_again_when_the_last_reference_goes(session):
+    put, made = obsray.put(ones(4)), make.remote(4)
+    obsray.wait([made])
+    assert used_bytes() >= 8 * MB
+    alias = put
+    del put, made
+    assert 4 * MB <= eventually(lambda: (used := used_bytes()) < 8 * MB and used) < 8 * MB
+    value = obsray.get(alias)
+    del alias
+    assert used_bytes() >= 4 * MB and value.sum() == 4 * MB // 8  # the view keeps what it shows
+    del value
+
+
+def test_references_inside_values_keep_what_they_refer_to(session):
+    inner = obsray.put(ones(2))
+    outer = obsray.put({"deep": [inner]})
+    del inner
+    gc.collect()
+    again = obsray.get(outer)["deep"][0]
+    del outer
+    assert obsray.get(total.remote(again)) == 2 * MB // 8
+
+    @obsray.remote
+    def nest():
+        return [obsray.put(ones(2)), make.remote(2)]
+
+    first, second = obsray.get(nest.remote())
+    assert obsray.get(first).sum() == obsray.get(second).sum() == 2 * MB // 8
+
+
+def test_a_reference_an_actor_keeps_outlives_the_call_that_brought_it(session):
+    @obsray.remote
+    class Keeper:
+        def keep(self, box):
+            self.reference = box[0]
+
+        def read(self):
+            return float(obsray.get(self.reference).sum())
+
+        def forget(self):
+            del self.reference
+
+    keeper = Keeper.remote()
+    reference = obsray.put(ones(3))
+    obsray.get(keeper.keep.remote([reference]))
+    del reference
+    assert used_bytes() >= 3 * MB
+    assert obsray.get(keeper.read.remote()) == 3 * MB // 8
+    obsray.get(keeper.forget.remote())
+    eventually(lambda: used_bytes() == 0, 5)
+
+
+def test_arguments_stay_while_a_task_needs_them(session):
+    reference = total.remote(make.remote(4))
+    assert obsray.get(reference) == 4 * MB // 8
+
+
+def test_what_does_not_fit_goes_to_disk_and_comes_back_whole(session):
+    chance = np.random.default_rng(7)
+    arrays = [chance.integers(0, 255, 16 * MB, dtype=np.uint8) for _ in range(7)]
+    references = [obsray.put(array) for array in arrays]
+    on_disk = list((session / "spill").iterdir())
+    assert on_disk
+    for array, reference in zip(arrays, references, strict=True):
+        assert np.array_equal(array, obsray.get(reference))
+    view = views(session)
+    events = {event["event"] for reference in references for event in view.story(reference.hex())}
+    assert {"object_spilled", "object_restored"} <= events
+
+
+def test_a_spilled_object_that_was_damaged_on_disk_is_lost_and_says_where(session):
+    references = [obsray.put(ones(16)) for _ in range(7)]
+    path = eventually(lambda: sorted((session / "spill").iterdir()))[0]
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    lost = []
+    for reference in references:
+        try:
+            assert obsray.get(reference).sum() == 16 * MB // 8
+        except exceptions.ObjectLostError as error:
+            lost.append(str(error))
+    assert len(lost) == 1 and path.name in lost[0], lost
+
+
+def test_when_store_and_disk_are_full_the_error_has_the_sizes_and_the_holders(session):
+    references = []
+    with pytest.raises(exceptions.ObjectStoreFullError) as caught:
+        for _ in range(20):
+            references.append(obsray.put(ones(16)))
+    text = str(caught.value)
+    me = obsray.get_runtime_context().get_worker_id()[:8]
+    assert "of 64.0 MiB free" in text and "limit of 128.0 MiB on disk" in text and f"most belongs to {me}" in text
+    del caught
+    assert len(references) >= 10
+    references.clear()
+    assert obsray.get(obsray.put(ones(16))).sum() == 16 * MB // 8  # and it works again
+
+
+def test_what_can_never_fit_is_refused_at_once(session):
+    with pytest.raises(exceptions.ObjectStoreFullError, match="do not fit"):
+        obsray.put(ones(100))
+
+
+def arena_of(pid: int) -> tuple[int, int]:
+    """Where the arena is mapped in this process."""
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        if "memfd:" in line:
+            start, _, end = line.split()[0].partition("-")
+            return int(start, 16), int(end, 16)
+    raise AssertionError("no arena is mapped")
+
+
+def test_arrays_and_tables_are_read_where_they_lie_and_cannot_be_written(session):
+    array, table = ones(2), pa.table({"x": np.arange(MB // 8), "y": ["text"] * (MB // 8)})
+    references = [obsray.put(array), obsray.put(table)]
+    first, second = obsray.get(references)
+    start, end = arena_of(os.getpid())
+    assert start <= first.__array_interface__["data"][0] < end
+    assert not first.flags.writeable
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 2
+    buffers = [b for column in second.columns for chunk in column.chunks for b in chunk.buffers() if b is not None]
+    large = [buffer for buffer in buffers if buffer.size > 1000]
+    assert len(large) >= 3 and all(start <= buffer.address < end for buffer in large)
+    assert not any(buffer.is_mutable for buffer in large)
+    assert second.equals(table)
+
+    @obsray.remote
+    def in_worker(array, table):
+        low, high = arena_of(os.getpid())
+        where = [array.__array_interface__["data"][0], table.column("x").chunk(0).buffers()[1].address]
+        return [low <= address < high for address in where]
+
+    assert obsray.get(in_worker.remote(*references)) == [True, True]
