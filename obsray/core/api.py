@@ -174,7 +174,8 @@ def wait(
     """
     if not isinstance(refs, list):
         raise TypeError(f"wait takes a list of references, got {type(refs).__name__}")
-    if not set(map(type, refs)) <= {ObjectRef, ObjectRefGenerator}:
+    kinds = set(map(type, refs))
+    if not kinds <= {ObjectRef, ObjectRefGenerator}:
         wrong = next(ref for ref in refs if type(ref) not in (ObjectRef, ObjectRefGenerator))
         raise TypeError(f"wait takes a list of references, the list has a {type(wrong).__name__}")
     if timeout is not None and timeout < 0:
@@ -185,7 +186,7 @@ def wait(
         raise ValueError("wait needs each reference only once")
     if not 1 <= num_returns <= len(refs):
         raise ValueError(f"num_returns={num_returns}: must be between 1 and the number of references, {len(refs)}")
-    return session().values.wait(refs, num_returns, timeout)
+    return session().values.wait(refs, num_returns, timeout, streams=ObjectRefGenerator in kinds)
 
 
 def cancel(ref: Any, *, force: bool = False, recursive: bool = True) -> None:
