@@ -37,7 +37,7 @@ demo: $(VENV)/.installed  ## real work, checked, and how to look at it (ARGS=--o
 	@$(BIN)/obsray demo $(ARGS)
 
 test: $(VENV)/.installed-test  ## all tests and checks
-	@scripts/system-package chromium chromium || echo "tests of pages need a browser and are skipped without"
+	@scripts/system-package chromium chromium || echo "no browser could be installed: the tests of pages will fail; install chromium"
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed-test  ## style, types and import contracts only
