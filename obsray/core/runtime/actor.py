@@ -61,7 +61,6 @@ class ActorRunner:
         """Run the constructor and tell the node how it went."""
         executor, spec = self.executor, self.spec
         executor.actor = self
-        session = executor.session
         context = {"devices": self.devices, "resources": spec.get("held", {}), "job": spec["job"], "actor": spec}
         executor._contexts[0] = context
         fields = (spec["task"], self.incarnation, 0, spec["payload"], spec["arguments"], 1, spec["trace"], None)
@@ -80,7 +79,6 @@ class ActorRunner:
             return
         executor.end(running, Outcome.OK, [], None, time.time_ns())
         self._report(m.ActorReady(self.id))
-        del session
 
     def _report(self, message: Any) -> None:
         session = self.executor.session

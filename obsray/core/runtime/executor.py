@@ -385,7 +385,7 @@ class Executor:
 
     def stream(self, running: Running, items: Any) -> None:
         """Send what a generator yields, one by one, no further ahead of the consumer than it allows."""
-        session, task, link = self.session, running.task, running.link
+        session, task = self.session, running.task
         if not hasattr(items, "__iter__"):
             raise ValueError(f'{running.loaded.name} is not a generator: num_returns="streaming" needs one that yields')
         ahead = (running.options or {}).get("backpressure", -1)
@@ -410,7 +410,6 @@ class Executor:
             del self._streams[task]
         if running.cancelled:
             raise KeyboardInterrupt
-        del link
 
     def send_item(self, running: Running, index: int, value: Any) -> None:
         """Send one yielded value."""

@@ -21,7 +21,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from struct import Struct
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +60,6 @@ BLOCKED_AFTER_SECONDS = 0.001
 #: waking a sleeping core costs more than a short round trip takes (measured: 9.7 k/s round trips without, 21 k/s with).
 SPIN_SECONDS = 40e-6
 FAST_ANSWER_SECONDS = 250e-6
-_SEQUENCE = Struct(">Q").pack
 _FIRST_INDEX = bytes(4)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
