@@ -72,8 +72,13 @@ class Context:
 
     @property
     def dashboard_url(self) -> str:
-        """Where the dashboard is, with the token that opens it."""
+        """Where the dashboard is, for programs that send the token themselves."""
         return str(self._facts().get("dashboard_url") or "")
+
+    @property
+    def dashboard_link(self) -> str:
+        """The link that opens the dashboard in a browser, the same as ``obsray dashboard`` prints. It holds the token."""
+        return f"{self.dashboard_url}/auth?token={self.session.token.hex()}" if self.dashboard_url else ""
 
     def wait_for_dashboard(self, timeout: float = 15.0) -> str:
         """The dashboard's address as soon as it is up, "" if that takes longer than ``timeout`` seconds."""
@@ -190,7 +195,7 @@ def _start_node(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Po
     lifeline_read, lifeline_write = os.pipe()
     ready_read, ready_write = os.pipe()
     options |= {"lifeline_fd": lifeline_read, "ready_fd": ready_write}
-    log = open(directory / "logs" / "node.log", "ab")
+    log = open(directory / "logs" / "node.log", "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "obsray.core.node.process"],
