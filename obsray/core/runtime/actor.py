@@ -154,7 +154,7 @@ class ActorRunner:
         self._coroutines[running.task] = (running, task)
 
     async def _run_async(self, running: Running, group: str) -> None:
-        executor, session = self.executor, self.executor.session
+        executor = self.executor
         try:
             async with self._groups[group]:
                 self._waiting.pop(running.task, None)
@@ -163,10 +163,8 @@ class ActorRunner:
                 running.cpu_started = -1
                 # The slot table is for threads; on the loop many calls share one.
                 executor.slots.pop(slot, None)
-                session.local.running = running
                 result = call_user_code(function, args, kwargs)
                 if inspect.isawaitable(result):
-                    session.local.running = None
                     result = await result
                 if running.returns < 0:
                     result = await self._stream(running, result)

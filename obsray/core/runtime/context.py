@@ -17,7 +17,7 @@ class RuntimeContext:
 
     @property
     def _running(self) -> Running | None:
-        return getattr(self._session.local, "running", None)
+        return self._session.local.running
 
     @property
     def _actor_spec(self) -> dict[str, Any] | None:

@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
+
+_running: ContextVar[Running | None] = ContextVar("obsray_running", default=None)
+_trace: ContextVar[bytes | None] = ContextVar("obsray_trace", default=None)
+
+
+class Here:
+    """What the code that asks is part of: of its thread, or of its coroutine, across every ``await``."""
+
+    __slots__ = ()
+
+    @property
+    def running(self) -> Running | None:
+        """The attempt that runs here; None in a driver."""
+        return _running.get()
+
+    @running.setter
+    def running(self, value: Running | None) -> None:
+        _running.set(value)
+
+    @property
+    def trace(self) -> bytes | None:
+        """The trace (16 bytes) that submissions from here belong to, if they are not to start one each."""
+        return _trace.get()
+
+    @trace.setter
+    def trace(self, value: bytes | None) -> None:
+        _trace.set(value)
 
 
 class Running:

@@ -32,7 +32,7 @@ from obsray.core.runtime.dispatch import Dispatcher
 from obsray.core.runtime.inbox import Inbox
 from obsray.core.runtime.ownership import NODE, Ownership, Task
 from obsray.core.runtime.references import ObjectRef, dropped
-from obsray.core.runtime.running import Running
+from obsray.core.runtime.running import Here, Running
 from obsray.core.runtime.storage import Arena
 from obsray.core.runtime.values import Values
 from obsray.core.runtime.verdicts import Verdicts
@@ -96,7 +96,7 @@ class Session:
         self.token = (directory / "token").read_bytes()
         self.emitter: Emitter = Silent() if config.telemetry == "off" else Ring(directory / "rings", worker, kind)
         self.lock = threading.Lock()
-        self.local = threading.local()
+        self.local = Here()
         #: Streams whose consumer is gone; appended to by the garbage collector.
         self.abandoned_streams: deque[Any] = deque()
         self.streams: Any = None
@@ -248,7 +248,7 @@ class Session:
 
     def wait_until(self, waiter: Waiter, deadline: float | None, blocking: WaitKind = WaitKind.GET) -> None:
         """Block this thread until ``waiter`` has what it wants or ``deadline`` (monotonic) has passed."""
-        running: Running | None = getattr(self.local, "running", None)
+        running = self.local.running
         blocked_at = 0
         try:
             while waiter.missing > 0:
@@ -409,7 +409,7 @@ class Session:
             entry = self.ownership.entry(identifier)
             entry.local += 1
             if not entry.owned:
-                running = getattr(self.local, "running", None)
+                running = self.local.running
                 if running is not None:
                     if running.borrowed is None:
                         running.borrowed = []

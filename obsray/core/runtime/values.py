@@ -68,7 +68,7 @@ class Values:
         entry.local = 1
         inline = serialized.size <= self.session.config.inline_bytes_max
         stored: Any = serialized.to_bytes() if inline else self.store(identifier, serialized)
-        running = getattr(self.session.local, "running", None)
+        running = self.session.local.running
         with self.session.lock:
             self.session.ownership.put(entry, stored, serialized.references)
             self.session.emitter.object_put(
