@@ -97,10 +97,8 @@ class Records(Emitter):
         self._process = process
         self._texts: list[str] = [""]
         self._numbers: dict[str, int] = {"": 0}
-        #: Black box: thread slot -> (task, attempt) that runs there now.
-        self.now: dict[int, tuple[bytes, int]] = {}
-        #: The task whose attempt ended last.
-        self.last_ended = b""
+        #: Black box: thread slot -> the task that runs there now or ran there last.
+        self.ran: dict[int, bytes] = {}
 
     def intern(self, text: str) -> int:
         number = self._numbers.get(text)
@@ -111,12 +109,7 @@ class Records(Emitter):
         return number
 
     def running(self, slot: int, task: bytes, started_at: int, name: int, attempt: int) -> None:
-        self.now[slot] = (task, attempt)
-
-    def idle(self, slot: int) -> None:
-        ended = self.now.pop(slot, None)
-        if ended is not None:
-            self.last_ended = ended[0]
+        self.ran[slot] = task
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name not in BY_NAME:

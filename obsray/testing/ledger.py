@@ -23,15 +23,20 @@ class Ledger:
         self.creations: set[bytes] = set()
         self.submitted = 0
         self.ended = 0
-        #: Deaths of processes, and requests to cancel: what may excuse an error.
+        #: Deaths and orderly ends of processes, and requests to cancel: what may excuse an error.
         self.deaths = 0
+        self.exits = 0
         self.cancels = 0
+        #: task -> tasks whose errors it may fail with: those it takes results of, those it submitted.
+        self._causes: dict[bytes, list[bytes]] = {}
         #: (actor process, caller) -> sequence of the call that began last.
         self._last_call: dict[tuple[bytes, bytes], int] = {}
 
-    def submit(self, task: bytes, name: str, retries: int) -> None:
-        """A process submitted a task."""
+    def submit(self, task: bytes, name: str, retries: int, parent: bytes, arguments: list[bytes]) -> None:
+        """A process submitted a task. ``arguments``: tasks whose results it takes."""
         self.submitted += 1
+        self._causes[task] = arguments
+        self._causes.setdefault(parent, []).append(task)
         self.allowed[task] = retries + 1 if retries >= 0 else 0
         self.names[task] = name
 
@@ -52,5 +57,15 @@ class Ledger:
             self._last_call[key] = sequence
 
     def crashed_too_often(self, task: bytes) -> bool:
-        """Whether a task has used up its attempts."""
-        return self.begun.get(task, 0) >= self.allowed.get(task, 0)
+        """Whether a task, or one whose error it may have got, has used up its attempts."""
+        looked: set[bytes] = set()
+        to_look = [task]
+        while to_look:
+            task = to_look.pop()
+            if task in looked:
+                continue
+            looked.add(task)
+            if task in self.allowed and self.begun.get(task, 0) >= self.allowed[task] > 0:
+                return True
+            to_look += self._causes.get(task, ())
+        return False

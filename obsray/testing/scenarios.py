@@ -45,7 +45,7 @@ class Scenario:
     finish_within_ms: float = 60_000
     #: Whether a program may see ObjectStoreFullError.
     store_may_be_full: bool = False
-    #: Names of events that must have been recorded.
+    #: Names of events that this scenario is there for: among several seeds some must lead to them.
     expect_events: tuple[str, ...] = ()
     #: Settings of the runtime by name.
     config: dict[str, Any] = field(default_factory=dict)

@@ -63,6 +63,8 @@ class Result:
     #: Kind of machine ("node", "owner") -> stimuli, and wall nanoseconds they took if a clock was given.
     decisions: dict[str, int]
     decide_ns: dict[str, int]
+    #: Events that the scenario is there for and that this seed did not lead to.
+    missing_events: tuple[str, ...] = ()
 
 
 class Simulator:
@@ -111,6 +113,7 @@ class Simulator:
             self.scenario.name, self.seed, self.log.hash(), self.steps, self.ledger.submitted,
             sum(self.ledger.begun.values()), len(self.log.rows), self.network.frames, self.ledger.deaths,
             self.ledger.cancels, self.agenda.elapsed_ns / 1e9, self.decisions, self.decide_ns,
+            tuple(name for name in self.scenario.expect_events if not self.replay.counts.get(name)),
         )  # fmt: skip
 
     def _run(self) -> None:
@@ -231,6 +234,7 @@ class Simulator:
 
     def exited(self, process: VirtualProcess) -> None:
         """A worker has ended in order."""
+        self.ledger.exits += 1
         self._bury(process, 0, 0)
 
     def _bury(self, process: VirtualProcess, exit_code: int, signal: int, oom: str = "") -> None:
@@ -246,7 +250,8 @@ class Simulator:
 
     def task_submitted(self, process: VirtualProcess, task: Task) -> None:
         """A process accepted a task or call."""
-        self.ledger.submit(task.id, task.function.name, task.retries_left)
+        arguments = [entry.id[:16] for entry in task.pinned or ()]
+        self.ledger.submit(task.id, task.function.name, task.retries_left, task.parent, arguments)
 
     def attempt_began(self, process: VirtualProcess, running: Running) -> None:
         """A virtual worker begins an attempt."""

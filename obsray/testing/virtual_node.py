@@ -183,9 +183,8 @@ class VirtualNode:
 
     def worker_died(self, process: VirtualProcess, exit_code: int, signal: int, oom: str) -> None:
         """The system says that a child is gone; what its black box holds is read when it is buried."""
-        started = tuple(task for task, _ in process.records.now.values()) if signal or exit_code else ()
-        last = started[0] if started else process.records.last_ended or NIL_TASK
-        end = Ended(process.id, process.pid, exit_code, signal, 0, oom, False, started, last, "")
+        started = tuple(process.records.ran.values()) or (NIL_TASK,)
+        end = Ended(process.id, process.pid, exit_code, signal, 0, oom, False, started, started[0], "")
         self.agenda.after(self.chance.randint(10 * MICROSECOND_NS, 5 * MILLISECOND_NS), self.worker_ended, end)
 
     def worker_ended(self, end: Ended) -> None:

@@ -25,7 +25,7 @@ from obsray.core.runtime.submission import Packed, Plan, Submission
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import Answer, Waiter
 from obsray.core.transport.connection import Hello
-from obsray.errors import GetTimeoutError, ObjectLostError, ObjectStoreFullError
+from obsray.errors import GetTimeoutError, ObjectFreedError, ObjectLostError, ObjectStoreFullError
 from obsray.ids import NIL_TASK, SEQUENCE_ACTOR, SEQUENCE_PUT, object_id, task_id
 from obsray.telemetry.events import ProcessKind, TaskType, WaitKind
 from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS, Records
@@ -206,7 +206,7 @@ class VirtualThread:
         if type(value) is bytes:
             return self.process.open(value, self)
         if value is None:
-            raise ObjectLostError(f"object {identifier.hex()} has been freed by its owner", identifier.hex())
+            raise ObjectFreedError(f"object {identifier.hex()} has been freed by its owner", identifier.hex())
         stored = yield from self.process.pinned(identifier)
         found: Value = self.process.adopt(stored, self)
         self.process.unpin(identifier)
@@ -496,7 +496,7 @@ class VirtualProcess:
         """Raise what an entry failed with."""
         if type(entry.value) is bytes:
             raise load_error(entry.value)
-        raise ObjectLostError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
+        raise ObjectFreedError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
 
     # --- submitting ----------------------------------------------------------------------------------------------
 

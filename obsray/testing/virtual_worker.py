@@ -364,7 +364,7 @@ class VirtualExecutor:
             yield from workloads.body(name)(call)
         except (Exception, KeyboardInterrupt) as error:
             thread.let_go()
-            died = ActorDiedError(f"{spec['class_name']} could not be built: {error!r}", self.actor.hex())
+            died = ActorDiedError(f"{spec['class_name']} could not be built: {error!r}", self.actor.hex(), True)
             self._end(running, Outcome.APP_ERROR, [b""], None)
             self._report(m.ActorFailed(self.actor, dump_error(died), False))
             self.exit("its constructor failed")

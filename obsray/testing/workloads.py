@@ -14,6 +14,8 @@ from obsray.core.runtime.calls import ActorClient
 from obsray.errors import (
     ActorDiedError,
     GetTimeoutError,
+    ObjectFreedError,
+    ObjectLostError,
     ObjectStoreFullError,
     OwnerDiedError,
     RayError,
@@ -230,8 +232,13 @@ def excuse(thread: VirtualThread, identifier: bytes, error: RayError) -> None:
     match error:
         case TaskCancelledError():
             excused = simulator.ledger.cancels > 0
-        case OwnerDiedError() | ActorDiedError():
-            excused = simulator.ledger.deaths > 0 or getattr(error, "actor_init_failed", False)
+        case ObjectFreedError():
+            excused = False
+        case OwnerDiedError() | ObjectLostError():
+            # What a process owns ends with it, also if it ends in order.
+            excused = simulator.ledger.deaths + simulator.ledger.exits > 0
+        case ActorDiedError():
+            excused = simulator.ledger.deaths > 0 or error.actor_init_failed
         case WorkerCrashedError():
             excused = simulator.ledger.crashed_too_often(identifier[:16])
         case RayTaskError():

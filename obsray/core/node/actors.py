@@ -20,11 +20,13 @@ from obsray.core.node.step import Report, Step, require
 from obsray.core.node.workers import Death, Runtime, WorkerPool, runtime_of
 from obsray.core.protocol.lifecycle import ActorState, advance
 from obsray.core.protocol.messages import ActorChanged, Reply, StartActor
-from obsray.ids import NIL_WORKER
+from obsray.ids import NIL_WORKER, owner_of
 from obsray.telemetry.events import DeathCause
 
 #: The dead are remembered, so that late callers learn why; beyond this the oldest are forgotten.
 DEAD_REMEMBERED_MAX = 10_000
+#: Of so many more it is known that nobody need wait for them.
+FORGOTTEN_REMEMBERED_MAX = 1_000_000
 TEXT_CHARACTERS_MAX = 500
 
 
@@ -65,6 +67,10 @@ class ActorTable:
         self.actors: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], Actor] = {}
         self.by_worker: dict[bytes, Actor] = {}
+        #: Actors that clients ask for before their owner has created them -> who asks.
+        self.awaited: dict[bytes, dict[bytes, None]] = {}
+        #: Actors that their owner never created -> what to tell about them. Dead ones that were forgotten -> nothing.
+        self.unborn: dict[bytes, tuple[DeathCause, bytes, str] | None] = {}
         self._scheduler = scheduler
         self._pool = pool
         self._socket_directory = socket_directory
@@ -94,9 +100,14 @@ class ActorTable:
         step.send(client, Reply(request, None))
         # Whoever creates an actor wants to know where it is.
         actor.watchers[client] = None
+        actor.watchers |= self.awaited.pop(actor.id, {})
         advance(actor, ActorState.PENDING_CREATION)
         step.effects += [Report(spec), Report(self._news(actor))]
-        self._look_for_worker(step, actor)
+        end = self.unborn.pop(actor.id, None)
+        if end is None:
+            self._look_for_worker(step, actor)
+        else:
+            self._die(step, actor, end[0], end[2], end[1])
 
     def _read(self, step: Step, client: bytes, spec: dict[str, Any]) -> Actor:
         class_name, restarts_max = str(spec["class_name"])[:TEXT_CHARACTERS_MAX], int(spec["restarts_max"])
@@ -148,6 +159,9 @@ class ActorTable:
         """The constructor raised, or the actor asked to exit: either way it does not start again."""
         actor = self.by_worker.get(client)
         if actor is None or actor.id != actor_id or actor.state is ActorState.DEAD:
+            if owner_of(actor_id) == client and actor_id not in self.actors:
+                detail = "nobody wanted it before it was created" if intended else "an argument of its constructor failed"
+                self._never_born(step, actor_id, DeathCause.INTENDED if intended else DeathCause.START_FAILED, error, detail)
             return
         cause = DeathCause.INTENDED if intended else DeathCause.START_FAILED
         detail = "the actor asked to exit" if intended else "its constructor raised"
@@ -155,6 +169,16 @@ class ActorTable:
         worker = self._pool.workers.get(client)
         if worker is not None:
             self._pool.retire(step, worker, DeathCause.INTENDED, detail)
+
+    def _never_born(self, step: Step, actor_id: bytes, cause: DeathCause, error: bytes, detail: str) -> None:
+        self._remember(actor_id, (cause, error, detail))
+        for client in self.awaited.pop(actor_id, {}):
+            step.send(client, ActorChanged(actor_id, ActorState.DEAD, 0, NIL_WORKER, "", cause, error, detail))
+
+    def _remember(self, actor_id: bytes, what: tuple[DeathCause, bytes, str] | None) -> None:
+        self.unborn[actor_id] = what
+        if len(self.unborn) > FORGOTTEN_REMEMBERED_MAX:
+            del self.unborn[next(iter(self.unborn))]
 
     def worker_ended(self, step: Step, death: Death, tail: str) -> None:
         """The process is gone; its lease has ended already."""
@@ -182,6 +206,10 @@ class ActorTable:
     def kill(self, step: Step, actor_id: bytes, restart: bool, graceful: bool) -> None:
         """End the actor's process; ``restart`` uses up one restart, otherwise it is the end of the actor."""
         actor = self.actors.get(actor_id)
+        if actor is None and actor_id not in self.unborn and not restart:
+            # Its owner still waits for an argument of its constructor.
+            cause = DeathCause.INTENDED if graceful else DeathCause.KILLED_BY_REQUEST
+            self._never_born(step, actor_id, cause, b"", "it was asked to end before it was created")
         if actor is None or actor.state is ActorState.DEAD:
             return
         worker = self._pool.workers.get(actor.worker)
@@ -197,6 +225,12 @@ class ActorTable:
 
     def client_gone(self, step: Step, client: bytes) -> None:
         """Watches end; actors that the client owned end with it unless they are detached."""
+        for actor_id, clients in list(self.awaited.items()):
+            clients.pop(client, None)
+            if owner_of(actor_id) == client:
+                self._never_born(step, actor_id, DeathCause.PARENT_DIED, b"", "its owner ended before it was created")
+            elif not clients:
+                del self.awaited[actor_id]
         for actor in list(self.actors.values()):
             actor.watchers.pop(client, None)
             if actor.owner == client and not actor.detached and actor.state is not ActorState.DEAD:
@@ -222,17 +256,22 @@ class ActorTable:
         self._tell(step, actor)
         self._dead.append(actor.id)
         if len(self._dead) > DEAD_REMEMBERED_MAX:
-            self.actors.pop(self._dead.popleft(), None)
+            forgotten = self._dead.popleft()
+            self.actors.pop(forgotten, None)
+            self._remember(forgotten, None)
 
     # --- telling -----------------------------------------------------------------------------------------
 
-    def watch(self, step: Step, client: bytes, actor_id: bytes) -> None:
-        """Tell the client where the actor is now and whenever that changes."""
+    def watch(self, step: Step, client: bytes, actor_id: bytes, owner_lives: bool) -> None:
+        """Tell the client where the actor is now and whenever that changes, also if it is still to be created."""
         actor = self.actors.get(actor_id)
         if actor is None:
+            if owner_lives and actor_id not in self.unborn:
+                self.awaited.setdefault(actor_id, {})[client] = None
+                return
             unknown = "this node knows no such actor (it died long ago, or never was)"
-            state, cause = ActorState.DEAD, DeathCause.INTENDED
-            step.send(client, ActorChanged(actor_id, state, 0, NIL_WORKER, "", cause, b"", unknown))
+            cause, error, detail = self.unborn.get(actor_id) or (DeathCause.INTENDED, b"", unknown)
+            step.send(client, ActorChanged(actor_id, ActorState.DEAD, 0, NIL_WORKER, "", cause, error, detail))
             return
         actor.watchers[client] = None
         step.send(client, self._news(actor))
@@ -263,6 +302,9 @@ class ActorTable:
         ]
 
     def check_invariants(self) -> None:
+        for actor_id, clients in self.awaited.items():
+            require(bool(clients), "nobody awaits an actor")
+            require(actor_id not in self.actors and actor_id not in self.unborn, "an awaited actor is known")
         for actor in self.actors.values():
             waits = actor.id in self._scheduler.actor_demands
             placed = actor.worker != NIL_WORKER

@@ -10,11 +10,10 @@ from obsray.core.node.workers import SIGNAL_KILL, Ended
 from obsray.core.system.cgroup import Cgroup
 from obsray.core.system.processes import wait_status
 from obsray.ids import NIL_TASK
-from obsray.telemetry.spine import last_records, read_now
+from obsray.telemetry.spine import read_ran
 
 TAIL_LINES = 20
 TAIL_BYTES_MAX = 16_384
-_RECORDS_SEARCHED = 8
 
 
 class BlackBox:
@@ -29,20 +28,13 @@ class BlackBox:
     def read(self, worker: bytes, pid: int, status: int, rss_bytes: int) -> Ended:
         """The facts about the death of ``worker``."""
         exit_code, signal = wait_status(status)
-        if not status:
-            return Ended(worker, pid, 0, 0, rss_bytes)
-        started = tuple(task for task, *_ in read_now(self._rings, worker))
-        last = started[0] if started else self._last_task(worker)
+        ran = read_ran(self._rings, worker)
+        # Known to have run nothing is another thing than not known.
+        started = () if ran is None else tuple(ran) or (NIL_TASK,)
+        last = started[0] if started else NIL_TASK
         oom = self._oom(rss_bytes) if signal == SIGNAL_KILL else ""
-        return Ended(worker, pid, exit_code, signal, rss_bytes, oom, False, started, last, self.tail(worker))
-
-    def _last_task(self, worker: bytes) -> bytes:
-        try:
-            records = last_records(self._rings, worker, _RECORDS_SEARCHED)
-        except (OSError, ValueError, KeyError, IndexError):
-            # A damaged ring must not hide the death itself.
-            return NIL_TASK
-        return next((fields["task"] for _, _, fields in reversed(records) if "task" in fields), NIL_TASK)
+        tail = self.tail(worker) if status else ""
+        return Ended(worker, pid, exit_code, signal, rss_bytes, oom, False, started, last, tail)
 
     def _oom(self, rss_bytes: int) -> str:
         kills = self._group.oom_kills()

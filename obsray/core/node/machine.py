@@ -77,7 +77,9 @@ class NodeMachine:
             m.CreateActor: self._create_actor,
             m.ActorReady: lambda step, client, message: self.actors.ready(step, client.id, message.actor),
             m.ActorFailed: self._actor_failed,
-            m.WatchActor: lambda step, client, message: self.actors.watch(step, client.id, message.actor),
+            m.WatchActor: lambda step, client, message: self.actors.watch(
+                step, client.id, message.actor, owner_of(message.actor) in self.clients
+            ),
             m.KillActor: self._kill_actor,
             m.KillWorker: self._kill_worker,
             m.Request: self._request,

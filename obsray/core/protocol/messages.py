@@ -200,7 +200,11 @@ class ActorReady(NamedTuple):
 
 
 class ActorFailed(NamedTuple):
-    """Worker -> node: the constructor raised (``error`` serialized), or the actor asked to exit (``intended``)."""
+    """Worker -> node: the constructor raised (``error`` serialized), or the actor asked to exit (``intended``).
+
+    Owner -> node: the actor will never be created, because an argument of its constructor failed (``error``) or
+    because nobody wants it any more (``intended``).
+    """
 
     actor: bytes
     error: bytes
@@ -291,7 +295,10 @@ class LeaseReclaim(NamedTuple):
 
 
 class WorkerDied(NamedTuple):
-    """Sent to every client of the node. ``started``: task ids found running in the dead process' black box.
+    """Sent to every client of the node.
+
+    ``started``: from the dead process' black box, the task that each of its threads ran or had run last, those still
+    running first; a nil id if it had run nothing, empty if nobody knows.
 
     ``cause`` is an events.DeathCause; ``exit_code`` and ``signal`` are from the wait status (0 if not that);
     ``detail`` is a sentence for people that includes RSS and limit for OOM; ``tail`` its last log lines.
@@ -476,7 +483,10 @@ class ObjectValue(NamedTuple):
 
 
 class AddHolder(NamedTuple):
-    """``worker`` holds ``objects`` from now on. Sent by whoever handed the references out, before it releases its own hold."""
+    """``worker`` holds ``objects`` from now on. Sent by whoever handed the references out, before it releases its own hold.
+
+    If ``worker`` is the owner itself: a value of the sender with these references is on its way to their owner.
+    """
 
     objects: list[bytes]
     worker: bytes

@@ -20,6 +20,7 @@ from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
 from obsray.core.runtime.serialization import dump_error
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.errors import ActorDiedError
+from obsray.ids import NIL_TASK, owner_of
 from obsray.telemetry.events import DispatchReason
 
 _PUSH_TAG = Push._field_defaults["tag"]
@@ -232,7 +233,7 @@ class ActorCalls:
             client.worker = b""
             in_flight = list(client.in_flight.values())
             client.outgoing.clear()
-            begun = _begun(in_flight, set(death.started))
+            begun = _begun(in_flight, death.started, self.ownership.worker)
             for index in range(len(in_flight) - 1, -1, -1):
                 task = in_flight[index]
                 if not client.ordered:
@@ -283,9 +284,15 @@ class ActorCalls:
 
 
 
-def _begun(in_flight: list[Task], started: set[bytes]) -> int:
-    """How many of the calls, in order, may have run: up to the last one seen started, or all if nobody knows."""
-    for index in range(len(in_flight) - 1, -1, -1):
-        if in_flight[index].id in started:
-            return index + 1
+def _begun(in_flight: list[Task], started: list[bytes], caller: bytes) -> int:
+    """How many of the calls, in order, may have run.
+
+    Calls of one caller run in order, so all up to the one that ran last. If that was another caller's, nobody knows
+    when it ran: all may have.
+    """
+    if started == [NIL_TASK]:
+        return 0
+    for last in started:
+        if owner_of(last) == caller:
+            return max((index + 1 for index, task in enumerate(in_flight) if task.id <= last), default=0)
     return len(in_flight)

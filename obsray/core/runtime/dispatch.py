@@ -385,6 +385,9 @@ class Dispatcher:
         for identifier, attempt, outcome, values, extra, run_ns in results:
             task = tasks.get(identifier)
             if task is None or task.attempt != attempt or task.state is not TaskState.DISPATCHED:
+                if extra is not None:
+                    for group in extra.get("contained", ()):
+                        ownership.refuse(group, worker)
                 continue
             holder = task.dispatched_to
             holder.forget(task)
@@ -399,12 +402,15 @@ class Dispatcher:
                 ownership.hand_out(extra["kept"], worker)
             if outcome == 0:
                 contained = extra.get("contained") if extra is not None else None
-                ownership.finish(task, TaskState.FINISHED)
                 size = 0
                 for index, entry in enumerate(task.entries):
                     value = values[index]
                     size += len(value) if type(value) is bytes else value
                     ownership.fulfil(entry, value, False, contained[index] if contained else ())
+                # Only now: a result may refer to what only the task's arguments kept alive.
+                ownership.finish(task, TaskState.FINISHED)
+                for group in contained or ():
+                    ownership.arrive(group, worker)
                 if attempt == 0:
                     if identifier != run_next:
                         if run_count:

@@ -6,7 +6,7 @@ Called with the session's lock held, by whoever drives the sockets.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from obsray.core.protocol import messages as m
@@ -99,30 +99,37 @@ class Inbox:
         entry = self.session.ownership.entries.get(identifier)
         if entry is None:
             # Nobody here wants it any more; the holds registered for what is inside must still be given up.
-            if contained:
-                self._release_unwanted(contained)
+            self.session.ownership.refuse(contained, link.peer.worker)
             return
         entry.requested = False
         if value is None:
             value = dump_error(ObjectFreedError(f"object {identifier.hex()}: {error}", identifier.hex()))
         failed = type(value) is bytes and value[0] == KIND_ERROR
         self.session.ownership.fulfil(entry, value, failed, contained)
-
-    def _release_unwanted(self, contained: Iterable[bytes]) -> None:
-        for identifier in contained:
-            if not identifier.startswith(self.session.worker):
-                self.session.ownership.outbox.append((identifier[:8], m.encode(m.ReleaseHolders([identifier]))))
+        self.session.ownership.arrive(contained, link.peer.worker)
 
     def _on_add_holder(self, link: Link, message: m.Message) -> None:
-        for identifier in message[1]:
-            self.session.ownership.add_holder(identifier, message[2])
+        _, identifiers, holder = message
+        ownership = self.session.ownership
+        for identifier in identifiers:
+            if holder == self.session.worker:
+                ownership.depart(identifier, link.peer.worker)
+            else:
+                ownership.add_holder(identifier, holder)
 
     def _on_release_holders(self, link: Link, message: m.Message) -> None:
         for identifier in message[1]:
             self.session.ownership.add_holder(identifier, link.peer.worker, -1)
 
+    def _read_last_words(self, worker: bytes) -> None:
+        """What a process sent before it died counts, also if the news of its death was faster."""
+        link = self.session.peers.get(worker)
+        if link is not None:
+            self.session.reactor.read_to_end(link)
+
     def _on_worker_died(self, death: m.WorkerDied) -> None:
         worker = death.worker
+        self._read_last_words(worker)
         begun = set(death.started)
         in_flight = self.session.dispatcher.worker_died(worker)
         last = max((i for i, task in enumerate(in_flight) if task.id in begun), default=-1 if begun else 0)
@@ -156,6 +163,8 @@ class Inbox:
                 task.ended = None
                 error = message.error or dump_error(ActorDiedError(message.detail, message.actor.hex()))
                 self.session.verdicts.end(task, TaskState.FAILED, Outcome.ACTOR_DIED, error)
+        if message.state == ActorState.DEAD and message.actor in self.session.calls.clients:
+            self._read_last_words(self.session.calls.clients[message.actor].worker)
         self.session.calls.changed(message)
         client = self.session.calls.clients.get(message.actor)
         if message.state == ActorState.DEAD and client is not None and client.pinned is not None:

@@ -7,6 +7,8 @@ Invariants
 * Whoever hands a reference to another process registers the receiver with the owner (``AddHolder``) on the same
   connection on which it later releases its own hold, so a count may be seen early or late but the sum is never zero
   too soon. Counts of one holder may be negative for a moment.
+* A reference that travels back to its own owner is registered by the sender for the journey (``AddHolder`` naming the
+  owner itself), because the sender's hold may end, on another connection, before the value arrives.
 * Arguments need no registration: the submitter pins them until the task ends. What the worker still holds then it
   lists in ``Done``, and the submitter registers it before it unpins.
 
@@ -27,6 +29,9 @@ NODE = b""
 
 PENDING = 0
 READY = 1
+
+#: Behind a worker id among holders: not the worker holds the object, a value that it sent here does.
+_JOURNEY = b">"
 
 
 class Waiting(Protocol):
@@ -274,7 +279,7 @@ class Ownership:
 
     def add_holder(self, identifier: bytes, worker: bytes, count: int = 1) -> None:
         """``worker`` holds (or with a negative count releases) an object owned here."""
-        if worker in self._dead_holders or worker == self.worker:
+        if worker[:WORKER_ID_BYTES] in self._dead_holders or worker == self.worker:
             return
         entry = self.entries.get(identifier)
         if entry is None:
@@ -287,8 +292,26 @@ class Ownership:
         else:
             counts.pop(worker, None)
             self.held_by.get(worker, set()).discard(identifier)
-        if count < 0:
+        if not total or count < 0:
             self._maybe_end(entry)
+
+    def depart(self, identifier: bytes, sender: bytes) -> None:
+        """``sender`` says that a value on its way here refers to an object of ours."""
+        self.add_holder(identifier, sender + _JOURNEY)
+
+    def arrive(self, identifiers: Iterable[bytes], sender: bytes) -> None:
+        """A value of ``sender`` with these references is here and kept: their journey is over."""
+        for identifier in identifiers:
+            if identifier.startswith(self.worker):
+                self.add_holder(identifier, sender + _JOURNEY, -1)
+
+    def refuse(self, identifiers: Iterable[bytes], sender: bytes) -> None:
+        """A value with these references is here, but nobody wants it: give up what was registered for it."""
+        for identifier in identifiers:
+            if identifier.startswith(self.worker):
+                self.add_holder(identifier, sender + _JOURNEY, -1)
+            else:
+                self._release.setdefault(owner_of(identifier), []).append(identifier)
 
     def hand_out(self, identifiers: Iterable[bytes], receiver: bytes) -> None:
         """References travel to ``receiver`` inside a value: register it with each owner."""
@@ -297,7 +320,7 @@ class Ownership:
             owner = identifier[:WORKER_ID_BYTES]
             if owner == self.worker:
                 self.add_holder(identifier, receiver)
-            elif owner != receiver:
+            else:
                 by_owner.setdefault(owner, []).append(identifier)
         for owner, group in by_owner.items():
             self.outbox.append((owner, encode(AddHolder(group, receiver))))
@@ -305,21 +328,26 @@ class Ownership:
     def worker_died(self, worker: bytes) -> None:
         """A process is gone: its holds end, and what it owned can no longer be fetched."""
         self._dead_holders.add(worker)
-        for identifier in self.held_by.pop(worker, set()):
-            counts = self.holders.get(identifier)
-            if counts is not None:
-                counts.pop(worker, None)
-            entry = self.entries.get(identifier)
-            if entry is not None:
-                self._maybe_end(entry)
+        for holder in (worker, worker + _JOURNEY):
+            for identifier in sorted(self.held_by.pop(holder, ())):
+                counts = self.holders.get(identifier)
+                if counts is not None:
+                    counts.pop(holder, None)
+                entry = self.entries.get(identifier)
+                if entry is not None:
+                    self._maybe_end(entry)
 
     def owner_lost(self, worker: bytes, error: bytes) -> None:
-        """Everything still awaited from this owner fails with ``error``; finished values that are inline stay."""
+        """Everything still awaited from this owner fails with ``error``, and what it had in the store, which the node
+        frees; finished values that are inline stay."""
         lost = [e for e in self.entries.values() if not e.owned and e.state == PENDING and e.id.startswith(worker)]
         for entry in lost:
             entry.registered = 0
             if entry.waiters or entry.local or entry.pins:
                 self.fulfil(entry, error, failed=True)
+        for entry in self.entries.values():
+            if type(entry.value) is int and entry.id.startswith(worker):
+                entry.value, entry.failed = error, True
 
     # --- as owner, asked by others --------------------------------------------------------------------------------
 

@@ -36,21 +36,22 @@ class Stream:
         """Whether taking the next item would not wait."""
         return bool(self.ready) or self.ended
 
-    def add(self, index: int, value: m.Value, contained: tuple[bytes, ...]) -> None:
-        """An item arrived; one that an earlier attempt sent already is ignored."""
+    def add(self, index: int, value: m.Value, contained: tuple[bytes, ...]) -> bool:
+        """An item arrived. False for one that an earlier attempt sent already: it is ignored."""
         if index != self.received:
-            return
+            return False
         self.received += 1
         entry = Entry(self.task + (index + 1).to_bytes(4, "big"), True)
         ownership = self.session.ownership
         ownership.entries[entry.id] = entry
         if self.abandoned:
             ownership.fulfil(entry, value, False, contained)
-            return
+            return True
         entry.local = 1
         ownership.fulfil(entry, value, False, contained)
         self.ready.append(entry)
         self._notify(entry)
+        return True
 
     def end(self, error: bytes | None) -> None:
         """No more items; with ``error`` the last one the consumer gets raises it."""
@@ -202,8 +203,10 @@ class Streams:
     def _on_item(self, link: Link, message: m.Message) -> None:
         _, task, index, value, contained = message
         stream = self.streams.get(task)
-        if stream is not None:
-            stream.add(index, value, contained)
+        if stream is not None and stream.add(index, value, contained):
+            self.session.ownership.arrive(contained, link.peer.worker)
+        else:
+            self.session.ownership.refuse(contained, link.peer.worker)
 
     def abandon(self, stream: Stream) -> None:
         """The consumer is gone: what it did not take is freed and the task is told to stop. Lock held."""

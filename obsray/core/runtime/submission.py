@@ -12,7 +12,7 @@ from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import TaskState, advance
 from obsray.core.runtime.calls import ActorClient
 from obsray.core.runtime.dispatch import Function, Shape, wire_arguments
-from obsray.core.runtime.ownership import READY, Entry, Task
+from obsray.core.runtime.ownership import NODE, READY, Entry, Task
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import PLAIN, Serialized, serialize
 from obsray.core.runtime.session import Session
@@ -303,7 +303,7 @@ class Submission:
                 session.emitter.intern(spec["name"]), session.emitter.intern(spec["namespace"]),
                 session.emitter.intern(str(spec["resources"])), spec["restarts_max"], spec["detached"], session.job,
             )
-            task.ended = lambda _, error: session.calls.died(client, error, "its constructor's argument failed")
+            task.ended = lambda t, error: self._never_born(client, t, error)
             task.ready = lambda t, e: self._creation_ready(t, e, spec)
             if task.state is TaskState.QUEUED:
                 self._fail_early(task)
@@ -316,6 +316,12 @@ class Submission:
         session = self.session
         references = [session.reference(identifier) for _, identifier in packed.arguments or ()]
         session.values.wait(references, len(references), None)
+
+    def _never_born(self, client: ActorClient, task: Task, error: bytes) -> None:
+        """The node must hear of it: others may have handles of this actor and wait for it."""
+        self.session.calls.died(client, error, "its constructor's argument failed")
+        unwanted = task.state is TaskState.CANCELLED
+        self.session.ownership.outbox.append((NODE, m.encode(m.ActorFailed(client.id, error, unwanted))))
 
     def _creation_ready(self, task: Task, entry: Entry, spec: dict[str, Any]) -> None:
         if entry.failed:

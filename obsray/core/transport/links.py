@@ -310,24 +310,31 @@ class Reactor:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    def _read(self, link: Link) -> None:
+    def read_to_end(self, link: Link) -> None:
+        """Handle at once what the peer has sent already."""
+        while not link.closed and self._read(link):
+            pass
+
+    def _read(self, link: Link) -> bool:
+        """Read once. False if there was nothing to read."""
         try:
             size = link.socket.recv_into(self._buffer)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             self.close(link)
-            return
+            return False
         if size == 0:
             self.close(link)
-            return
+            return False
         try:
             messages = link.connection.receive(self._view[:size])
         except ProtocolError:
             self.close(link)
-            return
+            return False
         if messages:
             self.on_messages(link, messages)
+        return True
 
     def _accept(self, listener: Listener) -> None:
         while True:

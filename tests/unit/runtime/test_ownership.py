@@ -121,13 +121,65 @@ def test_a_borrower_releases_as_often_as_it_was_registered() -> None:
     assert sent(ownership) == [(THIRD, m.ReleaseHolders([inner, inner]))]
 
 
-def test_handing_out_registers_the_receiver_with_each_owner_but_never_with_itself() -> None:
+def test_handing_out_registers_the_receiver_with_each_owner_also_if_it_is_the_receiver_itself() -> None:
     ownership = Ownership(ME)
     mine = made(ownership, 1, b"\x80x")
     theirs, foreign = object_id(task_id(PEER, 1)), object_id(task_id(THIRD, 1))
     ownership.hand_out([mine.id, theirs, foreign], PEER)
     assert ownership.holders[mine.id] == {PEER: 1}
-    assert sent(ownership) == [(THIRD, m.AddHolder([foreign], PEER))]
+    assert sent(ownership) == [(PEER, m.AddHolder([theirs], PEER)), (THIRD, m.AddHolder([foreign], PEER))]
+
+
+def test_a_reference_on_its_way_back_to_its_owner_lives_although_the_sender_has_let_go() -> None:
+    ownership = Ownership(ME)
+    mine = made(ownership, 1, b"\x80x")
+    ownership.add_holder(mine.id, PEER)
+    ownership.drop_local([mine.id])
+    # The sender registers the journey and then releases its own hold; the value itself takes longer.
+    ownership.depart(mine.id, PEER)
+    ownership.add_holder(mine.id, PEER, -1)
+    assert mine.id in ownership.entries
+    result = made(ownership, 2)
+    ownership.fulfil(result, b"\x80y", False, (mine.id,))
+    ownership.arrive([mine.id], PEER)
+    assert mine.id in ownership.entries
+    ownership.drop_local([result.id])
+    assert not ownership.entries
+
+
+def test_a_value_that_is_faster_than_the_news_of_its_references_does_not_end_what_the_sender_still_holds() -> None:
+    ownership = Ownership(ME)
+    mine, result = made(ownership, 1, b"\x80x"), made(ownership, 2)
+    ownership.add_holder(mine.id, PEER)
+    ownership.fulfil(result, b"\x80y", False, (mine.id,))
+    ownership.arrive([mine.id], PEER)
+    ownership.drop_local([mine.id, result.id])
+    assert mine.id in ownership.entries
+    ownership.depart(mine.id, PEER)
+    assert mine.id in ownership.entries
+    ownership.add_holder(mine.id, PEER, -1)
+    assert not ownership.entries
+
+
+def test_the_death_of_a_sender_ends_the_journeys_of_what_it_sent() -> None:
+    ownership = Ownership(ME)
+    mine = made(ownership, 1, b"\x80x")
+    ownership.depart(mine.id, PEER)
+    ownership.drop_local([mine.id])
+    assert mine.id in ownership.entries
+    ownership.worker_died(PEER)
+    assert not ownership.entries
+
+
+def test_references_in_a_value_that_nobody_wants_are_given_up() -> None:
+    ownership = Ownership(ME)
+    mine = made(ownership, 1, b"\x80x")
+    foreign = object_id(task_id(THIRD, 1))
+    ownership.depart(mine.id, PEER)
+    ownership.refuse([mine.id, foreign], PEER)
+    ownership.drop_local([mine.id])
+    assert not ownership.entries
+    assert sent(ownership) == [(THIRD, m.ReleaseHolders([foreign]))]
 
 
 def test_a_borrowed_value_is_asked_for_once() -> None:
@@ -162,6 +214,17 @@ def test_what_a_dead_owner_had_promised_fails() -> None:
     ownership.wait_for(entry, sink)
     ownership.owner_lost(PEER, b"\x02gone")
     assert sink.seen == [entry] and entry.failed and entry.value == b"\x02gone"
+
+
+def test_what_a_dead_owner_had_in_the_store_fails_with_its_death() -> None:
+    ownership = Ownership(ME)
+    stored, inline = (ownership.entry(object_id(task_id(PEER, number))) for number in (1, 2))
+    stored.local = inline.local = 1
+    ownership.fulfil(stored, 300_000)
+    ownership.fulfil(inline, b"\x80x")
+    ownership.owner_lost(PEER, b"\x02gone")
+    assert stored.failed and stored.value == b"\x02gone"
+    assert not inline.failed and inline.value == b"\x80x"
 
 
 def test_a_task_waits_for_its_arguments_and_pins_them_until_it_ends() -> None:
