@@ -1,0 +1,86 @@
+"""What a running runtime promises in small print."""
+
+from __future__ import annotations
+
+import os
+import select
+
+import pytest
+
+from tests.integration.programs import PATIENCE_SECONDS
+
+pytestmark = pytest.mark.timeout(60)
+
+HANDLES = """
+import gc
+gc.disable()  # a cycle would hide behind a collection that happens to come
+start()
+
+@obsray.remote
+class Counter:
+    def add(self, amount): return amount
+    def pid(self): return os.getpid()
+
+@obsray.remote
+def use(counter):
+    gc.disable()
+    return obsray.get(counter.add.remote(2))
+
+counter = Counter.remote()
+say(pid=obsray.get(counter.pid.remote()), used=obsray.get([counter.add.remote(1), use.remote(counter)]))
+listen()
+del counter
+say(dropped=True)
+listen()
+"""
+
+SETTINGS = """
+start(_system_config={"inline_bytes_max": 10, "telemetry": "off"})
+
+@obsray.remote
+def settings():
+    from obsray.core.runtime.session import current
+    session = current()
+    return session.config.inline_bytes_max, type(session.emitter).__name__
+
+say(settings=obsray.get(settings.remote()))
+"""
+
+
+def test_an_actor_ends_with_its_last_handle(program):
+    driver = program(HANDLES)
+    driver.hear()
+    heard = driver.hear()
+    assert heard["used"] == [1, 2]
+    process = os.pidfd_open(heard["pid"])
+    ended = select.poll()
+    ended.register(process, select.POLLIN)
+    assert not ended.poll(0)
+    driver.tell("drop")
+    assert driver.hear() == {"dropped": True}
+    assert ended.poll(PATIENCE_SECONDS * 1000), "it lives on without a handle"
+    os.close(process)
+
+
+def test_a_setting_given_to_init_holds_in_workers(program):
+    driver = program(SETTINGS)
+    driver.hear()
+    assert driver.hear()["settings"] == [10, "Silent"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ('{"no_such_setting": 1}', "'no_such_setting' is not a setting; the settings are: telemetry, "),
+        ('{"workers_max": "many"}', "workers_max='many' is not int"),
+    ],
+)
+def test_a_setting_that_is_none_is_refused_before_anything_starts(program, root, settings, sentence):
+    driver = program(f"""
+try:
+    start(_system_config={settings})
+except ValueError as error:
+    say(error=str(error))
+""")
+    assert sentence in driver.hear()["error"]
+    assert list(root.iterdir()) == []
