@@ -87,7 +87,8 @@ class RayTaskError(RayError):
     def __str__(self) -> str:
         where = f"{self.function_name} (pid {self.pid}, task {self.task_id})" if self.task_id else self.function_name
         text = f"{where} failed\n{self.traceback_str}".rstrip()
-        if self.trace_id:
+        # An error on its way through several tasks of one trace has said so already.
+        if self.trace_id and f"trace {self.trace_id}" not in text:
             text += f"\ntrace {self.trace_id}"
         return text
 
@@ -169,8 +170,13 @@ def _rebuild_task_error(
     return error
 
 
+#: Where the runtime's own frames come from.
+_INSIDE = __file__.rpartition("errors")[0] + "core"
+
+
 def format_user_traceback(error: BaseException, skip_frames: int) -> str:
-    """The traceback as the user would see it at home: without the runtime's own first ``skip_frames`` frames.
+    """The traceback as the user would see it at home: without the runtime's own first ``skip_frames`` frames, and
+    without those of its inside further down.
 
     Causes and contexts are included. An exception whose ``__str__`` raises is named by its class.
     """
@@ -179,7 +185,14 @@ def format_user_traceback(error: BaseException, skip_frames: int) -> str:
         if trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, trace))
+        told = traceback.TracebackException(type(error), error, trace)
+        link: traceback.TracebackException | None = told
+        while link is not None:
+            users = [frame for frame in link.stack if not frame.filename.startswith(_INSIDE)]
+            if users:
+                link.stack[:] = users
+            link = link.__cause__ or link.__context__
+        return "".join(told.format())
     except Exception:
         return "".join(traceback.format_tb(trace)) + f"{type(error).__name__}: <its text cannot be shown>\n"
 

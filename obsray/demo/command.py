@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import obsray
+from obsray.core.api import Context
 from obsray.demo import evolution, pipeline, wordcount
 from obsray.demo.parts import Failed, PartResult
 from obsray.demo.progress import Progress
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     progress = Progress(quiet=options.quiet)
     try:
-        report = run(options.only or list(PARTS), quick=options.quick, progress=progress)
+        report = run(options.only or list(PARTS), quick=options.quick, progress=progress, stays_up=not options.once)
         print(report.as_json() if options.json else report.as_text(), flush=True)
         if not options.once:
             wait_for_interrupt()
@@ -64,7 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(names: Sequence[str], *, quick: bool, progress: Progress) -> Report:
+def run(names: Sequence[str], *, quick: bool, progress: Progress, stays_up: bool = True) -> Report:
     """Start a runtime on this machine, run these parts on it and say what happened. It stays up."""
     started = time.perf_counter()
     context = obsray.init()
@@ -81,20 +81,15 @@ def run(names: Sequence[str], *, quick: bool, progress: Progress) -> Report:
         init_seconds=init_seconds,
         total_seconds=time.perf_counter() - started,
         ledger=ledger_of(str(session)) if telemetry else None,
-        dashboard_url=dashboard_of(session),
+        dashboard=dashboard_of(context) if stays_up else "",
         session=str(session),
     )
 
 
-def dashboard_of(session: Path) -> str:
-    """The dashboard's address, which is known a moment after the runtime is ready; "" if it did not come up."""
-    deadline = time.monotonic() + DASHBOARD_SECONDS_MAX
-    while time.monotonic() < deadline:
-        url = json.loads((session / "session.json").read_text()).get("dashboard_url")
-        if url:
-            return str(url)
-        time.sleep(0.05)
-    return ""
+def dashboard_of(context: Context) -> str:
+    """The link to the dashboard, which is up a moment after the runtime is ready; "" if it did not come up."""
+    context.wait_for_dashboard(DASHBOARD_SECONDS_MAX)
+    return context.dashboard_link
 
 
 def wait_for_interrupt() -> None:

@@ -45,7 +45,8 @@ class Report:
     init_seconds: float
     total_seconds: float
     ledger: Ledger | None
-    dashboard_url: str
+    #: The link that opens it; "" if the runtime ends with the report.
+    dashboard: str
     session: str
 
     @property
@@ -53,7 +54,7 @@ class Report:
         return sum(part.tasks for part in self.parts)
 
     def commands(self) -> list[str]:
-        """The three commands to look closer; they answer while the demo is up."""
+        """The three commands to look closer; they answer while the demo is up and afterwards."""
         return [
             "obsray status",
             "obsray list tasks --sort -run_seconds",
@@ -85,8 +86,12 @@ class Report:
             lines.append("events: telemetry is off")
         else:
             lines.append(f"events recorded: {self.ledger.recorded:,}, events lost: {self.ledger.lost}")
-        lines.append(f"dashboard: {self.dashboard_url or 'not running'}")
-        lines.append("look closer, in another terminal:")
+        if self.dashboard:
+            lines.append(f"dashboard: {self.dashboard}")
+            lines.append("look closer, in another terminal:")
+        else:
+            lines.append("dashboard of what was recorded: obsray dashboard")
+            lines.append("look closer:")
         lines += [f"  {command}" for command in self.commands()]
         return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from obsray import ids
 from obsray.telemetry.tasks import BLOCKED, DISPATCHED, FINISHED, QUEUED, RUNNING, WAITING_ARGUMENTS
 
 Row = dict[str, Any]
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(\([\w.]+\))?(: |$)")
 _NS = 1_000_000_000
 
 _REASONS = {
@@ -36,6 +38,16 @@ _REASONS = {
 def reason_text(reason: str) -> str:
     """A reason of a decision in words."""
     return _REASONS.get(reason, reason.replace("_", " "))
+
+
+def gist(error: str) -> str:
+    """The one line of an error's text that says most: of a traceback the exception, else the first line."""
+    lines = [line for line in error.splitlines() if line.strip()]
+    if "Traceback (most recent call last):" not in error:
+        return lines[0] if lines else ""
+    outer = [line for line in lines if line[0] != " " and not line.startswith("trace ")]
+    named = [line for line in outer if _EXCEPTION.match(line)]
+    return (named or outer or lines)[-1]
 
 
 def duration(seconds: float) -> str:
@@ -118,7 +130,7 @@ def _finished_split(pieces: Piece, raw: Row) -> None:
 
     step("fetch arguments", raw["fetch_seconds"], "arguments were mapped or copied to the worker")
     step("deserialise", raw["deserialize_seconds"], f"{size(raw['argument_bytes'])} of arguments became Python objects")
-    cpu = raw["cpu_seconds"]
+    cpu = min(raw["cpu_seconds"], raw["run_seconds"])
     step("run", raw["run_seconds"], f"in {raw['name']} on {worker}, {duration(cpu)} of it on a CPU")
     step("blocked in get", raw["blocked_seconds"], "waited inside get, wait or put; its CPU was given back")
     step("store result", raw["store_seconds"], f"{size(raw['result_bytes'])} of result were stored or sent")

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 
+from obsray.telemetry.events import TaskType
 from obsray.telemetry.store import Running
 from obsray.telemetry.tables import Row, public
 from obsray.telemetry.task_views import TaskViews
@@ -61,7 +62,8 @@ class ProcessViews(TaskViews):
         """Every actor, newest first, with how many calls it had."""
         if refresh:
             self.refresh()
-        calls = Counter(value.tobytes() for value in self.task_table["actor"]) if self.actor_table.rows else Counter()
+        table = self.task_table
+        calls = Counter(table["actor"][table["type"] == TaskType.ACTOR_CALL].tolist()) if self.actor_table.rows else {}
         found = []
         for actor, row in self.actor_table.rows.items():
             values = {name: value for name, value in row.items() if not name.startswith("_")}

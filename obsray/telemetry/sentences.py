@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from obsray import ids
-from obsray.telemetry.explain import decision_text, duration, reason_text, size
+from obsray.telemetry.explain import decision_text, duration, gist, reason_text, size
 
 Row = dict[str, Any]
 
@@ -27,7 +27,7 @@ def sentence(record: Row, names: Names) -> str:
     text = make(record, names) if make is not None else record["event"].replace("_", " ")
     error = record.get("error")
     if error and record["event"] not in _SAYS_ERROR:
-        text += f": {error.partition(chr(10))[0]}"
+        text += f": {gist(error)}"
     return text
 
 

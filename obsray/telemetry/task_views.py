@@ -414,7 +414,7 @@ class TaskViews(ObjectViews):
             found.append(
                 {
                     "task_id": values["task_id"], "name": values["name"], "ended_at_ns": values["ended_at_ns"],
-                    "outcome": values["outcome"], "error": (values["error"] or "").partition("\n")[0],
+                    "outcome": values["outcome"], "error": explain.gist(values["error"] or ""),
                 }
             )  # fmt: skip
         return found
