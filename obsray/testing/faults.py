@@ -116,10 +116,10 @@ def kill_actors(simulator: Simulator, mean_ms: float, count_max: int = 1000, res
 
 
 @fault
-def lose_driver(simulator: Simulator, driver: int, after_ms: float) -> None:
+def lose_driver(simulator: Simulator, number: int, after_ms: float) -> None:
     """A driver dies in the middle of its work, some time before ``after_ms``."""
     instant = simulator.chance.randint(0, int(after_ms * MILLISECOND_NS))
-    simulator.agenda.after(instant, lambda: simulator.kill(simulator.drivers[driver].id))
+    simulator.agenda.after(instant, lambda: simulator.kill(simulator.drivers[number].id))
 
 
 @fault

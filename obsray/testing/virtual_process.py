@@ -438,7 +438,11 @@ class VirtualProcess:
             return _INLINE + cast(bytes, msgpack.packb((value.number, value.inner, value.size)))
         answer = self.ask(lambda number: m.CreateObject(number, identifier, value.size))
         self.after()
-        yield Until(answer, None, WaitKind.ALLOCATE)
+        try:
+            yield Until(answer, None, WaitKind.ALLOCATE)
+        except BaseException:
+            self.node.send(m.encode(m.AbortObject(identifier)))
+            raise
         room = answer.message
         if isinstance(room, m.ObjectRefused):
             if room.error == "duplicate":
@@ -453,7 +457,11 @@ class VirtualProcess:
         """A stored object; pinned until ``unpin``."""
         answer = self.ask(lambda number: m.PinObject(number, identifier))
         self.after()
-        yield Until(answer)
+        try:
+            yield Until(answer)
+        finally:
+            if answer.message is None:
+                answer.undo = m.UnpinObjects([identifier])
         told = answer.message
         if isinstance(told, m.ObjectRefused):
             raise ObjectLostError(f"object {identifier.hex()} cannot be read: {told.detail}", identifier.hex())
@@ -627,16 +635,9 @@ class VirtualProcess:
         task = self.ownership.tasks.get(identifier[:16])
         if task is None:
             return
-        if task.actor is not None:
-            self.calls.cancel(task, recursive, self.agenda.time_ns())
-        else:
-            self.dispatcher.cancel(task, force, recursive, self.agenda.time_ns())
+        self.calls.cancel_any(task, force, recursive, self.agenda.time_ns())
         self.after()
 
     def cancel_children(self, parent: bytes) -> None:
         """Cancel what a cancelled task submitted from here, as ``Session.cancel_children`` does."""
-        for task in [task for task in self.ownership.tasks.values() if task.parent == parent]:
-            if task.actor is not None:
-                self.calls.cancel(task, True, self.agenda.time_ns())
-            else:
-                self.dispatcher.cancel(task, False, True, self.agenda.time_ns())
+        self.calls.cancel_children(parent, self.agenda.time_ns())

@@ -187,6 +187,12 @@ def _counter_add(call: Call) -> Program:
     return Value(call.instance["total"])
 
 
+@function("Counter.large")
+def _counter_large(call: Call) -> Program:
+    yield Sleep(100 * MICROSECOND_NS)
+    return Value(1, size=call.numbers[0])
+
+
 @function("Counter.add_slowly")
 def _counter_add_slowly(call: Call) -> Program:
     yield Sleep(call.process.chance.randint(0, 8) * MILLISECOND_NS)
@@ -348,10 +354,14 @@ def nested(thread: VirtualThread, roots: int, width: int, depth: int) -> Program
 
 
 @workload
-def large_results(thread: VirtualThread, tasks: int, object_bytes: int, batch: int = 8) -> Program:
+def large_results(
+    thread: VirtualThread, tasks: int, object_bytes: int, batch: int = 8, retries: int = 3
+) -> Program:
     """Results that lie in the store, read by the driver and by other tasks."""
     for start in range(0, tasks, batch):
-        made = [thread.submit("large", number, object_bytes) for number in range(start, start + batch)]
+        made = [
+            thread.submit("large", number, object_bytes, retries=retries) for number in range(start, start + batch)
+        ]
         readers = [thread.submit("add", 1, arguments=[identifier]) for identifier in made]
         for number, (identifier, reader) in enumerate(zip(made, readers, strict=True), start):
             if thread.process.chance.random() < 0.5:
@@ -509,6 +519,18 @@ def _check_counts(thread: VirtualThread, made: list[bytes], restarts: int) -> Pr
             if value.number <= before:
                 raise WrongResult(f"{thread.name}: a call counted {value.number} after {before}")
             before = value.number
+
+
+@workload
+def large_answers(thread: VirtualThread, actors: int, calls: int, object_bytes: int) -> Program:
+    """Actors whose results lie in the store."""
+    process = thread.process
+    for _ in range(actors):
+        client = process.create_actor("Counter", (0,), thread=thread, restarts=1)
+        made = [process.call(client, "large", (object_bytes,), thread=thread) for _ in range(calls)]
+        for identifier in made:
+            yield from expect(thread, identifier, 1)
+        thread.drop(*made, client.id + bytes(4))
 
 
 @workload

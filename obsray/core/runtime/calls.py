@@ -33,8 +33,8 @@ class ActorClient:
     """An actor as one of its callers sees it."""
 
     __slots__ = (
-        "active", "batch", "class_name", "ends_with_handles", "error", "id", "in_flight", "incarnation", "ordered", "outgoing",
-        "pending_max", "pinned", "queue", "state", "worker",
+        "active", "batch", "class_name", "ends_with_handles", "error", "id", "in_flight", "incarnation", "lost", "ordered",
+        "outgoing", "pending_max", "pinned", "queue", "state", "worker",
     )
 
     def __init__(self, identifier: bytes, class_name: str, active: set[ActorClient]) -> None:
@@ -52,6 +52,8 @@ class ActorClient:
         self.error = b""
         self.ordered = True
         self.pending_max = -1
+        #: Results of calls in flight when the actor died: its process may store them as long as it lives.
+        self.lost: list[bytes] = []
         #: Arguments of the constructor, which a restart needs again.
         self.pinned: list[Entry] | None = None
         #: Whether this process made the actor and ends it when no handle is left anywhere.
@@ -211,6 +213,7 @@ class ActorCalls:
         client.state is ActorState.DEAD or advance(client, ActorState.DEAD)
         text = f"{client.class_name} ({client.id.hex()}) is dead: {detail}".rstrip(": ")
         client.error = error or dump_error(ActorDiedError(text, client.id.hex()))
+        client.lost = [entry.id for task in client.in_flight.values() for entry in task.entries]
         self._put_back(client)
         queue, client.queue = client.queue, deque()
         for task in queue:
@@ -231,6 +234,8 @@ class ActorCalls:
             if client.worker != death.worker:
                 continue
             client.worker = b""
+            self.ownership.discard(client.lost)
+            client.lost = []
             in_flight = list(client.in_flight.values())
             client.outgoing.clear()
             begun = _begun(in_flight, death.started, self.ownership.worker)
@@ -272,6 +277,20 @@ class ActorCalls:
         client = task.dispatched_to
         self.push(client, time_ns)
         self._send((client.worker, encode(CancelTask(task.id, recursive))))
+
+    def cancel_any(self, task: Task, force: bool, recursive: bool, time_ns: int) -> None:
+        """Cancel a task or call. Calls cannot be ended by force: others use their process."""
+        if task.actor is not None:
+            self.cancel(task, recursive, time_ns)
+        else:
+            self.dispatcher.cancel(task, force, recursive, time_ns)
+
+    def cancel_children(self, parent: bytes, time_ns: int) -> None:
+        """Cancel what a task submitted from this process."""
+        for task in [task for task in self.ownership.tasks.values() if task.parent == parent]:
+            # The end of one may have ended another that waited for it.
+            if task.id in self.ownership.tasks:
+                self.cancel_any(task, False, True, time_ns)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if a line contradicts its calls. For simulation and tests."""

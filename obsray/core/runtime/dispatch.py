@@ -420,6 +420,8 @@ class Dispatcher:
                     run_bytes += size
                     run_next = _successor(identifier)
                 else:
+                    # An earlier attempt may have returned something larger.
+                    ownership.discard(entry.id for entry in task.entries if type(entry.value) is bytes)
                     self.emitter.task_finished(time_ns, identifier, attempt, 0, size, 0)
             else:
                 self.verdicts.failed(task, outcome, values[0], extra, worker, time_ns)
@@ -453,7 +455,12 @@ class Dispatcher:
     # --- cancellation -----------------------------------------------------------------------------------------------
 
     def cancel(self, task: Task, force: bool, recursive: bool, time_ns: int) -> None:
-        """End a task: now if it has not started, else by telling (or killing) its worker."""
+        """End a task: now if it has not started, else by telling (or killing) its worker.
+
+        Nothing happens to the creation of an actor that is under way: an actor ends with its handles.
+        """
+        if task.state is TaskState.DISPATCHED and type(task.dispatched_to) is not Lease:
+            return
         self.emitter.task_cancel_requested(time_ns, task.id, force, recursive)
         task.cancelled = True
         if task.state is not TaskState.DISPATCHED:

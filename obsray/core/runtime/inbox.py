@@ -93,6 +93,8 @@ class Inbox:
         answer = self.session.answers.pop(message[1], None)
         if answer is not None:
             answer.arrived(m.decode(message))
+            if answer.undo is not None and type(answer.message) is not m.ObjectRefused:
+                self.session.ownership.outbox.append((NODE, m.encode(answer.undo)))
 
     def _on_value(self, link: Link, message: m.Message) -> None:
         _, identifier, value, contained, error = message

@@ -209,6 +209,10 @@ class Ownership:
         if self.on_freed is not None:
             self.on_freed(entry.id)
 
+    def discard(self, identifiers: Iterable[bytes]) -> None:
+        """Attempts whose results do not count may have put these into the store: the node shall let them go."""
+        self._free += identifiers
+
     def settle(self) -> None:
         """Turn what ended since the last call into messages, one per destination."""
         if self._free:

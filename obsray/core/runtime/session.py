@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 from obsray.config import Config
 from obsray.core.protocol import messages as m
-from obsray.core.protocol.lifecycle import TaskState
 from obsray.core.runtime.calls import ActorCalls
 from obsray.core.runtime.dispatch import Dispatcher
 from obsray.core.runtime.inbox import Inbox
@@ -439,10 +438,7 @@ class Session:
             task = self.ownership.tasks.get(task_id)
             if task is None:
                 return
-            if task.actor is not None:
-                self.calls.cancel(task, recursive, time.time_ns())
-            else:
-                self.dispatcher.cancel(task, force, recursive, time.time_ns())
+            self.calls.cancel_any(task, force, recursive, time.time_ns())
             self.after()
 
     def kill_actor(self, actor: bytes, restart: bool) -> None:
@@ -458,17 +454,9 @@ class Session:
             self.dispatcher.give_back_idle()
             self.after()
 
-    def children_of(self, parent: bytes) -> list[Task]:
-        """The tasks that a task submitted from this process and that have not ended."""
-        return [task for task in self.ownership.tasks.values() if task.parent == parent]
-
     def cancel_children(self, parent: bytes) -> None:
         """Cancel what a cancelled task submitted from here. Call with ``lock`` held."""
-        for task in self.children_of(parent):
-            if task.actor is not None:
-                self.calls.cancel(task, True, time.time_ns())
-            elif task.state is not TaskState.FINISHED:
-                self.dispatcher.cancel(task, False, True, time.time_ns())
+        self.calls.cancel_children(parent, time.time_ns())
 
     def close(self, say_goodbye: bool = True) -> None:
         """Leave the runtime: what this process owns is freed. Closing twice does nothing."""

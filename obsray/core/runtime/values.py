@@ -87,7 +87,13 @@ class Values:
             # Views and references that died may be the room that is needed.
             answer = self.session.ask(lambda number: m.CreateObject(number, identifier, size))
             self.session.after()
-        self.session.wait_until(answer, None, WaitKind.ALLOCATE)
+        try:
+            self.session.wait_until(answer, None, WaitKind.ALLOCATE)
+        except BaseException:
+            with self.session.lock:
+                self.session.node.send(m.encode(m.AbortObject(identifier)))
+                self.session.reactor.flush()
+            raise
         room = answer.message
         if isinstance(room, m.ObjectRefused):
             if room.error == "duplicate":
@@ -177,13 +183,25 @@ class Values:
         return self._open_pinned(identifier, answer, deadline)
 
     def _open_pinned(self, identifier: bytes, answer: Answer, deadline: float | None) -> memoryview:
-        self.session.wait_until(answer, deadline)
+        try:
+            self.session.wait_until(answer, deadline)
+        finally:
+            if answer.message is None:
+                self._give_up(answer, m.UnpinObjects([identifier]))
         pinned = answer.message
         if pinned is None:
             raise GetTimeoutError(f"object {identifier.hex()} could not be read in time")
         if isinstance(pinned, m.ObjectRefused):
             raise ObjectLostError(f"object {identifier.hex()} cannot be read: {pinned.detail}", identifier.hex())
         return self.session.arena.open(identifier, pinned.offset, pinned.size)
+
+    def _give_up(self, answer: Answer, undo: Any) -> None:
+        """Nobody waits for this answer any more; if it is yet to come, what it grants is given back."""
+        with self.session.lock:
+            answer.undo = undo
+            if answer.message is not None and not isinstance(answer.message, m.ObjectRefused):
+                self.session.node.send(m.encode(undo))
+                self.session.reactor.flush()
 
     def _pin_ahead(self, entries: list[Entry], deadline: float | None) -> list[memoryview]:
         """Ask for many stored objects at once instead of one round trip each. They stay pinned while the views live."""

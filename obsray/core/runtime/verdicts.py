@@ -124,6 +124,8 @@ class Verdicts:
         holder = task.dispatched_to
         if holder is not None:
             holder.forget(task)
+        if holder is not None or task.attempt:
+            self.ownership.discard(entry.id for entry in task.entries)
         self.stories.pop(task.id, None)
         self.emitter.task_finished(
             self.clock_ns(), task.id, task.attempt, int(outcome), len(error), self.emitter.intern(summarise(error))

@@ -32,13 +32,17 @@ class Waiter:
 
 
 class Answer(Waiter):
-    """A thread that waits for the node's answer to one request."""
+    """A thread that waits for the node's answer to one request.
 
-    __slots__ = ("message",)
+    ``undo``: nobody waits any more; what to tell the node if it grants the request nevertheless.
+    """
+
+    __slots__ = ("message", "undo")
 
     def __init__(self) -> None:
         super().__init__(1)
         self.message: Any = None
+        self.undo: Any = None
 
     def arrived(self, message: Any) -> None:
         """The answer is here."""
