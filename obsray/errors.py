@@ -1,33 +1,33 @@
 """Everything that can go wrong, by whose fault it is::
 
-    RayError                              base: carries the story and the trace of what it is about
-    ├── RayTaskError                      the user's code raised; ``cause`` is the user's exception
-    ├── TaskCancelledError                somebody asked for it
-    ├── GetTimeoutError                   (also TimeoutError) the caller waited as long as it said
-    ├── WorkerCrashedError                the process that ran the task ended; says how
-    │   └── OutOfMemoryError              ... because it used too much memory
-    ├── RayActorError                     the actor cannot answer
-    │   ├── ActorDiedError                ... ever again
-    │   └── ActorUnavailableError         ... now
-    ├── ObjectLostError                   a value existed and cannot be read any more
-    │   ├── OwnerDiedError                ... because the process that owned it ended
-    │   ├── ObjectFreedError              ... because it was freed
-    │   ├── ObjectFetchTimedOutError      ... in time
-    │   ├── ReferenceCountingAssertionError   ... although it should be
-    │   └── ObjectReconstructionFailedError   ... and could not be computed again
-    ├── ObjectStoreFullError              no room in the object store
-    │   └── OutOfDiskError                ... nor in the spill directory
-    ├── NodeDiedError                     a host went away
-    ├── LocalRayletDiedError              this host's node process went away
-    ├── RuntimeEnvSetupError              the environment a task asked for cannot be made
-    ├── TaskUnschedulableError            no node can ever run the task
-    ├── ActorUnschedulableError           no node can ever hold the actor
-    ├── TaskPlacementGroupRemoved         the placement group is gone
-    ├── ActorPlacementGroupRemoved        the placement group is gone
-    ├── PendingCallsLimitExceeded         the caller's own limit for this actor is reached
-    ├── AsyncioActorExit                  control flow: an async actor ends itself
-    ├── AuthenticationError               wrong or missing token
-    └── RaySystemError                    a fault of the runtime itself
+RayError                              base: carries the story and the trace of what it is about
+├── RayTaskError                      the user's code raised; ``cause`` is the user's exception
+├── TaskCancelledError                somebody asked for it
+├── GetTimeoutError                   (also TimeoutError) the caller waited as long as it said
+├── WorkerCrashedError                the process that ran the task ended; says how
+│   └── OutOfMemoryError              ... because it used too much memory
+├── RayActorError                     the actor cannot answer
+│   ├── ActorDiedError                ... ever again
+│   └── ActorUnavailableError         ... now
+├── ObjectLostError                   a value existed and cannot be read any more
+│   ├── OwnerDiedError                ... because the process that owned it ended
+│   ├── ObjectFreedError              ... because it was freed
+│   ├── ObjectFetchTimedOutError      ... in time
+│   ├── ReferenceCountingAssertionError   ... although it should be
+│   └── ObjectReconstructionFailedError   ... and could not be computed again
+├── ObjectStoreFullError              no room in the object store
+│   └── OutOfDiskError                ... nor in the spill directory
+├── NodeDiedError                     a host went away
+├── LocalRayletDiedError              this host's node process went away
+├── RuntimeEnvSetupError              the environment a task asked for cannot be made
+├── TaskUnschedulableError            no node can ever run the task
+├── ActorUnschedulableError           no node can ever hold the actor
+├── TaskPlacementGroupRemoved         the placement group is gone
+├── ActorPlacementGroupRemoved        the placement group is gone
+├── PendingCallsLimitExceeded         the caller's own limit for this actor is reached
+├── AsyncioActorExit                  control flow: an async actor ends itself
+├── AuthenticationError               wrong or missing token
+└── RaySystemError                    a fault of the runtime itself
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class RayTaskError(RayError):
 
 
 #: User exception class -> class that is both. Grows with the number of exception classes a program uses.
-_DUAL: dict[type, type] = {}
+_DUAL: dict[type, type[RayTaskError]] = {}
 
 
 def dump_exception(error: BaseException | None) -> bytes:

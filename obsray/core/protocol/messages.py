@@ -53,7 +53,7 @@ TASK_FIELDS = (
     "arguments",  # None or list of (position int | keyword str, ARGUMENT_*, bytes value | bytes object id)
     "returns",  # int >= 0, or -1 streaming
     "trace",  # bytes 16
-    "options",  # None or dict: "retry_exceptions", "max_calls", "actor_sequence", ...
+    "options",  # None or dict: "retry" (True or pickled classes), "max_calls", "name", "group", "backpressure"
 )
 
 #: Fields of a result inside ``Done.results``, in order.
@@ -66,8 +66,6 @@ RESULT_FIELDS = (
     #           "retry": True (the exception is one of retry_exceptions), "retire": True (max_calls reached)}
     "run_ns",  # int: how long user code ran
 )
-
-
 
 
 def tag_of(message: Message) -> int:
@@ -181,8 +179,9 @@ class CreateActor(NamedTuple):
     """Owner -> node: place this actor and keep it; the answer is Reply(request) once it is *registered*.
     From then on the owner is told of every change, as after WatchActor.
 
-    ``spec`` keys: "actor" 16 bytes, "class_name" str, "name" str or "", "namespace" str, "detached" bool, "resources" fixed point dict,
-    "held" dict (held for life), "runtime" as in DefineShape, "restarts_max" int (-1 without bound), "job" int, "owner" 8 bytes,
+    ``spec`` keys: "actor" 16 bytes, "class_name" str, "name" str or "", "namespace" str, "detached" bool,
+    "resources" fixed point dict, "held" dict (held for life), "runtime" as in DefineShape,
+    "restarts_max" int (-1 without bound), "job" int, "owner" 8 bytes,
     "meta" opaque bytes (for handles made from the name), "task" 16 bytes (the creation task), "trace" 16 bytes,
     "function" bytes (class blob), "payload", "arguments" (as in a task), "concurrency" dict, "restore" opaque.
     """
@@ -324,7 +323,7 @@ class ObjectRoom(NamedTuple):
 
 
 class ObjectRefused(NamedTuple):
-    """``error`` is "full", "too_large", "unknown", "lost" or "duplicate"; ``detail`` a sentence with sizes and top holders."""
+    """``error`` is "full", "too_large", "unknown", "lost" or "duplicate"; ``detail`` a sentence with sizes and holders."""
 
     request: int
     error: str
@@ -368,7 +367,7 @@ class ActorChanged(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """Answer to Request or CreateActor: ``error`` "" if all went well, else a sentence, and ``kind`` a short code for it."""
+    """Answer to Request or CreateActor: ``error`` "" if all went well, else a sentence, ``kind`` a short code for it."""
 
     request: int
     value: Any
@@ -388,7 +387,7 @@ class Exit(NamedTuple):
 
 
 class DefineFunction(NamedTuple):
-    """``number`` stands for this function in ``Push`` on this connection. ``blob`` is pickled; b"" for an actor's method."""
+    """``number`` stands for this function in ``Push`` on this connection. ``blob`` is pickled, b"" for actors' methods."""
 
     number: int
     name: str
@@ -399,8 +398,8 @@ class DefineFunction(NamedTuple):
 class Push(NamedTuple):
     """Run these tasks, in order, one after the other. Lease 0 is an actor's calls.
 
-    ``tasks`` is a list of tuples of ``TASK_FIELDS``. ``context``: {"devices", "resources", "job"} or None if unchanged since the last
-    Push under this lease.
+    ``tasks`` is a list of tuples of ``TASK_FIELDS``. ``context``: {"devices", "resources", "job"}, or None if unchanged
+    since the last Push under this lease.
     """
 
     lease: int
@@ -445,7 +444,7 @@ class Item(NamedTuple):
     """One yielded value of a streaming task; ``contained`` are references inside it."""
 
     task: bytes
-    index: int
+    index: int  # type: ignore[assignment]
     value: Value
     contained: list[bytes]
     tag: int = 70
@@ -455,7 +454,7 @@ class ItemsTaken(NamedTuple):
     """Owner -> worker: the consumer has taken ``count`` items of the stream (back-pressure)."""
 
     task: bytes
-    count: int
+    count: int  # type: ignore[assignment]
     tag: int = 71
 
 
@@ -483,7 +482,7 @@ class ObjectValue(NamedTuple):
 
 
 class AddHolder(NamedTuple):
-    """``worker`` holds ``objects`` from now on. Sent by whoever handed the references out, before it releases its own hold.
+    """``worker`` holds ``objects`` from now on. Sent by whoever handed them out, before it releases its own hold.
 
     If ``worker`` is the owner itself: a value of the sender with these references is on its way to their owner.
     """
@@ -522,7 +521,7 @@ def encode(message: Any) -> Message:
 
 
 def decode(message: Message) -> Any:
-    """The tuple that travelled as a message object. Raises ValueError for an unknown tag or a wrong number of fields."""
+    """The tuple that travelled as a message object. Raises ValueError for an unknown tag or the wrong size."""
     cls = MESSAGES.get(message[0]) if message and isinstance(message[0], int) else None
     if cls is None:
         raise ValueError(f"unknown message tag {message[0] if message else None!r}")

@@ -48,7 +48,7 @@ class RuntimeContext:
         running = self._running
         if running is None:
             return None
-        return (running.options or {}).get("name") or running.loaded.name
+        return str((running.options or {}).get("name") or running.loaded.name)
 
     def get_task_function_name(self) -> str | None:
         """The function that runs."""

@@ -2,7 +2,7 @@
 
 A connection opens with one fixed-size hello from the side that connected::
 
-    magic 8s | protocol H | python major B, minor B | kind of process B | pad 3x | pid I | pad I | worker id 8s | token 32s
+    magic 8s | protocol H | python major B, minor B | process kind B | pad 3x | pid I | pad I | worker 8s | token 32s
 
 The listener checks size, magic and token (constant time) before it looks at anything else; until then not one byte
 is parsed further. After it both sides send frames: length (u32, little endian), then that many bytes of msgpack, a
