@@ -76,7 +76,7 @@ def tag_of(message: Message) -> int:
 
 
 class DefineShape(NamedTuple):
-    """``shape`` is this client's number for a scheduling class: the same function and resources.
+    """``shape`` is this client's number for a scheduling class: the same resources and environment.
 
     ``resources``: name -> amount, fixed point, in units of 1/10000 ("CPU": 10000 is one core; "memory" in bytes).
     ``name`` is for people and labels: "word_count CPU:1". ``runtime`` is None or a dict of what the worker must be
