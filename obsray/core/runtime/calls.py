@@ -111,7 +111,8 @@ class ActorCalls:
 
     def run(self, time_ns: int) -> None:
         """Move every line that can move."""
-        active = list(self.active)
+        # In an order that does not depend on addresses, so that a run can be repeated.
+        active = list(self.active) if len(self.active) == 1 else sorted(self.active, key=_id_of)
         self.active.clear()
         for client in active:
             if client.state is ActorState.ALIVE:
@@ -301,6 +302,10 @@ class ActorCalls:
                 assert task.id not in client.in_flight
 
 
+
+
+def _id_of(client: ActorClient) -> bytes:
+    return client.id
 
 
 def _begun(in_flight: list[Task], started: list[bytes], caller: bytes) -> int:

@@ -178,7 +178,8 @@ class Dispatcher:
     def run(self, now: float, time_ns: int) -> None:
         """Give queued tasks to leases with room, and tell the node if more workers are wanted."""
         active, self.active = self.active, set()
-        for shape in active:
+        # In an order that does not depend on addresses, so that a run can be repeated.
+        for shape in active if len(active) == 1 else sorted(active, key=_number_of):
             if shape.queue:
                 for lease in shape.leases:
                     self._fill(lease, shape.queue, now, time_ns)
@@ -483,6 +484,10 @@ class Dispatcher:
         for shape in self.shapes.values():
             queued = [task.id for task in shape.queue if task.state is TaskState.QUEUED]
             assert len(queued) == len(set(queued)), "a task is queued twice"
+
+
+def _number_of(shape: Shape) -> int:
+    return shape.number
 
 
 def _successor(task: bytes) -> bytes:
