@@ -37,10 +37,10 @@ def code_map(page: str) -> dict[str, set[str]]:
 
 
 def modules() -> dict[str, set[str]]:
-    """Package -> its modules, empty ``__init__`` files left out."""
+    """Package -> its modules."""
     found: dict[str, set[str]] = {}
     for path in (ROOT / "obsray").rglob("*.py"):
-        if path.read_text().strip():
+        if path.name != "__init__.py":
             found.setdefault(str(path.parent.relative_to(ROOT)), set()).add(path.name)
     return found
 
