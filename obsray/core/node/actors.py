@@ -160,8 +160,12 @@ class ActorTable:
         actor = self.by_worker.get(client)
         if actor is None or actor.id != actor_id or actor.state is ActorState.DEAD:
             if owner_of(actor_id) == client and actor_id not in self.actors:
-                detail = "nobody wanted it before it was created" if intended else "an argument of its constructor failed"
-                self._never_born(step, actor_id, DeathCause.INTENDED if intended else DeathCause.START_FAILED, error, detail)
+                detail = (
+                    "nobody wanted it before it was created" if intended else "an argument of its constructor failed"
+                )
+                self._never_born(
+                    step, actor_id, DeathCause.INTENDED if intended else DeathCause.START_FAILED, error, detail
+                )
             return
         cause = DeathCause.INTENDED if intended else DeathCause.START_FAILED
         detail = "the actor asked to exit" if intended else "its constructor raised"

@@ -107,7 +107,8 @@ def explain_full(
         text += f"; {show_bytes(numbers.spilled_bytes)} are on disk"
     if owners:
         named = ", ".join(
-            f"{owner.hex()[:8]} {show_bytes(size)} in {count} object{'s' * (count > 1)}" for owner, count, size in owners
+            f"{owner.hex()[:8]} {show_bytes(size)} in {count} object{'s' * (count > 1)}"
+            for owner, count, size in owners
         )
         text += f"; most belongs to {named}"
     if spill_error:

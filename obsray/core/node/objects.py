@@ -503,7 +503,7 @@ class ObjectTable:
         return sorted(pinned.values(), key=lambda entry: -entry.size)[:count]
 
     def largest_owners(self, count: int = 3) -> list[tuple[bytes, int, int]]:
-        """The owners with the most bytes, on disk or in memory: id, objects, bytes. Asked only when there is no room."""
+        """The owners with the most bytes, on disk or in memory: id, objects, bytes."""
         owners = [
             (owner, len(entries), sum(entry.size for entry in entries.values()))
             for owner, entries in self._by_owner.items()
