@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+import obsray
+from obsray import errors
 from obsray.config import Config
+from obsray.core import options
 from obsray.core.protocol import docs as lifecycle_docs
 from obsray.core.protocol import lifecycle
 from obsray.telemetry.events import BY_NAME
@@ -111,6 +115,21 @@ def test_every_setting_is_used_and_says_in_its_name_what_it_counts(name):
     sources = [path for path in (ROOT / "obsray").rglob("*.py") if path.name != "config.py"]
     assert any(f".{name}" in path.read_text() for path in sources)
     assert generate_docs.unit(name) != "on, off" or name == "telemetry"
+
+
+def spoken_of(page: str) -> set[str]:
+    """Names in backticks, without call brackets and quotes."""
+    return {word for text in re.findall(r"`([^`\n]+)`", page) for word in re.findall(r"\w+", text)}
+
+
+def test_the_page_about_the_api_speaks_of_every_name_option_parameter_and_error():
+    words = spoken_of((ROOT / "docs/api-compatibility.md").read_text())
+    kinds = (options.TASK_OPTIONS, options.ACTOR_OPTIONS, options.METHOD_OPTIONS)
+    names = set(obsray.__all__) | set().union(*kinds) | set(inspect.signature(obsray.init).parameters)
+    names |= {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
+    # Spoken of as "`placement_group` and its relatives", and as one line about the handles.
+    names -= {"placement_group_bundle_index", "placement_group_capture_child_tasks", "ActorHandle"}
+    assert names - words == set()
 
 
 def test_every_decision_is_listed_and_numbered_without_gap():
