@@ -17,6 +17,8 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from obsray.telemetry.explain import gist
+
 from . import api, pages, units
 from .auth import Guard
 from .queries import BadQuery
@@ -106,6 +108,7 @@ def _environment() -> Environment:
         plain=units.plain,
         short_id=units.short_id,
         shortened=units.shortened,
+        gist=gist,
         tone=lambda state: STATE_TONES.get(str(state).upper(), "off"),
     )
     environment.globals.update(

@@ -14,6 +14,7 @@ _NS = 1_000_000_000
 #: What a part of a task's time is -> the colour class it has everywhere.
 PARTS = {
     "waiting for arguments": "args",
+    "earlier attempts": "other",
     "queued": "queue",
     "dispatch": "dispatch",
     "fetch arguments": "fetch",

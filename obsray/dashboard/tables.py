@@ -143,7 +143,7 @@ OBJECTS = Table(
         _size("bytes", "Size"),
         Column("producer", "Made by"),
         _id("task_id", "Task", "task"),
-        _count("pins", "Pins"),
+        _count("pins", "Reads"),
         Column("created_at_ns", "Created", "clock"),
         _seconds("age_seconds", "Age"),
         Column("call_site", "Call site", rank=2),

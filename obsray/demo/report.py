@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from obsray.demo.parts import PartResult
 from obsray.telemetry.store import Store
@@ -90,10 +93,19 @@ class Report:
             lines.append(f"dashboard: {self.dashboard}")
             lines.append("look closer, in another terminal:")
         else:
-            lines.append("dashboard of what was recorded: obsray dashboard")
+            lines.append(f"dashboard of what was recorded: {callable_here('obsray dashboard')}")
             lines.append("look closer:")
-        lines += [f"  {command}" for command in self.commands()]
+        lines += [f"  {callable_here(command)}" for command in self.commands()]
         return "\n".join(lines)
+
+
+def callable_here(command: str) -> str:
+    """The command as it can be typed in this directory: with the way to ``obsray`` if the shell does not know it."""
+    there = Path(sys.executable).with_name("obsray")
+    if shutil.which("obsray") is not None or not there.exists():
+        return command
+    path = there.relative_to(Path.cwd()) if there.is_relative_to(Path.cwd()) else there
+    return f"{path} {command.removeprefix('obsray ')}"
 
 
 def row(name: str, tasks: int, seconds: float, seconds_alone: float) -> str:

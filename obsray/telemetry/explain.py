@@ -97,7 +97,7 @@ def time_split(raw: Row, now_ns: int, why_queued: str) -> list[Row]:
         number = raw["unready"]
         at = pieces.add("waiting for arguments", at, until, f"{number} argument{'s' * (number > 1)} did not exist yet")
     if raw["retried_at"] and raw["attempt"]:
-        pieces.add("queued", at, raw["retried_at"], f"{raw['attempt']} earlier attempt(s) failed in this time")
+        pieces.add("earlier attempts", at, raw["retried_at"], _failed_attempts(raw["attempt"]))
         at = max(at, raw["retried_at"])
     until = raw["dispatched_at"] or (now_ns if raw["state"] == QUEUED else 0)
     at = pieces.add("queued", at, until, why_queued) if until else at
@@ -117,6 +117,10 @@ def time_split(raw: Row, now_ns: int, why_queued: str) -> list[Row]:
         else:
             pieces.add("run", started, now_ns, f"running on {worker}")
     return pieces.pieces
+
+
+def _failed_attempts(count: int) -> str:
+    return f"{count} attempt{'s' * (count > 1)} failed in this time"
 
 
 def _finished_split(pieces: Piece, raw: Row) -> None:

@@ -47,6 +47,9 @@ class ProcessTable:
             row = self._row(record["worker"])
             row["pid"] = row["pid"] or record["pid"]
             row["kind"] = record["process_kind"]
+            if record["process_kind"] != "worker":
+                # A worker counts as there when the node says so; the others are there when they begin to record.
+                row["registered_at_ns"] = row["registered_at_ns"] or record["time_ns"]
 
     def _starting(self, columns: Columns) -> None:
         for record in columns.rows(self.texts):
@@ -68,6 +71,7 @@ class ProcessTable:
                 last_task=record["last_task"].hex() if any(record["last_task"]) else None,
             )  # fmt: skip
             row["pid"] = row["pid"] or record["pid"]
+            row["rss_bytes"] = row["rss_bytes"] or record["rss_bytes"] or None
 
     def _closed(self, columns: Columns) -> None:
         for record in columns.rows(self.texts):
@@ -188,7 +192,8 @@ class ClusterTable:
         self._node(record["node"]).update(state="DEAD", stopped_at_ns=record["time_ns"], error=record["error"] or None)
 
     def _changed(self, record: Row) -> None:
-        self._node(record["node"]).update(state=record["state"].upper(), error=record["error"] or None)
+        state = record["state"].upper()
+        self._node(record["node"]).update(state=state, error=(record["error"] or None) if state != "ALIVE" else None)
 
     def _job(self, job: int) -> Row:
         return self.jobs.setdefault(

@@ -34,6 +34,19 @@ def sentence(record: Row, names: Names) -> str:
 _SAYS_ERROR = frozenset({"worker_died"})
 
 
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _waiting(count: int, noun: str) -> str:
+    return f"{_many(count, noun)} wait{'s' * (count == 1)}"
+
+
+def _run(r: Row, n: Names) -> str:
+    first = n.task_label(r["first_task"])
+    return f"{first} was" if r["tasks"] == 1 else f"{r['tasks']} tasks from {first} on were"
+
+
 def _task(r: Row, n: Names) -> str:
     return n.task_label(r["task"])
 
@@ -92,9 +105,9 @@ def _worker_died(r: Row, n: Names) -> str:
 
 
 def _lease_decided(r: Row, n: Names) -> str:
-    asked = f"{n.process_label(r['owner'])} asked for {r['wanted']} worker(s) for {r['shape']}"
+    asked = f"{n.process_label(r['owner'])} asked for {_many(r['wanted'], 'worker')} for {r['shape']}"
     granted = f" {n.process_label(r['worker'])}" if any(r["worker"]) else ""
-    queue = f"; {r['queue_depth']} demand(s) wait" if r["queue_depth"] else ""
+    queue = f"; {_waiting(r['queue_depth'], 'demand')}" if r["queue_depth"] else ""
     if r["outcome"] == "granted":
         return f"{asked}: granted{granted}, {reason_text(r['reason'])}{queue}"
     said = decision_text(r)
@@ -132,7 +145,7 @@ def _allocation_failed(r: Row, n: Names) -> str:
 
 
 def _tasks_dispatched(r: Row, n: Names) -> str:
-    return f"{r['tasks']} task(s) from {n.task_label(r['first_task'])} on were sent to {_worker(r, n)}"
+    return f"{_run(r, n)} sent to {_worker(r, n)}"
 
 
 def _task_arguments_waiting(r: Row, n: Names) -> str:
@@ -144,7 +157,7 @@ def _task_started(r: Row, n: Names) -> str:
 
 
 def _task_blocked(r: Row, n: Names) -> str:
-    return f"{_task(r, n)} waits in {r['waiting_in']} for {r['objects']} object(s), first {_object(r)}"
+    return f"{_task(r, n)} waits in {r['waiting_in']} for {_many(r['objects'], 'object')}, first {_object(r)}"
 
 
 def _task_unblocked(r: Row, n: Names) -> str:
@@ -164,13 +177,14 @@ def _actor_alive(r: Row, n: Names) -> str:
 
 
 def _lease_requested(r: Row, n: Names) -> str:
-    return f"{_worker(r, n)} wants {r['wanted']} more worker(s) for {r['shape']}; {r['backlog_tasks']} task(s) wait"
+    waiting = _waiting(r["backlog_tasks"], "task")
+    return f"{_worker(r, n)} wants {_many(r['wanted'], 'more worker')} for {r['shape']}; {waiting}"
 
 
 def _lease_returned(r: Row, n: Names) -> str:
     return (
         f"{_worker(r, n)} is free again after {duration(r['held_seconds'])} "
-        f"and {r['tasks']} task(s) of {r['shape']}: {reason_text(r['reason'])}"
+        f"and {_many(r['tasks'], 'task')} of {r['shape']}: {reason_text(r['reason'])}"
     )
 
 
@@ -183,7 +197,7 @@ def _process_sample(r: Row, n: Names) -> str:
 
 
 def _node_sample(r: Row, n: Names) -> str:
-    return f"the node's loop was {duration(r['loop_lag_seconds'])} late; {r['demands_queued']} demand(s) wait"
+    return f"the node's loop was {duration(r['loop_lag_seconds'])} late; {_waiting(r['demands_queued'], 'demand')}"
 
 
 def _events_dropped(r: Row, n: Names) -> str:
@@ -203,7 +217,7 @@ SENTENCES: dict[str, Sentence] = {
     "task_recalled": lambda r, n: f"{_task(r, n)} was taken back from {_worker(r, n)} before it started",
     "task_cancel_requested": lambda r, n: f"somebody asked to cancel {_task(r, n)}{' by force' * r['force']}",
     "task_arguments_waiting": _task_arguments_waiting,
-    "tasks_finished": lambda r, n: f"{r['tasks']} task(s) from {n.task_label(r['first_task'])} on finished",
+    "tasks_finished": lambda r, n: f"{_run(r, n).rpartition(' ')[0]} finished",
     "task_started": _task_started,
     "task_ended": _task_ended,
     "task_blocked": _task_blocked,

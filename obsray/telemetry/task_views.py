@@ -325,6 +325,9 @@ class TaskViews(ObjectViews):
                     attempt["outcome"] = record["outcome"]
                     attempt["error"] = record.get("error") or attempt["error"]
                     attempt["run_seconds"] = record.get("run_seconds", attempt["run_seconds"])
+        for attempt in found.values():
+            if attempt["run_seconds"] is None and attempt["started_at_ns"] and attempt["ended_at_ns"]:
+                attempt["run_seconds"] = max(0, attempt["ended_at_ns"] - attempt["started_at_ns"]) / NS
         last = found.setdefault(values["attempt"], self._attempt(values))
         if last["worker_id"] is None:
             found[values["attempt"]] = self._attempt(values)

@@ -17,6 +17,7 @@ import pytest
 from obsray.cli import main as cli
 from tests.integration.programs import ROOT, eventually
 
+pytest_plugins = ["tests.integration.programs"]
 pytestmark = pytest.mark.timeout(60)
 
 SESSION = """

@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.programs import eventually, gone, leftovers
 
+pytest_plugins = ["tests.integration.programs"]
 pytestmark = pytest.mark.timeout(60)
 
 #: A busy runtime: tasks that run, a child of a task, an actor, an object on disk.

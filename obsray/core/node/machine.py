@@ -98,8 +98,13 @@ class NodeMachine:
 
     # --- clients -----------------------------------------------------------------------------------------
 
-    def client_joined(self, step: Step, client_id: bytes, kind: ProcessKind, pid: int) -> Client | None:
-        """A process has introduced itself. None if it cannot be who it says it is; its link must be closed then."""
+    def client_joined(
+        self, step: Step, client_id: bytes, kind: ProcessKind, pid: int, entrypoint: str = "", namespace: str = ""
+    ) -> Client | None:
+        """A process has introduced itself. None if it cannot be who it says it is; its link must be closed then.
+
+        ``entrypoint`` and ``namespace`` of a driver: what it was started as, and where its actors are named.
+        """
         if client_id in self.clients:
             return None
         client = Client(client_id, kind, pid)
@@ -111,7 +116,8 @@ class NodeMachine:
         elif kind is ProcessKind.DRIVER:
             self.jobs += 1
             client.job = self.jobs
-            step.emit.job_started(step.time_ns, client.job, client_id, pid & _U32, 0, 0)
+            named = step.emit.intern(entrypoint), step.emit.intern(namespace)
+            step.emit.job_started(step.time_ns, client.job, client_id, pid & _U32, *named)
         self.clients[client_id] = client
         self._look(step)
         return client

@@ -290,7 +290,9 @@ class Node:
             self.reactor.close(link)
             return
         step = self._step()
-        client = self.machine.client_joined(step, peer.worker, kind, peer.pid)
+        settings = self.options.settings if kind is ProcessKind.DRIVER else {}
+        entrypoint, namespace = str(settings.get("entrypoint", "")), str(settings.get("namespace", ""))
+        client = self.machine.client_joined(step, peer.worker, kind, peer.pid, entrypoint, namespace)
         if client is None:
             self._log(f"refused {kind.name.lower()} {peer.worker.hex()} (pid {peer.pid}): not expected")
             self.reactor.close(link)
@@ -300,7 +302,7 @@ class Node:
             # Before anything that the machine has for it: the first message carries the arena.
             self._welcome(link, client.job)
             if kind is ProcessKind.DRIVER:
-                self.reporter.start_job(client.job, client.id, client.pid, "", "")
+                self.reporter.start_job(client.job, client.id, client.pid, entrypoint, namespace)
         self._carry_out(step)
         if kind is ProcessKind.WORKER and not self.services.started and not self._ending:
             self.reactor.post(self._start_services)

@@ -348,7 +348,7 @@ def test_the_story_of_a_killed_worker_ends_with_what_it_was_doing(view, recorded
 
 def test_the_story_of_a_task_tells_of_the_death_of_its_worker_and_the_retry(view, recorded):
     told = texts(view.story(recorded.killed_task.hex()))
-    order = ["submitted word_count", "were sent to", "is running on", "was killed by signal 9", "it is tried again",
+    order = ["submitted word_count", "sent to", "is running on", "was killed by signal 9", "it is tried again",
              "ended on", "finished"]  # fmt: skip
     at = [next(i for i, text in enumerate(told) if part in text) for part in order]
     assert at == sorted(at)
