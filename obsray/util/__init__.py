@@ -1,31 +1,64 @@
-"""Helpers around the core API."""
+"""Helpers around the core API. Imported on first use, as in the package itself: what is not used costs nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from obsray.core.runtime.serialization import CUSTOM
+if TYPE_CHECKING:
+    from obsray.util import actor_pool, joblib, metrics, multiprocessing, queue, state
+    from obsray.util.actor_pool import ActorPool
+    from obsray.util.completion import as_completed, map_unordered
+    from obsray.util.inspection import inspect_serializability
+    from obsray.util.process import (
+        deregister_serializer,
+        get_node_ip_address,
+        list_named_actors,
+        log_once,
+        register_serializer,
+    )
+
+#: Name -> the module that has it.
+_WHERE = {
+    "ActorPool": "actor_pool",
+    "as_completed": "completion",
+    "deregister_serializer": "process",
+    "get_node_ip_address": "process",
+    "inspect_serializability": "inspection",
+    "list_named_actors": "process",
+    "log_once": "process",
+    "map_unordered": "completion",
+    "register_serializer": "process",
+}
+_MODULES = frozenset({"actor_pool", "joblib", "metrics", "multiprocessing", "queue", "state"})
+
+__all__ = [
+    "ActorPool",
+    "actor_pool",
+    "as_completed",
+    "deregister_serializer",
+    "get_node_ip_address",
+    "inspect_serializability",
+    "joblib",
+    "list_named_actors",
+    "log_once",
+    "map_unordered",
+    "metrics",
+    "multiprocessing",
+    "queue",
+    "register_serializer",
+    "state",
+]
 
 
-def register_serializer(cls: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]) -> None:
-    """Send instances of ``cls`` as ``serializer(instance)`` and rebuild them with ``deserializer``, in this process."""
-    CUSTOM[cls] = (serializer, deserializer)
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"obsray.util.{name}")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'obsray.util' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"obsray.util.{_WHERE[name]}"), name)
+    return value
 
 
-def deregister_serializer(cls: type) -> None:
-    """Undo ``register_serializer``; does nothing for a class that is not registered."""
-    CUSTOM.pop(cls, None)
-
-
-def list_named_actors(all_namespaces: bool = False) -> list[Any]:
-    """Names of the actors that are alive; with ``all_namespaces`` dicts of name and namespace."""
-    from obsray.core.api import session
-
-    found = session()
-    namespace = None if all_namespaces else found.settings.get("namespace", "")
-    rows = found.request("list_actors", namespace=namespace)
-    return [dict(row) for row in rows] if all_namespaces else [row["name"] for row in rows]
-
-
-__all__ = ["deregister_serializer", "list_named_actors", "register_serializer"]
+def __dir__() -> list[str]:
+    return list(__all__)

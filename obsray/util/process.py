@@ -1,0 +1,53 @@
+"""What concerns this process alone: how it sends values, what it has said, where it is."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from obsray.core.runtime.serialization import CUSTOM
+
+_said: set[Hashable] = set()
+
+
+def register_serializer(cls: type, *, serializer: Callable[[Any], Any], deserializer: Callable[[Any], Any]) -> None:
+    """Send instances of ``cls`` as ``serializer(instance)`` and rebuild them with ``deserializer``, in this process."""
+    CUSTOM[cls] = (serializer, deserializer)
+
+
+def deregister_serializer(cls: type) -> None:
+    """Undo ``register_serializer``; does nothing for a class that is not registered."""
+    CUSTOM.pop(cls, None)
+
+
+def list_named_actors(all_namespaces: bool = False) -> list[Any]:
+    """Names of the actors that are alive; with ``all_namespaces`` dicts of name and namespace."""
+    from obsray.core.api import session
+
+    found = session()
+    namespace = None if all_namespaces else found.settings.get("namespace", "")
+    rows = found.request("list_actors", namespace=namespace)
+    return [dict(row) for row in rows] if all_namespaces else [row["name"] for row in rows]
+
+
+def log_once(key: Hashable) -> bool:
+    """True the first time it is called with ``key`` in this process, False from then on."""
+    if key in _said:
+        return False
+    _said.add(key)
+    return True
+
+
+def get_node_ip_address() -> str:
+    """The address under which other machines reach this one; ``127.0.0.1`` without a network. Sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Connecting a datagram socket only asks for the route; the address is reserved for documentation.
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+__all__ = ["deregister_serializer", "get_node_ip_address", "list_named_actors", "log_once", "register_serializer"]

@@ -1,0 +1,367 @@
+"""The rows of the state API, and how they come out of the rows of the views.
+
+A row has its fields as attributes and as keys: ``row.state``, ``row["state"]``, ``dict(row)``. Ids are hex strings,
+``*_ms`` milliseconds since the epoch; None is not known or not yet. Fields with a default need ``detail=True``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+from obsray.core import options as opts
+from obsray.telemetry.events import TaskType
+from obsray.telemetry.tables import NS
+
+_Row = dict[str, Any]
+R = TypeVar("R", bound="StateRow")
+
+#: How a task ended -> the name of its error.
+_ERROR_TYPES = {
+    "app_error": "TASK_EXECUTION_EXCEPTION",
+    "cancelled": "TASK_CANCELLED",
+    "worker_died": "WORKER_DIED",
+    "oom": "OUT_OF_MEMORY",
+    "lost_argument": "OBJECT_LOST",
+    "actor_died": "ACTOR_DIED",
+    "system_error": "SYSTEM_ERROR",
+}
+ERROR_OUTCOMES = {error: outcome for outcome, error in _ERROR_TYPES.items()}
+TASK_TYPES = {
+    TaskType.TASK: "NORMAL_TASK",
+    TaskType.ACTOR_CREATION: "ACTOR_CREATION_TASK",
+    TaskType.ACTOR_CALL: "ACTOR_TASK",
+    TaskType.DRIVER: "DRIVER_TASK",
+}
+_ADDRESS = "127.0.0.1"
+
+
+@dataclass(frozen=True, eq=False)
+class StateRow(Mapping[str, Any]):
+    """A row: attributes and keys."""
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.__dataclass_fields__:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dataclass_fields__)
+
+    def __len__(self) -> int:
+        return len(self.__dataclass_fields__)
+
+    def asdict(self) -> dict[str, Any]:
+        """The fields as a dictionary."""
+        return dict(self)
+
+    def without_detail(self: R) -> R:
+        """A copy without what was not asked for."""
+        return replace(self, **{each.name: None for each in fields(self) if each.default is None})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TaskState(StateRow):
+    """One attempt of a task or actor call. A cancelled one is ``CANCELLED``, with ``TASK_CANCELLED`` as error type."""
+
+    task_id: str
+    attempt_number: int
+    name: str
+    state: str
+    job_id: str
+    actor_id: str | None
+    type: str
+    func_or_class_name: str
+    parent_task_id: str | None
+    node_id: str | None
+    worker_id: str | None
+    worker_pid: int | None
+    error_type: str | None
+    # detail
+    error_message: str | None = None
+    creation_time_ms: float | None = None
+    start_time_ms: float | None = None
+    end_time_ms: float | None = None
+    required_resources: dict[str, float] | None = None
+    trace_id: str | None = None
+    queue_seconds: float | None = None
+    run_seconds: float | None = None
+    result_bytes: int | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ActorState(StateRow):
+    """One actor."""
+
+    actor_id: str
+    class_name: str
+    state: str
+    job_id: str | None
+    name: str
+    node_id: str | None
+    pid: int | None
+    ray_namespace: str
+    # detail
+    worker_id: str | None = None
+    required_resources: dict[str, float] | None = None
+    death_cause: dict[str, Any] | None = None
+    is_detached: bool | None = None
+    num_restarts: int | None = None
+    max_restarts: int | None = None
+    calls: int | None = None
+    creation_time_ms: float | None = None
+    start_time_ms: float | None = None
+    end_time_ms: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ObjectState(StateRow):
+    """One object; ``type`` and ``pid`` are of the process that owns it, ``task_status`` of the task that made it."""
+
+    object_id: str
+    object_size: int
+    state: str
+    task_status: str | None
+    call_site: str | None
+    type: str | None
+    pid: int | None
+    ip: str
+    # detail
+    owner_id: str | None = None
+    producer: str | None = None
+    pins: int | None = None
+    age_seconds: float | None = None
+    creation_time_ms: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WorkerState(StateRow):
+    """One worker or driver process; ``state`` says what it does now."""
+
+    worker_id: str
+    is_alive: bool
+    worker_type: str
+    state: str
+    exit_type: str | None
+    node_id: str | None
+    ip: str
+    pid: int | None
+    # detail
+    exit_detail: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    actor_id: str | None = None
+    current_task_id: str | None = None
+    rss_bytes: int | None = None
+    start_time_ms: float | None = None
+    end_time_ms: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NodeState(StateRow):
+    """One node."""
+
+    node_id: str
+    node_ip: str
+    node_name: str
+    is_head_node: bool
+    state: str
+    state_message: str | None
+    resources_total: dict[str, float]
+    labels: dict[str, str]
+    # detail
+    pid: int | None = None
+    start_time_ms: float | None = None
+    end_time_ms: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class JobState(StateRow):
+    """One run of a driver program; ``*_time`` are seconds since the epoch."""
+
+    job_id: str
+    type: str
+    status: str
+    entrypoint: str
+    namespace: str
+    pid: int | None
+    start_time: float | None
+    end_time: float | None
+    tasks: int
+    # detail
+    driver_id: str | None = None
+    error_type: str | None = None
+
+
+def _ms(time_ns: int | None) -> float | None:
+    return None if time_ns is None else time_ns / 1e6
+
+
+def _resources(shape: str) -> dict[str, float]:
+    found = {}
+    for part in shape.split():
+        name, colon, amount = part.rpartition(":")
+        if colon:
+            try:
+                found[name] = float(amount)
+            except ValueError:
+                continue
+    return found
+
+
+def task_rows(row: _Row, attempts: Sequence[_Row], node: str | None) -> Iterator[TaskState]:
+    """The attempts of a task, newest first; ``attempts`` is empty for a task that has only one."""
+    newest = _task(row, node)
+    yield newest
+    for attempt in sorted(attempts, key=lambda each: -int(each["attempt"])):
+        if attempt["attempt"] == row["attempt"]:
+            continue
+        outcome = attempt["outcome"]
+        ended = attempt["ended_at_ns"]
+        yield replace(
+            newest,
+            attempt_number=attempt["attempt"],
+            state="CANCELLED" if outcome == "cancelled" else "FINISHED" if outcome == "ok" else "FAILED",
+            node_id=node if attempt["worker_id"] else None,
+            worker_id=attempt["worker_id"],
+            worker_pid=attempt["worker_pid"],
+            error_type=_ERROR_TYPES.get(outcome or "worker_died"),
+            error_message=attempt["error"],
+            start_time_ms=_ms(attempt["started_at_ns"]),
+            end_time_ms=_ms(ended),
+            queue_seconds=None,
+            run_seconds=attempt["run_seconds"],
+            result_bytes=None,
+        )
+
+
+def _task(row: _Row, node: str | None) -> TaskState:
+    return TaskState(
+        task_id=row["task_id"],
+        attempt_number=row["attempt"],
+        name=row["name"],
+        state=row["state"],
+        job_id=row["job_id"],
+        actor_id=row["actor_id"],
+        type=row["type"],
+        func_or_class_name=row["name"],
+        parent_task_id=row["parent_task_id"],
+        node_id=node if row["worker_id"] else None,
+        worker_id=row["worker_id"],
+        worker_pid=row["worker_pid"],
+        error_type=_ERROR_TYPES.get(row["outcome"] or ""),
+        error_message=row["error"],
+        creation_time_ms=_ms(row["submitted_at_ns"]),
+        start_time_ms=_ms(row["started_at_ns"]),
+        end_time_ms=_ms(row["ended_at_ns"]),
+        required_resources=_resources(row["shape"]),
+        trace_id=row["trace_id"],
+        queue_seconds=row["queue_seconds"],
+        run_seconds=row["run_seconds"],
+        result_bytes=row["result_bytes"],
+    )
+
+
+def actor_row(row: _Row) -> ActorState:
+    """A row of ``Views.actors``."""
+    died = row["died_at_ns"] is not None
+    return ActorState(
+        actor_id=row["actor_id"],
+        class_name=row["class_name"],
+        state=row["state"],
+        job_id=row["job_id"],
+        name=row["name"],
+        node_id=row["node_id"],
+        pid=row["pid"],
+        ray_namespace=row["namespace"],
+        worker_id=row["worker_id"],
+        required_resources=_resources(row["shape"]),
+        death_cause={"cause": row["died_cause"], "error_message": row["error"]} if died else None,
+        is_detached=row["detached"],
+        num_restarts=row["restarts"],
+        max_restarts=row["restarts_max"],
+        calls=row["calls"],
+        creation_time_ms=_ms(row["created_at_ns"]),
+        start_time_ms=_ms(row["alive_at_ns"]),
+        end_time_ms=_ms(row["died_at_ns"]),
+    )
+
+
+def object_row(row: _Row, task_status: str | None, owner: tuple[str, int] | None) -> ObjectState:
+    """A row of ``Views.objects``, with the state of the task that made it and kind and pid of the owner."""
+    return ObjectState(
+        object_id=row["object_id"],
+        object_size=row["bytes"],
+        state=row["state"],
+        task_status=task_status,
+        call_site=row["call_site"],
+        type=owner[0] if owner else None,
+        pid=owner[1] if owner else None,
+        ip=_ADDRESS,
+        owner_id=row["owner"],
+        producer=row["producer"],
+        pins=row["pins"],
+        age_seconds=row["age_seconds"],
+        creation_time_ms=_ms(row["put_at_ns"] or row["created_at_ns"]),
+    )
+
+
+def worker_row(row: _Row, node: str | None) -> WorkerState:
+    """A row of ``Views.workers``."""
+    return WorkerState(
+        worker_id=row["worker_id"],
+        is_alive=row["state"] != "DEAD",
+        worker_type=row["kind"].upper(),
+        state=row["state"],
+        exit_type=row["died_cause"].upper() if row["died_cause"] else None,
+        node_id=node,
+        ip=_ADDRESS,
+        pid=row["pid"] or None,
+        exit_detail=row["error"],
+        exit_code=row["exit_code"],
+        signal=row["signal"],
+        actor_id=row["actor_id"],
+        current_task_id=row["current_task_id"],
+        rss_bytes=row["rss_bytes"],
+        start_time_ms=_ms(row["registered_at_ns"]),
+        end_time_ms=_ms(row["died_at_ns"] or row["closed_at_ns"]),
+    )
+
+
+def node_row(row: _Row, facts: _Row) -> NodeState:
+    """A row of ``Views.nodes``; ``facts`` are those of the session, which its head node knows first."""
+    is_head = row["node_id"] == facts.get("node")
+    offered = (facts.get("resources") or {}) if is_head else {}
+    resources = {name: opts.floating(name, amount) for name, amount in offered.items()}
+    resources.update((name, values["total"]) for name, values in row["resources"].items())
+    return NodeState(
+        node_id=row["node_id"],
+        node_ip=_ADDRESS,
+        node_name=row["host"],
+        is_head_node=is_head,
+        state=row["state"],
+        state_message=row["error"],
+        resources_total=resources,
+        labels={},
+        pid=row["pid"],
+        start_time_ms=_ms(row["started_at_ns"]),
+        end_time_ms=_ms(row["stopped_at_ns"]),
+    )
+
+
+def job_row(row: _Row) -> JobState:
+    """A row of ``Views.jobs``."""
+    return JobState(
+        job_id=row["job_id"],
+        type="DRIVER",
+        status=row["state"],
+        entrypoint=row["entrypoint"],
+        namespace=row["namespace"],
+        pid=row["pid"],
+        start_time=row["started_at_ns"] / NS if row["started_at_ns"] else None,
+        end_time=row["ended_at_ns"] / NS if row["ended_at_ns"] else None,
+        tasks=row["tasks"],
+        driver_id=row["driver_id"],
+        error_type=row["cause"],
+    )
