@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from obsray.metrics.catalog import BUCKETS, FUNCTIONS_MAX, METRICS, OTHER, Metric
+from obsray.metrics.user import FAMILIES_MAX, PREFIX, SERIES_MAX
 
 _HEAD = f"""# Metrics
 
@@ -14,6 +15,9 @@ All of it is folded from the [events](events.md) by the collector's process; the
 `session.json`, and the session's token is required (`Authorization: Bearer <hex>`). `fn` keeps the first
 {FUNCTIONS_MAX} function names and calls the rest `{OTHER}`. Histograms of tasks carry exemplars with `trace_id` and
 `span_id`. Buckets, in seconds: {", ".join(f"{bound:g}" for bound in BUCKETS)}.
+
+Metrics made with `obsray.util.metrics` follow as `{PREFIX}<name>`, with their own labels: at most {FAMILIES_MAX}
+families of {SERIES_MAX} combinations of label values, the rest is `{OTHER}`. Of a gauge the newest value is served.
 
 | metric | type | labels | what it is | folded from |
 |---|---|---|---|---|

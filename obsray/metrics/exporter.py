@@ -25,6 +25,7 @@ from prometheus_client.samples import Exemplar
 
 from obsray.metrics.catalog import BUCKETS, METRICS
 from obsray.metrics.series import Histogram, Series
+from obsray.metrics.user import UserSeries
 from obsray.telemetry import session_file
 from obsray.telemetry.collector import Collector
 from obsray.telemetry.columns import Batch
@@ -48,6 +49,7 @@ class Families(Exposed):
     def __init__(self, collector: Collector, node: str) -> None:
         self.collector = collector
         self.series = Series(collector.texts)
+        self.user = UserSeries(collector.texts)
         self.node = node
         self._lock = threading.Lock()
 
@@ -55,16 +57,20 @@ class Families(Exposed):
         """Fold a batch."""
         with self._lock:
             self.series.update(batch)
+            if "user_metric" in batch:
+                self.user.update(batch["user_metric"])
 
     def collect(self) -> Iterator[Metric]:
-        """All families, in the order of the catalogue."""
+        """All families, in the order of the catalogue, then those of user code."""
         running = self._running()
         with self._lock:
             made = [*self._tasks(running), *self._node(running), *self._telemetry()]
+            users = list(self.user.families())
         by_name = {family.name: family for family in made}
         for name in METRICS:
             if name in by_name:
                 yield by_name[name]
+        yield from users
 
     def _running(self) -> int:
         rings = self.collector.rings

@@ -374,7 +374,8 @@ _UNION: tuple[Event, ...] = (
     Event(129, "user_mark", "A point in time that user code named.", (
         _TASK, _label("name", "str"), _detail("attributes", "str"))),
     Event(130, "user_metric", "One recorded value of a user's metric.", (
-        _TASK, _label("name", "str"), _label("tags", "str"), _measure("value", "f64"), _label("instrument"))),
+        _TASK, _label("name", "str"), _label("tags", "str"), _measure("value", "f64"), _label("instrument"),
+        _detail("definition", "str"))),
 )
 # fmt: on
 
