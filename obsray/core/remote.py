@@ -461,7 +461,7 @@ def get_named(session: Session, name: str, namespace: str) -> ActorHandle | None
 
 
 @overload
-def remote(target: type[T]) -> ActorClass[T]: ...
+def remote(target: type[T]) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
 @overload
 def remote(target: Callable[P, R]) -> RemoteFunction[P, R]: ...
 @overload

@@ -7,8 +7,9 @@ import select
 
 import pytest
 
-from tests.integration.programs import PATIENCE_SECONDS
+from tests.integration.programs import PATIENCE_SECONDS, views
 
+pytest_plugins = ["tests.integration.programs"]
 pytestmark = pytest.mark.timeout(60)
 
 HANDLES = """
@@ -84,3 +85,33 @@ except ValueError as error:
 """)
     assert sentence in driver.hear()["error"]
     assert list(root.iterdir()) == []
+
+
+WAITING = """
+context = start()
+
+@obsray.remote
+def echo(value):
+    return value
+
+@obsray.remote
+def gate(path):
+    while not os.path.exists(path):
+        time.sleep(0.005)
+
+path = os.path.join(context.address_info["session_dir"], "gate")
+argument = gate.remote(path)
+result = echo.remote(argument)
+open(path, "w").close()
+obsray.get(result)
+say(task=result.task_id().hex())
+listen()
+"""
+
+
+def test_the_story_of_a_task_begins_with_its_submission(program):
+    driver = program(WAITING)
+    directory = driver.hear()["directory"]
+    task = driver.hear()["task"]
+    story = [line["event"] for line in views(directory).story(task)]
+    assert story[:2] == ["task_submitted", "task_arguments_waiting"]

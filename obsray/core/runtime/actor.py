@@ -167,7 +167,8 @@ class ActorRunner:
                 if inspect.isawaitable(result):
                     result = await result
                 if running.returns < 0:
-                    result = await self._stream(running, result)
+                    await self._stream(running, result)
+                    result = None
             ended_at = time.time_ns()
             values, extra = executor.store_results(running, result)
             executor.end(running, Outcome.OK, values, extra, ended_at)

@@ -211,7 +211,8 @@ class ActorCalls:
 
     def died(self, client: ActorClient, error: bytes, detail: str) -> None:
         """The actor is gone for good: every call that has not ended fails."""
-        client.state is ActorState.DEAD or advance(client, ActorState.DEAD)
+        if client.state is not ActorState.DEAD:
+            advance(client, ActorState.DEAD)
         text = f"{client.class_name} ({client.id.hex()}) is dead: {detail}".rstrip(": ")
         client.error = error or dump_error(ActorDiedError(text, client.id.hex()))
         client.lost = [entry.id for task in client.in_flight.values() for entry in task.entries]

@@ -33,7 +33,7 @@ class ObjectRef(bytes, Generic[T]):
     def __del__(self, append: Any = dropped.append) -> None:
         append(bytes(self))
 
-    def hex(self, *_: Any) -> str:  # type: ignore[override]
+    def hex(self, *_: Any) -> str:
         """40 hex digits: owner, task and index."""
         return bytes.hex(self)
 

@@ -77,4 +77,4 @@ class Arena:
             unpinned.append(identifier)
 
         views[identifier] = weakref.ref(base, gone)
-        return memoryview(base)
+        return base.data

@@ -202,6 +202,10 @@ class Submission:
             plan.shape.name_number if plan.shape is not None else 0, session.job, arguments, task.unready, kind,
             plan.retries, len(task.payload),
         )
+        if task.unready:
+            for _, entry in task.arguments or ():
+                if entry.state != READY:
+                    session.emitter.task_arguments_waiting(self._time_ns(), identifier, entry.id)
         return task
 
     def _pin(self, task: Task, packed: Packed) -> int:
@@ -218,9 +222,6 @@ class Submission:
         for entry in pinned:
             entry.pins += 1
         task.pinned = pinned
-        for _, entry in task.arguments or ():
-            if entry.state != READY:
-                self.session.emitter.task_arguments_waiting(self._time_ns(), task.id, entry.id)
         return len(task.arguments or ())
 
     def _references(self, plan: Plan, task: Task) -> Any:
