@@ -20,6 +20,7 @@ _EXAMPLES = """examples:
   obsray list tasks --filter state=FAILED        what failed
   obsray list tasks --sort -run_seconds          what took longest
   obsray story 3fa2c1d0:42                       everything that happened to one task
+  obsray sim --scenario attrition --seed 7       the scheduler and its friends against dying workers
 """
 _LIST_EXAMPLES = """a filter is 'column op value'; op: = != < <= > >= contains in. Several filters must all hold.
 examples:
@@ -32,6 +33,13 @@ _GET_EXAMPLES = """an id may be cut short as long as it is unique, or be given a
 examples:
   obsray get task 3fa2c1d0:42
   obsray get task 3fa2c1d0aa00bb11000000000000002a --json
+"""
+_SIM_EXAMPLES = """a run is decided by its scenario and its seed alone; the digest of two equal runs is equal.
+examples:
+  obsray sim                                          the scenarios there are
+  obsray sim --seed 7 --scenario attrition            one run, and what its decisions cost
+  obsray sim --seed 1 --runs 200 --scenario actors    seeds 1 to 200; the first that fails is told
+  obsray sim --seed 7 --scenario mine.toml --thorough look at everything after each step
 """
 _LOGS_EXAMPLES = """examples:
   obsray logs                       the files there are
@@ -150,7 +158,27 @@ def _parser() -> argparse.ArgumentParser:
         "examples:\n  obsray dashboard\n  obsray dashboard --session s_2026     look at a recorded session\n",
     )
     dashboard.add_argument("--port", type=int, default=8265, help="first port to try when serving (default 8265)")
+
+    simulation = verbs.add_parser(
+        "sim",
+        help="Simulate the runtime: workloads against faults, from a seed.",
+        description="Simulate the runtime: workloads against faults, from a seed.",
+        epilog=_SIM_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    simulation.add_argument("--scenario", metavar="NAME", help="a scenario of the source tree, or a TOML file")
+    simulation.add_argument("--seed", type=int, default=1, metavar="N", help="the (first) seed (default 1)")
+    simulation.add_argument("--runs", type=int, default=1, metavar="N", help="how many seeds, one after the other")
+    simulation.add_argument("--thorough", action="store_true", help="check all invariants after each step")
+    simulation.add_argument("--json", action="store_true", help="answer in JSON")
+    simulation.set_defaults(run=_simulation)
     return parser
+
+
+def _simulation(options: argparse.Namespace) -> int:
+    from obsray.cli import simulation
+
+    return simulation.run(options)
 
 
 def _status(options: argparse.Namespace) -> int:

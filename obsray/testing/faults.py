@@ -145,9 +145,9 @@ def clogs(simulator: Simulator, mean_ms: float, clog_ms_max: float, count_max: i
 
     def strike() -> bool:
         chance = simulator.chance
-        chosen = chance.choice([simulator.node, *simulator.living()])
+        chosen = chance.choice([simulator.node.id, *(process.id for process in simulator.living())])
         until = simulator.agenda.elapsed_ns + chance.randint(0, int(clog_ms_max * MILLISECOND_NS))
-        simulator.network.clogged[chosen.id] = until
+        simulator.network.clogged[chosen] = until
         return True
 
     _now_and_then(simulator, mean_ms, count_max, strike)
@@ -161,8 +161,8 @@ def cancels(
 
     def strike() -> bool:
         chance = simulator.chance
-        found = [(driver, task) for driver in simulator.drivers if not driver.dead for task in driver.ownership.tasks.values()]
-        found = [(driver, task) for driver, task in found if task.id not in simulator.ledger.creations]
+        drivers = [driver for driver in simulator.drivers if not driver.dead]
+        found = [(driver, task) for driver in drivers for task in driver.ownership.tasks.values()]
         if not found:
             return False
         driver, task = chance.choice(found)

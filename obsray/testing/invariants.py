@@ -149,7 +149,9 @@ def _some(identifiers: Any) -> str:
 
 def _difference(truth: dict[Any, Any], told: dict[Any, Any]) -> str:
     keys = [key for key in {**truth, **told} if truth.get(key) != told.get(key)]
-    shown = [f"{key.hex() if isinstance(key, bytes) else key}: {truth.get(key)} by events {told.get(key)}" for key in keys]
+    shown = [
+        f"{key.hex() if isinstance(key, bytes) else key}: {truth.get(key)} by events {told.get(key)}" for key in keys
+    ]
     return "; ".join(shown[:3])
 
 
@@ -170,7 +172,9 @@ def leftovers(simulator: Simulator) -> list[str]:
                 f"waiters {len(entry.waiters or ())}"
             )
         found += [f"{who}: holder {worker.hex()}" for worker, held in ownership.held_by.items() if held]
-        found += [f"{who}: lease {lease.id} with {len(lease.in_flight)} tasks" for lease in process.dispatcher.leases.values()]
+        found += [
+            f"{who}: lease {lease.id} with {len(lease.in_flight)} tasks" for lease in process.dispatcher.leases.values()
+        ]
         if process.dropped or ownership.outbox:
             found.append(f"{who}: has not sent everything")
     machine = simulator.node.machine
@@ -218,7 +222,9 @@ def check_end(simulator: Simulator) -> None:
     for process in simulator.living():
         simulator.invariants.look_at(process)
     simulator.invariants.look_at(simulator.node)
-    driver_tasks = [task for driver in simulator.drivers if not driver.dead for task in simulator.replay.open.get(driver.id, {})]
+    driver_tasks = [
+        task for driver in simulator.drivers if not driver.dead for task in simulator.replay.open.get(driver.id, {})
+    ]
     demand(not driver_tasks, f"by events these never ended: {_some(driver_tasks)}")
     for task, state in simulator.replay.ended.items():
         demand(state in _ENDED, f"{task.hex()} ended as {state.name}")

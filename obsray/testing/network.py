@@ -34,8 +34,19 @@ class Process(Protocol):
 class VirtualLink:
     """One end of a connection, with the attributes of ``transport.links.Link`` that machines' shells use."""
 
-    __slots__ = ("arriving", "arrives_at", "closed", "connection", "network", "number", "other", "outbox", "peer",
-                 "process", "state")  # fmt: skip
+    __slots__ = (
+        "arrives_at",
+        "arriving",
+        "closed",
+        "connection",
+        "network",
+        "number",
+        "other",
+        "outbox",
+        "peer",
+        "process",
+        "state",
+    )  # fmt: skip
 
     def __init__(self, network: Network, process: Process, peer: Hello, number: int) -> None:
         self.network = network
@@ -60,7 +71,7 @@ class VirtualLink:
 
 
 class Network:
-    """All links. ``late_ratio`` of the frames take up to ``late_ns_max``; a clogged process gets nothing for a while."""
+    """All links. ``late_ratio`` of the frames take up to ``late_ns_max`` longer."""
 
     def __init__(self, agenda: Agenda, chance: random.Random, log: EventLog) -> None:
         self.agenda = agenda

@@ -10,9 +10,7 @@ from obsray.ids import owner_of, sequence_of, task_id
 from obsray.telemetry.events import BY_NAME, LeaseOutcome, Outcome
 
 _ENDED = {Outcome.OK: TaskState.FINISHED, Outcome.CANCELLED: TaskState.CANCELLED}
-_POSITION = {
-    (event.name, field.name): index for event in BY_NAME.values() for index, field in enumerate(event.fields)
-}
+_POSITION = {(event.name, field.name): index for event in BY_NAME.values() for index, field in enumerate(event.fields)}
 
 
 class Contradiction(AssertionError):

@@ -39,9 +39,7 @@ class SimulationFailed(AssertionError):
     """A run broke an invariant. ``step`` is the number of the step, counted from the beginning."""
 
     def __init__(self, scenario: str, seed: int, step: int, text: str) -> None:
-        super().__init__(
-            f"after step {step}: {text}\n  replay it: obsray sim --seed {seed} --scenario {scenario}"
-        )
+        super().__init__(f"after step {step}: {text}\n  replay it: obsray sim --seed {seed} --scenario {scenario}")
         self.scenario, self.seed, self.step = scenario, seed, step
 
 
@@ -143,6 +141,10 @@ class Simulator:
             if self.steps > STEPS_MAX:
                 raise Broken(f"more than {STEPS_MAX} steps")
 
+    def _step_for(self, duration_ns: int) -> None:
+        until = self.agenda.elapsed_ns + duration_ns
+        self._step_while(lambda: self.agenda.elapsed_ns < until)
+
     def _stop_faults(self) -> None:
         self.faults_over = True
         self.between_steps.clear()
@@ -153,8 +155,7 @@ class Simulator:
         """Let everything be let go: leases, references, actors without handles."""
         left = leftovers(self)
         while left and self.agenda.elapsed_ns < deadline:
-            until = self.agenda.elapsed_ns + LOOK_NS
-            self._step_while(lambda: self.agenda.elapsed_ns < until)
+            self._step_for(LOOK_NS)
             left = leftovers(self)
 
     def _leave(self) -> None:
@@ -162,8 +163,7 @@ class Simulator:
         for driver in self.drivers:
             if not driver.dead:
                 self.exit(driver)
-        until = self.agenda.elapsed_ns + LOOK_NS
-        self._step_while(lambda: self.agenda.elapsed_ns < until)
+        self._step_for(LOOK_NS)
         self.invariants.look_at(self.node)
         clients = [client for client in self.node.machine.clients.values() if client.kind is ProcessKind.DRIVER]
         if clients:

@@ -1,7 +1,6 @@
 """A driver or worker without threads and sockets: the real machines, driven as ``core/runtime/session.py`` drives them.
 
-User code is written as generators (``workloads.py``). What they yield is what a thread would block in; everything
-else they do by calling methods of their ``VirtualThread``.
+Its inbox and its submissions are the real ones as well; what differs are links, clock and threads.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from obsray.core.protocol import messages as m
 from obsray.core.runtime.calls import ActorCalls, ActorClient
 from obsray.core.runtime.dispatch import Dispatcher, Function, Shape
 from obsray.core.runtime.inbox import Inbox
-from obsray.core.runtime.ownership import NODE, READY, Entry, Ownership, Task
-from obsray.core.runtime.running import Running
+from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
 from obsray.core.runtime.serialization import KIND_ERROR, load_error
 from obsray.core.runtime.submission import Packed, Plan, Submission
 from obsray.core.runtime.verdicts import Verdicts
-from obsray.core.runtime.waiting import Answer, Waiter
+from obsray.core.runtime.waiting import Answer
 from obsray.core.transport.connection import Hello
-from obsray.errors import GetTimeoutError, ObjectFreedError, ObjectLostError, ObjectStoreFullError
+from obsray.errors import ObjectFreedError, ObjectLostError, ObjectStoreFullError
 from obsray.ids import NIL_TASK, SEQUENCE_ACTOR, SEQUENCE_PUT, object_id, task_id
 from obsray.telemetry.events import ProcessKind, TaskType, WaitKind
-from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS, Records
+from obsray.testing.agenda import MILLISECOND_NS, SECOND_NS, Records
 from obsray.testing.network import VirtualLink
-from obsray.testing.programs import Program, Sleep, Steps, Until, Value
+from obsray.testing.programs import Steps, Until, Value
+from obsray.testing.virtual_thread import VirtualThread
 
 if TYPE_CHECKING:
     from obsray.testing.simulator import Simulator
@@ -41,208 +40,6 @@ QUIET_NS = 100 * MILLISECOND_NS
 BLOCKED_AFTER_NS = MILLISECOND_NS
 CPU = 10_000
 _INLINE = b"\x80"
-
-
-class _Alarm:
-    """Stands in for ``threading.Event`` inside a Waiter: the thread goes on a moment later."""
-
-    def __init__(self, thread: VirtualThread, turn: int) -> None:
-        self._thread = thread
-        self._turn = turn
-
-    def set(self) -> None:
-        self._thread.go_on(self._turn)
-
-
-class VirtualThread:
-    """Runs one program. ``holds`` counts the references it has; ``running`` is the attempt, in a worker."""
-
-    def __init__(self, process: VirtualProcess, name: str) -> None:
-        self.process = process
-        self.name = name
-        self.holds: dict[bytes, int] = {}
-        self.running: Running | None = None
-        self.ended: Callable[[Any, BaseException | None], None] | None = None
-        self.waiting: Until | Sleep | None = None
-        self.done = False
-        self._program: Program | None = None
-        self._turn = 0
-        self._blocked_at = 0
-
-    # --- running -------------------------------------------------------------------------------------------
-
-    def run(self, program: Program) -> None:
-        """Begin the program now."""
-        self._program = program
-        self._resume(None, None)
-
-    def _resume(self, in_time: bool | None, error: BaseException | None) -> None:
-        program, wish = self._program, None
-        assert program is not None
-        self._turn += 1
-        self.waiting = None
-        self.process.local.running = self.running
-        try:
-            while wish is None:
-                wish = program.send(in_time) if error is None else program.throw(error)
-                error, in_time = None, True
-                if isinstance(wish, Until) and wish.waiter.missing <= 0:
-                    wish = None
-            self._wait(wish)
-        except StopIteration as end:
-            self._end(end.value, None)
-        except (Exception, KeyboardInterrupt) as failed:
-            self._end(None, failed)
-        finally:
-            self.process.local.running = None
-
-    def _wait(self, wish: Sleep | Until) -> None:
-        self.waiting = wish
-        agenda, turn = self.process.agenda, self._turn
-        if isinstance(wish, Sleep):
-            agenda.after(wish.duration_ns, self._on_time, turn, True)
-            return
-        cast(Any, wish.waiter).event = _Alarm(self, turn)
-        if wish.timeout_ns is not None:
-            agenda.after(wish.timeout_ns, self._on_time, turn, False)
-        if self.running is not None and self.process.executor is not None:
-            agenda.after(BLOCKED_AFTER_NS, self._on_blocked, turn)
-
-    def go_on(self, turn: int) -> None:
-        """What the thread waited for in this turn is there."""
-        self.process.agenda.after(2 * MICROSECOND_NS, self._on_time, turn, True)
-
-    def interrupt(self) -> None:
-        """User code sees KeyboardInterrupt where it is."""
-        if self.waiting is not None:
-            self.process.agenda.after(2 * MICROSECOND_NS, self._on_time, self._turn, True, KeyboardInterrupt())
-
-    def _on_time(self, turn: int, in_time: bool, error: BaseException | None = None) -> None:
-        if turn != self._turn or self.process.dead or self.done:
-            return
-        self.process.do(self._unblock_and_resume, in_time, error)
-
-    def _unblock_and_resume(self, in_time: bool, error: BaseException | None) -> None:
-        wish = self.waiting
-        if self._blocked_at and isinstance(wish, Until) and self.running is not None:
-            blocked_ns, self._blocked_at = self.process.agenda.elapsed_ns - self._blocked_at, 0
-            assert self.process.executor is not None
-            self.process.executor.unblocked(self.running, blocked_ns, wish.kind)
-        self._resume(in_time, error)
-
-    def _on_blocked(self, turn: int) -> None:
-        wish = self.waiting
-        if turn != self._turn or self.process.dead or not isinstance(wish, Until) or wish.waiter.missing <= 0:
-            return
-        executor, running = self.process.executor, self.running
-        assert executor is not None and running is not None
-        self._blocked_at = self.process.agenda.elapsed_ns
-        self.process.do(executor.blocked, running, wish.kind)
-
-    def _end(self, value: Any, error: BaseException | None) -> None:
-        self.done = True
-        self.let_go()
-        if self.ended is not None:
-            self.ended(value, error)
-        elif error is not None:
-            raise error
-
-    # --- references ------------------------------------------------------------------------------------------
-
-    def hold(self, identifier: bytes) -> None:
-        """Note that the program has one more reference (its entry has been counted already)."""
-        self.holds[identifier] = self.holds.get(identifier, 0) + 1
-
-    def drop(self, *identifiers: bytes) -> None:
-        """The program lets one reference of each go."""
-        for identifier in identifiers:
-            left = self.holds[identifier] - 1
-            if left:
-                self.holds[identifier] = left
-            else:
-                del self.holds[identifier]
-            self.process.dropped.append(identifier)
-
-    def let_go(self) -> None:
-        """Every local variable of the program is gone."""
-        for identifier, count in self.holds.items():
-            self.process.dropped += [identifier] * count
-        self.holds.clear()
-
-    # --- what programs call -------------------------------------------------------------------------------------
-
-    def submit(self, name: str, *numbers: int, **options: Any) -> bytes:
-        """Submit a task with one result and hold the reference to it. Options as of ``VirtualProcess.submit``."""
-        (identifier,) = self.process.submit(name, numbers, thread=self, **options)
-        return identifier
-
-    def get(self, identifiers: list[bytes], timeout_ns: int | None = None) -> Steps[list[Value]]:
-        """The values, in order; references inside them are held. Raises the first failure."""
-        process = self.process
-        entries = [process.ownership.entries[identifier] for identifier in identifiers]
-        missing = [entry for entry in entries if entry.state != READY]
-        if missing:
-            waiter = Waiter(len(missing), fail_fast=True)
-            for entry in missing:
-                process.ownership.wait_for(entry, waiter)
-            process.send_everything()
-            try:
-                yield Until(waiter, timeout_ns)
-            finally:
-                for entry in missing:
-                    process.ownership.stop_waiting(entry, waiter)
-        for entry in entries:
-            if entry.failed:
-                process.raise_error(entry)
-        if any(entry.state != READY for entry in entries):
-            raise GetTimeoutError("not there in time")
-        values = []
-        for entry in entries:
-            values.append((yield from self.read(entry.value, entry.id)))
-        return values
-
-    def read(self, value: Any, identifier: bytes) -> Steps[Value]:
-        """Open a value, inline or in the store."""
-        if type(value) is bytes:
-            return self.process.open(value, self)
-        if value is None:
-            raise ObjectFreedError(f"object {identifier.hex()} has been freed by its owner", identifier.hex())
-        stored = yield from self.process.pinned(identifier)
-        found: Value = self.process.adopt(stored, self)
-        self.process.unpin(identifier)
-        return found
-
-    def wait(self, identifiers: list[bytes], count: int, timeout_ns: int | None = None) -> Steps[list[bytes]]:
-        """Those that are ready, at most ``count``."""
-        process = self.process
-        entries = [process.ownership.entries[identifier] for identifier in identifiers]
-        pending = [entry for entry in entries if entry.state != READY]
-        waiter = Waiter(count - (len(entries) - len(pending)))
-        if waiter.missing > 0:
-            for entry in pending:
-                process.ownership.wait_for(entry, waiter)
-            process.send_everything()
-            try:
-                yield Until(waiter, timeout_ns, WaitKind.WAIT)
-            finally:
-                for entry in pending:
-                    process.ownership.stop_waiting(entry, waiter)
-        return [entry.id for entry in entries if entry.state == READY][:count]
-
-    def put(self, value: Value) -> Steps[bytes]:
-        """Store a value of this process; the program holds the reference."""
-        process = self.process
-        identifier = process.next_put()
-        entry = Entry(identifier, True)
-        entry.local = 1
-        stored = yield from process.store(identifier, value)
-        inner = tuple(value.inner)
-        process.ownership.put(entry, stored, inner)
-        task = self.running.task if self.running is not None else NIL_TASK
-        process.records.object_put(process.agenda.time_ns(), identifier, task, value.size, type(stored) is bytes, 0)
-        self.hold(identifier)
-        process.after()
-        return identifier
 
 
 class VirtualProcess:
@@ -308,10 +105,14 @@ class VirtualProcess:
         """One turn: a stimulus, then what the machines want because of it."""
         if self.dead:
             return
-        self.simulator.decide("owner", stimulus, *arguments)
+        self.simulator.decide("owner", self._turn, stimulus, arguments)
+        if not self.dead:
+            self.simulator.after_step(self)
+
+    def _turn(self, stimulus: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        stimulus(*arguments)
         if not self.dead:
             self.after()
-            self.simulator.after_step(self)
 
     def after(self) -> None:
         """Let the machines act on what happened and send what they say."""
@@ -518,7 +319,15 @@ class VirtualProcess:
             if options.get("max_calls"):
                 wired["max_calls"] = options["max_calls"]
             plan = self._plans[key] = Plan(
-                cast(Any, self), function, name, returns, retries, wired or None, shape, (0, 9), lambda args, kwargs: None
+                cast(Any, self),
+                function,
+                name,
+                returns,
+                retries,
+                wired or None,
+                shape,
+                (0, 9),
+                lambda args, kwargs: None,
             )
         return plan
 
@@ -614,7 +423,7 @@ class VirtualProcess:
         self, class_name: str, numbers: tuple[int, ...], *, thread: VirtualThread, nested: list[bytes] | None = None,
         restarts: int = 0, cpus: float = 0, detached: bool = False,
     ) -> ActorClient:  # fmt: skip
-        """Create an actor as ``Submission.create_actor`` does; the thread holds the handle (``client.id`` + index 0)."""
+        """Create an actor as ``Submission.create_actor`` does; the thread holds its handle's reference."""
         plan = self._plan(class_name, 1, 0, {}, -1)
         packed = self._packed(numbers, [], nested or [])
         spec = {
@@ -622,6 +431,7 @@ class VirtualProcess:
             "resources": {"CPU": CPU}, "held": {"CPU": round(cpus * CPU)} if cpus else {}, "runtime": None,
             "restarts_max": restarts, "meta": b"", "concurrency": {}, "restore": None,
         }  # fmt: skip
+        client: ActorClient
         client, _ = self.submission.create_packed(plan, spec, packed, True, -1)
         thread.hold(client.id + bytes(4))
         return client

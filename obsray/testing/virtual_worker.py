@@ -1,6 +1,6 @@
 """A worker that "runs" tasks: as ``core/runtime/executor.py``, with generators for user code and no process.
 
-The black box is ``Records.now``: an attempt is in it from its first to its last moment, and a death reads it.
+The black box is ``Records.ran``: an attempt is in it from its first moment until another begins; a death reads it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from obsray.core.runtime.serialization import dump_error
 from obsray.core.runtime.waiting import Waiter
 from obsray.errors import ActorDiedError, RayError, RayTaskError, TaskCancelledError
 from obsray.telemetry.events import Outcome, Reason, WaitKind
-from obsray.testing import workloads
 from obsray.testing.agenda import MICROSECOND_NS
+from obsray.testing.bodies import body
 from obsray.testing.network import VirtualLink
 from obsray.testing.programs import Sleep, Steps, Until, Value
-from obsray.testing.virtual_process import VirtualProcess, VirtualThread
+from obsray.testing.virtual_process import VirtualProcess
+from obsray.testing.virtual_thread import VirtualThread
 
 if TYPE_CHECKING:
     from obsray.testing.simulator import Simulator
@@ -113,7 +114,7 @@ class VirtualExecutor:
                 yield from self._execute(next_up)
             else:
                 yield from self._become(next_up)
-            # Between two attempts nothing is in the black box.
+            # A moment for deaths between two attempts.
             yield Sleep(self.chance.randint(1, 5) * MICROSECOND_NS)
             if not queue or self.agenda.time_ns() - self._sent_ns > SEND_AFTER_NS:
                 process.send_everything()
@@ -240,7 +241,7 @@ class VirtualExecutor:
         self._begin(running)
         try:
             call = yield from self._arguments(running)
-            result: Value | None = yield from workloads.body(running.loaded.name)(call)
+            result: Value | None = yield from body(running.loaded.name)(call)
             values, extra = yield from self._store_results(running, result)
         except (Exception, KeyboardInterrupt) as error:
             thread.let_go()
@@ -280,9 +281,7 @@ class VirtualExecutor:
         running.ready_at = self.agenda.time_ns()
         return call
 
-    def _store_results(
-        self, running: Running, result: Value | None
-    ) -> Steps[tuple[list[Any], dict[str, Any] | None]]:
+    def _store_results(self, running: Running, result: Value | None) -> Steps[tuple[list[Any], dict[str, Any] | None]]:
         values: list[Any] = []
         contained: list[list[bytes]] = []
         for index in range(running.returns):
@@ -349,7 +348,7 @@ class VirtualExecutor:
     def _add(self, link: VirtualLink, result: tuple[Any, ...]) -> None:
         self._results.setdefault(link.number, (link, []))[1].append(result)
 
-    # --- becoming an actor ---------------------------------------------------------------------------------------------
+    # --- becoming an actor ---------------------------------------------------------------------------------------
 
     def _become(self, message: m.StartActor) -> Steps[None]:
         spec, process, thread = message.spec, self.process, self._thread
@@ -361,7 +360,7 @@ class VirtualExecutor:
         self._begin(running)
         try:
             call = yield from self._arguments(running)
-            yield from workloads.body(name)(call)
+            yield from body(name)(call)
         except (Exception, KeyboardInterrupt) as error:
             thread.let_go()
             died = ActorDiedError(f"{spec['class_name']} could not be built: {error!r}", self.actor.hex(), True)

@@ -1,8 +1,6 @@
-"""What virtual drivers do and what virtual workers run: programs written as generators, chosen by name.
+"""What virtual drivers do: programs chosen by name, ``workload(thread, **parameters)``.
 
-A *body* is the code of a task or method: ``body(call)`` yields what it waits for and returns its Value (None for a
-plain 0). A *workload* is a program of a driver: ``workload(thread, **parameters)``; it checks what it gets, so a wrong
-result is found where it is seen.
+A workload checks what it gets, so a wrong result is found where it is seen; errors must be explained by a fault.
 """
 
 from __future__ import annotations
@@ -23,200 +21,23 @@ from obsray.errors import (
     TaskCancelledError,
     WorkerCrashedError,
 )
-from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS
+from obsray.testing.agenda import MILLISECOND_NS
 from obsray.testing.programs import Program, Sleep, Steps, Value
 
 if TYPE_CHECKING:
-    from obsray.testing.virtual_process import VirtualThread
-    from obsray.testing.virtual_worker import Call
+    from obsray.testing.virtual_thread import VirtualThread
 
-Body = Callable[["Call"], Program]
-
-BODIES: dict[str, Body] = {}
 WORKLOADS: dict[str, Callable[..., Program]] = {}
-_HEAVY_NS_MAX = 400 * MILLISECOND_NS
-
-
-class UserError(Exception):
-    """What user code raises."""
 
 
 class WrongResult(AssertionError):
     """A program saw something that cannot be."""
 
 
-def body(name: str) -> Body:
-    """The code of a function or method."""
-    return BODIES[name]
-
-
-def function(name: str) -> Callable[[Body], Body]:
-    """Make ``name`` stand for a body."""
-
-    def register(code: Body) -> Body:
-        BODIES[name] = code
-        return code
-
-    return register
-
-
 def workload(code: Callable[..., Program]) -> Callable[..., Program]:
     """Make a program available to scenarios under its own name."""
     WORKLOADS[code.__name__] = code
     return code
-
-
-# --- bodies ------------------------------------------------------------------------------------------------
-
-
-@function("no_op")
-def _no_op(call: Call) -> Program:
-    yield Sleep(call.process.chance.randint(1, 30) * MICROSECOND_NS)
-    return Value(call.numbers[0])
-
-
-@function("fixed")
-def _fixed(call: Call) -> Program:
-    yield Sleep(call.numbers[1])
-    return Value(call.numbers[0])
-
-
-@function("heavy_tailed")
-def _heavy_tailed(call: Call) -> Program:
-    yield Sleep(min(_HEAVY_NS_MAX, int(call.process.chance.paretovariate(1.1) * 100 * MICROSECOND_NS)))
-    return Value(call.numbers[0])
-
-
-@function("add")
-def _add(call: Call) -> Program:
-    yield Sleep(50 * MICROSECOND_NS)
-    return Value(call.numbers[0] + sum(argument.number for argument in call.arguments))
-
-
-@function("large")
-def _large(call: Call) -> Program:
-    yield Sleep(200 * MICROSECOND_NS)
-    return Value(call.numbers[0], size=call.numbers[1])
-
-
-@function("flaky")
-def _flaky(call: Call) -> Program:
-    yield Sleep(100 * MICROSECOND_NS)
-    if call.process.chance.random() < call.numbers[1] / 1000:
-        raise UserError(f"attempt {call.attempt}")
-    return Value(call.numbers[0])
-
-
-@function("nested")
-def _nested(call: Call) -> Program:
-    """The number of leaves of a tree of tasks, counted by waiting for the subtrees."""
-    width, depth = call.numbers
-    if not depth:
-        yield Sleep(100 * MICROSECOND_NS)
-        return Value(1)
-    children = [call.thread.submit("nested", width, depth - 1) for _ in range(width)]
-    found = yield from call.thread.get(children)
-    return Value(sum(value.number for value in found))
-
-
-@function("spawn")
-def _spawn(call: Call) -> Program:
-    """A value that holds the reference to a task of the worker's own."""
-    child = call.thread.submit("no_op", call.numbers[0])
-    yield Sleep(20 * MICROSECOND_NS)
-    return Value(1, (child,))
-
-
-@function("put_inside")
-def _put_inside(call: Call) -> Program:
-    """A value that holds a reference to an object the worker put."""
-    number, size = call.numbers
-    inner = yield from call.thread.put(Value(number, size=size))
-    return Value(1, (inner,))
-
-
-@function("give_back")
-def _give_back(call: Call) -> Program:
-    """A value that holds the references the task was called with."""
-    yield Sleep(20 * MICROSECOND_NS)
-    return Value(len(call.nested), call.nested)
-
-
-@function("read_inside")
-def _read_inside(call: Call) -> Program:
-    found = yield from call.thread.get(list(call.nested))
-    return Value(sum(value.number for value in found))
-
-
-@function("pass_on")
-def _pass_on(call: Call) -> Program:
-    """Have the references read by a task of the worker's own."""
-    child = call.thread.submit("read_inside", nested=list(call.nested))
-    (value,) = yield from call.thread.get([child])
-    return value
-
-
-@function("call_actor")
-def _call_actor(call: Call) -> Program:
-    """Call an actor through a handle that came as an argument: ``numbers`` calls, each waited for or not."""
-    count, wait = call.numbers
-    (handle,) = call.nested
-    client = call.process.handle(handle[:16], "Counter")
-    calls = [call.process.call(client, "add", (1,), thread=call.thread) for _ in range(count)]
-    if wait:
-        yield from call.thread.get(calls)
-    return Value(count)
-
-
-@function("Counter.__init__")
-def _counter(call: Call) -> Program:
-    yield Sleep(300 * MICROSECOND_NS)
-    assert call.instance is not None
-    call.instance["total"] = call.numbers[0] if call.numbers else 0
-    if call.numbers[1:] and call.numbers[1]:
-        raise UserError("the constructor does not want to")
-    call.keep(*call.nested)
-    return None
-
-
-@function("Counter.add")
-def _counter_add(call: Call) -> Program:
-    yield Sleep(20 * MICROSECOND_NS)
-    assert call.instance is not None
-    call.instance["total"] += call.numbers[0]
-    return Value(call.instance["total"])
-
-
-@function("Counter.large")
-def _counter_large(call: Call) -> Program:
-    yield Sleep(100 * MICROSECOND_NS)
-    return Value(1, size=call.numbers[0])
-
-
-@function("Counter.add_slowly")
-def _counter_add_slowly(call: Call) -> Program:
-    yield Sleep(call.process.chance.randint(0, 8) * MILLISECOND_NS)
-    return (yield from _counter_add(call))
-
-
-@function("Counter.keep")
-def _counter_keep(call: Call) -> Program:
-    yield Sleep(20 * MICROSECOND_NS)
-    call.keep(*call.nested)
-    return None
-
-
-@function("Counter.read_kept")
-def _counter_read_kept(call: Call) -> Program:
-    found = yield from call.thread.get(call.kept())
-    return Value(sum(value.number for value in found))
-
-
-@function("Counter.let_go")
-def _counter_let_go(call: Call) -> Program:
-    yield Sleep(20 * MICROSECOND_NS)
-    call.let_go()
-    return None
 
 
 # --- what programs of drivers share ----------------------------------------------------------------------------
@@ -354,14 +175,10 @@ def nested(thread: VirtualThread, roots: int, width: int, depth: int) -> Program
 
 
 @workload
-def large_results(
-    thread: VirtualThread, tasks: int, object_bytes: int, batch: int = 8, retries: int = 3
-) -> Program:
+def large_results(thread: VirtualThread, tasks: int, object_bytes: int, batch: int = 8, retries: int = 3) -> Program:
     """Results that lie in the store, read by the driver and by other tasks."""
     for start in range(0, tasks, batch):
-        made = [
-            thread.submit("large", number, object_bytes, retries=retries) for number in range(start, start + batch)
-        ]
+        made = [thread.submit("large", number, object_bytes, retries=retries) for number in range(start, start + batch)]
         readers = [thread.submit("add", 1, arguments=[identifier]) for identifier in made]
         for number, (identifier, reader) in enumerate(zip(made, readers, strict=True), start):
             if thread.process.chance.random() < 0.5:
