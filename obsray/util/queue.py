@@ -9,6 +9,7 @@ from typing import Any
 
 from obsray.core import api
 from obsray.core.remote import remote
+from obsray.errors import ActorDiedError
 
 
 class Empty(queue.Empty):
@@ -63,7 +64,15 @@ class Queue:
 
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:
         self.maxsize = maxsize
-        self.actor = remote(_QueueActor).options(**(actor_options or {})).remote(maxsize)
+        self._actor = remote(_QueueActor).options(**(actor_options or {})).remote(maxsize)
+        self._ended = False
+
+    @property
+    def actor(self) -> Any:
+        """The handle of the actor that holds the items. Raises ActorDiedError after ``shutdown`` of this copy."""
+        if self._ended:
+            raise ActorDiedError("the queue was shut down", self._actor._actor_id.hex())
+        return self._actor
 
     def __len__(self) -> int:
         return self.size()
@@ -135,6 +144,8 @@ class Queue:
             ended = self.actor.__ray_terminate__.remote()
             api.wait([ended], timeout=grace_period_s)
         api.kill(self.actor)
+        # The actor may answer until the order to kill it arrives; to this copy it is gone now.
+        self._ended = True
 
 
 def _checked(timeout: float | None) -> float | None:

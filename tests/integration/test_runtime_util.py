@@ -1,0 +1,190 @@
+"""``obsray.util`` on a running runtime: where it could hang, lose or miscount."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import obsray
+from obsray import exceptions, util
+from obsray.telemetry import session_file
+from obsray.util import metrics, state
+from obsray.util.multiprocessing import Pool
+from obsray.util.queue import Queue
+from tests.integration.programs import eventually
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Path]:
+    context = obsray.init(num_cpus=2, include_dashboard=False)
+    yield Path(context.address_info["session_dir"])
+    obsray.shutdown()
+
+
+def same(value):
+    return value
+
+
+def test_a_metric_recorded_by_a_task_that_is_killed_is_not_lost(session):
+    hits = metrics.Counter("hits_before_the_kill", tag_keys=("who",))
+
+    @obsray.remote(max_retries=0)
+    def record_and_die():
+        for _ in range(100):
+            hits.inc(1, {"who": "victim"})
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(exceptions.WorkerCrashedError):
+        obsray.get(record_and_die.remote())
+    token = (session / "token").read_bytes().hex()
+
+    def scraped() -> bool:
+        url = session_file.read(session).get("metrics_url")
+        if not url:
+            return False
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return 'obsray_user_hits_before_the_kill_total{who="victim"} 100.0' in answer.read().decode()
+
+    eventually(scraped)
+
+
+def test_imap_reads_an_endless_input_only_a_little_ahead(session):
+    read = []
+
+    def endless():
+        for number in itertools.count():
+            read.append(number)
+            yield number
+
+    with Pool(2) as pool:
+        assert list(itertools.islice(pool.imap(same, endless(), chunksize=3), 10)) == list(range(10))
+        assert len(read) < 100
+
+
+def test_an_imap_begun_before_close_goes_on_to_its_end(session):
+    pool = Pool(2)
+    results = pool.imap(same, range(50))
+    pool.close()
+    assert list(results) == list(range(50))
+    pool.join()
+    with pytest.raises(ValueError, match="not running"):
+        pool.imap(same, [1])
+
+
+def test_a_pool_goes_on_after_one_of_its_processes_died(session):
+    def die(_):
+        os._exit(1)
+
+    with Pool(1) as pool:
+        with pytest.raises(exceptions.RayActorError):
+            pool.map(die, [1])
+        assert pool.map(same, [1, 2]) == [1, 2]
+
+
+def test_processes_of_a_pool_are_replaced_after_their_share(session):
+    def pid(_):
+        return os.getpid()
+
+    with Pool(1, maxtasksperchild=2) as pool:
+        pids = pool.map(pid, range(6), chunksize=1)
+    assert [len(list(group)) for _, group in itertools.groupby(pids)] == [2, 2, 2]
+
+
+def test_an_initializer_that_fails_fails_the_work_and_not_the_program(session):
+    def broken():
+        raise OSError("no licence")
+
+    with Pool(1, initializer=broken) as pool, pytest.raises(exceptions.RayActorError, match="no licence"):
+        pool.map(same, [1])
+
+
+def test_terminate_fails_what_was_not_done(session, tmp_path):
+    gate = tmp_path / "gate"
+
+    def wait_for_ever(_):
+        gate.touch()
+        threading.Event().wait()
+
+    pool = Pool(1)
+    result = pool.map_async(wait_for_ever, [1, 2, 3, 4])
+    eventually(gate.exists)
+    pool.terminate()
+    pool.join()
+    with pytest.raises(RuntimeError, match="terminated"):
+        result.get(10)
+
+
+@pytest.mark.parametrize("wrong", [{"processes": 0}, {"processes": 3}, {"maxtasksperchild": 0}, {"context": "fork"}])
+def test_a_pool_that_cannot_be_is_an_error_at_once(session, wrong):
+    with pytest.raises(ValueError):
+        Pool(**wrong)
+
+
+def test_looking_into_an_empty_queue_is_no_failed_task(session):
+    queue = Queue(maxsize=1)
+    with pytest.raises(util.queue.Empty):
+        queue.get(timeout=0)
+    queue.put("x")
+    with pytest.raises(util.queue.Full):
+        queue.put_nowait("y")
+    assert state.list_tasks(filters=[("actor_id", "=", queue.actor._actor_id.hex()), ("state", "=", "FAILED")]) == []
+    queue.shutdown()
+    with pytest.raises(exceptions.RayActorError):
+        queue.size()
+
+
+def test_a_pool_of_actors_without_actors_says_so_instead_of_waiting(session):
+    pool = util.ActorPool([])
+    pool.submit(lambda actor, value: actor.do.remote(value), 1)
+    with pytest.raises(RuntimeError, match="no actor"):
+        pool.get_next()
+
+
+def test_map_unordered_takes_an_endless_input(session):
+    results = util.map_unordered(obsray.remote(same), itertools.count(), backpressure_size=4)
+    assert len(set(itertools.islice(results, 20))) == 20
+
+
+def test_the_state_of_a_retried_task_is_told_by_attempt(session, tmp_path):
+    @obsray.remote(max_retries=1)
+    def second_time_lucky():
+        if not (tmp_path / "once").exists():
+            (tmp_path / "once").touch()
+            os._exit(3)
+
+    reference = second_time_lucky.remote()
+    obsray.get(reference)
+    name = [("name", "=", "second_time_lucky")]
+    assert eventually(lambda: len(state.list_tasks(filters=name)) == 2)
+    (failed,) = state.list_tasks(filters=[*name, ("state", "=", "FAILED")], detail=True)
+    assert (failed.attempt_number, failed.error_type) == (0, "WORKER_DIED")
+    (finished,) = state.list_tasks(filters=[*name, ("attempt_number", "=", 1)])
+    assert finished.state == "FINISHED" and finished.worker_id != failed.worker_id
+    assert [row.attempt_number for row in state.get_task(reference)] == [1, 0]
+
+
+def test_a_listing_is_filtered_before_it_is_cut(session):
+    @obsray.remote
+    def needle():
+        return 1
+
+    obsray.get(needle.remote())
+    obsray.get([obsray.remote(same).remote(number) for number in range(1_000)])
+    assert eventually(
+        lambda: [row.state for row in state.list_tasks(filters=[("name", "=", "needle")])] == ["FINISHED"]
+    )
+    summary = state.summarize_tasks()["cluster"]["summary"]
+    assert summary["needle"]["state_counts"] == {"FINISHED": 1}
+    assert len(state.list_tasks(limit=5)) == 5
+    with pytest.raises(ValueError, match="limit"):
+        state.list_tasks(limit=0)
