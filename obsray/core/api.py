@@ -45,23 +45,27 @@ def init(
 ) -> Context:
     """Start a runtime on this machine for this program: node, workers, telemetry and dashboard.
 
-    ``num_cpus`` defaults to the cores this process may use (the cgroup's limit counts), ``object_store_memory`` (bytes) to
-    30 % of memory. ``_system_config`` overrides fields of ``obsray.config.Config``.
+    ``num_cpus`` defaults to the cores this process may use (the cgroup's limit counts), ``object_store_memory`` (bytes)
+    to 30 % of memory. ``_system_config`` overrides fields of ``obsray.config.Config``.
 
     Returns a context with ``dashboard_url`` and ``address_info``; usable as ``with obsray.init():``.
-    Raises RuntimeError if a runtime is running (unless ``ignore_reinit_error``) or cannot be started, ValueError for bad values.
+    Raises RuntimeError if a runtime is running (unless ``ignore_reinit_error``) or cannot be started, and ValueError
+    for bad values.
     """
     global _context
     session = current_or_none()
     if session is not None and not session.closed and session.failure is None:
         if ignore_reinit_error and _context is not None:
             return _context
-        raise RuntimeError("obsray.init() was called already; call obsray.shutdown() first or pass ignore_reinit_error=True")
+        raise RuntimeError(
+            "obsray.init() was called already; call obsray.shutdown() first or pass ignore_reinit_error=True"
+        )
     if session is not None:
         shutdown()
     if address not in (None, "local"):
         raise ValueError(
-            f"init(address={address!r}): joining a running cluster is not there yet; leave address out to start a runtime here"
+            f"init(address={address!r}): joining a running cluster is not there yet; "
+            "leave address out to start a runtime here"
         )
     for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
         if value is not None and value < 0:
@@ -160,7 +164,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 def put(value: Any) -> ObjectRef[Any]:
     """Store a value and return a reference to it. Raises TypeError for what cannot be pickled and for references."""
     if type(value) is ObjectRef:
-        raise TypeError("put takes a value, not an ObjectRef; put it in a list if you want to store the reference itself")
+        raise TypeError(
+            "put takes a value, not an ObjectRef; put it in a list if you want to store the reference itself"
+        )
     return session().values.put(value)
 
 
@@ -170,7 +176,8 @@ def wait(
     """``(ready, rest)`` as soon as ``num_returns`` references are ready or ``timeout`` seconds have passed.
 
     Both lists keep the order of the input; ``ready`` has at most ``num_returns``; a failed task counts as ready.
-    Raises ValueError for duplicates, a bad ``num_returns`` or a negative timeout, TypeError for anything but a list of refs.
+    Raises ValueError for duplicates, a bad ``num_returns`` or a negative timeout, TypeError for anything but a list of
+    references.
     """
     if not isinstance(refs, list):
         raise TypeError(f"wait takes a list of references, got {type(refs).__name__}")
@@ -192,7 +199,7 @@ def wait(
 def cancel(ref: Any, *, force: bool = False, recursive: bool = True) -> None:
     """Cancel the task that makes ``ref``: before it starts it never runs; running, it sees KeyboardInterrupt.
 
-    ``force`` ends its process instead (not allowed for actor calls: ValueError); ``recursive`` cancels its children too.
+    ``force`` ends its process instead (ValueError for calls of actors); ``recursive`` cancels its children too.
     ``get`` then raises TaskCancelledError. Cancelling what has ended changes nothing.
     """
     if isinstance(ref, ObjectRefGenerator):
@@ -230,7 +237,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """One dict for each node: ``NodeID`` (hex), ``Alive``, ``NodeManagerAddress``, ``NodeManagerHostname``, ``Resources``."""
+    """One dict for each node: ``NodeID`` (hex), ``Alive``, ``NodeManagerAddress``, ``Resources`` and more."""
     return [
         {
             "NodeID": node["node"].hex(),

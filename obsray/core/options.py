@@ -14,20 +14,20 @@ BYTES_RESOURCES = frozenset({"memory", "object_store_memory"})
 TASK_OPTIONS = frozenset({
     "num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector", "fallback_strategy",
     "scheduling_strategy", "placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks",
-    "runtime_env", "name", "enable_task_events", "_labels", "_metadata", "num_returns", "max_retries", "retry_exceptions",
-    "max_calls", "_generator_backpressure_num_objects", "_num_objects_per_yield",
-})
+    "runtime_env", "name", "enable_task_events", "_labels", "_metadata", "num_returns", "max_retries",
+    "retry_exceptions", "max_calls", "_generator_backpressure_num_objects", "_num_objects_per_yield",
+})  # fmt: skip
 ACTOR_OPTIONS = frozenset({
     "num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector", "fallback_strategy",
     "scheduling_strategy", "placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks",
     "runtime_env", "name", "enable_task_events", "_labels", "_metadata", "max_restarts", "max_task_retries",
     "max_concurrency", "concurrency_groups", "max_pending_calls", "allow_out_of_order_execution", "lifetime",
     "namespace", "get_if_exists", "object_store_memory",
-})
+})  # fmt: skip
 METHOD_OPTIONS = frozenset({
     "name", "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions", "enable_task_events",
     "_generator_backpressure_num_objects", "_num_objects_per_yield", "tensor_transport",
-})
+})  # fmt: skip
 
 
 def check(options: Mapping[str, Any], allowed: frozenset[str], what: str) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class RemoteFunction(Generic[P, R]):
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
         """Run the function in a worker.
 
-        Returns a reference, a list of them for ``num_returns`` > 1, None for 0, a generator of references for generators.
+        Returns a reference, a list of them for ``num_returns`` > 1, None for 0, a generator of them for generators.
         Raises TypeError if the arguments do not fit the signature or cannot be pickled.
         """
         session = self._plan_session
@@ -264,10 +264,12 @@ class ActorClass(Generic[T]):
         function = Function(hashlib.blake2b(self._blob, digest_size=16).digest(), self.__name__, self._blob)
         plan = Plan(session, function, f"{self.__name__}.__init__", 1, 0, None, None, bounds, check)
         meta = HandleMeta(self.__name__, self._methods, options.get("max_task_retries") or 0,
-                          self._is_ordered(), options.get("max_pending_calls", -1) or -1)
+                          self._is_ordered(), options.get("max_pending_calls", -1) or -1)  # fmt: skip
         spec = self._spec(session, name, namespace, meta)
         try:
-            client, reference = session.submission.create_actor(plan, spec, args, kwargs, meta.ordered, meta.pending_max)
+            client, reference = session.submission.create_actor(
+                plan, spec, args, kwargs, meta.ordered, meta.pending_max
+            )
         except RaySystemError as error:
             if getattr(error, "kind", "") != "name_taken":
                 raise
@@ -326,7 +328,9 @@ def _no_arguments(name: str) -> Callable[[Any, Any], None]:
 class HandleMeta:
     """What travels with a handle: class name, methods, defaults of its calls."""
 
-    def __init__(self, class_name: str, methods: dict[str, MethodInfo], retries: int, ordered: bool, pending: int) -> None:
+    def __init__(
+        self, class_name: str, methods: dict[str, MethodInfo], retries: int, ordered: bool, pending: int
+    ) -> None:
         self.class_name = class_name
         self.methods = methods
         self.retries = retries
@@ -363,9 +367,10 @@ class ActorHandle:
         if method is not None:
             found: ActorMethod = method
             return found
-        if name.startswith("_") and name not in _BUILT_IN:
-            if name not in self.__dict__.get("_meta", HandleMeta("", {}, 0, True, -1)).methods:
-                raise AttributeError(name)
+        # Before it has its attributes (while it is unpickled or copied) a handle has no methods.
+        meta: HandleMeta | None = self.__dict__.get("_meta")
+        if meta is None or (name.startswith("_") and name not in _BUILT_IN and name not in meta.methods):
+            raise AttributeError(name)
         info = self._meta.methods.get(name)
         if info is None and name not in _BUILT_IN:
             known = ", ".join(sorted(self._meta.methods)) or "none"
@@ -437,11 +442,15 @@ class ActorMethod:
         retries = meta.retries if retries is None else retries
         if retries == 0 and options.get("retry_exceptions"):
             retries = MAX_RETRIES_DEFAULT
-        bounds, check = (self._info.bounds, self._info.check) if self._info is not None else (
-            _BUILT_IN[self._name], lambda args, kwargs: None)
-        self._plan = Plan(
-            session, function, options.get("name") or full, returns, retries, _call_options(options), None, bounds, check
+        bounds, check = (
+            (self._info.bounds, self._info.check)
+            if self._info is not None
+            else (_BUILT_IN[self._name], lambda args, kwargs: None)
         )
+        self._plan = Plan(
+            session, function, options.get("name") or full, returns, retries, _call_options(options), None, bounds,
+            check,
+        )  # fmt: skip
         return self._plan
 
     def options(self, **options: Any) -> ActorMethod:
@@ -471,7 +480,8 @@ def remote(**options: Any) -> Callable[[Any], Any]: ...
 def remote(target: Any = None, **options: Any) -> Any:
     """Make a function or class remote, bare or with options.
 
-    Raises TypeError or ValueError at once for anything that is not a function or class or for options that do not exist.
+    Raises TypeError or ValueError at once for anything that is not a function or class, and for options that do not
+    exist.
     """
     if target is None:
         if not options:

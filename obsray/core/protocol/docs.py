@@ -49,7 +49,7 @@ _PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, 
     ),
     ObjectState: (
         "Object",
-        "Kept by the node that stores it (`node/objects.py`). Small values stay with their owner, without a state here.",
+        "Kept by the node that stores it (`node/objects.py`). Small values stay with their owner and have none.",
         {
             ObjectState.CREATED: (
                 "Its writer has room for it, or waits for some.",

@@ -323,7 +323,7 @@ class ObjectRoom(NamedTuple):
 
 
 class ObjectRefused(NamedTuple):
-    """``error`` is "full", "too_large", "unknown", "lost" or "duplicate"; ``detail`` a sentence with sizes and holders."""
+    """``error`` is "full", "too_large", "unknown", "lost" or "duplicate"; ``detail`` a sentence with sizes."""
 
     request: int
     error: str
@@ -367,7 +367,7 @@ class ActorChanged(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """Answer to Request or CreateActor: ``error`` "" if all went well, else a sentence, ``kind`` a short code for it."""
+    """Answer to Request or CreateActor: ``error`` "" if all went well, else a sentence, and ``kind`` its code."""
 
     request: int
     value: Any
@@ -387,7 +387,7 @@ class Exit(NamedTuple):
 
 
 class DefineFunction(NamedTuple):
-    """``number`` stands for this function in ``Push`` on this connection. ``blob`` is pickled, b"" for actors' methods."""
+    """``number`` stands for this function in ``Push`` on this connection. ``blob`` is pickled, b"" for methods."""
 
     number: int
     name: str

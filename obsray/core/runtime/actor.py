@@ -258,7 +258,9 @@ class _Threads:
         """Run the call as soon as a thread is free."""
         if self._free < self._queue.qsize() + 1 and len(self._threads) < self.size:
             slot = next(self.runner._slots) % (NOW_SLOTS - 1) + 1
-            thread = threading.Thread(target=self._run, args=(slot,), name=f"obsray-actor-{self._name}{slot}", daemon=True)
+            thread = threading.Thread(
+                target=self._run, args=(slot,), name=f"obsray-actor-{self._name}{slot}", daemon=True
+            )
             self._threads.append(thread)
             thread.start()
         self._queue.put(running)
@@ -311,5 +313,3 @@ def _text_of(error: bytes) -> str:
     except BaseException as raised:
         return str(raised)
     return ""
-
-

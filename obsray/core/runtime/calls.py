@@ -33,9 +33,9 @@ class ActorClient:
     """An actor as one of its callers sees it."""
 
     __slots__ = (
-        "active", "batch", "class_name", "ends_with_handles", "error", "id", "in_flight", "incarnation", "lost", "ordered",
-        "outgoing", "pending_max", "pinned", "queue", "state", "worker",
-    )
+        "active", "batch", "class_name", "ends_with_handles", "error", "id", "in_flight", "incarnation", "lost",
+        "ordered", "outgoing", "pending_max", "pinned", "queue", "state", "worker",
+    )  # fmt: skip
 
     def __init__(self, identifier: bytes, class_name: str, active: set[ActorClient]) -> None:
         self.id = identifier
@@ -301,8 +301,6 @@ class ActorCalls:
                 assert task.state is TaskState.DISPATCHED and task.dispatched_to is client
             for task in client.queue:
                 assert task.id not in client.in_flight
-
-
 
 
 def _id_of(client: ActorClient) -> bytes:

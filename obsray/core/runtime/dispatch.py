@@ -81,7 +81,7 @@ class Lease:
     __slots__ = (
         "batch", "blocked", "context", "granted_at", "id", "idle_since", "in_flight", "load_ns", "outgoing",
         "progress_at", "reason", "recalled", "reclaimed", "retire", "shape", "tasks", "worker",
-    )
+    )  # fmt: skip
 
     def __init__(self, identifier: int, shape: Shape, worker: bytes, context: dict[str, Any], now: float) -> None:
         self.id = identifier
@@ -199,9 +199,7 @@ class Dispatcher:
                 continue
             function = task.function
             estimate = 0 if function.max_calls else function.mean_ns
-            if in_flight and (
-                not estimate or lease.load_ns + estimate > window or len(in_flight) >= self._tasks_max
-            ):
+            if in_flight and (not estimate or lease.load_ns + estimate > window or len(in_flight) >= self._tasks_max):
                 break
             queue.popleft()
             self._assign(lease, task, estimate or window)

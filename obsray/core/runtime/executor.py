@@ -153,7 +153,7 @@ class Executor:
                 self.session.emitter.task_started(
                     time_ns, running.task, running.attempt, running.lease, running.batch, running.actor,
                     running.loaded.name_number, running.dispatched_at, running.arrived_at, running.started_at,
-                )
+                )  # fmt: skip
         running_main = self.slots.get(0)
         if self._interrupt and running_main is not None and running_main.task == self._interrupt:
             # The interrupt met runtime code, or code that swallows it: ask again.
@@ -333,7 +333,7 @@ class Executor:
                     views[position] = self.session.values.pinned_view(data)
             if views:
                 running.fetched_at = time.time_ns()
-            args, kwargs = deserialize(views["*"] if "*" in views else running.payload)
+            args, kwargs = deserialize(views.get("*", running.payload))
             args = list(args)
             for position, kind, data in arguments:
                 if position == "*":
@@ -497,7 +497,7 @@ class Executor:
             running.dispatched_at, running.arrived_at, running.started_at, outcome,
             (running.fetched_at - running.started_at) / 1e9, (running.ready_at - running.fetched_at) / 1e9,
             run_seconds - blocked_seconds, (now - ended_at) / 1e9, cpu_seconds, blocked_seconds, size,
-        )
+        )  # fmt: skip
 
     def _add(self, link: Link, result: tuple[Any, ...]) -> None:
         batch = self._results.get(link)

@@ -79,7 +79,9 @@ class Inbox:
         """A peer or the node is gone."""
         if link is self.session.node:
             if not self.session.closed:
-                self._on_exit("the node process ended unexpectedly; its log is in " + str(self.session.directory / "logs"))
+                self._on_exit(
+                    "the node process ended unexpectedly; its log is in " + str(self.session.directory / "logs")
+                )
             return
         worker = link.peer.worker
         if self.session.peers.get(worker) is link:

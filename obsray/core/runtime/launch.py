@@ -77,7 +77,7 @@ class Context:
 
     @property
     def dashboard_link(self) -> str:
-        """The link that opens the dashboard in a browser, the same as ``obsray dashboard`` prints. It holds the token."""
+        """The link that opens the dashboard in a browser, as ``obsray dashboard`` prints it. It holds the token."""
         return f"{self.dashboard_url}/auth?token={self.session.token.hex()}" if self.dashboard_url else ""
 
     def wait_for_dashboard(self, timeout: float = 15.0) -> str:
@@ -94,7 +94,9 @@ class Context:
     def __enter__(self) -> Context:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._on_disconnect()
 
     def __getitem__(self, name: str) -> Any:
@@ -247,13 +249,13 @@ def _read_line(fd: int, timeout_seconds: float) -> bytes:
 
 def take_interrupts(session: Session) -> None:
     """Have Ctrl-C end a blocked call soon without tearing the machines open, if Python's own handler is in place."""
-    if threading.current_thread() is threading.main_thread():
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, session.on_interrupt)
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, session.on_interrupt)
 
 
 def restore_interrupts(session: Session) -> None:
     """Undo ``take_interrupts``."""
-    if threading.current_thread() is threading.main_thread():
-        if signal.getsignal(signal.SIGINT) == session.on_interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and signal.getsignal(signal.SIGINT) == session.on_interrupt:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

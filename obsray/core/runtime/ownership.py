@@ -49,7 +49,7 @@ class Entry:
 
     __slots__ = (
         "contained", "failed", "id", "local", "owned", "pins", "registered", "requested", "state", "value", "waiters",
-    )
+    )  # fmt: skip
 
     def __init__(self, identifier: bytes, owned: bool) -> None:
         self.id = identifier
@@ -63,7 +63,6 @@ class Entry:
         self.requested = False
         self.contained: tuple[bytes, ...] = ()
         self.waiters: list[Waiting] | None = None
-
 
     def is_ready(self) -> bool:
         """Whether reading it would not wait."""
@@ -90,7 +89,7 @@ class Task:
         "actor", "arguments", "attempt", "cancelled", "dispatched_to", "ended", "entries", "estimate_ns",
         "function", "id", "name", "options",
         "parent", "payload", "pinned", "ready", "retries_left", "returns", "shape", "state", "trace", "unready",
-    )
+    )  # fmt: skip
 
     def __init__(self, identifier: bytes, function: Any, shape: Any, payload: bytes, returns: int) -> None:
         self.id = identifier

@@ -122,7 +122,9 @@ class Session:
         self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
         self.peers: dict[bytes, Link] = {}
         # First a listener, then the node: it may give this process to others as soon as it knows it.
-        self.listener = self.reactor.listen(directory / "sockets" / f"{worker.hex()}.sock", self.token, self.inbox.on_link)
+        self.listener = self.reactor.listen(
+            directory / "sockets" / f"{worker.hex()}.sock", self.token, self.inbox.on_link
+        )
         self.node = self._join()
         self.ownership = Ownership(worker)
         self.verdicts = Verdicts(self.ownership, self.emitter, time.time_ns)
@@ -149,7 +151,9 @@ class Session:
         while not received:
             data, new_fds, _, _ = socket.recv_fds(sock, 1 << 16, 1)
             if not data:
-                raise LocalRayletDiedError(f"the node of {self.directory} closed the connection: wrong token or version")
+                raise LocalRayletDiedError(
+                    f"the node of {self.directory} closed the connection: wrong token or version"
+                )
             fds += new_fds
             received += connection.receive(data)
         welcome = m.decode(received[0])
@@ -212,7 +216,9 @@ class Session:
     def _connect(self, worker: bytes) -> Link | None:
         path = self.dispatcher.paths.get(worker) or str(self.directory / "sockets" / f"{worker.hex()}.sock")
         try:
-            link = self.reactor.adopt(connect(path, self.token, self._hello()), Hello(worker, int(ProcessKind.WORKER), 0))
+            link = self.reactor.adopt(
+                connect(path, self.token, self._hello()), Hello(worker, int(ProcessKind.WORKER), 0)
+            )
         except OSError:
             # The node will tell how it died; a worker that lives but cannot be reached must not be waited for.
             for lease in self.dispatcher.by_worker.get(worker, ()):
@@ -400,7 +406,7 @@ class Session:
         if self.closed:
             raise RaySystemError("this runtime has been shut down; call obsray.init() again")
 
-    # --- references -----------------------------------------------------------------------------------------------------
+    # --- references ---------------------------------------------------------------------------------------------------
 
     def reference(self, identifier: bytes) -> ObjectRef[Any]:
         """A new reference to an object, counted."""
@@ -430,7 +436,7 @@ class Session:
         """The id of a new object made by this process (20 bytes)."""
         return self._put_prefix + next(self._put_numbers).to_bytes(7, "big") + _FIRST_INDEX
 
-    # --- ends -------------------------------------------------------------------------------------------------------------
+    # --- ends ---------------------------------------------------------------------------------------------------------
 
     def cancel(self, task_id: bytes, force: bool, recursive: bool) -> None:
         """Cancel the task that makes an object; nothing happens if it has ended."""
@@ -487,4 +493,3 @@ def in_runtime(frame: FrameType | None) -> bool:
                 return False
         frame = frame.f_back
     return False
-

@@ -77,7 +77,8 @@ class Stream:
 class ObjectRefGenerator:
     """An iterator over the references of a streaming task's items, in order.
 
-    Not picklable; one consumer. ``completed()`` is a reference to the end of the task. Dropping the iterator ends the task.
+    Not picklable; one consumer. ``completed()`` is a reference to the end of the task. Dropping the iterator
+    ends the task.
     """
 
     def __init__(self, stream: Stream, task: Task) -> None:

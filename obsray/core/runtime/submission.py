@@ -34,13 +34,13 @@ class Plan:
     """
 
     __slots__ = ("args_max", "args_min", "backpressure", "check", "function", "name", "name_number", "options",
-                 "retries", "returns", "session", "shape")
+                 "retries", "returns", "session", "shape")  # fmt: skip
 
     def __init__(
         self, session: Session, function: Function, name: str, returns: int, retries: int,
         options: dict[str, Any] | None, shape: Shape | None,
         bounds: tuple[int, int], check: Callable[[Any, Any], None],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.session = session
         self.function = function
         self.name = name
@@ -55,7 +55,7 @@ class Plan:
 
 
 class Packed:
-    """Arguments ready to travel: ``arguments`` are top-level references by position, ``nested`` ids inside the payload."""
+    """Arguments ready to travel: ``arguments`` are top-level references, ``nested`` ids inside the payload."""
 
     __slots__ = ("arguments", "nested", "payload", "stored")
 
@@ -201,7 +201,7 @@ class Submission:
             self._time_ns(), identifier, task.parent, task.trace, actor, plan.name_number,
             plan.shape.name_number if plan.shape is not None else 0, session.job, arguments, task.unready, kind,
             plan.retries, len(task.payload),
-        )
+        )  # fmt: skip
         if task.unready:
             for _, entry in task.arguments or ():
                 if entry.state != READY:
@@ -225,7 +225,6 @@ class Submission:
         return len(task.arguments or ())
 
     def _references(self, plan: Plan, task: Task) -> Any:
-        session = self.session
         if plan.returns < 0:
             stream = self.streams.open(task)
             stream.backpressure = plan.backpressure
@@ -260,7 +259,7 @@ class Submission:
     def create_actor(
         self, plan: Plan, spec: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any], ordered: bool,
         pending_max: int,
-    ) -> tuple[ActorClient, ObjectRef[Any]]:
+    ) -> tuple[ActorClient, ObjectRef[Any]]:  # fmt: skip
         """Ask the node for an actor. Raises RaySystemError (kind "name_taken") if its name is not free."""
         session = self.session
         session.check_open()
@@ -298,12 +297,12 @@ class Submission:
             spec |= {
                 "actor": actor, "job": session.job, "owner": session.worker, "task": task.id, "trace": task.trace,
                 "function": plan.function.blob, "payload": task.payload,
-            }
+            }  # fmt: skip
             session.emitter.actor_created(
                 self._time_ns(), actor, task.id, session.emitter.intern(spec["class_name"]),
                 session.emitter.intern(spec["name"]), session.emitter.intern(spec["namespace"]),
                 session.emitter.intern(str(spec["resources"])), spec["restarts_max"], spec["detached"], session.job,
-            )
+            )  # fmt: skip
             task.ended = lambda t, error: self._never_born(client, t, error)
             task.ready = lambda t, e: self._creation_ready(t, e, spec)
             if task.state is TaskState.QUEUED:
@@ -352,4 +351,3 @@ class _Placement:
     def forget(self, task: Task) -> None:
         """The creation has ended."""
         self.session.placements.pop(self.actor, None)
-

@@ -19,6 +19,7 @@ from obsray.errors import (
     ObjectStoreFullError,
     RaySystemError,
 )
+from obsray.ids import NIL_TASK
 from obsray.telemetry.events import WaitKind
 
 if TYPE_CHECKING:
@@ -71,9 +72,8 @@ class Values:
         running = self.session.local.running
         with self.session.lock:
             self.session.ownership.put(entry, stored, serialized.references)
-            self.session.emitter.object_put(
-                time.time_ns(), identifier, running.task if running is not None else bytes(16), serialized.size, inline, 0
-            )
+            task = running.task if running is not None else NIL_TASK
+            self.session.emitter.object_put(time.time_ns(), identifier, task, serialized.size, inline, 0)
             if dropped:
                 self.session.drain_dropped()
                 if not inline:
