@@ -452,6 +452,10 @@ class Session:
         self.check_open()
         with self.lock:
             self.node.send(m.encode(m.KillActor(actor, restart, False)))
+            client = self.calls.clients.get(actor)
+            if client is not None and not restart:
+                # Calls go straight to the actor and could overtake the node's signal: from here on they fail.
+                self.calls.died(client, b"", "it was killed by kill()")
             self.after()
 
     def give_back_idle(self) -> None:
