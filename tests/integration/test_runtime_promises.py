@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.programs import PATIENCE_SECONDS, views
 
-pytest_plugins = ["tests.integration.programs"]
+pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(60)
 
 HANDLES = """
