@@ -291,7 +291,8 @@ class TaskViews(ObjectViews):
 
     def _why_queued(self, row: int, values: Row) -> str:
         shape, owner = values["shape"], ids.owner_of(bytes.fromhex(values["task_id"]))
-        start, end = int(self.task_table["submitted_at"][row]), int(self.task_table["dispatched_at"][row])
+        table = self.task_table
+        start, end = int(max(table["submitted_at"][row], table["retried_at"][row])), int(table["dispatched_at"][row])
         said = [
             explain.decision_text(decision)
             for decision in self.lease_table.decisions

@@ -1,25 +1,19 @@
-"""Driver programs as processes of their own, what they leave behind, and questions to their telemetry.
-
-A test module that wants the fixtures says ``pytest_plugins = ["tests.integration.programs"]``.
-"""
+"""Driver programs as processes of their own, what they leave behind, and questions to their telemetry."""
 
 from __future__ import annotations
 
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
@@ -146,25 +140,3 @@ def eventually(what: Callable[[], Any], within_seconds: float = PATIENCE_SECONDS
 def views(directory: Path | str) -> Views:
     """The views of a session, live or over."""
     return Views(Store.open(Path(directory)))
-
-
-@pytest.fixture
-def root() -> Iterator[Path]:
-    """A directory of its own for sessions. Short, because a socket's path may have 107 bytes."""
-    directory = Path(tempfile.mkdtemp(prefix="o"))
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-@pytest.fixture
-def program(root: Path) -> Iterator[Callable[..., Program]]:
-    """Starts driver programs; what the test leaves of them is killed."""
-    started: list[Program] = []
-
-    def start(source: str, **environment: str) -> Program:
-        started.append(Program(source, root, **environment))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.end()

@@ -17,7 +17,7 @@ import pytest
 from obsray.cli import main as cli
 from tests.integration.programs import ROOT, eventually
 
-pytest_plugins = ["tests.integration.programs"]
+pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(60)
 
 SESSION = """

@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.programs import eventually, gone, leftovers
 
-pytest_plugins = ["tests.integration.programs"]
+pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(60)
 
 #: A busy runtime: tasks that run, a child of a task, an actor, an object on disk.
