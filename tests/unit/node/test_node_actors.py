@@ -213,6 +213,73 @@ def test_who_watches_an_unknown_actor_hears_that_it_is_dead():
     assert news.state == ActorState.DEAD and "no such actor" in news.detail
 
 
+def unborn(bench: Bench) -> tuple[bytes, bytes, bytes]:
+    """A driver, the id of an actor that it has not created yet, and somebody else who was given its handle."""
+    owner, other = bench.driver(), bench.driver(b"driver_2")
+    actor = task_id(owner, 1, SEQUENCE_ACTOR)
+    bench.send(other, m.WatchActor(actor))
+    assert bench.take(other, m.ActorChanged) == []
+    return owner, actor, other
+
+
+def test_who_has_the_handle_of_an_actor_that_is_still_to_be_created_waits_for_it():
+    bench = Bench()
+    owner, actor, other = unborn(bench)
+    assert alive(bench, owner)[0] == actor
+    assert states(bench, other) == [ActorState.ALIVE]
+
+
+@pytest.mark.parametrize(("intended", "cause"), [(False, DeathCause.START_FAILED), (True, DeathCause.INTENDED)])
+def test_who_waits_for_an_actor_hears_that_it_will_never_be_created_early_or_late(intended, cause):
+    bench = Bench()
+    owner, actor, other = unborn(bench)
+    bench.send(owner, m.ActorFailed(actor, b"pickled error", intended))
+    bench.send(other, m.WatchActor(actor))
+    for news in bench.take(other, m.ActorChanged):
+        assert (news.state, news.cause, news.error) == (ActorState.DEAD, cause, b"pickled error")
+    assert bench.actors.awaited == {}
+
+
+def test_only_its_owner_can_say_that_an_actor_will_never_be_created():
+    bench = Bench()
+    owner, actor, other = unborn(bench)
+    bench.send(other, m.ActorFailed(actor, b"lie", False))
+    assert bench.take(other, m.ActorChanged) == []
+    alive(bench, owner)
+    assert states(bench, other) == [ActorState.ALIVE]
+
+
+def test_an_actor_that_is_killed_before_its_owner_could_create_it_never_starts():
+    bench = Bench()
+    owner, actor, other = unborn(bench)
+    bench.send(other, m.KillActor(actor, False, False))
+    assert states(bench, other) == [ActorState.DEAD]
+    create(bench, owner)
+    assert states(bench, owner) == [ActorState.DEAD]
+    bench.workers_join()
+    assert bench.actors.by_worker == {} and bench.machine.resources.free == bench.machine.resources.total
+
+
+def test_an_actor_to_come_dies_with_its_owner():
+    bench = Bench()
+    owner, _, other = unborn(bench)
+    bench.leave(owner)
+    assert states(bench, other) == [ActorState.DEAD]
+    assert bench.actors.awaited == {}
+
+
+def test_nobody_waits_for_an_actor_that_died_so_long_ago_that_it_was_forgotten(monkeypatch):
+    monkeypatch.setattr("obsray.core.node.actors.DEAD_REMEMBERED_MAX", 1)
+    bench = Bench()
+    owner, other = bench.driver(), bench.driver(b"driver_2")
+    actors = [create(bench, owner, number) for number in (1, 2)]
+    for actor in actors:
+        bench.send(owner, m.KillActor(actor, False, False))
+    assert actors[0] not in bench.actors.actors
+    bench.send(other, m.WatchActor(actors[0]))
+    assert states(bench, other) == [ActorState.DEAD]
+
+
 def test_a_worker_cannot_speak_for_the_actor_of_another():
     bench = Bench(cpus=2, prestart=1)
     bench.do(bench.machine.start)

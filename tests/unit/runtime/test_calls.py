@@ -1,0 +1,228 @@
+"""Calls of actors: in order, at most once unless asked for, and never lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from owner_bench import ME, OTHER, WORKER, Bench, death, ids
+
+from obsray.core.protocol import messages as m
+from obsray.core.protocol.lifecycle import ActorState, TaskState
+from obsray.core.runtime.calls import IN_FLIGHT_MAX
+from obsray.core.runtime.serialization import load_error
+from obsray.errors import ActorDiedError, TaskCancelledError
+from obsray.ids import NIL_TASK, task_id
+
+THIRD = b"third___"
+
+
+def states(tasks: list[Any]) -> list[str]:
+    return [task.state.name for task in tasks]
+
+
+def test_calls_wait_until_the_actor_lives_and_then_go_in_order():
+    bench = Bench()
+    client = bench.calls.client(task_id(ME, 1, 2), "Counter", created_here=True)
+    tasks = bench.call(client, 3)
+    bench.run()
+    assert bench.pushed() == []
+    bench.changed(client, ActorState.ALIVE)
+    bench.run()
+    assert bench.pushed() == ids(tasks)
+    bench.check()
+
+
+def test_who_got_a_handle_asks_the_node_once_where_the_actor_is():
+    bench = Bench()
+    actor = task_id(OTHER, 1, 2)
+    bench.calls.client(actor, "Counter")
+    bench.calls.client(actor, "Counter")
+    assert bench.take() == [m.WatchActor(actor)]
+
+
+def test_an_argument_that_is_missing_holds_up_the_calls_behind_it():
+    bench = Bench()
+    client = bench.actor()
+    (source,) = bench.submit()
+    first = bench.call(client, 1, arguments=[source.entries[0]])
+    others = bench.call(client, 2)
+    bench.grant(OTHER)
+    bench.run()
+    assert bench.pushed() == [source.id]
+    bench.done(source, worker=OTHER)
+    bench.run()
+    assert bench.pushed() == ids(first + others)
+    bench.check()
+
+
+def test_an_actor_without_order_lets_calls_overtake_one_that_waits_for_its_argument():
+    bench = Bench()
+    client = bench.actor()
+    client.ordered = False
+    (source,) = bench.submit()
+    first = bench.call(client, 1, arguments=[source.entries[0]])
+    others = bench.call(client, 2)
+    bench.run()
+    assert bench.pushed() == ids(others)
+    bench.grant(OTHER)
+    bench.done(source, worker=OTHER)
+    bench.run()
+    assert bench.pushed()[-1:] == ids(first)
+    bench.check()
+
+
+def test_a_failed_argument_fails_its_call_and_the_others_go_on():
+    bench = Bench()
+    client = bench.actor()
+    (source,) = bench.submit()
+    (first,) = bench.call(client, 1, arguments=[source.entries[0]])
+    others = bench.call(client, 2)
+    bench.grant(OTHER)
+    bench.run()
+    bench.take()
+    bench.failed(source, worker=OTHER)
+    bench.run()
+    assert first.state is TaskState.FAILED and bench.pushed() == ids(others)
+    bench.check()
+
+
+def test_calls_beyond_the_most_in_flight_follow_as_answers_come():
+    bench = Bench()
+    client = bench.actor()
+    tasks = bench.call(client, IN_FLIGHT_MAX + 2)
+    bench.run()
+    assert len(bench.pushed()) == IN_FLIGHT_MAX
+    bench.done(*tasks[:2])
+    bench.run()
+    assert bench.pushed() == ids(tasks[IN_FLIGHT_MAX:])
+
+
+# --- the death of its process -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last", "begun"),
+    [
+        ("my second call", 2),
+        ("a call of mine that was answered", 0),
+        ("nothing", 0),
+        # It may have run after all of mine whose answers were lost.
+        ("a call of somebody else", 4),
+        ("nobody knows", 4),
+    ],
+)
+def test_after_a_death_only_calls_that_may_have_run_fail(last, begun):
+    bench = Bench()
+    client = bench.actor()
+    (answered,) = bench.call(client)
+    tasks = bench.call(client, 4)
+    bench.run()
+    bench.done(answered)
+    started = {
+        "my second call": [tasks[1].id],
+        "a call of mine that was answered": [answered.id],
+        "nothing": [NIL_TASK],
+        "a call of somebody else": [task_id(THIRD, 1)],
+        "nobody knows": [],
+    }[last]
+    bench.calls.worker_died(death(WORKER)._replace(started=started))
+    assert states(tasks) == ["FAILED"] * begun + ["QUEUED"] * (4 - begun)
+    for task in tasks[:begun]:
+        assert isinstance(load_error(task.entries[0].value), ActorDiedError)
+    assert ids(list(client.queue)) == ids(tasks[begun:])
+    bench.check()
+
+
+def test_calls_that_may_be_retried_run_again_first_and_in_order():
+    bench = Bench()
+    client = bench.actor()
+    tasks = bench.call(client, 3, retries=1)
+    bench.run()
+    bench.pushed()
+    bench.calls.worker_died(death(WORKER, tasks[1].id))
+    later = bench.call(client, 1)
+    bench.changed(client, ActorState.RESTARTING)
+    bench.run()
+    assert bench.pushed() == []
+    bench.changed(client, ActorState.ALIVE, OTHER)
+    bench.run()
+    assert bench.pushed() == ids(tasks + later)
+    assert [task.attempt for task in tasks] == [1, 1, 0]
+    bench.check()
+
+
+def test_an_actor_that_is_alive_elsewhere_gets_what_was_in_flight_at_its_old_place():
+    bench = Bench()
+    client = bench.actor()
+    tasks = bench.call(client, 2)
+    bench.run()
+    bench.pushed()
+    bench.changed(client, ActorState.RESTARTING)
+    bench.changed(client, ActorState.ALIVE, OTHER)
+    bench.run()
+    assert bench.pushed() == ids(tasks)
+    bench.check()
+
+
+def test_every_call_of_a_dead_actor_fails_and_says_why():
+    bench = Bench()
+    client = bench.actor()
+    in_flight = bench.call(client, 2)
+    bench.run()
+    (source,) = bench.submit()
+    waiting = bench.call(client, 1, arguments=[source.entries[0]])
+    bench.changed(client, ActorState.DEAD, detail="it was killed")
+    late = bench.call(client, 1)
+    for task in in_flight + waiting + late:
+        error = load_error(task.entries[0].value)
+        assert isinstance(error, ActorDiedError) and "it was killed" in str(error)
+    bench.check()
+
+
+def test_what_calls_of_a_dead_actor_stored_is_freed_once_its_process_can_store_no_more():
+    bench = Bench()
+    client = bench.actor()
+    tasks = bench.call(client, 2)
+    bench.run()
+    bench.take()
+    bench.changed(client, ActorState.DEAD, detail="it was killed")
+    assert bench.take(m.FreeObjects) == []
+    bench.calls.worker_died(death(WORKER))
+    assert bench.take(m.FreeObjects) == [m.FreeObjects([task.entries[0].id for task in tasks])]
+
+
+def test_an_answer_that_comes_after_the_actor_was_declared_dead_changes_nothing():
+    bench = Bench()
+    client = bench.actor()
+    (task,) = bench.call(client)
+    bench.run()
+    bench.changed(client, ActorState.DEAD, detail="it was killed")
+    error = task.entries[0].value
+    bench.done(task)
+    assert task.entries[0].value == error and task.state is TaskState.FAILED
+
+
+# --- cancelling ---------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_waits_is_cancelled_and_the_next_one_takes_its_place():
+    bench = Bench()
+    client = bench.calls.client(task_id(ME, 1, 2), "Counter", created_here=True)
+    first, second = bench.call(client, 2)
+    bench.calls.cancel(first, True, 0)
+    assert isinstance(load_error(first.entries[0].value), TaskCancelledError)
+    bench.changed(client, ActorState.ALIVE)
+    bench.run()
+    assert bench.pushed() == [second.id]
+    bench.check()
+
+
+def test_a_call_that_runs_is_not_ended_by_force_because_others_use_the_process():
+    bench = Bench()
+    client = bench.actor()
+    (task,) = bench.call(client)
+    bench.run()
+    bench.take()
+    bench.calls.cancel_any(task, True, False, 0)
+    assert bench.take() == [m.CancelTask(task.id, False)]

@@ -1,0 +1,371 @@
+"""The dispatcher: from queues to leased workers, and back with results."""
+
+from __future__ import annotations
+
+import pytest
+from owner_bench import CPU, INLINE, ME, MS, OTHER, WORKER, Bench, death, ids
+
+from obsray.core.protocol import messages as m
+from obsray.core.protocol.lifecycle import TaskState
+from obsray.core.runtime.dispatch import BATCH_TASKS, Function
+from obsray.core.runtime.ownership import Entry
+from obsray.core.runtime.serialization import load_error
+from obsray.errors import TaskCancelledError, WorkerCrashedError
+from obsray.ids import object_id, task_id
+from obsray.telemetry.events import Outcome, Reason
+
+
+def error_of(task) -> BaseException:
+    return load_error(task.entries[0].value)
+
+
+def warm(bench: Bench, run_ns: int = MS // 10) -> None:
+    """Have the function run once, so that its time is known."""
+    (task,) = bench.submit()
+    bench.grant()
+    bench.run()
+    bench.done(task, run_ns=run_ns)
+    bench.take()
+
+
+# --- demand -------------------------------------------------------------------------------------------------
+
+
+def test_the_node_hears_of_demand_when_it_doubles_and_not_at_every_task():
+    bench = Bench()
+    told = []
+    for _ in range(16):
+        bench.submit()
+        bench.run()
+        told += [request.wanted for request in bench.take(m.LeaseRequest)]
+    assert told == [1, 2, 4, 8, 16]
+
+
+def test_demand_is_withdrawn_when_nothing_waits():
+    bench = Bench()
+    (task,) = bench.submit()
+    bench.run()
+    assert [request.wanted for request in bench.take(m.LeaseRequest)] == [1]
+    bench.dispatcher.cancel(task, False, False, 0)
+    bench.submit()
+    bench.grant()
+    bench.run()
+    assert bench.dispatcher.shape("f CPU:1", CPU, None, "f") is bench.shape
+    assert bench.shape.wanted == 0
+
+
+# --- pipelining ---------------------------------------------------------------------------------------------
+
+
+def test_a_function_that_never_ran_is_pushed_alone():
+    bench = Bench()
+    tasks = bench.submit(5)
+    bench.grant()
+    bench.run()
+    assert bench.pushed() == ids(tasks[:1])
+    bench.check()
+
+
+def test_a_worker_gets_no_more_work_ahead_than_the_window():
+    bench = Bench(pipeline_seconds=0.002)
+    warm(bench, run_ns=MS // 2)
+    tasks = bench.submit(10)
+    bench.run()
+    assert bench.pushed() == ids(tasks[:4])
+    bench.done(tasks[0], run_ns=MS // 2)
+    bench.run()
+    assert bench.pushed() == ids(tasks[4:5])
+    bench.check()
+
+
+def test_no_more_tasks_are_in_flight_than_allowed_however_short_they_are():
+    bench = Bench(pipeline_tasks_max=BATCH_TASKS)
+    warm(bench, run_ns=1)
+    bench.submit(500)
+    bench.run()
+    assert len(bench.pushed()) == BATCH_TASKS
+    bench.check()
+
+
+def test_functions_with_max_calls_are_never_pipelined():
+    bench = Bench()
+    function = Function(b"once", "once", b"", max_calls=1)
+    function.mean_ns = 1
+    tasks = bench.submit(3, function=function)
+    bench.grant()
+    bench.run()
+    assert bench.pushed() == ids(tasks[:1])
+
+
+def test_a_function_travels_once_to_each_worker():
+    bench = Bench()
+    first, second, third = bench.submit(3)
+    bench.grant()
+    bench.grant(OTHER)
+    bench.run()
+    assert len(bench.take(m.DefineFunction)) == 2
+    bench.done(first)
+    bench.done(second, worker=OTHER)
+    bench.run()
+    assert bench.take(m.DefineFunction) == [] and third.state is TaskState.DISPATCHED
+
+
+# --- leases -------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_that_is_asked_back_ends_once_nothing_runs_under_it_and_gets_nothing_new():
+    bench = Bench()
+    warm(bench)
+    first, second = bench.submit(2)
+    bench.run()
+    bench.dispatcher.reclaim(1, 0)
+    bench.submit(3)
+    bench.run()
+    told = bench.take()
+    assert [message.wanted for message in told if isinstance(message, m.LeaseRequest)] == [3]
+    assert not any(isinstance(message, m.LeaseReturn) for message in told)
+    bench.done(first)
+    assert bench.take(m.LeaseReturn) == []
+    bench.done(second)
+    assert [(r.lease, r.tasks, r.reason) for r in bench.take(m.LeaseReturn)] == [(1, 3, Reason.RECLAIMED_FOR_OTHERS)]
+    assert len(bench.shape.queue) == 3
+    bench.check()
+
+
+def test_an_idle_lease_goes_back_after_its_linger_time_and_not_before():
+    bench = Bench(lease_linger_seconds=0.05)
+    warm(bench)
+    bench.now += 0.04
+    assert bench.dispatcher.tick(bench.now, 0) == 0.05
+    assert bench.take(m.LeaseReturn) == []
+    bench.now += 0.02
+    assert bench.dispatcher.tick(bench.now, 0) is None
+    assert [message.reason for message in bench.take(m.LeaseReturn)] == [Reason.IDLE_TIMEOUT]
+
+
+def test_a_worker_that_reached_max_calls_goes_back_not_to_be_used_again():
+    bench = Bench()
+    (task,) = bench.submit()
+    bench.grant()
+    bench.run()
+    bench.done(task, extra={"retire": True})
+    assert [message.dispose for message in bench.take(m.LeaseReturn)] == [True]
+
+
+# --- recall -------------------------------------------------------------------------------------------------
+
+
+def test_what_waits_behind_a_slow_task_is_recalled_and_runs_elsewhere_in_its_old_order():
+    bench = Bench(recall_seconds=0.01)
+    warm(bench)
+    slow, *others = tasks = bench.submit(4)
+    bench.run()
+    assert bench.pushed() == ids(tasks)
+    bench.now += 0.02
+    bench.dispatcher.tick(bench.now, 0)
+    assert bench.take(m.Recall) == [m.Recall([])]
+    bench.dispatcher.returned(WORKER, ids(others), Reason.FAIRNESS, 0)
+    later = bench.submit(1)
+    bench.grant(OTHER)
+    bench.run()
+    assert [task.id for task in bench.dispatcher.by_worker[OTHER][0].in_flight.values()][:1] == ids(others[:1])
+    assert ids(list(bench.shape.queue)) == ids(others[1:] + later)
+    assert slow.state is TaskState.DISPATCHED
+    bench.check()
+
+
+def test_a_worker_that_waits_in_get_gets_nothing_until_it_has_a_result():
+    bench = Bench()
+    warm(bench)
+    first, second = bench.submit(2)
+    bench.run()
+    bench.pushed()
+    bench.dispatcher.returned(WORKER, [second.id], Reason.BLOCKED_IN_GET, 0)
+    bench.run()
+    assert bench.pushed() == []
+    bench.done(first)
+    bench.run()
+    assert bench.pushed() == [second.id]
+    bench.check()
+
+
+def test_a_task_that_ended_meanwhile_is_not_queued_again_when_it_comes_back():
+    bench = Bench()
+    (task,) = bench.submit()
+    bench.grant()
+    bench.run()
+    bench.done(task)
+    bench.dispatcher.returned(WORKER, [task.id], Reason.FAIRNESS, 0)
+    assert not bench.shape.queue
+    bench.check()
+
+
+# --- results ------------------------------------------------------------------------------------------------
+
+
+def test_a_result_of_an_attempt_that_no_longer_counts_is_ignored_and_what_it_holds_given_up():
+    bench = Bench()
+    (task,) = bench.submit(retries=1)
+    bench.grant()
+    bench.run()
+    for lost in bench.dispatcher.worker_died(WORKER):
+        bench.verdicts.crashed(lost, death(WORKER, task.id), True)
+    assert task.attempt == 1
+    foreign = object_id(task_id(OTHER, 1))
+    result = (task.id, 0, 0, (INLINE,), {"contained": ((foreign,),)}, MS)
+    bench.dispatcher.done(WORKER, [result], bench.now, 0)
+    assert task.entries[0].value is None
+    assert bench.take(m.ReleaseHolders) == [m.ReleaseHolders([foreign])]
+    bench.check()
+
+
+def test_a_result_may_refer_to_what_only_the_arguments_of_its_task_kept_alive():
+    bench = Bench()
+    inner = Entry(object_id(task_id(ME, 900, 1)), True)
+    bench.ownership.put(inner, INLINE, ())
+    (task,) = bench.submit()
+    inner.pins += 1
+    task.pinned = [inner]
+    bench.grant()
+    bench.run()
+    bench.done(task, extra={"contained": ((inner.id,),)})
+    assert bench.ownership.entries[inner.id] is inner and inner.local == 1
+    bench.ownership.drop_local([task.entries[0].id])
+    # Until the sender's registration of the journey is here as well, nothing is known to be over.
+    bench.ownership.depart(inner.id, WORKER)
+    assert inner.id not in bench.ownership.entries
+    bench.check()
+
+
+def test_what_the_worker_kept_is_registered_before_the_arguments_are_let_go():
+    bench = Bench()
+    argument = Entry(object_id(task_id(ME, 900, 1)), True)
+    bench.ownership.put(argument, INLINE, ())
+    (task,) = bench.submit(arguments=[argument])
+    bench.grant()
+    bench.run()
+    bench.done(task, extra={"kept": (argument.id,)})
+    assert bench.ownership.holders[argument.id] == {WORKER: 1}
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------
+
+
+def crash(bench: Bench, news: m.WorkerDied) -> None:
+    """As the inbox does it."""
+    in_flight = bench.dispatcher.worker_died(news.worker)
+    begun = set(news.started)
+    last = max((i for i, task in enumerate(in_flight) if task.id in begun), default=-1 if begun else 0)
+    for index in range(len(in_flight) - 1, -1, -1):
+        bench.verdicts.crashed(in_flight[index], news, index <= last)
+
+
+def test_tasks_behind_the_one_that_ran_when_the_worker_died_keep_their_retries_and_their_order():
+    bench = Bench()
+    warm(bench)
+    tasks = bench.submit(4, retries=1)
+    bench.run()
+    crash(bench, death(WORKER, tasks[1].id))
+    assert [(task.attempt, task.retries_left) for task in tasks] == [(1, 0), (1, 0), (0, 1), (0, 1)]
+    assert ids(list(bench.shape.queue)) == ids(tasks)
+    bench.check()
+
+
+def test_nothing_had_begun_at_a_worker_that_ran_nothing():
+    bench = Bench()
+    tasks = bench.submit(1)
+    bench.grant()
+    bench.run()
+    crash(bench, death())
+    assert tasks[0].state is TaskState.QUEUED and tasks[0].attempt == 0
+
+
+def test_without_retries_the_error_says_how_the_worker_died():
+    bench = Bench()
+    (task,) = bench.submit()
+    bench.grant()
+    bench.run()
+    crash(bench, death(WORKER, task.id))
+    error = error_of(task)
+    assert isinstance(error, WorkerCrashedError) and "killed by signal 9" in str(error)
+    bench.check()
+
+
+def test_what_a_failed_task_may_have_stored_is_freed_and_what_never_ran_is_not():
+    bench = Bench()
+    ran, waited = bench.submit(2)
+    bench.grant()
+    bench.run()
+    bench.take()
+    bench.failed(ran)
+    bench.dispatcher.cancel(waited, False, False, 0)
+    assert bench.take(m.FreeObjects) == [m.FreeObjects([ran.entries[0].id])]
+
+
+def test_a_small_result_of_a_second_attempt_frees_a_large_one_of_the_first():
+    bench = Bench()
+    (task,) = bench.submit(retries=1)
+    bench.grant()
+    bench.run()
+    bench.failed(task, extra={"retry": True})
+    bench.run()
+    bench.take()
+    bench.done(task)
+    assert bench.take(m.FreeObjects) == [m.FreeObjects([task.entries[0].id])]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_task_that_waits_is_cancelled_at_once_and_one_that_runs_by_its_worker(force):
+    bench = Bench()
+    running, waiting = bench.submit(2)
+    bench.grant()
+    bench.run()
+    bench.take()
+    for task in (running, waiting):
+        bench.dispatcher.cancel(task, force, True, 0)
+    assert isinstance(error_of(waiting), TaskCancelledError)
+    expected = m.KillWorker(WORKER, 1) if force else m.CancelTask(running.id, True)
+    assert [message for message in bench.take() if not isinstance(message, m.FreeObjects)] == [expected]
+    bench.failed(running, Outcome.CANCELLED)
+    assert running.state is TaskState.CANCELLED
+    bench.check()
+
+
+def test_a_cancelled_task_that_comes_back_from_its_worker_does_not_run_again():
+    bench = Bench()
+    (task,) = bench.submit(retries=3)
+    bench.grant()
+    bench.run()
+    bench.dispatcher.cancel(task, False, False, 0)
+    bench.dispatcher.returned(WORKER, [task.id], Reason.BLOCKED_IN_GET, 0)
+    assert task.state is TaskState.CANCELLED and not bench.shape.queue
+    bench.check()
+
+
+def test_cancelling_children_is_not_confused_by_one_that_ends_with_another_and_spares_actors_being_created():
+    bench = Bench()
+    parent = task_id(OTHER, 1)
+    (first,) = bench.submit()
+    second = bench.make(arguments=[first.entries[0]])
+    second.ready = lambda task, entry: bench.dispatcher.argument_ready(task, entry, 0)
+    (creation,) = bench.submit()
+    creation.dispatched_to = object()
+    creation.state = TaskState.DISPATCHED
+    for task in (first, second, creation):
+        task.parent = parent
+    bench.calls.cancel_children(parent, 0)
+    assert [first.state, second.state, creation.state] == [
+        TaskState.CANCELLED, TaskState.FAILED, TaskState.DISPATCHED,
+    ]  # fmt: skip
+
+
+def test_a_failed_argument_fails_the_task_with_the_same_error():
+    bench = Bench()
+    (source,) = bench.submit()
+    task = bench.make(arguments=[source.entries[0]])
+    task.ready = lambda t, entry: bench.dispatcher.argument_ready(t, entry, 0)
+    bench.grant()
+    bench.run()
+    bench.failed(source)
+    assert task.state is TaskState.FAILED and task.entries[0].value == source.entries[0].value
+    bench.check()
