@@ -22,6 +22,7 @@ from obsray.config import Config
 from obsray.telemetry import session_file
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.rings import process_alive
+from obsray.telemetry.store import remove_old_sessions
 
 #: What serves /metrics. Named, not imported: this layer knows nothing of the ones above, and works without them.
 EXPORTER = "obsray.metrics.exporter"
@@ -129,6 +130,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Ctrl-C goes to the whole group; the collector still has the last drain to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.export()
+    removed = remove_old_sessions(options.session_dir.resolve(), process.config.sessions_kept)
+    if removed:
+        log.info("removed %d old sessions; sessions_kept is %d", len(removed), process.config.sessions_kept)
     process.run()
     return 0
 

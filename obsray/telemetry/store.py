@@ -11,6 +11,8 @@ keeps is its own. ``events`` reads every stored file of that one kind, so its me
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ Fold = Callable[[Batch], None]
 
 #: How many times a reader looks again when the collector moved something under its eyes.
 _ATTEMPTS = 5
+#: A session directory without the name of its node is being started, or was left by a start that failed.
+UNSAID_SECONDS_MAX = 3600.0
 
 
 class Running:
@@ -374,6 +378,26 @@ def is_live(directory: Path) -> bool:
     if not pid or facts.get("stopped_at_ns"):
         return False
     return process_alive(int(pid), int(facts.get("node_started_at_ns") or 0))
+
+
+def remove_old_sessions(directory: Path, keep: int) -> list[Path]:
+    """Remove the ended sessions beside ``directory`` beyond the newest ``keep``; returns what was removed.
+
+    A session is ended if its node is. One that has not said yet who its node is counts after an hour.
+    """
+    now = time.time()
+    ended: list[tuple[float, Path]] = []
+    for path in directory.parent.glob("s_*"):
+        if path == directory or path.is_symlink() or not path.is_dir():
+            continue
+        facts = session_file.read(path)
+        at = facts.get("started_at_ns", 0) / 1e9 or path.stat().st_mtime
+        if not is_live(path) and (facts or now - at > UNSAID_SECONDS_MAX):
+            ended.append((at, path))
+    doomed = [path for _, path in sorted(ended, reverse=True)[keep:]]
+    for path in doomed:
+        shutil.rmtree(path, ignore_errors=True)
+    return doomed
 
 
 def find_session(name: str | Path | None = None) -> Path:

@@ -13,6 +13,7 @@ import secrets
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -130,8 +131,10 @@ def new_session_directory(temp_dir: str | None) -> Path:
     if len(os.fsencode(base)) + 40 > _SOCKET_PATH_MAX:
         base = Path("/tmp") / f"obsray-{os.getuid()}"
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if base.stat().st_uid != os.getuid():
-        raise PermissionError(f"{base} belongs to another user; set _temp_dir to a directory of your own")
+    status = base.lstat()
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+        # Somebody else made it, or a link in its place, to see what is put there.
+        raise PermissionError(f"{base} is not a directory of this user's own; set _temp_dir to one that is")
     base.chmod(0o700)
     stamp = time.strftime("%m%d_%H%M%S")
     directory = base / f"s_{stamp}_{os.getpid()}_{secrets.token_hex(2)}"
