@@ -46,7 +46,7 @@ class Config:
     #: Telemetry kept per session before the oldest segments are folded away.
     telemetry_bytes_max: int = 2 << 30
     #: Ended sessions kept on disk, newest first; older ones are removed when a new one starts. 0 keeps none.
-    sessions_kept: int = 50
+    sessions_max: int = 50
     #: How long an orderly shutdown may take before processes are killed.
     shutdown_grace_seconds: float = 2.0
 

@@ -130,9 +130,9 @@ def main(arguments: list[str] | None = None) -> int:
     # Ctrl-C goes to the whole group; the collector still has the last drain to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.export()
-    removed = remove_old_sessions(options.session_dir.resolve(), process.config.sessions_kept)
+    removed = remove_old_sessions(options.session_dir.resolve(), process.config.sessions_max)
     if removed:
-        log.info("removed %d old sessions; sessions_kept is %d", len(removed), process.config.sessions_kept)
+        log.info("removed %d old sessions; sessions_max is %d", len(removed), process.config.sessions_max)
     process.run()
     return 0
 
