@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from obsray.config import Config
+from obsray.core.runtime.log_follower import LogFollower
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.submission import Submission
 from obsray.core.transport.connection import TOKEN_BYTES
@@ -43,11 +44,17 @@ class Context:
     """
 
     def __init__(
-        self, session: Session, process: subprocess.Popen[bytes], lifeline: int, on_disconnect: Callable[[], None]
+        self,
+        session: Session,
+        process: subprocess.Popen[bytes],
+        lifeline: int,
+        logs: LogFollower | None,
+        on_disconnect: Callable[[], None],
     ) -> None:
         self.session = session
         self.process = process
         self._lifeline = lifeline
+        self._logs = logs
         self._on_disconnect = on_disconnect
         self.python_version = ".".join(map(str, sys.version_info[:3]))
 
@@ -109,7 +116,8 @@ class Context:
     def stop(self) -> None:
         """Leave the runtime and wait until its processes are gone."""
         # 1. Say goodbye, so that nothing of ours counts as a crash. 2. Close the lifeline: the node ends everything.
-        # 3. Wait for it, bounded. 4. Kill what did not listen, and remove what a killed node left on disk.
+        # 3. Wait for it, bounded; kill it if it does not listen. 4. Show the workers' last words. 5. Remove what a
+        # killed node left on disk.
         restore_interrupts(self.session)
         self.session.close()
         os.close(self._lifeline)
@@ -119,6 +127,8 @@ class Context:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self._logs is not None:
+            self._logs.stop()
         if self.process.returncode != 0:
             from obsray.core.system.processes import clean_session
 
@@ -193,7 +203,10 @@ def launch(
         process.wait()
         raise
     take_interrupts(session)
-    return Context(session, process, lifeline, on_disconnect)
+    logs = LogFollower(directory / "logs") if log_to_driver else None
+    if logs is not None:
+        logs.start()
+    return Context(session, process, lifeline, logs, on_disconnect)
 
 
 def _start_node(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Popen[bytes], int]:

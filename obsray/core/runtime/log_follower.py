@@ -1,0 +1,71 @@
+"""What tasks and actors print reaches the terminal of the driver that started them.
+
+Workers write to files of the session, which outlive them; this follows the files, whole lines only, each with the
+worker that wrote it in front. The files stay the truth: what is shown here may lag by ``POLL_SECONDS``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+POLL_SECONDS = 0.2
+READ_BYTES_MAX = 1 << 20
+
+
+class LogFollower:
+    """Follows ``worker-*.out`` and ``.err`` of one session on a thread of its own, until ``stop``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._offsets: dict[str, int] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="obsray-logs", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show what is still unshown and end."""
+        self._stopping.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(POLL_SECONDS):
+            self._poll(final=False)
+        self._poll(final=True)
+
+    def _poll(self, final: bool) -> None:
+        try:
+            entries = [entry for entry in os.scandir(self._directory) if entry.name.startswith("worker-")]
+        except OSError:
+            return
+        for entry in entries:
+            try:
+                while entry.stat().st_size > self._offsets.get(entry.name, 0) and self._show(entry, final):
+                    pass
+            except (OSError, ValueError):
+                # The file went with its session, or the program has closed its own output: nothing left to show.
+                continue
+
+    def _show(self, entry: os.DirEntry[str], final: bool) -> bool:
+        """Show one piece of one file. False if there is no whole line in it yet."""
+        offset = self._offsets.get(entry.name, 0)
+        with open(entry.path, "rb") as file:
+            file.seek(offset)
+            data = file.read(READ_BYTES_MAX)
+        # A line without its end waits for it, unless there is nothing to wait for or it is absurdly long.
+        end = len(data) if final or len(data) == READ_BYTES_MAX else data.rfind(b"\n") + 1
+        if not end:
+            return False
+        self._offsets[entry.name] = offset + end
+        worker = entry.name.removeprefix("worker-")[:8]
+        stream = sys.stderr if entry.name.endswith(".err") else sys.stdout
+        lines = data[:end].decode("utf-8", "replace").splitlines()
+        stream.write("".join(f"(worker {worker}) {line}\n" for line in lines))
+        stream.flush()
+        return True
