@@ -11,10 +11,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_every_import_contract_is_kept(monkeypatch):
-    cli = pytest.importorskip("importlinter.cli")
-    monkeypatch.chdir(ROOT)
-    assert cli.lint_imports(config_filename="importlinter.toml", no_cache=True) == cli.EXIT_STATUS_SUCCESS
+def test_every_import_contract_is_kept():
+    # In a process of its own: the linter sets up logging for itself, which would silence loggers of later tests.
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    done = subprocess.run(
+        [*command, "--config", "importlinter.toml", "--no-cache"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -29,9 +36,6 @@ def test_every_import_contract_is_kept(monkeypatch):
 )
 def test_a_process_does_not_load_what_it_does_not_need(module, absent):
     """Start-up time and memory of every worker depend on it; and who never loads a pickler never unpickles."""
-    path = ROOT / module.replace(".", "/")
-    if not path.with_suffix(".py").exists():
-        pytest.skip(f"{module} is not there")
     code = f"import sys, {module}; print(*sorted({absent!r} & sys.modules.keys()))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert ended.returncode == 0, ended.stderr
