@@ -65,7 +65,9 @@ class Executor:
         self.actor: Any = None
         #: Thread slot -> what runs there; slot 0 is the main thread.
         self.slots: dict[int, Running] = {}
-        self._results: dict[Link, list[tuple[Any, ...]]] = {}
+        #: Results that have not been sent, with the links they go to. Threads add to it without the session's lock while
+        #: others send, so it is never exchanged for another and only taken from at its front.
+        self._results: deque[tuple[Link, tuple[Any, ...]]] = deque()
         self._sent_ns = 0
         self._contexts: dict[int, dict[str, Any]] = {}
         self._devices: tuple[int, ...] = ()
@@ -136,9 +138,17 @@ class Executor:
 
     def send_results(self) -> None:
         """Queue all collected results for sending. Called with the session's lock held."""
-        if self._results:
-            results, self._results = self._results, {}
-            for link, batch in results.items():
+        waiting = self._results
+        if waiting:
+            batches: dict[Link, list[tuple[Any, ...]]] = {}
+            for _ in range(len(waiting)):
+                link, result = waiting.popleft()
+                batch = batches.get(link)
+                if batch is None:
+                    batches[link] = [result]
+                else:
+                    batch.append(result)
+            for link, batch in batches.items():
                 link.send((_DONE_TAG, batch))
         self._sent_ns = time.time_ns()
 
@@ -179,8 +189,7 @@ class Executor:
     def _on_recall(self, link: Link, message: m.Message) -> None:
         wanted = set(message[1])
         back, stay = [], []
-        while self.queue:
-            running = self.queue.popleft()
+        for running in self._take_queue():
             if running.link is link and running.lease and (not wanted or running.task in wanted):
                 back.append(running.task)
             else:
@@ -201,7 +210,7 @@ class Executor:
                 return
         if self.actor is not None and self.actor.cancel(task):
             return
-        if any(type(running) is Running and running.task == task for running in self.queue):
+        if any(type(running) is Running and running.task == task for running in list(self.queue)):
             self._cancelled.add(task)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -226,11 +235,20 @@ class Executor:
 
     def link_closed(self, link: Link) -> None:
         """An owner is gone: nobody wants its tasks."""
-        self._results.pop(link, None)
-        if any(running.link is link for running in self.queue):
-            stay = [running for running in self.queue if running.link is not link]
-            self.queue.clear()
-            self.queue.extend(stay)
+        stay = [running for running in self._take_queue() if running.link is not link]
+        self.queue.extendleft(reversed(stay))
+        if stay:
+            # The main thread may have looked in between and gone to sleep.
+            self.session.reactor.wake()
+
+    def _take_queue(self) -> list[Any]:
+        """All that waits, in order; the main thread may take from the front meanwhile, without a lock."""
+        taken = []
+        while True:
+            try:
+                taken.append(self.queue.popleft())
+            except IndexError:
+                return taken
 
     # --- blocking -------------------------------------------------------------------------------------------------
 
@@ -500,11 +518,7 @@ class Executor:
         )  # fmt: skip
 
     def _add(self, link: Link, result: tuple[Any, ...]) -> None:
-        batch = self._results.get(link)
-        if batch is None:
-            self._results[link] = [result]
-        else:
-            batch.append(result)
+        self._results.append((link, result))
 
     def _kept(self, borrowed: list[bytes]) -> list[bytes]:
         """What came in with the arguments and is still referred to; the submitter registers us as holder."""
