@@ -65,8 +65,8 @@ class Executor:
         self.actor: Any = None
         #: Thread slot -> what runs there; slot 0 is the main thread.
         self.slots: dict[int, Running] = {}
-        #: Results that have not been sent, with the links they go to. Threads add to it without the session's lock while
-        #: others send, so it is never exchanged for another and only taken from at its front.
+        #: Results that have not been sent, with the links they go to. Threads add to it without the session's lock
+        #: while others send, so it is never exchanged for another and only taken from at its front.
         self._results: deque[tuple[Link, tuple[Any, ...]]] = deque()
         self._sent_ns = 0
         self._contexts: dict[int, dict[str, Any]] = {}
