@@ -279,18 +279,21 @@ def read_now(directory: Path, process: bytes) -> list[tuple[bytes, int, int, int
     return found
 
 
-def read_ran(directory: Path, process: bytes) -> list[bytes] | None:
-    """The task that each thread of a process runs or ran last, those still running first; None if nobody knows."""
+def read_ran(directory: Path, process: bytes) -> list[tuple[bytes, int]] | None:
+    """The task that each thread of a process runs or ran last, with the attempt, those still running first.
+
+    None if nobody knows.
+    """
     try:
         data = (directory / f"{process.hex()}.now").read_bytes()
     except FileNotFoundError:
         return None
     found = []
     for offset in range(0, len(data) - NOW_SLOT_BYTES + 1, NOW_SLOT_BYTES):
-        task, started_at, _, _, running = NOW.unpack_from(data, offset)
+        task, started_at, _, attempt, running = NOW.unpack_from(data, offset)
         if started_at:
-            found.append((-running, -started_at, task))
-    return [task for _, _, task in sorted(found)]
+            found.append((-running, -started_at, task, attempt))
+    return [(task, attempt) for _, _, task, attempt in sorted(found)]
 
 
 def read_strings(path: Path) -> list[str]:

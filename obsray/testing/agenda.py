@@ -97,8 +97,8 @@ class Records(Emitter):
         self._process = process
         self._texts: list[str] = [""]
         self._numbers: dict[str, int] = {"": 0}
-        #: Black box: thread slot -> the task that runs there now or ran there last.
-        self.ran: dict[int, bytes] = {}
+        #: Black box: thread slot -> the task that runs there now or ran there last, and the attempt.
+        self.ran: dict[int, tuple[bytes, int]] = {}
 
     def intern(self, text: str) -> int:
         number = self._numbers.get(text)
@@ -109,7 +109,7 @@ class Records(Emitter):
         return number
 
     def running(self, slot: int, task: bytes, started_at: int, name: int, attempt: int) -> None:
-        self.ran[slot] = task
+        self.ran[slot] = task, attempt
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name not in BY_NAME:

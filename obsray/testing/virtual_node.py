@@ -183,8 +183,9 @@ class VirtualNode:
 
     def worker_died(self, process: VirtualProcess, exit_code: int, signal: int, oom: str) -> None:
         """The system says that a child is gone; what its black box holds is read when it is buried."""
-        started = tuple(process.records.ran.values()) or (NIL_TASK,)
-        end = Ended(process.id, process.pid, exit_code, signal, 0, oom, False, started, started[0], "")
+        ran = list(process.records.ran.values()) or [(NIL_TASK, 0)]
+        started, attempts = tuple(task for task, _ in ran), tuple(attempt for _, attempt in ran)
+        end = Ended(process.id, process.pid, exit_code, signal, 0, oom, False, started, started[0], "", attempts)
         self.agenda.after(self.chance.randint(10 * MICROSECOND_NS, 5 * MILLISECOND_NS), self.worker_ended, end)
 
     def worker_ended(self, end: Ended) -> None:

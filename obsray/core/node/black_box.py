@@ -30,11 +30,12 @@ class BlackBox:
         exit_code, signal = wait_status(status)
         ran = read_ran(self._rings, worker)
         # Known to have run nothing is another thing than not known.
-        started = () if ran is None else tuple(ran) or (NIL_TASK,)
+        ran = [(NIL_TASK, 0)] if ran == [] else ran or []
+        started, attempts = tuple(task for task, _ in ran), tuple(attempt for _, attempt in ran)
         last = started[0] if started else NIL_TASK
         oom = self._oom(rss_bytes) if signal == SIGNAL_KILL else ""
         tail = self.tail(worker) if status else ""
-        return Ended(worker, pid, exit_code, signal, rss_bytes, oom, False, started, last, tail)
+        return Ended(worker, pid, exit_code, signal, rss_bytes, oom, False, started, last, tail, attempts)
 
     def _oom(self, rss_bytes: int) -> str:
         kills = self._group.oom_kills()

@@ -193,9 +193,10 @@ class NodeMachine:
         self._broadcast(
             step,
             m.WorkerDied(
-                end.worker, end.pid, death.cause, end.exit_code, end.signal, list(end.started), death.detail, end.tail
+                end.worker, end.pid, death.cause, end.exit_code, end.signal, list(end.started), death.detail, end.tail,
+                end.attempts,
             ),
-        )
+        )  # fmt: skip
 
     def _broadcast(self, step: Step, message: Any) -> None:
         step.effects.append(Broadcast(m.encode(message)))

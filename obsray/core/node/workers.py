@@ -81,7 +81,10 @@ class Worker:
 
 
 class Ended(NamedTuple):
-    """How a process ended, as the shell found out. ``oom`` is what the cgroup says, empty if it says nothing."""
+    """How a process ended, as the shell found out. ``oom`` is what the cgroup says, empty if it says nothing.
+
+    ``started`` and ``attempts`` are as in ``WorkerDied``.
+    """
 
     worker: bytes
     pid: int
@@ -93,6 +96,7 @@ class Ended(NamedTuple):
     started: tuple[bytes, ...] = ()
     last_task: bytes = NIL_TASK
     tail: str = ""
+    attempts: tuple[int, ...] = ()
 
 
 class Death(NamedTuple):

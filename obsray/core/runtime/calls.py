@@ -18,9 +18,8 @@ from obsray.core.protocol.messages import ActorChanged, CancelTask, Push, WatchA
 from obsray.core.runtime.dispatch import BATCH_TASKS, Dispatcher, wire_arguments
 from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
 from obsray.core.runtime.serialization import dump_error
-from obsray.core.runtime.verdicts import Verdicts
+from obsray.core.runtime.verdicts import Verdicts, calls_begun
 from obsray.errors import ActorDiedError
-from obsray.ids import NIL_TASK, owner_of
 from obsray.telemetry.events import DispatchReason
 
 _PUSH_TAG = Push._field_defaults["tag"]
@@ -240,7 +239,7 @@ class ActorCalls:
             client.lost = []
             in_flight = list(client.in_flight.values())
             client.outgoing.clear()
-            begun = _begun(in_flight, death.started, self.ownership.worker)
+            begun = calls_begun(in_flight, death, self.ownership.worker)
             for index in range(len(in_flight) - 1, -1, -1):
                 task = in_flight[index]
                 if not client.ordered:
@@ -305,17 +304,3 @@ class ActorCalls:
 
 def _id_of(client: ActorClient) -> bytes:
     return client.id
-
-
-def _begun(in_flight: list[Task], started: list[bytes], caller: bytes) -> int:
-    """How many of the calls, in order, may have run.
-
-    Calls of one caller run in order, so all up to the one that ran last. If that was another caller's, nobody knows
-    when it ran: all may have.
-    """
-    if started == [NIL_TASK]:
-        return 0
-    for last in started:
-        if owner_of(last) == caller:
-            return max((index + 1 for index, task in enumerate(in_flight) if task.id <= last), default=0)
-    return len(in_flight)

@@ -140,16 +140,13 @@ class Executor:
         """Queue all collected results for sending. Called with the session's lock held."""
         waiting = self._results
         if waiting:
-            batches: dict[Link, list[tuple[Any, ...]]] = {}
-            for _ in range(len(waiting)):
-                link, result = waiting.popleft()
-                batch = batches.get(link)
-                if batch is None:
-                    batches[link] = [result]
-                else:
-                    batch.append(result)
-            for link, batch in batches.items():
+            taken = [waiting.popleft() for _ in range(len(waiting))]
+            while taken:
+                # Nearly always they all go to one owner.
+                link = taken[0][0]
+                batch = [result for other, result in taken if other is link]
                 link.send((_DONE_TAG, batch))
+                taken = [item for item in taken if item[0] is not link] if len(batch) < len(taken) else []
         self._sent_ns = time.time_ns()
 
     def tick(self, now: float) -> None:

@@ -13,6 +13,7 @@ from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import ActorState, TaskState
 from obsray.core.runtime.ownership import NODE
 from obsray.core.runtime.serialization import KIND_ERROR, dump_error
+from obsray.core.runtime.verdicts import tasks_begun
 from obsray.core.transport.links import Link
 from obsray.errors import ActorDiedError, LocalRayletDiedError, ObjectFreedError, OwnerDiedError
 from obsray.ids import SEQUENCE_ACTOR
@@ -134,11 +135,10 @@ class Inbox:
     def _on_worker_died(self, death: m.WorkerDied) -> None:
         worker = death.worker
         self._read_last_words(worker)
-        begun = set(death.started)
         in_flight = self.session.dispatcher.worker_died(worker)
-        last = max((i for i, task in enumerate(in_flight) if task.id in begun), default=-1 if begun else 0)
+        begun = tasks_begun(in_flight, death)
         for index in range(len(in_flight) - 1, -1, -1):
-            self.session.verdicts.crashed(in_flight[index], death, index <= last)
+            self.session.verdicts.crashed(in_flight[index], death, index < begun)
         self.session.calls.worker_died(death)
         self.session.ownership.worker_died(worker)
         link = self.session.peers.pop(worker, None)

@@ -8,6 +8,7 @@ otherwise. An attempt counts only if the dead worker's own records say that it h
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from obsray.core.protocol.lifecycle import TaskState
@@ -21,6 +22,7 @@ from obsray.errors import (
     TaskCancelledError,
     WorkerCrashedError,
 )
+from obsray.ids import NIL_TASK, owner_of
 from obsray.telemetry.events import DeathCause, Outcome
 
 #: How much of an error's text is kept with its event.
@@ -38,6 +40,38 @@ def describe_death(death: WorkerDied) -> str:
     else:
         how = f"exited with code {death.exit_code}"
     return f"worker {death.worker.hex()} (pid {death.pid}) {how}"
+
+
+def ran_last(task: Task, death: WorkerDied) -> bool:
+    """Whether the dead worker's records name this very attempt."""
+    for identifier, attempt in zip_longest(death.started, death.attempts):
+        if identifier == task.id and attempt in (task.attempt, None):
+            return True
+    return False
+
+
+def tasks_begun(in_flight: list[Task], death: WorkerDied) -> int:
+    """How many of a lease's tasks, in order, may have run: up to the one that ran last; one if nobody knows."""
+    if not death.started:
+        return min(1, len(in_flight))
+    return max((index + 1 for index, task in enumerate(in_flight) if ran_last(task, death)), default=0)
+
+
+def calls_begun(in_flight: list[Task], death: WorkerDied, caller: bytes) -> int:
+    """How many of the calls to an actor, in order, may have run.
+
+    Calls of one caller run in order, so all up to the one that ran last. If that was another caller's, nobody knows
+    when it ran: all may have.
+    """
+    if death.started and death.started[0] == NIL_TASK:
+        return 0
+    for last in death.started:
+        if owner_of(last) == caller:
+            return max(
+                (index + 1 for index, task in enumerate(in_flight) if task.id < last or ran_last(task, death)),
+                default=0,
+            )
+    return len(in_flight)
 
 
 class Verdicts:

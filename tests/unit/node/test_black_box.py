@@ -34,7 +34,8 @@ def test_tasks_that_ran_come_before_those_that_had_ended_and_the_newest_first(tm
 
 
 def test_a_process_that_ran_nothing_is_known_to_have_run_nothing(tmp_path):
-    assert session(tmp_path).read(WORKER, 1, KILLED, 0).started == (NIL_TASK,)
+    end = session(tmp_path).read(WORKER, 1, KILLED, 0)
+    assert (end.started, end.attempts) == ((NIL_TASK,), (0,))
 
 
 def test_of_a_process_without_a_black_box_nothing_is_known(tmp_path):

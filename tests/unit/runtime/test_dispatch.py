@@ -10,6 +10,7 @@ from obsray.core.protocol.lifecycle import TaskState
 from obsray.core.runtime.dispatch import BATCH_TASKS, Function
 from obsray.core.runtime.ownership import Entry
 from obsray.core.runtime.serialization import load_error
+from obsray.core.runtime.verdicts import tasks_begun
 from obsray.errors import TaskCancelledError, WorkerCrashedError
 from obsray.ids import object_id, task_id
 from obsray.telemetry.events import Outcome, Reason
@@ -254,10 +255,9 @@ def test_what_the_worker_kept_is_registered_before_the_arguments_are_let_go():
 def crash(bench: Bench, news: m.WorkerDied) -> None:
     """As the inbox does it."""
     in_flight = bench.dispatcher.worker_died(news.worker)
-    begun = set(news.started)
-    last = max((i for i, task in enumerate(in_flight) if task.id in begun), default=-1 if begun else 0)
+    begun = tasks_begun(in_flight, news)
     for index in range(len(in_flight) - 1, -1, -1):
-        bench.verdicts.crashed(in_flight[index], news, index <= last)
+        bench.verdicts.crashed(in_flight[index], news, index < begun)
 
 
 def test_tasks_behind_the_one_that_ran_when_the_worker_died_keep_their_retries_and_their_order():
@@ -278,6 +278,18 @@ def test_nothing_had_begun_at_a_worker_that_ran_nothing():
     bench.run()
     crash(bench, death())
     assert tasks[0].state is TaskState.QUEUED and tasks[0].attempt == 0
+
+
+def test_an_attempt_that_had_not_begun_is_told_from_an_earlier_one_at_the_same_worker():
+    bench = Bench()
+    (task,) = bench.submit(retries=2)
+    bench.grant()
+    bench.run()
+    bench.failed(task, extra={"retry": True})
+    bench.run()
+    assert (task.attempt, task.retries_left, task.state) == (1, 1, TaskState.DISPATCHED)
+    crash(bench, death(WORKER, task.id)._replace(attempts=(0,)))
+    assert (task.attempt, task.retries_left, task.state) == (1, 1, TaskState.QUEUED)
 
 
 def test_without_retries_the_error_says_how_the_worker_died():
