@@ -297,7 +297,7 @@ class WorkerDied(NamedTuple):
     """Sent to every client of the node.
 
     ``started``: from the dead process' black box, the task that each of its threads ran or had run last, those still
-    running first; a nil id if it had run nothing, empty if nobody knows. ``attempts``: for each the number of the attempt.
+    running first; a nil id if it had run nothing, empty if nobody knows. ``attempts``: the attempt of each.
 
     ``cause`` is an events.DeathCause; ``exit_code`` and ``signal`` are from the wait status (0 if not that);
     ``detail`` is a sentence for people that includes RSS and limit for OOM; ``tail`` its last log lines.
