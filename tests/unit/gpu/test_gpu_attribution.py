@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+
 from obsray.gpu.attribution import OPEN, Attribution, Attributor, marks_of
 from obsray.gpu.parse import Array
-
 from tests.unit.gpu.captures import STEPS, attributor, marks, parsed, run, task
 
 #: How far the clocks of GPU and host may lie apart.

@@ -6,10 +6,10 @@ import random
 
 import numpy as np
 import pytest
+
 from obsray.gpu import layouts
 from obsray.gpu.layouts import UnknownVersionError, layout
 from obsray.gpu.parse import Records, parse
-
 from tests.unit.gpu.captures import STEPS, buffers, parsed, run
 
 LAYOUT = layout(130001)
