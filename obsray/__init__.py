@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from obsray import actor, exceptions, util
+    import cloudpickle
+
+    from obsray import actor, autoscaler, dag, exceptions, experimental, util
     from obsray.core.api import (
         ActorHandle,
         ObjectRef,
@@ -41,59 +43,106 @@ if TYPE_CHECKING:
         shutdown,
         wait,
     )
-    from obsray.ids import ActorID, JobID, NodeID, ObjectID, TaskID, WorkerID
+    from obsray.ids import ActorClassID, ActorID, FunctionID, JobID, NodeID, ObjectID, TaskID, UniqueID, WorkerID
+    from obsray.util.client import ClientBuilder, client
+    from obsray.util.languages import Language, cpp_function, java_actor_class, java_function
+    from obsray.util.timeline import timeline
 
-_IDS = frozenset({"ActorID", "JobID", "NodeID", "ObjectID", "TaskID", "WorkerID"})
-_MODULES = frozenset({"actor", "exceptions", "util"})
+#: Name -> the module that has it; None: the name is a module itself.
+_WHERE: dict[str, str | None] = {
+    **dict.fromkeys(
+        (
+            "ActorHandle", "ObjectRef", "ObjectRefGenerator", "available_resources", "cancel", "cluster_resources",
+            "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method",
+            "nodes", "put", "remote", "shutdown", "wait",
+        ),
+        "obsray.core.api",
+    ),
+    **dict.fromkeys(
+        (
+            "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "ObjectID", "TaskID", "UniqueID", "WorkerID",
+        ),
+        "obsray.ids",
+    ),
+    **dict.fromkeys(("ClientBuilder", "client"), "obsray.util.client"),
+    **dict.fromkeys(("Language", "cpp_function", "java_actor_class", "java_function"), "obsray.util.languages"),
+    "timeline": "obsray.util.timeline",
+    **dict.fromkeys(("actor", "autoscaler", "dag", "exceptions", "experimental", "util")),
+}  # fmt: skip
+
+#: Parts of Ray that obsray does not have -> what to do instead.
+_INSTEAD = {
+    **dict.fromkeys(
+        ("data", "train", "tune", "serve", "rllib", "air", "workflow", "llm"),
+        "obsray is the core of tasks, actors and objects; the libraries on top of it are not there",
+    ),
+    "widgets": "the dashboard and obsray.util.state show what a session does",
+    "LOCAL_MODE": "tasks always run in workers; call the function itself (f.__wrapped__) to run it in place",
+    "SCRIPT_MODE": "obsray.is_initialized() says whether this process is part of a runtime",
+    "WORKER_MODE": "obsray.get_runtime_context().get_task_id() says whether this code is inside a task",
+    "get_dashboard_url": "obsray.init() returns a context with dashboard_url",
+    "show_in_dashboard": "everything is shown in the dashboard",
+}
 
 __all__ = [
+    "ActorClassID",
     "ActorHandle",
     "ActorID",
+    "ClientBuilder",
+    "FunctionID",
     "JobID",
+    "Language",
     "NodeID",
     "ObjectID",
     "ObjectRef",
     "ObjectRefGenerator",
     "TaskID",
+    "UniqueID",
     "WorkerID",
     "actor",
+    "autoscaler",
     "available_resources",
     "cancel",
+    "client",
+    "cloudpickle",
     "cluster_resources",
+    "cpp_function",
+    "dag",
     "exceptions",
+    "experimental",
     "get",
     "get_actor",
     "get_gpu_ids",
     "get_runtime_context",
     "init",
     "is_initialized",
+    "java_actor_class",
+    "java_function",
     "kill",
     "method",
     "nodes",
     "put",
     "remote",
     "shutdown",
+    "timeline",
     "util",
     "wait",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'obsray' has no attribute {name!r}")
-    value: Any
-    if name in _IDS:
-        from obsray import ids
+    import importlib
 
-        value = getattr(ids, name)
-    elif name in _MODULES:
-        import importlib
-
-        value = importlib.import_module(f"obsray.{name}")
+    if name == "cloudpickle":
+        value: Any = importlib.import_module("cloudpickle")
+    elif name in _WHERE:
+        where = _WHERE[name]
+        value = importlib.import_module(where or f"obsray.{name}")
+        if where is not None:
+            value = getattr(value, name)
     else:
-        from obsray.core import api
-
-        value = getattr(api, name)
+        advice = f": {_INSTEAD[name]}" if name in _INSTEAD else ""
+        raise AttributeError(f"module 'obsray' has no attribute {name!r}{advice}")
     globals()[name] = value
     return value
 

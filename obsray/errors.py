@@ -2,6 +2,7 @@
 
 RayError                              base: carries the story and the trace of what it is about
 ├── RayTaskError                      the user's code raised; ``cause`` is the user's exception
+│   └── UserCodeException             ... (an older name, never raised by itself)
 ├── TaskCancelledError                somebody asked for it
 ├── GetTimeoutError                   (also TimeoutError) the caller waited as long as it said
 ├── WorkerCrashedError                the process that ran the task ended; says how
@@ -27,6 +28,13 @@ RayError                              base: carries the story and the trace of w
 ├── PendingCallsLimitExceeded         the caller's own limit for this actor is reached
 ├── AsyncioActorExit                  control flow: an async actor ends itself
 ├── AuthenticationError               wrong or missing token
+├── CollectiveError                   a collective operation failed for all members of its group
+│   ├── CollectiveMismatchError       ... because they did not ask for the same
+│   ├── CollectiveTimeoutError        ... because one was late (also TimeoutError)
+│   └── CollectiveMemberDiedError     ... because one is gone
+├── CrossLanguageError                code of another language was asked for
+├── RayChannelError                   a channel of a compiled graph broke (never raised: there are none)
+│   └── RayChannelTimeoutError        ... or was late (also TimeoutError)
 └── RaySystemError                    a fault of the runtime itself
 """
 
@@ -53,6 +61,25 @@ class RayError(Exception):
         self.trace_id = trace_id
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling the class again: constructors of errors take other arguments than Exception keeps.
+        return _rebuild_error, (type(self), self.args, self.__dict__)
+
+    def to_bytes(self) -> bytes:
+        """The error as bytes. What of it cannot be pickled is replaced by its text."""
+        return pickle.dumps(self)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> RayError:
+        """The error that ``to_bytes`` wrote. Unpickles: only for bytes one trusts. Raises ValueError for others."""
+        try:
+            error = pickle.loads(data)
+        except Exception as problem:
+            raise ValueError(f"these bytes are no error: {problem}") from problem
+        if not isinstance(error, RayError):
+            raise ValueError(f"these bytes are a {type(error).__name__}, not a RayError")
+        return error
+
     def __str__(self) -> str:
         text = super().__str__()
         if self.story:
@@ -62,11 +89,19 @@ class RayError(Exception):
         return text
 
 
+def _rebuild_error(cls: type[RayError], args: tuple[Any, ...], state: dict[str, Any]) -> RayError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
 class RayTaskError(RayError):
     """User code raised. What ``get`` raises is also an instance of the user's own exception class.
 
-    ``cause``: the user's exception, or None if it could not be pickled. ``function_name``, ``pid``,
-    ``traceback_str``: where it was raised. ``task_id``: 32 hex digits.
+    ``cause``: the user's exception; if it could not be pickled or rebuilt here, an ``UnserializableException`` with
+    its text. ``function_name``, ``pid``, ``ip``, ``proctitle``, ``traceback_str``: where it was raised; ``actor_repr``:
+    by which actor, if its class defines ``__repr__``. ``task_id``: 32 hex digits.
     """
 
     def __init__(
@@ -76,6 +111,7 @@ class RayTaskError(RayError):
         cause: BaseException | None = None,
         pid: int = 0,
         task_id: str = "",
+        actor_repr: str | None = None,
     ) -> None:
         Exception.__init__(self, traceback_str)
         self.function_name = function_name
@@ -83,6 +119,9 @@ class RayTaskError(RayError):
         self.cause = cause
         self.pid = pid
         self.task_id = task_id
+        self.actor_repr = actor_repr
+        self.ip = "127.0.0.1"
+        self.proctitle = f"obsray::{function_name}"
 
     def __str__(self) -> str:
         where = f"{self.function_name} (pid {self.pid}, task {self.task_id})" if self.task_id else self.function_name
@@ -105,6 +144,7 @@ class RayTaskError(RayError):
             self.task_id,
             self.story,
             self.trace_id,
+            self.actor_repr,
         )
 
     def as_instanceof_cause(self) -> RayTaskError:
@@ -122,7 +162,9 @@ class RayTaskError(RayError):
                 name = f"RayTaskError({cls.__name__})"
                 both = _DUAL[cls] = type(name, (RayTaskError, cls), {"__module__": RayTaskError.__module__})
             error = both.__new__(both)
-            RayTaskError.__init__(error, self.function_name, self.traceback_str, cause, self.pid, self.task_id)
+            RayTaskError.__init__(
+                error, self.function_name, self.traceback_str, cause, self.pid, self.task_id, self.actor_repr
+            )
             error.args = cause.args
             for name, value in vars(cause).items():
                 error.__dict__.setdefault(name, value)
@@ -138,34 +180,50 @@ _DUAL: dict[type, type[RayTaskError]] = {}
 
 
 def dump_exception(error: BaseException | None) -> bytes:
-    """An exception as bytes, b"" if it cannot be pickled."""
+    """An exception as bytes: its text, and the exception itself if it can be pickled. b"" for None."""
     if error is None:
         return b""
-    try:
-        import cloudpickle
+    import cloudpickle
 
+    try:
         # Tracebacks do not pickle; the cause and context chain is in the text already.
         data: bytes = cloudpickle.dumps(error)
-        return data
     except Exception:
-        return b""
+        data = b""
+    return pickle.dumps((_text_of(error), data))
 
 
 def load_exception(data: bytes) -> BaseException | None:
-    """The exception that ``dump_exception`` wrote, or None if it cannot be rebuilt here."""
+    """The exception that ``dump_exception`` wrote, or an UnserializableException with its text."""
     if not data:
         return None
+    text, pickled = pickle.loads(data)
     try:
-        error = pickle.loads(data)
+        error = pickle.loads(pickled)
     except Exception:
-        return None
-    return error if isinstance(error, BaseException) else None
+        return UnserializableException(text)
+    return error if isinstance(error, BaseException) else UnserializableException(text)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception_only(error)).strip()
+    except Exception:
+        return type(error).__name__
 
 
 def _rebuild_task_error(
-    function_name: str, text: str, cause: bytes, pid: int, task_id: str, story: tuple[str, ...], trace_id: str
+    function_name: str,
+    text: str,
+    cause: bytes,
+    pid: int,
+    task_id: str,
+    story: tuple[str, ...],
+    trace_id: str,
+    actor_repr: str | None = None,
 ) -> RayTaskError:
-    error = RayTaskError(function_name, text, load_exception(cause), pid, task_id).as_instanceof_cause()
+    found = load_exception(cause)
+    error = RayTaskError(function_name, text, found, pid, task_id, actor_repr).as_instanceof_cause()
     error.story, error.trace_id = story, trace_id
     return error
 
@@ -245,11 +303,21 @@ class ActorAlreadyExistsError(RayError, ValueError):
 
 
 class ObjectLostError(RayError):
-    """A value existed and cannot be read any more. ``object_ref_hex``: 40 hex digits."""
+    """A value existed and cannot be read any more. ``object_ref_hex``: 40 hex digits.
+
+    ``owner_address``: the id of the process that owned it (16 hex digits); ``call_site``: "" (``obsray get`` and the
+    state API know where an object was put).
+    """
+
+    call_site = ""
 
     def __init__(self, message: str = "the object is lost", object_ref_hex: str = "") -> None:
         super().__init__(message)
         self.object_ref_hex = object_ref_hex
+
+    @property
+    def owner_address(self) -> str:
+        return self.object_ref_hex[:16]
 
 
 class OwnerDiedError(ObjectLostError):
@@ -333,4 +401,69 @@ class ObjectRefStreamEndOfStreamError(RayError):
 
 
 class UnserializableException(RayError):
-    """An exception that cannot be rebuilt in this process."""
+    """Stands for an exception that cannot be pickled, or not rebuilt in this process; has its text."""
+
+
+class UserCodeException(RayTaskError):
+    """User code raised: the parent's older name."""
+
+
+class CrossLanguageError(RayError):
+    """Code of another language was asked for; obsray runs Python."""
+
+
+class RpcError(RayError):
+    """A call to a process of the runtime failed. ``rpc_code``: a gRPC status code, -1 if there was none."""
+
+    def __init__(self, message: str = "the call failed", rpc_code: int = -1) -> None:
+        super().__init__(message)
+        self.rpc_code = rpc_code
+
+
+class PlasmaObjectNotAvailable(RayError):
+    """The object is not in this node's store (never raised: whoever needs it waits for it)."""
+
+
+class StreamingGeneratorReplayInconsistentError(RayError):
+    """A generator that ran again yielded something else than the first time."""
+
+
+class RayChannelError(RaySystemError):
+    """A channel of a compiled graph broke (never raised: graphs run over ordinary calls)."""
+
+
+class RayChannelTimeoutError(RayChannelError, TimeoutError):
+    """A channel of a compiled graph was late (never raised)."""
+
+
+class RayCgraphCapacityExceeded(RaySystemError):
+    """A compiled graph has as many executions under way as it may."""
+
+
+class RayDirectTransportError(RaySystemError):
+    """Tensors could not be moved between devices directly (never raised: they move through host memory)."""
+
+
+class OufOfBandObjectRefSerializationException(RayError):
+    """A reference was pickled by hand (never raised: such a reference keeps its object)."""
+
+
+class CollectiveError(RayError):
+    """A collective operation failed, for every member that took part or will. ``group_name``, ``rank``."""
+
+    def __init__(self, message: str = "the operation failed", group_name: str = "", rank: int = -1) -> None:
+        super().__init__(message)
+        self.group_name = group_name
+        self.rank = rank
+
+
+class CollectiveMismatchError(CollectiveError, ValueError):
+    """The members did not ask for the same: operation, shape, type or rank differ."""
+
+
+class CollectiveTimeoutError(CollectiveError, TimeoutError):
+    """A member did not come in time."""
+
+
+class CollectiveMemberDiedError(CollectiveError):
+    """A member left or its process ended."""

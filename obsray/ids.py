@@ -159,3 +159,24 @@ class ActorID(BaseID):
 class ObjectID(BaseID):
     SIZE = OBJECT_ID_BYTES
     __slots__ = ()
+
+
+class UniqueID(BaseID):
+    """An id of 16 bytes that names anything."""
+
+    SIZE = 16
+    __slots__ = ()
+
+
+class FunctionID(BaseID):
+    """A function, by the hash of its pickled form."""
+
+    SIZE = 16
+    __slots__ = ()
+
+
+class ActorClassID(BaseID):
+    """A class of actors, by the hash of its pickled form."""
+
+    SIZE = 16
+    __slots__ = ()

@@ -20,6 +20,7 @@ _EXAMPLES = """examples:
   obsray list tasks --filter state=FAILED        what failed
   obsray list tasks --sort -run_seconds          what took longest
   obsray story 3fa2c1d0:42                       everything that happened to one task
+  obsray timeline                                what ran when, for ui.perfetto.dev
   obsray sim --scenario attrition --seed 7       the scheduler and its friends against dying workers
 """
 _LIST_EXAMPLES = """a filter is 'column op value'; op: = != < <= > >= contains in. Several filters must all hold.
@@ -151,6 +152,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     logs.add_argument("-f", "--follow", action="store_true", help="go on as more is written")
 
+    timeline = verb(
+        "timeline",
+        "Write what ran when as a trace for ui.perfetto.dev or chrome://tracing.",
+        _timeline,
+        "examples:\n  obsray timeline                        into timeline-<session>.json\n"
+        "  obsray timeline -o - | gzip > t.json.gz\n",
+    )
+    timeline.add_argument("-o", "--output", metavar="FILE", help="where to write it (- for stdout)")
+
     dashboard = verb(
         "dashboard",
         "Print the link to the session's dashboard; serve it if nobody does.",
@@ -209,6 +219,12 @@ def _logs(options: argparse.Namespace) -> int:
     from obsray.cli import logs
 
     return logs.run(options)
+
+
+def _timeline(options: argparse.Namespace) -> int:
+    from obsray.cli import things
+
+    return things.run_timeline(options)
 
 
 def _dashboard(options: argparse.Namespace) -> int:

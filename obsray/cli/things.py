@@ -1,4 +1,4 @@
-"""``obsray get`` and ``obsray story``: one thing, all that is known about it."""
+"""``obsray get``, ``obsray story``: one thing, all that is known about it; ``obsray timeline``: all of them."""
 
 from __future__ import annotations
 
@@ -35,6 +35,28 @@ def run_story(options: argparse.Namespace) -> int:
         print(plain_json.dumps(found))
         return 0
     print(_story_text(found, output.is_coloured(sys.stdout)))
+    return 0
+
+
+def run_timeline(options: argparse.Namespace) -> int:
+    from obsray.telemetry import timeline
+
+    directory = sessions.find(options.session)
+    view = sessions.views(directory)
+    path = options.output or f"timeline-{directory.name}.json"
+    if path == "-":
+        sys.stdout.buffer.writelines(timeline.write(view, refresh=False))
+        return 0
+    try:
+        with open(path, "wb") as out:
+            out.writelines(timeline.write(view, refresh=False))
+            written = out.tell()
+    except OSError as error:
+        raise sessions.Problem(f"cannot write {path}: {error.strerror}", "Give another file with --output.") from None
+    if options.json:
+        print(plain_json.dumps({"file": path, "bytes": written}))
+    else:
+        print(f"{units.size(written)} in {path}; open it in https://ui.perfetto.dev or chrome://tracing")
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from obsray.core import options as opts
+from obsray.core.graph import ClassMethodNode, ClassNode, FunctionNode
 from obsray.core.runtime.dispatch import Function, Shape
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import collector, dump_function
@@ -173,6 +174,10 @@ class RemoteFunction(Generic[P, R]):
         """The same function with other options for the calls made through the copy."""
         return RemoteFunction(self._function, {**self._options, **options})
 
+    def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
+        """A call for a graph (``obsray.dag``): described, not made. Arguments may be other such calls."""
+        return FunctionNode(self, args, kwargs)
+
     def __repr__(self) -> str:
         return f"<remote function {self.__module__}.{self.__name__}>"
 
@@ -306,6 +311,10 @@ class ActorClass(Generic[T]):
             },
             "arguments": None,
         }
+
+    def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
+        """An actor for a graph (``obsray.dag``); ``.method.bind(...)`` describes a call of it."""
+        return ClassNode(self, args, kwargs)
 
     def __repr__(self) -> str:
         return f"<actor class {self.__module__}.{self.__name__}>"
@@ -459,6 +468,11 @@ class ActorMethod:
         copy = object.__new__(ActorMethod)
         copy.__dict__.update(self.__dict__, _options={**self._options, **options}, _plan=None)
         return copy
+
+    def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
+        """A call for a graph (``obsray.dag``): described, not made."""
+        handle = ActorHandle(self._client.id, self._meta, self._session, self._reference)
+        return ClassMethodNode(handle, self._name, args, kwargs, self._options)
 
 
 def get_named(session: Session, name: str, namespace: str) -> ActorHandle | None:

@@ -140,7 +140,21 @@ class Families(Exposed):
         rpc = _histogram("obsray_gcs_rpc_duration_seconds")
         for slot in np.flatnonzero(s.rpc.counts.sum(axis=1)).tolist():
             _add_histogram(rpc, [s.rpc_methods.name(slot)], s.rpc, slot)
-        return [*found, lost, total, used, lag, start, rpc]
+        return [*found, lost, total, used, lag, start, rpc, *self._collectives()]
+
+    def _collectives(self) -> list[Metric]:
+        s = self.series
+        took = _histogram("obsray_collective_seconds")
+        waited, sent = _counter("obsray_collective_wait_seconds"), _counter("obsray_collective_sent_bytes")
+        failed = _counter("obsray_collective_failures")
+        for slot in range(len(s.operations.names)):
+            name = s.operations.name(slot)
+            if slot < len(s.collectives.sums):
+                _add_histogram(took, [name], s.collectives, slot)
+            waited.add_metric([name], float(s.collective_wait_seconds[slot]))
+            sent.add_metric([name], float(s.collective_sent_bytes[slot]))
+            failed.add_metric([name], int(s.collective_failures[slot]))
+        return [took, waited, sent, failed]
 
     def _store(self) -> list[Metric]:
         sample = self.series.samples.get("store_sample")

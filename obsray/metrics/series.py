@@ -32,6 +32,10 @@ _TRACES_KEPT = 200_000
 _HISTOGRAMS = ("duration", "queue", "fetch", "deserialize", "store")
 
 
+#: Kinds of collective operations that are told apart.
+OPERATIONS_MAX = 20
+
+
 class Histogram:
     """Bucket counts and sums for a growing number of label values."""
 
@@ -199,6 +203,11 @@ class Series:
         self.worker_start = Histogram()
         self.rpc_methods = Labels(texts, 100)
         self.rpc = Histogram()
+        self.operations = Labels(texts, OPERATIONS_MAX)
+        self.collectives = Histogram()
+        self.collective_wait_seconds = np.zeros(OPERATIONS_MAX + 1)
+        self.collective_sent_bytes = np.zeros(OPERATIONS_MAX + 1)
+        self.collective_failures = np.zeros(OPERATIONS_MAX + 1, np.int64)
         self.deaths = np.zeros(len(DeathCause), np.int64)
         self.restarts = np.zeros(len(DeathCause), np.int64)
         self.object_bytes = dict.fromkeys(("created", "freed", "spilled", "restored"), 0)
@@ -219,6 +228,7 @@ class Series:
             "store_sample": self._newest, "collector_sample": self._newest, "resource_sample": self._resources,
             "process_sample": self._process_sample, "worker_registered": self._registered, "worker_died": self._died,
             "actor_restarting": self._restarting, "control_rpc": self._rpc, "events_dropped": self._dropped,
+            "collective_ended": self._collective, "collective_failed": self._collective_failed,
         }  # fmt: skip
 
     def update(self, batch: Batch) -> None:
@@ -398,6 +408,18 @@ class Series:
     def _restarting(self, columns: Columns) -> None:
         causes = np.minimum(columns["cause"], len(DeathCause) - 1)
         self.restarts += np.bincount(causes, minlength=len(self.restarts))
+
+    def _collective(self, columns: Columns) -> None:
+        slots = self.operations.of(columns["operation"])
+        self.collectives.add(slots, columns["seconds"])
+        for total, field in (
+            (self.collective_wait_seconds, "wait_seconds"), (self.collective_sent_bytes, "sent_bytes"),
+        ):  # fmt: skip
+            total += np.bincount(slots, weights=columns[field].astype(np.float64), minlength=len(total))
+
+    def _collective_failed(self, columns: Columns) -> None:
+        failures = self.collective_failures
+        failures += np.bincount(self.operations.of(columns["operation"]), minlength=len(failures))
 
     def _rpc(self, columns: Columns) -> None:
         self.rpc.add(self.rpc_methods.of(columns["method"]), columns["rpc_seconds"])

@@ -222,6 +222,7 @@ _WORKER = _detail("worker", "id8")
 _OBJECT = _detail("object", "id20")
 _ACTOR = _detail("actor", "id16")
 _LEASE = _detail("lease", "u32")
+_GROUP = _detail("group", "id16")
 _ATTEMPT = _measure("attempt", "u16")
 
 # A table: one event after the other, as compact as it reads well.
@@ -376,6 +377,24 @@ _UNION: tuple[Event, ...] = (
     Event(130, "user_metric", "One recorded value of a user's metric.", (
         _TASK, _label("name", "str"), _label("tags", "str"), _measure("value", "f64"), _label("instrument"),
         _detail("definition", "str"))),
+    # collective operations, as each member sees them
+    Event(131, "collective_joined", "A process became a member of a group for collective operations.", (
+        _GROUP, _detail("group_name", "str"), _TASK, _measure("rank", "u16"), _measure("members", "u16"),
+        _label("backend", "str"), _measure("forming_seconds", "f32"))),
+    Event(132, "collective_ended", "A member is done with one operation of its group; where its time went.", (
+        _GROUP, _detail("group_name", "str"), _TASK, _label("operation", "str"), _measure("round", "u32"),
+        _measure("rank", "u16"), _measure("members", "u16"), _measure("data_bytes", "u64"),
+        _measure("sent_bytes", "u64"), _measure("seconds", "f32"), _measure("wait_seconds", "f32"),
+        _measure("transfer_seconds", "f32"))),
+    Event(133, "collective_failed", "An operation of a group failed for this member; why.", (
+        _GROUP, _detail("group_name", "str"), _TASK, _label("operation", "str"), _measure("round", "u32"),
+        _measure("rank", "u16"), _measure("members", "u16"), _measure("seconds", "f32"), _detail("error", "str")),
+        Severity.ERROR),
+    Event(134, "collective_broken", "The group cannot be used any more: a member is gone, late or out of step.", (
+        _GROUP, _detail("group_name", "str"), _TASK, _measure("rank", "u16"), _measure("members", "u16"),
+        _detail("error", "str")), Severity.ERROR),
+    Event(135, "collective_left", "A process left the group.", (
+        _GROUP, _detail("group_name", "str"), _TASK, _measure("rank", "u16"), _measure("members", "u16"))),
 )
 # fmt: on
 

@@ -208,6 +208,20 @@ def _collector_sample(r: Row, n: Names) -> str:
     return f"the collector stored {r['events']} records, {duration(r['lag_seconds'])} behind"
 
 
+def _member(r: Row, n: Names) -> str:
+    return f"rank {r['rank']} of {r['members']} of {r['group_name']!r} ({n.process_label(r['process'])})"
+
+
+def _collective_joined(r: Row, n: Names) -> str:
+    return f"{_member(r, n)} joined: the group was complete after {duration(r['forming_seconds'])}"
+
+
+def _collective_ended(r: Row, n: Names) -> str:
+    took = f"{duration(r['seconds'])}, {duration(r['wait_seconds'])} of it waiting for the others"
+    sent = f"{size(r['data_bytes'])}, {size(r['sent_bytes'])} sent"
+    return f"{r['operation']} number {r['round']} of {_member(r, n)} took {took}: {sent}"
+
+
 SENTENCES: dict[str, Sentence] = {
     "task_submitted": _task_submitted,
     "task_ready": lambda r, n: f"the last missing argument of {_task(r, n)} is there",
@@ -263,4 +277,9 @@ SENTENCES: dict[str, Sentence] = {
     "user_span": lambda r, n: f"{r['name']} took {duration(r['span_seconds'])} in {_task(r, n)}",
     "user_mark": lambda r, n: f"{_task(r, n)} marked {r['name']}",
     "user_metric": lambda r, n: f"{_task(r, n)} recorded {r['name']} = {r['value']:g}",
+    "collective_joined": _collective_joined,
+    "collective_ended": _collective_ended,
+    "collective_failed": lambda r, n: f"{r['operation']} number {r['round']} failed for {_member(r, n)}",
+    "collective_broken": lambda r, n: f"the group of {_member(r, n)} is broken",
+    "collective_left": lambda r, n: f"{_member(r, n)} left",
 }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from obsray.util import actor_pool, joblib, metrics, multiprocessing, queue, state
     from obsray.util.actor_pool import ActorPool
+    from obsray.util.client import connect, disconnect
     from obsray.util.completion import as_completed, map_unordered
     from obsray.util.inspection import inspect_serializability
     from obsray.util.process import (
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 _WHERE = {
     "ActorPool": "actor_pool",
     "as_completed": "completion",
+    "connect": "client",
     "deregister_serializer": "process",
+    "disconnect": "client",
     "get_node_ip_address": "process",
     "inspect_serializability": "inspection",
     "list_named_actors": "process",
@@ -36,7 +39,9 @@ __all__ = [
     "ActorPool",
     "actor_pool",
     "as_completed",
+    "connect",
     "deregister_serializer",
+    "disconnect",
     "get_node_ip_address",
     "inspect_serializability",
     "joblib",

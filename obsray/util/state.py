@@ -61,7 +61,8 @@ _OPERATORS = ("=", "!=")
 _EXISTING: list[Filter] = [("state", "!=", "FREED"), ("state", "!=", "LOST")]
 
 
-def _ask(address: str | None, question: Callable[[Views], T]) -> T:
+def ask(address: str | None, question: Callable[[Views], T]) -> T:
+    """Put a question to the views of a session, brought up to date."""
     global _open
     directory = _directory(address)
     with _lock:
@@ -124,7 +125,7 @@ def list_tasks(
 ) -> list[TaskState]:
     """Attempts of tasks and actor calls, newest first: each retry is a row of its own."""
     _check(TaskState, filters)
-    return _ask(address, lambda views: _rows(TaskState, _tasks(views, filters or (), limit), filters, limit, detail))
+    return ask(address, lambda views: _rows(TaskState, _tasks(views, filters or (), limit), filters, limit, detail))
 
 
 def _tasks(views: Views, filters: Sequence[Filter], limit: int) -> Iterator[TaskState]:
@@ -177,7 +178,7 @@ def list_actors(
     raise_on_missing_output: bool = True,
 ) -> list[ActorState]:
     """Actors, dead ones too, newest first."""
-    return _ask(
+    return ask(
         address,
         lambda views: _rows(ActorState, map(actor_row, views.actors(refresh=False)), filters, limit, detail),
     )
@@ -203,7 +204,7 @@ def list_objects(
         found = (object_row(row, _task_state(views, row), kinds.get(row["owner"])) for row in pages)
         return _rows(ObjectState, found, filters, limit, detail)
 
-    return _ask(address, question)
+    return ask(address, question)
 
 
 def _process_kinds(views: Views) -> dict[str, tuple[str, int]]:
@@ -230,7 +231,7 @@ def list_workers(
         processes = [row for row in views.workers(refresh=False) if row["kind"] in ("worker", "driver")]
         return _rows(WorkerState, (worker_row(row, node) for row in processes), filters, limit, detail)
 
-    return _ask(address, question)
+    return ask(address, question)
 
 
 def list_nodes(
@@ -247,7 +248,7 @@ def list_nodes(
         facts = views.store.session()
         return _rows(NodeState, (node_row(row, facts) for row in views.nodes(refresh=False)), filters, limit, detail)
 
-    return _ask(address, question)
+    return ask(address, question)
 
 
 def list_jobs(
@@ -259,7 +260,7 @@ def list_jobs(
     raise_on_missing_output: bool = True,
 ) -> list[JobState]:
     """Drivers that joined, newest first."""
-    return _ask(address, lambda views: _rows(JobState, map(job_row, views.jobs(refresh=False)), filters, limit, detail))
+    return ask(address, lambda views: _rows(JobState, map(job_row, views.jobs(refresh=False)), filters, limit, detail))
 
 
 # --- one ---------------------------------------------------------------------------------------------------------
@@ -309,7 +310,7 @@ def _first(found: list[R]) -> R | None:
 
 def summarize_tasks(address: str | None = None, timeout: float = 30, **_: Any) -> dict[str, Any]:
     """``{"cluster": {"summary": {name: {type, state_counts}}, "total_tasks": ...}}``, tasks by their newest attempt."""
-    return _ask(address, _summary_of_tasks)
+    return ask(address, _summary_of_tasks)
 
 
 def _summary_of_tasks(views: Views) -> dict[str, Any]:
@@ -349,7 +350,7 @@ def summarize_actors(address: str | None = None, timeout: float = 30, **_: Any) 
             entry["state_counts"][row["state"]] = entry["state_counts"].get(row["state"], 0) + 1
         return {"cluster": {"summary": summary, "total_actors": len(actors), "summary_by": "class"}}
 
-    return _ask(address, question)
+    return ask(address, question)
 
 
 def summarize_objects(address: str | None = None, timeout: float = 30, **_: Any) -> dict[str, Any]:
@@ -380,7 +381,7 @@ def summarize_objects(address: str | None = None, timeout: float = 30, **_: Any)
             }
         }
 
-    return _ask(address, question)
+    return ask(address, question)
 
 
 # --- logs --------------------------------------------------------------------------------------------------------
@@ -421,7 +422,7 @@ def get_log(
     if suffix not in ("out", "err"):
         raise ValueError(f'suffix={suffix!r}: must be "out" or "err"')
     if filename is None:
-        filename = f"worker-{_ask(address, lambda views: _worker_of(views, named))}.{suffix}"
+        filename = f"worker-{ask(address, lambda views: _worker_of(views, named))}.{suffix}"
     path = _directory(address) / "logs" / Path(filename).name
     if path.name != filename or not path.is_file():
         raise FileNotFoundError(f"there is no log {filename!r}; list_logs() tells which there are")

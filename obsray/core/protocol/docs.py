@@ -9,6 +9,7 @@ from obsray.core.protocol.lifecycle import (
     FIRST,
     TABLES,
     ActorState,
+    CollectiveState,
     JobState,
     NodeState,
     ObjectState,
@@ -107,6 +108,16 @@ _PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, 
         {
             JobState.RUNNING: ("The driver is there.", ("job_started",)),
             JobState.ENDED: ("It has left.", ("job_ended",)),
+        },
+    ),
+    CollectiveState: (
+        "Membership in a collective group",
+        "Kept by each member (`util/collective/group.py`).",
+        {
+            CollectiveState.FORMING: ("It waits for the other members.", ()),
+            CollectiveState.READY: ("It is connected with all of them.", ("collective_joined",)),
+            CollectiveState.BROKEN: ("A member is gone, late or out of step.", ("collective_broken",)),
+            CollectiveState.LEFT: ("It has left.", ("collective_left",)),
         },
     ),
 }

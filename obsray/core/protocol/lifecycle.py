@@ -65,6 +65,15 @@ class JobState(IntEnum):
     ENDED = 1
 
 
+class CollectiveState(IntEnum):
+    """A process' membership in a group for collective operations."""
+
+    FORMING = 0
+    READY = 1
+    BROKEN = 2
+    LEFT = 3
+
+
 TASK: dict[TaskState, frozenset[TaskState]] = {
     TaskState.WAITING_ARGUMENTS: frozenset({TaskState.QUEUED, TaskState.FAILED, TaskState.CANCELLED}),
     # Back to waiting: an argument that was there is lost and has to be made again.
@@ -116,6 +125,14 @@ JOB: dict[JobState, frozenset[JobState]] = {
     JobState.ENDED: frozenset(),
 }
 
+COLLECTIVE: dict[CollectiveState, frozenset[CollectiveState]] = {
+    CollectiveState.FORMING: frozenset({CollectiveState.READY, CollectiveState.BROKEN}),
+    CollectiveState.READY: frozenset({CollectiveState.BROKEN, CollectiveState.LEFT}),
+    # Members may disagree on how far they were: no operation is possible any more.
+    CollectiveState.BROKEN: frozenset({CollectiveState.LEFT}),
+    CollectiveState.LEFT: frozenset(),
+}
+
 #: What an entity is before anything has happened to it.
 FIRST: dict[type[IntEnum], IntEnum] = {
     TaskState: TaskState.QUEUED,
@@ -124,6 +141,7 @@ FIRST: dict[type[IntEnum], IntEnum] = {
     ActorState: ActorState.DEPENDENCIES_UNREADY,
     NodeState: NodeState.ALIVE,
     JobState: JobState.RUNNING,
+    CollectiveState: CollectiveState.FORMING,
 }
 
 TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
@@ -133,6 +151,7 @@ TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
     ActorState: ACTOR,
     NodeState: NODE,
     JobState: JOB,
+    CollectiveState: COLLECTIVE,
 }
 
 

@@ -80,6 +80,16 @@ class ActorRunner:
         executor.end(running, Outcome.OK, [], None, time.time_ns())
         self._report(m.ActorReady(self.id))
 
+    def shown(self) -> str | None:
+        """How the actor's class says an actor looks; None if it does not say."""
+        says: Any = type(self.instance).__repr__
+        if self.instance is None or says is object.__repr__:
+            return None
+        try:
+            return repr(self.instance)
+        except Exception as error:
+            return f"<{type(self.instance).__name__}, whose __repr__ raised {type(error).__name__}>"
+
     def _report(self, message: Any) -> None:
         session = self.executor.session
         with session.lock:

@@ -462,7 +462,8 @@ class Executor:
         text = format_user_traceback(error, 2)
         # Of an error that came from a task this one waited for, the innermost cause is the one to catch.
         cause = error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
-        wrapped = RayTaskError(running.loaded.name, text, cause, os.getpid(), running.task.hex())
+        shown = self.actor.shown() if self.actor is not None else None
+        wrapped = RayTaskError(running.loaded.name, text, cause, os.getpid(), running.task.hex(), shown)
         wrapped.trace_id = running.trace.hex()
         return dump_error(wrapped)
 

@@ -1,0 +1,160 @@
+"""Names that programs expect in the module: there and working, or with an error that says what to do instead."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+import obsray
+from obsray import exceptions
+from obsray.autoscaler.sdk import request_resources
+from obsray.experimental import get_object_locations, internal_kv, tqdm_ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runtime():
+    obsray.init(num_cpus=2, include_dashboard=False)
+    yield
+    obsray.shutdown()
+
+
+def test_keys_and_values_are_shared_with_tasks():
+    @obsray.remote
+    def write(key):
+        internal_kv._internal_kv_put(key, b"from a task")
+        return internal_kv._internal_kv_get(b"a1")
+
+    assert internal_kv._internal_kv_initialized()
+    assert internal_kv._internal_kv_put("a1", "one") is False
+    assert internal_kv._internal_kv_put("a1", "two", overwrite=False) is True
+    assert obsray.get(write.remote("a2")) == b"one"
+    assert internal_kv._internal_kv_get("a2") == b"from a task"
+    assert sorted(internal_kv._internal_kv_list("a")) == [b"a1", b"a2"]
+    assert internal_kv._internal_kv_get("a1", namespace="elsewhere") is None
+    assert internal_kv._internal_kv_del("a", del_by_prefix=True) == 2
+    assert not internal_kv._internal_kv_exists("a1")
+    with pytest.raises(TypeError, match="bytes or text"):
+        internal_kv._internal_kv_get(1)
+    with pytest.raises(ValueError, match="key"):
+        internal_kv._internal_kv_get(b"k" * 10_000)
+
+
+def test_locations_say_where_an_object_lies_and_how_large_it_is(tmp_path):
+    @obsray.remote
+    def waits():
+        while not (tmp_path / "gate").exists():
+            pass
+
+    large, pending = obsray.put(np.zeros(1 << 18)), waits.remote()
+    found = get_object_locations([large, pending])
+    assert found[large]["node_ids"] == [obsray.get_runtime_context().get_node_id()]
+    assert found[large]["object_size"] >= 8 << 18 and not found[large]["did_spill"]
+    assert found[pending]["node_ids"] == []
+    (tmp_path / "gate").touch()
+    obsray.get(pending)
+    assert get_object_locations([pending])[pending]["node_ids"]
+    with pytest.raises(TypeError, match="list of references"):
+        get_object_locations(large)
+
+
+def test_progress_bars_show_where_they_are():
+    out = io.StringIO()
+    assert list(tqdm_ray.tqdm(range(4), desc="rows", file=out, flush_interval_s=0)) == [0, 1, 2, 3]
+    assert "rows: 100%" in out.getvalue() and "4/4" in out.getvalue()
+    bar = tqdm_ray.tqdm(total=10, file=out)
+    bar.update(3)
+    bar.close()
+    bar.update(1)
+    assert "30%" in out.getvalue() and "40%" not in out.getvalue()
+    with pytest.raises(TypeError, match="total"):
+        tqdm_ray.tqdm(total="ten")
+
+
+def test_the_timeline_goes_into_a_file(tmp_path):
+    @obsray.remote
+    def on_the_timeline():
+        return 1
+
+    obsray.get([on_the_timeline.remote() for _ in range(3)])
+    assert obsray.timeline(tmp_path / "trace.json") is None
+    events = json.loads((tmp_path / "trace.json").read_text())
+    assert len([event for event in events if event["name"] == "task::on_the_timeline"]) == 3
+
+
+def test_resources_that_are_there_may_be_asked_for():
+    request_resources(num_cpus=1, bundles=[{"CPU": 1}])
+    with pytest.raises(RuntimeError, match="CPU: 3 wanted, 2 there"):
+        request_resources(bundles=[{"CPU": 1}] * 3)
+
+
+def test_other_ways_to_connect_are_init():
+    with pytest.raises(ValueError, match="no client proxy"):
+        obsray.client("ray://there:10001")
+    with pytest.raises(RuntimeError, match="already"):
+        obsray.client().namespace("n").connect()
+
+
+def test_other_languages_are_refused():
+    for call in (lambda: obsray.java_function("C", "f"), lambda: obsray.cpp_function("f")):
+        with pytest.raises(exceptions.CrossLanguageError, match="Python"):
+            call()
+    with pytest.raises(AttributeError, match="libraries on top"):
+        _ = obsray.data
+
+
+class Unbuildable(Exception):
+    def __init__(self, one, two):
+        super().__init__("text of the error")
+
+
+class Unpicklable(Exception):
+    def __reduce__(self):
+        raise TypeError("no")
+
+
+@pytest.mark.parametrize("make", [lambda: Unbuildable(1, 2), lambda: Unpicklable("text of the error")])
+def test_a_cause_that_cannot_travel_leaves_its_text(make):
+    @obsray.remote
+    def fails():
+        raise make()
+
+    with pytest.raises(exceptions.RayTaskError, match="text of the error") as caught:
+        obsray.get(fails.remote())
+    assert isinstance(caught.value.cause, exceptions.UnserializableException)
+    assert "text of the error" in str(caught.value.cause)
+    again = exceptions.RayError.from_bytes(caught.value.to_bytes())
+    assert isinstance(again, exceptions.RayTaskError) and again.pid == caught.value.pid
+
+
+def test_an_error_of_an_actor_says_which_actor():
+    @obsray.remote
+    class Named:
+        def __repr__(self):
+            return "Named(7)"
+
+        def fail(self):
+            raise ValueError("x")
+
+    with pytest.raises(ValueError) as caught:
+        obsray.get(Named.remote().fail.remote())
+    assert caught.value.actor_repr == "Named(7)" and caught.value.ip == "127.0.0.1"
+    assert caught.value.proctitle == "obsray::Named.fail"
+
+
+def test_every_error_survives_a_journey():
+    made = [
+        exceptions.TaskCancelledError("ab" * 16),
+        exceptions.ObjectLostError("lost", "cd" * 20),
+        exceptions.RpcError("failed", 14),
+        exceptions.CollectiveTimeoutError("late", "g", 3).with_story(("a", "b"), "t"),
+    ]
+    for error in made:
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+    assert made[1].owner_address == "cd" * 8
+    with pytest.raises(ValueError, match="no error"):
+        exceptions.RayError.from_bytes(b"x")
