@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Mapping
@@ -10,6 +11,10 @@ from typing import Any
 #: Resources are counted in fixed point: 1/10000 of a unit, except bytes.
 UNIT = 10_000
 BYTES_RESOURCES = frozenset({"memory", "object_store_memory"})
+#: More results than this are a mistake, or a generator.
+RETURNS_MAX = 100_000
+#: More of any resource than this is a mistake; amounts travel as 64 bits.
+AMOUNT_MAX = 1 << 53
 
 TASK_OPTIONS = frozenset({
     "num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector", "fallback_strategy",
@@ -34,10 +39,27 @@ def check(options: Mapping[str, Any], allowed: frozenset[str], what: str) -> dic
     """The options, validated. Raises ValueError or TypeError naming the option, its value and what is allowed."""
     for name, value in options.items():
         if name not in allowed:
-            close = ", ".join(sorted(allowed - {n for n in allowed if n.startswith("_")}))
-            raise ValueError(f"{name!r} is not an option of {what}; the options are: {close}")
+            raise ValueError(_unknown(name, allowed, what))
         _check_one(name, value)
     return dict(options)
+
+
+def _unknown(name: str, allowed: frozenset[str], what: str) -> str:
+    """What to do about an option that is none: the one that was meant, or whose it is; else all there are."""
+    text = f"{name!r} is not an option of {what}"
+    for owner, theirs in (
+        ("remote functions", TASK_OPTIONS), ("actor classes", ACTOR_OPTIONS), ("methods of actors", METHOD_OPTIONS),
+    ):  # fmt: skip
+        if name in theirs:
+            return f"{text} but of {owner}; the options here are: {_listed(allowed)}"
+    close = difflib.get_close_matches(name, sorted(allowed), 1, 0.7)
+    if close:
+        return f"{text}; did you mean {close[0]!r}?"
+    return f"{text}; the options are: {_listed(allowed)}"
+
+
+def _listed(names: frozenset[str]) -> str:
+    return ", ".join(sorted(name for name in names if not name.startswith("_")))
 
 
 def _check_one(name: str, value: Any) -> None:
@@ -51,21 +73,30 @@ def _check_one(name: str, value: Any) -> None:
         if not isinstance(value, dict):
             raise TypeError(f"resources must be a dict of name to amount, got {type(value).__name__}")
         for resource, amount in value.items():
+            if not isinstance(resource, str) or not resource:
+                raise TypeError(f"resources={{{resource!r}: ...}}: a resource's name must be a string that is not empty")
             if resource in ("CPU", "GPU"):
                 raise ValueError(f"resources={{{resource!r}: ...}}: use num_{resource.lower()}s instead")
             _number(f"resources[{resource!r}]", amount)
     elif name == "num_returns":
-        if value not in ("streaming", "dynamic") and (not isinstance(value, int) or value < 0):
+        if value not in ("streaming", "dynamic") and not _whole(value, 0):
             raise ValueError(f'num_returns={value!r}: must be a number >= 0 or "streaming"')
+        if not isinstance(value, str) and value > RETURNS_MAX:
+            raise ValueError(
+                f"num_returns={value}: must be at most {RETURNS_MAX}; return a list, or yield the values one by one"
+            )
     elif name in ("max_retries", "max_restarts", "max_task_retries"):
-        if not isinstance(value, int) or value < -1:
+        if not _whole(value, -1):
             raise ValueError(f"{name}={value!r}: must be -1 (without bound) or a number >= 0")
     elif name in ("max_calls",):
-        if not isinstance(value, int) or value < 0:
+        if not _whole(value, 0):
             raise ValueError(f"{name}={value!r}: must be a number >= 0")
     elif name == "max_concurrency":
-        if not isinstance(value, int) or value < 1:
+        if not _whole(value, 1):
             raise ValueError(f"max_concurrency={value!r}: must be a number >= 1")
+    elif name == "max_pending_calls":
+        if not _whole(value, -1):
+            raise ValueError(f"max_pending_calls={value!r}: must be -1 (without bound) or a number >= 0")
     elif name == "retry_exceptions":
         classes = value if isinstance(value, (list, tuple)) else ()
         if not isinstance(value, (bool, list, tuple)) or not all(
@@ -85,6 +116,14 @@ def _number(name: str, value: Any) -> None:
         raise TypeError(f"{name}={value!r}: must be a number")
     if value < 0 or math.isnan(value) or math.isinf(value):
         raise ValueError(f"{name}={value!r}: must be >= 0 and finite")
+    if value > AMOUNT_MAX:
+        raise ValueError(f"{name}={value!r}: must be at most 2**53")
+    if 0 < value * UNIT < 0.5:
+        raise ValueError(f"{name}={value!r}: amounts are counted in steps of {1 / UNIT}")
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_runtime_env(env: Any) -> None:

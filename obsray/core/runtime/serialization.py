@@ -20,8 +20,10 @@ import io
 import pickle
 import sys
 import threading
+from collections import ChainMap
 from collections.abc import Callable
 from struct import Struct
+from types import CodeType
 from typing import Any
 
 import cloudpickle
@@ -97,7 +99,22 @@ class Serialized:
         return bytes(data)
 
 
+#: What some versions of cloudpickle write in place of the name of the file that code came from.
+_NAMELESS = "<dynamic-code>"
+
+
+def _reduce_code(code: CodeType) -> Any:
+    """As cloudpickle does it, but with the file's name: the traceback of an error shall lead to the user's line."""
+    build, parts = _CLOUDPICKLE_TABLE[CodeType](code)
+    return build, tuple(code.co_filename if part == _NAMELESS else part for part in parts)
+
+
+_CLOUDPICKLE_TABLE = cloudpickle.Pickler.dispatch_table
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    dispatch_table = ChainMap({CodeType: _reduce_code}, _CLOUDPICKLE_TABLE)
+
     def reducer_override(self, obj: Any) -> Any:
         if CUSTOM:
             functions = CUSTOM.get(type(obj))
