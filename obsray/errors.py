@@ -41,8 +41,9 @@ RayError                              base: carries the story and the trace of w
 from __future__ import annotations
 
 import pickle
-import traceback
 from typing import Any
+
+from obsray.causes import combined, dump_exception, load_exception
 
 
 class RayError(Exception):
@@ -152,64 +153,17 @@ class RayTaskError(RayError):
         cause = self.cause
         if cause is None or isinstance(cause, RayTaskError):
             return self
-        cls = type(cause)
-        if issubclass(RayTaskError, cls):
+        error = combined(RayTaskError, cause)
+        if not isinstance(error, RayTaskError):
             return self
-        error: RayTaskError
-        try:
-            both = _DUAL.get(cls)
-            if both is None:
-                name = f"RayTaskError({cls.__name__})"
-                both = _DUAL[cls] = type(name, (RayTaskError, cls), {"__module__": RayTaskError.__module__})
-            error = both.__new__(both)
-            RayTaskError.__init__(
-                error, self.function_name, self.traceback_str, cause, self.pid, self.task_id, self.actor_repr
-            )
-            error.args = cause.args
-            for name, value in vars(cause).items():
-                error.__dict__.setdefault(name, value)
-        except (TypeError, ValueError, AttributeError):
-            # Some classes cannot be combined with another (their layout or __new__ forbids it).
-            return self
+        RayTaskError.__init__(
+            error, self.function_name, self.traceback_str, cause, self.pid, self.task_id, self.actor_repr
+        )
+        error.args = cause.args
+        for name, value in vars(cause).items():
+            error.__dict__.setdefault(name, value)
         error.story, error.trace_id = self.story, self.trace_id
         return error
-
-
-#: User exception class -> class that is both. Grows with the number of exception classes a program uses.
-_DUAL: dict[type, type[RayTaskError]] = {}
-
-
-def dump_exception(error: BaseException | None) -> bytes:
-    """An exception as bytes: its text, and the exception itself if it can be pickled. b"" for None."""
-    if error is None:
-        return b""
-    import cloudpickle
-
-    try:
-        # Tracebacks do not pickle; the cause and context chain is in the text already.
-        data: bytes = cloudpickle.dumps(error)
-    except Exception:
-        data = b""
-    return pickle.dumps((_text_of(error), data))
-
-
-def load_exception(data: bytes) -> BaseException | None:
-    """The exception that ``dump_exception`` wrote, or an UnserializableException with its text."""
-    if not data:
-        return None
-    text, pickled = pickle.loads(data)
-    try:
-        error = pickle.loads(pickled)
-    except Exception:
-        return UnserializableException(text)
-    return error if isinstance(error, BaseException) else UnserializableException(text)
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception_only(error)).strip()
-    except Exception:
-        return type(error).__name__
 
 
 def _rebuild_task_error(
@@ -223,36 +177,11 @@ def _rebuild_task_error(
     actor_repr: str | None = None,
 ) -> RayTaskError:
     found = load_exception(cause)
+    if isinstance(found, str):
+        found = UnserializableException(found)
     error = RayTaskError(function_name, text, found, pid, task_id, actor_repr).as_instanceof_cause()
     error.story, error.trace_id = story, trace_id
     return error
-
-
-#: Where the runtime's own frames come from.
-_INSIDE = __file__.rpartition("errors")[0] + "core"
-
-
-def format_user_traceback(error: BaseException, skip_frames: int) -> str:
-    """The traceback as the user would see it at home: without the runtime's own first ``skip_frames`` frames, and
-    without those of its inside further down.
-
-    Causes and contexts are included. An exception whose ``__str__`` raises is named by its class.
-    """
-    trace = error.__traceback__
-    for _ in range(skip_frames):
-        if trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-    try:
-        told = traceback.TracebackException(type(error), error, trace)
-        link: traceback.TracebackException | None = told
-        while link is not None:
-            users = [frame for frame in link.stack if not frame.filename.startswith(_INSIDE)]
-            if users:
-                link.stack[:] = users
-            link = link.__cause__ or link.__context__
-        return "".join(told.format())
-    except Exception:
-        return "".join(traceback.format_tb(trace)) + f"{type(error).__name__}: <its text cannot be shown>\n"
 
 
 class TaskCancelledError(RayError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import operator
 import os
 from collections.abc import Sequence
 from typing import Any, TypeVar, overload
@@ -12,12 +13,15 @@ from obsray.core.remote import ActorClass, ActorHandle, RemoteFunction, get_name
 from obsray.core.runtime.context import RuntimeContext
 from obsray.core.runtime.launch import Context, launch
 from obsray.core.runtime.references import ObjectRef
-from obsray.core.runtime.session import Session, current_or_none, set_current
+from obsray.core.runtime.session import FORKED, Session, current_or_none, set_current
 from obsray.core.runtime.streams import ObjectRefGenerator
+from obsray.errors import RaySystemError
 
 T = TypeVar("T")
 
 _context: Context | None = None
+#: Whether this process was forked from one that had a runtime, and has started none of its own.
+_forked = False
 
 
 def init(
@@ -52,7 +56,7 @@ def init(
     Raises RuntimeError if a runtime is running (unless ``ignore_reinit_error``) or cannot be started, and ValueError
     for bad values.
     """
-    global _context
+    global _context, _forked
     session = current_or_none()
     if session is not None and not session.closed and session.failure is None:
         if ignore_reinit_error and _context is not None:
@@ -67,10 +71,11 @@ def init(
             f"init(address={address!r}): joining a running cluster is not there yet; "
             "leave address out to start a runtime here"
         )
-    for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
-        if value is not None and value < 0:
-            raise ValueError(f"{name}={value}: must be >= 0")
-    opts.check({"resources": resources}, frozenset({"resources"}), "init")
+    given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "namespace": namespace,
+             "object_store_memory": object_store_memory, "memory": _memory}  # fmt: skip
+    opts.check(given, frozenset(given), "init")
+    if dashboard_port is not None and not (type(dashboard_port) is int and 0 <= dashboard_port < 1 << 16):
+        raise ValueError(f"dashboard_port={dashboard_port!r}: must be a port (0: any that is free)")
     _context = launch(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -86,6 +91,7 @@ def init(
         on_disconnect=shutdown,
     )
     set_current(_context.session)
+    _forked = False
     _context.session.start()
     return _context
 
@@ -109,8 +115,9 @@ def _after_fork() -> None:
     # A forked child shares the sockets of its parent's session: using them would corrupt both.
     session = current_or_none()
     if session is not None and session.worker_pid != os.getpid():
-        global _context
-        _context = None
+        global _context, _forked
+        _context, _forked = None, True
+        session.left_behind()
         set_current(None)
 
 
@@ -118,12 +125,27 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def session() -> Session:
-    """The session of this process; in a driver without one a runtime is started."""
+    """The session of this process; in a driver without one a runtime is started.
+
+    Raises RaySystemError in a process that was forked from one with a runtime: it would have to be told which is meant.
+    """
     found = current_or_none()
     if found is None or found.closed:
+        if _forked:
+            raise RaySystemError(FORKED)
         init()
         found = current_or_none()
         assert found is not None
+    return found
+
+
+def _session_of(reference: Any) -> Session:
+    """The session of this process, for a reference: without one it cannot be valid, and none is started for it."""
+    found = current_or_none()
+    if found is None or found.closed:
+        if _forked:
+            raise RaySystemError(FORKED)
+        raise RaySystemError(f"{reference!r} belongs to a runtime that was shut down; its value is gone with it")
     return found
 
 
@@ -147,8 +169,10 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     Raises what the task raised (an instance of the user's exception class and of RayTaskError), GetTimeoutError after
     ``timeout`` seconds (0: only if it is there), ValueError for anything that is not a reference or a list of them.
     """
+    if timeout is not None:
+        _check_timeout(timeout)
     if type(refs) is ObjectRef:
-        return session().values.get([refs], timeout)[0]
+        return _session_of(refs).values.get([refs], timeout)[0]
     if isinstance(refs, ObjectRefGenerator):
         return refs
     if not isinstance(refs, list):
@@ -158,7 +182,14 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if set(map(type, refs)) != {ObjectRef}:
         wrong = next(ref for ref in refs if type(ref) is not ObjectRef)
         raise ValueError(f"get takes an ObjectRef or a list of them, the list has a {type(wrong).__name__}")
-    return session().values.get(refs, timeout)
+    return _session_of(refs[0]).values.get(refs, timeout)
+
+
+def _check_timeout(timeout: Any) -> None:
+    if not isinstance(timeout, (int, float)) and not hasattr(timeout, "__float__"):
+        raise TypeError(f"timeout={timeout!r}: must be a number of seconds or None")
+    if not timeout >= 0:
+        raise ValueError(f"timeout={timeout}: must be >= 0 seconds, or None to wait as long as it takes")
 
 
 def put(value: Any) -> ObjectRef[Any]:
@@ -185,15 +216,19 @@ def wait(
     if not kinds <= {ObjectRef, ObjectRefGenerator}:
         wrong = next(ref for ref in refs if type(ref) not in (ObjectRef, ObjectRefGenerator))
         raise TypeError(f"wait takes a list of references, the list has a {type(wrong).__name__}")
-    if timeout is not None and timeout < 0:
-        raise ValueError(f"timeout={timeout}: must be >= 0 seconds")
+    if timeout is not None:
+        _check_timeout(timeout)
+    if type(num_returns) is not int:
+        if isinstance(num_returns, bool) or not hasattr(num_returns, "__index__"):
+            raise TypeError(f"num_returns={num_returns!r}: must be a whole number")
+        num_returns = operator.index(num_returns)
     if not refs:
         return [], []
     if len(set(refs)) != len(refs):
         raise ValueError("wait needs each reference only once")
     if not 1 <= num_returns <= len(refs):
         raise ValueError(f"num_returns={num_returns}: must be between 1 and the number of references, {len(refs)}")
-    return session().values.wait(refs, num_returns, timeout, streams=ObjectRefGenerator in kinds)
+    return _session_of(refs[0]).values.wait(refs, num_returns, timeout, streams=ObjectRefGenerator in kinds)
 
 
 def cancel(ref: Any, *, force: bool = False, recursive: bool = True) -> None:
@@ -205,10 +240,10 @@ def cancel(ref: Any, *, force: bool = False, recursive: bool = True) -> None:
     if isinstance(ref, ObjectRefGenerator):
         task = ref._task_id
     elif type(ref) is ObjectRef:
-        task = bytes(ref[:16])
+        task = bytes(ref)[:16]
     else:
         raise TypeError(f"cancel takes a reference, got {type(ref).__name__}")
-    found = session()
+    found = _session_of(ref)
     pending = found.ownership.tasks.get(task)
     if force and pending is not None and pending.actor is not None:
         raise ValueError("force=True is not possible for calls of an actor; kill(actor) ends the actor")
@@ -219,13 +254,17 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """End an actor's process at once; calls that run or wait fail. With ``no_restart=False`` it uses up a restart."""
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"kill takes an actor handle, got {type(actor).__name__}; cancel(ref) ends a task")
+    actor._check_session()
     session().kill_actor(actor._actor, restart=not no_restart)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """A handle of a named actor. It does not keep the actor alive. Raises ValueError if there is none."""
+    opts.check_name("name", name)
     if not name:
         raise ValueError("get_actor needs a name")
+    if namespace is not None:
+        opts.check_name("namespace", namespace)
     found_session = session()
     where = found_session.settings.get("namespace", "") if namespace is None else namespace
     found = get_named(found_session, name, where)

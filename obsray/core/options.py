@@ -11,6 +11,9 @@ from typing import Any
 #: Resources are counted in fixed point: 1/10000 of a unit, except bytes.
 UNIT = 10_000
 BYTES_RESOURCES = frozenset({"memory", "object_store_memory"})
+#: What a node takes for a name, and how many kinds of resources for one demand, with room for CPU, GPU and memory.
+NAME_CHARACTERS_MAX = 1000
+RESOURCES_MAX = 60
 #: More results than this are a mistake, or a generator.
 RETURNS_MAX = 100_000
 #: More of any resource than this is a mistake; amounts travel as 64 bits.
@@ -65,16 +68,18 @@ def _listed(names: frozenset[str]) -> str:
 def _check_one(name: str, value: Any) -> None:
     if value is None:
         return
-    if name in ("num_cpus", "num_gpus", "memory"):
+    if name in ("num_cpus", "num_gpus", "memory", "object_store_memory"):
         _number(name, value)
         if name == "num_gpus" and value > 1 and value != int(value):
             raise ValueError(f"num_gpus={value}: more than one GPU must be a whole number")
     elif name == "resources":
         if not isinstance(value, dict):
             raise TypeError(f"resources must be a dict of name to amount, got {type(value).__name__}")
+        if len(value) > RESOURCES_MAX:
+            raise ValueError(f"resources has {len(value)} names: must be at most {RESOURCES_MAX}")
         for resource, amount in value.items():
             if not isinstance(resource, str) or not resource:
-                raise TypeError(f"resources={{{resource!r}: ...}}: a resource's name must be a string that is not empty")
+                raise TypeError(f"resources={{{resource!r}: ...}}: the name of a resource must be a non-empty string")
             if resource in ("CPU", "GPU"):
                 raise ValueError(f"resources={{{resource!r}: ...}}: use num_{resource.lower()}s instead")
             _number(f"resources[{resource!r}]", amount)
@@ -105,10 +110,20 @@ def _check_one(name: str, value: Any) -> None:
             raise TypeError(f"retry_exceptions={value!r}: must be True, False or a list of exception classes")
     elif name == "lifetime" and value not in ("detached", "non_detached"):
         raise ValueError(f'lifetime={value!r}: must be "detached" or "non_detached"')
-    elif name in ("name", "namespace") and not isinstance(value, str):
-        raise TypeError(f"{name}={value!r}: must be a string")
+    elif name in ("name", "namespace"):
+        check_name(name, value)
     elif name == "runtime_env":
         check_runtime_env(value)
+
+
+def check_name(what: str, value: Any) -> None:
+    """Raises TypeError or ValueError for what cannot be the name of a task, actor or namespace."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what}={value!r}: must be a string")
+    if len(value) > NAME_CHARACTERS_MAX:
+        raise ValueError(f"{what} has {len(value)} characters: must be at most {NAME_CHARACTERS_MAX}")
+    if not value.isascii() and value != value.encode(errors="replace").decode():
+        raise ValueError(f"{what}={value!r}: must be text that UTF-8 can express")
 
 
 def _number(name: str, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -113,7 +114,7 @@ def shape_of(session: Session, options: dict[str, Any], cpus_default: float) -> 
     runtime = _runtime(options)
     key = (tuple(sorted(resources.items())), repr(runtime))
     with session.lock:
-        return session.dispatcher.shape(opts.describe(resources), resources, runtime, key)
+        return session.dispatcher.shape(opts.describe(resources)[: opts.NAME_CHARACTERS_MAX], resources, runtime, key)
 
 
 class RemoteFunction(Generic[P, R]):
@@ -387,6 +388,9 @@ class ActorHandle:
         made = self._plans[name] = ActorMethod(self, name, info, {})
         return made
 
+    def _check_session(self) -> None:
+        _check_session(self._session, self._meta.class_name, self._actor)
+
     def __repr__(self) -> str:
         return f"ActorHandle({self._meta.class_name}, {self._actor.hex()})"
 
@@ -400,6 +404,16 @@ class ActorHandle:
         if collector.references is not None and self._reference is not None:
             collector.references.append(bytes(self._reference))
         return _rebuild_handle, (self._actor, self._meta, self._reference is not None)
+
+
+def _check_session(session: Session, class_name: str, actor: bytes) -> None:
+    """Raises ActorHandleNotFoundError if the actor's runtime has ended, RaySystemError in a forked process."""
+    if session.closed:
+        if session.failure is not None and session.worker_pid != os.getpid():
+            raise session.failure
+        raise ActorHandleNotFoundError(
+            f"the actor {class_name} ({actor.hex()}) belongs to a runtime that was shut down"
+        )
 
 
 def _rebuild_handle(actor: bytes, meta: HandleMeta, counted: bool) -> ActorHandle:
@@ -432,13 +446,18 @@ class ActorMethod:
         plan = self._plan
         if plan is None:
             plan = self._prepare()
-        return self._session.submission.call_actor(plan, self._client, args, kwargs)
+        try:
+            return self._session.submission.call_actor(plan, self._client, args, kwargs)
+        except RaySystemError:
+            self._check_session()
+            raise
+
+    def _check_session(self) -> None:
+        _check_session(self._session, self._meta.class_name, self._client.id)
 
     def _prepare(self) -> Plan:
         session, meta = self._session, self._meta
-        if session.closed:
-            actor = f"{meta.class_name} ({self._client.id.hex()})"
-            raise ActorHandleNotFoundError(f"the actor {actor} belongs to a runtime that was shut down")
+        self._check_session()
         options = {**(self._info.options if self._info is not None else {}), **self._options}
         full = f"{meta.class_name}.{self._name}"
         function = Function(hashlib.blake2b(full.encode(), digest_size=16).digest(), full, b"")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TextIO
 
+from obsray.core.runtime.culprit import parts
 from obsray.core.runtime.serialization import serialize
-
-#: Elements of a container that are looked at.
-_ELEMENTS_MAX = 1_000
 
 
 class Failure(NamedTuple):
@@ -50,7 +46,7 @@ def _look_into(
     print(f"{name} cannot be serialized: {_shown(value)}: {error}", file=out)
     blamed = False
     if depth > 0:
-        for part_name, part in _parts(value):
+        for part_name, part in parts(value):
             if id(part) in seen:
                 continue
             if _error(part) is not None:
@@ -58,32 +54,6 @@ def _look_into(
                 _look_into(part, part_name, value, depth - 1, failures, seen, out)
     if not blamed:
         failures.add(Failure(_hashable(value), name, _hashable(parent)))
-
-
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if inspect.ismethod(value):
-        yield f"self of {value.__name__}", value.__self__
-        value = value.__func__
-    if inspect.isfunction(value):
-        used = inspect.getclosurevars(value)
-        yield from used.nonlocals.items()
-        yield from used.globals.items()
-        yield from ((f"default {number}", each) for number, each in enumerate(value.__defaults__ or ()))
-    elif isinstance(value, Mapping):
-        for number, (key, each) in enumerate(value.items()):
-            if number >= _ELEMENTS_MAX:
-                return
-            yield f"key {key!r}", key
-            yield f"[{key!r}]", each
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        for number, each in enumerate(value):
-            if number >= _ELEMENTS_MAX:
-                return
-            yield f"[{number}]", each
-    elif isinstance(value, type):
-        yield from ((k, v) for k, v in vars(value).items() if not k.startswith("__") or k == "__init__")
-    else:
-        yield from getattr(value, "__dict__", {}).items()
 
 
 def _error(value: Any) -> str | None:

@@ -117,10 +117,26 @@ class Unpicklable(Exception):
 
 
 @pytest.mark.parametrize("make", [lambda: Unbuildable(1, 2), lambda: Unpicklable("text of the error")])
-def test_a_cause_that_cannot_travel_leaves_its_text(make):
+def test_a_cause_whose_pickle_fails_keeps_its_class_and_its_text(make):
     @obsray.remote
     def fails():
         raise make()
+
+    with pytest.raises(exceptions.RayTaskError, match="text of the error") as caught:
+        obsray.get(fails.remote())
+    assert isinstance(caught.value, type(make())) and type(caught.value.cause) is type(make())
+    assert "text of the error" in str(caught.value.cause)
+
+
+def test_a_cause_whose_class_cannot_travel_leaves_its_text():
+    @obsray.remote
+    def fails():
+        import threading
+
+        class Local(Exception):
+            lock = threading.Lock()
+
+        raise Local("text of the error")
 
     with pytest.raises(exceptions.RayTaskError, match="text of the error") as caught:
         obsray.get(fails.remote())

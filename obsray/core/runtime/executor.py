@@ -17,6 +17,7 @@ from collections import deque
 from types import FrameType
 from typing import Any
 
+from obsray.causes import format_user_traceback
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.references import dropped
 from obsray.core.runtime.running import Running
@@ -24,7 +25,7 @@ from obsray.core.runtime.serialization import deserialize, dump_error, serialize
 from obsray.core.runtime.session import Session, in_runtime
 from obsray.core.runtime.waiting import Waiter
 from obsray.core.transport.links import Link
-from obsray.errors import RayError, RayTaskError, TaskCancelledError, format_user_traceback
+from obsray.errors import RayError, RayTaskError, TaskCancelledError
 from obsray.telemetry.events import Outcome, Reason, WaitKind
 
 #: Results wait for company at most this long while there is more to run.
@@ -382,7 +383,7 @@ class Executor:
         values: list[Any] = []
         contained: list[list[bytes]] = []
         for index, value in enumerate(results):
-            stored, references = self._store_one(running.task + index.to_bytes(4, "big"), value)
+            stored, references = self._store_one(running.task + index.to_bytes(4, "big"), value, "the result")
             values.append(stored)
             contained.append(references)
         if not any(contained):
@@ -392,8 +393,8 @@ class Executor:
                 self.session.ownership.hand_out(group, running.link.peer.worker)
         return values, {"contained": contained}
 
-    def _store_one(self, identifier: bytes, value: Any) -> tuple[Any, list[bytes]]:
-        serialized = serialize(value)
+    def _store_one(self, identifier: bytes, value: Any, name: str) -> tuple[Any, list[bytes]]:
+        serialized = serialize(value, name)
         if serialized.size <= self.session.config.inline_bytes_max:
             return serialized.to_bytes(), serialized.references
         return self.session.values.store(identifier, serialized), serialized.references
@@ -429,7 +430,7 @@ class Executor:
     def send_item(self, running: Running, index: int, value: Any) -> None:
         """Send one yielded value."""
         session = self.session
-        stored, references = self._store_one(running.task + (index + 1).to_bytes(4, "big"), value)
+        stored, references = self._store_one(running.task + (index + 1).to_bytes(4, "big"), value, "the yielded value")
         size = len(stored) if type(stored) is bytes else stored
         now = time.time_ns()
         with session.lock:
@@ -444,6 +445,10 @@ class Executor:
         """The attempt raised: say what to its owner."""
         if isinstance(error, ArgumentError) and error.__cause__ is not None:
             error = error.__cause__
+            error.add_note(
+                f"while {running.loaded.name} or its arguments were rebuilt in a worker: modules are looked for in "
+                "sys.path as it was when obsray.init() was called, and the classes of values must be importable there"
+            )
         if running.cancelled and not isinstance(error, Exception):
             outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
             extra = None

@@ -10,6 +10,7 @@ from obsray.config import Config
 from obsray.core.runtime.executor import Executor
 from obsray.core.runtime.session import Session, set_current
 from obsray.core.runtime.submission import Submission
+from obsray.errors import LocalRayletDiedError
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import emitters
 
@@ -19,7 +20,13 @@ emitters()
 
 def main(session_dir: str, worker_id: bytes) -> None:
     """Join the runtime of ``session_dir`` as worker ``worker_id`` and serve until told to exit."""
-    session = Session(Path(session_dir), worker_id, ProcessKind.WORKER, Config.from_environment())
+    try:
+        session = Session(Path(session_dir), worker_id, ProcessKind.WORKER, Config.from_environment())
+    except (OSError, LocalRayletDiedError):
+        if (Path(session_dir) / "sockets" / "node.sock").exists():
+            raise
+        # The runtime ended before this process could join it.
+        return
     set_current(session)
     for path in session.settings.get("sys_path", ()):
         if path not in sys.path:

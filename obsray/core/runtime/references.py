@@ -42,7 +42,7 @@ class ObjectRef(bytes, Generic[T]):
 
     def task_id(self) -> TaskID:
         """The task that makes the value."""
-        return TaskID(task_of(self))
+        return TaskID(task_of(bytes(self)))
 
     def job_id(self) -> JobID:
         from obsray.core.runtime.session import current
@@ -67,8 +67,15 @@ class ObjectRef(bytes, Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         return self.as_future().__await__()
 
+    def _not_the_value(self, *_: Any) -> Any:
+        raise TypeError("an ObjectRef is not its value: obsray.get(reference) waits for it and returns it")
+
+    # That it is bytes inside must not make sense of a forgotten ``get``.
+    __iter__ = __len__ = __getitem__ = __contains__ = _not_the_value
+    __add__ = __radd__ = __mul__ = __rmul__ = _not_the_value
+
     def __repr__(self) -> str:
-        return f"ObjectRef({short(self)} {bytes.hex(self)})"
+        return f"ObjectRef({short(bytes(self))} {bytes.hex(self)})"
 
     __str__ = __repr__
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import cloudpickle
 
+from obsray.causes import users, users_frames
 from obsray.errors import RayError, RayTaskError
 
 ALIGN_BYTES = 64
@@ -127,8 +128,12 @@ def _rebuild_custom(deserializer: Callable[[Any], Any], state: Any) -> Any:
     return deserializer(state)
 
 
-def serialize(value: Any) -> Serialized:
-    """Pickle ``value``. Raises TypeError if it cannot be pickled, naming what could not."""
+#: What the pickling of a value may raise without that being an error of the code that it runs.
+_UNFIT = (pickle.PicklingError, TypeError, AttributeError, RecursionError, NotImplementedError, ValueError)
+
+
+def serialize(value: Any, name: str = "") -> Serialized:
+    """Pickle ``value``, which errors call ``name``. Raises TypeError if it cannot be pickled, naming what could not."""
     if type(value) in PLAIN:
         return Serialized(pickle.dumps(value, _PROTOCOL), [], [])
     buffers: list[pickle.PickleBuffer] = []
@@ -142,19 +147,45 @@ def serialize(value: Any) -> Serialized:
             stream = io.BytesIO()
             _Pickler(stream, protocol=_PROTOCOL, buffer_callback=buffers.append).dump(value)
             pickled = stream.getvalue()
-    except (pickle.PicklingError, TypeError, AttributeError, RecursionError, NotImplementedError, ValueError) as error:
-        raise TypeError(_explain(value, error)) from error
+    except _UNFIT as error:
+        # What the pickler itself says is in the text; what the user's own code raised keeps its traceback.
+        told = None if users_frames(error.__traceback__, _outside) is None else error
+        raise TypeError(_explain(value, name, error)) from told
     finally:
         collector.references = before
     return Serialized(pickled, [buffer.raw() for buffer in buffers], references)
 
 
-def _explain(value: Any, error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
+def _outside(filename: str) -> bool:
+    return users(filename) and filename != pickle.__file__
+
+
+def _fails(value: Any) -> bool:
+    if type(value) in PLAIN:
+        return False
+    try:
+        _Pickler(io.BytesIO(), protocol=_PROTOCOL, buffer_callback=lambda _: None).dump(value)
+    except Exception:
+        return True
+    return False
+
+
+def _explain(value: Any, name: str, error: BaseException) -> str:
+    from obsray.core.runtime.culprit import blame
+
+    name = name or getattr(value, "__qualname__", "") or f"a {type(value).__qualname__!r}"
+    text = (str(error).strip() or type(error).__name__).rstrip(".")
+    if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+        return f"cannot send {name} to another process: it is nested too deeply to be pickled; send it in a flat form"
+    where, part = blame(value, name, _fails)
+    cls = type(part)
+    kind = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    what = f"{where} is a {kind!r}" if part is not value else text
+    if part is not value and not text.startswith("cannot pickle"):
+        what += f" ({text})"
     return (
-        f"cannot serialize {type(value).__name__!r} for another process: {text}. "
-        "Locks, sockets, generators and open files cannot travel; obsray.util.inspect_serializability(value) "
-        "finds the part that cannot."
+        f"cannot send {name} to another process: {what}. Locks, sockets, generators, threads and open files cannot "
+        "travel: make them where they are used, or leave them out of the pickle (__getstate__)"
     )
 
 

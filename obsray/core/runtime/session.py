@@ -62,6 +62,12 @@ FAST_ANSWER_SECONDS = 250e-6
 _FIRST_INDEX = bytes(4)
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+#: What a process hears that was forked from one with a runtime.
+FORKED = (
+    "this process was forked from one that has a runtime and has no part in it: the sockets are its parent's. Make "
+    "calls in the parent, let tasks do the work instead of forks, or call obsray.init() here to start another runtime"
+)
+
 _current: Session | None = None
 
 
@@ -405,6 +411,13 @@ class Session:
             raise self.failure
         if self.closed:
             raise RaySystemError("this runtime has been shut down; call obsray.init() again")
+
+    def left_behind(self) -> None:
+        """In a forked child: this session is its parent's."""
+        self.failure = RaySystemError(FORKED)
+        self.closed = True
+        # A thread of the parent may have held it.
+        self.lock = threading.Lock()
 
     # --- references ---------------------------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ def pack_arguments(session: Session, args: tuple[Any, ...], kwargs: dict[str, An
             return packed
         serialized = Serialized(payload, [], [])
     else:
-        serialized = serialize((values, kwargs))
+        serialized = _serialize_arguments(values, kwargs)
         packed.nested = serialized.references or None
     if serialized.size <= session.config.inline_bytes_max:
         packed.payload = serialized.to_bytes()
@@ -107,6 +107,18 @@ def pack_arguments(session: Session, args: tuple[Any, ...], kwargs: dict[str, An
         references.append(("*", bytes(packed.stored)))
     packed.arguments = references or None
     return packed
+
+
+def _serialize_arguments(values: Any, kwargs: dict[str, Any]) -> Serialized:
+    try:
+        return serialize((values, kwargs))
+    except TypeError:
+        # Which one it was; none, if pickling fails by chance.
+        for position, value in enumerate(values):
+            serialize(value, f"argument {position}")
+        for name, value in kwargs.items():
+            serialize(value, f"argument {name!r}")
+        raise
 
 
 class Submission:

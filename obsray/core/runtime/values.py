@@ -17,6 +17,7 @@ from obsray.errors import (
     ObjectFreedError,
     ObjectLostError,
     ObjectStoreFullError,
+    RayError,
     RaySystemError,
 )
 from obsray.ids import NIL_TASK
@@ -166,11 +167,18 @@ class Values:
     def value(self, entry: Entry, deadline: float | None = None) -> Any:
         """The value of an entry that is READY; raises the error if it is one."""
         value = entry.value
-        if type(value) is bytes:
-            return deserialize(value)
         if value is None:
             raise ObjectFreedError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
-        return deserialize(self.pinned_view(entry.id, deadline))
+        data = value if type(value) is bytes else self.pinned_view(entry.id, deadline)
+        try:
+            return deserialize(data)
+        except Exception as error:
+            if entry.failed or isinstance(error, RayError):
+                raise
+            raise RaySystemError(
+                f"the value of {entry.id.hex()} was there but could not be rebuilt here: {type(error).__name__}: "
+                f"{error}. Classes and modules that it needs must be importable in this process, too"
+            ) from error
 
     def pinned_view(self, identifier: bytes, deadline: float | None = None) -> memoryview:
         """A stored object, mapped; it stays where it is while the view or anything made from it lives."""
