@@ -4,7 +4,6 @@ theirs and ours.
 
 from __future__ import annotations
 
-import os
 import pickle
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,9 +12,10 @@ from typing import Any
 
 #: A longer text of an error keeps its beginning and its end.
 TEXT_MAX = 100_000
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_HERE = __file__.rpartition("causes")[0]
 #: Where frames come from that are not the user's.
-INSIDE = (_HERE + "core" + os.sep, _HERE + "util" + os.sep, os.sep + os.path.join("cloudpickle", "cloudpickle"))
+INSIDE = (_HERE + "core/", _HERE + "util/")
+_PICKLER = "cloudpickle/cloudpickle"
 #: User's exception class -> class that is both. Grows with the number of exception classes a program uses.
 _BOTH: dict[type, type] = {}
 
@@ -33,12 +33,9 @@ def _pickled(error: BaseException) -> bytes:
     import cloudpickle
 
     # Tracebacks do not pickle; the cause and context chain is in the text already.
-    try:
+    if _travels(error):
         data: bytes = cloudpickle.dumps(error)
-        if isinstance(pickle.loads(data), BaseException):
-            return data
-    except Exception:  # noqa: S110 - anything may happen in user code; what follows calls none of it
-        pass
+        return data
     try:
         arguments = tuple(value if _travels(value) else _text(value) for value in error.args)
         state = {name: value for name, value in vars(error).items() if _travels(value)}
@@ -136,7 +133,7 @@ def combined(ours: type[BaseException], cause: BaseException) -> BaseException |
 
 def users(filename: str) -> bool:
     """Whether a frame of this file is the user's and not of the runtime's inside."""
-    return not filename.startswith(INSIDE[:2]) and INSIDE[2] not in filename
+    return not filename.startswith(INSIDE) and _PICKLER not in filename
 
 
 def _links(told: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
