@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any
 
+#: Settings that take one of a few words.
+CHOICES = {"gpu_telemetry": ("off", "kernels", "full")}
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -47,6 +50,15 @@ class Config:
     telemetry_bytes_max: int = 2 << 30
     #: Ended sessions kept on disk, newest first; older ones are removed when a new one starts. 0 keeps none.
     sessions_max: int = 50
+    #: What workers that own a GPU capture of its work: "off", "kernels" (kernels, copies, waits), or "full" (also every
+    #: call of CUDA's interfaces).
+    gpu_telemetry: str = "kernels"
+    #: Capturing steps down a level, and says so, if it takes more of the time in which tasks run than this.
+    gpu_cost_ratio_max: float = 0.1
+    #: How often records of finished GPU work leave a worker; a kill loses at most this much.
+    gpu_flush_seconds: float = 0.25
+    #: Most bytes of raw GPU records of one worker that the collector has not read yet; beyond, they are dropped.
+    gpu_raw_bytes_max: int = 256 << 20
     #: How long an orderly shutdown may take before processes are killed.
     shutdown_grace_seconds: float = 2.0
 
@@ -67,6 +79,9 @@ class Config:
                 values[name] = _converted(variable(name), text, kind)
             if name in overrides:
                 values[name] = _converted(name, overrides[name], kind)
+        for name, allowed in CHOICES.items():
+            if name in values and values[name] not in allowed:
+                raise ValueError(f"{name}={values[name]!r} is not one of {', '.join(allowed)}")
         return cls(**values)
 
 

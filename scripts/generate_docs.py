@@ -57,7 +57,9 @@ def configuration() -> str:
 
 
 def unit(name: str) -> str:
-    """What a setting's number counts, by its name."""
+    """What a setting's number counts, by its name, or the words it can be."""
+    if name in config.CHOICES:
+        return ", ".join(config.CHOICES[name])
     return next((words for end, words in _UNITS.items() if end in name), "on, off")
 
 

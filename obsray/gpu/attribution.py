@@ -17,12 +17,12 @@ Pure: numpy arrays in, arrays out.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
 from obsray.gpu.parse import Array, Records
+from obsray.gpu.words import Attribution
 
 #: Calls and external ids older than this many newer ones are forgotten; work is launched at most a queue ahead.
 CALLS_MAX = 1 << 20
@@ -30,16 +30,6 @@ CALLS_MAX = 1 << 20
 MARKS_MAX = 1 << 16
 #: Not ended yet.
 OPEN = np.iinfo(np.int64).max
-
-
-class Attribution(IntEnum):
-    """How a piece of GPU work was given to its task."""
-
-    NONE = 0
-    EXTERNAL_ID = 1
-    LAUNCHING_THREAD = 2
-    LAUNCH_TIME = 3
-    RUN_TIME = 4
 
 
 MARK = np.dtype(

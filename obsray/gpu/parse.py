@@ -1,6 +1,6 @@
 """From a raw buffer to columns.
 
-The records of a buffer differ in length, so where one begins is known only from the one before: ``_walk`` follows that
+The records of a buffer differ in length, so where one begins is known only from the one before: ``walk`` follows that
 chain once and does nothing else. Everything after it works on all records of a kind together.
 
 A buffer may be cut short (its writer was killed) or damaged. Reading stops at the first record that cannot be one: an
@@ -66,9 +66,7 @@ class Records:
 
 def parse(data: bytes | memoryview, layout: Layout, since_ns: int = 0, until_ns: int = 0) -> Records:
     """Read one buffer. ``since_ns`` and ``until_ns`` (0: unknown) bound when its records can have been made."""
-    usable = len(data) & ~7
-    words = np.frombuffer(data, "<u4", usable // 4)[::2]
-    starts, kinds = _walk(words, layout.words)
+    starts, kinds = walk(data, layout)
     found: dict[int, Array] = {}
     wrong = len(data)
     for kind, dtype in layout.types.items():
@@ -95,8 +93,10 @@ def parse(data: bytes | memoryview, layout: Layout, since_ns: int = 0, until_ns:
     )  # fmt: skip
 
 
-def _walk(words: Array, lengths: tuple[int, ...]) -> tuple[Array, Array]:
+def walk(data: bytes | memoryview, layout: Layout) -> tuple[Array, Array]:
     """Where each record begins (bytes) and its kind, up to the first that cannot be one."""
+    words = np.frombuffer(data, "<u4", (len(data) & ~7) // 4)[::2]
+    lengths = layout.words
     kinds = words.tolist()
     starts = []
     at, end, known = 0, len(kinds), len(lengths)

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import psutil
 
+from obsray.gpu.words import Stage
 from obsray.telemetry.columns import Batch, Texts
 from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.gpu_streams import GpuStreams
 from obsray.telemetry.rings import RingDirectory, RingReader, RingState
 from obsray.telemetry.segments import SegmentWriter
 from obsray.telemetry.spine import SEGMENTS_MAX, Ring, read_now
@@ -45,6 +47,7 @@ class Collector:
         self.session_dir = Path(session_dir)
         self.texts = Texts()
         self.rings = RingDirectory(self.session_dir / "rings", self.texts)
+        self.gpu = GpuStreams(self.rings, self.texts, self._gpu_damage)
         self.writer = SegmentWriter(self.session_dir / "telemetry", self.texts, bytes_max)
         self.folds: list[Fold] = []
         self.events_total = 0
@@ -61,9 +64,11 @@ class Collector:
 
     def _resume(self) -> None:
         """Go on where an earlier collector of this session committed."""
+        self.gpu.resume(self.writer.catalog.rings)
         for name, state in self.writer.catalog.rings.items():
-            reader = self.rings.reader(bytes.fromhex(name))
-            reader.state = RingState.from_json(name, state.to_json())
+            if state.kind != ProcessKind.GPU_STREAM:
+                reader = self.rings.reader(bytes.fromhex(name))
+                reader.state = RingState.from_json(name, state.to_json())
 
     # --- draining -----------------------------------------------------------------------------------------
 
@@ -75,6 +80,9 @@ class Collector:
         batch, count = self.rings.read()
         for reader in self.rings.missing:
             reader.skip_missing()
+        work, found = self.gpu.poll()
+        batch.update(work)
+        count += found
         if count:
             self.events_total += count
             oldest = min(int(columns["time_ns"].min()) for columns in batch.values()) if batch else 0
@@ -96,11 +104,21 @@ class Collector:
     def flush(self) -> None:
         """Store and commit what was read, then delete ring files that hold nothing else. Raises OSError when the
         disk is full; the records then stay in the rings and in memory, and the next call tries again."""
-        self.bytes_total += self.writer.flush(reader.state for reader in self.rings.readers.values())
+        self.bytes_total += self.writer.flush(self._states())
         self._flushed_at = time.monotonic()
         self._oldest_pending_ns = 0
         self._delete_stored()
+        self.gpu.delete_taken()
         self.writer.compact()
+
+    def _states(self) -> list[RingState]:
+        return [*(reader.state for reader in self.rings.readers.values()), *self.gpu.states()]
+
+    def _gpu_damage(self, worker: bytes, unread_bytes: int) -> None:
+        log.error("%d bytes of a buffer of GPU records of worker %s cannot be read", unread_bytes, worker.hex())
+        if self.ring is not None:
+            # How many records those bytes were nobody can tell any more; that there were some is what is said.
+            self.ring.gpu_records_lost(time.time_ns(), worker, 1, int(Stage.READING))
 
     def lag_seconds(self) -> float:
         """How old the oldest record is that is read and not stored."""
@@ -153,7 +171,12 @@ class Collector:
             self.ring.close(time.time_ns())
             while self.poll():
                 pass
-        self.writer.close(reader.state for reader in self.rings.readers.values())
+        work, found = self.gpu.poll(settled=True)
+        if found:
+            self.events_total += found
+            self.writer.append(work)
+        self.writer.close(self._states())
+        self.gpu.delete_taken()
         for process, reader in self.rings.readers.items():
             if reader.state.closed or not self.rings.alive(process):
                 self._remove(process, reader)

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from struct import Struct, calcsize
 
+from obsray.gpu.words import Attribution, Direction, Interface, Level, Memory, Stage, WaitingFor
+
 SCHEMA_VERSION = 1
 RECORD_BYTES = 128
 PAYLOAD_OFFSET = 12
@@ -200,6 +202,8 @@ class ProcessKind(IntEnum):
     COLLECTOR = 5
     ZYGOTE = 6
     TOOL = 7
+    #: No process: the GPU records of a worker, counted like a ring.
+    GPU_STREAM = 8
 
 
 # --- the union -------------------------------------------------------------------------------------------
@@ -224,6 +228,8 @@ _ACTOR = _detail("actor", "id16")
 _LEASE = _detail("lease", "u32")
 _GROUP = _detail("group", "id16")
 _ATTEMPT = _measure("attempt", "u16")
+#: Whose GPU work it was, and how that is known. The function is the task's.
+_GPU_WORK = (_WORKER, _TASK, _ATTEMPT, _label("attributed_by", "u8", Attribution), _label("function", "str"))
 
 # A table: one event after the other, as compact as it reads well.
 # fmt: off
@@ -395,6 +401,41 @@ _UNION: tuple[Event, ...] = (
         _detail("error", "str")), Severity.ERROR),
     Event(135, "collective_left", "A process left the group.", (
         _GROUP, _detail("group_name", "str"), _TASK, _measure("rank", "u16"), _measure("members", "u16"))),
+    # what GPUs did: made by the collector out of raw buffers; the time of a record is when the work began
+    Event(144, "gpu_kernel", "A kernel ran on a GPU.", (
+        *_GPU_WORK, _label("gpu"), _detail("kernel", "str"), _detail("stream", "u32"), _detail("correlation", "u32"),
+        _detail("ended_at", "u64"), _measure("kernel_seconds", "f32"), _detail("launched_at", "u64"),
+        _measure("grid_x", "u32"), _measure("grid_y", "u32"), _measure("grid_z", "u32"), _measure("block_x", "u16"),
+        _measure("block_y", "u16"), _measure("block_z", "u16"), _measure("registers", "u16"),
+        _measure("shared_bytes", "u32"), _detail("graph", "u32"))),
+    Event(145, "gpu_copy", "A GPU copied memory.", (
+        *_GPU_WORK, _label("gpu"), _label("direction", "u8", Direction), _label("source", "u8", Memory),
+        _label("destination", "u8", Memory), _detail("stream", "u32"), _detail("correlation", "u32"),
+        _detail("ended_at", "u64"), _measure("copy_seconds", "f32"), _detail("launched_at", "u64"),
+        _measure("copy_bytes", "u64"), _detail("graph", "u32"))),
+    Event(146, "gpu_memset", "A GPU filled memory with a value.", (
+        *_GPU_WORK, _label("gpu"), _label("destination", "u8", Memory), _detail("stream", "u32"),
+        _detail("correlation", "u32"), _detail("ended_at", "u64"), _measure("memset_seconds", "f32"),
+        _detail("launched_at", "u64"), _measure("memset_bytes", "u64"), _detail("graph", "u32"))),
+    Event(147, "gpu_wait", "A thread or a stream waited for a GPU.", (
+        *_GPU_WORK, _label("waiting_for", "u8", WaitingFor), _detail("stream", "u32"), _detail("correlation", "u32"),
+        _detail("ended_at", "u64"), _measure("wait_seconds", "f32"))),
+    Event(148, "gpu_call", "A call of CUDA's driver or runtime interface (level full only).", (
+        *_GPU_WORK, _label("interface", "u8", Interface), _label("call", "str"), _detail("thread", "u32"),
+        _detail("correlation", "u32"), _detail("ended_at", "u64"), _measure("call_seconds", "f32"),
+        _measure("result", "u32"))),
+    Event(149, "gpu_capture_started", "A worker that owns a GPU began to capture what it does.", (
+        _WORKER, _label("level", "u8", Level), _detail("cupti_version", "u32"), _detail("library", "str"))),
+    Event(150, "gpu_capture_refused", "A worker that owns a GPU cannot capture what it does.", (
+        _WORKER, _detail("error", "str")), Severity.WARNING),
+    Event(151, "gpu_capture_changed", "From here on less is captured.", (
+        _WORKER, _label("level_before", "u8", Level), _label("level", "u8", Level), _measure("cost_ratio", "f32"),
+        _detail("error", "str")), Severity.WARNING),
+    Event(152, "gpu_records_lost", "Records of GPU work were lost, counted here.", (
+        _WORKER, _measure("records", "u64"), _label("stage", "u8", Stage)), Severity.ERROR),
+    Event(153, "gpu_capture_sample", "What a worker captured since its last sample, and what that cost it.", (
+        _WORKER, _label("level", "u8", Level), _measure("buffers", "u32"), _measure("raw_bytes", "u64"),
+        _measure("records_lost", "u64"), _measure("capture_seconds", "f32"), _measure("busy_seconds", "f32"))),
 )
 # fmt: on
 

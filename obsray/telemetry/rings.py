@@ -96,12 +96,14 @@ class RingState:
     dropped: int = 0
     last_at_ns: int = 0
     closed: bool = False
+    #: Of a stream of GPU records: the last chunk of raw ones that was taken.
+    chunks: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
             "node": self.node.hex(), "kind": self.kind, "pid": self.pid, "opened_at_ns": self.opened_at_ns,
             "position": self.position, "records": self.records, "gaps": self.gaps, "dropped": self.dropped,
-            "last_at_ns": self.last_at_ns, "closed": self.closed,
+            "last_at_ns": self.last_at_ns, "closed": self.closed, "chunks": self.chunks,
         }  # fmt: skip
 
     @classmethod

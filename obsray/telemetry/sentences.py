@@ -220,6 +220,42 @@ def _collective_ended(r: Row, n: Names) -> str:
     took = f"{duration(r['seconds'])}, {duration(r['wait_seconds'])} of it waiting for the others"
     sent = f"{size(r['data_bytes'])}, {size(r['sent_bytes'])} sent"
     return f"{r['operation']} number {r['round']} of {_member(r, n)} took {took}: {sent}"
+def _gpu_whose(r: Row, n: Names) -> str:
+    if not any(r["task"]):
+        return "of no known task"
+    return f"of {_task(r, n)} ({r['attributed_by'].replace('_', ' ')})"
+
+
+def _gpu_kernel(r: Row, n: Names) -> str:
+    return f"GPU {r['gpu']} ran {gist(r['kernel'])} for {duration(r['kernel_seconds'])} {_gpu_whose(r, n)}"
+
+
+def _gpu_copy(r: Row, n: Names) -> str:
+    took = f"{size(r['copy_bytes'])} {r['direction']} in {duration(r['copy_seconds'])}"
+    return f"GPU {r['gpu']} copied {took} {_gpu_whose(r, n)}"
+
+
+def _gpu_memset(r: Row, n: Names) -> str:
+    took = f"{size(r['memset_bytes'])} in {duration(r['memset_seconds'])}"
+    return f"GPU {r['gpu']} filled {took} {_gpu_whose(r, n)}"
+
+
+def _gpu_wait(r: Row, n: Names) -> str:
+    what = r["waiting_for"].replace("_", " ")
+    return f"{_worker(r, n)} waited {duration(r['wait_seconds'])} for its GPU ({what}) {_gpu_whose(r, n)}"
+
+
+def _gpu_capture_started(r: Row, n: Names) -> str:
+    return f"{_worker(r, n)} captures GPU work ({r['level']}) with CUPTI {r['cupti_version']}, {r['library']}"
+
+
+def _gpu_records_lost(r: Row, n: Names) -> str:
+    return f"{_many(r['records'], 'record')} of GPU work of {_worker(r, n)} got lost ({r['stage']})"
+
+
+def _gpu_capture_sample(r: Row, n: Names) -> str:
+    cost = f"{duration(r['capture_seconds'])} of {duration(r['busy_seconds'])} in which tasks ran"
+    return f"{_worker(r, n)} handed over {size(r['raw_bytes'])} of GPU records, which took {cost}"
 
 
 SENTENCES: dict[str, Sentence] = {
@@ -276,6 +312,16 @@ SENTENCES: dict[str, Sentence] = {
     "ring_closed": lambda r, n: f"{_worker(r, n)} stopped recording in order after {r['events']} records",
     "user_span": lambda r, n: f"{r['name']} took {duration(r['span_seconds'])} in {_task(r, n)}",
     "user_mark": lambda r, n: f"{_task(r, n)} marked {r['name']}",
+    "gpu_kernel": _gpu_kernel,
+    "gpu_copy": _gpu_copy,
+    "gpu_memset": _gpu_memset,
+    "gpu_wait": _gpu_wait,
+    "gpu_call": lambda r, n: f"{_worker(r, n)} called {r['call']} for {duration(r['call_seconds'])} {_gpu_whose(r, n)}",
+    "gpu_capture_started": _gpu_capture_started,
+    "gpu_capture_refused": lambda r, n: f"{_worker(r, n)} cannot capture GPU work",
+    "gpu_capture_changed": lambda r, n: f"{_worker(r, n)} captures GPU work at level {r['level']} from here on",
+    "gpu_records_lost": _gpu_records_lost,
+    "gpu_capture_sample": _gpu_capture_sample,
     "user_metric": lambda r, n: f"{_task(r, n)} recorded {r['name']} = {r['value']:g}",
     "collective_joined": _collective_joined,
     "collective_ended": _collective_ended,

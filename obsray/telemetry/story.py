@@ -27,7 +27,11 @@ RECORDS_MAX = 500
 #: How many of its own last records the story of a process shows.
 LAST_RECORDS = 20
 #: Samples say how something fares, not what happened to it.
-_SAMPLES = frozenset({"process_sample", "resource_sample", "store_sample", "node_sample", "collector_sample"})
+_SAMPLES = frozenset(
+    {"process_sample", "resource_sample", "store_sample", "node_sample", "collector_sample", "gpu_capture_sample"}
+)
+#: Single kernels and calls are too many to be told; their sums are with the task.
+_UNTOLD = _SAMPLES | {"lease_candidate", "gpu_kernel", "gpu_copy", "gpu_memset", "gpu_wait", "gpu_call"}
 _CODES = {8: "id8", 16: "id16", 20: "id20"}
 
 
@@ -96,7 +100,7 @@ def _mentions(identifier: bytes) -> tuple[dict[str, Where], dict[str, str]]:
     where: dict[str, Where] = {}
     only: dict[str, str] = {}
     for event in BY_NAME.values():
-        if event.name in _SAMPLES or event.name == "lease_candidate":
+        if event.name in _UNTOLD:
             continue
         names = [f.name for f in event.fields if f.code == code and f.name not in ("parent", "trace")]
         if event.name in ("tasks_finished", "tasks_dispatched") and code == "id16":

@@ -72,6 +72,9 @@ class Executor:
         self._sent_ns = 0
         self._contexts: dict[int, dict[str, Any]] = {}
         self._devices: tuple[int, ...] = ()
+        #: Captures what the GPUs of this worker do, once it owns some.
+        self._gpu: Any = None
+        self._gpu_asked = False
         self._blocked = False
         #: Attempts that were cancelled before they began.
         self._cancelled: set[bytes] = set()
@@ -319,6 +322,10 @@ class Executor:
         self.session.emitter.running(slot, running.task, started_at, loaded.name_number, running.attempt)
         if self._devices or running.context.get("devices"):
             self._set_devices(running.context)
+            if self._gpu is not None:
+                # Calls on an event loop share its thread, and what one launches carries no number of its own.
+                alone = self.actor is None or self.actor.loop is None
+                running.gpu = self._gpu.begin(running.task, running.attempt, loaded.name_number, alone)
         function = loaded.function
         if function is None:
             function = self._load(loaded)
@@ -488,6 +495,8 @@ class Executor:
         session, loaded, options = self.session, running.loaded, running.options
         self._interrupt = b""
         session.interrupt_pending = False
+        if running.gpu:
+            self._gpu.end(running.gpu)
         run_ns = ended_at - running.ready_at
         loaded.calls += 1
         loaded.mean_ns = (loaded.mean_ns * 7 + run_ns) >> 3
@@ -543,9 +552,30 @@ class Executor:
             return
         if devices:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+            if not self._gpu_asked:
+                self._start_capture(devices)
         else:
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         self._devices = devices
+
+    def _start_capture(self, devices: tuple[int, ...]) -> None:
+        """Capture what these GPUs do from here on: before the first call of CUDA, and only in workers that own one."""
+        self._gpu_asked = True
+        session, config = self.session, self.session.config
+        if config.gpu_telemetry == "off" or config.telemetry == "off":
+            return
+        from obsray.gpu import capture
+        from obsray.gpu.words import Level
+
+        self._gpu = capture.start(
+            Level[config.gpu_telemetry.upper()], session.directory / "rings", session.worker, session.emitter, devices,
+            config.gpu_raw_bytes_max, config.gpu_flush_seconds, config.gpu_cost_ratio_max,
+        )  # fmt: skip
+
+    def close_capture(self) -> None:
+        """Hand over what the GPUs did and was not handed over yet."""
+        if self._gpu is not None:
+            self._gpu.close()
 
     # --- becoming an actor --------------------------------------------------------------------------------------------
 

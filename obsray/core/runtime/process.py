@@ -37,6 +37,7 @@ def main(session_dir: str, worker_id: bytes) -> None:
     try:
         executor.run()
     finally:
+        executor.close_capture()
         session.close()
     # Threads of user code must not keep a process alive that nobody can reach any more.
     sys.stdout.flush()

@@ -53,6 +53,7 @@ class Running:
         "cpu_started",
         "dispatched_at",
         "fetched_at",
+        "gpu",
         "lease",
         "link",
         "loaded",
@@ -105,6 +106,8 @@ class Running:
         self.cpu_started = -1
         self.marked = False
         self.cancelled = False
+        #: What its GPU work is known by, 0 if none is captured.
+        self.gpu = 0
         self.blocked_ns = 0
         #: The part of it while user code ran; -1 until that has ended.
         self.blocked_in_run_ns = -1

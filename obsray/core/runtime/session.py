@@ -60,7 +60,9 @@ BLOCKED_AFTER_SECONDS = 0.001
 SPIN_SECONDS = 40e-6
 FAST_ANSWER_SECONDS = 250e-6
 _FIRST_INDEX = bytes(4)
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_CORE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+#: Where the runtime's own code lies, as far as it runs under user code.
+_HERE = (_CORE + os.sep, os.path.join(os.path.dirname(_CORE), "gpu") + os.sep)
 
 #: What a process hears that was forked from one with a runtime.
 FORKED = (

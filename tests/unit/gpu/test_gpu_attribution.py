@@ -6,8 +6,9 @@ from collections import Counter
 
 import numpy as np
 
-from obsray.gpu.attribution import OPEN, Attribution, Attributor, marks_of
+from obsray.gpu.attribution import OPEN, Attributor, marks_of
 from obsray.gpu.parse import Array
+from obsray.gpu.words import Attribution
 from tests.unit.gpu.captures import STEPS, attributor, marks, parsed, run, task
 
 #: How far the clocks of GPU and host may lie apart.
