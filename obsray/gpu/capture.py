@@ -378,7 +378,7 @@ def start(
                 Cupti(path), level, directory, process, emitter, devices, bytes_max, flush_seconds, cost_ratio_max
             )
         except (CuptiError, Refused) as error:
-            reasons.append(str(error))
+            reasons.append(str(error) if path in str(error) else f"{path}: {error}")
     emitter.gpu_capture_refused(time.time_ns(), process, emitter.intern(_why(reasons)))
     return None
 

@@ -220,6 +220,8 @@ def _collective_ended(r: Row, n: Names) -> str:
     took = f"{duration(r['seconds'])}, {duration(r['wait_seconds'])} of it waiting for the others"
     sent = f"{size(r['data_bytes'])}, {size(r['sent_bytes'])} sent"
     return f"{r['operation']} number {r['round']} of {_member(r, n)} took {took}: {sent}"
+
+
 def _gpu_whose(r: Row, n: Names) -> str:
     if not any(r["task"]):
         return "of no known task"

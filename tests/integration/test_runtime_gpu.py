@@ -13,7 +13,7 @@ def visible() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
-def test_without_cupti_a_task_runs_and_the_reason_is_recorded():
+def test_where_gpus_cannot_be_watched_a_task_runs_and_the_reason_is_recorded():
     with obsray.init(num_cpus=1, num_gpus=1, include_dashboard=False) as context:
         directory = context["session_dir"]
         assert obsray.get(visible.remote()) == "0"
