@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from obsray.util import actor_pool, joblib, metrics, multiprocessing, queue, state
+    from obsray.util import actor_pool, collective, joblib, metrics, multiprocessing, queue, state
     from obsray.util.actor_pool import ActorPool
     from obsray.util.client import connect, disconnect
     from obsray.util.completion import as_completed, map_unordered
@@ -33,12 +33,13 @@ _WHERE = {
     "map_unordered": "completion",
     "register_serializer": "process",
 }
-_MODULES = frozenset({"actor_pool", "joblib", "metrics", "multiprocessing", "queue", "state"})
+_MODULES = frozenset({"actor_pool", "collective", "joblib", "metrics", "multiprocessing", "queue", "state"})
 
 __all__ = [
     "ActorPool",
     "actor_pool",
     "as_completed",
+    "collective",
     "connect",
     "deregister_serializer",
     "disconnect",

@@ -47,7 +47,8 @@ _EARLY_PREFIXES = ("PYTHON", "LD_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "MA
 #: Workers are what the kernel shall kill first when memory runs out, not the node or the driver.
 WORKER_OOM_SCORE = "1000"
 
-_RESET_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE)
+#: SIGPIPE stays ignored, as in every Python program: writing to who is gone is an error, and not the end.
+_RESET_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 _EXECUTE = "from obsray.core.runtime.zygote import run_worker_from_arguments; run_worker_from_arguments()"
 
 
