@@ -266,7 +266,7 @@ class Group:
 
 
 def _bytes(array: Array) -> memoryview:
-    return memoryview(array.view(np.uint8))
+    return array.view(np.uint8).data
 
 
 def shape_words(tensor: Tensor) -> Words:

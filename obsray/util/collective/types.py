@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class ReduceOp(IntEnum):
     MAX = 3
 
 
-class Backend(str, Enum):
+class Backend(StrEnum):
     """Names of backends. All of them mean the same ring through host memory."""
 
     OBSRAY = "obsray"
