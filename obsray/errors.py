@@ -220,7 +220,10 @@ class ActorDiedError(RayActorError):
 
 
 class ActorUnavailableError(RayActorError):
-    """The actor cannot answer now; it may be restarting."""
+    """The actor cannot answer now, because it is restarting; the same call may be made again.
+
+    A call that was running when the process died may have had its effect.
+    """
 
 
 class ActorHandleNotFoundError(RayError, ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,8 @@ ACTOR_OPTIONS = frozenset({
     "scheduling_strategy", "placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks",
     "runtime_env", "name", "enable_task_events", "_labels", "_metadata", "max_restarts", "max_task_retries",
     "max_concurrency", "concurrency_groups", "max_pending_calls", "allow_out_of_order_execution", "lifetime",
-    "namespace", "get_if_exists", "object_store_memory",
+    "namespace", "get_if_exists", "object_store_memory", "enable_tensor_transport",
+    "_actor_generator_backpressure_num_objects",
 })  # fmt: skip
 METHOD_OPTIONS = frozenset({
     "name", "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions", "enable_task_events",
@@ -102,6 +104,32 @@ def _check_one(name: str, value: Any) -> None:
     elif name == "max_pending_calls":
         if not _whole(value, -1):
             raise ValueError(f"max_pending_calls={value!r}: must be -1 (without bound) or a number >= 0")
+    elif name in ("_generator_backpressure_num_objects", "_actor_generator_backpressure_num_objects"):
+        if value != -1 and not _whole(value, 1):
+            raise ValueError(f"{name}={value!r}: must be -1 (off) or a number >= 1")
+    elif name == "concurrency_groups":
+        _check_groups(value)
+    elif name in ("allow_out_of_order_execution", "get_if_exists", "enable_task_events"):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}={value!r}: must be True or False")
+        if name == "enable_task_events" and not value:
+            _warn_once(name, "enable_task_events=False has no effect: obsray records every task, at little cost; "
+                       "OBSRAY_TELEMETRY=off stops all recording")  # fmt: skip
+    elif name == "object_store_memory":
+        _warn_once(name, "object_store_memory of an actor has no effect (as in Ray, which has deprecated it)")
+    elif name == "_metadata":
+        _warn_once(name, "_metadata has no effect in obsray")
+    elif name in ("tensor_transport", "enable_tensor_transport"):
+        if value not in ("object_store", "OBJECT_STORE", False):
+            raise ValueError(
+                f"{name}={value!r}: obsray moves tensors through its object store only (which readers on the same "
+                f"machine map without a copy); leave {name} out"
+            )
+    elif name == "_num_objects_per_yield":
+        if value != 1:
+            raise ValueError(f"_num_objects_per_yield={value!r}: obsray makes one object of each value yielded")
+    elif name == "concurrency_group" and (not isinstance(value, str) or not value):
+        raise TypeError(f"concurrency_group={value!r}: must be the name of a group")
     elif name == "retry_exceptions":
         classes = value if isinstance(value, (list, tuple)) else ()
         if not isinstance(value, (bool, list, tuple)) or not all(
@@ -124,6 +152,27 @@ def check_name(what: str, value: Any) -> None:
         raise ValueError(f"{what} has {len(value)} characters: must be at most {NAME_CHARACTERS_MAX}")
     if not value.isascii() and value != value.encode(errors="replace").decode():
         raise ValueError(f"{what}={value!r}: must be text that UTF-8 can express")
+
+
+def _check_groups(groups: Any) -> None:
+    if not isinstance(groups, dict):
+        raise TypeError(
+            f"concurrency_groups must be a dict of name to number of calls at a time, got {type(groups).__name__}"
+        )
+    for name, size in groups.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"concurrency_groups: {name!r} must be a name")
+        if not _whole(size, 1):
+            raise ValueError(f"concurrency_groups[{name!r}]={size!r}: must be a number >= 1")
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(name: str, text: str) -> None:
+    if name not in _warned:
+        _warned.add(name)
+        warnings.warn(text, UserWarning, stacklevel=6)
 
 
 def _number(name: str, value: Any) -> None:

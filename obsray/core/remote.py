@@ -16,7 +16,7 @@ from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import collector, dump_function
 from obsray.core.runtime.session import Session, current
 from obsray.core.runtime.submission import STREAMING, Plan
-from obsray.errors import ActorHandleNotFoundError, RaySystemError
+from obsray.errors import ActorAlreadyExistsError, ActorHandleNotFoundError, RaySystemError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,8 +93,6 @@ def _call_options(options: dict[str, Any]) -> dict[str, Any] | None:
         found["group"] = options["concurrency_group"]
     ahead = options.get("_generator_backpressure_num_objects")
     if ahead is not None and ahead != -1:
-        if not isinstance(ahead, int) or ahead < 1:
-            raise ValueError(f"_generator_backpressure_num_objects={ahead!r}: must be -1 (off) or a number >= 1")
         found["backpressure"] = ahead
     return found or None
 
@@ -123,6 +121,12 @@ class RemoteFunction(Generic[P, R]):
     def __init__(self, function: Callable[P, R], options: dict[str, Any]) -> None:
         self._function = function
         self._options = opts.check(options, opts.TASK_OPTIONS, "a remote function")
+        if inspect.iscoroutinefunction(function):
+            raise ValueError(
+                f"{getattr(function, '__name__', function)} is async: a task runs alone in its process and has "
+                "nothing to await beside; call asyncio.run(...) inside a plain function, or use an actor, whose "
+                "async methods run beside each other"
+            )
         _returns(self._options, function)
         self._plan: Plan | None = None
         self._plan_session: Session | None = None
@@ -213,13 +217,20 @@ class MethodInfo:
             raise TypeError(f"{self.name} takes {self.bounds[0]} to {self.bounds[1]} arguments, got {len(args)}")
 
 
+#: Special methods that Python itself calls when an object is made, copied, pickled or looked into.
+_NOT_CALLED = frozenset({
+    "__init__", "__new__", "__del__", "__init_subclass__", "__class_getitem__", "__subclasshook__", "__getattr__",
+    "__getattribute__", "__setattr__", "__delattr__", "__getstate__", "__setstate__", "__reduce__", "__reduce_ex__",
+    "__getnewargs__", "__getnewargs_ex__", "__copy__", "__deepcopy__", "__post_init__", "__obsray_save__",
+    "__obsray_restore__",
+})  # fmt: skip
 _BUILT_IN = {"__ray_ready__": (0, 0), "__ray_call__": (1, 1 << 30), "__ray_terminate__": (0, 0)}
 
 
 def _methods_of(cls: type) -> dict[str, MethodInfo]:
     found = {}
     for name in dir(cls):
-        if name.startswith("__") and name != "__call__":
+        if name in _NOT_CALLED:
             continue
         raw = inspect.getattr_static(cls, name)
         static = isinstance(raw, (staticmethod, classmethod))
@@ -235,6 +246,9 @@ class ActorClass(Generic[T]):
     def __init__(self, cls: type[T], options: dict[str, Any]) -> None:
         self._class = cls
         self._options = opts.check(options, opts.ACTOR_OPTIONS, "an actor class")
+        for name in ("name", "namespace"):
+            if options.get(name) == "":
+                raise ValueError(f"{name} of an actor cannot be empty; leave it out for an actor without one")
         self._methods = _methods_of(cls)
         self._blob = b""
         self.__name__ = cls.__name__
@@ -243,6 +257,12 @@ class ActorClass(Generic[T]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{self.__name__} is an actor class: call {self.__name__}.remote(...) to make an actor")
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        raise TypeError(
+            f"inheriting from actor classes is not supported: {self.__name__} is one. Inherit from the plain class "
+            "and make both remote, e.g. Actor = obsray.remote(Plain)"
+        )
 
     def options(self, **options: Any) -> ActorClass[T]:
         """The same class with other options for the actors made through the copy."""
@@ -261,6 +281,7 @@ class ActorClass(Generic[T]):
             found = get_named(session, name, namespace)
             if found is not None:
                 return found
+        self._check_order()
         bounds, check = _signature(self._class.__init__, skip_first=True)
         if self._class.__init__ is object.__init__:
             bounds, check = (0, 0), _no_arguments(self.__name__)
@@ -269,8 +290,12 @@ class ActorClass(Generic[T]):
             self._blob = dump_function(self._class)
         function = Function(hashlib.blake2b(self._blob, digest_size=16).digest(), self.__name__, self._blob)
         plan = Plan(session, function, f"{self.__name__}.__init__", 1, 0, None, None, bounds, check)
-        meta = HandleMeta(self.__name__, self._methods, options.get("max_task_retries") or 0,
-                          self._is_ordered(), options.get("max_pending_calls", -1) or -1)  # fmt: skip
+        meta = HandleMeta(
+            self.__name__, self._methods, options.get("max_task_retries") or 0, self._is_ordered(),
+            options.get("max_pending_calls") or -1, not self._is_serial(),
+            tuple(options.get("concurrency_groups") or ()),
+            options.get("_actor_generator_backpressure_num_objects") or -1,
+        )  # fmt: skip
         spec = self._spec(session, name, namespace, meta)
         try:
             client, reference = session.submission.create_actor(
@@ -282,13 +307,28 @@ class ActorClass(Generic[T]):
             found = get_named(session, name, namespace) if options.get("get_if_exists") else None
             if found is not None:
                 return found
-            raise ValueError(f"an actor called {name!r} already exists in namespace {namespace!r}") from None
+            raise ActorAlreadyExistsError(
+                f"an actor called {name!r} already exists in namespace {namespace!r}; get_actor({name!r}) finds it, "
+                "get_if_exists=True makes or finds it"
+            ) from None
         return ActorHandle(client.id, meta, session, reference)
 
-    def _is_ordered(self) -> bool:
+    def _is_serial(self) -> bool:
+        """Whether its calls run one after the other."""
         functions = inspect.getmembers(self._class, inspect.isfunction)
         is_async = any(inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for _, f in functions)
-        return not is_async and (self._options.get("max_concurrency") or 1) == 1
+        options = self._options
+        return not is_async and (options.get("max_concurrency") or 1) == 1 and not options.get("concurrency_groups")
+
+    def _is_ordered(self) -> bool:
+        return self._is_serial() and not self._options.get("allow_out_of_order_execution")
+
+    def _check_order(self) -> None:
+        if self._options.get("allow_out_of_order_execution") is False and not self._is_serial():
+            raise ValueError(
+                f"allow_out_of_order_execution=False: {self.__name__} runs calls beside each other (async methods, "
+                "max_concurrency or concurrency_groups), so they cannot be kept in order; leave the option out"
+            )
 
     def _spec(self, session: Session, name: str, namespace: str, meta: HandleMeta) -> dict[str, Any]:
         options = self._options
@@ -309,6 +349,7 @@ class ActorClass(Generic[T]):
             "concurrency": {
                 "max": options.get("max_concurrency"),
                 "groups": options.get("concurrency_groups"),
+                "ahead": meta.ahead,
             },
             "arguments": None,
         }
@@ -339,13 +380,18 @@ class HandleMeta:
     """What travels with a handle: class name, methods, defaults of its calls."""
 
     def __init__(
-        self, class_name: str, methods: dict[str, MethodInfo], retries: int, ordered: bool, pending: int
-    ) -> None:
+        self, class_name: str, methods: dict[str, MethodInfo], retries: int, ordered: bool, pending: int,
+        concurrent: bool, groups: tuple[str, ...], ahead: int,
+    ) -> None:  # fmt: skip
         self.class_name = class_name
         self.methods = methods
         self.retries = retries
         self.ordered = ordered
         self.pending_max = pending
+        self.concurrent = concurrent
+        self.groups = groups
+        #: Items of all its generators that may be ahead of their consumers, -1 without bound.
+        self.ahead = ahead
 
 
 class ActorHandle:
@@ -362,6 +408,7 @@ class ActorHandle:
             client = session.calls.client(actor, meta.class_name)
             client.ordered = meta.ordered
             client.pending_max = meta.pending_max
+            client.concurrent = meta.concurrent
             if session.ownership.outbox:
                 session.after()
         self._client = client
@@ -401,6 +448,7 @@ class ActorHandle:
         return hash(self._actor)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self._check_session()
         if collector.references is not None and self._reference is not None:
             collector.references.append(bytes(self._reference))
         return _rebuild_handle, (self._actor, self._meta, self._reference is not None)
@@ -459,6 +507,10 @@ class ActorMethod:
         session, meta = self._session, self._meta
         self._check_session()
         options = {**(self._info.options if self._info is not None else {}), **self._options}
+        group = options.get("concurrency_group")
+        if group is not None and group not in meta.groups:
+            known = ", ".join(meta.groups) or "none"
+            raise ValueError(f"concurrency_group={group!r}: the groups of {meta.class_name} are: {known}")
         full = f"{meta.class_name}.{self._name}"
         function = Function(hashlib.blake2b(full.encode(), digest_size=16).digest(), full, b"")
         returns = options.get("num_returns")
@@ -466,6 +518,9 @@ class ActorMethod:
             returns = STREAMING if self._info is not None and self._info.streaming else 1
         elif returns in ("streaming", "dynamic"):
             returns = STREAMING
+        if returns == STREAMING and meta.ahead > 0 and not options.get("_generator_backpressure_num_objects"):
+            # So that its consumer tells how far it is.
+            options["_generator_backpressure_num_objects"] = meta.ahead
         retries = options.get("max_task_retries")
         retries = meta.retries if retries is None else retries
         if retries == 0 and options.get("retry_exceptions"):

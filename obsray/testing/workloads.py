@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from obsray.core.runtime.calls import ActorClient
 from obsray.errors import (
     ActorDiedError,
+    ActorUnavailableError,
     GetTimeoutError,
     ObjectFreedError,
     ObjectLostError,
@@ -66,6 +67,8 @@ def excuse(thread: VirtualThread, identifier: bytes, error: RayError) -> None:
             excused = simulator.ledger.deaths + simulator.ledger.exits > 0
         case ActorDiedError():
             excused = simulator.ledger.deaths > 0 or error.actor_init_failed
+        case ActorUnavailableError():
+            excused = simulator.ledger.deaths > 0
         case WorkerCrashedError():
             excused = simulator.ledger.crashed_too_often(identifier[:16])
         case RayTaskError():

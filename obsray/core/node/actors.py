@@ -54,6 +54,8 @@ class Actor:
     placed_at: float = 0.0
     watchers: dict[bytes, None] = field(default_factory=dict)
     leaving: bool = False
+    #: Whether its constructor has ever returned.
+    lived: bool = False
     cause: DeathCause = DeathCause.INTENDED
     error: bytes = b""
     detail: str = ""
@@ -148,6 +150,7 @@ class ActorTable:
         if actor is None or actor.id != actor_id or actor.state in (ActorState.ALIVE, ActorState.DEAD):
             return
         advance(actor, ActorState.ALIVE)
+        actor.lived = True
         step.emit.actor_alive(
             step.time_ns, actor.id, actor.worker, actor.incarnation & 0xFFFF, step.now - actor.placed_at
         )
@@ -189,7 +192,7 @@ class ActorTable:
         actor = self.by_worker.pop(death.worker.id, None)
         if actor is None or actor.state is ActorState.DEAD:
             return
-        detail = f"its process died: {death.detail}"
+        detail = f"its process (pid {death.worker.pid}) died: {death.detail}"
         if tail and death.cause not in (DeathCause.INTENDED, DeathCause.KILLED_BY_REQUEST):
             detail += f"; the last lines of its log:\n{tail}"
         may_restart = actor.restarts_max < 0 or actor.incarnation < actor.restarts_max
@@ -223,7 +226,8 @@ class ActorTable:
             self._pool.retire(step, worker, DeathCause.KILLED_BY_REQUEST, "the actor was asked to end", patient=True)
             return
         if not restart:
-            self._die(step, actor, DeathCause.KILLED_BY_REQUEST, "it was killed")
+            where = f" (pid {worker.pid})" if worker is not None else ""
+            self._die(step, actor, DeathCause.KILLED_BY_REQUEST, f"its process{where} was ended by kill()")
         if worker is not None:
             self._pool.kill(step, worker, DeathCause.KILLED_BY_REQUEST, "the actor was killed")
 
@@ -246,6 +250,10 @@ class ActorTable:
     def _die(self, step: Step, actor: Actor, cause: DeathCause, detail: str, error: bytes = b"") -> None:
         if not actor.lease:
             self._scheduler.withdraw_actor(step, actor.id)
+        if not actor.lived:
+            detail = f"it never ran; {detail}"
+        if actor.name:
+            detail = f"(called {actor.name!r} in namespace {actor.namespace!r}) {detail}"
         worker, actor.worker, actor.lease = actor.worker, NIL_WORKER, 0
         actor.cause, actor.detail, actor.error = cause, detail, error
         advance(actor, ActorState.DEAD)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import logging
+import os
 import queue
 import threading
 import time
@@ -25,6 +27,8 @@ from obsray.telemetry.spine import NOW_SLOTS
 
 if TYPE_CHECKING:
     from obsray.core.runtime.executor import Executor
+
+log = logging.getLogger("obsray.actor")
 
 ASYNC_CONCURRENCY_DEFAULT = 1000
 #: The group of methods that name none.
@@ -48,12 +52,16 @@ class ActorRunner:
         self.lease = 0
         self.instance: Any = None
         self.concurrent = False
+        #: A call has asked for the end: what has not begun will not begin any more.
+        self.leaving = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self._groups: dict[str, Any] = {}
         self._coroutines: dict[bytes, tuple[Running, Any]] = {}
         self._waiting: dict[bytes, Running] = {}
         self._slots = itertools.count(1)
         self._loop_thread: threading.Thread | None = None
+        self._warned = False
+        self._flush_scheduled = False
 
     # --- construction ---------------------------------------------------------------------------------------------
 
@@ -67,11 +75,20 @@ class ActorRunner:
         running = Running(_Creation(self), 0, 0, time.time_ns(), context, time.time_ns(), fields)
         try:
             cls, args, kwargs = executor.begin(running, 0)
+            if inspect.iscoroutinefunction(cls.__init__):
+                raise TypeError(
+                    f"{spec['class_name']}.__init__ is async: a constructor cannot be awaited; "
+                    "do what awaits in a method of its own"
+                )
             self._prepare(cls)
             self.instance = call_user_code(cls, args, kwargs)
         except BaseException as error:
             failed = executor._describe(_unwrap(error), running)
-            text = f"{spec['class_name']} could not be built\n{_unwrap(error)!r}"
+            never = "; it never ran" if self.incarnation == 0 else ""
+            text = (
+                f"the actor {spec['class_name']} ({self.id.hex()}, pid {os.getpid()}) is dead: its constructor "
+                f"raised{never}\n{_unwrap(error)!r}"
+            )
             died = ActorDiedError(text + "\n" + _text_of(failed), self.id.hex(), actor_init_failed=True)
             executor.end(running, Outcome.APP_ERROR, [failed], None, time.time_ns())
             self._report(m.ActorFailed(self.id, dump_error(died), False))
@@ -103,6 +120,7 @@ class ActorRunner:
             inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
             for _, value in inspect.getmembers(cls, inspect.isfunction)
         )
+        self.executor.producers.together_max = concurrency.get("ahead", -1)
         limit = concurrency.get("max") or (ASYNC_CONCURRENCY_DEFAULT if is_async else 1)
         groups[DEFAULT_GROUP] = limit
         if is_async:
@@ -144,6 +162,8 @@ class ActorRunner:
             running.loaded = running.link.state[running.number]
             self.executor.fail(running, ValueError(f"no concurrency group is called {group!r}"), time.time_ns())
             return
+        if running.link.closed or self.executor.was_cancelled(running):
+            return
         self._waiting[running.task] = running
         if self.loop is not None:
             self.loop.call_soon_threadsafe(self._spawn, running, group)
@@ -168,6 +188,8 @@ class ActorRunner:
         try:
             async with self._groups[group]:
                 self._waiting.pop(running.task, None)
+                if self.leaving:
+                    return
                 slot = next(self._slots) % (NOW_SLOTS - 1) + 1
                 function, args, kwargs = executor.begin(running, slot)
                 running.cpu_started = -1
@@ -177,7 +199,7 @@ class ActorRunner:
                 if inspect.isawaitable(result):
                     result = await result
                 if running.returns < 0:
-                    await self._stream(running, result)
+                    await executor.producers.stream_on_loop(running, result, self._flush_soon)
                     result = None
             ended_at = time.time_ns()
             values, extra = executor.store_results(running, result)
@@ -196,19 +218,10 @@ class ActorRunner:
             self._waiting.pop(running.task, None)
             self._flush_soon()
 
-    async def _stream(self, running: Running, items: Any) -> None:
-        if not hasattr(items, "__aiter__"):
-            self.executor.stream(running, items)
-            return
-        index = 0
-        async for value in items:
-            self.executor.send_item(running, index, value)
-            index += 1
-
     def _flush_soon(self) -> None:
         """Results of calls that end in the same turn of the loop leave together."""
         assert self.loop is not None
-        if not getattr(self, "_flush_scheduled", False):
+        if not self._flush_scheduled:
             self._flush_scheduled = True
             self.loop.call_soon(self._flush)
 
@@ -227,7 +240,7 @@ class ActorRunner:
         waiting = self._waiting.pop(task, None) if self.loop is None else None
         if waiting is not None:
             self.executor._cancelled.add(task)
-            self.executor._was_cancelled(waiting)
+            self.executor.was_cancelled(waiting)
             return True
         return False
 
@@ -236,10 +249,29 @@ class ActorRunner:
         return isinstance(error, (ActorExit, AsyncioActorExit))
 
     def farewell(self) -> bytes:
-        """``exit_actor()``: tell the node that this end is wanted; the error for the call that asked for it."""
-        self._report(m.ActorFailed(self.id, b"", True))
+        """A call asked for the end of the actor: no other begins any more. The error for the one that asked."""
+        self.leaving = True
+        if self.loop is None:
+            self._waiting.clear()
         self.executor.exit("exit_actor() was called")
-        return dump_error(ActorDiedError(f"{self.spec['class_name']} ended itself by exit_actor()", self.id.hex()))
+        who = f"{self.spec['class_name']} ({self.id.hex()}, pid {os.getpid()})"
+        return dump_error(ActorDiedError(f"the actor {who} ended itself by exit_actor()", self.id.hex()))
+
+    def warn_if_blocking(self) -> None:
+        """The code on this thread is about to wait in ``get``: on the event loop that stops every other call."""
+        if self._warned or threading.current_thread() is not self._loop_thread:
+            return
+        self._warned = True
+        log.warning(
+            "obsray.get() in an async actor (%s) blocks its event loop, and with it all its other calls; "
+            "use `await reference` instead",
+            self.spec["class_name"],
+        )
+
+    def say_goodbye(self) -> None:
+        """Everything that ran has ended and its results have left: tell the node that this end is wanted."""
+        if self.leaving:
+            self._report(m.ActorFailed(self.id, b"", True))
 
     def stop(self) -> None:
         """Wait for calls that run on other threads, then end them."""

@@ -24,16 +24,18 @@ from obsray.telemetry.events import DispatchReason
 
 _PUSH_TAG = Push._field_defaults["tag"]
 
-#: Calls pushed to an actor ahead of its answers.
+#: Calls pushed ahead of the answers to an actor that runs one at a time, and to one that runs them beside each other:
+#: there those of a full concurrency group must not be in the way of others.
 IN_FLIGHT_MAX = 4096
+IN_FLIGHT_CONCURRENT_MAX = 65_536
 
 
 class ActorClient:
     """An actor as one of its callers sees it."""
 
     __slots__ = (
-        "active", "batch", "class_name", "ends_with_handles", "error", "id", "in_flight", "incarnation", "lost",
-        "ordered", "outgoing", "pending_max", "pinned", "queue", "state", "worker",
+        "active", "batch", "class_name", "concurrent", "ends_with_handles", "error", "id", "in_flight", "incarnation",
+        "lost", "ordered", "outgoing", "pending_max", "pinned", "queue", "state", "worker",
     )  # fmt: skip
 
     def __init__(self, identifier: bytes, class_name: str, active: set[ActorClient]) -> None:
@@ -49,7 +51,10 @@ class ActorClient:
         self.outgoing: list[tuple[Any, ...]] = []
         self.batch = 0
         self.error = b""
+        #: Calls start in the order they were made; otherwise those whose arguments exist overtake those that wait.
         self.ordered = True
+        #: The actor runs calls beside each other; otherwise one after the other, as they were pushed.
+        self.concurrent = False
         self.pending_max = -1
         #: Results of calls in flight when the actor died: its process may store them as long as it lives.
         self.lost: list[bytes] = []
@@ -91,9 +96,15 @@ class ActorCalls:
     def submit(self, client: ActorClient, task: Task) -> None:
         """A call goes to the end of the line."""
         task.actor = client
-        if client.state is ActorState.DEAD:
-            self.verdicts.actor_gone(task, client.error)
-            return
+        if client.state is not ActorState.ALIVE:
+            if task.id not in self.ownership.tasks:
+                return  # one of its arguments had failed already
+            if client.state is ActorState.DEAD:
+                self.verdicts.actor_gone(task, client.error)
+                return
+            if client.state is ActorState.RESTARTING and task.retries_left == 0:
+                self.verdicts.actor_restarts(task)
+                return
         client.queue.append(task)
         self.active.add(client)
 
@@ -121,7 +132,8 @@ class ActorCalls:
         queue, in_flight = client.queue, client.in_flight
         was_idle = not in_flight
         waiting: list[Task] = []
-        while queue and len(in_flight) < IN_FLIGHT_MAX:
+        most = IN_FLIGHT_CONCURRENT_MAX if client.concurrent else IN_FLIGHT_MAX
+        while queue and len(in_flight) < most:
             task = queue[0]
             if task.state is TaskState.WAITING_ARGUMENTS:
                 if client.ordered:
@@ -212,7 +224,7 @@ class ActorCalls:
         """The actor is gone for good: every call that has not ended fails."""
         if client.state is not ActorState.DEAD:
             advance(client, ActorState.DEAD)
-        text = f"{client.class_name} ({client.id.hex()}) is dead: {detail}".rstrip(": ")
+        text = f"the actor {client.class_name} ({client.id.hex()}) is dead: {detail}".rstrip(": ")
         client.error = error or dump_error(ActorDiedError(text, client.id.hex()))
         client.lost = [entry.id for task in client.in_flight.values() for entry in task.entries]
         self._put_back(client)
@@ -239,10 +251,10 @@ class ActorCalls:
             client.lost = []
             in_flight = list(client.in_flight.values())
             client.outgoing.clear()
-            begun = calls_begun(in_flight, death, self.ownership.worker)
+            begun = calls_begun(in_flight, death, self.ownership.worker, client.ordered)
             for index in range(len(in_flight) - 1, -1, -1):
                 task = in_flight[index]
-                if not client.ordered:
+                if client.concurrent:
                     self.verdicts.crashed(task, death, task.id in death.started or not death.started)
                 else:
                     self.verdicts.crashed(task, death, index < begun)

@@ -19,6 +19,7 @@ from typing import Any
 
 from obsray.causes import format_user_traceback
 from obsray.core.protocol import messages as m
+from obsray.core.runtime.producers import ABANDONED, Producers
 from obsray.core.runtime.references import dropped
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, dump_error, serialize
@@ -34,6 +35,8 @@ SEND_AFTER_NS = 1_000_000
 MARK_AFTER_NS = 5_000_000
 #: CPU time is read from the clock only for functions that run at least this long; shorter ones count as all CPU.
 CPU_CLOCK_NS_MIN = 100_000
+#: Cancelled attempts that are remembered until they would begin.
+CANCELLED_REMEMBERED_MAX = 10_000
 _DONE_TAG = m.Done._field_defaults["tag"]
 _NONE = serialize(None).pickled
 
@@ -79,7 +82,7 @@ class Executor:
         #: Attempts that were cancelled before they began.
         self._cancelled: set[bytes] = set()
         self._interrupt = b""
-        self._streams: dict[bytes, list[Any]] = {}
+        self.producers = Producers(self)
         self._main = threading.get_ident()
         session.executor = self
         session.inbox.handle(m.DefineFunction, self._on_define)
@@ -87,7 +90,7 @@ class Executor:
         session.inbox.handle(m.Recall, self._on_recall)
         session.inbox.handle(m.CancelTask, self._on_cancel)
         session.inbox.handle(m.StartActor, self._on_start_actor)
-        session.inbox.handle(m.ItemsTaken, self._on_items_taken)
+        session.inbox.handle(m.ItemsTaken, lambda link, x: self.producers.taken(x[1], x[2]))
         signal.signal(signal.SIGINT, self._on_signal)
 
     # --- the loop -------------------------------------------------------------------------------------------------
@@ -118,6 +121,8 @@ class Executor:
             self.actor.stop()
         with session.lock:
             session.send_everything()
+        if self.actor is not None:
+            self.actor.say_goodbye()
 
     def _idle_turn(self) -> None:
         session = self.session
@@ -152,6 +157,10 @@ class Executor:
                 link.send((_DONE_TAG, batch))
                 taken = [item for item in taken if item[0] is not link] if len(batch) < len(taken) else []
         self._sent_ns = time.time_ns()
+
+    def sends_are_due(self, now_ns: int) -> bool:
+        """Whether what was collected has waited long enough for company."""
+        return now_ns - self._sent_ns > SEND_AFTER_NS
 
     def tick(self, now: float) -> None:
         """Called by the watcher with the lock held while other threads run user code or sleep."""
@@ -208,10 +217,14 @@ class Executor:
                 if self.actor is None:
                     self._interrupt = task
                     signal.pthread_kill(self._main, signal.SIGINT)
+                else:
+                    # A generator that waits for room would not look.
+                    self.producers.taken(task, ABANDONED)
                 return
         if self.actor is not None and self.actor.cancel(task):
             return
-        if any(type(running) is Running and running.task == task for running in list(self.queue)):
+        # It waits in the queue, or a thread has just taken it from there; if it has ended, this means nothing.
+        if len(self._cancelled) < CANCELLED_REMEMBERED_MAX:
             self._cancelled.add(task)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -224,15 +237,6 @@ class Executor:
             return
         self._interrupt = b""
         raise KeyboardInterrupt
-
-    def _on_items_taken(self, link: Link, message: m.Message) -> None:
-        window = self._streams.get(message[1])
-        if window is not None:
-            window[0] = message[2]
-            if window[1] is not None and message[2] < 0:
-                window[1].missing = 0
-            elif window[1] is not None and window[2] - message[2] < window[3]:
-                window[1].on_ready(None)
 
     def link_closed(self, link: Link) -> None:
         """An owner is gone: nobody wants its tasks."""
@@ -284,13 +288,13 @@ class Executor:
 
     def execute(self, running: Running, slot: int = 0) -> None:
         """Run one attempt on this thread and queue its result."""
-        if running.link.closed or self._was_cancelled(running):
+        if running.link.closed or self.was_cancelled(running):
             return
         try:
             function, args, kwargs = self.begin(running, slot)
             result = call_user_code(function, args, kwargs)
             if running.returns < 0:
-                self.stream(running, result)
+                self.producers.stream(running, result)
                 result = None
             ended_at = time.time_ns()
             args = kwargs = None
@@ -302,8 +306,9 @@ class Executor:
             args = kwargs = result = None
             self.fail(running, error, ended_at)
 
-    def _was_cancelled(self, running: Running) -> bool:
-        if running.task not in self._cancelled:
+    def was_cancelled(self, running: Running) -> bool:
+        """Whether the attempt need not begin; then its owner is told so."""
+        if not self._cancelled or running.task not in self._cancelled:
             return False
         self._cancelled.discard(running.task)
         error = dump_error(TaskCancelledError(running.task.hex()))
@@ -319,6 +324,10 @@ class Executor:
             running.actor = self.actor.id
         running.cpu_started = time.thread_time_ns() if loaded.mean_ns >= CPU_CLOCK_NS_MIN or not loaded.calls else -1
         self.slots[slot] = self.session.local.running = running
+        if self._cancelled and running.task in self._cancelled:
+            self._cancelled.discard(running.task)
+            running.cancelled = True
+            raise KeyboardInterrupt
         self.session.emitter.running(slot, running.task, started_at, loaded.name_number, running.attempt)
         if self._devices or running.context.get("devices"):
             self._set_devices(running.context)
@@ -390,7 +399,7 @@ class Executor:
         values: list[Any] = []
         contained: list[list[bytes]] = []
         for index, value in enumerate(results):
-            stored, references = self._store_one(running.task + index.to_bytes(4, "big"), value, "the result")
+            stored, references = self.store_one(running.task + index.to_bytes(4, "big"), value, "the result")
             values.append(stored)
             contained.append(references)
         if not any(contained):
@@ -400,53 +409,12 @@ class Executor:
                 self.session.ownership.hand_out(group, running.link.peer.worker)
         return values, {"contained": contained}
 
-    def _store_one(self, identifier: bytes, value: Any, name: str) -> tuple[Any, list[bytes]]:
+    def store_one(self, identifier: bytes, value: Any, name: str) -> tuple[Any, list[bytes]]:
+        """One value as it travels, in the store if it is large, and the references inside. ``name``: what it is."""
         serialized = serialize(value, name)
         if serialized.size <= self.session.config.inline_bytes_max:
             return serialized.to_bytes(), serialized.references
         return self.session.values.store(identifier, serialized), serialized.references
-
-    def stream(self, running: Running, items: Any) -> None:
-        """Send what a generator yields, one by one, no further ahead of the consumer than it allows."""
-        session, task = self.session, running.task
-        if not hasattr(items, "__iter__"):
-            raise ValueError(f'{running.loaded.name} is not a generator: num_returns="streaming" needs one that yields')
-        ahead = (running.options or {}).get("backpressure", -1)
-        #: Taken by the consumer, who waits for it, sent, allowed ahead.
-        window = self._streams[task] = [0, None, 0, ahead]
-        try:
-            for index, value in enumerate(items):
-                self.send_item(running, index, value)
-                window[2] = index + 1
-                if window[0] < 0 or running.cancelled:
-                    break
-                if ahead > 0 and window[2] - window[0] >= ahead:
-                    waiter = Waiter(1)
-                    with session.lock:
-                        window[1] = waiter
-                        if window[0] < 0 or window[2] - window[0] < ahead:
-                            waiter.missing = 0
-                        session.send_everything()
-                    session.wait_until(waiter, None)
-                    window[1] = None
-        finally:
-            del self._streams[task]
-        if running.cancelled:
-            raise KeyboardInterrupt
-
-    def send_item(self, running: Running, index: int, value: Any) -> None:
-        """Send one yielded value."""
-        session = self.session
-        stored, references = self._store_one(running.task + (index + 1).to_bytes(4, "big"), value, "the yielded value")
-        size = len(stored) if type(stored) is bytes else stored
-        now = time.time_ns()
-        with session.lock:
-            if references:
-                session.ownership.hand_out(references, running.link.peer.worker)
-            running.link.send(m.encode(m.Item(running.task, index, stored, references)))
-            session.emitter.task_item_yielded(now, running.task, index, size)
-            if now - self._sent_ns > SEND_AFTER_NS:
-                session.send_everything()
 
     def fail(self, running: Running, error: BaseException, ended_at: int) -> None:
         """The attempt raised: say what to its owner."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -36,6 +37,8 @@ def main(session_dir: str, worker_id: bytes) -> None:
     session.start()
     try:
         executor.run()
+        # What user code registered; it may still use the runtime.
+        atexit._run_exitfuncs()
     finally:
         executor.close_capture()
         session.close()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from obsray.core.runtime.serialization import collector
-from obsray.ids import JobID, TaskID, short, task_of
+from obsray.errors import TaskCancelledError
+from obsray.ids import JobID, TaskID, owner_of, short, task_of
 
 if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
 
 T = TypeVar("T")
+
+#: What event loops are to call when a value is there, with the futures that tell.
+_callbacks: dict[tuple[bytes, Callable[[Any], Any]], list[Any]] = {}
 
 #: Ids of references that died, appended to by the garbage collector from any thread, counted by the session.
 dropped: deque[bytes] = deque()
@@ -63,6 +67,57 @@ class ObjectRef(bytes, Generic[T]):
         import asyncio
 
         return asyncio.wrap_future(self.future())
+
+    def _on_completed(self, callback: Callable[[Any], Any]) -> None:
+        """Have ``callback`` called once, on some thread of the runtime, with the value or the exception."""
+        self.future().add_done_callback(lambda future: callback(future.exception() or future.result()))
+
+    def owner_address(self) -> bytes:
+        """The process that owns the value: its id (8 bytes, ``obsray get worker <hex>``)."""
+        return owner_of(self)
+
+    def call_site(self) -> str:
+        """Always "": where a value was made is in the events of its task (``obsray story <hex>``)."""
+        return ""
+
+    def tensor_transport(self) -> str | None:
+        """None: every value travels inside messages or through the object store."""
+        return None
+
+    # What ``asyncio.wait`` asks of futures, so that it takes references as they are.
+
+    def done(self) -> bool:
+        """Whether the value, or its failure, is known to this process already."""
+        from obsray.core.runtime.session import current
+
+        (entry,) = current().values.entries_of([self])
+        return entry.is_ready()
+
+    def cancelled(self) -> bool:
+        """Whether the task was cancelled; False while that is not known."""
+        return self.done() and isinstance(self.exception(), TaskCancelledError)
+
+    def exception(self) -> BaseException | None:
+        """The failure, None if there is none. Raises asyncio.InvalidStateError while that is not known."""
+        import asyncio
+
+        if not self.done():
+            raise asyncio.InvalidStateError("the value is not there yet")
+        return self.future().exception()
+
+    def add_done_callback(self, callback: Callable[[ObjectRef[T]], Any], *, context: Any = None) -> None:
+        """Have the running event loop call ``callback`` with this reference once the value is there."""
+        future = self.as_future()
+        _callbacks.setdefault((bytes(self), callback), []).append(future)
+        future.add_done_callback(lambda _: self._called_back(callback), context=context)
+
+    def _called_back(self, callback: Callable[[ObjectRef[T]], Any]) -> None:
+        if self.remove_done_callback(callback):
+            callback(self)
+
+    def remove_done_callback(self, callback: Callable[[ObjectRef[T]], Any]) -> int:
+        """Take a callback back. Returns how many there were."""
+        return len(_callbacks.pop((bytes(self), callback), ()))
 
     def __await__(self) -> Generator[Any, None, T]:
         return self.as_future().__await__()

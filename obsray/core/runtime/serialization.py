@@ -147,6 +147,8 @@ def serialize(value: Any, name: str = "") -> Serialized:
             stream = io.BytesIO()
             _Pickler(stream, protocol=_PROTOCOL, buffer_callback=buffers.append).dump(value)
             pickled = stream.getvalue()
+    except RayError:
+        raise
     except _UNFIT as error:
         # What the pickler itself says is in the text; what the user's own code raised keeps its traceback.
         told = None if users_frames(error.__traceback__, _outside) is None else error

@@ -470,7 +470,7 @@ class Session:
             client = self.calls.clients.get(actor)
             if client is not None and not restart:
                 # Calls go straight to the actor and could overtake the node's signal: from here on they fail.
-                self.calls.died(client, b"", "it was killed by kill()")
+                self.calls.died(client, b"", "it was ended by kill()")
             self.after()
 
     def give_back_idle(self) -> None:

@@ -203,11 +203,16 @@ class Streams:
 
     def _on_item(self, link: Link, message: m.Message) -> None:
         _, task, index, value, contained = message
-        stream = self.streams.get(task)
+        stream, ownership, worker = self.streams.get(task), self.session.ownership, link.peer.worker
         if stream is not None and stream.add(index, value, contained):
-            self.session.ownership.arrive(contained, link.peer.worker)
+            ownership.arrive(contained, worker)
         else:
-            self.session.ownership.refuse(contained, link.peer.worker)
+            ownership.refuse(contained, worker)
+        if stream is not None and stream.abandoned:
+            ownership.outbox.append((worker, m.encode(m.ItemsTaken(task, -1))))
+        elif stream is not None and stream.backpressure > 0 and index < stream.taken:
+            # A later attempt makes again what was taken long ago; nobody will take it a second time.
+            ownership.outbox.append((worker, m.encode(m.ItemsTaken(task, stream.taken))))
 
     def abandon(self, stream: Stream) -> None:
         """The consumer is gone: what it did not take is freed and the task is told to stop. Lock held."""

@@ -108,6 +108,9 @@ class Values:
 
     def get(self, references: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """The values, in order. Raises the first failure, GetTimeoutError after ``timeout`` seconds."""
+        executor = self.session.executor
+        if executor is not None and executor.actor is not None:
+            executor.actor.warn_if_blocking()
         entries = self.entries_of(references)
         missing = [entry for entry in entries if entry.state != READY]
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any
 
-from obsray.core.protocol.lifecycle import TaskState
+from obsray.core.protocol.lifecycle import ActorState, TaskState
 from obsray.core.protocol.messages import WorkerDied
 from obsray.core.runtime.ownership import Entry, Ownership, Task
 from obsray.core.runtime.serialization import dump_error
 from obsray.errors import (
     ActorDiedError,
+    ActorUnavailableError,
     OutOfMemoryError,
     RayError,
     TaskCancelledError,
@@ -57,18 +58,18 @@ def tasks_begun(in_flight: list[Task], death: WorkerDied) -> int:
     return max((index + 1 for index, task in enumerate(in_flight) if ran_last(task, death)), default=0)
 
 
-def calls_begun(in_flight: list[Task], death: WorkerDied, caller: bytes) -> int:
-    """How many of the calls to an actor, in order, may have run.
+def calls_begun(in_flight: list[Task], death: WorkerDied, caller: bytes, ordered: bool = True) -> int:
+    """How many of the calls to an actor, in the order they were pushed, may have run.
 
-    Calls of one caller run in order, so all up to the one that ran last. If that was another caller's, nobody knows
-    when it ran: all may have.
+    They run in that order, so all up to the one that ran last. If that was another caller's, nobody knows when it
+    ran: all may have. ``ordered``: they were pushed in the order they were made.
     """
     if death.started and death.started[0] == NIL_TASK:
         return 0
     for last in death.started:
         if owner_of(last) == caller:
             return max(
-                (index + 1 for index, task in enumerate(in_flight) if task.id < last or ran_last(task, death)),
+                (i + 1 for i, task in enumerate(in_flight) if (ordered and task.id < last) or ran_last(task, death)),
                 default=0,
             )
     return len(in_flight)
@@ -120,12 +121,30 @@ class Verdicts:
             message += f"\n  its last output:\n{death.tail}"
         error: RayError
         if task.actor is not None:
-            error = ActorDiedError(f"{task.function.name}: {sentence} while the call was running", task.actor.id.hex())
+            error = self._call_lost(task, sentence)
         elif outcome is Outcome.OOM:
             error = OutOfMemoryError(message)
         else:
             error = WorkerCrashedError(message)
         self.end(task, TaskState.FAILED, outcome, self._with_story(task, error))
+
+    def _call_lost(self, task: Task, sentence: str) -> RayError:
+        text, actor = f"{task.function.name}: {sentence} while the call was running", task.actor.id.hex()
+        if task.actor.state is ActorState.DEAD:
+            return ActorDiedError(text, actor)
+        return ActorUnavailableError(
+            f"{text}; the actor starts again. The call may have had its effect; max_task_retries repeats such calls",
+            actor,
+        )
+
+    def actor_restarts(self, task: Task) -> None:
+        """The actor of this new call is between two processes, and the call asked for no retries."""
+        error = ActorUnavailableError(
+            f"{task.function.name}: the actor is restarting. The call was not made; "
+            "make it again, or give the actor max_task_retries to have calls wait",
+            task.actor.id.hex(),
+        )
+        self.end(task, TaskState.FAILED, Outcome.ACTOR_DIED, self._with_story(task, error))
 
     def _again(self, task: Task, outcome: int, worker: bytes, why: str) -> None:
         if task.retries_left > 0:

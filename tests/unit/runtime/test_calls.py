@@ -11,7 +11,7 @@ from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import ActorState, TaskState
 from obsray.core.runtime.calls import IN_FLIGHT_MAX
 from obsray.core.runtime.serialization import load_error
-from obsray.errors import ActorDiedError, TaskCancelledError
+from obsray.errors import ActorDiedError, ActorUnavailableError, TaskCancelledError
 from obsray.ids import NIL_TASK, task_id
 
 THIRD = b"third___"
@@ -126,10 +126,11 @@ def test_after_a_death_only_calls_that_may_have_run_fail(last, begun):
         "a call of somebody else": [task_id(THIRD, 1)],
         "nobody knows": [],
     }[last]
+    bench.changed(client, ActorState.RESTARTING)
     bench.calls.worker_died(death(WORKER)._replace(started=started))
     assert states(tasks) == ["FAILED"] * begun + ["QUEUED"] * (4 - begun)
     for task in tasks[:begun]:
-        assert isinstance(load_error(task.entries[0].value), ActorDiedError)
+        assert isinstance(load_error(task.entries[0].value), ActorUnavailableError)
     assert ids(list(client.queue)) == ids(tasks[begun:])
     bench.check()
 
@@ -149,6 +150,32 @@ def test_calls_that_may_be_retried_run_again_first_and_in_order():
     bench.run()
     assert bench.pushed() == ids(tasks + later)
     assert [task.attempt for task in tasks] == [1, 1, 0]
+    bench.check()
+
+
+def test_a_new_call_to_an_actor_that_restarts_waits_only_if_it_may_be_retried():
+    bench = Bench()
+    client = bench.actor()
+    bench.changed(client, ActorState.RESTARTING)
+    (refused,) = bench.call(client)
+    (waits,) = bench.call(client, retries=1)
+    assert isinstance(load_error(refused.entries[0].value), ActorUnavailableError)
+    assert ids(list(client.queue)) == [waits.id]
+    bench.check()
+
+
+def test_calls_that_overtook_others_are_sorted_by_when_they_were_pushed():
+    bench = Bench()
+    client = bench.actor()
+    client.ordered = False
+    (source,) = bench.submit()
+    (overtaken,) = bench.call(client, 1, arguments=[source.entries[0]])
+    first, second = bench.call(client, 2)
+    bench.run()
+    assert bench.pushed() == [first.id, second.id]
+    bench.changed(client, ActorState.RESTARTING)
+    bench.calls.worker_died(death(WORKER, first.id))
+    assert states([first, second, overtaken]) == ["FAILED", "QUEUED", "WAITING_ARGUMENTS"]
     bench.check()
 
 

@@ -1,0 +1,380 @@
+"""Actors in their corners: unavailable or dead, names, ends, order, groups, generators, what references can do."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import obsray
+from obsray import exceptions
+from tests.integration.programs import eventually
+
+pytestmark = pytest.mark.timeout(40)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[Path]:
+    """One runtime for all tests here."""
+    context = obsray.init(num_cpus=4, include_dashboard=False)
+    yield Path(context.address_info["session_dir"])
+    obsray.shutdown()
+
+
+@obsray.remote(num_cpus=0)
+class Gate:
+    """Opens once."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+
+    async def wait(self) -> int:
+        await self.opened.wait()
+        return 1
+
+    async def open(self) -> None:
+        self.opened.set()
+
+
+@obsray.remote
+class Plain:
+    def pid(self) -> int:
+        return os.getpid()
+
+    def die(self) -> None:
+        os._exit(3)
+
+    def __len__(self) -> int:
+        return 7
+
+    def echo(self, value: Any) -> Any:
+        return value
+
+    def leave(self) -> None:
+        obsray.actor.exit_actor()
+
+
+# --- unavailable, dead, taken ---------------------------------------------------------------------------------
+
+
+def test_an_actor_that_starts_again_is_unavailable_and_one_that_does_not_is_dead():
+    actor = Plain.options(max_restarts=1).remote()
+    pid = obsray.get(actor.pid.remote())
+    with pytest.raises(exceptions.ActorUnavailableError, match=f"pid {pid}.*exited with code 3") as unavailable:
+        obsray.get(actor.die.remote())
+    assert unavailable.value.actor_id == actor._actor_id.hex()
+
+    def again() -> int:
+        try:
+            return obsray.get(actor.pid.remote())
+        except exceptions.ActorUnavailableError:
+            return 0
+
+    second = eventually(again)
+    assert second != pid
+    for method in ("die", "pid"):
+        with pytest.raises(exceptions.ActorDiedError, match=f"Plain .*pid {second}.*exit code 3") as died:
+            obsray.get(getattr(actor, method).remote())
+        assert not died.value.actor_init_failed
+
+
+def test_an_actor_whose_constructor_raised_never_ran():
+    @obsray.remote
+    class Broken:
+        def __init__(self) -> None:
+            raise KeyError("boom")
+
+        def work(self) -> None: ...
+
+    with pytest.raises(exceptions.ActorDiedError, match=r"(?s)Broken .*pid \d+.*never ran.*boom") as died:
+        obsray.get(Broken.remote().work.remote())
+    assert died.value.actor_init_failed and "boom" in died.value.error_msg
+
+
+def test_a_constructor_that_is_async_is_refused_by_name():
+    @obsray.remote
+    class Awaits:
+        async def __init__(self) -> None: ...
+
+        def work(self) -> None: ...
+
+    with pytest.raises(exceptions.ActorDiedError, match="__init__ is async"):
+        obsray.get(Awaits.remote().work.remote())
+
+
+def test_a_name_that_is_taken_is_an_error_of_its_own():
+    first = Plain.options(name="taken").remote()
+    with pytest.raises(exceptions.ActorAlreadyExistsError, match="get_if_exists"):
+        Plain.options(name="taken").remote()
+    assert issubclass(exceptions.ActorAlreadyExistsError, ValueError)
+    assert obsray.get_actor("taken") == first
+    for wrong in (5, b"taken"):
+        with pytest.raises(TypeError):
+            obsray.get_actor(wrong)
+
+
+def test_bad_options_of_actors_are_refused_where_they_are_given():
+    class Some: ...
+
+    bad: list[dict[str, Any]] = [
+        {"max_pending_calls": -2}, {"max_pending_calls": "a"}, {"max_restarts": True}, {"max_task_retries": 1.5},
+        {"max_concurrency": 0}, {"allow_out_of_order_execution": "yes"}, {"concurrency_groups": {"io": 0}},
+        {"concurrency_groups": ["io"]}, {"get_if_exists": 1}, {"name": ""}, {"namespace": ""}, {"lifetime": "long"},
+        {"_actor_generator_backpressure_num_objects": 0}, {"enable_tensor_transport": True},
+    ]  # fmt: skip
+    for options in bad:
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+            obsray.remote(**options)(Some)
+    for options in ({"tensor_transport": "NCCL"}, {"_num_objects_per_yield": 2}, {"concurrency_group": 1}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+            obsray.method(**options)
+    with pytest.raises(ValueError, match=r"runs? .*beside each other"):
+        obsray.remote(allow_out_of_order_execution=False, max_concurrency=2)(Some).remote()
+    with pytest.raises(TypeError, match="inheriting from actor classes"):
+
+        class Child(Plain): ...
+
+
+def test_an_unknown_group_is_refused_at_the_call():
+    actor = obsray.remote(concurrency_groups={"io": 1})(Plain._class).remote()
+    assert obsray.get(actor.echo.options(concurrency_group="io").remote(1)) == 1
+    with pytest.raises(ValueError, match="groups of Plain are: io"):
+        actor.echo.options(concurrency_group="disk").remote(1)
+
+
+def test_special_methods_are_called_by_name():
+    actor = Plain.remote()
+    assert obsray.get(actor.__len__.remote()) == 7
+
+
+# --- order and ends ---------------------------------------------------------------------------------------------
+
+
+def test_calls_overtake_each_other_only_if_that_is_asked_for():
+    gate = Gate.remote()
+    actor = Plain.options(allow_out_of_order_execution=True).remote()
+    waits, overtakes = actor.echo.remote(gate.wait.remote()), actor.echo.remote(2)
+    assert obsray.wait([waits, overtakes], timeout=20)[0] == [overtakes]
+    gate.open.remote()
+    assert obsray.get(waits) == 1
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_exit_actor_lets_concurrent_calls_finish_and_fails_those_in_line(asynchronous):
+    class Threaded:
+        def run(self, gate: Any) -> str:
+            obsray.get(gate.wait.remote())
+            return "done"
+
+        def leave(self) -> None:
+            obsray.actor.exit_actor()
+
+    class Async:
+        async def run(self, gate: Any) -> str:
+            await gate.wait.remote()
+            return "done"
+
+        async def leave(self) -> None:
+            obsray.actor.exit_actor()
+
+    gate, begun = Gate.remote(), Gate.remote()
+    actor = obsray.remote(max_concurrency=2, max_restarts=3)(Async if asynchronous else Threaded).remote()
+    obsray.get(begun.open.remote())
+    assert obsray.get(actor.run.remote(begun)) == "done"
+    running, leaves = actor.run.remote(gate), actor.leave.remote()
+    with pytest.raises(exceptions.ActorDiedError, match="exit_actor"):
+        obsray.get(leaves)
+    late = actor.run.remote(gate)
+    gate.open.remote()
+    assert obsray.get(running) == "done"
+    with pytest.raises(exceptions.ActorDiedError):
+        obsray.get(late)
+
+
+def test_what_user_code_registered_with_atexit_runs_at_every_end_but_kill(tmp_path):
+    @obsray.remote
+    class Registers:
+        def __init__(self, path: Path) -> None:
+            import atexit
+
+            atexit.register(path.touch)
+
+        def leave(self) -> None:
+            obsray.actor.exit_actor()
+
+    paths = [tmp_path / name for name in ("exit_actor", "terminate", "handle", "kill")]
+    by_exit, by_terminate, by_handle, by_kill = (Registers.remote(path) for path in paths)
+    obsray.get([actor.__ray_ready__.remote() for actor in (by_exit, by_terminate, by_handle, by_kill)])
+    obsray.kill(by_kill)
+    by_exit.leave.remote()
+    by_terminate.__ray_terminate__.remote()
+    del by_handle
+    eventually(lambda: all(path.exists() for path in paths[:3]))
+    assert not paths[3].exists()
+
+
+def test_a_call_that_is_cancelled_while_it_changes_hands_does_not_begin():
+    actor = Plain.remote()
+    obsray.get(actor.pid.remote())
+    references = [actor.echo.remote(number) for number in range(200)]
+    for reference in references[::2]:
+        obsray.cancel(reference)
+    for number, reference in enumerate(references):
+        if number % 2:
+            assert obsray.get(reference) == number
+        else:
+            try:
+                assert obsray.get(reference) == number
+            except exceptions.TaskCancelledError:
+                pass
+
+
+# --- generators -----------------------------------------------------------------------------------------------------
+
+
+class Counts:
+    """Yields numbers in every way; ``made`` says how many."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.closed = False
+
+    async def by_async(self, most: int) -> Any:
+        try:
+            for number in range(most):
+                self.count += 1
+                yield number
+        finally:
+            self.closed = True
+
+    def by_plain(self, most: int) -> Any:
+        for number in range(most):
+            self.count += 1
+            yield number
+
+    async def made(self) -> tuple[int, bool]:
+        return self.count, self.closed
+
+
+@pytest.mark.parametrize("method", ["by_async", "by_plain"])
+@pytest.mark.parametrize("of_actor", [False, True])
+def test_a_generator_of_an_async_actor_waits_for_its_consumer_and_others_go_on(method, of_actor):
+    actor = obsray.remote(_actor_generator_backpressure_num_objects=2 if of_actor else -1)(Counts).remote()
+    generate = getattr(actor, method)
+    items = (generate if of_actor else generate.options(_generator_backpressure_num_objects=2)).remote(10)
+    eventually(lambda: obsray.get(actor.made.remote())[0] == 2)
+    assert obsray.get(actor.made.remote())[0] == 2
+    assert [obsray.get(item) for item in items] == list(range(10))
+
+
+def test_an_async_generator_that_nobody_consumes_is_closed():
+    actor = obsray.remote(Counts).remote()
+    items = actor.by_async.remote(10**9)
+    assert obsray.get(next(items)) == 0
+    del items
+    eventually(lambda: obsray.get(actor.made.remote())[1])
+
+
+def test_a_task_may_be_an_async_generator_and_not_a_coroutine():
+    @obsray.remote
+    async def numbers() -> Any:
+        for number in range(3):
+            await asyncio.sleep(0)
+            yield number
+
+    assert [obsray.get(item) for item in numbers.remote()] == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"asyncio\.run"):
+
+        @obsray.remote
+        async def coroutine() -> None: ...
+
+
+def test_a_generator_that_runs_again_does_not_wait_for_items_that_were_taken_long_ago(tmp_path):
+    marker = tmp_path / "died"
+
+    @obsray.remote(max_retries=1, _generator_backpressure_num_objects=2)
+    def numbers() -> Any:
+        for number in range(8):
+            if number == 5 and not marker.exists():
+                marker.touch()
+                os._exit(1)
+            yield number
+
+    assert [obsray.get(item) for item in numbers.remote()] == list(range(8))
+
+
+def test_a_generator_that_waits_for_its_consumer_can_be_cancelled():
+    actor = obsray.remote(Numbers).remote()
+    items = actor.forever.options(_generator_backpressure_num_objects=1).remote()
+    obsray.wait([items])
+    obsray.cancel(items)
+    with pytest.raises(exceptions.TaskCancelledError):
+        obsray.get(items.completed())
+    assert obsray.get(actor.alive.remote()) is True
+
+
+class Numbers:
+    def forever(self) -> Any:
+        number = 0
+        while True:
+            yield number
+            number += 1
+
+    def alive(self) -> bool:
+        return True
+
+
+# --- references -----------------------------------------------------------------------------------------------------
+
+
+def test_asyncio_and_futures_take_references_as_they_are():
+    @obsray.remote
+    def double(value: int) -> int:
+        return 2 * value
+
+    @obsray.remote
+    def fail() -> None:
+        raise ValueError("no")
+
+    async def main() -> None:
+        references = [double.remote(number) for number in range(4)]
+        done, pending = await asyncio.wait(references)
+        assert done == set(references) and not pending
+        assert await asyncio.gather(*references, references[0]) == [0, 2, 4, 6, 0]
+        gate = Gate.remote()
+        waits, failed = gate.wait.remote(), fail.remote()
+        done, pending = await asyncio.wait([waits, failed], return_when=asyncio.FIRST_EXCEPTION)
+        assert (done, pending) == ({failed}, {waits})
+        assert isinstance(failed.exception(), ValueError) and not failed.cancelled()
+        _, pending = await asyncio.wait([waits], timeout=0.01)
+        assert pending == {waits}
+        await gate.open.remote()
+        assert await waits == 1
+
+    asyncio.run(main())
+    futures = [double.remote(number).future() for number in range(3)]
+    assert sorted(f.result() for f in concurrent.futures.wait(futures).done) == [0, 2, 4]
+
+
+def test_a_reference_knows_its_owner_and_tells_when_it_is_ready():
+    reference = obsray.put(5)
+    assert reference.owner_address().hex() == obsray.get_runtime_context().get_worker_id()
+    assert reference.tensor_transport() is None
+    heard: list[Any] = []
+    told = threading.Event()
+    reference._on_completed(lambda value: (heard.append(value), told.set()))
+    assert told.wait(20) and heard == [5]
+
+
+def test_an_error_names_the_file_of_a_function_that_travelled_by_value():
+    def innermost() -> None:
+        raise ValueError("here")
+
+    with pytest.raises(ValueError, match=os.path.basename(__file__)):
+        obsray.get(obsray.remote(lambda: innermost()).remote())
