@@ -74,7 +74,7 @@ class ObjectRef(bytes, Generic[T]):
 
     def owner_address(self) -> bytes:
         """The process that owns the value: its id (8 bytes, ``obsray get worker <hex>``)."""
-        return owner_of(self)
+        return owner_of(bytes(self))
 
     def call_site(self) -> str:
         """Always "": where a value was made is in the events of its task (``obsray story <hex>``)."""
@@ -109,9 +109,11 @@ class ObjectRef(bytes, Generic[T]):
         """Have the running event loop call ``callback`` with this reference once the value is there."""
         future = self.as_future()
         _callbacks.setdefault((bytes(self), callback), []).append(future)
-        future.add_done_callback(lambda _: self._called_back(callback), context=context)
+        future.add_done_callback(lambda future: self._called_back(callback, future), context=context)
 
-    def _called_back(self, callback: Callable[[ObjectRef[T]], Any]) -> None:
+    def _called_back(self, callback: Callable[[ObjectRef[T]], Any], future: asyncio.Future[T]) -> None:
+        if not future.cancelled():
+            future.exception()  # asked for, so that asyncio does not complain that nobody did
         if self.remove_done_callback(callback):
             callback(self)
 
