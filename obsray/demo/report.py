@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from obsray.demo.parts import PartResult
 from obsray.telemetry.store import Store
@@ -29,11 +30,19 @@ class Ledger:
 
 
 def ledger_of(session: str) -> Ledger:
-    """The session's totals, read again until the store has caught up with what was recorded."""
+    """What became of the events recorded up to now, read again until the store has caught up with them.
+
+    The session goes on recording meanwhile; only what was there at the first look is counted.
+    """
     deadline = time.monotonic() + SETTLE_SECONDS_MAX
+    recorded: dict[str, int] = {}
     while True:
-        totals: Mapping[str, int] = Views(Store.open(session)).ledger()["totals"]
-        ledger = Ledger(totals["events_recorded"], totals["events_stored"], totals["events_lost"])
+        rings: list[Mapping[str, Any]] = Views(Store.open(session)).ledger()["rings"]
+        recorded = recorded or {ring["process"]: ring["last_sequence"] for ring in rings}
+        mine = [ring for ring in rings if ring["process"] in recorded]
+        lost = sum(ring["gaps"] + ring["dropped"] for ring in mine)
+        stored = sum(min(ring["stored"], recorded[ring["process"]]) for ring in mine)
+        ledger = Ledger(sum(recorded.values()), stored, lost)
         if ledger.recorded <= ledger.stored + ledger.lost or time.monotonic() > deadline:
             return ledger
         time.sleep(SETTLE_POLL_SECONDS)

@@ -38,7 +38,14 @@ class Metric:
 
 _METRICS: tuple[Metric, ...] = (
     # tasks
-    Metric("obsray_tasks_submitted", "counter", "", ("fn",), "Tasks accepted by their owner.", ("task_submitted",)),
+    Metric(
+        "obsray_tasks_submitted",
+        "counter",
+        "",
+        ("fn",),
+        "Tasks accepted by their owner.",
+        ("task_submitted", "tasks_submitted"),
+    ),
     Metric(
         "obsray_tasks_finished",
         "counter",
@@ -53,7 +60,15 @@ _METRICS: tuple[Metric, ...] = (
         "",
         ("reason", "shape"),
         "Tasks that do not run yet: waiting for arguments, for a worker (with the scheduler's reason), or at a worker.",
-        ("task_submitted", "task_ready", "task_finished", "tasks_finished", "lease_requested", "lease_decided"),
+        (
+            "task_submitted",
+            "tasks_submitted",
+            "task_ready",
+            "task_finished",
+            "tasks_finished",
+            "lease_requested",
+            "lease_decided",
+        ),
     ),
     Metric(
         "obsray_tasks_running", "gauge", "", (), "Tasks running now, read from the black boxes of the processes.", ()
@@ -67,7 +82,7 @@ _METRICS: tuple[Metric, ...] = (
         "seconds",
         ("fn",),
         "From submission (or the last argument) to dispatch, first attempts.",
-        ("task_submitted", "task_ended"),
+        ("task_submitted", "tasks_submitted", "task_ended"),
     ),
     Metric("obsray_task_fetch_seconds", "histogram", "seconds", ("fn",), "Fetching arguments.", ("task_ended",)),
     Metric(

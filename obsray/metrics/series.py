@@ -15,8 +15,8 @@ import numpy as np
 from obsray.metrics.catalog import BUCKETS, FUNCTIONS_MAX, OTHER, SHAPES_MAX
 from obsray.telemetry.columns import Array, Batch, Columns, Texts
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, ProcessKind, Reason
+from obsray.telemetry.runs import each, expand
 from obsray.telemetry.table import SEQUENCE_MAX, _groups, same_id
-from obsray.telemetry.tasks import expand
 
 _NS = 1_000_000_000
 _EDGES = np.array(BUCKETS)
@@ -233,6 +233,7 @@ class Series:
 
     def update(self, batch: Batch) -> None:
         """Fold the new records of a batch."""
+        batch = each(batch)
         for event, fold in self._folds.items():
             columns = batch.get(event)
             if columns is not None and len(columns):

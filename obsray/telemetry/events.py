@@ -260,6 +260,11 @@ _UNION: tuple[Event, ...] = (
         _TASK, _OBJECT)),
     Event(9, "tasks_finished", "A run of tasks of consecutive sequence ended OK at their first attempt.", (
         _detail("first_task", "id16"), _measure("tasks", "u32"), _measure("result_bytes", "u64"))),
+    Event(10, "tasks_submitted", "The owner accepted a run of equal calls of consecutive sequence, evenly in time.", (
+        _detail("first_task", "id16"), _detail("parent", "id16"), _detail("trace", "id16"), _ACTOR,
+        _label("name", "str"), _label("shape", "str"), _detail("job", "u32"), _measure("tasks", "u32"),
+        _label("type", "u8", TaskType), _measure("retries_max", "i32"), _measure("argument_bytes", "u64"),
+        _detail("first_at", "u64"))),
     # tasks, as the process that runs them sees them
     Event(16, "task_started", "An attempt has been running for a tick and is still running (short ones only end).", (
         _TASK, _ATTEMPT, _LEASE, _detail("batch", "u32"), _ACTOR, _label("name", "str"),

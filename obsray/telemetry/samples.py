@@ -74,6 +74,8 @@ class SampleTable:
             self.last_at_ns = max(self.last_at_ns, int(times.max()))
         if "task_submitted" in batch:
             self.submitted.add(batch["task_submitted"]["time_ns"])
+        if "tasks_submitted" in batch:
+            self.submitted.add(batch["tasks_submitted"]["time_ns"], batch["tasks_submitted"]["tasks"])
         if "task_finished" in batch:
             self.finished.add(batch["task_finished"]["time_ns"])
         if "tasks_finished" in batch:

@@ -47,6 +47,12 @@ def _run(r: Row, n: Names) -> str:
     return f"{first} was" if r["tasks"] == 1 else f"{r['tasks']} tasks from {first} on were"
 
 
+def _calls(r: Row, n: Names) -> str:
+    first = n.task_label(r["first_task"])
+    milliseconds = (r["time_ns"] - r["first_at"]) / 1e6
+    return f"{r['tasks']} tasks from {first} on within {milliseconds:.1f} ms"
+
+
 def _task(r: Row, n: Names) -> str:
     return n.task_label(r["task"])
 
@@ -269,6 +275,7 @@ SENTENCES: dict[str, Sentence] = {
     "task_recalled": lambda r, n: f"{_task(r, n)} was taken back from {_worker(r, n)} before it started",
     "task_cancel_requested": lambda r, n: f"somebody asked to cancel {_task(r, n)}{' by force' * r['force']}",
     "task_arguments_waiting": _task_arguments_waiting,
+    "tasks_submitted": lambda r, n: f"{n.process_label(r['process'])} submitted {_calls(r, n)}",
     "tasks_finished": lambda r, n: f"{_run(r, n).rpartition(' ')[0]} finished",
     "task_started": _task_started,
     "task_ended": _task_ended,

@@ -5,7 +5,7 @@ Pure over a ``Views``: no clock, no files of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,8 @@ _SAMPLES = frozenset(
 )
 #: Single kernels and calls are too many to be told; their sums are with the task.
 _UNTOLD = _SAMPLES | {"lease_candidate", "gpu_kernel", "gpu_copy", "gpu_memset", "gpu_wait", "gpu_call"}
+#: Records about several tasks, of which they name the first.
+_RUNS = frozenset({"tasks_submitted", "tasks_dispatched", "tasks_finished"})
 _CODES = {8: "id8", 16: "id16", 20: "id20"}
 
 
@@ -103,8 +105,8 @@ def _mentions(identifier: bytes) -> tuple[dict[str, Where], dict[str, str]]:
         if event.name in _UNTOLD:
             continue
         names = [f.name for f in event.fields if f.code == code and f.name not in ("parent", "trace")]
-        if event.name in ("tasks_finished", "tasks_dispatched") and code == "id16":
-            where[event.name] = _in_run(identifier)
+        if event.name in _RUNS and code == "id16":
+            where[event.name] = _in_run(identifier, [name for name in names if name != "first_task"])
         elif names:
             where[event.name] = _any_of(names, identifier)
             if len(names) == 1:
@@ -122,9 +124,9 @@ def _any_of(names: list[str], identifier: bytes) -> Where:
     return mask
 
 
-def _in_run(task: bytes) -> Where:
-    """Runs that begin at or before the task and reach it. A dispatched batch may skip tasks of other functions, so
-    for those the length is only a lower bound."""
+def _in_run(task: bytes, names: Sequence[str] = ()) -> Where:
+    """Runs that begin at or before the task and reach it, or name it in one of the fields ``names``. A dispatched
+    batch may skip tasks of other functions, so for those the length is only a lower bound."""
     owner = int.from_bytes(task[:8], "little")
     number = int.from_bytes(task[8:], "big")
 
@@ -132,6 +134,8 @@ def _in_run(task: bytes) -> Where:
         words = np.ascontiguousarray(columns["first_task"]).view("<u8").reshape(-1, 2)
         behind = np.uint64(number) - words[:, 1].byteswap()
         found: Array = (words[:, 0] == owner) & (behind < columns["tasks"])
+        for name in names:
+            found = found | same_id(columns[name], task)
         return found
 
     return mask
@@ -188,7 +192,7 @@ def _producer(view: Views, identifier: bytes) -> list[Row]:
         return []
     fields = {"task_submitted": "task", "task_ended": "task", "task_finished": "task"}
     where: dict[str, Where] = {name: _any_of(["task"], task) for name in fields}
-    where["tasks_finished"] = _in_run(task)
+    where["tasks_submitted"] = where["tasks_finished"] = _in_run(task)
     return view.store.mentions(where, fields, RECORDS_MAX)
 
 

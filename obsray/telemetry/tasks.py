@@ -17,6 +17,7 @@ import numpy as np
 
 from obsray.telemetry.columns import Array, Batch, Columns, Texts
 from obsray.telemetry.events import Outcome
+from obsray.telemetry.runs import each, expand
 from obsray.telemetry.store import Running
 from obsray.telemetry.table import DenseIndex, Grid, HashIndex
 
@@ -32,9 +33,6 @@ STATES = (
     "CANCELLED",
 )
 WAITING_ARGUMENTS, QUEUED, DISPATCHED, RUNNING, BLOCKED, FINISHED, FAILED, CANCELLED = range(len(STATES))
-
-#: A run of tasks said to be longer than this is damaged.
-RUN_TASKS_MAX = 1 << 22
 
 #: No outcome yet.
 OPEN = 255
@@ -134,6 +132,7 @@ class TaskTable:
 
     def update(self, batch: Batch) -> None:
         """Fold the new records of a batch."""
+        batch = each(batch)
         for event, fold in self._folds.items():
             columns = batch.get(event)
             if columns is not None and len(columns):
@@ -375,18 +374,6 @@ _STATE_COLUMNS = (
     "owner_outcome", "worker_outcome", "retried_attempt", "finished_attempt", "retried_at", "finished_at", "unready",
     "ready_at", "started_attempt", "ended_attempt", "blocked_at", "unblocked_at", "started_at", "retries_max",
 )  # fmt: skip
-
-
-def expand(first: Array, tasks: Array) -> tuple[Array, Array]:
-    """The ids of runs of consecutive tasks: ``first`` (V16) and ``tasks`` of each run; also the run lengths."""
-    lengths = np.minimum(tasks, RUN_TASKS_MAX).astype(np.int64)
-    words = np.ascontiguousarray(first).view("<u8").reshape(-1, 2)
-    ids = np.empty((int(lengths.sum()), 2), "<u8")
-    ids[:, 0] = np.repeat(words[:, 0], lengths)
-    starts = np.cumsum(lengths) - lengths
-    within = np.arange(len(ids), dtype=np.int64) - np.repeat(starts, lengths)
-    ids[:, 1] = (np.repeat(words[:, 1].byteswap(), lengths) + within.astype(np.uint64)).byteswap()
-    return ids.view("V16").ravel(), lengths
 
 
 def _repeated(index: HashIndex, ids: Array) -> Array:

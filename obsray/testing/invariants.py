@@ -105,9 +105,12 @@ def _check_place(process: VirtualProcess, task: Task, queued: int) -> None:
 
 
 def check_task_replay(process: VirtualProcess, replay: Any) -> None:
-    """The events alone tell which tasks have not ended, and which of them wait for arguments."""
+    """The events alone tell which tasks have not ended, and which of them wait for arguments, but for calls that
+    nobody was told of yet."""
     told = replay.open.get(process.id, {})
-    tasks = process.ownership.tasks
+    unrecorded = process.submitted.tasks()
+    demand(not told.keys() & unrecorded, f"recorded and yet to be: {_some(told.keys() & unrecorded)}")
+    tasks = {task: known for task, known in process.ownership.tasks.items() if task not in unrecorded}
     demand(
         told.keys() == tasks.keys(),
         f"open by events but not in truth: {_some(told.keys() - tasks.keys())}; "

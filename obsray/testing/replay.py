@@ -37,6 +37,7 @@ class Replay:
         self.counts: dict[str, int] = {}
         self._folds: dict[str, Callable[[bytes, tuple[Any, ...]], None]] = {
             "task_submitted": self._submitted,
+            "tasks_submitted": self._many_submitted,
             "task_ready": self._ready,
             "task_retried": self._retried,
             "task_finished": self._finished,
@@ -80,6 +81,12 @@ class Replay:
         if task in self.ended or task in self.open.setdefault(process, {}):
             raise Contradiction(f"{task.hex()} was submitted twice")
         self.open[process][task] = TaskState.WAITING_ARGUMENTS if unready else TaskState.QUEUED
+
+    def _many_submitted(self, process: bytes, row: tuple[Any, ...]) -> None:
+        first, count = row[0], row[_POSITION["tasks_submitted", "tasks"]]
+        unready = [0] * (_POSITION["task_submitted", "unready_arguments"] + 1)
+        for sequence in range(sequence_of(first), sequence_of(first) + count):
+            self._submitted(process, (task_id(owner_of(first), sequence), *unready[1:]))
 
     def _known(self, process: bytes, task: bytes, event: str) -> dict[bytes, TaskState]:
         mine = self.open.get(process, {})

@@ -20,6 +20,7 @@ from obsray.core.runtime.inbox import Inbox
 from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
 from obsray.core.runtime.serialization import KIND_ERROR, load_error
 from obsray.core.runtime.submission import Packed, Plan, Submission
+from obsray.core.runtime.submitted import SubmittedRun
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import Answer
 from obsray.core.transport.connection import Hello
@@ -56,7 +57,7 @@ class VirtualProcess:
         self.links: dict[int, VirtualLink] = {}
         self.records = self.emitter = Records(simulator.log, identifier)
         self.job = 0
-        self.local = SimpleNamespace(running=None)
+        self.local = SimpleNamespace(running=None, trace=None)
         self.lock = contextlib.nullcontext()
         self.closed = False
         self.failure: Exception | None = None
@@ -85,6 +86,8 @@ class VirtualProcess:
         self.verdicts = Verdicts(self.ownership, self.records, self.agenda.time_ns)
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.records, self.config, 0)
         self.calls = ActorCalls(self.ownership, self.dispatcher, self.verdicts, self.records)
+        self.submitted = SubmittedRun(self.records, 0)
+        self.verdicts.before_end = self.submitted.flush
         Submission(session, self.agenda.time_ns)
         self.ownership.on_freed = self.inbox.on_freed
         self.node: VirtualLink
@@ -95,7 +98,7 @@ class VirtualProcess:
         if link is None:
             return False
         self.node = link
-        self.dispatcher.job = self.job
+        self.dispatcher.job = self.submitted.job = self.job
         self.agenda.after(TICK_NS, self._tick)
         return True
 
@@ -128,6 +131,7 @@ class VirtualProcess:
             self.calls.run(self.agenda.time_ns())
         self.ownership.settle()
         if self.ownership.outbox:
+            self.submitted.flush()
             self._route()
         self.network.flush()
 

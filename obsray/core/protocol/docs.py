@@ -37,7 +37,7 @@ _PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, 
             ),
             TaskState.QUEUED: (
                 "It could run and waits for a worker, for its turn in the actor's line, or for another attempt.",
-                ("task_submitted", "task_ready", "task_retried", "task_recalled"),
+                ("task_submitted", "tasks_submitted", "task_ready", "task_retried", "task_recalled"),
             ),
             TaskState.DISPATCHED: (
                 "It was sent to a worker (or its actor to the node); the worker says when it runs.",

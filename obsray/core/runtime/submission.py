@@ -189,16 +189,19 @@ class Submission:
 
     def _make(self, plan: Plan, packed: Packed | None, kind: TaskType, actor: bytes) -> Task:
         session = self.session
-        identifier = self._prefix + _SEQUENCE(self._number())
+        number = self._number()
+        identifier = self._prefix + _SEQUENCE(number)
         task = Task(identifier, plan.function, plan.shape, b"" if packed is None else packed.payload, plan.returns)
         task.name = plan.name_number
         task.retries_left = plan.retries
         task.options = plan.options
-        running = getattr(session.local, "running", None)
+        running = session.local.running
         if running is None:
-            task.parent, task.trace = NIL_TASK, getattr(session.local, "trace", None) or identifier
+            trace = session.local.trace
+            task.parent, task.trace = NIL_TASK, trace or identifier
         else:
             task.parent, task.trace = running.task, running.trace
+            trace = running.trace
         if plan.returns == 1:
             task.entries = (Entry(identifier + _FIRST, True),)
         elif plan.returns > 1:
@@ -209,6 +212,11 @@ class Submission:
         if packed is not None and (packed.arguments is not None or packed.nested is not None):
             arguments = self._pin(task, packed)
         session.ownership.add_task(task)
+        submitted = session.submitted
+        if not arguments and task.pinned is None:
+            submitted.add(self._time_ns(), number, identifier, plan, running, trace, actor, kind, len(task.payload))
+            return task
+        submitted.flush()
         session.emitter.task_submitted(
             self._time_ns(), identifier, task.parent, task.trace, actor, plan.name_number,
             plan.shape.name_number if plan.shape is not None else 0, session.job, arguments, task.unready, kind,

@@ -86,6 +86,8 @@ class Verdicts:
         self.requeue: Callable[[Task], None] = lambda task: None
         #: task id -> what happened to it so far, only for tasks that something happened to.
         self.stories: dict[bytes, list[str]] = {}
+        #: Records what was submitted and is not recorded yet, before a task that may be part of it ends.
+        self.before_end: Callable[[], None] = lambda: None
 
     def tell(self, task: Task, sentence: str) -> None:
         """Add a line to what an error about this task will say happened."""
@@ -180,6 +182,7 @@ class Verdicts:
         if holder is not None or task.attempt:
             self.ownership.discard(entry.id for entry in task.entries)
         self.stories.pop(task.id, None)
+        self.before_end()
         self.emitter.task_finished(
             self.clock_ns(), task.id, task.attempt, int(outcome), len(error), self.emitter.intern(summarise(error))
         )

@@ -230,6 +230,8 @@ class Reactor:
                 ready = self._epoll.poll(0)
                 deadline = time.perf_counter() + spin_seconds
                 while not ready and time.perf_counter() < deadline:
+                    # Looking is for idle cores: whoever has work for this one goes first.
+                    os.sched_yield()
                     ready = self._epoll.poll(0)
                 if ready:
                     return ready

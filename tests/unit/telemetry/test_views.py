@@ -12,10 +12,11 @@ from obsray import ids
 from obsray.telemetry.collector import Collector
 from obsray.telemetry.columns import Texts
 from obsray.telemetry.events import DispatchReason, Outcome, ProcessKind
+from obsray.telemetry.runs import expand
 from obsray.telemetry.spine import Ring
 from obsray.telemetry.store import Store
 from obsray.telemetry.table import Column, QueryError, query
-from obsray.telemetry.tasks import STATES, expand
+from obsray.telemetry.tasks import STATES
 from obsray.telemetry.views import Views
 from obsray.testing.recorded_session import record_session
 
