@@ -6,10 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from obsray.util import actor_pool, collective, joblib, metrics, multiprocessing, queue, state
+    from obsray.util import actor_group, actor_pool, collective, executor, joblib, metrics, multiprocessing, queue, state
+    from obsray.util.actor_group import ActorGroup
     from obsray.util.actor_pool import ActorPool
     from obsray.util.client import connect, disconnect
     from obsray.util.completion import as_completed, map_unordered
+    from obsray.util.executor import ObsrayExecutor
     from obsray.util.inspection import inspect_serializability
     from obsray.util.process import (
         deregister_serializer,
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 #: Name -> the module that has it.
 _WHERE = {
+    "ActorGroup": "actor_group",
     "ActorPool": "actor_pool",
+    "ObsrayExecutor": "executor",
     "as_completed": "completion",
     "connect": "client",
     "deregister_serializer": "process",
@@ -33,16 +37,20 @@ _WHERE = {
     "map_unordered": "completion",
     "register_serializer": "process",
 }
-_MODULES = frozenset({"actor_pool", "collective", "joblib", "metrics", "multiprocessing", "queue", "state"})
+_MODULES = frozenset({"actor_group", "actor_pool", "collective", "executor", "joblib", "metrics", "multiprocessing", "queue", "state"})
 
 __all__ = [
+    "ActorGroup",
     "ActorPool",
+    "ObsrayExecutor",
+    "actor_group",
     "actor_pool",
     "as_completed",
     "collective",
     "connect",
     "deregister_serializer",
     "disconnect",
+    "executor",
     "get_node_ip_address",
     "inspect_serializability",
     "joblib",
