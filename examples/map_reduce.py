@@ -50,6 +50,7 @@ def main() -> None:
     mapped = [map_words.remote(part) for part in chunks]
     reduced = [reduce_words.remote(*(parts[i] for parts in mapped)) for i in range(PARTITIONS)]
     counts = {word: count for part in obsray.get(reduced) for word, count in part.items()}
+    assert counts == Counter(word.lower() for word in words), "one process counts otherwise"
     for word, count in sorted(counts.items(), key=lambda item: item[1], reverse=True):
         print(f"{word.decode()}: {count}")
 
