@@ -6,7 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from obsray.util import actor_group, actor_pool, collective, executor, joblib, metrics, multiprocessing, queue, state
+    from obsray.util import (
+        actor_group,
+        actor_pool,
+        collective,
+        executor,
+        joblib,
+        metrics,
+        multiprocessing,
+        queue,
+        state,
+    )
     from obsray.util.actor_group import ActorGroup
     from obsray.util.actor_pool import ActorPool
     from obsray.util.client import connect, disconnect
@@ -37,7 +47,9 @@ _WHERE = {
     "map_unordered": "completion",
     "register_serializer": "process",
 }
-_MODULES = frozenset({"actor_group", "actor_pool", "collective", "executor", "joblib", "metrics", "multiprocessing", "queue", "state"})
+_MODULES = frozenset(
+    {"actor_group", "actor_pool", "collective", "executor", "joblib", "metrics", "multiprocessing", "queue", "state"}
+)
 
 __all__ = [
     "ActorGroup",
