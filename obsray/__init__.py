@@ -43,7 +43,18 @@ if TYPE_CHECKING:
         shutdown,
         wait,
     )
-    from obsray.ids import ActorClassID, ActorID, FunctionID, JobID, NodeID, ObjectID, TaskID, UniqueID, WorkerID
+    from obsray.ids import (
+        ActorClassID,
+        ActorID,
+        FunctionID,
+        JobID,
+        NodeID,
+        ObjectID,
+        PlacementGroupID,
+        TaskID,
+        UniqueID,
+        WorkerID,
+    )
     from obsray.util.client import ClientBuilder, client
     from obsray.util.languages import Language, cpp_function, java_actor_class, java_function
     from obsray.util.timeline import timeline
@@ -60,7 +71,8 @@ _WHERE: dict[str, str | None] = {
     ),
     **dict.fromkeys(
         (
-            "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "ObjectID", "TaskID", "UniqueID", "WorkerID",
+            "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "ObjectID", "PlacementGroupID", "TaskID",
+            "UniqueID", "WorkerID",
         ),
         "obsray.ids",
     ),
@@ -96,6 +108,7 @@ __all__ = [
     "ObjectID",
     "ObjectRef",
     "ObjectRefGenerator",
+    "PlacementGroupID",
     "TaskID",
     "UniqueID",
     "WorkerID",

@@ -296,6 +296,10 @@ class RuntimeEnvSetupError(RayError):
         self.error_message = error_message
 
 
+class RaySystemError(RayError):
+    """A fault of the runtime itself."""
+
+
 class TaskUnschedulableError(RayError):
     """No node can ever run the task."""
 
@@ -308,8 +312,12 @@ class TaskPlacementGroupRemoved(RayError):
     """The task's placement group was removed."""
 
 
-class ActorPlacementGroupRemoved(RayError):
-    """The actor's placement group was removed."""
+class ActorPlacementGroupRemoved(ActorDiedError):
+    """The actor's placement group was removed, and the actor with it."""
+
+
+class PlacementGroupAlreadyExistsError(RaySystemError, ValueError):
+    """The name is taken by another placement group of the namespace."""
 
 
 class PendingCallsLimitExceeded(RayError):
@@ -322,10 +330,6 @@ class AsyncioActorExit(RayError):
 
 class AuthenticationError(RayError):
     """The token is wrong or missing."""
-
-
-class RaySystemError(RayError):
-    """A fault of the runtime itself."""
 
 
 class ObjectRefStreamEndOfStreamError(RayError):

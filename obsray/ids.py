@@ -8,6 +8,7 @@ id            bytes  layout
 worker         8     random; names one process (worker, driver or service) for its whole life
 task          16     owner's worker id (8) | sequence (8, big endian)
 actor         16     like a task: an actor is named by the call that creates it
+group         16     like a task: a placement group is named by the call that creates it
 object        20     task id (16) | index (4): ``index`` 0.. are the returns of that task
 node           8     random
 job            4     counter of the cluster
@@ -31,6 +32,7 @@ OBJECT_ID_BYTES = 20
 SEQUENCE_TASK = 0
 SEQUENCE_PUT = 1
 SEQUENCE_ACTOR = 2
+SEQUENCE_GROUP = 3
 
 NIL_WORKER = bytes(WORKER_ID_BYTES)
 NIL_TASK = bytes(TASK_ID_BYTES)
@@ -73,7 +75,7 @@ def sequence_of(identifier: bytes) -> int:
 
 
 def kind_of(identifier: bytes) -> int:
-    """``SEQUENCE_TASK``, ``SEQUENCE_PUT`` or ``SEQUENCE_ACTOR``."""
+    """``SEQUENCE_TASK``, ``SEQUENCE_PUT``, ``SEQUENCE_ACTOR`` or ``SEQUENCE_GROUP``."""
     return identifier[WORKER_ID_BYTES]
 
 
@@ -81,7 +83,7 @@ def short(identifier: bytes) -> str:
     """A form for people: the first bytes of the owner and the sequence, e.g. ``3fa2c1d0:42``."""
     if len(identifier) < TASK_ID_BYTES:
         return identifier.hex()
-    mark = {SEQUENCE_PUT: "p", SEQUENCE_ACTOR: "a"}.get(kind_of(identifier), "")
+    mark = {SEQUENCE_PUT: "p", SEQUENCE_ACTOR: "a", SEQUENCE_GROUP: "g"}.get(kind_of(identifier), "")
     text = f"{identifier[:4].hex()}:{mark}{sequence_of(identifier)}"
     if len(identifier) == OBJECT_ID_BYTES and index_of(identifier):
         text += f"[{index_of(identifier)}]"
@@ -152,6 +154,11 @@ class TaskID(BaseID):
 
 
 class ActorID(BaseID):
+    SIZE = TASK_ID_BYTES
+    __slots__ = ()
+
+
+class PlacementGroupID(BaseID):
     SIZE = TASK_ID_BYTES
     __slots__ = ()
 

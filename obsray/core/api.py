@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from obsray.core import options as opts
+from obsray.core.protocol.labels import RESERVED_PREFIX, check_key, check_value
 from obsray.core.remote import ActorClass, ActorHandle, RemoteFunction, get_named, method, remote
 from obsray.core.runtime.context import RuntimeContext
 from obsray.core.runtime.launch import Context, launch
@@ -50,7 +51,8 @@ def init(
     """Start a runtime on this machine for this program: node, workers, telemetry and dashboard.
 
     ``num_cpus`` defaults to the cores this process may use (the cgroup's limit counts), ``object_store_memory`` (bytes)
-    to 30 % of memory. ``_system_config`` overrides fields of ``obsray.config.Config``.
+    to 30 % of memory. ``labels`` are the node's, for label selectors. ``_system_config`` overrides fields
+    of ``obsray.config.Config``.
 
     Returns a context with ``dashboard_url`` and ``address_info``; usable as ``with obsray.init():``.
     Raises RuntimeError if a runtime is running (unless ``ignore_reinit_error``) or cannot be started, and ValueError
@@ -76,10 +78,18 @@ def init(
     opts.check(given, frozenset(given), "init")
     if dashboard_port is not None and not (type(dashboard_port) is int and 0 <= dashboard_port < 1 << 16):
         raise ValueError(f"dashboard_port={dashboard_port!r}: must be a port (0: any that is free)")
+    if labels is not None and not isinstance(labels, dict):
+        raise TypeError(f"labels must be a dict of strings to strings, got {type(labels).__name__}")
+    for key, label in (labels or {}).items():
+        check_key(key, "labels")
+        check_value(label, f"labels[{key!r}]")
+        if key.startswith(RESERVED_PREFIX):
+            raise ValueError(f"labels: {key!r}: the prefix {RESERVED_PREFIX} is for labels of the runtime's own")
     _context = launch(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         resources=resources or {},
+        labels=dict(labels or {}),
         object_store_memory=object_store_memory,
         memory=_memory,
         namespace=namespace,
@@ -289,7 +299,7 @@ def nodes() -> list[dict[str, Any]]:
                 **{name: opts.floating(name, amount) for name, amount in node["resources"].items()},
                 "object_store_memory": float(node["object_store_memory"]),
             },
-            "Labels": {},
+            "Labels": dict(node["labels"]),
         }
         for node in session().request("nodes")
     ]

@@ -71,7 +71,7 @@ def _check_one(name: str, value: Any) -> None:
     if value is None:
         return
     if name in ("num_cpus", "num_gpus", "memory", "object_store_memory"):
-        _number(name, value)
+        check_amount(name, value)
         if name == "num_gpus" and value > 1 and value != int(value):
             raise ValueError(f"num_gpus={value}: more than one GPU must be a whole number")
     elif name == "resources":
@@ -84,7 +84,7 @@ def _check_one(name: str, value: Any) -> None:
                 raise TypeError(f"resources={{{resource!r}: ...}}: the name of a resource must be a non-empty string")
             if resource in ("CPU", "GPU"):
                 raise ValueError(f"resources={{{resource!r}: ...}}: use num_{resource.lower()}s instead")
-            _number(f"resources[{resource!r}]", amount)
+            check_amount(f"resources[{resource!r}]", amount)
     elif name == "num_returns":
         if value not in ("streaming", "dynamic") and not _whole(value, 0):
             raise ValueError(f'num_returns={value!r}: must be a number >= 0 or "streaming"')
@@ -175,7 +175,8 @@ def _warn_once(name: str, text: str) -> None:
         warnings.warn(text, UserWarning, stacklevel=6)
 
 
-def _number(name: str, value: Any) -> None:
+def check_amount(name: str, value: Any) -> None:
+    """Raises TypeError or ValueError for what cannot be an amount of a resource."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name}={value!r}: must be a number")
     if value < 0 or math.isnan(value) or math.isinf(value):

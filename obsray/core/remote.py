@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from obsray.core import options as opts
+from obsray.core import placement
 from obsray.core.graph import ClassMethodNode, ClassNode, FunctionNode
 from obsray.core.runtime.dispatch import Function, Shape
 from obsray.core.runtime.references import ObjectRef
@@ -106,13 +107,16 @@ def _runtime(options: dict[str, Any]) -> dict[str, Any] | None:
     return {k: v for k, v in env.items() if k in ("env_vars", "working_dir", "py_modules") and v} or None
 
 
-def shape_of(session: Session, options: dict[str, Any], cpus_default: float) -> Shape:
-    """The scheduling class of these options."""
+def shape_of(session: Session, options: dict[str, Any], cpus_default: float, what: str = "a task") -> Shape:
+    """The scheduling class of these options. Raises ValueError for a placement in which it can never run."""
     resources = opts.demanded(options, cpus_default)
     runtime = _runtime(options)
-    key = (tuple(sorted(resources.items())), repr(runtime))
+    where = placement.placed(session, options, resources, what=what)
+    inherited = where.inherited
+    key = (tuple(sorted(resources.items())), repr(runtime), where.key, inherited is not None and inherited["capture"])
     with session.lock:
-        return session.dispatcher.shape(opts.describe(resources)[: opts.NAME_CHARACTERS_MAX], resources, runtime, key)
+        name = (opts.describe(resources) + where.name)[: opts.NAME_CHARACTERS_MAX]
+        return session.dispatcher.shape(name, resources, runtime, key, where.wire, inherited)
 
 
 class RemoteFunction(Generic[P, R]):
@@ -127,6 +131,7 @@ class RemoteFunction(Generic[P, R]):
                 "nothing to await beside; call asyncio.run(...) inside a plain function, or use an actor, whose "
                 "async methods run beside each other"
             )
+        placement.check(self._options)
         _returns(self._options, function)
         self._plan: Plan | None = None
         self._plan_session: Session | None = None
@@ -168,12 +173,18 @@ class RemoteFunction(Generic[P, R]):
             _returns(options, function),
             MAX_RETRIES_DEFAULT if retries is None else retries,
             _call_options({**options, "max_calls": max_calls}),
-            shape_of(session, options, 1),
+            shape_of(session, options, 1, self.__name__),
             bounds,
             check,
         )
         self._plan_session = session
+        if session.executor is not None:
+            session.planned.add(self)
         return session
+
+    def forget_plan(self) -> None:
+        """The next call plans anew: this process runs work of another placement group now."""
+        self._plan_session = None
 
     def options(self, **options: Any) -> RemoteFunction[P, R]:
         """The same function with other options for the calls made through the copy."""
@@ -249,6 +260,7 @@ class ActorClass(Generic[T]):
         for name in ("name", "namespace"):
             if options.get(name) == "":
                 raise ValueError(f"{name} of an actor cannot be empty; leave it out for an actor without one")
+        placement.check(self._options)
         self._methods = _methods_of(cls)
         self._blob = b""
         self.__name__ = cls.__name__
@@ -336,6 +348,7 @@ class ActorClass(Generic[T]):
         # An actor that asks for nothing needs a CPU to be placed, and none afterwards.
         placed = opts.demanded(options, 1)
         env = _runtime(options)
+        where = placement.placed(session, options, held, placed, what=self.__name__)
         return {
             "class_name": self.__name__,
             "name": name,
@@ -344,6 +357,8 @@ class ActorClass(Generic[T]):
             "resources": placed,
             "held": held,
             "runtime": env,
+            "placement": where.wire,
+            "inherited": where.inherited,
             "restarts_max": options.get("max_restarts") or 0,
             "meta": pickle.dumps(meta),
             "concurrency": {
@@ -577,6 +592,7 @@ def remote(target: Any = None, **options: Any) -> Any:
         # Options are checked when they are given, not when the first call is made.
         allowed = opts.TASK_OPTIONS | opts.ACTOR_OPTIONS
         opts.check(options, allowed, "remote")
+        placement.check(options)
         return lambda function: _make(function, options)
     if options:
         raise TypeError("give options by keyword only: remote(num_cpus=2)(f)")

@@ -125,6 +125,9 @@ class Outcome(IntEnum):
     LOST_ARGUMENT = 5
     ACTOR_DIED = 6
     SYSTEM_ERROR = 7
+    #: No node can ever run it.
+    UNSCHEDULABLE = 8
+    PLACEMENT_REMOVED = 9
 
 
 class DeathCause(IntEnum):
@@ -140,6 +143,8 @@ class DeathCause(IntEnum):
     START_FAILED = 7
     #: Its connection broke, and it is nobody's child here who could be waited for (a driver).
     UNKNOWN = 8
+    PLACEMENT_REMOVED = 9
+    UNSCHEDULABLE = 10
 
 
 class LeaseOutcome(IntEnum):
@@ -173,6 +178,9 @@ class Reason(IntEnum):
     DRAINING = 15
     NODE_DIED = 16
     FAIRNESS = 17
+    #: No node has the labels that are asked for.
+    LABELS = 18
+    REMOVED = 19
 
 
 class DispatchReason(IntEnum):
@@ -225,6 +233,7 @@ _TASK = _detail("task", "id16")
 _WORKER = _detail("worker", "id8")
 _OBJECT = _detail("object", "id20")
 _ACTOR = _detail("actor", "id16")
+_GROUP = _detail("group", "id16")
 _LEASE = _detail("lease", "u32")
 _GROUP = _detail("group", "id16")
 _ATTEMPT = _measure("attempt", "u16")
@@ -319,6 +328,26 @@ _UNION: tuple[Event, ...] = (
     Event(52, "actor_died", "The actor is gone for good.", (
         _ACTOR, _WORKER, _measure("restarts", "u16"), _label("cause", "u8", DeathCause),
         _label("class_name", "str"), _detail("error", "str"))),
+    # placement groups
+    Event(56, "group_requested", "Somebody asked for bundles of resources to be reserved together.", (
+        _GROUP, _detail("owner", "id8"), _detail("group_name", "str"), _detail("namespace", "str"),
+        _label("strategy", "str"), _measure("bundles", "u32"), _label("detached"), _detail("job", "u32"),
+        _detail("resources", "str"))),
+    Event(57, "group_waiting", "The group cannot be placed now; which bundle lacks what.", (
+        _GROUP, _label("reason", "u8", Reason), _measure("attempts", "u32"), _detail("deficit", "str"))),
+    Event(58, "group_prepared", "Every bundle of the group has its share; nothing runs there yet.", (
+        _GROUP, _measure("attempts", "u32"), _measure("pending_seconds", "f32"))),
+    Event(59, "bundle_placed", "One bundle of a group has its share of a node.", (
+        _GROUP, _detail("bundle", "u32"), _detail("node", "id8"), _detail("resources", "str"))),
+    Event(60, "group_created", "The group is there: tasks and actors can run in its bundles.", (
+        _GROUP, _measure("pending_seconds", "f32"), _measure("attempts", "u32"))),
+    Event(61, "group_removed", "The group ended; what ran in it was killed.", (
+        _GROUP, _label("reason", "u8", Reason), _measure("workers", "u32"), _measure("age_seconds", "f32"),
+        _detail("error", "str"))),
+    Event(62, "group_rescheduling", "A node with bundles of the group died; they look for another.", (
+        _GROUP, _detail("node", "id8"), _measure("bundles", "u32")), Severity.WARNING),
+    Event(63, "bundle_released", "The last worker in a removed group's bundle is gone; its share is free.", (
+        _GROUP, _detail("bundle", "u32"), _detail("node", "id8"))),
     # scheduling: demand, decision, candidates, lease
     Event(64, "lease_requested", "An owner wants this many more workers for one shape of work.", (
         _WORKER, _label("shape", "str"), _measure("wanted", "u32"), _measure("backlog_tasks", "u32"))),
@@ -326,7 +355,8 @@ _UNION: tuple[Event, ...] = (
         _detail("decision", "u32"), _detail("owner", "id8"), _label("shape", "str"),
         _label("outcome", "u8", LeaseOutcome), _label("reason", "u8", Reason), _detail("chosen_node", "id8"),
         _WORKER, _LEASE, _measure("wanted", "u32"), _measure("queue_depth", "u32"),
-        _measure("queue_seconds", "f32"), _measure("candidates", "u16"), _detail("deficit", "str"))),
+        _measure("queue_seconds", "f32"), _measure("candidates", "u16"), _detail("deficit", "str"),
+        _detail("group", "id16"), _detail("bundle", "i32"))),
     Event(66, "lease_candidate", "One node that a decision considered, and why it was (not) chosen.", (
         _detail("decision", "u32"), _detail("node", "id8"), _label("feasible"), _label("reject", "u8", Reason),
         _measure("wait_seconds", "f32"), _measure("queue_tasks", "u32"), _measure("run_seconds_mean", "f32"),

@@ -26,12 +26,14 @@ _REASONS = {
     "owner_died": "the owner died",
     "worker_died": "the worker died",
     "store_full": "the object store is full",
-    "placement": "its placement group is not placed",
+    "placement": "its placement group",
     "affinity": "the node it must run on is not free",
     "locality": "its data is elsewhere",
     "draining": "the node is draining",
     "node_died": "the node died",
     "fairness": "others are served first",
+    "labels": "no node has the labels it asks for",
+    "removed": "it was removed",
 }
 
 

@@ -31,7 +31,7 @@ def sentence(record: Row, names: Names) -> str:
     return text
 
 
-_SAYS_ERROR = frozenset({"worker_died"})
+_SAYS_ERROR = frozenset({"worker_died", "group_removed"})
 
 
 def _many(count: int, noun: str) -> str:
@@ -78,6 +78,8 @@ def _task_finished(r: Row, n: Names) -> str:
     outcome = {
         "ok": f"finished, {size(r['result_bytes'])} of result", "app_error": "failed: the function raised",
         "cancelled": "was cancelled", "worker_died": "failed: its worker died", "oom": "failed: out of memory",
+        "unschedulable": "failed: it can never run",
+        "placement_removed": "failed: its placement group was removed",
         "lost_argument": "failed: an argument was lost", "actor_died": "failed: its actor died",
         "system_error": "failed by an error of the runtime",
     }.get(r["outcome"], r["outcome"])  # fmt: skip
@@ -104,13 +106,49 @@ def _worker_died(r: Row, n: Names) -> str:
         "exit_code": f"exited with code {r['exit_code']}",
         "signal": f"was killed by signal {r['signal']}", "oom": f"was killed for its memory ({size(r['rss_bytes'])})",
         "killed_by_request": "was killed on request", "parent_died": "ended because its parent died",
-        "start_failed": "failed to start",
+        "start_failed": "failed to start", "placement_removed": "was killed with its placement group",
     }.get(r["cause"], r["cause"])  # fmt: skip
     running = f" while running {n.task_label(r['last_task'])}" if any(r["last_task"]) else ""
     return f"{_worker(r, n)} {how}{running}"
 
 
+def _group(r: Row) -> str:
+    return f"placement group {ids.short(r['group'])}"
+
+
+def _group_requested(r: Row, n: Names) -> str:
+    called = f" called {r['group_name']}" if r["group_name"] else ""
+    bundles = _many(r["bundles"], "bundle")
+    return f"{n.process_label(r['owner'])} asked for {_group(r)}{called}: {bundles}, {r['strategy']}"
+
+
+def _group_waiting(r: Row, n: Names) -> str:
+    return f"{_group(r)} waits: {reason_text(r['reason'])} ({r['deficit']})"
+
+
+def _group_created(r: Row, n: Names) -> str:
+    return f"{_group(r)} is there after waiting {duration(r['pending_seconds'])}"
+
+
+def _group_removed(r: Row, n: Names) -> str:
+    killed = f", {_many(r['workers'], 'worker')} in it killed" if r["workers"] else ""
+    return f"{_group(r)} was removed after {duration(r['age_seconds'])}{killed}: {r['error']}"
+
+
+def _bundle_placed(r: Row, n: Names) -> str:
+    return f"bundle {r['bundle']} of {_group(r)} has its share of node {r['node'].hex()[:8]}"
+
+
+def _group_decided(r: Row, n: Names) -> str:
+    who = f"{n.process_label(r['owner'])}'s {_group(r)}"
+    if r["outcome"] in ("granted", "withdrawn"):
+        return f"{who} " + ("can be placed" if r["outcome"] == "granted" else "is not wanted any more")
+    return f"{who} waits: {decision_text(r)}"
+
+
 def _lease_decided(r: Row, n: Names) -> str:
+    if r["shape"].startswith("placement group "):
+        return _group_decided(r, n)
     asked = f"{n.process_label(r['owner'])} asked for {_many(r['wanted'], 'worker')} for {r['shape']}"
     granted = f" {n.process_label(r['worker'])}" if any(r["worker"]) else ""
     queue = f"; {_waiting(r['queue_depth'], 'demand')}" if r["queue_depth"] else ""
@@ -297,6 +335,14 @@ SENTENCES: dict[str, Sentence] = {
     "actor_alive": _actor_alive,
     "actor_restarting": _actor_restarting,
     "actor_died": lambda r, n: f"{_actor(r)} of class {r['class_name']} is gone ({r['cause']})",
+    "group_requested": _group_requested,
+    "group_waiting": _group_waiting,
+    "group_prepared": lambda r, n: f"every bundle of {_group(r)} has its share (attempt {r['attempts']})",
+    "bundle_placed": _bundle_placed,
+    "group_created": _group_created,
+    "group_removed": _group_removed,
+    "group_rescheduling": lambda r, n: f"{_group(r)} lost {_many(r['bundles'], 'bundle')} with a node",
+    "bundle_released": lambda r, n: f"bundle {r['bundle']} of {_group(r)} is empty and its share free",
     "lease_requested": _lease_requested,
     "lease_decided": _lease_decided,
     "lease_candidate": _lease_candidate,

@@ -87,7 +87,7 @@ def _rendered(view: Views, records: list[Row]) -> list[Row]:
 
 def _severity(record: Row) -> str:
     outcome = record.get("outcome")
-    if record["event"] == "worker_died" and record["cause"] not in ("intended", "idle"):
+    if record["event"] == "worker_died" and record["cause"] not in ("intended", "idle", "placement_removed"):
         return "error"
     if record["event"] in ("task_finished", "task_ended") and outcome not in ("ok", "cancelled"):
         return "error"

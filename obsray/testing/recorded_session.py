@@ -137,7 +137,7 @@ class _Recording:
         node.lease_requested(at - 1_000_000, owner, self.node_shapes[name], 1, 10)
         node.lease_decided(
             at, lease, owner, self.node_shapes[name], int(LeaseOutcome.GRANTED), int(Reason.CAPACITY_FREE),
-            self.made.node, worker, lease, 1, 0, 0.001, 1, 0,
+            self.made.node, worker, lease, 1, 0, 0.001, 1, 0, ids.NIL_TASK, -1,
         )  # fmt: skip
         node.lease_candidate(at, lease, self.made.node, 1, int(Reason.NONE), 0.0, 0, 0.01, 0, 0.0, 0)
 
@@ -312,6 +312,7 @@ class _Recording:
         node.lease_decided(
             at + 12_000_000, 90, made.driver, self.node_shapes["matrix"], int(LeaseOutcome.QUEUED),
             int(Reason.NO_CAPACITY), bytes(8), bytes(8), 0, 1, 1, 0.0, 1, node.intern("CPU: 1 wanted, 0 of 2 free"),
+            ids.NIL_TASK, -1,
         )  # fmt: skip
         node.lease_candidate(
             at + 12_000_000, 90, made.node, 0, int(Reason.NO_CAPACITY), 1.5, 1, 0.01, 0, 0.0, node.intern("CPU:1")

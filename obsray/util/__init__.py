@@ -6,6 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from obsray.core.groups import (
+        get_current_placement_group,
+        get_placement_group,
+        placement_group,
+        placement_group_table,
+        remove_placement_group,
+    )
     from obsray.util import (
         actor_group,
         actor_pool,
@@ -15,6 +22,7 @@ if TYPE_CHECKING:
         metrics,
         multiprocessing,
         queue,
+        scheduling_strategies,
         state,
     )
     from obsray.util.actor_group import ActorGroup
@@ -40,16 +48,22 @@ _WHERE = {
     "connect": "client",
     "deregister_serializer": "process",
     "disconnect": "client",
+    "get_current_placement_group": "placement_group",
     "get_node_ip_address": "process",
+    "get_placement_group": "placement_group",
     "inspect_serializability": "inspection",
     "list_named_actors": "process",
     "log_once": "process",
     "map_unordered": "completion",
+    "placement_group": "placement_group",
+    "placement_group_table": "placement_group",
     "register_serializer": "process",
+    "remove_placement_group": "placement_group",
 }
-_MODULES = frozenset(
-    {"actor_group", "actor_pool", "collective", "executor", "joblib", "metrics", "multiprocessing", "queue", "state"}
-)
+_MODULES = frozenset({
+    "actor_group", "actor_pool", "collective", "executor", "joblib", "metrics", "multiprocessing", "queue",
+    "scheduling_strategies", "state",
+})  # fmt: skip
 
 __all__ = [
     "ActorGroup",
@@ -63,7 +77,9 @@ __all__ = [
     "deregister_serializer",
     "disconnect",
     "executor",
+    "get_current_placement_group",
     "get_node_ip_address",
+    "get_placement_group",
     "inspect_serializability",
     "joblib",
     "list_named_actors",
@@ -71,8 +87,12 @@ __all__ = [
     "map_unordered",
     "metrics",
     "multiprocessing",
+    "placement_group",
+    "placement_group_table",
     "queue",
     "register_serializer",
+    "remove_placement_group",
+    "scheduling_strategies",
     "state",
 ]
 

@@ -26,6 +26,8 @@ _ERROR_TYPES = {
     "lost_argument": "OBJECT_LOST",
     "actor_died": "ACTOR_DIED",
     "system_error": "SYSTEM_ERROR",
+    "unschedulable": "TASK_UNSCHEDULABLE_ERROR",
+    "placement_removed": "TASK_PLACEMENT_GROUP_REMOVED",
 }
 ERROR_OUTCOMES = {error: outcome for outcome, error in _ERROR_TYPES.items()}
 TASK_TYPES = {

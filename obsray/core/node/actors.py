@@ -13,8 +13,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from obsray.core.node.demands import Demand, Lease, default_need, describe
-from obsray.core.node.resources import Amounts
+from obsray.core.node.demands import Demand, Lease, describe
+from obsray.core.node.placement import Placement, placement_of
+from obsray.core.node.resources import Amounts, amounts_of
 from obsray.core.node.scheduler import Scheduler
 from obsray.core.node.step import Report, Step, require
 from obsray.core.node.workers import Death, Runtime, WorkerPool, runtime_of
@@ -47,6 +48,7 @@ class Actor:
     runtime: Runtime
     label: int
     waiting_since: float
+    placement: Placement
     state: ActorState = ActorState.DEPENDENCIES_UNREADY
     incarnation: int = 0
     worker: bytes = NIL_WORKER
@@ -125,13 +127,20 @@ class ActorTable:
         return Actor(
             spec["actor"], client, spec, class_name, str(spec["name"]), str(spec["namespace"]), bool(spec["detached"]),
             max(-1, min(restarts_max, 0x7FFFFFFF)), need, hold, runtime_of(spec["runtime"]), label, step.now,
+            placement_of(spec.get("placement")),
         )  # fmt: skip
 
     def _look_for_worker(self, step: Step, actor: Actor) -> None:
         actor.waiting_since = step.now
+        kind, why = self._scheduler.refusal(actor.placement, actor.need)
+        if kind:
+            cause = DeathCause.PLACEMENT_REMOVED if kind == "group_removed" else DeathCause.UNSCHEDULABLE
+            self._die(step, actor, cause, why)
+            return
         demand = Demand(
-            actor.owner, -1, actor.class_name, actor.need, actor.hold, actor.runtime, actor=actor.id, label=actor.label
-        )
+            actor.owner, -1, actor.class_name, actor.need, actor.hold, actor.runtime, actor=actor.id, label=actor.label,
+            placement=actor.placement,
+        )  # fmt: skip
         self._scheduler.want_actor(step, demand)
 
     def placed(self, step: Step, lease: Lease) -> None:
@@ -231,6 +240,12 @@ class ActorTable:
         if worker is not None:
             self._pool.kill(step, worker, DeathCause.KILLED_BY_REQUEST, "the actor was killed")
 
+    def group_removed(self, step: Step, group: bytes, why: str) -> None:
+        """The actors of a placement group end with it; their processes are the scheduler's to name."""
+        for actor in list(self.actors.values()):
+            if actor.placement.group == group and actor.state is not ActorState.DEAD:
+                self._die(step, actor, DeathCause.PLACEMENT_REMOVED, why)
+
     def client_gone(self, step: Step, client: bytes) -> None:
         """Watches end; actors that the client owned end with it unless they are detached."""
         for actor_id, clients in list(self.awaited.items()):
@@ -327,15 +342,3 @@ class ActorTable:
         for (namespace, name), actor in self.names.items():
             require((actor.namespace, actor.name) == (namespace, name), "a name that leads elsewhere")
             require(actor.state is not ActorState.DEAD, f"the name {name} leads to the dead")
-
-
-def amounts_of(value: Any) -> Amounts:
-    """Resource amounts out of a message. Raises TypeError or ValueError if they are not amounts."""
-    if not isinstance(value, dict):
-        raise TypeError("resources are not a dict")
-    for name, amount in value.items():
-        if not isinstance(name, str) or not isinstance(amount, int) or isinstance(amount, bool):
-            raise TypeError("resources must map names to whole numbers")
-        if amount < 0 or amount >= 1 << 62 or not name or len(name) > 128:
-            raise ValueError(f"not an amount of a resource: {name[:128]!r}: {amount}")
-    return default_need(value)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from obsray.core.node.resources import UNIT, Amounts
+from obsray.core.node.groups import Bundle, Group
+from obsray.core.node.placement import ANYWHERE, Placement
+from obsray.core.node.resources import UNIT, Amounts, Resources
 from obsray.core.node.workers import Runtime, Worker
 from obsray.telemetry.events import LeaseOutcome, Reason
 
-#: What must be free, what is then held, and what the process must be: demands equal in these wait in one queue.
-Signature = tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...], Runtime]
+#: What must be free, what is then held, what the process must be and where: demands equal in these wait in one queue.
+#: A group that waits to be placed has a queue of its own, named by its id.
+Signature = tuple[tuple[tuple[str, int], ...], tuple[tuple[str, int], ...], Runtime, Placement, bytes]
 
 
 @dataclass(slots=True, eq=False)
 class Demand:
-    """``wanted`` more workers for one shape of one client, or one worker for an actor.
+    """``wanted`` more workers for one shape of one client, or one worker for an actor, or the bundles of ``group``.
 
     ``turn`` orders demands: whoever was served last goes to the back. ``outcome``, ``reason`` and ``deficit`` are
     what was last announced, so that waiting is told once and not at every look.
@@ -38,9 +41,13 @@ class Demand:
     reason: Reason = Reason.NONE
     deficit: str = ""
     task_seconds: float = 0.0
+    placement: Placement = ANYWHERE
+    group: Group | None = None
 
     def signature(self) -> Signature:
-        return tuple(sorted(self.need.items())), tuple(sorted(self.hold.items())), self.runtime
+        group = self.group.id if self.group is not None else b""
+        need, hold = tuple(sorted(self.need.items())), tuple(sorted(self.hold.items()))
+        return need, hold, self.runtime, self.placement, group
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +63,8 @@ class Queue:
     runtime: Runtime
     infeasible: str
     waiting_since: float
+    placement: Placement = ANYWHERE
+    group: Group | None = None
     demands: dict[int, Demand] = field(default_factory=dict)
     levels: dict[int, dict[int, Demand]] = field(default_factory=dict)
     unannounced: list[Demand] = field(default_factory=list)
@@ -81,20 +90,20 @@ class Queue:
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """``demand``'s owner (or actor) has ``worker`` until it is returned. ``key`` names its share of the resources."""
+    """``demand``'s owner (or actor) has ``worker`` until it is returned. ``key`` names its share of ``place``.
+
+    ``place`` is the node's own resources, or ``bundle``'s.
+    """
 
     key: int
     demand: Demand
     worker: Worker
     devices: dict[str, list[int]]
     granted_at: float
+    place: Resources
+    bundle: Bundle | None = None
     asked_back: bool = False
     blocked: bool = False
-
-
-def default_need(amounts: Amounts) -> Amounts:
-    """Amounts without zeros, so that equal needs compare equal."""
-    return {name: amount for name, amount in amounts.items() if amount}
 
 
 def describe(need: Amounts) -> str:

@@ -57,13 +57,13 @@ def _objects(value: Any) -> bool:
     return isinstance(value, tuple | list) and all(isinstance(v, bytes) and len(v) == OBJECT_ID_BYTES for v in value)
 
 
-_ACTOR = _bytes(TASK_ID_BYTES)
+_ACTOR = _GROUP = _bytes(TASK_ID_BYTES)
 _OBJECT = _bytes(OBJECT_ID_BYTES)
 _WORKER = _bytes(WORKER_ID_BYTES)
 
 #: Message -> what each of its fields must be.
 _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
-    m.DefineShape: (_integer, _name, _amounts, _optional_dictionary),
+    m.DefineShape: (_integer, _name, _amounts, _optional_dictionary, _optional_dictionary),
     m.LeaseRequest: (_integer, _integer, _integer),
     m.LeaseReturn: (_integer, _integer, _integer, _boolean),
     m.Blocked: (),
@@ -82,6 +82,9 @@ _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
     m.KillWorker: (_WORKER, _integer),
     m.Request: (_integer, _name, _dictionary),
     m.Goodbye: (),
+    m.CreateGroup: (_integer, _dictionary),
+    m.RemoveGroup: (_GROUP,),
+    m.WatchGroup: (_GROUP,),
 }
 
 

@@ -12,14 +12,17 @@ from typing import Any
 
 from obsray.core.node.actors import ActorTable
 from obsray.core.node.demands import describe
+from obsray.core.node.groups import Group
 from obsray.core.node.intake import Malformed, accept
 from obsray.core.node.objects import ObjectTable
+from obsray.core.node.placement import placement_of
 from obsray.core.node.resources import MEMORY, Resources
 from obsray.core.node.scheduler import Scheduler
 from obsray.core.node.step import Broadcast, Shutdown, Step, require
 from obsray.core.node.workers import Death, Ended, WorkerPool, runtime_of
 from obsray.core.protocol import messages as m
-from obsray.core.protocol.lifecycle import WorkerState
+from obsray.core.protocol.labels import NODE_ID
+from obsray.core.protocol.lifecycle import GroupState, WorkerState
 from obsray.ids import owner_of, short
 from obsray.telemetry.events import DeathCause, ProcessKind, Reason
 
@@ -52,12 +55,15 @@ class NodeMachine:
         objects: ObjectTable,
         socket_directory: str,
         describe_node: Callable[[], dict[str, Any]],
+        labels: dict[str, str] | None = None,
     ) -> None:
         self.node = node
         self.resources = resources
         self.pool = pool
         self.objects = objects
-        self.scheduler = Scheduler(node, resources, pool, socket_directory)
+        self.labels = {NODE_ID: node.hex(), **(labels or {})}
+        self.scheduler = Scheduler(node, resources, pool, socket_directory, self.labels)
+        self.groups = self.scheduler.groups
         self.actors = ActorTable(node, self.scheduler, pool, socket_directory)
         self.clients: dict[bytes, Client] = {}
         self.jobs = 0
@@ -84,14 +90,21 @@ class NodeMachine:
             m.KillWorker: self._kill_worker,
             m.Request: self._request,
             m.Goodbye: self._goodbye,
+            m.CreateGroup: self._create_group,
+            m.RemoveGroup: self._remove_group,
+            m.WatchGroup: lambda step, client, message: self.groups.watch(step, client.id, message.group),
         }
         self._methods: dict[str, Callable[[Step, Client, dict[str, Any]], Any]] = {
             "resources": self._resources,
-            "nodes": lambda step, client, arguments: [self._describe_node()],
+            "nodes": lambda step, client, arguments: [{**self._describe_node(), "labels": self.labels}],
             "get_actor": lambda step, client, arguments: self.actors.find(
                 _text(arguments, "name"), _text(arguments, "namespace")
             ),
             "list_actors": lambda step, client, arguments: self.actors.named(arguments.get("namespace")),
+            "get_group": lambda step, client, arguments: self.groups.find(
+                _text(arguments, "name"), _text(arguments, "namespace")
+            ),
+            "groups": self._describe_groups,
             "shutdown": self._shutdown,
             "store": self._store,
         }
@@ -143,6 +156,9 @@ class NodeMachine:
                 step, lease.worker, DeathCause.KILLED_BY_REQUEST, f"the owner of its tasks ({client_id.hex()}) ended"
             )
         self.actors.client_gone(step, client_id)
+        if client.job:
+            for group in self.groups.of_job(client.job):
+                self._end_group(step, group, "the job that made it ended", Reason.OWNER_DIED)
         self.objects.client_gone(step, client_id)
         worker = self.pool.workers.get(client_id)
         if worker is not None:
@@ -253,13 +269,19 @@ class NodeMachine:
     def _define_shape(self, step: Step, client: Client, message: m.DefineShape) -> None:
         client.shapes += 1
         if client.shapes > SHAPES_PER_CLIENT_MAX:
+            # Those of groups that were removed do not count.
+            client.shapes = 1 + sum(1 for owner, _ in self.scheduler.demands if owner == client.id)
+        if client.shapes > SHAPES_PER_CLIENT_MAX:
             raise Malformed(f"more than {SHAPES_PER_CLIENT_MAX} shapes")
         try:
             runtime = runtime_of(message.runtime)
+            placement = placement_of(message.placement)
         except ValueError as error:
             raise Malformed(str(error)) from None
         label = step.emit.intern(message.name or describe(message.resources))
-        self.scheduler.define(client.id, message.shape, message.name, message.resources, runtime, label)
+        self.scheduler.define(
+            step, client.id, message.shape, message.name, message.resources, runtime, label, placement
+        )
 
     def _lease_request(self, step: Step, client: Client, message: m.LeaseRequest) -> None:
         try:
@@ -302,6 +324,33 @@ class NodeMachine:
 
     def _kill_actor(self, step: Step, client: Client, message: m.KillActor) -> None:
         self.actors.kill(step, message.actor, message.restart, message.graceful)
+
+    # --- placement groups --------------------------------------------------------------------------------
+
+    def _create_group(self, step: Step, client: Client, message: m.CreateGroup) -> None:
+        try:
+            group = self.groups.create(step, client.id, message.request, message.spec)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Malformed(f"CreateGroup: {error!r}") from None
+        if group is not None:
+            self.scheduler.want_group(step, group)
+
+    def _remove_group(self, step: Step, client: Client, message: m.RemoveGroup) -> None:
+        group = self.groups.groups.get(message.group)
+        if group is not None and group.state is not GroupState.REMOVED:
+            self._end_group(step, group, "its placement group was removed", Reason.REMOVED)
+
+    def _end_group(self, step: Step, group: Group, why: str, reason: Reason) -> None:
+        # Actors first, so that the deaths of their processes are not taken for crashes.
+        self.actors.group_removed(step, group.id, why)
+        for lease in self.scheduler.remove_group(step, group, why, reason):
+            self.pool.kill(step, lease.worker, DeathCause.PLACEMENT_REMOVED, why)
+
+    def _describe_groups(self, step: Step, client: Client, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+        wanted = arguments.get("group")
+        if wanted is not None and not isinstance(wanted, bytes):
+            raise Malformed("group is not an id")
+        return self.groups.described(wanted)
 
     # --- requests ----------------------------------------------------------------------------------------
 

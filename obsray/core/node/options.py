@@ -7,6 +7,7 @@ session_directory      exists, mode 0700, holds ``token``; the only key that mus
 config                 {name: value} for ``obsray.config.Config``, before ``OBSRAY_*`` variables
 resources              {"CPU", "GPU": number, "memory", "object_store_memory": bytes, "custom": {name: number}};
                        what is missing or null is found out
+labels                 {name: value} that selectors may ask for
 lifeline_fd            descriptor whose end of file means that whoever started the node is gone
 ready_fd               descriptor for one line of JSON: {"ok": true, ...}, or {"ok": false, "error": sentence}
 include_dashboard      whether to start the dashboard (default true)
@@ -47,6 +48,7 @@ class Options:
     dashboard_port: int | None = None
     sys_path: list[str] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ def read_options(text: str) -> Options:
     values["config"] = Config.from_environment(**(values.get("config") or {}))
     values["resources"] = values.get("resources") or {}
     values["settings"] = values.get("settings") or {}
+    values["labels"] = values.get("labels") or {}
     return Options(session=session, token=(session / "token").read_bytes(), **values)
 
 

@@ -7,6 +7,7 @@ device takes a share of a single device; from one up it takes whole devices.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from obsray.core.node.step import require
 
@@ -28,6 +29,23 @@ def show(name: str, amount: int) -> str:
     return f"{amount / UNIT:g}"
 
 
+def default_need(amounts: Amounts) -> Amounts:
+    """Amounts without zeros, so that equal needs compare equal."""
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
+def amounts_of(value: Any) -> Amounts:
+    """Resource amounts out of a message. Raises TypeError or ValueError if they are not amounts."""
+    if not isinstance(value, dict):
+        raise TypeError("resources are not a dict")
+    for name, amount in value.items():
+        if not isinstance(name, str) or not isinstance(amount, int) or isinstance(amount, bool):
+            raise TypeError("resources must map names to whole numbers")
+        if amount < 0 or amount >= 1 << 62 or not name or len(name) > 128:
+            raise ValueError(f"not an amount of a resource: {name[:128]!r}: {amount}")
+    return default_need(value)
+
+
 @dataclass(slots=True)
 class Share:
     """What one lease or actor holds. ``lent`` is the part given back while its task is blocked."""
@@ -38,16 +56,32 @@ class Share:
 
 
 class Resources:
-    """Invariant: for each resource free + held == total; free is negative only while unblocked tasks oversubscribe."""
+    """Invariant: for each resource free + held == total; free is negative only while unblocked tasks oversubscribe.
 
-    def __init__(self, total: Amounts, gpus: list[int] | None = None) -> None:
+    ``gpus`` are the numbers of whole devices; ``devices`` how much of each there is, if not all of it.
+    """
+
+    def __init__(self, total: Amounts, gpus: list[int] | None = None, devices: dict[int, int] | None = None) -> None:
         self.total = dict(total)
         self.free = dict(total)
         count = total.get(GPU, 0) // UNIT
-        self.devices: dict[int, int] = dict.fromkeys(gpus if gpus is not None else range(count), UNIT)
+        if devices is None:
+            devices = dict.fromkeys(gpus if gpus is not None else range(count), UNIT)
+            if len(devices) != count or total.get(GPU, 0) % UNIT:
+                raise ValueError(f"{show(GPU, total.get(GPU, 0))} GPUs, but {len(devices)} device numbers")
+        self.capacity = dict(devices)
+        self.devices = dict(devices)
         self.shares: dict[int, Share] = {}
-        if len(self.devices) != count or total.get(GPU, 0) % UNIT:
-            raise ValueError(f"{show(GPU, total.get(GPU, 0))} GPUs, but {len(self.devices)} device numbers")
+
+    def emptied(self) -> Resources:
+        """The same with nothing taken, to try things on."""
+        return Resources(self.total, devices=self.capacity)
+
+    def trial(self) -> Resources:
+        """What is free here as resources of their own, to try things on."""
+        copy = self.emptied()
+        copy.free, copy.devices = dict(self.free), dict(self.devices)
+        return copy
 
     def infeasible(self, need: Amounts) -> str:
         """Why this node could never give ``need``; empty if it could."""
@@ -143,7 +177,7 @@ class Resources:
 
     def check_invariants(self) -> None:
         held: Amounts = {}
-        devices = dict.fromkeys(self.devices, UNIT)
+        devices = dict(self.capacity)
         for share in self.shares.values():
             for name, amount in share.amounts.items():
                 held[name] = held.get(name, 0) + amount - share.lent.get(name, 0)

@@ -6,22 +6,29 @@ does not fit now does not hold up smaller ones; but once it has waited ``RESERVE
 lacks meanwhile, what comes free is kept for it for a while. Demands that cannot be met now ask the holders of other
 leases to give idle ones back.
 
-Invariants: resources free + held by leases == total; a worker has at most one lease; a demand is in exactly one
-queue while it wants something. Amounts beyond the node's total wait as infeasible.
+A lease takes from its *place*: the node's own resources, or a bundle of a placement group. A group that is not placed
+yet waits in a queue of its own, by the same rules; work for it waits until it is.
+
+Invariants: resources free + held by leases + reserved by bundles == total, and in each bundle free + held == its share;
+a worker has at most one lease; a demand is in exactly one queue while it wants something. Amounts beyond the node's
+total wait as infeasible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from obsray.core.node.demands import Demand, Lease, Queue, Signature, default_need
-from obsray.core.node.resources import GPU, Amounts, Resources
+from obsray.core.node.demands import Demand, Lease, Queue, Signature
+from obsray.core.node.groups import Bundle, Group, GroupTable
+from obsray.core.node.placement import ANYWHERE, Placement
+from obsray.core.node.resources import GPU, Amounts, Resources, default_need, show
 from obsray.core.node.step import Step, require
-from obsray.core.node.workers import Runtime, Worker, WorkerPool
-from obsray.core.protocol.lifecycle import WorkerState
-from obsray.core.protocol.messages import LeaseGranted, LeaseReclaim
-from obsray.ids import NIL_WORKER
+from obsray.core.node.workers import DEFAULT_RUNTIME, Runtime, Worker, WorkerPool
+from obsray.core.protocol.lifecycle import GroupState, WorkerState
+from obsray.core.protocol.messages import LeaseGranted, LeaseReclaim, ShapeRefused
+from obsray.ids import NIL_TASK, NIL_WORKER
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Reason
 
 RESERVE_AFTER_SECONDS = 1.0
@@ -37,14 +44,21 @@ _U32 = 0xFFFFFFFF
 
 
 class Scheduler:
-    """``path_of`` says where a worker listens; ``node`` is this node's id."""
+    """``node`` is this node's id, ``labels`` what it is called; workers listen in ``socket_directory``."""
 
-    def __init__(self, node: bytes, resources: Resources, pool: WorkerPool, socket_directory: str) -> None:
+    def __init__(
+        self, node: bytes, resources: Resources, pool: WorkerPool, socket_directory: str, labels: Mapping[str, str]
+    ) -> None:
         self.node = node
         self.resources = resources
+        self.labels = labels
+        self.groups = GroupTable(node, labels, resources)
         self.pool = pool
         self.demands: dict[tuple[bytes, int], Demand] = {}
         self.actor_demands: dict[bytes, Demand] = {}
+        self.group_demands: dict[bytes, Demand] = {}
+        #: Shapes that can never run: what their clients still ask for them is not heard.
+        self.refused: set[tuple[bytes, int]] = set()
         self.queues: dict[Signature, Queue] = {}
         self.leases: dict[int, Lease] = {}
         self.by_worker: dict[bytes, Lease] = {}
@@ -59,14 +73,42 @@ class Scheduler:
 
     # --- demands -----------------------------------------------------------------------------------------
 
-    def define(self, client: bytes, shape: int, name: str, need: Amounts, runtime: Runtime, label: int) -> None:
+    def define(
+        self, step: Step, client: bytes, shape: int, name: str, need: Amounts, runtime: Runtime, label: int,
+        placement: Placement = ANYWHERE,
+    ) -> None:  # fmt: skip
         """A client explains its number ``shape``; a second time for the same number changes nothing."""
-        if (client, shape) not in self.demands:
-            need = default_need(need)
-            self.demands[client, shape] = Demand(client, shape, name, need, need, runtime, label=label)
+        if (client, shape) in self.demands or (client, shape) in self.refused:
+            return
+        need = default_need(need)
+        kind, detail = self.refusal(placement, need)
+        if kind:
+            self._refuse(step, client, shape, kind, detail)
+        else:
+            demand = Demand(client, shape, name, need, need, runtime, label=label, placement=placement)
+            self.demands[client, shape] = demand
+
+    def refusal(self, placement: Placement, need: Amounts) -> tuple[str, str]:
+        """Why nothing placed so can ever run, as the kind of ``ShapeRefused`` and in words; empty if it can."""
+        if placement.group:
+            group = self.groups.groups.get(placement.group)
+            if group is None or group.state is GroupState.REMOVED:
+                return "group_removed", "its placement group was removed"
+            detail = group.refusal(placement.bundle, need)
+            if detail:
+                return "unschedulable", detail
+        if placement.node and placement.node != self.node and not placement.soft:
+            return "unschedulable", f"node {placement.node.hex()} does not exist or is dead"
+        return "", ""
+
+    def _refuse(self, step: Step, client: bytes, shape: int, kind: str, detail: str) -> None:
+        self.refused.add((client, shape))
+        step.send(client, ShapeRefused(shape, kind, detail))
 
     def request(self, step: Step, client: bytes, shape: int, wanted: int, backlog: int) -> None:
         """The client wants ``wanted`` workers more than it holds. Raises KeyError for a shape it never defined."""
+        if (client, shape) in self.refused:
+            return
         demand = self.demands[client, shape]
         demand.backlog = backlog
         if wanted and not demand.wanted:
@@ -91,12 +133,46 @@ class Scheduler:
             demand.wanted = 0
             self._announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
 
+    def want_group(self, step: Step, group: Group) -> None:
+        """Place the group as soon as all its bundles fit."""
+        need = group.need
+        demand = Demand(
+            group.owner, -1, group.name, need, need, DEFAULT_RUNTIME, label=group.label, wanted=1,
+            placement=Placement(group=group.id), group=group,
+        )  # fmt: skip
+        self.group_demands[group.id] = demand
+        self._enqueue(step, demand)
+
+    def remove_group(self, step: Step, group: Group, why: str, reason: Reason) -> list[Lease]:
+        """The group ends: nothing more runs in it. Returns the leases in it, whose workers must end.
+
+        Actors that wait for it are not this machine's to end.
+        """
+        demand = self.group_demands.pop(group.id, None)
+        if demand is not None:
+            self._dequeue(demand)
+            demand.wanted = 0
+            self._announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
+        for (client, shape), demand in list(self.demands.items()):
+            if demand.placement.group == group.id:
+                if demand.wanted:
+                    self._dequeue(demand)
+                    demand.wanted = 0
+                    self._announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
+                del self.demands[client, shape]
+                self._refuse(step, client, shape, "group_removed", why)
+        held = [lease for lease in self.leases.values() if lease.demand.placement.group == group.id]
+        self.groups.remove(step, group, why, reason, len(held))
+        return held
+
     def _enqueue(self, step: Step, demand: Demand) -> None:
         signature = demand.signature()
         queue = self.queues.get(signature)
         if queue is None:
-            infeasible = self.resources.infeasible(demand.need)
-            queue = Queue(demand.need, demand.hold, demand.runtime, infeasible, step.now)
+            queue = Queue(
+                demand.need, demand.hold, demand.runtime, self._infeasible(demand), step.now, demand.placement,
+                demand.group,
+            )  # fmt: skip
             self.queues[signature] = queue
         self._turn += 1
         demand.turn = self._turn
@@ -104,6 +180,15 @@ class Scheduler:
         demand.outcome, demand.reason = LeaseOutcome.GRANTED, Reason.NONE
         queue.add(demand)
         queue.unannounced.append(demand)
+
+    def _infeasible(self, demand: Demand) -> str:
+        """Why this node could never meet the demand, as it is now; empty if it could."""
+        if demand.group is not None:
+            return self.groups.infeasible(demand.group)
+        lack = demand.placement.unmet(self.node, self.labels)
+        if demand.placement.group:
+            return lack
+        return ", ".join(filter(None, (lack, self.resources.infeasible(demand.need))))
 
     def _dequeue(self, demand: Demand) -> None:
         signature = demand.signature()
@@ -145,7 +230,9 @@ class Scheduler:
         demand.asked_back -= lease.asked_back
         if queue is not None:
             queue.add(demand)
-        self.resources.give(lease.key)
+        lease.place.give(lease.key)
+        if lease.bundle is not None:
+            self.groups.release(step, self.groups.groups[demand.placement.group], lease.bundle)
         held_seconds = step.now - lease.granted_at
         if tasks > 0:
             demand.task_seconds += _MEAN_WEIGHT * (held_seconds / tasks - demand.task_seconds)
@@ -159,14 +246,14 @@ class Scheduler:
         lease = self.by_worker.get(worker)
         if lease is not None and not lease.blocked:
             lease.blocked = True
-            self.resources.lend_cpus(lease.key)
+            lease.place.lend_cpus(lease.key)
 
     def unblock(self, worker: bytes) -> None:
         """The worker's task goes on, at once."""
         lease = self.by_worker.get(worker)
         if lease is not None and lease.blocked:
             lease.blocked = False
-            self.resources.retake_cpus(lease.key)
+            lease.place.retake_cpus(lease.key)
 
     def client_gone(self, step: Step, client: bytes) -> list[Lease]:
         """Forget the client's demands; returns the leases it held, whose workers now work for nobody."""
@@ -175,6 +262,8 @@ class Scheduler:
             if demand.wanted:
                 self._dequeue(demand)
                 demand.wanted = 0
+        self.refused -= {key for key in self.refused if key[0] == client}
+        self.groups.client_gone(client)
         return [lease for lease in self.leases.values() if lease.demand.client == client and not lease.demand.actor]
 
     # --- decisions ---------------------------------------------------------------------------------------
@@ -182,27 +271,11 @@ class Scheduler:
     def schedule(self, step: Step) -> list[Lease]:
         """Grant what can be granted. Clients are told here; leases for actors are returned."""
         for_actors: list[Lease] = []
-        open_queues = [queue for queue in self.queues.values() if not queue.infeasible]
-        self._reserve(step, open_queues)
-        keep = self._reserved.need if self._reserved is not None else None
-        while open_queues:
-            queue = min(open_queues, key=self._precedence)
-            if not self.resources.fits(queue.need, None if queue is self._reserved else keep):
-                queue.reason = Reason.NO_CAPACITY
-                open_queues.remove(queue)
-                continue
-            worker = self.pool.find(queue.runtime)
-            if worker is None:
-                queue.reason = Reason.WORKER_STARTING
-                open_queues.remove(queue)
-                continue
-            lease = self._grant(step, queue, worker)
-            keep = self._reserved.need if self._reserved is not None else None
-            if lease.demand.actor:
-                for_actors.append(lease)
-            if not queue.demands:
-                open_queues.remove(queue)
         if self.queues:
+            self._reserve(step, [queue for queue in self.queues.values() if not queue.infeasible])
+            # Once more after a group was placed: work for it may have come first.
+            while self._grant_all(step, for_actors):
+                pass
             self._start_workers(step)
             self._explain(step)
             self._reclaim(step)
@@ -210,21 +283,90 @@ class Scheduler:
                 step.wake(step.now + LOOK_SECONDS)
         return for_actors
 
+    def _grant_all(self, step: Step, for_actors: list[Lease]) -> bool:
+        """One pass over the queues in order of precedence. Returns whether a group was placed."""
+        grouped = False
+        order = [(self._precedence(queue), queue) for queue in self.queues.values() if not queue.infeasible]
+        # No two have the same precedence: every demand has a turn of its own.
+        heapq.heapify(order)
+        while order:
+            _, queue = heapq.heappop(order)
+            keep = self._reserved.need if self._reserved not in (None, queue) else None
+            if queue.group is not None:
+                grouped |= self._place_group(step, queue, keep)
+                continue
+            place, bundle = self._place_for(queue, keep)
+            if place is None:
+                continue
+            worker = self.pool.find(queue.runtime)
+            if worker is None:
+                queue.reason = Reason.WORKER_STARTING
+                continue
+            lease = self._grant(step, queue, worker, place, bundle)
+            if lease.demand.actor:
+                for_actors.append(lease)
+            if queue.demands:
+                heapq.heappush(order, (self._precedence(queue), queue))
+        return grouped
+
+    def _place_for(self, queue: Queue, keep: Amounts | None) -> tuple[Resources | None, Bundle | None]:
+        """Where the queue's first demand fits now; of several bundles the one with least left over."""
+        placement = queue.placement
+        if not placement.group:
+            if self.resources.fits(queue.need, keep):
+                return self.resources, None
+            queue.reason = Reason.NO_CAPACITY
+            return None, None
+        group = self.groups.groups[placement.group]
+        if group.state is not GroupState.CREATED:
+            queue.reason = Reason.PLACEMENT
+            return None, None
+        chosen = group.bundles if placement.bundle < 0 else [group.bundles[placement.bundle]]
+        fitting = [
+            (sum(bundle.pool.free.values()), bundle.index, bundle)
+            for bundle in chosen
+            if bundle.pool is not None and bundle.pool.fits(queue.need)
+        ]
+        if not fitting:
+            queue.reason = Reason.NO_CAPACITY
+            return None, None
+        bundle = min(fitting)[2]
+        return bundle.pool, bundle
+
+    def _place_group(self, step: Step, queue: Queue, keep: Amounts | None) -> bool:
+        """Place the group that waits in this queue, if all its bundles fit."""
+        group = queue.group
+        assert group is not None
+        lacks = self.groups.lacks(group, keep)
+        if lacks:
+            queue.reason, queue.deficit = Reason.NO_CAPACITY, lacks
+            return False
+        demand = self.group_demands.pop(group.id)
+        self._dequeue(demand)
+        demand.wanted = 0
+        for name in demand.need:
+            self._taken_at[name] = step.now
+        self.groups.place(step, group)
+        self._announce(step, demand, LeaseOutcome.GRANTED, Reason.PLACEMENT, "", None)
+        return True
+
     def _precedence(self, queue: Queue) -> tuple[bool, int, int]:
         head = queue.head()
         return queue is not self._reserved, head.held, head.turn
 
-    def _grant(self, step: Step, queue: Queue, worker: Worker) -> Lease:
+    def _grant(self, step: Step, queue: Queue, worker: Worker, place: Resources, bundle: Bundle | None) -> Lease:
         demand = queue.head()
         self._lease_numbers += 1
         key = self._lease_numbers
-        devices = self.resources.take(key, demand.hold)
+        devices = place.take(key, demand.hold)
         self.pool.take(worker, WorkerState.ACTOR if demand.actor else WorkerState.LEASED)
-        lease = Lease(key, demand, worker, devices, step.now)
+        lease = Lease(key, demand, worker, devices, step.now, place, bundle)
         self.leases[key] = self.by_worker[worker.id] = lease
-        for name in demand.hold:
-            self._taken_at[name] = step.now
-        self._announce(step, demand, LeaseOutcome.GRANTED, Reason.CAPACITY_FREE, "", lease)
+        if bundle is None:
+            for name in demand.hold:
+                self._taken_at[name] = step.now
+        reason = Reason.CAPACITY_FREE if bundle is None else Reason.PLACEMENT
+        self._announce(step, demand, LeaseOutcome.GRANTED, reason, "", lease)
         queue.remove(demand)
         queue.waiting_since = step.now
         demand.held += 1
@@ -254,7 +396,8 @@ class Scheduler:
             self._reserve_again_at = step.now + RESERVE_SECONDS_MAX
         if step.now < self._reserve_again_at:
             return
-        for queue in sorted(queues, key=lambda queue: queue.waiting_since):
+        outside = [queue for queue in queues if not queue.placement.group or queue.group is not None]
+        for queue in sorted(outside, key=lambda queue: queue.waiting_since):
             missing = self.resources.deficit(queue.need)
             overtaken = any(self._taken_at.get(name, 0.0) > queue.waiting_since for name in missing)
             if overtaken and step.now - queue.waiting_since >= RESERVE_AFTER_SECONDS and self._can_come_free(missing):
@@ -268,7 +411,7 @@ class Scheduler:
             held = sum(
                 self.resources.shares[lease.key].amounts.get(name, 0)
                 for lease in self.leases.values()
-                if not lease.demand.actor
+                if not lease.demand.actor and lease.bundle is None
             )
             if held < lack:
                 return False
@@ -276,7 +419,7 @@ class Scheduler:
 
     def _start_workers(self, step: Step) -> None:
         """Ask for as many processes as could be given work now."""
-        free = {name: max(0, amount) for name, amount in self.resources.free.items()}
+        outside = _positive([self.resources])
         wanted: dict[str, int] = {}
         waiting = [queue for queue in self.queues.values() if queue.reason is Reason.WORKER_STARTING]
         for queue in waiting:
@@ -285,6 +428,9 @@ class Scheduler:
                 count += demand.wanted
                 if count >= self.pool.workers_max:
                     break
+            placement = queue.placement
+            group = self.groups.groups[placement.group] if placement.group else None
+            free = outside if group is None else _positive(group.pools(placement.bundle))
             for name, amount in queue.hold.items():
                 count = min(count, free[name] // amount)
             for name, amount in queue.hold.items():
@@ -303,21 +449,24 @@ class Scheduler:
         if not candidates:
             return
         candidates.sort(key=lambda lease: (lease.demand.asked_back - lease.demand.held, lease.granted_at))
-        coming: Amounts = {}
+        #: What is on its way back, outside of groups (b"") and in each.
+        coming: dict[bytes, Amounts] = {}
         workers_coming = 0
         for lease in self.leases.values():
             if lease.asked_back:
                 workers_coming += 1
+                there = coming.setdefault(lease.demand.placement.group, {})
                 for name, amount in lease.demand.hold.items():
-                    coming[name] = coming.get(name, 0) + amount
+                    there[name] = there.get(name, 0) + amount
         for queue in sorted(self.queues.values(), key=self._precedence):
             if queue.infeasible or queue.reason not in (Reason.NO_CAPACITY, Reason.WORKER_LIMIT):
                 continue
+            there = coming.setdefault(b"" if queue.group is not None else queue.placement.group, {})
             for demand in islice(queue.demands.values(), RECLAIMING_PER_LOOK_MAX):
-                missing = self._missing(queue, demand, coming)
+                missing = self._missing(queue, demand, there)
                 short_of_workers = queue.reason is Reason.WORKER_LIMIT and not workers_coming
                 if missing or short_of_workers:
-                    incoming = any(coming.get(name, 0) > 0 for name in queue.need)
+                    incoming = any(there.get(name, 0) > 0 for name in queue.need)
                     for lease in self._victims(step, candidates, demand, missing, incoming):
                         self._ask_back(step, lease)
                         workers_coming += 1
@@ -327,17 +476,21 @@ class Scheduler:
                             break
                 # What is on its way is for this demand; the next one may not count on it again.
                 for name, amount in queue.need.items():
-                    coming[name] = max(0, coming.get(name, 0) - amount * demand.wanted)
+                    there[name] = max(0, there.get(name, 0) - amount * demand.wanted)
 
     def _missing(self, queue: Queue, demand: Demand, coming: Amounts) -> Amounts:
-        free = self.resources.free
+        places = [self.resources]
+        if queue.placement.group and queue.group is None:
+            places = self.groups.groups[queue.placement.group].pools(queue.placement.bundle)
+        free = _positive(places)
         missing = {}
         for name, amount in queue.need.items():
-            lack = amount * demand.wanted - max(0, free.get(name, 0)) - coming.get(name, 0)
+            lack = amount * demand.wanted - free.get(name, 0) - coming.get(name, 0)
             if lack > 0:
-                missing[name] = min(lack, self.resources.total[name])
-        if not missing and GPU in queue.need and not self.resources.fits({GPU: queue.need[GPU]}):
-            missing[GPU] = queue.need[GPU]
+                missing[name] = min(lack, sum(place.total.get(name, 0) for place in places))
+        if not missing and not any(place.fits(queue.need) for place in places):
+            # Enough in sum, but not in one piece.
+            missing = {GPU: queue.need[GPU]} if GPU in queue.need and len(places) == 1 else dict(queue.need)
         return missing
 
     def _may_be_asked(self, step: Step, lease: Lease) -> bool:
@@ -357,7 +510,7 @@ class Scheduler:
             other = lease.demand
             if lease.asked_back or other is demand:
                 continue
-            if missing and not any(name in other.hold for name in missing):
+            if missing and (_domain(other) != _domain(demand) or not any(name in other.hold for name in missing)):
                 continue
             idle_soon = not other.wanted
             richer = other.held - other.asked_back > demand.held + gained + 1
@@ -380,8 +533,15 @@ class Scheduler:
         """Announce new waiting demands, and the first of each queue if its reason has changed."""
         for queue in self.queues.values():
             if queue.infeasible:
-                queue.reason, queue.deficit = Reason.INFEASIBLE, queue.infeasible
-            elif queue.reason is Reason.NO_CAPACITY:
+                unlabelled = queue.placement.unmet(self.node, self.labels)
+                queue.reason = Reason.LABELS if unlabelled else Reason.INFEASIBLE
+                queue.deficit = queue.infeasible
+            elif queue.reason is Reason.PLACEMENT:
+                queue.deficit = self._group_waits(queue.placement.group)
+            elif queue.placement.group and queue.group is None:
+                if queue.reason is Reason.NO_CAPACITY:
+                    queue.deficit = self._lacks_in_group(queue)
+            elif queue.reason is Reason.NO_CAPACITY and queue.group is None:
                 keep = None if self._reserved in (None, queue) else self._reserved.need
                 if keep and self.resources.fits(queue.need):
                     queue.reason = Reason.FAIRNESS
@@ -391,6 +551,22 @@ class Scheduler:
                     self._announce_waiting(step, queue, demand)
             queue.unannounced.clear()
             self._announce_waiting(step, queue, queue.head())
+            if queue.group is not None:
+                self.groups.waits(step, queue.group, queue.reason, queue.deficit)
+
+    def _group_waits(self, identifier: bytes) -> str:
+        demand = self.group_demands[identifier]
+        queue = self.queues[demand.signature()]
+        return f"placement group {demand.name or identifier.hex()} waits: {queue.infeasible or queue.deficit}"
+
+    def _lacks_in_group(self, queue: Queue) -> str:
+        group = self.groups.groups[queue.placement.group]
+        pools = group.pools(queue.placement.bundle)
+        if len(pools) == 1:
+            index = max(queue.placement.bundle, 0)
+            return f"bundle {index}: {pools[0].explain(pools[0].deficit(queue.need))}"
+        free = ", ".join(f"{name} {show(name, amount)}" for name, amount in _positive(pools).items())
+        return f"none of its {len(pools)} bundles has room; free in all of them together: {free}"
 
     def tell_changes(self, step: Step) -> None:
         """Announce every demand whose reason or deficit has changed since it was told (called at a slow pace)."""
@@ -426,6 +602,8 @@ class Scheduler:
         step.emit.lease_decided(
             step.time_ns, self._decisions, demand.client, demand.label, outcome, reason, chosen, worker, key,
             min(demand.wanted, _U32), min(depth, _U32), waited, outcome is not LeaseOutcome.WITHDRAWN, text,
+            demand.placement.group or NIL_TASK,
+            lease.bundle.index if lease is not None and lease.bundle is not None else demand.placement.bundle,
         )  # fmt: skip
         if outcome is not LeaseOutcome.WITHDRAWN:
             mean = demand.task_seconds
@@ -447,7 +625,22 @@ class Scheduler:
 
     def check_invariants(self) -> None:
         self.resources.check_invariants()
-        require(set(self.resources.shares) == set(self.leases), "a share without a lease, or the reverse")
+        places: dict[int, set[int]] = {id(self.resources): set()}
+        for group in self.groups.groups.values():
+            for bundle in group.bundles:
+                if bundle.pool is not None:
+                    places[id(self.resources)].add(bundle.share)
+                    places[id(bundle.pool)] = set()
+                    require(set(bundle.pool.shares) <= set(self.leases), "a share of a bundle without a lease")
+        for lease in self.leases.values():
+            require(id(lease.place) in places, "a lease in a bundle that has no share")
+            places[id(lease.place)].add(lease.key)
+            require((lease.bundle is not None) == bool(lease.demand.placement.group), "a lease outside of its group")
+            require(lease.key in lease.place.shares, "a lease without a share")
+        require(set(self.resources.shares) == places[id(self.resources)], "a share without a lease, or the reverse")
+        self.groups.check_invariants()
+        waiting = {g.id for g in self.groups.groups.values() if g.state is GroupState.PENDING}
+        require(waiting == set(self.group_demands), "a group that waits nowhere, or waits although it is placed")
         require(len(self.by_worker) == len(self.leases), "a worker with two leases")
         held: dict[int, int] = {}
         for lease in self.leases.values():
@@ -463,5 +656,20 @@ class Scheduler:
         for demand in self.demands.values():
             found = self.queues.get(demand.signature())
             queued = found is not None and id(demand) in found.demands
+            require(not demand.placement.group or demand.placement.group in self.groups.groups, "an unknown group")
             require(queued == (demand.wanted > 0), f"{demand} is queued: {queued}")
             require(demand.held == held.get(id(demand), 0), f"{demand} holds {held.get(id(demand), 0)}")
+
+
+def _positive(places: list[Resources]) -> Amounts:
+    """What is free in all of these together."""
+    found: Amounts = {}
+    for place in places:
+        for name, amount in place.free.items():
+            found[name] = found.get(name, 0) + max(0, amount)
+    return found
+
+
+def _domain(demand: Demand) -> bytes:
+    """The group whose bundles a demand takes from, b"" for the node's own resources."""
+    return b"" if demand.group is not None else demand.placement.group

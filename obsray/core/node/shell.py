@@ -40,6 +40,7 @@ from obsray.core.node.step import (
     Step,
 )
 from obsray.core.node.workers import SIGNAL_KILL, Ended, WorkerPool
+from obsray.core.protocol.labels import ACCELERATOR
 from obsray.core.protocol.lifecycle import WorkerState
 from obsray.core.protocol.messages import ActorChanged, Exit, Message, Welcome, encode
 from obsray.core.system.arena import Arena
@@ -106,7 +107,12 @@ class Node:
         )
         resources = Resources(machine.total, machine.gpus)
         sockets = str(self.session / "sockets")
-        return NodeMachine(self.node, resources, pool, objects, sockets, self._describe)
+        return NodeMachine(self.node, resources, pool, objects, sockets, self._describe, self._labels(machine))
+
+    def _labels(self, machine: Machine) -> dict[str, str]:
+        """The labels it was started with, and what accelerator it has if that is only one kind."""
+        kinds = [name.partition(":")[2] for name in machine.total if name.startswith("accelerator_type:")]
+        return {**({ACCELERATOR: kinds[0]} if len(kinds) == 1 else {}), **self.options.labels}
 
     def _list_services(self) -> list[Service]:
         port = self.options.dashboard_port

@@ -10,6 +10,7 @@ from obsray.core.protocol.lifecycle import (
     TABLES,
     ActorState,
     CollectiveState,
+    GroupState,
     JobState,
     NodeState,
     ObjectState,
@@ -91,6 +92,29 @@ _PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, 
                 ("actor_restarting", "actor_placed"),
             ),
             ActorState.DEAD: ("It is gone for good.", ("actor_died",)),
+        },
+    ),
+    GroupState: (
+        "Placement group",
+        "Kept by the node (`node/groups.py`).",
+        {
+            GroupState.PENDING: (
+                "Its bundles do not all fit now, or do not yet; none has anything.",
+                ("group_requested", "group_waiting"),
+            ),
+            GroupState.PREPARED: (
+                "Every bundle has its share; nothing runs there yet.",
+                ("group_prepared", "bundle_placed"),
+            ),
+            GroupState.CREATED: ("Tasks and actors can run in its bundles.", ("group_created",)),
+            GroupState.REMOVED: (
+                "It is over; a bundle is released when the last worker in it is gone.",
+                ("group_removed", "bundle_released"),
+            ),
+            GroupState.RESCHEDULING: (
+                "A node with bundles died; they look for another. With one node this does not happen.",
+                ("group_rescheduling",),
+            ),
         },
     ),
     NodeState: (

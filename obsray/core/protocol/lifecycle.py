@@ -52,6 +52,18 @@ class ActorState(IntEnum):
     DEAD = 4
 
 
+class GroupState(IntEnum):
+    """A placement group as its node knows it."""
+
+    PENDING = 0
+    #: Every bundle has its share, but nothing runs there yet: the first of two phases.
+    PREPARED = 1
+    CREATED = 2
+    REMOVED = 3
+    #: A node with bundles died; they look for another.
+    RESCHEDULING = 4
+
+
 class NodeState(IntEnum):
     """A node as the control store knows it."""
 
@@ -113,6 +125,17 @@ ACTOR: dict[ActorState, frozenset[ActorState]] = {
     ActorState.DEAD: frozenset(),
 }
 
+GROUP: dict[GroupState, frozenset[GroupState]] = {
+    GroupState.PENDING: frozenset({GroupState.PREPARED, GroupState.REMOVED}),
+    # Back to waiting: a node refused its part, so all of it is given back.
+    GroupState.PREPARED: frozenset(
+        {GroupState.CREATED, GroupState.PENDING, GroupState.RESCHEDULING, GroupState.REMOVED}
+    ),
+    GroupState.CREATED: frozenset({GroupState.RESCHEDULING, GroupState.REMOVED}),
+    GroupState.RESCHEDULING: frozenset({GroupState.PREPARED, GroupState.REMOVED}),
+    GroupState.REMOVED: frozenset(),
+}
+
 NODE: dict[NodeState, frozenset[NodeState]] = {
     NodeState.ALIVE: frozenset({NodeState.SUSPECTED, NodeState.DEAD}),
     NodeState.SUSPECTED: frozenset({NodeState.ALIVE, NodeState.DEAD}),
@@ -139,6 +162,7 @@ FIRST: dict[type[IntEnum], IntEnum] = {
     ObjectState: ObjectState.CREATED,
     WorkerState: WorkerState.STARTING,
     ActorState: ActorState.DEPENDENCIES_UNREADY,
+    GroupState: GroupState.PENDING,
     NodeState: NodeState.ALIVE,
     JobState: JobState.RUNNING,
     CollectiveState: CollectiveState.FORMING,
@@ -149,6 +173,7 @@ TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
     ObjectState: OBJECT,
     WorkerState: WORKER,
     ActorState: ACTOR,
+    GroupState: GROUP,
     NodeState: NODE,
     JobState: JOB,
     CollectiveState: COLLECTIVE,

@@ -14,8 +14,9 @@ link                   messages
 client -> node         DefineShape LeaseRequest LeaseReturn Blocked Unblocked CreateObject SealObject
                        AbortObject PinObject UnpinObjects FreeObjects CreateActor ActorReady ActorFailed
                        WatchActor KillActor KillWorker Request Goodbye
+                       CreateGroup RemoveGroup WatchGroup
 node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom ObjectRefused ObjectPinned
-                       StartActor ActorChanged Reply Exit
+                       StartActor ActorChanged Reply Exit GroupChanged ShapeRefused
 owner -> worker        DefineFunction Push Recall CancelTask
 worker -> owner        Done Returned Item
 holder -> owner        GetObject AddHolder ReleaseHolders ItemsTaken
@@ -81,12 +82,14 @@ class DefineShape(NamedTuple):
     ``resources``: name -> amount, fixed point, in units of 1/10000 ("CPU": 10000 is one core; "memory" in bytes).
     ``name`` is for people and labels: "word_count CPU:1". ``runtime`` is None or a dict of what the worker must be
     ({"env_vars": {...}, "fresh": bool}); workers are shared only between shapes of equal ``runtime``.
+    ``placement`` is None (anywhere) or a dict of ``PLACEMENT_FIELDS``. Answered only if it is refused (ShapeRefused).
     """
 
     shape: int
     name: str
     resources: dict[str, int]
     runtime: dict[str, Any] | None = None
+    placement: dict[str, Any] | None = None
     tag: int = 1
 
 
@@ -180,7 +183,7 @@ class CreateActor(NamedTuple):
     From then on the owner is told of every change, as after WatchActor.
 
     ``spec`` keys: "actor" 16 bytes, "class_name" str, "name" str or "", "namespace" str, "detached" bool,
-    "resources" fixed point dict, "held" dict (held for life), "runtime" as in DefineShape,
+    "resources" fixed point dict, "held" dict (held for life), "runtime" and "placement" as in DefineShape,
     "restarts_max" int (-1 without bound), "job" int, "owner" 8 bytes,
     "meta" opaque bytes (for handles made from the name), "task" 16 bytes (the creation task), "trace" 16 bytes,
     "function" bytes (class blob), "payload", "arguments" (as in a task), "concurrency" dict, "restore" opaque.
@@ -250,6 +253,40 @@ class Goodbye(NamedTuple):
     tag: int = 19
 
 
+class CreateGroup(NamedTuple):
+    """Client -> node: reserve these bundles, all or nothing; the answer is Reply(request) once it is *registered*.
+
+    ``spec`` keys: "group" 16 bytes, "name" str or "", "namespace" str, "strategy" out of ``GROUP_STRATEGIES``,
+    "bundles" list of fixed point dicts, "selectors" list of selectors (one for each bundle, or empty), "detached" bool,
+    "job" int, "target" 8 bytes (the node preferred for all, or nil).
+    """
+
+    request: int
+    spec: dict[str, Any]
+    tag: int = 20
+
+
+class RemoveGroup(NamedTuple):
+    """Client -> node: end the group and all that runs in it. Nothing happens if it has ended."""
+
+    group: bytes
+    tag: int = 21
+
+
+class WatchGroup(NamedTuple):
+    """Client -> node: tell me once with GroupChanged when the group is CREATED or REMOVED, now if it is."""
+
+    group: bytes
+    tag: int = 22
+
+
+#: Keys of ``DefineShape.placement`` (all optional): "group" 16 bytes and "bundle" int (-1 any of them); "node" 8 bytes
+#: and "soft" bool (others will do); "selectors" list of selectors of which one must hold, tried in order; "preferred"
+#: one selector; "spread" bool. A selector is as in ``labels.py``.
+PLACEMENT_FIELDS = ("group", "bundle", "node", "soft", "selectors", "preferred", "spread")
+
+GROUP_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+
 #: Methods of ``Request``: what they take -> what the reply holds.
 NODE_METHODS: dict[str, str] = {
     "resources": "{} -> {'total': {name: amount}, 'available': {name: amount}} fixed point; memory and store in bytes",
@@ -257,6 +294,8 @@ NODE_METHODS: dict[str, str] = {
     "get_actor": "{'name', 'namespace'} -> {'actor': bytes, 'meta': bytes} or None",
     "list_actors": "{'namespace': str or None} -> [{'name', 'namespace'}]",
     "shutdown": "{} -> {}; ends the whole runtime (only from the driver that started it)",
+    "get_group": "{'name', 'namespace'} -> description of the group or None",
+    "groups": "{'group': bytes or None} -> [description of a group]: that one, or all that are remembered",
     "store": "{} -> the numbers of a store_sample, plus the ten largest pinned objects",
 }
 
@@ -382,6 +421,27 @@ class Exit(NamedTuple):
 
     reason: str
     tag: int = 42
+
+
+class GroupChanged(NamedTuple):
+    """Answer to WatchGroup. ``state``: an index of lifecycle.GroupState; ``detail`` a sentence for people."""
+
+    group: bytes
+    state: int
+    detail: str
+    tag: int = 43
+
+
+class ShapeRefused(NamedTuple):
+    """Node -> client: no task of this shape will ever run (again).
+
+    ``kind``: "group_removed" (its placement group is gone), "unschedulable" (the node it is tied to does not exist).
+    """
+
+    shape: int
+    kind: str
+    detail: str
+    tag: int = 44
 
 
 # --- owner <-> worker ------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class ActorRunner:
         executor, spec = self.executor, self.spec
         executor.actor = self
         context = {"devices": self.devices, "resources": spec.get("held", {}), "job": spec["job"], "actor": spec}
+        context |= spec.get("inherited") or {}
         executor._contexts[0] = context
         fields = (spec["task"], self.incarnation, 0, spec["payload"], spec["arguments"], 1, spec["trace"], None)
         running = Running(_Creation(self), 0, 0, time.time_ns(), context, time.time_ns(), fields)

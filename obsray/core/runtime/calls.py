@@ -19,8 +19,8 @@ from obsray.core.runtime.dispatch import BATCH_TASKS, Dispatcher, wire_arguments
 from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
 from obsray.core.runtime.serialization import dump_error
 from obsray.core.runtime.verdicts import Verdicts, calls_begun
-from obsray.errors import ActorDiedError
-from obsray.telemetry.events import DispatchReason
+from obsray.errors import ActorDiedError, ActorPlacementGroupRemoved, ActorUnschedulableError
+from obsray.telemetry.events import DeathCause, DispatchReason
 
 _PUSH_TAG = Push._field_defaults["tag"]
 
@@ -218,7 +218,8 @@ class ActorCalls:
             self.dispatcher.paths[message.worker] = message.path
             self.active.add(client)
         elif after is ActorState.DEAD:
-            self.died(client, message.error, message.detail)
+            text = f"{client.class_name} ({client.id.hex()}) is dead: {message.detail}".rstrip(": ")
+            self.died(client, death_error(message, text), message.detail)
 
     def died(self, client: ActorClient, error: bytes, detail: str) -> None:
         """The actor is gone for good: every call that has not ended fails."""
@@ -312,6 +313,17 @@ class ActorCalls:
                 assert task.state is TaskState.DISPATCHED and task.dispatched_to is client
             for task in client.queue:
                 assert task.id not in client.in_flight
+
+
+def death_error(message: ActorChanged, text: str) -> bytes:
+    """How calls of an actor that is dead end: with its constructor's error, or with one that says ``text``."""
+    if message.error:
+        return message.error
+    if message.cause == DeathCause.PLACEMENT_REMOVED:
+        return dump_error(ActorPlacementGroupRemoved(text, message.actor.hex()))
+    if message.cause == DeathCause.UNSCHEDULABLE:
+        return dump_error(ActorUnschedulableError(text))
+    return dump_error(ActorDiedError(text, message.actor.hex()))
 
 
 def _id_of(client: ActorClient) -> bytes:

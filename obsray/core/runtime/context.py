@@ -77,6 +77,25 @@ class RuntimeContext:
         devices = running.context.get("devices", {}) if running is not None else {}
         return {"GPU": list(devices.get("GPU", ()))}
 
+    def get_placement_group_id(self) -> str | None:
+        """The placement group this task or actor runs in, None outside of groups."""
+        running = self._running
+        group = running.context.get("group") if running is not None else None
+        return group.hex() if group else None
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether what is submitted from here goes to the same placement group unless it says otherwise."""
+        running = self._running
+        return running is not None and bool(running.context.get("capture"))
+
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of the node this process runs on."""
+        for node in self._session.request("nodes"):
+            if node["node"] == self._session.node_id:
+                return dict(node["labels"])
+        return {}
+
     def get_trace_id(self) -> str | None:
         """The trace of this task: 32 hex digits; None in a driver outside ``obsray.trace``."""
         running = self._running

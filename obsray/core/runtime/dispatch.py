@@ -31,6 +31,7 @@ from obsray.core.protocol.messages import (
     LeaseReturn,
     Push,
     Recall,
+    ShapeRefused,
     encode,
 )
 from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
@@ -59,11 +60,20 @@ class Function:
 
 
 class Shape:
-    """A scheduling class: what a worker must have and be to run these tasks."""
+    """A scheduling class: what a worker must have and be to run these tasks, and where it must be.
 
-    __slots__ = ("leases", "name", "name_number", "number", "queue", "resources", "runtime", "wanted")
+    ``inherited`` is what those tasks know of where they run: their placement group, and whether what they submit goes
+    there too. ``refusal``: why no task of this shape will ever run, as in ``ShapeRefused``.
+    """
 
-    def __init__(self, number: int, name: str, name_number: int, resources: dict[str, int], runtime: Any) -> None:
+    __slots__ = (
+        "inherited", "leases", "name", "name_number", "number", "queue", "refusal", "resources", "runtime", "wanted",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, name: str, name_number: int, resources: dict[str, int], runtime: Any,
+        inherited: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.number = number
         self.name = name
         self.name_number = name_number
@@ -71,6 +81,8 @@ class Shape:
         self.runtime = runtime
         self.queue: deque[Task] = deque()
         self.leases: list[Lease] = []
+        self.inherited = inherited
+        self.refusal: tuple[str, str] | None = None
         #: What the node was last told this process wants more than it holds.
         self.wanted = 0
 
@@ -150,14 +162,17 @@ class Dispatcher:
 
     # --- demand ---------------------------------------------------------------------------------------------------
 
-    def shape(self, name: str, resources: dict[str, int], runtime: dict[str, Any] | None, key: Any) -> Shape:
-        """The shape of these resources and this environment; ``key`` identifies it."""
+    def shape(
+        self, name: str, resources: dict[str, int], runtime: dict[str, Any] | None, key: Any,
+        placement: dict[str, Any] | None = None, inherited: dict[str, Any] | None = None,
+    ) -> Shape:  # fmt: skip
+        """The shape of these resources, this environment and this placement; ``key`` identifies it."""
         shape = self.shapes.get(key)
         if shape is None:
             number = len(self._numbers) + 1
-            shape = self.shapes[key] = Shape(number, name, self.emitter.intern(name), resources, runtime)
+            shape = self.shapes[key] = Shape(number, name, self.emitter.intern(name), resources, runtime, inherited)
             self._numbers[number] = shape
-            self._send((NODE, encode(DefineShape(number, name, resources, runtime))))
+            self._send((NODE, encode(DefineShape(number, name, resources, runtime, placement))))
         return shape
 
     def enqueue(self, task: Task) -> None:
@@ -180,6 +195,9 @@ class Dispatcher:
         active, self.active = self.active, set()
         # In an order that does not depend on addresses, so that a run can be repeated.
         for shape in active if len(active) == 1 else sorted(active, key=_number_of):
+            if shape.refusal is not None:
+                self._refuse_queued(shape)
+                continue
             if shape.queue:
                 for lease in shape.leases:
                     self._fill(lease, shape.queue, now, time_ns)
@@ -277,12 +295,28 @@ class Dispatcher:
             self._send((NODE, encode(LeaseRequest(shape.number, waiting, waiting))))
             self.emitter.lease_requested(time_ns, self.ownership.worker, shape.name_number, waiting, waiting)
 
+    def refused(self, message: ShapeRefused) -> None:
+        """The node will never run tasks of this shape (again): those that wait fail now, later ones when they come."""
+        shape = self._numbers[message.shape]
+        shape.refusal = (message.kind, message.detail)
+        self._refuse_queued(shape)
+
+    def _refuse_queued(self, shape: Shape) -> None:
+        assert shape.refusal is not None
+        shape.wanted = 0
+        queue, shape.queue = shape.queue, deque()
+        for task in queue:
+            if task.state is TaskState.QUEUED:
+                self.verdicts.refused(task, *shape.refusal)
+
     # --- leases -----------------------------------------------------------------------------------------------------
 
     def granted(self, message: LeaseGranted, now: float, time_ns: int) -> None:
         """The node gave this process a worker."""
         shape = self._numbers[message.shape]
         context = {"devices": message.devices, "resources": shape.resources, "job": self.job}
+        if shape.inherited is not None:
+            context |= shape.inherited
         lease = Lease(message.lease, shape, message.worker, context, now)
         self.leases[lease.id] = lease
         self.by_worker.setdefault(message.worker, []).append(lease)

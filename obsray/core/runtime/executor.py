@@ -78,6 +78,9 @@ class Executor:
         #: Captures what the GPUs of this worker do, once it owns some.
         self._gpu: Any = None
         self._gpu_asked = False
+        #: The context of the attempt that began last, and the group that what it submits goes to.
+        self._context: dict[str, Any] = {}
+        self._captured: bytes = b""
         self._blocked = False
         #: Attempts that were cancelled before they began.
         self._cancelled: set[bytes] = set()
@@ -329,12 +332,12 @@ class Executor:
             running.cancelled = True
             raise KeyboardInterrupt
         self.session.emitter.running(slot, running.task, started_at, loaded.name_number, running.attempt)
-        if self._devices or running.context.get("devices"):
-            self._set_devices(running.context)
-            if self._gpu is not None:
-                # Calls on an event loop share its thread, and what one launches carries no number of its own.
-                alone = self.actor is None or self.actor.loop is None
-                running.gpu = self._gpu.begin(running.task, running.attempt, loaded.name_number, alone)
+        if running.context is not self._context:
+            self._enter(running.context)
+        if self._devices and self._gpu is not None:
+            # Calls on an event loop share its thread, and what one launches carries no number of its own.
+            alone = self.actor is None or self.actor.loop is None
+            running.gpu = self._gpu.begin(running.task, running.attempt, loaded.name_number, alone)
         function = loaded.function
         if function is None:
             function = self._load(loaded)
@@ -512,6 +515,20 @@ class Executor:
                     entry.registered = 1
                     kept.append(identifier)
         return kept
+
+    def _enter(self, context: dict[str, Any]) -> None:
+        """The attempt that begins belongs to another lease than the one before."""
+        self._context = context
+        if self._devices or context.get("devices"):
+            self._set_devices(context)
+        captured = context["group"] if context.get("capture") else b""
+        if captured != self._captured:
+            # Functions that were called before have plans for tasks elsewhere.
+            self._captured = captured
+            planned = self.session.planned
+            for function in list(planned):
+                function.forget_plan()
+            planned.clear()
 
     def _set_devices(self, context: dict[str, Any]) -> None:
         """Make exactly the devices of this lease visible."""

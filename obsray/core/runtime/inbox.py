@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import ActorState, TaskState
+from obsray.core.runtime.calls import death_error
 from obsray.core.runtime.ownership import NODE
 from obsray.core.runtime.serialization import KIND_ERROR, dump_error
 from obsray.core.runtime.verdicts import tasks_begun
 from obsray.core.transport.links import Link
-from obsray.errors import ActorDiedError, LocalRayletDiedError, ObjectFreedError, OwnerDiedError
+from obsray.errors import LocalRayletDiedError, ObjectFreedError, OwnerDiedError
 from obsray.ids import SEQUENCE_ACTOR
 from obsray.telemetry.events import Outcome
 
@@ -44,6 +45,8 @@ class Inbox:
         handlers: dict[type, Handler] = {
             m.LeaseGranted: lambda link, x: self.session.dispatcher.granted(m.decode(x), monotonic(), time_ns()),
             m.LeaseReclaim: lambda link, x: self.session.dispatcher.reclaim(x[1], time_ns()),
+            m.ShapeRefused: lambda link, x: self.session.dispatcher.refused(m.decode(x)),
+            m.GroupChanged: lambda link, x: self.session.reservations.changed(m.decode(x)),
             m.WorkerDied: lambda link, x: self._on_worker_died(m.decode(x)),
             m.ObjectRoom: self._on_answer,
             m.ObjectRefused: self._on_answer,
@@ -165,7 +168,7 @@ class Inbox:
                     self.session.ownership.fulfil(entry, b"\x80")
             else:
                 task.ended = None
-                error = message.error or dump_error(ActorDiedError(message.detail, message.actor.hex()))
+                error = death_error(message, message.detail)
                 self.session.verdicts.end(task, TaskState.FAILED, Outcome.ACTOR_DIED, error)
         if message.state == ActorState.DEAD and message.actor in self.session.calls.clients:
             self._read_last_words(self.session.calls.clients[message.actor].worker)

@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from obsray.core.runtime.dispatch import Dispatcher
 from obsray.core.runtime.inbox import Inbox
 from obsray.core.runtime.ownership import NODE, Ownership, Task
 from obsray.core.runtime.references import ObjectRef, dropped
+from obsray.core.runtime.reservations import Reservations
 from obsray.core.runtime.running import Here, Running
 from obsray.core.runtime.storage import Arena
 from obsray.core.runtime.submitted import SubmittedRun
@@ -44,7 +46,7 @@ from obsray.errors import (
     LocalRayletDiedError,
     RaySystemError,
 )
-from obsray.ids import SEQUENCE_ACTOR, SEQUENCE_PUT
+from obsray.ids import SEQUENCE_ACTOR, SEQUENCE_GROUP, SEQUENCE_PUT
 from obsray.telemetry.events import ProcessKind, WaitKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
 
@@ -122,6 +124,8 @@ class Session:
         self._actor_numbers = itertools.count(1)
         self._put_prefix = worker + bytes([SEQUENCE_PUT])
         self._actor_prefix = worker + bytes([SEQUENCE_ACTOR])
+        self._group_numbers = itertools.count(1)
+        self._group_prefix = worker + bytes([SEQUENCE_GROUP])
         self.driving = threading.Lock()
         self._turns = 0
         self._answers_come_fast = False
@@ -140,6 +144,9 @@ class Session:
         self.verdicts = Verdicts(self.ownership, self.emitter, time.time_ns)
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.emitter, config, self.job)
         self.calls = ActorCalls(self.ownership, self.dispatcher, self.verdicts, self.emitter)
+        self.reservations = Reservations(self.ownership)
+        #: In workers: what has a plan made where tasks go to the placement group of the task that runs; it holds there.
+        self.planned: weakref.WeakSet[Any] = weakref.WeakSet()
         self.submission: Any = None
         self.submitted = SubmittedRun(self.emitter, self.job)
         self.verdicts.before_end = self.submitted.flush
@@ -452,6 +459,10 @@ class Session:
     def next_actor(self) -> bytes:
         """The id of a new actor (16 bytes)."""
         return self._actor_prefix + next(self._actor_numbers).to_bytes(7, "big")
+
+    def next_group(self) -> bytes:
+        """The id of a new placement group (16 bytes)."""
+        return self._group_prefix + next(self._group_numbers).to_bytes(7, "big")
 
     def next_put(self) -> bytes:
         """The id of a new object made by this process (20 bytes)."""

@@ -21,6 +21,8 @@ from obsray.errors import (
     OutOfMemoryError,
     RayError,
     TaskCancelledError,
+    TaskPlacementGroupRemoved,
+    TaskUnschedulableError,
     WorkerCrashedError,
 )
 from obsray.ids import NIL_TASK, owner_of
@@ -115,6 +117,9 @@ class Verdicts:
             self.requeue(task)
             return
         self.tell(task, f"attempt {task.attempt}: {sentence}")
+        if task.shape is not None and task.shape.refusal is not None:
+            self.refused(task, *task.shape.refusal)
+            return
         if task.retries_left != 0:
             self._again(task, outcome, death.worker, sentence)
             return
@@ -161,6 +166,14 @@ class Verdicts:
         """The task will not run (again): whoever asks for its result hears that it was cancelled."""
         error = TaskCancelledError(task.id.hex(), f"{task.function.name} (task {task.id.hex()}) was cancelled")
         self.end(task, TaskState.CANCELLED, Outcome.CANCELLED, self._with_story(task, error))
+
+    def refused(self, task: Task, kind: str, detail: str) -> None:
+        """The node will never run it: ``kind`` and ``detail`` as in ``ShapeRefused``."""
+        text = f"{task.function.name} (task {task.id.hex()}) cannot run: {detail}"
+        removed = kind == "group_removed"
+        error: RayError = TaskPlacementGroupRemoved(text) if removed else TaskUnschedulableError(text)
+        outcome = Outcome.PLACEMENT_REMOVED if removed else Outcome.UNSCHEDULABLE
+        self.end(task, TaskState.FAILED, outcome, self._with_story(task, error))
 
     def argument_failed(self, task: Task, entry: Entry) -> None:
         """An argument failed, so the task does not run and fails with the argument's own error."""

@@ -129,4 +129,4 @@ def test_a_node_describes_itself():
     bench = Bench()
     driver = bench.driver()
     bench.send(driver, m.Request(1, "nodes", {}))
-    assert bench.take(driver)[0].value == [{"node": NODE}]
+    assert bench.take(driver)[0].value == [{"node": NODE, "labels": {"ray.io/node-id": NODE.hex()}}]

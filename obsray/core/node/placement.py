@@ -1,0 +1,63 @@
+"""Where work may run: in which bundle, on which node, under which labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from obsray.core.protocol import labels
+from obsray.core.protocol.labels import Selector
+from obsray.ids import TASK_ID_BYTES, WORKER_ID_BYTES
+
+ALTERNATIVES_MAX = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Equal placements may share a queue. ``bundle`` -1 is any of the group's; of ``selectors`` one must hold."""
+
+    group: bytes = b""
+    bundle: int = -1
+    node: bytes = b""
+    soft: bool = False
+    selectors: tuple[Selector, ...] = ()
+    preferred: Selector = ()
+    spread: bool = False
+
+    def unmet(self, node: bytes, has: Mapping[str, str]) -> str:
+        """Which label keeps this off a node, in words; empty if none does."""
+        if self.node and not self.soft and self.node != node:
+            return f"it may run on node {self.node.hex()} only"
+        lacks = []
+        for selector in self.selectors:
+            lack = labels.unmet(selector, has)
+            if not lack:
+                return ""
+            lacks.append(lack)
+        return "no node has " + "; nor ".join(lacks) if lacks else ""
+
+
+ANYWHERE = Placement()
+
+
+def placement_of(description: Any) -> Placement:
+    """The placement that a shape or an actor asks for. Raises ValueError for what is none."""
+    if not description:
+        return ANYWHERE
+    if not isinstance(description, dict):
+        raise ValueError("a placement is a dict")
+    group, node, bundle = description.get("group", b""), description.get("node", b""), description.get("bundle", -1)
+    if not isinstance(group, bytes) or len(group) not in (0, TASK_ID_BYTES):
+        raise ValueError("not the id of a group")
+    if not isinstance(node, bytes) or len(node) not in (0, WORKER_ID_BYTES):
+        raise ValueError("not the id of a node")
+    if not isinstance(bundle, int) or not -1 <= bundle < 1 << 31:
+        raise ValueError("not the index of a bundle")
+    selectors = description.get("selectors", ())
+    if not isinstance(selectors, (list, tuple)) or len(selectors) > ALTERNATIVES_MAX:
+        raise ValueError("not a list of selectors")
+    return Placement(
+        group, bundle, node, bool(description.get("soft")), tuple(map(labels.received, selectors)),
+        labels.received(description.get("preferred", ())), bool(description.get("spread")),
+    )  # fmt: skip
