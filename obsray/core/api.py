@@ -118,7 +118,15 @@ def shutdown(*, wait_for_processes: bool = False) -> None:
         session.close()
 
 
-atexit.register(shutdown)
+def _at_exit() -> None:
+    try:
+        shutdown()
+    except KeyboardInterrupt:
+        # Whoever presses it again wants to be gone, and everything is.
+        return
+
+
+atexit.register(_at_exit)
 
 
 def _after_fork() -> None:

@@ -33,6 +33,8 @@ from obsray.ids import WORKER_ID_BYTES
 from obsray.telemetry.events import ProcessKind
 
 START_SECONDS_MAX = 30.0
+#: A node whose driver gave up while it started has this long to end by itself.
+ABANDON_SECONDS_MAX = 3.0
 #: A unix socket's path has at most 107 bytes; what is needed below the session directory.
 _SOCKET_PATH_MAX = 107 - len("/sockets/0123456789abcdef.sock")
 
@@ -122,9 +124,12 @@ class Context:
         self.session.close()
         os.close(self._lifeline)
         grace = self.session.config.shutdown_grace_seconds
+        interrupted = False
         try:
             self.process.wait(grace + 5.0)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+            # A second Ctrl-C: now.
+            interrupted = isinstance(error, KeyboardInterrupt)
             self.process.kill()
             self.process.wait()
         if self._logs is not None:
@@ -133,6 +138,8 @@ class Context:
             from obsray.core.system.processes import clean_session
 
             clean_session(self.session.directory)
+        if interrupted:
+            raise KeyboardInterrupt
 
 
 def new_session_directory(temp_dir: str | None) -> Path:
@@ -200,9 +207,7 @@ def launch(
         session = Session(directory, secrets.token_bytes(WORKER_ID_BYTES), ProcessKind.DRIVER, config)
         Submission(session)
     except BaseException:
-        os.close(lifeline)
-        process.kill()
-        process.wait()
+        _abandon(process, lifeline, directory)
         raise
     take_interrupts(session)
     logs = LogFollower(directory / "logs") if log_to_driver else None
@@ -229,14 +234,15 @@ def _start_node(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Po
         log.close()
         os.close(lifeline_read)
         os.close(ready_write)
-    assert process.stdin is not None
     try:
-        process.stdin.write(json.dumps(options).encode())
-        process.stdin.close()
-    except BrokenPipeError:
-        pass
-    answer = _read_line(ready_read, START_SECONDS_MAX)
-    os.close(ready_read)
+        _tell_options(process, options)
+        answer = _read_line(ready_read, START_SECONDS_MAX)
+    except BaseException:
+        # Ctrl-C, most likely.
+        _abandon(process, lifeline_write, directory)
+        raise
+    finally:
+        os.close(ready_read)
     try:
         facts = json.loads(answer)
     except ValueError:
@@ -249,6 +255,27 @@ def _start_node(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Po
         shutil.rmtree(directory, ignore_errors=True)
         raise RuntimeError(f"the node process could not start: {facts.get('error')}\n{tail}".rstrip())
     return process, lifeline_write
+
+
+def _tell_options(process: subprocess.Popen[bytes], options: dict[str, Any]) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps(options).encode())
+        process.stdin.close()
+    except BrokenPipeError:
+        pass
+
+
+def _abandon(process: subprocess.Popen[bytes], lifeline: int, directory: Path) -> None:
+    """End a node that nobody will join, and what it has started."""
+    os.close(lifeline)
+    try:
+        process.wait(ABANDON_SECONDS_MAX)
+    except BaseException:
+        process.kill()
+        process.wait()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _read_line(fd: int, timeout_seconds: float) -> bytes:

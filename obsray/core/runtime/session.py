@@ -279,9 +279,8 @@ class Session:
         try:
             while waiter.missing > 0:
                 now = time.monotonic()
-                if self.interrupt_pending and threading.current_thread() is threading.main_thread():
-                    self.interrupt_pending = False
-                    raise KeyboardInterrupt
+                if self.interrupt_pending:
+                    self.take_interrupt()
                 if self.failure is not None:
                     raise self.failure
                 if deadline is not None and now >= deadline:
@@ -378,10 +377,20 @@ class Session:
             again = self.dispatcher.tick(now, time.time_ns())
             if self.executor is not None:
                 self.executor.tick(now)
+            elif self.interrupt_pending:
+                # The call that was interrupted has returned without waiting: ask again, in the user's own code.
+                self.interrupt_pending = False
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             self.send_everything()
         if self.values.completions:
             self.values.complete_futures()
         return QUIET_SECONDS if again is None else max(TICK_SECONDS, min(again, QUIET_SECONDS))
+
+    def take_interrupt(self) -> None:
+        """Raise KeyboardInterrupt for an interrupt that met the machines, if this is the thread that it is for."""
+        if threading.current_thread() is threading.main_thread():
+            self.interrupt_pending = False
+            raise KeyboardInterrupt
 
     def on_interrupt(self, number: int, frame: FrameType | None) -> None:
         """SIGINT on the main thread: never inside the machines, always soon."""

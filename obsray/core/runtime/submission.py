@@ -139,8 +139,7 @@ class Submission:
         session = self.session
         packed = pack_arguments(session, args, kwargs) if args or kwargs else None
         if session.interrupt_pending:
-            session.interrupt_pending = False
-            raise KeyboardInterrupt
+            session.take_interrupt()
         with session.lock:
             if session.closed or session.failure is not None:
                 session.check_open()
@@ -172,6 +171,8 @@ class Submission:
                 "get some of their results first"
             )
         packed = pack_arguments(session, args, kwargs) if args or kwargs else None
+        if session.interrupt_pending:
+            session.take_interrupt()
         with session.lock:
             if session.closed or session.failure is not None:
                 session.check_open()

@@ -64,6 +64,8 @@ class Values:
     def put(self, value: Any) -> ObjectRef[Any]:
         """Store a value owned by this process."""
         self.session.check_open()
+        if self.session.interrupt_pending:
+            self.session.take_interrupt()
         serialized = value if type(value) is Serialized else serialize(value)
         identifier = self.session.next_put()
         entry = Entry(identifier, True)
@@ -232,6 +234,8 @@ class Values:
         ``streams``: whether there are streams among them.
         """
         self.session.check_open()
+        if self.session.interrupt_pending:
+            self.session.take_interrupt()
         if dropped or self.session.dispatcher.unsent:
             with self.session.lock:
                 self.session.send_everything()

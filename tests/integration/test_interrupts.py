@@ -1,0 +1,126 @@
+"""Ctrl-C: heard within a second wherever the driver is, and everything goes on or ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.programs import eventually, leftovers
+from tests.integration.terminal import Terminal
+
+pytest_plugins = ["tests.integration.fixtures"]
+pytestmark = pytest.mark.timeout(60)
+
+_START = """
+import time, obsray
+obsray.init(num_cpus=2, include_dashboard=False)
+
+@obsray.remote
+def slow(): time.sleep(600)
+
+@obsray.remote
+def quick(): return 1
+
+@obsray.remote
+def stubborn():
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            pass
+
+@obsray.remote
+class Cup:
+    def fill(self): pass
+"""
+
+
+@pytest.fixture
+def terminal(root: Path) -> Iterator[Callable[[str], Terminal]]:
+    started: list[Terminal] = []
+
+    def start(source: str) -> Terminal:
+        (root / "program.py").write_text(source)
+        started.append(Terminal(root, str(root / "program.py")))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "busy",
+    [
+        "obsray.get([slow.remote() for _ in range(10)])",
+        "while True: quick.remote()",
+        "while True: cup.fill.remote()",
+        "while True: obsray.put(1)",
+        "while True: obsray.wait([waiting], timeout=0)",
+        "while True: obsray.nodes()",
+    ],
+)
+def test_a_program_ends_by_ctrl_c_and_leaves_nothing(terminal, root, busy):
+    running = terminal(f"{_START}\ncup, waiting = Cup.remote(), slow.remote()\nprint('busy', flush=True)\n{busy}\n")
+    running.see("busy\n")
+    pressed = running.interrupt()
+    running.see("KeyboardInterrupt")
+    assert time.monotonic() - pressed < 1.0
+    assert running.end() != 0
+    assert running.shown.count("Traceback") == 1, running.shown
+    eventually(lambda: not leftovers(root))
+
+
+def test_a_program_that_catches_it_goes_on_with_the_same_runtime(terminal):
+    running = terminal(f"""{_START}
+reference = slow.remote()
+print("busy", flush=True)
+try:
+    obsray.get(reference)
+except KeyboardInterrupt:
+    print("caught", obsray.get(quick.remote()), flush=True)
+obsray.cancel(reference)
+try:
+    obsray.get(reference)
+except obsray.exceptions.TaskCancelledError:
+    print("cancelled", obsray.get([quick.remote() for _ in range(3)]))
+""")
+    running.see("busy\n")
+    running.interrupt()
+    running.see("caught 1\n")
+    running.see("cancelled [1, 1, 1]\n")
+    assert running.end() == 0
+
+
+def test_a_second_ctrl_c_ends_what_does_not_want_to_end(terminal, root):
+    running = terminal(f"{_START}\nreference = stubborn.remote()\nprint('busy', flush=True)\nobsray.get(reference)\n")
+    running.see("busy\n")
+    running.interrupt()
+    running.see("KeyboardInterrupt")
+    running.interrupt()
+    running.end()
+    assert running.shown.count("Traceback") == 1, running.shown
+    eventually(lambda: not leftovers(root))
+
+
+def test_init_can_be_interrupted_and_tried_again(terminal, root):
+    running = terminal("""
+import obsray
+print("busy", flush=True)
+try:
+    while True:
+        obsray.init(num_cpus=1, include_dashboard=False)
+        obsray.shutdown()
+except KeyboardInterrupt:
+    obsray.shutdown()
+obsray.init(num_cpus=1, include_dashboard=False)
+print("again", obsray.get(obsray.put(3)), flush=True)
+""")
+    running.see("busy\n")
+    running.interrupt()
+    running.see("again 3\n")
+    assert running.end() == 0
+    eventually(lambda: not leftovers(root))
