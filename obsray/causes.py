@@ -178,3 +178,13 @@ def users_frames(trace: TracebackType | None, wanted: Callable[[str], bool] = us
     for each in reversed(kept):
         found = TracebackType(found, each.tb_frame, each.tb_lasti, each.tb_lineno)
     return found
+
+
+def rendered(error: BaseException) -> list[str]:
+    """The lines of an uncaught error for a notebook: from the user's cell on, without frames of the runtime."""
+    trace = users_frames(error.__traceback__, lambda filename: users(filename) and not _notebook(filename))
+    return "".join(traceback.format_exception(type(error), error, trace)).splitlines()
+
+
+def _notebook(filename: str) -> bool:
+    return "/IPython/" in filename or "/ipykernel/" in filename

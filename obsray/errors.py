@@ -43,7 +43,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from obsray.causes import combined, dump_exception, load_exception
+from obsray.causes import combined, dump_exception, load_exception, rendered
 
 
 class RayError(Exception):
@@ -86,8 +86,12 @@ class RayError(Exception):
         if self.story:
             text += "\n  what happened:\n" + "\n".join(f"    {line}" for line in self.story[-10:])
         if self.trace_id:
-            text += f"\n  trace {self.trace_id}"
+            text += f"\n  trace {self.trace_id}; `obsray story {self.trace_id}` tells what happened"
         return text
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython and notebooks ask for it: the user's lines only.
+        return rendered(self)
 
 
 def _rebuild_error(cls: type[RayError], args: tuple[Any, ...], state: dict[str, Any]) -> RayError:
@@ -130,6 +134,8 @@ class RayTaskError(RayError):
         # An error on its way through several tasks of one trace has said so already.
         if self.trace_id and f"trace {self.trace_id}" not in text:
             text += f"\ntrace {self.trace_id}"
+            if self.task_id and "`obsray story " not in text:
+                text += f"; `obsray story {self.task_id}` tells what happened"
         return text
 
     def __repr__(self) -> str:

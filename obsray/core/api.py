@@ -12,6 +12,7 @@ from obsray.core import options as opts
 from obsray.core.protocol.labels import RESERVED_PREFIX, check_key, check_value
 from obsray.core.remote import ActorClass, ActorHandle, RemoteFunction, get_named, method, remote
 from obsray.core.runtime.context import RuntimeContext
+from obsray.core.runtime.display import take_uncaught_errors
 from obsray.core.runtime.launch import Context, launch
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.session import FORKED, Session, current_or_none, set_current
@@ -103,6 +104,7 @@ def init(
     set_current(_context.session)
     _forked = False
     _context.session.start()
+    take_uncaught_errors()
     return _context
 
 

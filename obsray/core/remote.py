@@ -12,6 +12,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from obsray.core import options as opts
 from obsray.core import placement
 from obsray.core.graph import ClassMethodNode, ClassNode, FunctionNode
+from obsray.core.runtime.bindings import Bindings, interactive
 from obsray.core.runtime.dispatch import Function, Shape
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import collector, dump_function
@@ -135,6 +136,7 @@ class RemoteFunction(Generic[P, R]):
         _returns(self._options, function)
         self._plan: Plan | None = None
         self._plan_session: Session | None = None
+        self._bindings: Bindings | None = None
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
@@ -159,6 +161,9 @@ class RemoteFunction(Generic[P, R]):
     def _prepare(self) -> Session:
         session = _auto_init()
         function = self._function
+        plan, bindings = self._plan, self._bindings
+        if plan is not None and plan.session is session and bindings is not None and not bindings.changed():
+            return session
         blob = dump_function(function)
         identifier = hashlib.blake2b(blob, digest_size=16).digest()
         options = self._options
@@ -177,6 +182,10 @@ class RemoteFunction(Generic[P, R]):
             bounds,
             check,
         )
+        if interactive():
+            # What it uses may be defined anew at any time: each call comes here and looks.
+            self._bindings = Bindings(function)
+            return session
         self._plan_session = session
         if session.executor is not None:
             session.planned.add(self)
@@ -195,7 +204,7 @@ class RemoteFunction(Generic[P, R]):
         return FunctionNode(self, args, kwargs)
 
     def __repr__(self) -> str:
-        return f"<remote function {self.__module__}.{self.__name__}>"
+        return f"<remote function {self.__module__}.{self.__name__}{_shown(self._options)}>"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"function": self._function, "options": self._options}
@@ -263,6 +272,7 @@ class ActorClass(Generic[T]):
         placement.check(self._options)
         self._methods = _methods_of(cls)
         self._blob = b""
+        self._bindings: Bindings | None = None
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
         self.__module__ = cls.__module__
@@ -298,8 +308,9 @@ class ActorClass(Generic[T]):
         if self._class.__init__ is object.__init__:
             bounds, check = (0, 0), _no_arguments(self.__name__)
         check(args, kwargs)
-        if not self._blob:
+        if not self._blob or (self._bindings is not None and self._bindings.changed()):
             self._blob = dump_function(self._class)
+            self._bindings = Bindings(self._class) if interactive() else None
         function = Function(hashlib.blake2b(self._blob, digest_size=16).digest(), self.__name__, self._blob)
         plan = Plan(session, function, f"{self.__name__}.__init__", 1, 0, None, None, bounds, check)
         meta = HandleMeta(
@@ -374,13 +385,18 @@ class ActorClass(Generic[T]):
         return ClassNode(self, args, kwargs)
 
     def __repr__(self) -> str:
-        return f"<actor class {self.__module__}.{self.__name__}>"
+        return f"<actor class {self.__module__}.{self.__name__}{_shown(self._options)}>"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"class": self._class, "options": self._options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["class"], state["options"])  # type: ignore[misc]
+
+
+def _shown(options: dict[str, Any]) -> str:
+    text = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return f" with {text if len(text) <= 200 else text[:197] + '...'}" if text else ""
 
 
 def _no_arguments(name: str) -> Callable[[Any, Any], None]:
@@ -454,7 +470,12 @@ class ActorHandle:
         _check_session(self._session, self._meta.class_name, self._actor)
 
     def __repr__(self) -> str:
-        return f"ActorHandle({self._meta.class_name}, {self._actor.hex()})"
+        # What this process knows anyway: it must neither wait nor ask.
+        client = self._client
+        state = "its runtime has ended" if self._session.closed else client.state.name.lower().replace("_", " ")
+        waiting = len(client.queue) + len(client.in_flight)
+        calls = f", {waiting} calls not answered" if waiting and not self._session.closed else ""
+        return f"ActorHandle({self._meta.class_name}, {self._actor.hex()}, {state}{calls})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ActorHandle) and other._actor == self._actor

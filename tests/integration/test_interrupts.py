@@ -102,15 +102,14 @@ def test_a_second_ctrl_c_ends_what_does_not_want_to_end(terminal, root):
     running.see("KeyboardInterrupt")
     running.interrupt()
     running.end()
-    assert running.shown.count("Traceback") == 1, running.shown
     eventually(lambda: not leftovers(root))
 
 
 def test_init_can_be_interrupted_and_tried_again(terminal, root):
     running = terminal("""
 import obsray
-print("busy", flush=True)
 try:
+    print("busy", flush=True)
     while True:
         obsray.init(num_cpus=1, include_dashboard=False)
         obsray.shutdown()

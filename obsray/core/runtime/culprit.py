@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from types import CodeType
 from typing import Any
+
+from obsray.core.runtime.bindings import names_in
 
 #: Elements of a container that are looked at, how deep, and how often something is tried in all.
 ELEMENTS_MAX = 1_000
@@ -41,18 +42,10 @@ def _used(function: Any) -> Iterator[tuple[str, Any]]:
             yield name, cell.cell_contents
         except ValueError:
             continue
-    names = sorted(_names(function.__code__) & function.__globals__.keys())
+    names = sorted(names_in(function.__code__) & function.__globals__.keys())
     yield from ((name, function.__globals__[name]) for name in names)
     yield from ((f"default {number}", each) for number, each in enumerate(function.__defaults__ or ()))
     yield from ((f"default {name!r}", each) for name, each in (function.__kwdefaults__ or {}).items())
-
-
-def _names(code: CodeType) -> set[str]:
-    found = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            found |= _names(constant)
-    return found
 
 
 def _state(value: Any) -> Iterator[tuple[str, Any]]:

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -113,7 +114,21 @@ class Context:
         return self.address_info[name]
 
     def __repr__(self) -> str:
-        return f"Context(session={str(self.session.directory)!r}, dashboard={self.dashboard_url or 'starting'!r})"
+        dashboard = "ended" if self.session.closed else self.dashboard_url or "starting"
+        return f"Context(session={str(self.session.directory)!r}, dashboard={dashboard!r})"
+
+    def _repr_html_(self) -> str:
+        # For notebooks. Without the token: what a notebook shows is saved and passed on.
+        rows = {"session": escape(str(self.session.directory)), "Python": escape(self.python_version)}
+        if self.session.closed:
+            rows["state"] = "ended"
+        elif self.dashboard_url:
+            url = escape(self.dashboard_url)
+            rows["dashboard"] = f'<a href="{url}" target="_blank">{url}</a> (<code>obsray dashboard</code> opens it)'
+        else:
+            rows["dashboard"] = "starting, or switched off"
+        cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
+        return f"<table>{cells}</table>"
 
     def stop(self) -> None:
         """Leave the runtime and wait until its processes are gone."""

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from obsray.core.protocol.lifecycle import TaskState, advance
 from obsray.core.protocol.messages import AddHolder, FreeObjects, GetObject, ObjectValue, ReleaseHolders, Value, encode
-from obsray.ids import WORKER_ID_BYTES, owner_of
+from obsray.ids import WORKER_ID_BYTES, owner_of, task_of
 
 #: Destination of an effect: this process' node.
 NODE = b""
@@ -160,6 +160,23 @@ class Ownership:
             else:
                 self.pending.add(identifier)
         return entry
+
+    def described(self, identifier: bytes) -> str:
+        """What this process knows of an object, in a few words."""
+        entry = self.entries.get(identifier)
+        if entry is None:
+            return "unknown here"
+        task = self.tasks.get(task_of(identifier))
+        by = f" by {task.function.name}" if task is not None else ""
+        if entry.state == PENDING:
+            return f"pending{by}" if entry.owned else "borrowed, not asked for yet"
+        if entry.failed:
+            return "failed" if entry.value is not None else "freed"
+        if entry.value is None:
+            return "freed"
+        return (
+            f"ready, {len(entry.value)} bytes" if type(entry.value) is bytes else f"ready, {entry.value} bytes stored"
+        )
 
     def drop_local(self, identifiers: Iterable[bytes]) -> None:
         """References of this process went away (one entry each)."""

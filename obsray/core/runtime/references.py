@@ -131,10 +131,16 @@ class ObjectRef(bytes, Generic[T]):
     __iter__ = __len__ = __getitem__ = __contains__ = _not_the_value
     __add__ = __radd__ = __mul__ = __rmul__ = _not_the_value
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return f"ObjectRef({short(bytes(self))} {bytes.hex(self)})"
 
-    __str__ = __repr__
+    def __repr__(self) -> str:
+        # What this process knows anyway: it must neither wait nor take a lock.
+        from obsray.core.runtime.session import current_or_none
+
+        session = current_or_none()
+        state = "" if session is None else f", {session.ownership.described(bytes(self))}"
+        return f"{str(self)[:-1]}{state})"
 
     def __bool__(self) -> bool:
         return True
