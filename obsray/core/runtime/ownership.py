@@ -174,9 +174,9 @@ class Ownership:
             return "failed" if entry.value is not None else "freed"
         if entry.value is None:
             return "freed"
-        return (
-            f"ready, {len(entry.value)} bytes" if type(entry.value) is bytes else f"ready, {entry.value} bytes stored"
-        )
+        if isinstance(entry.value, bytes):
+            return f"ready, {len(entry.value)} bytes"
+        return f"ready, {entry.value} bytes stored"
 
     def drop_local(self, identifiers: Iterable[bytes]) -> None:
         """References of this process went away (one entry each)."""
