@@ -314,6 +314,12 @@ _UNION: tuple[Event, ...] = (
         _measure("pinned_bytes", "u64"), _measure("capacity_bytes", "u64")), Severity.ERROR),
     Event(41, "object_pinned", "A process maps the object for reading; it will not move.", (
         _OBJECT, _WORKER, _measure("object_bytes", "u64"), _measure("queue_seconds", "f32"))),
+    Event(42, "object_spilling", "The object begins to be written to disk to make room; it can still be read.", (
+        _OBJECT, _measure("object_bytes", "u64"))),
+    Event(43, "object_spill_stopped", "The object stays in memory: it was wanted again, or could not be written.", (
+        _OBJECT, _measure("object_bytes", "u64"), _detail("error", "str"))),
+    Event(44, "object_restoring", "There is room for a spilled object that somebody wants; it is being read back.", (
+        _OBJECT, _measure("object_bytes", "u64"), _measure("queue_seconds", "f32"))),
     # actors
     Event(48, "actor_created", "An actor was asked for.", (
         _ACTOR, _TASK, _label("class_name", "str"), _detail("actor_name", "str"), _detail("namespace", "str"),
@@ -378,6 +384,8 @@ _UNION: tuple[Event, ...] = (
         _WORKER, _detail("pid", "u32"), _label("process_kind", "u8", ProcessKind), _measure("rss_bytes", "u64"),
         _measure("unique_bytes", "u64"), _measure("cpu_seconds_total", "f64"), _measure("threads", "u16"),
         _measure("descriptors", "u16"))),
+    Event(88, "worker_lingers", "A process that shall end stays until nobody holds what it owns.", (
+        _WORKER, _measure("objects", "u32"), _measure("tasks", "u32"))),
     # nodes, jobs, control store
     Event(96, "node_started", "A node is ready.", (
         _detail("node", "id8"), _detail("pid", "u32"), _detail("host", "str"), _measure("store_bytes", "u64"))),

@@ -324,6 +324,10 @@ SENTENCES: dict[str, Sentence] = {
     "object_created": _object_created,
     "object_sealed": lambda r, n: f"{_object(r)} ({size(r['object_bytes'])}) is complete",
     "object_freed": lambda r, n: f"{_object(r)} was freed after {duration(r['age_seconds'])}",
+    "object_spilling": lambda r, n: f"{_object(r)} ({size(r['object_bytes'])}) is being written to disk to make room",
+    "object_spill_stopped": lambda r, n: f"{_object(r)} stays in memory"
+    + ("" if r["error"] else ": it was wanted again"),
+    "object_restoring": lambda r, n: f"{_object(r)} is being read back",
     "object_spilled": lambda r, n: f"{_object(r)} ({size(r['object_bytes'])}) was spilled to {r['path']}",
     "object_restored": lambda r, n: f"{_object(r)} was read back from {r['path']}",
     "object_lost": _object_lost,
@@ -351,6 +355,8 @@ SENTENCES: dict[str, Sentence] = {
     "worker_starting": lambda r, n: f"the node asked for a new process, {_worker(r, n)}",
     "worker_registered": lambda r, n: f"{_worker(r, n)} is ready after {duration(r['start_seconds'])}",
     "worker_died": _worker_died,
+    "worker_lingers": lambda r, n: f"{_worker(r, n)} gets no more work and stays for the "
+    f"{_many(r['objects'], 'object')} and {_many(r['tasks'], 'task')} that it owns",
     "process_sample": _process_sample,
     "node_started": lambda r, n: f"node {r['node'].hex()[:8]} on {r['host']} is ready",
     "node_stopped": lambda r, n: f"node {r['node'].hex()[:8]} ended in order",

@@ -34,6 +34,11 @@ _SAMPLES = frozenset(
 _UNTOLD = _SAMPLES | {"lease_candidate", "gpu_kernel", "gpu_copy", "gpu_memset", "gpu_wait", "gpu_call"}
 #: Records about several tasks, of which they name the first.
 _RUNS = frozenset({"tasks_submitted", "tasks_dispatched", "tasks_finished"})
+#: What happens to an object in the store, except that it is read.
+_OBJECT_LIFE = (
+    "object_created", "object_sealed", "object_spilling", "object_spill_stopped", "object_spilled", "object_restoring",
+    "object_restored", "object_lost", "object_freed",
+)  # fmt: skip
 _CODES = {8: "id8", 16: "id16", 20: "id20"}
 
 
@@ -144,7 +149,7 @@ def _in_run(task: bytes, names: Sequence[str] = ()) -> Where:
 def _around_task(view: Views, task: bytes) -> list[Row]:
     """Its results in the store, the deaths of workers that ran it, the decisions made while it waited."""
     where: dict[str, Where] = {}
-    for name in ("object_created", "object_sealed", "object_spilled", "object_restored", "object_lost", "object_freed"):
+    for name in _OBJECT_LIFE:
         where[name] = _made_by(task)
     records = view.store.mentions(where, dict.fromkeys(where, "object"), RECORDS_MAX)
     row = view.task_table.index.row(task)

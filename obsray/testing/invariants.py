@@ -121,17 +121,11 @@ def check_task_replay(process: VirtualProcess, replay: Any) -> None:
         demand(waits == told_waiting, f"{task} is {task.state.name}, by events {told[task.id].name}")
 
 
-#: States of an object that its events do not tell apart.
-_TOLD = {ObjectState.SPILLING: ObjectState.SEALED, ObjectState.RESTORING: ObjectState.SPILLED}
-
-
 def check_node_replay(node: VirtualNode, replay: Any) -> None:
     """The events alone tell which objects, actors, leases and workers there are, and how they are."""
     machine = node.machine
     objects = {
-        entry.id: _TOLD.get(entry.state, entry.state)
-        for entry in machine.objects.entries.values()
-        if entry.state is not ObjectState.CREATED
+        entry.id: entry.state for entry in machine.objects.entries.values() if entry.state is not ObjectState.CREATED
     }
     told = {key: state for key, state in replay.objects.items() if state is not ObjectState.CREATED}
     demand(objects == told, f"objects {_difference(objects, told)}")

@@ -181,6 +181,7 @@ class VirtualProcess:
         again = self.dispatcher.tick(self.agenda.monotonic(), self.agenda.time_ns())
         if self.executor is not None:
             self.executor.tick()
+            self.inbox.leave_if_free()
         self.send_everything()
         wait = QUIET_NS if again is None else max(TICK_NS, min(int(again * SECOND_NS), QUIET_NS))
         self.agenda.after(wait, self._tick)

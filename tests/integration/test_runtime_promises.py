@@ -7,7 +7,7 @@ import select
 
 import pytest
 
-from tests.integration.programs import PATIENCE_SECONDS, views
+from tests.integration.programs import PATIENCE_SECONDS, eventually, views
 
 pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(60)
@@ -115,3 +115,33 @@ def test_the_story_of_a_task_begins_with_its_submission(program):
     task = driver.hear()["task"]
     story = [line["event"] for line in views(directory).story(task)]
     assert story[:2] == ["task_submitted", "task_arguments_waiting"]
+
+
+IDLE_OWNER = """
+start(_system_config={"worker_idle_seconds": 0.1})
+
+@obsray.remote(runtime_env={"env_vars": {"OWNER": "1"}})
+def owner():
+    return os.getpid(), [obsray.put(number) for number in range(3)]
+
+pid, references = obsray.get(owner.remote())
+say(pid=pid)
+listen()
+say(values=obsray.get(references))
+del references
+listen()
+"""
+
+
+def test_what_an_idle_worker_owns_outlives_its_idleness(program):
+    """A worker with an environment of its own ends after a moment of rest, but not while others hold its objects."""
+    driver = program(IDLE_OWNER)
+    directory = driver.hear()["directory"]
+    worker = os.pidfd_open(driver.hear()["pid"])
+    eventually(lambda: views(directory).store.rows("worker_lingers"))
+    driver.tell()
+    assert driver.hear()["values"] == [0, 1, 2]
+    ended = select.poll()
+    ended.register(worker, select.POLLIN)
+    assert ended.poll(PATIENCE_SECONDS * 1000), "it stays although nobody holds anything of it"
+    os.close(worker)

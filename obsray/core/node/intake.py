@@ -81,6 +81,7 @@ _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
     m.KillActor: (_ACTOR, _boolean, _boolean),
     m.KillWorker: (_WORKER, _integer),
     m.Request: (_integer, _name, _dictionary),
+    m.StillNeeded: (_integer, _integer),
     m.Goodbye: (),
     m.CreateGroup: (_integer, _dictionary),
     m.RemoveGroup: (_GROUP,),

@@ -89,6 +89,7 @@ class NodeMachine:
             m.KillActor: self._kill_actor,
             m.KillWorker: self._kill_worker,
             m.Request: self._request,
+            m.StillNeeded: self._still_needed,
             m.Goodbye: self._goodbye,
             m.CreateGroup: self._create_group,
             m.RemoveGroup: self._remove_group,
@@ -175,6 +176,11 @@ class NodeMachine:
         worker = self.pool.workers.get(client.id)
         if worker is not None:
             self.pool.goodbye(step, worker)
+
+    def _still_needed(self, step: Step, client: Client, message: m.StillNeeded) -> None:
+        worker = self.pool.workers.get(client.id)
+        if worker is not None:
+            self.pool.still_needed(step, worker, message.objects, message.tasks)
 
     # --- processes ---------------------------------------------------------------------------------------
 

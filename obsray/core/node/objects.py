@@ -128,7 +128,7 @@ class ObjectTable:
             self._admit(step, entry, reader)
         elif entry.state is ObjectState.SPILLING:
             # Wanted after all: it stays, and what the thread writes is thrown away when it is done.
-            self._stop_spilling(entry)
+            self._stop_spilling(step, entry, "")
             self._admit(step, entry, reader)
         else:
             entry.waiting.append(reader)
@@ -213,7 +213,7 @@ class ObjectTable:
     def _drop(self, step: Step, entry: Entry) -> None:
         """The object is gone: its file, its range (unless a thread still writes there) and its entry."""
         if entry.state is ObjectState.SPILLING:
-            self._stop_spilling(entry)
+            self._stop_spilling(step, entry, "")
         restoring = entry.state is ObjectState.RESTORING
         advance(entry, ObjectState.FREED)
         self._cancel_wait(entry)
@@ -284,6 +284,7 @@ class ObjectTable:
             self._tokens += 1
             entry.token = self._tokens
             self._io[entry.token] = entry
+            step.emit.object_restoring(step.time_ns, entry.id, entry.size, step.now - wait.asked_at)
             step.effects.append(RestoreObject(entry.id, entry.token, entry.offset, entry.size, entry.stored_path))
         else:
             step.emit.object_created(step.time_ns, entry.id, wait.client, entry.size, step.now - wait.asked_at)
@@ -417,6 +418,7 @@ class ObjectTable:
         self._io[entry.token] = entry
         self._spilling_bytes += rounded(entry.size)
         path = f"{self._spill_directory}/{entry.id.hex()}.{entry.token}"
+        step.emit.object_spilling(step.time_ns, entry.id, entry.size)
         step.effects.append(SpillObject(entry.id, entry.token, entry.offset, entry.size, path))
         return False
 
@@ -432,10 +434,11 @@ class ObjectTable:
         self._spill_error = f"the limit of {show_bytes(limit)} on disk is reached"
         return False
 
-    def _stop_spilling(self, entry: Entry) -> None:
+    def _stop_spilling(self, step: Step, entry: Entry, error: str) -> None:
         self._spilling_bytes -= rounded(entry.size)
         entry.token = 0
         advance(entry, ObjectState.SEALED)
+        step.emit.object_spill_stopped(step.time_ns, entry.id, entry.size, step.emit.intern(error))
         self._add_evictable(entry)
 
     def spilled(self, step: Step, token: int, path: str, seconds: float, error: str) -> None:
@@ -446,7 +449,7 @@ class ObjectTable:
             if not error:
                 step.effects.append(RemoveFile(path))
         elif error:
-            self._stop_spilling(entry)
+            self._stop_spilling(step, entry, error)
             self._spill_error = error
             self._spill_not_before = step.now + SPILL_RETRY_SECONDS
         else:

@@ -1,8 +1,8 @@
 """The worker pool: which processes exist, what they do, when more are started and when idle ones end.
 
 Invariants: a worker is in ``idle`` exactly while its state is IDLE and nobody asked it to leave; the number of
-live processes never exceeds ``workers_max``; a process that dies while starting counts against its runtime's
-restart budget, so that a broken environment costs a few forks and then waits longer and longer.
+live processes never exceeds ``workers_max``, but for those that linger; a process that dies while starting counts
+against its runtime's restart budget, so that a broken environment costs a few forks and then waits longer and longer.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ FAILURE_PERIOD_SECONDS = 10.0
 BACKOFF_SECONDS_MIN = 0.5
 BACKOFF_SECONDS_MAX = 30.0
 TEXT_CHARACTERS_MAX = 500
+_U32 = 0xFFFFFFFF
 ENVIRONMENT_CHARACTERS_MAX = 32_768
 
 
@@ -78,6 +79,8 @@ class Worker:
     kill_at: float | None = None
     killed: bool = False
     said_goodbye: bool = False
+    #: It shall end, gets no more work, and stays until nobody holds what it owns.
+    lingers: bool = False
 
 
 class Ended(NamedTuple):
@@ -132,6 +135,8 @@ class WorkerPool:
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[str, dict[bytes, Worker]] = {}
         self.starting: dict[str, int] = {}
+        #: How many stay only for what they own; they run nothing and do not count against the limit.
+        self.lingering = 0
         self.prestart = prestart
         self.workers_max = workers_max
         self.starting_max = max(4, 2 * prestart)
@@ -166,9 +171,9 @@ class WorkerPool:
         under_way = self.starting.get(runtime.key, 0)
         total = sum(self.starting.values())
         while under_way < count and total < self.starting_max:
-            if len(self.workers) >= self.workers_max and not self._make_room(step, runtime):
+            if self._is_full() and not self._make_room(step, runtime):
                 break
-            if len(self.workers) >= self.workers_max:
+            if self._is_full():
                 return Reason.WORKER_STARTING, "an idle process of another runtime ends first"
             self._start(step, runtime, reason)
             under_way += 1
@@ -189,7 +194,7 @@ class WorkerPool:
 
     def _make_room(self, step: Step, runtime: Runtime) -> bool:
         """At the limit: end the longest idle process of another runtime. False if there is none."""
-        if any(worker.end_cause is not None for worker in self.workers.values()):
+        if any(worker.end_cause is not None and not worker.lingers for worker in self.workers.values()):
             return True
         others = [
             worker
@@ -202,6 +207,9 @@ class WorkerPool:
         oldest = min(others, key=lambda worker: worker.idle_since)
         self.retire(step, oldest, DeathCause.IDLE, "it was idle and a process of another runtime was needed")
         return True
+
+    def _is_full(self) -> bool:
+        return len(self.workers) - self.lingering >= self.workers_max
 
     def forked(self, worker_id: bytes, pid: int) -> None:
         """The process exists."""
@@ -254,6 +262,7 @@ class WorkerPool:
     def _rest(self, step: Step, worker: Worker) -> None:
         worker.idle_since = step.now
         self.idle.setdefault(worker.runtime.key, {})[worker.id] = worker
+        step.wake(step.now + self._idle_seconds)
 
     def _unrest(self, worker: Worker) -> None:
         idle = self.idle.get(worker.runtime.key, {})
@@ -267,9 +276,18 @@ class WorkerPool:
         if worker.end_cause is None:
             worker.end_cause, worker.end_detail = cause, why
         self._unrest(worker)
-        step.send(worker.id, Exit(why))
+        step.send(worker.id, Exit(why, worker.state is not WorkerState.ACTOR))
         if not patient:
             self._kill_later(step, worker)
+
+    def still_needed(self, step: Step, worker: Worker, objects: int, tasks: int) -> None:
+        """A process that shall end owns what others hold: it ends by itself when they let go of it."""
+        if worker.end_cause is None or worker.lingers or worker.killed:
+            return
+        worker.lingers = True
+        self.lingering += 1
+        worker.kill_at = None
+        step.emit.worker_lingers(step.time_ns, worker.id, min(objects, _U32), min(tasks, _U32))
 
     def kill(self, step: Step, worker: Worker, cause: DeathCause, why: str) -> None:
         """End a process now."""
@@ -307,6 +325,7 @@ class WorkerPool:
         if worker is None:
             return None
         self._unrest(worker)
+        self.lingering -= worker.lingers
         cause, detail = _cause(worker, end)
         if worker.state is WorkerState.STARTING:
             self._started(worker.runtime.key)
@@ -374,7 +393,8 @@ class WorkerPool:
         return found
 
     def check_invariants(self) -> None:
-        require(len(self.workers) <= self.workers_max, "too many processes")
+        require(len(self.workers) - self.lingering <= self.workers_max, "too many processes")
+        require(self.lingering == sum(worker.lingers for worker in self.workers.values()), "who lingers is miscounted")
         starting: dict[str, int] = {}
         for worker in self.workers.values():
             resting = worker.id in self.idle.get(worker.runtime.key, {})

@@ -247,6 +247,15 @@ class Request(NamedTuple):
     tag: int = 18
 
 
+class StillNeeded(NamedTuple):
+    """Worker -> node: the answer to an Exit that comes too early; the worker ends by itself once nobody holds what it
+    owns."""
+
+    objects: int
+    tasks: int
+    tag: int = 29
+
+
 class Goodbye(NamedTuple):
     """Client -> node: ends in order; what it owned is freed, nothing it did counts as a crash."""
 
@@ -417,9 +426,13 @@ class Reply(NamedTuple):
 
 
 class Exit(NamedTuple):
-    """Node -> worker: end in order. Node -> driver: the runtime goes away, ``reason`` says why."""
+    """Node -> worker: end in order. Node -> driver: the runtime goes away, ``reason`` says why.
+
+    ``unless_needed``: a worker that owns what others hold, or tasks that run, says StillNeeded and ends later.
+    """
 
     reason: str
+    unless_needed: bool = False
     tag: int = 42
 
 

@@ -39,6 +39,8 @@ class Inbox:
         self.monotonic = monotonic
         self.time_ns = time_ns
         self.handlers = self._make_handlers()
+        #: Why this process was asked to end, while it stays for what others hold.
+        self._leaving = ""
 
     def _make_handlers(self) -> dict[int, Handler]:
         monotonic, time_ns = self.monotonic, self.time_ns
@@ -53,7 +55,7 @@ class Inbox:
             m.ObjectPinned: self._on_answer,
             m.Reply: self._on_answer,
             m.ActorChanged: lambda link, x: self._on_actor_changed(m.decode(x)),
-            m.Exit: lambda link, x: self._on_exit(x[1]),
+            m.Exit: lambda link, x: self._on_exit(x[1], x[2]),
             m.Done: lambda link, x: self.session.dispatcher.done(link.peer.worker, x[1], monotonic(), time_ns()),
             m.Returned: lambda link, x: self.session.dispatcher.returned(link.peer.worker, x[1], x[2], time_ns()),
             m.GetObject: lambda link, x: self.session.ownership.asked_for(x[1], link.peer.worker),
@@ -184,8 +186,19 @@ class Inbox:
         if client is not None and client.ends_with_handles:
             self.session.ownership.outbox.append((NODE, m.encode(m.KillActor(client.id, False, True))))
 
-    def _on_exit(self, reason: str) -> None:
+    def leave_if_free(self) -> None:
+        """End if this process was asked to and stayed for what others held, and they do not hold it any more."""
+        if self._leaving and not any(self.session.ownership.needed_by_others()):
+            reason, self._leaving = self._leaving, ""
+            self.session.executor.exit(reason)
+
+    def _on_exit(self, reason: str, unless_needed: bool = False) -> None:
         if self.session.executor is not None:
+            objects, tasks = self.session.ownership.needed_by_others()
+            if unless_needed and (objects or tasks):
+                self._leaving = reason
+                self.session.node.send(m.encode(m.StillNeeded(objects, tasks)))
+                return
             self.session.executor.exit(reason)
             return
         self.session.failure = LocalRayletDiedError(f"the runtime is gone: {reason}")

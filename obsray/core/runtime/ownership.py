@@ -412,6 +412,11 @@ class Ownership:
             pinned, task.pinned = task.pinned, None
             self.unpin(pinned)
 
+    def needed_by_others(self) -> tuple[int, int]:
+        """How many objects of this process others hold, and how many of its tasks have not ended."""
+        held = sum(1 for counts in self.holders.values() if any(counts.values()))
+        return held, len(self.tasks)
+
     def check_invariants(self) -> None:
         """Raise AssertionError if a count or a table contradicts another. For simulation and tests."""
         assert self.pending == {i for i, entry in self.entries.items() if entry.state == PENDING}

@@ -377,6 +377,7 @@ class Session:
             again = self.dispatcher.tick(now, time.time_ns())
             if self.executor is not None:
                 self.executor.tick(now)
+                self.inbox.leave_if_free()
             elif self.interrupt_pending:
                 # The call that was interrupted has returned without waiting: ask again, in the user's own code.
                 self.interrupt_pending = False

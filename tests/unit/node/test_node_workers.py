@@ -192,3 +192,41 @@ def test_the_number_of_processes_is_bounded_whatever_is_wanted():
     while bench.workers_join():
         pass
     assert len(bench.granted(driver)) == len(bench.pool.workers) == 7
+
+
+def idle_too_long(**options) -> tuple[Bench, bytes]:
+    """A bench with one process that was idle for too long and has been asked to end."""
+    bench, _ = started(prestart=0, **options)
+    driver, lease = leased(bench)
+    bench.give_back(driver, lease)
+    bench.run_until_quiet(31)
+    assert [message.unless_needed for message in bench.take(lease.worker, m.Exit)] == [True]
+    return bench, lease.worker
+
+
+def test_an_idle_process_that_owns_what_others_hold_stays_until_it_says_goodbye():
+    bench, worker = idle_too_long()
+    bench.send(worker, m.StillNeeded(2, 1))
+    bench.run_until_quiet(100)
+    assert bench.killed() == []
+    assert bench.records.named("worker_lingers")[-1]["objects"] == 2
+    bench.send(worker, m.Goodbye())
+    bench.worker_dies(worker, signal=0)
+    assert last_death(bench)["cause"] is DeathCause.IDLE
+    assert bench.pool.lingering == 0
+
+
+def test_a_process_that_lingers_gets_no_work_and_takes_nobody_s_place():
+    bench, worker = idle_too_long(workers_max=1)
+    bench.send(worker, m.StillNeeded(1, 0))
+    driver = bench.driver(b"driver_2")
+    bench.define(driver, 1, CPU=1)
+    bench.want(driver, 1, 1)
+    assert bench.workers_join() != [worker]
+    assert [lease.worker == worker for lease in bench.granted(driver)] == [False]
+
+
+def test_only_who_was_asked_to_end_can_say_that_it_is_needed():
+    bench, workers = started(prestart=1)
+    bench.send(workers[0], m.StillNeeded(1, 0))
+    assert bench.pool.lingering == 0
