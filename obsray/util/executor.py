@@ -122,7 +122,7 @@ class ObsrayExecutor(Executor):
         return itertools.chain.from_iterable(parts)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls. ``wait`` for those there are; with ``cancel_futures`` those that are pending never run."""
+        """Take no more calls. ``wait`` for those there are; with ``cancel_futures`` pending ones never run."""
         with self._lock:
             self._closed = True
             doomed = [work.future for work in self._waiting] if cancel_futures else []
