@@ -20,4 +20,24 @@ def exit_actor() -> NoReturn:
     raise ActorExit
 
 
-__all__ = ["ActorClass", "ActorHandle", "exit_actor"]
+def save_checkpoint() -> None:
+    """Have the actor's state saved as soon as the call that asks has ended.
+
+    Raises TypeError outside actors, and in an actor whose class has no ``__obsray_save__`` or that is not to be started
+    again (``max_restarts``).
+    """
+    from obsray.core.runtime.session import current_or_none
+
+    session = current_or_none()
+    executor = session.executor if session is not None else None
+    if executor is None or executor.actor is None:
+        raise TypeError("save_checkpoint() can only be called inside an actor")
+    if executor.checkpoints is None:
+        raise TypeError(
+            "save_checkpoint() needs an actor with __obsray_save__, __obsray_restore__ and max_restarts, and is not "
+            "for its constructor"
+        )
+    executor.checkpoints.requested = True
+
+
+__all__ = ["ActorClass", "ActorHandle", "exit_actor", "save_checkpoint"]

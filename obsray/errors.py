@@ -9,6 +9,7 @@ RayError                              base: carries the story and the trace of w
 │   └── OutOfMemoryError              ... because it used too much memory
 ├── RayActorError                     the actor cannot answer
 │   ├── ActorDiedError                ... ever again
+│   │   └── ActorCheckpointError      ... because its state could not be saved or restored
 │   └── ActorUnavailableError         ... now
 ├── ObjectLostError                   a value existed and cannot be read any more
 │   ├── OwnerDiedError                ... because the process that owned it ended
@@ -223,6 +224,10 @@ class RayActorError(RayError):
 
 class ActorDiedError(RayActorError):
     """The actor is gone for good."""
+
+
+class ActorCheckpointError(ActorDiedError):
+    """``__obsray_save__`` or ``__obsray_restore__`` of the actor raised: it ended, because its state would be wrong."""
 
 
 class ActorUnavailableError(RayActorError):

@@ -32,7 +32,7 @@ ACTOR_OPTIONS = frozenset({
     "runtime_env", "name", "enable_task_events", "_labels", "_metadata", "max_restarts", "max_task_retries",
     "max_concurrency", "concurrency_groups", "max_pending_calls", "allow_out_of_order_execution", "lifetime",
     "namespace", "get_if_exists", "object_store_memory", "enable_tensor_transport",
-    "_actor_generator_backpressure_num_objects",
+    "_actor_generator_backpressure_num_objects", "checkpoint_every", "checkpoint_seconds",
 })  # fmt: skip
 METHOD_OPTIONS = frozenset({
     "name", "num_returns", "concurrency_group", "max_task_retries", "retry_exceptions", "enable_task_events",
@@ -98,9 +98,13 @@ def _check_one(name: str, value: Any) -> None:
     elif name in ("max_calls",):
         if not _whole(value, 0):
             raise ValueError(f"{name}={value!r}: must be a number >= 0")
-    elif name == "max_concurrency":
+    elif name in ("max_concurrency", "checkpoint_every"):
         if not _whole(value, 1):
-            raise ValueError(f"max_concurrency={value!r}: must be a number >= 1")
+            raise ValueError(f"{name}={value!r}: must be a number >= 1")
+    elif name == "checkpoint_seconds":
+        _number(name, value)
+        if not value:
+            raise ValueError(f"checkpoint_seconds={value!r}: must be > 0")
     elif name == "max_pending_calls":
         if not _whole(value, -1):
             raise ValueError(f"max_pending_calls={value!r}: must be -1 (without bound) or a number >= 0")

@@ -270,6 +270,7 @@ class ActorClass(Generic[T]):
             if options.get(name) == "":
                 raise ValueError(f"{name} of an actor cannot be empty; leave it out for an actor without one")
         placement.check(self._options)
+        self._check_checkpoints()
         self._methods = _methods_of(cls)
         self._blob = b""
         self._bindings: Bindings | None = None
@@ -346,6 +347,33 @@ class ActorClass(Generic[T]):
     def _is_ordered(self) -> bool:
         return self._is_serial() and not self._options.get("allow_out_of_order_execution")
 
+    def _check_checkpoints(self) -> None:
+        name = self._class.__name__
+        hooks = [hasattr(self._class, hook) for hook in ("__obsray_save__", "__obsray_restore__")]
+        wanted = [option for option in ("checkpoint_every", "checkpoint_seconds") if self._options.get(option)]
+        if any(hooks) != all(hooks) or (wanted and not all(hooks)):
+            raise TypeError(
+                f"{name} needs both __obsray_save__(self), which returns its state, and "
+                f"__obsray_restore__(self, state){f', for {wanted[0]}' if wanted else ''}"
+            )
+        if all(hooks) and not self._is_serial():
+            raise TypeError(
+                f"{name} has __obsray_save__ but runs calls beside each other (async methods, max_concurrency or "
+                "concurrency_groups): there is no moment between two calls to save it at"
+            )
+
+    def _checkpoint(self) -> dict[str, Any] | None:
+        """What the actor's process must know about its checkpoints. Raises ValueError if none would ever be used."""
+        options = self._options
+        every, seconds = options.get("checkpoint_every"), options.get("checkpoint_seconds")
+        if not hasattr(self._class, "__obsray_save__"):
+            return None
+        if not options.get("max_restarts"):
+            if every or seconds:
+                raise ValueError(f"{self.__name__} is to be saved but never to start again: give it max_restarts, too")
+            return None
+        return {"every": every, "seconds": seconds, "repeats": bool(options.get("max_task_retries"))}
+
     def _check_order(self) -> None:
         if self._options.get("allow_out_of_order_execution") is False and not self._is_serial():
             raise ValueError(
@@ -377,6 +405,7 @@ class ActorClass(Generic[T]):
                 "groups": options.get("concurrency_groups"),
                 "ahead": meta.ahead,
             },
+            "checkpoint": self._checkpoint(),
             "arguments": None,
         }
 

@@ -125,6 +125,8 @@ ACTORS = Table(
         Column("created_at_ns", "Created", "clock"),
         Column("died_cause", "Cause of death", "cause", rank=2),
         Column("error", "Error", rank=2),
+        _count("checkpoints", "Checkpoints", 3),
+        _count("calls_replayed", "Replayed", 3),
         Column("job_id", "Job", rank=3),
         Column("namespace", "Namespace", rank=3),
         Column("shape", "Shape", rank=3),

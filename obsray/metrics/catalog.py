@@ -168,6 +168,17 @@ _METRICS: tuple[Metric, ...] = (
         ("worker_registered",),
     ),
     Metric("obsray_actor_restarts", "counter", "", ("cause",), "Actors started again.", ("actor_restarting",)),
+    Metric("obsray_actor_checkpoints", "counter", "", (), "States saved by actors.", ("actor_checkpoint_saved",)),
+    Metric("obsray_actor_checkpoint_bytes", "counter", "bytes", (), "What they hold.", ("actor_checkpoint_saved",)),
+    Metric(
+        "obsray_actor_checkpoint_seconds",
+        "counter",
+        "seconds",
+        (),
+        "Time that actors spent saving.",
+        ("actor_checkpoint_saved",),
+    ),
+    Metric("obsray_actor_calls_replayed", "counter", "", (), "Calls repeated by restored actors.", ("actor_restored",)),
     Metric("obsray_resource_total", "gauge", "", ("node", "resource"), "How much there is.", ("resource_sample",)),
     Metric("obsray_resource_used", "gauge", "", ("node", "resource"), "How much is taken.", ("resource_sample",)),
     Metric(

@@ -123,6 +123,13 @@ class Families(Exposed):
             if s.restarts[cause]:
                 restarts.add_metric([cause.name.lower()], int(s.restarts[cause]))
         found: list[Metric] = [decisions, deaths, restarts, *self._store(), *self._processes(running)]
+        for name, count in (
+            ("checkpoints", s.checkpoints), ("checkpoint_bytes", s.checkpoint_bytes),
+            ("checkpoint_seconds", s.checkpoint_seconds), ("calls_replayed", s.calls_replayed),
+        ):  # fmt: skip
+            family = _counter(f"obsray_actor_{name}")
+            family.add_metric([], count)
+            found.append(family)
         for name in s.object_bytes:
             family = _counter(f"obsray_object_{name}_bytes")
             family.add_metric([node], s.object_bytes[name])

@@ -210,6 +210,10 @@ class Series:
         self.collective_failures = np.zeros(OPERATIONS_MAX + 1, np.int64)
         self.deaths = np.zeros(len(DeathCause), np.int64)
         self.restarts = np.zeros(len(DeathCause), np.int64)
+        self.checkpoints = 0
+        self.checkpoint_bytes = 0
+        self.checkpoint_seconds = 0.0
+        self.calls_replayed = 0
         self.object_bytes = dict.fromkeys(("created", "freed", "spilled", "restored"), 0)
         self.objects_lost = 0
         self.dropped = 0
@@ -227,6 +231,7 @@ class Series:
             "lease_requested": self._requested, "lease_decided": self._decided, "node_sample": self._node_sample,
             "store_sample": self._newest, "collector_sample": self._newest, "resource_sample": self._resources,
             "process_sample": self._process_sample, "worker_registered": self._registered, "worker_died": self._died,
+            "actor_checkpoint_saved": self._saved, "actor_restored": self._restored,
             "actor_restarting": self._restarting, "control_rpc": self._rpc, "events_dropped": self._dropped,
             "collective_ended": self._collective, "collective_failed": self._collective_failed,
         }  # fmt: skip
@@ -409,6 +414,14 @@ class Series:
     def _restarting(self, columns: Columns) -> None:
         causes = np.minimum(columns["cause"], len(DeathCause) - 1)
         self.restarts += np.bincount(causes, minlength=len(self.restarts))
+
+    def _saved(self, columns: Columns) -> None:
+        self.checkpoints += len(columns["state_bytes"])
+        self.checkpoint_bytes += int(columns["state_bytes"].sum())
+        self.checkpoint_seconds += float(columns["save_seconds"].sum())
+
+    def _restored(self, columns: Columns) -> None:
+        self.calls_replayed += int(columns["calls"].sum())
 
     def _collective(self, columns: Columns) -> None:
         slots = self.operations.of(columns["operation"])

@@ -145,6 +145,8 @@ class DeathCause(IntEnum):
     UNKNOWN = 8
     PLACEMENT_REMOVED = 9
     UNSCHEDULABLE = 10
+    #: An actor whose state could not be saved or restored.
+    GAVE_UP = 11
 
 
 class LeaseOutcome(IntEnum):
@@ -334,6 +336,14 @@ _UNION: tuple[Event, ...] = (
     Event(52, "actor_died", "The actor is gone for good.", (
         _ACTOR, _WORKER, _measure("restarts", "u16"), _label("cause", "u8", DeathCause),
         _label("class_name", "str"), _detail("error", "str"))),
+    Event(53, "actor_checkpoint_saved", "The actor saved its state, so that a new process can go on from there.", (
+        _ACTOR, _WORKER, _measure("checkpoint", "u32"), _measure("calls", "u32"), _measure("state_bytes", "u64"),
+        _measure("save_seconds", "f32"))),
+    Event(54, "actor_restored", "A new process of the actor has its state again; calls since then were repeated.", (
+        _ACTOR, _WORKER, _measure("checkpoint", "u32"), _measure("calls", "u32"), _measure("state_bytes", "u64"),
+        _measure("restore_seconds", "f32"), _measure("incarnation", "u16"))),
+    Event(55, "actor_call_replayed", "A new process of the actor repeated a call for its effect on the state.", (
+        _ACTOR, _TASK, _label("name", "str"), _label("outcome", "u8", Outcome), _measure("run_seconds", "f32"))),
     # placement groups
     Event(56, "group_requested", "Somebody asked for bundles of resources to be reserved together.", (
         _GROUP, _detail("owner", "id8"), _detail("group_name", "str"), _detail("namespace", "str"),

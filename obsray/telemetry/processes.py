@@ -109,13 +109,16 @@ class ActorTable:
                 "worker_id": None, "node_id": None, "job_id": None, "task_id": None, "shape": "", "restarts": 0,
                 "restarts_max": 0, "detached": False, "created_at_ns": None, "placed_at_ns": None,
                 "alive_at_ns": None, "died_at_ns": None, "start_seconds": None, "died_cause": None, "error": None,
-                "_at": 0,
+                "checkpoints": 0, "checkpoint_bytes": None, "checkpointed_at_ns": None, "calls_replayed": 0, "_at": 0,
             }  # fmt: skip
         return row
 
     def update(self, batch: Batch) -> None:
         """Fold the new records of a batch."""
-        events = ("actor_created", "actor_placed", "actor_alive", "actor_restarting", "actor_died")
+        events = (
+            "actor_created", "actor_placed", "actor_restored", "actor_alive", "actor_checkpoint_saved",
+            "actor_restarting", "actor_died",
+        )  # fmt: skip
         records = [
             (record["time_ns"], order, event, record)
             for order, event in enumerate(events)
@@ -147,6 +150,12 @@ class ActorTable:
     def _actor_restarting(self, row: Row, time_ns: int, record: Row) -> None:
         row.update(restarts=record["restarts"], error=record["error"])
         self._state(row, time_ns, "RESTARTING")
+
+    def _actor_checkpoint_saved(self, row: Row, time_ns: int, record: Row) -> None:
+        row.update(checkpoints=record["checkpoint"], checkpoint_bytes=record["state_bytes"], checkpointed_at_ns=time_ns)
+
+    def _actor_restored(self, row: Row, time_ns: int, record: Row) -> None:
+        row["calls_replayed"] += record["calls"]
 
     def _actor_died(self, row: Row, time_ns: int, record: Row) -> None:
         row.update(

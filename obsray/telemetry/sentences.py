@@ -220,6 +220,24 @@ def _actor_alive(r: Row, n: Names) -> str:
     return f"{_actor(r)} is alive on {_worker(r, n)}; its constructor took {duration(r['start_seconds'])}"
 
 
+def _checkpoint_saved(r: Row, n: Names) -> str:
+    return (
+        f"{_actor(r)} saved its state after {_many(r['calls'], 'call')}: checkpoint {r['checkpoint']}, "
+        f"{size(r['state_bytes'])} in {duration(r['save_seconds'])}"
+    )
+
+
+def _restored(r: Row, n: Names) -> str:
+    state = f"checkpoint {r['checkpoint']} ({size(r['state_bytes'])})" if r["checkpoint"] else "no checkpoint"
+    took = duration(r["restore_seconds"])
+    return f"{_actor(r)} went on from {state} and repeated {_many(r['calls'], 'call')} on {_worker(r, n)} in {took}"
+
+
+def _call_replayed(r: Row, n: Names) -> str:
+    how = "" if r["outcome"] == "ok" else f" ({r['outcome']})"
+    return f"{_actor(r)} repeated {_task(r, n)} for its effect, in {duration(r['run_seconds'])}{how}"
+
+
 def _lease_requested(r: Row, n: Names) -> str:
     waiting = _waiting(r["backlog_tasks"], "task")
     return f"{_worker(r, n)} wants {_many(r['wanted'], 'more worker')} for {r['shape']}; {waiting}"
@@ -339,6 +357,9 @@ SENTENCES: dict[str, Sentence] = {
     "actor_alive": _actor_alive,
     "actor_restarting": _actor_restarting,
     "actor_died": lambda r, n: f"{_actor(r)} of class {r['class_name']} is gone ({r['cause']})",
+    "actor_checkpoint_saved": _checkpoint_saved,
+    "actor_restored": _restored,
+    "actor_call_replayed": _call_replayed,
     "group_requested": _group_requested,
     "group_waiting": _group_waiting,
     "group_prepared": lambda r, n: f"every bundle of {_group(r)} has its share (attempt {r['attempts']})",

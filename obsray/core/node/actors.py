@@ -17,7 +17,7 @@ from obsray.core.node.demands import Demand, Lease, describe
 from obsray.core.node.placement import Placement, placement_of
 from obsray.core.node.resources import Amounts, amounts_of
 from obsray.core.node.scheduler import Scheduler
-from obsray.core.node.step import Report, Step, require
+from obsray.core.node.step import RemoveCheckpoints, Report, Step, require
 from obsray.core.node.workers import Death, Runtime, WorkerPool, runtime_of
 from obsray.core.protocol.lifecycle import ActorState, advance
 from obsray.core.protocol.messages import ActorChanged, Reply, StartActor
@@ -186,6 +186,16 @@ class ActorTable:
         if worker is not None:
             self._pool.retire(step, worker, DeathCause.INTENDED, detail)
 
+    def gave_up(self, step: Step, client: bytes, actor_id: bytes, error: bytes, detail: str) -> None:
+        """The actor's state could not be saved or restored: starting it again would not make it better."""
+        actor = self.by_worker.get(client)
+        if actor is None or actor.id != actor_id or actor.state is ActorState.DEAD:
+            return
+        self._die(step, actor, DeathCause.GAVE_UP, detail, error)
+        worker = self._pool.workers.get(client)
+        if worker is not None:
+            self._pool.retire(step, worker, DeathCause.INTENDED, detail)
+
     def _never_born(self, step: Step, actor_id: bytes, cause: DeathCause, error: bytes, detail: str) -> None:
         self._remember(actor_id, (cause, error, detail))
         for client in self.awaited.pop(actor_id, {}):
@@ -274,6 +284,8 @@ class ActorTable:
         advance(actor, ActorState.DEAD)
         if self.names.get((actor.namespace, actor.name)) is actor:
             del self.names[actor.namespace, actor.name]
+        if actor.spec.get("checkpoint") is not None:
+            step.effects.append(RemoveCheckpoints(actor.id))
         # Code and arguments are not needed any more; what is kept is small.
         actor.spec = {}
         step.emit.actor_died(

@@ -6,9 +6,11 @@ Each job ends in a callback on the node's own thread, posted through the reactor
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 
 from obsray.core.node.step import ReserveArena, RestoreObject, SpillObject
@@ -92,6 +94,10 @@ class Disk:
                 pass
 
         self._run("files", self._files, SPILL_THREADS, job)
+
+    def remove_directory(self, path: Path) -> None:
+        """Delete a directory with what is in it, if it is there."""
+        self._run("files", self._files, SPILL_THREADS, lambda: shutil.rmtree(path, ignore_errors=True))
 
     def _run(self, name: str, queue: SimpleQueue[Job | None], count: int, job: Job) -> None:
         for number in range(count):

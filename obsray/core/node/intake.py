@@ -77,6 +77,7 @@ _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
     m.CreateActor: (_integer, _dictionary),
     m.ActorReady: (_ACTOR,),
     m.ActorFailed: (_ACTOR, _blob, _boolean),
+    m.ActorGaveUp: (_ACTOR, _blob, _name),
     m.WatchActor: (_ACTOR,),
     m.KillActor: (_ACTOR, _boolean, _boolean),
     m.KillWorker: (_WORKER, _integer),

@@ -83,6 +83,9 @@ class NodeMachine:
             m.CreateActor: self._create_actor,
             m.ActorReady: lambda step, client, message: self.actors.ready(step, client.id, message.actor),
             m.ActorFailed: self._actor_failed,
+            m.ActorGaveUp: lambda step, client, message: self.actors.gave_up(
+                step, client.id, message.actor, message.error, message.detail
+            ),
             m.WatchActor: lambda step, client, message: self.actors.watch(
                 step, client.id, message.actor, owner_of(message.actor) in self.clients
             ),

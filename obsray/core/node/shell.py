@@ -29,6 +29,7 @@ from obsray.core.node.step import (
     Broadcast,
     Effect,
     EndProcess,
+    RemoveCheckpoints,
     RemoveFile,
     Report,
     ReserveArena,
@@ -258,6 +259,8 @@ class Node:
                 self.disk.restore(effect)
             case RemoveFile(path):
                 self.disk.remove(path)
+            case RemoveCheckpoints(actor):
+                self.disk.remove_directory(self.session / "checkpoints" / actor.hex())
             case Report(news):
                 self._report(news)
             case Shutdown(reason):

@@ -77,6 +77,12 @@ class RemoveFile(NamedTuple):
     path: str
 
 
+class RemoveCheckpoints(NamedTuple):
+    """Delete what an actor that is gone for good has saved."""
+
+    actor: bytes
+
+
 class Report(NamedTuple):
     """Let the control store know of an actor: its spec when it is created, then every change of it."""
 
@@ -98,6 +104,7 @@ Effect = (
     | SpillObject
     | RestoreObject
     | RemoveFile
+    | RemoveCheckpoints
     | Report
     | Shutdown
 )

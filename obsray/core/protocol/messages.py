@@ -12,7 +12,7 @@ Tags are never reused; removed ones go to ``RETIRED``.
 link                   messages
 =====================  ======================================================================================
 client -> node         DefineShape LeaseRequest LeaseReturn Blocked Unblocked CreateObject SealObject
-                       AbortObject PinObject UnpinObjects FreeObjects CreateActor ActorReady ActorFailed
+                       AbortObject PinObject UnpinObjects FreeObjects CreateActor ActorReady ActorFailed ActorGaveUp
                        WatchActor KillActor KillWorker Request Goodbye
                        CreateGroup RemoveGroup WatchGroup
 node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom ObjectRefused ObjectPinned
@@ -186,7 +186,8 @@ class CreateActor(NamedTuple):
     "resources" fixed point dict, "held" dict (held for life), "runtime" and "placement" as in DefineShape,
     "restarts_max" int (-1 without bound), "job" int, "owner" 8 bytes,
     "meta" opaque bytes (for handles made from the name), "task" 16 bytes (the creation task), "trace" 16 bytes,
-    "function" bytes (class blob), "payload", "arguments" (as in a task), "concurrency" dict, "restore" opaque.
+    "function" bytes (class blob), "payload", "arguments" (as in a task), "concurrency" dict, "checkpoint" None or
+    {"every": calls, "seconds", "repeats": whether calls are repeated after a restart}.
     """
 
     request: int
@@ -260,6 +261,15 @@ class Goodbye(NamedTuple):
     """Client -> node: ends in order; what it owned is freed, nothing it did counts as a crash."""
 
     tag: int = 19
+
+
+class ActorGaveUp(NamedTuple):
+    """Worker -> node: the actor's state could not be saved or restored; it ends for good. ``detail``: a sentence."""
+
+    actor: bytes
+    error: bytes
+    detail: str
+    tag: int = 23
 
 
 class CreateGroup(NamedTuple):

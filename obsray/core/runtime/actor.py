@@ -21,7 +21,7 @@ from obsray.core.protocol import messages as m
 from obsray.core.runtime.executor import LoadedFunction, call_user_code
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, dump_error
-from obsray.errors import ActorDiedError, AsyncioActorExit
+from obsray.errors import ActorCheckpointError, ActorDiedError, AsyncioActorExit
 from obsray.telemetry.events import Outcome
 from obsray.telemetry.spine import NOW_SLOTS
 
@@ -73,7 +73,8 @@ class ActorRunner:
         context |= spec.get("inherited") or {}
         executor._contexts[0] = context
         fields = (spec["task"], self.incarnation, 0, spec["payload"], spec["arguments"], 1, spec["trace"], None)
-        running = Running(_Creation(self), 0, 0, time.time_ns(), context, time.time_ns(), fields)
+        link = self.stand_in(f"{spec['class_name']}.__init__", spec["function"])
+        running = Running(link, 0, 0, time.time_ns(), context, time.time_ns(), fields)
         try:
             cls, args, kwargs = executor.begin(running, 0)
             if inspect.iscoroutinefunction(cls.__init__):
@@ -96,7 +97,36 @@ class ActorRunner:
             executor.exit("its constructor failed")
             return
         executor.end(running, Outcome.OK, [], None, time.time_ns())
+        if spec.get("checkpoint") is not None and not self._restore(spec["checkpoint"]):
+            return
         self._report(m.ActorReady(self.id))
+
+    def _restore(self, wishes: dict[str, Any]) -> bool:
+        from obsray.core.runtime.checkpoints import Checkpoints
+
+        try:
+            checkpoints = Checkpoints(self, wishes)
+            if self.incarnation:
+                checkpoints.restore()
+        except Exception as error:
+            if not isinstance(error, ActorCheckpointError):
+                who = f"{self.spec['class_name']} ({self.id.hex()}, pid {os.getpid()})"
+                text = f"the actor {who} is dead: its checkpoint could not be read: {error!r}"
+                error = ActorCheckpointError(text, self.id.hex())
+            self.give_up(error)
+            return False
+        self.executor.checkpoints = checkpoints
+        return True
+
+    def give_up(self, error: ActorCheckpointError) -> None:
+        """The actor's state would be wrong from here on: it ends for good, and its callers hear why."""
+        detail = error.error_msg.partition(" is dead: ")[2].partition("\n")[0]
+        self._report(m.ActorGaveUp(self.id, dump_error(error), detail[:500]))
+        self.executor.exit("its state could not be kept")
+
+    def stand_in(self, name: str, blob: bytes = b"") -> Any:
+        """In place of an owner's link, for what runs without one: a function called ``name`` has number 0 there."""
+        return _NoOwner(self, name, blob)
 
     def shown(self) -> str | None:
         """How the actor's class says an actor looks; None if it does not say."""
@@ -325,19 +355,17 @@ class _Threads:
             thread.join(30)
 
 
-class _Creation:
-    """Stands in for the owner's link while the constructor runs: its result goes to the node."""
+class _NoOwner:
+    """Stands in for an owner's link: nobody waits for the result here."""
 
-    def __init__(self, runner: ActorRunner) -> None:
-        spec = runner.spec
+    def __init__(self, runner: ActorRunner, name: str, blob: bytes) -> None:
         session = runner.executor.session
-        name = f"{spec['class_name']}.__init__"
-        self.state = {0: LoadedFunction(name, session.emitter.intern(name), spec["function"])}
+        self.state = {0: LoadedFunction(name, session.emitter.intern(name), blob)}
         self.closed = True
         self.peer = runner.link.peer
 
     def send(self, message: Any) -> None:
-        """Nobody waits for the result of a constructor."""
+        """Nobody waits for it."""
 
 
 def _ready() -> bool:

@@ -67,6 +67,8 @@ class Executor:
         self.queue: deque[Any] = deque()
         self.exiting = ""
         self.actor: Any = None
+        #: What keeps the actor's state beyond this process, if it wants that.
+        self.checkpoints: Any = None
         #: Thread slot -> what runs there; slot 0 is the main thread.
         self.slots: dict[int, Running] = {}
         #: Results that have not been sent, with the links they go to. Threads add to it without the session's lock
@@ -113,8 +115,10 @@ class Executor:
             if type(running) is Running:
                 if self.actor is not None and self.actor.concurrent:
                     self.actor.submit(running)
-                else:
+                elif self.checkpoints is None:
                     self.execute(running)
+                else:
+                    self.checkpoints.perform(running)
             else:
                 running.start()
             if not queue or time.time_ns() - self._sent_ns > SEND_AFTER_NS:
@@ -133,11 +137,13 @@ class Executor:
             try:
                 # The watcher may have received work between the look at the queue and here.
                 if not self.queue and not self.exiting:
-                    session.turn(None)
+                    session.turn(None if self.checkpoints is None else self.checkpoints.idle_seconds())
             finally:
                 session.driving.release()
                 if session.sleepers:
                     session.wake_a_sleeper()
+            if self.checkpoints is not None and not self.queue:
+                self.checkpoints.save_if_due()
 
     def busy(self) -> bool:
         """Whether any thread runs user code."""
@@ -330,6 +336,7 @@ class Executor:
         if self._cancelled and running.task in self._cancelled:
             self._cancelled.discard(running.task)
             running.cancelled = True
+            running.number = -1  # it has not begun
             raise KeyboardInterrupt
         self.session.emitter.running(slot, running.task, started_at, loaded.name_number, running.attempt)
         if running.context is not self._context:
@@ -482,6 +489,8 @@ class Executor:
         session.emitter.idle(running.slot)
         if running.cancelled and outcome is Outcome.OK:
             outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
+        if self.checkpoints is not None:
+            self.checkpoints.ended(running, outcome, extra is not None and "retry" in extra)
         size = 0
         for value in values:
             size += len(value) if type(value) is bytes else value

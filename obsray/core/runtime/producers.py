@@ -39,6 +39,8 @@ class Producers:
         self.executor = executor
         self.session = executor.session
         self.together_max = -1
+        #: Of the stream that ended last on the main thread: how many items it was asked for, ABANDONED for all.
+        self.last = ABANDONED
         self._windows: dict[bytes, Window] = {}
 
     def taken(self, task: bytes, count: int) -> None:
@@ -71,10 +73,12 @@ class Producers:
             items = _in_own_loop(items)
         iterator = _iterator(running, items)
         window = self._open(running)
+        self.last = ABANDONED
         try:
             for value in iterator:
                 self._send(running, window, value)
                 if window.taken == ABANDONED or running.cancelled:
+                    self.last = window.sent
                     break
                 if (window.ahead > 0 or self.together_max > 0) and self._is_full(window):
                     self._wait(window)

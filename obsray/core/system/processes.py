@@ -115,4 +115,5 @@ def clean_session(directory: Path | str) -> None:
     """
     base = Path(directory)
     shutil.rmtree(base / "spill", ignore_errors=True)
+    shutil.rmtree(base / "checkpoints", ignore_errors=True)
     shutil.rmtree(base / "sockets", ignore_errors=True)
