@@ -102,7 +102,7 @@ def _check_one(name: str, value: Any) -> None:
         if not _whole(value, 1):
             raise ValueError(f"{name}={value!r}: must be a number >= 1")
     elif name == "checkpoint_seconds":
-        _number(name, value)
+        check_amount(name, value)
         if not value:
             raise ValueError(f"checkpoint_seconds={value!r}: must be > 0")
     elif name == "max_pending_calls":

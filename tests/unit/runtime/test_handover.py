@@ -42,6 +42,7 @@ def test_a_worker_given_work_while_it_took_over_does_not_sleep() -> None:
     executor = object.__new__(Executor)
     executor.queue = deque()
     executor.exiting = ""
+    executor.checkpoints = None
     driving = Driving(lambda: executor.queue.append("work"))
     executor.session = SimpleNamespace(driving=driving, sleepers=[], turn=never)  # type: ignore[assignment]
     executor._idle_turn()
