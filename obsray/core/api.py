@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import operator
 import os
-from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from obsray.core import options as opts
@@ -20,6 +19,7 @@ from obsray.core.runtime.streams import ObjectRefGenerator
 from obsray.errors import RaySystemError
 
 T = TypeVar("T")
+W = TypeVar("W", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")
 
 _context: Context | None = None
 #: Whether this process was forked from one that had a runtime, and has started none of its own.
@@ -178,9 +178,9 @@ def is_initialized() -> bool:
 @overload
 def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
 @overload
-def get(refs: Sequence[ObjectRef[Any]], *, timeout: float | None = None) -> list[Any]: ...
+def get(refs: list[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
 @overload
-def get(refs: ObjectRefGenerator, *, timeout: float | None = None) -> ObjectRefGenerator: ...
+def get(refs: ObjectRefGenerator[T], *, timeout: float | None = None) -> ObjectRefGenerator[T]: ...
 
 
 def get(refs: Any, *, timeout: float | None = None) -> Any:
@@ -212,7 +212,7 @@ def _check_timeout(timeout: Any) -> None:
         raise ValueError(f"timeout={timeout}: must be >= 0 seconds, or None to wait as long as it takes")
 
 
-def put(value: Any) -> ObjectRef[Any]:
+def put(value: T) -> ObjectRef[T]:
     """Store a value and return a reference to it. Raises TypeError for what cannot be pickled and for references."""
     if type(value) is ObjectRef:
         raise TypeError(
@@ -222,8 +222,8 @@ def put(value: Any) -> ObjectRef[Any]:
 
 
 def wait(
-    refs: list[Any], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
-) -> tuple[list[Any], list[Any]]:
+    refs: list[W], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[W], list[W]]:
     """``(ready, rest)`` as soon as ``num_returns`` references are ready or ``timeout`` seconds have passed.
 
     Both lists keep the order of the input; ``ready`` has at most ``num_returns``; a failed task counts as ready.
@@ -270,7 +270,7 @@ def cancel(ref: Any, *, force: bool = False, recursive: bool = True) -> None:
     found.cancel(task, force, recursive)
 
 
-def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     """End an actor's process at once; calls that run or wait fail. With ``no_restart=False`` it uses up a restart."""
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"kill takes an actor handle, got {type(actor).__name__}; cancel(ref) ends a task")
@@ -278,7 +278,7 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     session().kill_actor(actor._actor, restart=not no_restart)
 
 
-def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     """A handle of a named actor. It does not keep the actor alive. Raises ValueError if there is none."""
     opts.check_name("name", name)
     if not name:

@@ -6,8 +6,8 @@ import hashlib
 import inspect
 import os
 import pickle
-from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from obsray.core import options as opts
 from obsray.core import placement
@@ -17,12 +17,17 @@ from obsray.core.runtime.dispatch import Function, Shape
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import collector, dump_function
 from obsray.core.runtime.session import Session, current
+from obsray.core.runtime.streams import ObjectRefGenerator
 from obsray.core.runtime.submission import STREAMING, Plan
 from obsray.errors import ActorAlreadyExistsError, ActorHandleNotFoundError, RaySystemError
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+#: What a call returns: a reference, a list of them, a generator of them, None.
+C = TypeVar("C", covariant=True)
 
 MAX_RETRIES_DEFAULT = 3
 
@@ -120,10 +125,10 @@ def shape_of(session: Session, options: dict[str, Any], cpus_default: float, wha
         return session.dispatcher.shape(name, resources, runtime, key, where.wire, inherited)
 
 
-class RemoteFunction(Generic[P, R]):
+class RemoteFunction(Generic[P, C]):
     """A function whose calls run in workers: ``f.remote(...)`` returns a reference to the result at once."""
 
-    def __init__(self, function: Callable[P, R], options: dict[str, Any]) -> None:
+    def __init__(self, function: Callable[P, Any], options: dict[str, Any]) -> None:
         self._function = function
         self._options = opts.check(options, opts.TASK_OPTIONS, "a remote function")
         if inspect.iscoroutinefunction(function):
@@ -142,10 +147,33 @@ class RemoteFunction(Generic[P, R]):
         self.__wrapped__ = function
         self.__module__ = getattr(function, "__module__", "")
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(f"{self.__name__} is a remote function: call {self.__name__}.remote(...) instead")
 
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
+    # For type checkers: the arguments of the function itself, or references to them in the first four places.
+    @overload
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> C: ...
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[Any, Q], C], a: ObjectRef[Any], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> C: ...
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[Any, Any, Q], C], a: Any, b: ObjectRef[Any], /,
+        *args: Q.args, **kwargs: Q.kwargs,
+    ) -> C: ...  # fmt: skip
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[Any, Any, Any, Q], C], a: Any, b: Any, c: ObjectRef[Any], /,
+        *args: Q.args, **kwargs: Q.kwargs,
+    ) -> C: ...  # fmt: skip
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[Any, Any, Any, Any, Q], C], a: Any, b: Any, c: Any, d: ObjectRef[Any], /,
+        *args: Q.args, **kwargs: Q.kwargs,
+    ) -> C: ...  # fmt: skip
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """Run the function in a worker.
 
         Returns a reference, a list of them for ``num_returns`` > 1, None for 0, a generator of them for generators.
@@ -155,8 +183,7 @@ class RemoteFunction(Generic[P, R]):
         if session is None or session.closed:
             session = self._prepare()
         assert self._plan is not None
-        result: ObjectRef[R] = session.submission.call(self._plan, args, kwargs)
-        return result
+        return session.submission.call(self._plan, args, kwargs)
 
     def _prepare(self) -> Session:
         session = _auto_init()
@@ -195,7 +222,20 @@ class RemoteFunction(Generic[P, R]):
         """The next call plans anew: this process runs work of another placement group now."""
         self._plan_session = None
 
-    def options(self, **options: Any) -> RemoteFunction[P, R]:
+    @overload
+    def options(self, *, num_returns: Literal[0], **options: Any) -> RemoteFunction[P, None]: ...
+    @overload
+    def options(self, *, num_returns: Literal[1], **options: Any) -> RemoteFunction[P, ObjectRef[Any]]: ...
+    @overload
+    def options(self, *, num_returns: int, **options: Any) -> RemoteFunction[P, list[ObjectRef[Any]]]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal["streaming", "dynamic"], **options: Any
+    ) -> RemoteFunction[P, ObjectRefGenerator[Any]]: ...
+    @overload
+    def options(self, **options: Any) -> RemoteFunction[P, C]: ...
+
+    def options(self, **options: Any) -> RemoteFunction[P, Any]:
         """The same function with other options for the calls made through the copy."""
         return RemoteFunction(self._function, {**self._options, **options})
 
@@ -293,7 +333,7 @@ class ActorClass(Generic[T]):
             raise ValueError("concurrency_groups belong to the class: give them to @remote")
         return ActorClass(self._class, {**self._options, **options})
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Make an actor. Raises TypeError for arguments its constructor does not take, ValueError for a taken name."""
         session = _auto_init()
         options = self._options
@@ -454,7 +494,7 @@ class HandleMeta:
         self.ahead = ahead
 
 
-class ActorHandle:
+class ActorHandle(Generic[T_co]):
     """A handle of an actor: ``handle.method.remote(...)``. Equal by actor; the actor ends when no handle is left."""
 
     def __init__(self, actor: bytes, meta: HandleMeta, session: Session, reference: ObjectRef[Any] | None) -> None:
@@ -529,7 +569,7 @@ def _check_session(session: Session, class_name: str, actor: bytes) -> None:
         )
 
 
-def _rebuild_handle(actor: bytes, meta: HandleMeta, counted: bool) -> ActorHandle:
+def _rebuild_handle(actor: bytes, meta: HandleMeta, counted: bool) -> ActorHandle[Any]:
     session = current()
     reference = session.reference(actor + bytes(4)) if counted else None
     return ActorHandle(actor, meta, session, reference)
@@ -541,7 +581,7 @@ class ActorMethod:
     Not by the handle itself: that keeps its methods, and a cycle would live until the next garbage collection.
     """
 
-    def __init__(self, handle: ActorHandle, name: str, info: MethodInfo | None, options: dict[str, Any]) -> None:
+    def __init__(self, handle: ActorHandle[Any], name: str, info: MethodInfo | None, options: dict[str, Any]) -> None:
         self._session = handle._session
         self._client = handle._client
         self._meta = handle._meta
@@ -610,11 +650,11 @@ class ActorMethod:
 
     def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
         """A call for a graph (``obsray.dag``): described, not made."""
-        handle = ActorHandle(self._client.id, self._meta, self._session, self._reference)
+        handle: ActorHandle[Any] = ActorHandle(self._client.id, self._meta, self._session, self._reference)
         return ClassMethodNode(handle, self._name, args, kwargs, self._options)
 
 
-def get_named(session: Session, name: str, namespace: str) -> ActorHandle | None:
+def get_named(session: Session, name: str, namespace: str) -> ActorHandle[Any] | None:
     """A handle of the actor of this name, or None. Such a handle does not keep the actor alive."""
     found = session.request("get_actor", name=name, namespace=namespace)
     if found is None:
@@ -622,12 +662,45 @@ def get_named(session: Session, name: str, namespace: str) -> ActorHandle | None
     return ActorHandle(found["actor"], pickle.loads(found["meta"]), session, None)
 
 
+class _Decorator(Protocol):
+    """What ``remote`` with options returns."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: Callable[P, AsyncIterator[T]], /) -> RemoteFunction[P, ObjectRefGenerator[T]]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: Callable[P, Iterator[T]], /) -> RemoteFunction[P, ObjectRefGenerator[T]]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, ObjectRef[R]]: ...
+
+
+class _DecoratorFor(Protocol[C]):
+    """The same, when the options say what a call returns."""
+
+    def __call__(self, target: Callable[P, Any], /) -> RemoteFunction[P, C]: ...
+
+
 @overload
 def remote(target: type[T]) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
 @overload
-def remote(target: Callable[P, R]) -> RemoteFunction[P, R]: ...
+def remote(target: Callable[P, AsyncIterator[T]]) -> RemoteFunction[P, ObjectRefGenerator[T]]: ...  # type: ignore[overload-overlap]
 @overload
-def remote(**options: Any) -> Callable[[Any], Any]: ...
+def remote(target: Callable[P, Iterator[T]]) -> RemoteFunction[P, ObjectRefGenerator[T]]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: Callable[P, R]) -> RemoteFunction[P, ObjectRef[R]]: ...
+@overload
+def remote(*, num_returns: Literal[0], **options: Any) -> _DecoratorFor[None]: ...
+@overload
+def remote(*, num_returns: Literal[1], **options: Any) -> _Decorator: ...
+@overload
+def remote(*, num_returns: int, **options: Any) -> _DecoratorFor[list[ObjectRef[Any]]]: ...
+@overload
+def remote(
+    *, num_returns: Literal["streaming", "dynamic"], **options: Any
+) -> _DecoratorFor[ObjectRefGenerator[Any]]: ...
+@overload
+def remote(**options: Any) -> _Decorator: ...
 
 
 def remote(target: Any = None, **options: Any) -> Any:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
 
-T = TypeVar("T")
+#: A reference to an int is a reference to an object, too.
+T = TypeVar("T", covariant=True)
 
 #: What event loops are to call when a value is there, with the futures that tell.
 _callbacks: dict[tuple[bytes, Callable[[Any], Any]], list[Any]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.ownership import Entry, Task
@@ -14,6 +14,8 @@ from obsray.core.transport.links import Link
 
 if TYPE_CHECKING:
     import asyncio
+
+T = TypeVar("T", covariant=True)
 
 
 class Stream:
@@ -74,7 +76,7 @@ class Stream:
             watcher.on_ready(entry)
 
 
-class ObjectRefGenerator:
+class ObjectRefGenerator(Generic[T]):
     """An iterator over the references of a streaming task's items, in order.
 
     Not picklable; one consumer. ``completed()`` is a reference to the end of the task. Dropping the iterator
@@ -86,19 +88,19 @@ class ObjectRefGenerator:
         self._task_id = task.id
         self._completed = ObjectRef[Any](task.entries[0].id)
 
-    def __iter__(self) -> ObjectRefGenerator:
+    def __iter__(self) -> ObjectRefGenerator[T]:
         return self
 
-    def __next__(self) -> ObjectRef[Any]:
+    def __next__(self) -> ObjectRef[T]:
         reference = self._take(block=True)
         if reference is None:
             raise StopIteration
         return reference
 
-    def __aiter__(self) -> ObjectRefGenerator:
+    def __aiter__(self) -> ObjectRefGenerator[T]:
         return self
 
-    async def __anext__(self) -> ObjectRef[Any]:
+    async def __anext__(self) -> ObjectRef[T]:
         stream = self._stream
         if not stream.ready and not stream.ended:
             import asyncio

@@ -250,7 +250,7 @@ class Submission:
             stream = self.streams.open(task)
             stream.backpressure = plan.backpressure
             task.entries[0].local = 1
-            generator = ObjectRefGenerator(stream, task)
+            generator: ObjectRefGenerator[Any] = ObjectRefGenerator(stream, task)
             self._fail_early(task)
             return generator
         for entry in task.entries:
