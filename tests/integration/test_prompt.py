@@ -81,8 +81,12 @@ def test_an_error_at_the_prompt_has_no_frames_of_the_runtime_and_names_the_next_
     shown = prompt.enter("obsray.get(fail.remote(1))")
     assert "ValueError: the reason" in shown and "obsray story " in shown and "in fail" in shown
     assert "obsray/core" not in shown
+    prompt.enter("import time")
+    prompt.enter("slow = obsray.remote(lambda: time.sleep(600))")
+    prompt.terminal.type("print('waiting'), obsray.get(slow.remote())\n")
+    prompt.terminal.see("\nwaiting\n")
     prompt.terminal.interrupt()
-    prompt.terminal.see(">>> ")
+    assert "KeyboardInterrupt" in prompt.terminal.see(">>> ")
     assert prompt.enter("obsray.get(obsray.put(1))") == "1"
 
 
