@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     import cloudpickle
 
-    from obsray import actor, autoscaler, dag, exceptions, experimental, util
+    from obsray import actor, autoscaler, dag, exceptions, experimental, job_config, runtime_env, util
     from obsray.core.api import (
         ActorHandle,
         ObjectRef,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         UniqueID,
         WorkerID,
     )
+    from obsray.logging_config import LoggingConfig
     from obsray.util.client import ClientBuilder, client
     from obsray.util.languages import Language, cpp_function, java_actor_class, java_function
     from obsray.util.timeline import timeline
@@ -78,8 +79,9 @@ _WHERE: dict[str, str | None] = {
     ),
     **dict.fromkeys(("ClientBuilder", "client"), "obsray.util.client"),
     **dict.fromkeys(("Language", "cpp_function", "java_actor_class", "java_function"), "obsray.util.languages"),
+    "LoggingConfig": "obsray.logging_config",
     "timeline": "obsray.util.timeline",
-    **dict.fromkeys(("actor", "autoscaler", "dag", "exceptions", "experimental", "util")),
+    **dict.fromkeys(("actor", "autoscaler", "dag", "exceptions", "experimental", "job_config", "runtime_env", "util")),
 }  # fmt: skip
 
 #: Parts of Ray that obsray does not have -> what to do instead.
@@ -104,6 +106,7 @@ __all__ = [
     "FunctionID",
     "JobID",
     "Language",
+    "LoggingConfig",
     "NodeID",
     "ObjectID",
     "ObjectRef",
@@ -131,11 +134,13 @@ __all__ = [
     "is_initialized",
     "java_actor_class",
     "java_function",
+    "job_config",
     "kill",
     "method",
     "nodes",
     "put",
     "remote",
+    "runtime_env",
     "shutdown",
     "timeline",
     "util",

@@ -42,6 +42,10 @@ class Config:
     spill_bytes_max: int = 0
     #: A request for room fails after this time without progress.
     store_wait_seconds_max: float = 30.0
+    #: Most bytes of a working_dir or of one of py_modules, packed; larger ones are refused.
+    environment_package_bytes_max: int = 512 << 20
+    #: Most bytes of environments kept on a node although no process uses them.
+    environment_bytes_max: int = 10 << 30
     #: How often the collector stores what processes recorded.
     collect_interval_seconds: float = 0.2
     #: How often nodes, stores and processes are sampled.

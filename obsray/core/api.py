@@ -7,7 +7,9 @@ import operator
 import os
 from typing import Any, TypeVar, overload
 
+import obsray
 from obsray.core import options as opts
+from obsray.core import parameters as params
 from obsray.core.protocol.labels import RESERVED_PREFIX, check_key, check_value
 from obsray.core.remote import ActorClass, ActorHandle, RemoteFunction, get_named, method, remote
 from obsray.core.runtime.context import RuntimeContext
@@ -17,6 +19,8 @@ from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.session import FORKED, Session, current_or_none, set_current
 from obsray.core.runtime.streams import ObjectRefGenerator
 from obsray.errors import RaySystemError
+from obsray.job_config import JobConfig
+from obsray.logging_config import LoggingConfig
 
 T = TypeVar("T")
 W = TypeVar("W", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")
@@ -44,20 +48,26 @@ def init(
     configure_logging: bool = True,
     labels: dict[str, str] | None = None,
     runtime_env: dict[str, Any] | None = None,
+    job_config: JobConfig | dict[str, Any] | None = None,
+    logging_config: LoggingConfig | None = None,
     _memory: int | None = None,
     _temp_dir: str | None = None,
     _node_name: str | None = None,
     _system_config: dict[str, Any] | None = None,
+    **unknown: Any,
 ) -> Context:
     """Start a runtime on this machine for this program: node, workers, telemetry and dashboard.
 
     ``num_cpus`` defaults to the cores this process may use (the cgroup's limit counts), ``object_store_memory`` (bytes)
-    to 30 % of memory. ``labels`` are the node's, for label selectors. ``_system_config`` overrides fields
-    of ``obsray.config.Config``.
+    to 30 % of memory. ``labels`` are the node's, for label selectors.
+    ``runtime_env`` (or that of ``job_config``) is what all tasks and actors of this program run in.
+    ``logging_config`` sets up the root logger here and in workers, ``logging_level`` and ``logging_format`` the logger
+    ``obsray``. ``_system_config`` overrides fields of ``obsray.config.Config``.
 
     Returns a context with ``dashboard_url`` and ``address_info``; usable as ``with obsray.init():``.
-    Raises RuntimeError if a runtime is running (unless ``ignore_reinit_error``) or cannot be started, and ValueError
-    for bad values.
+    Raises RuntimeError if a runtime is running (unless ``ignore_reinit_error``) or cannot be started and for parameters
+    that do not exist or are not offered, ConnectionError for an address that would have to be joined, ValueError or
+    TypeError for bad values.
     """
     global _context, _forked
     session = current_or_none()
@@ -69,16 +79,12 @@ def init(
         )
     if session is not None:
         shutdown()
-    if address not in (None, "local"):
-        raise ValueError(
-            f"init(address={address!r}): joining a running cluster is not there yet; "
-            "leave address out to start a runtime here"
-        )
+    params.refuse(unknown, _PARAMETERS)
+    params.check_address(address)
     given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "namespace": namespace,
              "object_store_memory": object_store_memory, "memory": _memory}  # fmt: skip
     opts.check(given, frozenset(given), "init")
-    if dashboard_port is not None and not (type(dashboard_port) is int and 0 <= dashboard_port < 1 << 16):
-        raise ValueError(f"dashboard_port={dashboard_port!r}: must be a port (0: any that is free)")
+    params.check_gpus(num_gpus)
     if labels is not None and not isinstance(labels, dict):
         raise TypeError(f"labels must be a dict of strings to strings, got {type(labels).__name__}")
     for key, label in (labels or {}).items():
@@ -86,6 +92,9 @@ def init(
         check_value(label, f"labels[{key!r}]")
         if key.startswith(RESERVED_PREFIX):
             raise ValueError(f"labels: {key!r}: the prefix {RESERVED_PREFIX} is for labels of the runtime's own")
+    params.check_dashboard(dashboard_host, dashboard_port)
+    job, space, env = params.job_of(job_config, namespace, runtime_env)
+    logs = params.logging_of(configure_logging, logging_level, logging_format, logging_config)
     _context = launch(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -93,19 +102,32 @@ def init(
         labels=dict(labels or {}),
         object_store_memory=object_store_memory,
         memory=_memory,
-        namespace=namespace,
+        namespace=space,
+        job_config=job,
+        logs=logs,
+        node_name=_node_name,
         include_dashboard=True if include_dashboard is None else include_dashboard,
         dashboard_port=dashboard_port,
         log_to_driver=log_to_driver,
         temp_dir=_temp_dir,
         settings=_system_config or {},
+        version=obsray.__version__,
         on_disconnect=shutdown,
     )
     set_current(_context.session)
     _forked = False
     _context.session.start()
+    try:
+        _context.begin_job(env)
+    except BaseException:
+        shutdown()
+        raise
     take_uncaught_errors()
     return _context
+
+
+#: The names that ``init`` takes, for those who mistype one.
+_PARAMETERS = [*(name for name in init.__kwdefaults__ or ()), "address"]
 
 
 def shutdown(*, wait_for_processes: bool = False) -> None:
@@ -286,7 +308,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     if namespace is not None:
         opts.check_name("namespace", namespace)
     found_session = session()
-    where = found_session.settings.get("namespace", "") if namespace is None else namespace
+    where = found_session.namespace if namespace is None else namespace
     found = get_named(found_session, name, where)
     if found is None:
         raise ValueError(
@@ -303,6 +325,7 @@ def nodes() -> list[dict[str, Any]]:
             "Alive": node["alive"],
             "NodeManagerAddress": "127.0.0.1",
             "NodeManagerHostname": node["host"],
+            "NodeName": node.get("name", node["host"]),
             "NodeManagerPid": node["pid"],
             "SessionDirectory": node["session"],
             "Resources": {
@@ -329,13 +352,13 @@ def available_resources() -> dict[str, float]:
     return {name: opts.floating(name, amount) for name, amount in free.items() if amount > 0}
 
 
-def get_gpu_ids() -> list[int]:
+def get_gpu_ids() -> list[Any]:
     """The ids of the GPUs assigned to this task or actor; empty in a driver."""
     return list(get_runtime_context().get_accelerator_ids().get("GPU", []))
 
 
 def get_runtime_context() -> RuntimeContext:
-    """Where this code runs: job, node, worker, task, actor."""
+    """Where this code runs: job, node, worker, task, actor; a driver without a runtime starts one."""
     return RuntimeContext(session())
 
 

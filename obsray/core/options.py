@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
+
+from obsray import runtime_env
 
 #: Resources are counted in fixed point: 1/10000 of a unit, except bytes.
 UNIT = 10_000
@@ -145,7 +146,7 @@ def _check_one(name: str, value: Any) -> None:
     elif name in ("name", "namespace"):
         check_name(name, value)
     elif name == "runtime_env":
-        check_runtime_env(value)
+        runtime_env.check(value)
 
 
 def check_name(what: str, value: Any) -> None:
@@ -193,20 +194,6 @@ def check_amount(name: str, value: Any) -> None:
 
 def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def check_runtime_env(env: Any) -> None:
-    """Raises ValueError or TypeError for an environment that cannot be made."""
-    if not isinstance(env, dict):
-        raise TypeError(f"runtime_env must be a dict, got {type(env).__name__}")
-    variables = env.get("env_vars") or {}
-    if not isinstance(variables, dict) or not all(
-        isinstance(k, str) and isinstance(v, str) for k, v in variables.items()
-    ):
-        raise TypeError("runtime_env['env_vars'] must be a dict of strings to strings")
-    working_dir = env.get("working_dir")
-    if working_dir is not None and not os.path.isdir(working_dir):
-        raise ValueError(f"runtime_env['working_dir']={working_dir!r} is not a directory on this machine")
 
 
 def fixed(name: str, amount: float) -> int:

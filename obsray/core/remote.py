@@ -12,6 +12,7 @@ from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Prot
 from obsray.core import options as opts
 from obsray.core import placement
 from obsray.core.graph import ClassMethodNode, ClassNode, FunctionNode
+from obsray.core.protocol.environment_key import environment_id, environment_key
 from obsray.core.runtime.bindings import Bindings, interactive
 from obsray.core.runtime.dispatch import Function, Shape
 from obsray.core.runtime.references import ObjectRef
@@ -104,24 +105,17 @@ def _call_options(options: dict[str, Any]) -> dict[str, Any] | None:
     return found or None
 
 
-def _runtime(options: dict[str, Any]) -> dict[str, Any] | None:
-    """What a worker must be for these options, beyond its resources."""
-    env = options.get("runtime_env")
-    if not env:
-        return None
-    opts.check_runtime_env(env)
-    return {k: v for k, v in env.items() if k in ("env_vars", "working_dir", "py_modules") and v} or None
-
-
 def shape_of(session: Session, options: dict[str, Any], cpus_default: float, what: str = "a task") -> Shape:
     """The scheduling class of these options. Raises ValueError for a placement in which it can never run."""
     resources = opts.demanded(options, cpus_default)
-    runtime = _runtime(options)
+    runtime = session.environments.describe(options.get("runtime_env"))
     where = placement.placed(session, options, resources, what=what)
     inherited = where.inherited
     key = (tuple(sorted(resources.items())), repr(runtime), where.key, inherited is not None and inherited["capture"])
     with session.lock:
-        name = (opts.describe(resources) + where.name)[: opts.NAME_CHARACTERS_MAX]
+        name = (opts.describe(resources) + where.name)[: opts.NAME_CHARACTERS_MAX - 32]
+        if runtime is not None:
+            name += f" env:{environment_id(environment_key(runtime)).hex()}"
         return session.dispatcher.shape(name, resources, runtime, key, where.wire, inherited)
 
 
@@ -337,7 +331,7 @@ class ActorClass(Generic[T]):
         """Make an actor. Raises TypeError for arguments its constructor does not take, ValueError for a taken name."""
         session = _auto_init()
         options = self._options
-        name, namespace = options.get("name") or "", options.get("namespace") or session.settings.get("namespace", "")
+        name, namespace = options.get("name") or "", options.get("namespace") or session.namespace
         if options.get("get_if_exists"):
             if not name:
                 raise ValueError("get_if_exists needs a name")
@@ -426,16 +420,15 @@ class ActorClass(Generic[T]):
         held = opts.demanded(options, 0)
         # An actor that asks for nothing needs a CPU to be placed, and none afterwards.
         placed = opts.demanded(options, 1)
-        env = _runtime(options)
         where = placement.placed(session, options, held, placed, what=self.__name__)
         return {
             "class_name": self.__name__,
             "name": name,
             "namespace": namespace,
-            "detached": options.get("lifetime") == "detached",
+            "detached": (options.get("lifetime") or session.description.get("actor_lifetime")) == "detached",
             "resources": placed,
             "held": held,
-            "runtime": env,
+            "runtime": session.environments.describe(options.get("runtime_env")),
             "placement": where.wire,
             "inherited": where.inherited,
             "restarts_max": options.get("max_restarts") or 0,

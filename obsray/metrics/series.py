@@ -18,6 +18,9 @@ from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, ProcessKi
 from obsray.telemetry.runs import each, expand
 from obsray.telemetry.table import SEQUENCE_MAX, _groups, same_id
 
+#: Reasons have gaps in their numbers.
+_REASONS = max(Reason) + 1
+
 _NS = 1_000_000_000
 _EDGES = np.array(BUCKETS)
 #: Submission times are kept in steps of 0.1 ms since the first one: 119 hours fit.
@@ -198,7 +201,7 @@ class Series:
         self.cpu_seconds = np.zeros(slots)
         self.unready = 0
         self.task_histograms = {name: Histogram() for name in _HISTOGRAMS}
-        self.decisions = np.zeros((len(LeaseOutcome), len(Reason)), np.int64)
+        self.decisions = np.zeros((len(LeaseOutcome), _REASONS), np.int64)
         self.loop_lag = Histogram()
         self.worker_start = Histogram()
         self.rpc_methods = Labels(texts, 100)
@@ -368,8 +371,8 @@ class Series:
 
     def _decided(self, columns: Columns) -> None:
         outcomes = np.minimum(columns["outcome"], len(LeaseOutcome) - 1).astype(np.int64)
-        reasons = np.minimum(columns["reason"], len(Reason) - 1)
-        flat = np.bincount(outcomes * len(Reason) + reasons, minlength=self.decisions.size)
+        reasons = np.minimum(columns["reason"], _REASONS - 1)
+        flat = np.bincount(outcomes * _REASONS + reasons, minlength=self.decisions.size)
         self.decisions += flat.reshape(self.decisions.shape)
         slots = self.shapes.of(columns["shape"])
         for owner, slot, outcome, reason in zip(

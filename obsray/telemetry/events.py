@@ -128,6 +128,7 @@ class Outcome(IntEnum):
     #: No node can ever run it.
     UNSCHEDULABLE = 8
     PLACEMENT_REMOVED = 9
+    ENVIRONMENT_FAILED = 10
 
 
 class DeathCause(IntEnum):
@@ -147,6 +148,8 @@ class DeathCause(IntEnum):
     UNSCHEDULABLE = 10
     #: An actor whose state could not be saved or restored.
     GAVE_UP = 11
+    #: What the process had to be could not be made (actors).
+    ENVIRONMENT_FAILED = 12
 
 
 class LeaseOutcome(IntEnum):
@@ -183,6 +186,8 @@ class Reason(IntEnum):
     #: No node has the labels that are asked for.
     LABELS = 18
     REMOVED = 19
+    ENVIRONMENT = 25
+    ENVIRONMENT_FAILED = 26
 
 
 class DispatchReason(IntEnum):
@@ -238,6 +243,7 @@ _ACTOR = _detail("actor", "id16")
 _GROUP = _detail("group", "id16")
 _LEASE = _detail("lease", "u32")
 _GROUP = _detail("group", "id16")
+_ENVIRONMENT = _detail("environment", "id8")
 _ATTEMPT = _measure("attempt", "u16")
 #: Whose GPU work it was, and how that is known. The function is the task's.
 _GPU_WORK = (_WORKER, _TASK, _ATTEMPT, _label("attributed_by", "u8", Attribution), _label("function", "str"))
@@ -384,7 +390,7 @@ _UNION: tuple[Event, ...] = (
         _LEASE, _detail("owner", "id8"), _WORKER, _label("reason", "u8", Reason))),
     # processes
     Event(80, "worker_starting", "The node asked for a new process.", (
-        _WORKER, _label("reason", "u8", Reason))),
+        _WORKER, _label("reason", "u8", Reason), _ENVIRONMENT)),
     Event(81, "worker_registered", "A process said hello and can be given work.", (
         _WORKER, _detail("pid", "u32"), _label("process_kind", "u8", ProcessKind), _measure("start_seconds", "f32"))),
     Event(82, "worker_died", "A process ended; the cause is read from its wait status.", (
@@ -394,6 +400,14 @@ _UNION: tuple[Event, ...] = (
         _WORKER, _detail("pid", "u32"), _label("process_kind", "u8", ProcessKind), _measure("rss_bytes", "u64"),
         _measure("unique_bytes", "u64"), _measure("cpu_seconds_total", "f64"), _measure("threads", "u16"),
         _measure("descriptors", "u16"))),
+    Event(84, "environment_asked", "Somebody needs processes that are something special first.", (
+        _ENVIRONMENT, _detail("job", "u32"), _detail("description", "str"))),
+    Event(85, "environment_ready", "The environment is there; processes can start in it.", (
+        _ENVIRONMENT, _measure("setup_seconds", "f32"), _measure("environment_bytes", "u64"))),
+    Event(86, "environment_failed", "The environment cannot be made; who needs it fails.", (
+        _ENVIRONMENT, _measure("setup_seconds", "f32"), _detail("error", "str")), Severity.ERROR),
+    Event(87, "environment_removed", "An unused environment was deleted to make room.", (
+        _ENVIRONMENT, _measure("environment_bytes", "u64"))),
     Event(88, "worker_lingers", "A process that shall end stays until nobody holds what it owns.", (
         _WORKER, _measure("objects", "u32"), _measure("tasks", "u32"))),
     # nodes, jobs, control store
@@ -408,7 +422,7 @@ _UNION: tuple[Event, ...] = (
         _measure("allocations_waiting", "u32"), _measure("largest_free_bytes", "u64"))),
     Event(100, "job_started", "A driver joined.", (
         _detail("job", "u32"), _WORKER, _detail("pid", "u32"), _detail("entrypoint", "str"),
-        _detail("namespace", "str"))),
+        _detail("namespace", "str"), _detail("metadata", "str"))),
     Event(101, "job_ended", "A driver left.", (_detail("job", "u32"), _WORKER, _label("cause", "u8", DeathCause))),
     Event(102, "control_rpc", "One call to the control store.", (
         _label("method", "str"), _measure("rpc_seconds", "f32"), _label("ok"), _detail("error", "str"))),

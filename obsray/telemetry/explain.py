@@ -34,6 +34,8 @@ _REASONS = {
     "fairness": "others are served first",
     "labels": "no node has the labels it asks for",
     "removed": "it was removed",
+    "environment": "its environment is being made",
+    "environment_failed": "its environment cannot be made",
 }
 
 

@@ -379,6 +379,15 @@ SENTENCES: dict[str, Sentence] = {
     "worker_lingers": lambda r, n: f"{_worker(r, n)} gets no more work and stays for the "
     f"{_many(r['objects'], 'object')} and {_many(r['tasks'], 'task')} that it owns",
     "process_sample": _process_sample,
+    "environment_asked": lambda r, n: f"environment {r['environment'].hex()} was asked for: {r['description']}",
+    "environment_ready": lambda r, n: (
+        f"environment {r['environment'].hex()} ({size(r['environment_bytes'])}) is ready after "
+        f"{duration(r['setup_seconds'])}"
+    ),
+    "environment_failed": lambda r, n: f"environment {r['environment'].hex()} cannot be made: {gist(r['error'])}",
+    "environment_removed": lambda r, n: (
+        f"environment {r['environment'].hex()} was unused and is gone ({size(r['environment_bytes'])} free)"
+    ),
     "node_started": lambda r, n: f"node {r['node'].hex()[:8]} on {r['host']} is ready",
     "node_stopped": lambda r, n: f"node {r['node'].hex()[:8]} ended in order",
     "node_changed": lambda r, n: f"node {r['node'].hex()[:8]} is now {r['state']}",

@@ -123,10 +123,12 @@ class _Recording:
         self.node_shapes = {name: node.intern(f"{name} CPU:1") for name in self.names}
         node.node_started(t, made.node, pid, node.intern("localhost"), 1 << 30)
         node.worker_registered(t + 20_000_000, made.driver, pid, int(ProcessKind.DRIVER), 0.0)
-        node.job_started(t + 30_000_000, self.job, made.driver, pid, node.intern("example.py"), node.intern("default"))
+        node.job_started(
+            t + 30_000_000, self.job, made.driver, pid, node.intern("example.py"), node.intern("default"), 0
+        )
         for number, worker in enumerate(made.workers):
             at = t + 50_000_000 * (number + 1)
-            node.worker_starting(at, worker, int(Reason.WORKER_STARTING))
+            node.worker_starting(at, worker, int(Reason.WORKER_STARTING), bytes(8))
             node.worker_registered(at + 15_000_000, worker, pid + number + 1, int(ProcessKind.WORKER), 0.015)
         for lease, worker in enumerate(made.workers, 1):
             self._granted(t + 300_000_000 + lease, "word_count", lease, worker)

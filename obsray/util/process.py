@@ -26,7 +26,7 @@ def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     from obsray.core.api import session
 
     found = session()
-    namespace = None if all_namespaces else found.settings.get("namespace", "")
+    namespace = None if all_namespaces else found.namespace
     rows = found.request("list_actors", namespace=namespace)
     return [dict(row) for row in rows] if all_namespaces else [row["name"] for row in rows]
 

@@ -38,7 +38,7 @@ WAIT_SECONDS = 20.0
 SCRIPT = """
 import sys, types
 
-def main(session, worker):
+def main(session, worker, place):
     import os, signal, socket, subprocess, time
     from pathlib import Path
     from obsray.core.transport.connection import Connection, Hello
@@ -169,6 +169,7 @@ class RunningNode:
         os.close(token)
         (self.session / "fake").mkdir()
         (self.session / "fake" / "sitecustomize.py").write_text(SCRIPT)
+        path = os.pathsep.join(filter(None, (str(self.session / "fake"), os.environ.get("PYTHONPATH"))))
         ready_read, ready_write = os.pipe()
         lifeline_read, self.lifeline = os.pipe()
         values = {
@@ -178,7 +179,7 @@ class RunningNode:
         }  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-m", "obsray.core.node.process"], stdin=subprocess.PIPE,
-            pass_fds=(ready_write, lifeline_read), env={**os.environ, "PYTHONPATH": str(self.session / "fake")},
+            pass_fds=(ready_write, lifeline_read), env={**os.environ, "PYTHONPATH": path},
         )  # fmt: skip
         assert self.process.stdin is not None
         if group is not None:

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from obsray.core.node.demands import Demand, Lease, describe
+from obsray.core.node.environments import Runtime, of_job, runtime_of
 from obsray.core.node.placement import Placement, placement_of
 from obsray.core.node.resources import Amounts, amounts_of
 from obsray.core.node.scheduler import Scheduler
 from obsray.core.node.step import RemoveCheckpoints, Report, Step, require
-from obsray.core.node.workers import Death, Runtime, WorkerPool, runtime_of
+from obsray.core.node.workers import Death, WorkerPool
+from obsray.core.protocol.environment_key import environment_id
 from obsray.core.protocol.lifecycle import ActorState, advance
 from obsray.core.protocol.messages import ActorChanged, Reply, StartActor
 from obsray.ids import NIL_WORKER, owner_of
@@ -82,9 +84,11 @@ class ActorTable:
 
     # --- birth -------------------------------------------------------------------------------------------
 
-    def create(self, step: Step, client: bytes, request: int, spec: dict[str, Any]) -> None:
+    def create(self, step: Step, client: bytes, request: int, spec: dict[str, Any], job: int = 0) -> None:
         """Register an actor and look for a worker. Raises KeyError, TypeError or ValueError for a malformed spec."""
         actor = self._read(step, client, spec)
+        actor.runtime = of_job(actor.runtime, job)
+        self._pool.environments.define(actor.runtime, spec["runtime"], job)
         key = (actor.namespace, actor.name)
         if actor.id in self.actors:
             step.send(client, Reply(request, None, "an actor with this id exists", "duplicate"))
@@ -123,10 +127,12 @@ class ActorTable:
         # Placed where all of ``resources`` is free; what it keeps cannot be more than that.
         hold = amounts_of(spec["held"])
         need = {**hold, **{name: max(n, hold.get(name, 0)) for name, n in amounts_of(spec["resources"]).items()}}
-        label = step.emit.intern(f"{class_name} {describe(need)}".strip())
+        runtime = runtime_of(spec["runtime"])
+        where = f"env:{environment_id(runtime.key).hex()}" if runtime.key else ""
+        label = step.emit.intern(" ".join(filter(None, (class_name, describe(need), where))))
         return Actor(
             spec["actor"], client, spec, class_name, str(spec["name"]), str(spec["namespace"]), bool(spec["detached"]),
-            max(-1, min(restarts_max, 0x7FFFFFFF)), need, hold, runtime_of(spec["runtime"]), label, step.now,
+            max(-1, min(restarts_max, 0x7FFFFFFF)), need, hold, runtime, label, step.now,
             placement_of(spec.get("placement")),
         )  # fmt: skip
 
@@ -298,6 +304,11 @@ class ActorTable:
             forgotten = self._dead.popleft()
             self.actors.pop(forgotten, None)
             self._remember(forgotten, None)
+
+    def environment_failed(self, step: Step, actor_id: bytes, error: str) -> None:
+        """What the actor's process must be cannot be made."""
+        actor = self.actors[actor_id]
+        self._die(step, actor, DeathCause.ENVIRONMENT_FAILED, f"its environment cannot be made: {error}")
 
     # --- telling -----------------------------------------------------------------------------------------
 

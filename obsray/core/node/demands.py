@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from obsray.core.node.environments import Runtime
 from obsray.core.node.groups import Bundle, Group
 from obsray.core.node.placement import ANYWHERE, Placement
 from obsray.core.node.resources import UNIT, Amounts, Resources
-from obsray.core.node.workers import Runtime, Worker
+from obsray.core.node.workers import Worker
 from obsray.telemetry.events import LeaseOutcome, Reason
 
 #: What must be free, what is then held, what the process must be and where: demands equal in these wait in one queue.

@@ -18,11 +18,10 @@ _RUN = "from obsray.core.runtime.zygote import main; main()"
 
 
 class Forks:
-    """One zygote process. ``sys_path`` is what workers import from, None for what the interpreter finds itself."""
+    """One zygote process."""
 
-    def __init__(self, session: Path, sys_path: list[str] | None) -> None:
+    def __init__(self, session: Path) -> None:
         self._session = session
-        self._sys_path = sys_path
         self._backlog: deque[bytes] = deque()
         self.pid = 0
         #: Workers that exist as far as the zygote has said, and their pids.
@@ -43,14 +42,14 @@ class Forks:
             theirs.close()
         ours.setblocking(False)
         self.socket = ours
-        self._say("start", str(self._session), self._sys_path)
+        self._say("start", str(self._session))
 
-    def fork(self, worker: bytes, environment: dict[str, str]) -> bool:
-        """Ask for a process; False if there is no zygote to ask."""
+    def fork(self, worker: bytes, environment: dict[str, str], place: dict[str, Any]) -> bool:
+        """Ask for a process that starts in ``place``; False if there is no zygote to ask."""
         if self.socket is None:
             return False
         self._asked[worker] = None
-        self._say("fork", worker, environment)
+        self._say("fork", worker, environment, place)
         return True
 
     def signal(self, worker: bytes, number: int) -> None:

@@ -83,6 +83,7 @@ _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
     m.KillWorker: (_WORKER, _integer),
     m.Request: (_integer, _name, _dictionary),
     m.StillNeeded: (_integer, _integer),
+    m.DescribeJob: (_dictionary,),
     m.Goodbye: (),
     m.CreateGroup: (_integer, _dictionary),
     m.RemoveGroup: (_GROUP,),

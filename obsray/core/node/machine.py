@@ -12,14 +12,16 @@ from typing import Any
 
 from obsray.core.node.actors import ActorTable
 from obsray.core.node.demands import describe
+from obsray.core.node.environments import of_job, runtime_of
 from obsray.core.node.groups import Group
 from obsray.core.node.intake import Malformed, accept
+from obsray.core.node.jobs import JobDescription
 from obsray.core.node.objects import ObjectTable
 from obsray.core.node.placement import placement_of
 from obsray.core.node.resources import MEMORY, Resources
 from obsray.core.node.scheduler import Scheduler
-from obsray.core.node.step import Broadcast, Shutdown, Step, require
-from obsray.core.node.workers import Death, Ended, WorkerPool, runtime_of
+from obsray.core.node.step import Broadcast, ReportJob, Shutdown, Step, require
+from obsray.core.node.workers import Death, Ended, WorkerPool
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.labels import NODE_ID
 from obsray.core.protocol.lifecycle import GroupState, WorkerState
@@ -34,13 +36,14 @@ _REASONS = frozenset(Reason)
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """A process with a link to this node. ``job`` is 0 for workers."""
+    """A process with a link to this node. ``job`` is 0 for workers. ``described``: a driver has told about its job."""
 
     id: bytes
     kind: ProcessKind
     pid: int
     job: int = 0
     shapes: int = 0
+    described: bool = False
     said_goodbye: bool = False
 
 
@@ -67,8 +70,11 @@ class NodeMachine:
         self.actors = ActorTable(node, self.scheduler, pool, socket_directory)
         self.clients: dict[bytes, Client] = {}
         self.jobs = 0
+        #: What drivers said about their jobs.
+        self.descriptions: dict[int, dict[str, Any]] = {}
         self._describe_node = describe_node
         self._handlers: dict[type, Callable[[Step, Client, Any], None]] = {
+            m.DescribeJob: self._describe_job,
             m.DefineShape: self._define_shape,
             m.LeaseRequest: self._lease_request,
             m.LeaseReturn: self._lease_return,
@@ -100,6 +106,7 @@ class NodeMachine:
         }
         self._methods: dict[str, Callable[[Step, Client, dict[str, Any]], Any]] = {
             "resources": self._resources,
+            "job": lambda step, client, arguments: self.descriptions.get(arguments.get("job", 0)),
             "nodes": lambda step, client, arguments: [{**self._describe_node(), "labels": self.labels}],
             "get_actor": lambda step, client, arguments: self.actors.find(
                 _text(arguments, "name"), _text(arguments, "namespace")
@@ -115,13 +122,8 @@ class NodeMachine:
 
     # --- clients -----------------------------------------------------------------------------------------
 
-    def client_joined(
-        self, step: Step, client_id: bytes, kind: ProcessKind, pid: int, entrypoint: str = "", namespace: str = ""
-    ) -> Client | None:
-        """A process has introduced itself. None if it cannot be who it says it is; its link must be closed then.
-
-        ``entrypoint`` and ``namespace`` of a driver: what it was started as, and where its actors are named.
-        """
+    def client_joined(self, step: Step, client_id: bytes, kind: ProcessKind, pid: int) -> Client | None:
+        """A process has introduced itself. None if it cannot be who it says it is; its link must be closed then."""
         if client_id in self.clients:
             return None
         client = Client(client_id, kind, pid)
@@ -133,8 +135,6 @@ class NodeMachine:
         elif kind is ProcessKind.DRIVER:
             self.jobs += 1
             client.job = self.jobs
-            named = step.emit.intern(entrypoint), step.emit.intern(namespace)
-            step.emit.job_started(step.time_ns, client.job, client_id, pid & _U32, *named)
         self.clients[client_id] = client
         self._look(step)
         return client
@@ -169,10 +169,40 @@ class NodeMachine:
             self.pool.link_lost(step, worker)
         elif client.kind is ProcessKind.DRIVER:
             cause = DeathCause.INTENDED if client.said_goodbye else DeathCause.UNKNOWN
-            step.emit.job_ended(step.time_ns, client.job, client_id, cause)
+            if client.described:
+                step.emit.job_ended(step.time_ns, client.job, client_id, cause)
+                self.pool.job_ended(step, client.job)
             detail = "it ended in order" if client.said_goodbye else "its connection broke"
             self._broadcast(step, m.WorkerDied(client_id, client.pid, cause, 0, 0, [], detail, ""))
         self._look(step)
+
+    def _describe_job(self, step: Step, client: Client, message: m.DescribeJob) -> None:
+        if client.kind is not ProcessKind.DRIVER or client.described:
+            raise Malformed("a job is described once, by its driver")
+        try:
+            description = JobDescription.read(message.description)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Malformed(f"DescribeJob: {error!r}") from None
+        client.described = True
+        self.descriptions[client.job] = description.told
+        self.pool.environments.job_paths[client.job] = description.told.get("sys_path") or ()
+        intern = step.emit.intern
+        step.emit.job_started(
+            step.time_ns, client.job, client.id, client.pid & _U32, intern(description.entrypoint),
+            intern(description.namespace), intern(description.metadata),
+        )  # fmt: skip
+        step.effects.append(ReportJob(client.job, client.id, client.pid, description.entrypoint, description.namespace))
+        if description.runtime and description.eager:
+            runtime = runtime_of(description.runtime)
+            self.pool.environments.define(runtime, description.runtime, client.job)
+            self.pool.prepare(step, runtime)
+
+    def _job_of(self, client: Client) -> int:
+        """Whose job a client works for; 0 if nobody has described it."""
+        worker = self.pool.workers.get(client.id)
+        if worker is not None:
+            return worker.job
+        return client.job if client.described else 0
 
     def _goodbye(self, step: Step, client: Client, message: m.Goodbye) -> None:
         client.said_goodbye = True
@@ -237,6 +267,13 @@ class NodeMachine:
     def object_restored(self, step: Step, token: int, seconds: float, error: str) -> None:
         self.objects.restored(step, token, seconds, error)
 
+    def environment_made(
+        self, step: Step, environment: bytes, place: dict[str, Any], size_bytes: int, error: str
+    ) -> None:
+        """What some processes must be is there, or ``error`` says why it cannot be."""
+        self.pool.environments.made(step, environment, place, size_bytes, error)
+        self._look(step)
+
     # --- time --------------------------------------------------------------------------------------------
 
     def tick(self, step: Step) -> None:
@@ -272,6 +309,11 @@ class NodeMachine:
     def _look(self, step: Step) -> None:
         for lease in self.scheduler.schedule(step):
             self.actors.placed(step, lease)
+        for demand, error in self.scheduler.give_up(step):
+            if demand.actor:
+                self.actors.environment_failed(step, demand.actor, error)
+            else:
+                step.send(demand.client, m.EnvironmentFailed(demand.shape, error))
 
     # --- leases ------------------------------------------------------------------------------------------
 
@@ -283,7 +325,9 @@ class NodeMachine:
         if client.shapes > SHAPES_PER_CLIENT_MAX:
             raise Malformed(f"more than {SHAPES_PER_CLIENT_MAX} shapes")
         try:
-            runtime = runtime_of(message.runtime)
+            job = self._job_of(client)
+            runtime = of_job(runtime_of(message.runtime), job)
+            self.pool.environments.define(runtime, message.runtime, job)
             placement = placement_of(message.placement)
         except ValueError as error:
             raise Malformed(str(error)) from None
@@ -324,7 +368,7 @@ class NodeMachine:
 
     def _create_actor(self, step: Step, client: Client, message: m.CreateActor) -> None:
         try:
-            self.actors.create(step, client.id, message.request, message.spec)
+            self.actors.create(step, client.id, message.request, message.spec, self._job_of(client))
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"CreateActor: {error!r}") from None
 

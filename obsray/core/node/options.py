@@ -12,7 +12,7 @@ lifeline_fd            descriptor whose end of file means that whoever started t
 ready_fd               descriptor for one line of JSON: {"ok": true, ...}, or {"ok": false, "error": sentence}
 include_dashboard      whether to start the dashboard (default true)
 dashboard_port         first port it tries (default: its own)
-sys_path               what workers import from: the driver's ``sys.path`` (default: what the interpreter finds)
+node_name              what people call this node (default: its host name)
 settings               {name: value} handed to every client in ``Welcome``
 =====================  ==============================================================================================
 """
@@ -46,7 +46,7 @@ class Options:
     ready_fd: int | None = None
     include_dashboard: bool = True
     dashboard_port: int | None = None
-    sys_path: list[str] | None = None
+    node_name: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -93,8 +93,8 @@ def offered(resources: dict[str, Any], config: Config) -> Machine:
         CPU: _units("CPU", resources.get("CPU"), cpus(group)),
         MEMORY: int(resources["memory"]) if resources.get("memory") is not None else max(0, memory - int(store)),
     }
-    gpus = _visible_gpus()
     wanted = resources.get("GPU")
+    gpus = _visible_gpus() if wanted != 0 else []
     if wanted is not None:
         gpus = [*gpus, *(number for number in range(int(wanted) + len(gpus)) if number not in gpus)][: int(wanted)]
     if gpus:
@@ -121,4 +121,11 @@ def _visible_gpus() -> list[int]:
         # Other names (UUIDs) are counted; inside, they have their positions as numbers.
         return [int(word) for word in words] if all(map(str.isdigit, words)) else list(range(len(words)))
     names = (entry.name.removeprefix("nvidia") for entry in os.scandir("/dev") if entry.name.startswith("nvidia"))
-    return sorted(int(name) for name in names if name.isdigit())
+    found = sorted(int(name) for name in names if name.isdigit())
+    if found:
+        return found
+    try:
+        # Some containers name the devices otherwise; the driver still lists one directory for each.
+        return list(range(len(os.listdir("/proc/driver/nvidia/gpus"))))
+    except OSError:
+        return []

@@ -15,7 +15,7 @@ from typing import Any
 
 from obsray.config import variable
 
-DIRECTORIES = ("sockets", "rings", "telemetry", "logs", "spill")
+DIRECTORIES = ("sockets", "rings", "telemetry", "logs", "spill", "environments")
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
         session = Path(values["session_directory"])
         # Workers and services read the settings from their environment, which they inherit from here.
         os.environ.update({variable(name): str(value) for name, value in (values.get("config") or {}).items()})
-        forks = _prepare(session, values.get("sys_path"))
+        forks = _prepare(session)
         node = _start(text, forks)
     except Exception as error:
         traceback.print_exc()
@@ -49,7 +49,7 @@ def main() -> int:
     return 0
 
 
-def _prepare(session: Path, sys_path: list[str] | None) -> Any:
+def _prepare(session: Path) -> Any:
     """Directories, logs, own process group, and the zygote: all that can be done before the large imports."""
     from obsray.core.node.forks import Forks
 
@@ -68,7 +68,7 @@ def _prepare(session: Path, sys_path: list[str] | None) -> Any:
         os.setsid()
     except PermissionError:
         pass
-    forks = Forks(session, sys_path)
+    forks = Forks(session)
     forks.start()
     return forks
 

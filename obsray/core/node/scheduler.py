@@ -21,11 +21,12 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from obsray.core.node.demands import Demand, Lease, Queue, Signature
+from obsray.core.node.environments import DEFAULT_RUNTIME, Runtime
 from obsray.core.node.groups import Bundle, Group, GroupTable
 from obsray.core.node.placement import ANYWHERE, Placement
 from obsray.core.node.resources import GPU, Amounts, Resources, default_need, show
 from obsray.core.node.step import Step, require
-from obsray.core.node.workers import DEFAULT_RUNTIME, Runtime, Worker, WorkerPool
+from obsray.core.node.workers import Worker, WorkerPool
 from obsray.core.protocol.lifecycle import GroupState, WorkerState
 from obsray.core.protocol.messages import LeaseGranted, LeaseReclaim, ShapeRefused
 from obsray.ids import NIL_TASK, NIL_WORKER
@@ -359,7 +360,7 @@ class Scheduler:
         self._lease_numbers += 1
         key = self._lease_numbers
         devices = place.take(key, demand.hold)
-        self.pool.take(worker, WorkerState.ACTOR if demand.actor else WorkerState.LEASED)
+        self.pool.take(worker, WorkerState.ACTOR if demand.actor else WorkerState.LEASED, demand.runtime.job)
         lease = Lease(key, demand, worker, devices, step.now, place, bundle)
         self.leases[key] = self.by_worker[worker.id] = lease
         if bundle is None:
@@ -441,6 +442,24 @@ class Scheduler:
             queue.reason, queue.deficit = self.pool.want(
                 step, queue.runtime, wanted[queue.runtime.key], Reason.CAPACITY_FREE
             )
+        for queue in self.queues.values():
+            # What takes long to make is begun while others still have the room.
+            if queue.runtime.key and queue.reason is Reason.NO_CAPACITY and not queue.infeasible:
+                reason, why = self.pool.prepare(step, queue.runtime)
+                if reason is Reason.ENVIRONMENT_FAILED:
+                    queue.reason, queue.deficit = reason, why
+
+    def give_up(self, step: Step) -> list[tuple[Demand, str]]:
+        """Take out the demands whose environment cannot be made, each with the reason."""
+        lost = []
+        for queue in [queue for queue in self.queues.values() if queue.reason is Reason.ENVIRONMENT_FAILED]:
+            for demand in list(queue.demands.values()):
+                self._dequeue(demand)
+                demand.wanted = 0
+                self.actor_demands.pop(demand.actor, None)
+                self._announce(step, demand, LeaseOutcome.WITHDRAWN, queue.reason, queue.deficit, None)
+                lost.append((demand, queue.deficit))
+        return lost
 
     # --- asking leases back ------------------------------------------------------------------------------
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from obsray.core.node.black_box import BlackBox
 from obsray.core.node.disk import Disk
+from obsray.core.node.environment_maker import EnvironmentMaker
+from obsray.core.node.environments import EnvironmentTable
 from obsray.core.node.forks import Forks
 from obsray.core.node.intake import Malformed
 from obsray.core.node.machine import NodeMachine
@@ -29,9 +31,12 @@ from obsray.core.node.step import (
     Broadcast,
     Effect,
     EndProcess,
+    MakeEnvironment,
     RemoveCheckpoints,
+    RemoveEnvironment,
     RemoveFile,
     Report,
+    ReportJob,
     ReserveArena,
     RestoreObject,
     Send,
@@ -79,6 +84,7 @@ class Node:
         self.links: dict[bytes, Link] = {}
         self.disk = Disk(self.arena, self.reactor.post, self._reserved, self._spilled, self._restored)
         self.black_box = BlackBox(self.session)
+        self.environments = EnvironmentMaker(self.session, self.reactor.post, self._environment_made)
         self.forks = forks
         self.machine = self._build(machine)
         self.services = Services(self.session, self._list_services(), self._log)
@@ -102,6 +108,7 @@ class Node:
         pool = WorkerPool(
             lambda: os.urandom(WORKER_ID_BYTES), prestart, config.workers_max, config.worker_idle_seconds,
             config.worker_start_seconds_max, config.shutdown_grace_seconds,
+            EnvironmentTable(config.environment_bytes_max),
         )  # fmt: skip
         objects = ObjectTable(
             self.arena.size_bytes, str(self.session / "spill"), config.spill_bytes_max, config.store_wait_seconds_max
@@ -130,6 +137,7 @@ class Node:
         return {
             "node": self.node,
             "alive": True,
+            "name": self.options.node_name or socket.gethostname(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "session": str(self.session),
@@ -149,7 +157,6 @@ class Node:
             **self.options.settings,
             "config": asdict(self.config),
             "session_directory": str(self.session),
-            "sys_path": self.options.sys_path or [],
         }
         self._watch_signals()
         self._watch_zygote()
@@ -245,10 +252,14 @@ class Node:
             case Broadcast(message):
                 for link in self.links.values():
                     link.send(message)
-            case StartWorker(worker, environment):
-                if not self.forks.fork(worker, environment):
+            case StartWorker(worker, environment, place):
+                if not self.forks.fork(worker, environment, place):
                     why = "the process that forks workers does not run; see logs/zygote.log"
                     self.reactor.post(lambda: self._do(self.machine.worker_not_forked, worker, why))
+            case MakeEnvironment():
+                self.environments.make(effect)
+            case RemoveEnvironment(environment_id):
+                self.environments.remove(environment_id)
             case EndProcess(worker, number):
                 self.forks.signal(worker, number)
             case ReserveArena():
@@ -263,6 +274,8 @@ class Node:
                 self.disk.remove_directory(self.session / "checkpoints" / actor.hex())
             case Report(news):
                 self._report(news)
+            case ReportJob(job, driver, pid, entrypoint, namespace):
+                self.reporter.start_job(job, driver, pid, entrypoint, namespace)
             case Shutdown(reason):
                 self._ending = self._ending or reason
 
@@ -289,6 +302,11 @@ class Node:
             self._log(f"object store: an object is lost: {error}")
         self._do(self.machine.object_restored, token, seconds, error)
 
+    def _environment_made(self, environment: bytes, place: dict[str, Any], size_bytes: int, error: str) -> None:
+        if error:
+            self._log(f"environment {environment.hex()} cannot be made: {error}")
+        self._do(self.machine.environment_made, environment, place, size_bytes, error)
+
     # --- links ---------------------------------------------------------------------------------------------
 
     def _on_link(self, link: Link) -> None:
@@ -299,9 +317,7 @@ class Node:
             self.reactor.close(link)
             return
         step = self._step()
-        settings = self.options.settings if kind is ProcessKind.DRIVER else {}
-        entrypoint, namespace = str(settings.get("entrypoint", "")), str(settings.get("namespace", ""))
-        client = self.machine.client_joined(step, peer.worker, kind, peer.pid, entrypoint, namespace)
+        client = self.machine.client_joined(step, peer.worker, kind, peer.pid)
         if client is None:
             self._log(f"refused {kind.name.lower()} {peer.worker.hex()} (pid {peer.pid}): not expected")
             self.reactor.close(link)
@@ -310,8 +326,6 @@ class Node:
             self.links[peer.worker] = link
             # Before anything that the machine has for it: the first message carries the arena.
             self._welcome(link, client.job)
-            if kind is ProcessKind.DRIVER:
-                self.reporter.start_job(client.job, client.id, client.pid, entrypoint, namespace)
         self._carry_out(step)
         if kind is ProcessKind.WORKER and not self.services.started and not self._ending:
             self.reactor.post(self._start_services)
@@ -347,7 +361,7 @@ class Node:
         del self.links[client]
         known = self.machine.clients.get(client)
         self._do(self.machine.client_left, client)
-        if known is not None and known.kind is ProcessKind.DRIVER:
+        if known is not None and known.described:
             self.reporter.end_job(known.job, DeathCause.INTENDED if known.said_goodbye else DeathCause.UNKNOWN)
         if client in self._dying:
             self._bury(client)
@@ -462,6 +476,7 @@ class Node:
         self._end_workers(grace)
         # 3. Files and threads of the object store.
         self.disk.close(grace)
+        self.environments.close()
         # 4. What serves people, and what the cluster's state lives in.
         self.reporter.close(grace)
         self.services.end({"dashboard", "control"}, grace)

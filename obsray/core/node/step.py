@@ -31,10 +31,28 @@ class Broadcast(NamedTuple):
 
 
 class StartWorker(NamedTuple):
-    """Fork a process. Answered by ``worker_forked`` or ``worker_not_forked``, then by its hello, or its end."""
+    """Fork a process. Answered by ``worker_forked`` or ``worker_not_forked``, then by its hello, or its end.
+
+    ``place``: where it starts and what it is started with, as ``environment_maker.py`` has prepared it.
+    """
 
     worker: bytes
     environment: dict[str, str]
+    place: dict[str, Any] = {}
+
+
+class MakeEnvironment(NamedTuple):
+    """Make what ``description`` asks for in ``seconds_max`` (-1 without bound). Answered by ``environment_made``."""
+
+    environment: bytes
+    description: dict[str, Any]
+    seconds_max: float
+
+
+class RemoveEnvironment(NamedTuple):
+    """Delete the files of an environment that no process uses."""
+
+    environment: bytes
 
 
 class EndProcess(NamedTuple):
@@ -89,6 +107,16 @@ class Report(NamedTuple):
     news: dict[str, Any] | ActorChanged
 
 
+class ReportJob(NamedTuple):
+    """Let the control store know of a driver that has said what it is."""
+
+    job: int
+    driver: bytes
+    pid: int
+    entrypoint: str
+    namespace: str
+
+
 class Shutdown(NamedTuple):
     """End the whole runtime in order."""
 
@@ -99,6 +127,8 @@ Effect = (
     Send
     | Broadcast
     | StartWorker
+    | MakeEnvironment
+    | RemoveEnvironment
     | EndProcess
     | ReserveArena
     | SpillObject
@@ -106,6 +136,7 @@ Effect = (
     | RemoveFile
     | RemoveCheckpoints
     | Report
+    | ReportJob
     | Shutdown
 )
 

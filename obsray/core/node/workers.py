@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from obsray.core.node.environments import DEFAULT_RUNTIME, EnvironmentTable, Runtime
 from obsray.core.node.step import EndProcess, StartWorker, Step, require
 from obsray.core.protocol.lifecycle import WorkerState, advance
 from obsray.core.protocol.messages import Exit
-from obsray.ids import NIL_TASK
+from obsray.ids import NIL_TASK, NIL_WORKER
 from obsray.telemetry.events import DeathCause, ProcessKind, Reason
 
 SIGNAL_KILL = 9
@@ -26,41 +27,8 @@ BACKOFF_SECONDS_MIN = 0.5
 BACKOFF_SECONDS_MAX = 30.0
 TEXT_CHARACTERS_MAX = 500
 _U32 = 0xFFFFFFFF
-ENVIRONMENT_CHARACTERS_MAX = 32_768
-
-
-@dataclass(frozen=True, slots=True)
-class Runtime:
-    """What a process must be: equal ``key`` means interchangeable. ``fresh``: used for one lease only."""
-
-    key: str
-    environment: tuple[tuple[str, str], ...]
-    fresh: bool
-
-
-DEFAULT_RUNTIME = Runtime("", (), False)
-
-
-def runtime_of(description: dict[str, Any] | None) -> Runtime:
-    """The runtime that a shape or an actor asks for. Raises ValueError if its environment is not text."""
-    if not description:
-        return DEFAULT_RUNTIME
-    variables = description.get("env_vars")
-    if variables is None:
-        variables = {}
-    if not isinstance(variables, dict):
-        raise ValueError("env_vars is not a dict")
-    for name, value in variables.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise ValueError("env_vars must map text to text")
-        if not name or "=" in name or "\0" in name or "\0" in value:
-            raise ValueError(f"{name!r} cannot be an environment variable")
-    if sum(len(name) + len(value) for name, value in variables.items()) > ENVIRONMENT_CHARACTERS_MAX:
-        raise ValueError(f"env_vars of more than {ENVIRONMENT_CHARACTERS_MAX} characters")
-    environment = tuple(sorted(variables.items()))
-    others = sorted((str(k), repr(v)) for k, v in description.items() if k not in ("env_vars", "fresh"))
-    key = repr((environment, others)) if environment or others else ""
-    return Runtime(key, environment, bool(description.get("fresh")))
+#: A process that ends so could not become what its environment says; its last words say why.
+SETUP_FAILED_EXIT = 113
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +42,8 @@ class Worker:
     pid: int = 0
     idle_since: float = 0.0
     uses: int = 0
+    #: Whose modules it may have imported; 0 until it has worked for somebody who said who he is.
+    job: int = 0
     end_cause: DeathCause | None = None
     end_detail: str = ""
     kill_at: float | None = None
@@ -131,7 +101,9 @@ class WorkerPool:
         idle_seconds: float,
         start_seconds_max: float,
         grace_seconds: float,
+        environments: EnvironmentTable | None = None,
     ) -> None:
+        self.environments = environments or EnvironmentTable()
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[str, dict[bytes, Worker]] = {}
         self.starting: dict[str, int] = {}
@@ -141,6 +113,7 @@ class WorkerPool:
         self.workers_max = workers_max
         self.starting_max = max(4, 2 * prestart)
         self.draining = False
+        self._jobs_ended: set[int] = set()
         self._new_id = new_id
         self._idle_seconds = idle_seconds
         self._start_seconds_max = start_seconds_max
@@ -163,6 +136,9 @@ class WorkerPool:
         """Have ``count`` processes of ``runtime`` starting; says what those who wait for them wait for."""
         if self.draining:
             return Reason.DRAINING, "the node is shutting down"
+        waiting = self.prepare(step, runtime)
+        if waiting[0] is not Reason.NONE:
+            return waiting
         budget = self._budgets.get(runtime.key)
         if budget is not None and step.now < budget.not_before:
             step.wake(budget.not_before)
@@ -184,12 +160,17 @@ class WorkerPool:
             return Reason.WORKER_STARTING, f"{total} processes of other runtimes start first"
         return Reason.WORKER_LIMIT, f"{len(self.workers)} of {self.workers_max} processes exist"
 
+    def prepare(self, step: Step, runtime: Runtime) -> tuple[Reason, str]:
+        """Have what such processes need made; says what those who wait for it wait for, NONE if it is there."""
+        return self.environments.ask(step, runtime.key) if runtime.key else (Reason.NONE, "")
+
     def _start(self, step: Step, runtime: Runtime, reason: Reason) -> None:
-        worker = Worker(self._new_id(), runtime, step.now)
+        worker = Worker(self._new_id(), runtime, step.now, job=runtime.job if runtime.key else 0)
         self.workers[worker.id] = worker
         self.starting[runtime.key] = self.starting.get(runtime.key, 0) + 1
-        step.emit.worker_starting(step.time_ns, worker.id, reason)
-        step.effects.append(StartWorker(worker.id, dict(runtime.environment)))
+        environment, place = self.environments.place(runtime.key, runtime.job) if runtime.key else (NIL_WORKER, {})
+        step.emit.worker_starting(step.time_ns, worker.id, reason, environment)
+        step.effects.append(StartWorker(worker.id, dict(runtime.environment), place))
         step.wake(step.now + self._start_seconds_max)
 
     def _make_room(self, step: Step, runtime: Runtime) -> bool:
@@ -200,7 +181,7 @@ class WorkerPool:
             worker
             for key, workers in self.idle.items()
             for worker in workers.values()
-            if key != runtime.key or (runtime.fresh and worker.uses)
+            if key != runtime.key or (runtime.fresh and worker.uses) or worker.job not in (0, runtime.job)
         ]
         if not others:
             return False
@@ -244,11 +225,13 @@ class WorkerPool:
         if not idle:
             return None
         if not runtime.fresh:
-            return next(reversed(idle.values()))
+            # Whoever worked for another job has that job's modules.
+            return next((worker for worker in reversed(idle.values()) if worker.job in (0, runtime.job)), None)
         return next((worker for worker in idle.values() if not worker.uses), None)
 
-    def take(self, worker: Worker, state: WorkerState) -> None:
-        """Give an idle process its work: LEASED or ACTOR."""
+    def take(self, worker: Worker, state: WorkerState, job: int = 0) -> None:
+        """Give an idle process its work: LEASED or ACTOR, for ``job``."""
+        worker.job = worker.job or job
         advance(worker, state)
         self._unrest(worker)
         worker.uses += 1
@@ -258,6 +241,15 @@ class WorkerPool:
         advance(worker, WorkerState.IDLE)
         if worker.end_cause is None:
             self._rest(step, worker)
+            if worker.job in self._jobs_ended:
+                self.retire(step, worker, DeathCause.IDLE, "its job ended")
+
+    def job_ended(self, step: Step, job: int) -> None:
+        """Nobody else can use processes that have worked for this job."""
+        self._jobs_ended.add(job)
+        for idle in list(self.idle.values()):
+            for worker in [worker for worker in idle.values() if worker.job == job]:
+                self.retire(step, worker, DeathCause.IDLE, "its job ended")
 
     def _rest(self, step: Step, worker: Worker) -> None:
         worker.idle_since = step.now
@@ -330,7 +322,7 @@ class WorkerPool:
         if worker.state is WorkerState.STARTING:
             self._started(worker.runtime.key)
             if cause is DeathCause.START_FAILED:
-                self._failed_to_start(step, worker.runtime.key, detail)
+                self._failed_to_start(step, worker.runtime.key, detail, end)
         advance(worker, WorkerState.DEAD)
         last = end.started[0] if end.started else end.last_task
         step.emit.worker_died(
@@ -339,7 +331,10 @@ class WorkerPool:
         )  # fmt: skip
         return Death(worker, cause, detail)
 
-    def _failed_to_start(self, step: Step, key: str, detail: str) -> None:
+    def _failed_to_start(self, step: Step, key: str, detail: str, end: Ended) -> None:
+        if key and end.exit_code == SETUP_FAILED_EXIT:
+            self.environments.broken(step, key, end.tail or detail)
+            return
         budget = self._budgets.setdefault(key, _Budget(deque()))
         budget.failures.append(step.now)
         budget.last = detail
@@ -350,6 +345,10 @@ class WorkerPool:
             delay = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** (budget.in_a_row - 1))
             budget.not_before = step.now + delay
             step.wake(budget.not_before)
+            if key:
+                # Not the machine's fault: processes without an environment start.
+                del self._budgets[key]
+                self.environments.broken(step, key, f"{len(budget.failures)} processes did not start in it: {detail}")
 
     def tick(self, step: Step) -> None:
         """Kill what does not start or does not end, let go of what is idle too long, refill."""
@@ -367,6 +366,7 @@ class WorkerPool:
                 else:
                     step.wake(worker.asked_at + self._start_seconds_max)
         self._end_idle(step)
+        self.environments.tick(step, (worker.runtime.key for worker in self.workers.values()))
         self.keep_prestarted(step)
 
     def _end_idle(self, step: Step) -> None:
@@ -395,6 +395,7 @@ class WorkerPool:
     def check_invariants(self) -> None:
         require(len(self.workers) - self.lingering <= self.workers_max, "too many processes")
         require(self.lingering == sum(worker.lingers for worker in self.workers.values()), "who lingers is miscounted")
+        self.environments.check_invariants()
         starting: dict[str, int] = {}
         for worker in self.workers.values():
             resting = worker.id in self.idle.get(worker.runtime.key, {})

@@ -10,6 +10,7 @@ from obsray.core.protocol.lifecycle import (
     TABLES,
     ActorState,
     CollectiveState,
+    EnvironmentState,
     GroupState,
     JobState,
     NodeState,
@@ -127,6 +128,19 @@ _PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, 
             NodeState.ALIVE: ("Its heartbeats come.", ("node_changed",)),
             NodeState.SUSPECTED: ("Its heartbeats are late; a heartbeat clears it.", ("node_changed",)),
             NodeState.DEAD: ("Declared dead and fenced; it can come back only under a new id.", ("node_changed",)),
+        },
+    ),
+    EnvironmentState: (
+        "Environment",
+        "Kept by the node (`node/environments.py`): what processes must be before they run tasks.",
+        {
+            EnvironmentState.CREATING: ("A thread makes it.", ("environment_asked",)),
+            EnvironmentState.READY: ("Processes can be started in it.", ("environment_ready",)),
+            EnvironmentState.FAILED: (
+                "It cannot be made, or processes do not start in it; tried again when it is asked for later.",
+                ("environment_failed",),
+            ),
+            EnvironmentState.REMOVED: ("Nothing used it and its room was needed.", ("environment_removed",)),
         },
     ),
     JobState: (

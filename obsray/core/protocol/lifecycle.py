@@ -72,6 +72,15 @@ class NodeState(IntEnum):
     DEAD = 2
 
 
+class EnvironmentState(IntEnum):
+    """What processes of a node must be, as the node knows it."""
+
+    CREATING = 0
+    READY = 1
+    FAILED = 2
+    REMOVED = 3
+
+
 class JobState(IntEnum):
     RUNNING = 0
     ENDED = 1
@@ -156,6 +165,14 @@ COLLECTIVE: dict[CollectiveState, frozenset[CollectiveState]] = {
     CollectiveState.LEFT: frozenset(),
 }
 
+ENVIRONMENT: dict[EnvironmentState, frozenset[EnvironmentState]] = {
+    EnvironmentState.CREATING: frozenset({EnvironmentState.READY, EnvironmentState.FAILED}),
+    # Processes do not start in it after all, or it is unused and its room is needed.
+    EnvironmentState.READY: frozenset({EnvironmentState.FAILED, EnvironmentState.REMOVED}),
+    EnvironmentState.FAILED: frozenset({EnvironmentState.CREATING}),
+    EnvironmentState.REMOVED: frozenset(),
+}
+
 #: What an entity is before anything has happened to it.
 FIRST: dict[type[IntEnum], IntEnum] = {
     TaskState: TaskState.QUEUED,
@@ -166,6 +183,7 @@ FIRST: dict[type[IntEnum], IntEnum] = {
     NodeState: NodeState.ALIVE,
     JobState: JobState.RUNNING,
     CollectiveState: CollectiveState.FORMING,
+    EnvironmentState: EnvironmentState.CREATING,
 }
 
 TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
@@ -177,6 +195,7 @@ TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
     NodeState: NODE,
     JobState: JOB,
     CollectiveState: COLLECTIVE,
+    EnvironmentState: ENVIRONMENT,
 }
 
 

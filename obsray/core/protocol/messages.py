@@ -13,10 +13,10 @@ link                   messages
 =====================  ======================================================================================
 client -> node         DefineShape LeaseRequest LeaseReturn Blocked Unblocked CreateObject SealObject
                        AbortObject PinObject UnpinObjects FreeObjects CreateActor ActorReady ActorFailed ActorGaveUp
-                       WatchActor KillActor KillWorker Request Goodbye
+                       WatchActor KillActor KillWorker Request Goodbye DescribeJob
                        CreateGroup RemoveGroup WatchGroup
 node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom ObjectRefused ObjectPinned
-                       StartActor ActorChanged Reply Exit GroupChanged ShapeRefused
+                       StartActor ActorChanged Reply Exit GroupChanged ShapeRefused EnvironmentFailed
 owner -> worker        DefineFunction Push Recall CancelTask
 worker -> owner        Done Returned Item
 holder -> owner        GetObject AddHolder ReleaseHolders ItemsTaken
@@ -81,7 +81,8 @@ class DefineShape(NamedTuple):
 
     ``resources``: name -> amount, fixed point, in units of 1/10000 ("CPU": 10000 is one core; "memory" in bytes).
     ``name`` is for people and labels: "word_count CPU:1". ``runtime`` is None or a dict of what the worker must be
-    ({"env_vars": {...}, "fresh": bool}); workers are shared only between shapes of equal ``runtime``.
+    ({"env_vars": {...}, "fresh": bool, ...}, all of it in ``runtime/environments.py``); workers are shared only between
+    shapes of equal ``runtime``.
     ``placement`` is None (anywhere) or a dict of ``PLACEMENT_FIELDS``. Answered only if it is refused (ShapeRefused).
     """
 
@@ -272,6 +273,19 @@ class ActorGaveUp(NamedTuple):
     tag: int = 23
 
 
+class DescribeJob(NamedTuple):
+    """Driver -> node, its first message: what holds for all that it submits. Workers ask for it with "job".
+
+    ``description`` keys: "entrypoint" and "namespace" str, "sys_path" list of str (what workers import from),
+    "metadata" dict of str, "runtime" as in DefineShape or None (what its tasks run in), "eager" bool (make it now),
+    "logging" dict or None (arguments of LoggingConfig), "level" and "format" of the package's own log,
+    "actor_lifetime" str.
+    """
+
+    description: dict[str, Any]
+    tag: int = 26
+
+
 class CreateGroup(NamedTuple):
     """Client -> node: reserve these bundles, all or nothing; the answer is Reply(request) once it is *registered*.
 
@@ -309,6 +323,7 @@ GROUP_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 #: Methods of ``Request``: what they take -> what the reply holds.
 NODE_METHODS: dict[str, str] = {
     "resources": "{} -> {'total': {name: amount}, 'available': {name: amount}} fixed point; memory and store in bytes",
+    "job": "{'job': number} -> what its driver said in DescribeJob, or None",
     "nodes": "{} -> [node description]",
     "get_actor": "{'name', 'namespace'} -> {'actor': bytes, 'meta': bytes} or None",
     "list_actors": "{'namespace': str or None} -> [{'name', 'namespace'}]",
@@ -465,6 +480,14 @@ class ShapeRefused(NamedTuple):
     kind: str
     detail: str
     tag: int = 44
+
+
+class EnvironmentFailed(NamedTuple):
+    """Node -> owner: what workers of ``shape`` must be cannot be made; the demand is withdrawn. ``error``: why."""
+
+    shape: int
+    error: str
+    tag: int = 49
 
 
 # --- owner <-> worker ------------------------------------------------------------------------------------

@@ -68,6 +68,8 @@ class ActorRunner:
     def start(self) -> None:
         """Run the constructor and tell the node how it went."""
         executor, spec = self.executor, self.spec
+        if spec["job"] != executor.session.job:
+            executor.session.meet_job(spec["job"])
         executor.actor = self
         context = {"devices": self.devices, "resources": spec.get("held", {}), "job": spec["job"], "actor": spec}
         context |= spec.get("inherited") or {}

@@ -7,6 +7,8 @@ from typing import Any
 from obsray.core import options as opts
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.session import Session
+from obsray.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+from obsray.runtime_env import RuntimeEnv
 
 
 class RuntimeContext:
@@ -33,6 +35,59 @@ class RuntimeContext:
     def get_node_id(self) -> str:
         """The node this process runs on."""
         return self._session.node_id.hex()
+
+    def get(self) -> dict[str, Any]:
+        """Ids of what runs here: job, node, namespace; task and actor where there is one."""
+        found: dict[str, Any] = {"job_id": self.job_id, "node_id": self.node_id, "namespace": self.namespace}
+        if self.task_id is not None:
+            found["task_id"] = self.task_id
+        if self.actor_id is not None:
+            found["actor_id"] = self.actor_id
+        return found
+
+    @property
+    def job_id(self) -> JobID:
+        """The job as an id."""
+        return JobID(bytes.fromhex(self.get_job_id()))
+
+    @property
+    def node_id(self) -> NodeID:
+        """The node as an id."""
+        return NodeID(self._session.node_id)
+
+    @property
+    def worker_id(self) -> WorkerID:
+        """This process as an id."""
+        return WorkerID(self._session.worker)
+
+    @property
+    def task_id(self) -> TaskID | None:
+        """The task or call that runs, None in a driver."""
+        running = self._running
+        return TaskID(running.task) if running is not None else None
+
+    @property
+    def actor_id(self) -> ActorID | None:
+        """The actor this process is, None if it is none."""
+        spec = self._actor_spec
+        return ActorID(spec["actor"]) if spec is not None else None
+
+    def get_session_name(self) -> str:
+        """The name of the session: of its directory."""
+        return self._session.directory.name
+
+    def get_temp_dir(self) -> str:
+        """Where session directories are."""
+        return str(self._session.directory.parent)
+
+    @property
+    def runtime_env(self) -> RuntimeEnv:
+        """What this code runs in; in a driver, what its tasks run in. Empty for nothing special."""
+        return RuntimeEnv(_validate=False, **self._session.environments.shown())
+
+    def get_runtime_env_string(self) -> str:
+        """The same as JSON."""
+        return self.runtime_env.serialize()
 
     def get_worker_id(self) -> str:
         """This process."""
@@ -66,8 +121,10 @@ class RuntimeContext:
         return spec["name"] if spec is not None else None
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """What the scheduler set aside for this task or actor."""
+        """What the scheduler set aside for this task or actor. Raises AssertionError in a driver, which has nothing."""
         running = self._running
+        if running is None and self._session.executor is None:
+            raise AssertionError("get_assigned_resources() is only available inside tasks and actors")
         resources = running.context.get("resources", {}) if running is not None else {}
         return {name: opts.floating(name, amount) for name, amount in resources.items()}
 
@@ -75,7 +132,10 @@ class RuntimeContext:
         """The devices set aside for this task or actor, by kind."""
         running = self._running
         devices = running.context.get("devices", {}) if running is not None else {}
-        return {"GPU": list(devices.get("GPU", ()))}
+        numbers = list(devices.get("GPU", ()))
+        executor = self._session.executor
+        # Devices that CUDA_VISIBLE_DEVICES knows by other names than numbers go by those.
+        return {"GPU": executor.gpus_named(numbers) if numbers and executor is not None else numbers}
 
     def get_placement_group_id(self) -> str | None:
         """The placement group this task or actor runs in, None outside of groups."""
@@ -102,7 +162,10 @@ class RuntimeContext:
         return running.trace.hex() if running is not None else None
 
     def is_canceled(self) -> bool:
-        """Whether somebody cancelled the call that asks."""
+        """Whether somebody cancelled the call that asks. Raises RuntimeError in async actors: theirs is cancelled."""
+        executor = self._session.executor
+        if executor is not None and executor.actor is not None and executor.actor.loop is not None:
+            raise RuntimeError("is_canceled() is not for async actors: their coroutine gets asyncio.CancelledError")
         running = self._running
         return running is not None and running.cancelled
 
@@ -110,7 +173,7 @@ class RuntimeContext:
     def namespace(self) -> str:
         """The namespace in which this job's actors are named."""
         spec = self._actor_spec
-        return str(spec["namespace"] if spec is not None else self._session.settings.get("namespace", ""))
+        return str(spec["namespace"] if spec is not None else self._session.namespace)
 
     @property
     def gcs_address(self) -> str:
@@ -131,6 +194,8 @@ class RuntimeContext:
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
-        """Whether the actor's process is not its first."""
+        """Whether the actor's process is not its first. Raises AssertionError outside actors."""
         executor = self._session.executor
-        return executor is not None and executor.actor is not None and executor.actor.incarnation > 0
+        if executor is None or executor.actor is None:
+            raise AssertionError("was_current_actor_reconstructed is only known inside an actor")
+        return bool(executor.actor.incarnation > 0)

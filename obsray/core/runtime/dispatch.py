@@ -327,6 +327,15 @@ class Dispatcher:
         self._fill(lease, shape.queue, now, time_ns)
         self.active.add(shape)
 
+    def environment_failed(self, number: int, error: str) -> None:
+        """What workers of this shape must be cannot be made: its tasks fail."""
+        shape = self._numbers[number]
+        shape.wanted = 0
+        queue, shape.queue = shape.queue, deque()
+        for task in queue:
+            if task.state is TaskState.QUEUED:
+                self.verdicts.environment_failed(task, error)
+
     def reclaim(self, identifier: int, time_ns: int) -> None:
         """Others wait for this worker: give it back now, or as soon as it has nothing to do."""
         lease = self.leases.get(identifier)

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,7 @@ from obsray.core.runtime.session import Session, in_runtime
 from obsray.core.runtime.waiting import Waiter
 from obsray.core.transport.links import Link
 from obsray.errors import RayError, RayTaskError, TaskCancelledError
+from obsray.ids import NIL_TASK
 from obsray.telemetry.events import Outcome, Reason, WaitKind
 
 #: Results wait for company at most this long while there is more to run.
@@ -53,6 +55,23 @@ class LoadedFunction:
         self.function: Any = None
         self.calls = 0
         self.mean_ns = 0
+
+
+class Introduction:
+    """In the queue before the first task of a job: this worker gets to know it."""
+
+    link = None
+    lease = 0
+    task = NIL_TASK
+
+    def __init__(self, executor: Executor, job: int) -> None:
+        self._session = executor.session
+        self._job = job
+
+    def start(self) -> None:
+        """Ask the node, once."""
+        if self._session.job != self._job:
+            self._session.meet_job(self._job)
 
 
 class ArgumentError(Exception):
@@ -83,6 +102,8 @@ class Executor:
         #: The context of the attempt that began last, and the group that what it submits goes to.
         self._context: dict[str, Any] = {}
         self._captured: bytes = b""
+        #: What the driver may see, before tasks get their share of it.
+        self._visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         self._blocked = False
         #: Attempts that were cancelled before they began.
         self._cancelled: set[bytes] = set()
@@ -198,6 +219,8 @@ class Executor:
         _, lease, batch, dispatched_at, context, tasks = message
         if context is not None:
             self._contexts[lease] = context
+            if context.get("job", 0) != self.session.job:
+                self.queue.append(Introduction(self, context["job"]))
         if lease and self._blocked:
             link.send(m.encode(m.Returned([task[0] for task in tasks], int(Reason.BLOCKED_IN_GET))))
             return
@@ -274,7 +297,7 @@ class Executor:
             if running.lease:
                 self._blocked = True
                 back: dict[Link, list[bytes]] = {running.link: []}
-                for other in self.queue:
+                for other in [other for other in self.queue if type(other) is Running]:
                     back.setdefault(other.link, []).append(other.task)
                 self.queue.clear()
                 for link, tasks in back.items():
@@ -539,13 +562,17 @@ class Executor:
                 function.forget_plan()
             planned.clear()
 
+    def gpus_named(self, devices: list[int]) -> list[Any]:
+        """Devices as users know them: numbers, or the names that CUDA_VISIBLE_DEVICES had for the driver."""
+        return [int(name) if name.isdigit() else name for name in names_of_gpus(devices, self._visible)]
+
     def _set_devices(self, context: dict[str, Any]) -> None:
         """Make exactly the devices of this lease visible."""
         devices = tuple(context.get("devices", {}).get("GPU", ()))
         if devices == self._devices:
             return
         if devices:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names_of_gpus(devices, self._visible))
             if not self._gpu_asked:
                 self._start_capture(devices)
         else:
@@ -578,6 +605,13 @@ class Executor:
 
         runner = ActorRunner(self, m.decode(message))
         self.queue.append(runner)
+
+
+def names_of_gpus(devices: Iterable[int], visible: str) -> list[str]:
+    """Devices as CUDA knows them: their numbers, or what CUDA_VISIBLE_DEVICES calls them if those are no numbers."""
+    words = [word.strip() for word in visible.split(",") if word.strip()]
+    named = bool(words) and not all(word.isdigit() for word in words)
+    return [words[device] if named and device < len(words) else str(device) for device in devices]
 
 
 def call_user_code(function: Any, args: Any, kwargs: Any) -> Any:

@@ -16,9 +16,9 @@ from obsray.core.runtime.ownership import NODE
 from obsray.core.runtime.serialization import KIND_ERROR, dump_error
 from obsray.core.runtime.verdicts import tasks_begun
 from obsray.core.transport.links import Link
-from obsray.errors import LocalRayletDiedError, ObjectFreedError, OwnerDiedError
+from obsray.errors import LocalRayletDiedError, ObjectFreedError, OwnerDiedError, RuntimeEnvSetupError
 from obsray.ids import SEQUENCE_ACTOR
-from obsray.telemetry.events import Outcome
+from obsray.telemetry.events import DeathCause, Outcome
 
 if TYPE_CHECKING:
     from obsray.core.runtime.session import Session
@@ -49,6 +49,7 @@ class Inbox:
             m.LeaseReclaim: lambda link, x: self.session.dispatcher.reclaim(x[1], time_ns()),
             m.ShapeRefused: lambda link, x: self.session.dispatcher.refused(m.decode(x)),
             m.GroupChanged: lambda link, x: self.session.reservations.changed(m.decode(x)),
+            m.EnvironmentFailed: lambda link, x: self.session.dispatcher.environment_failed(x[1], x[2]),
             m.WorkerDied: lambda link, x: self._on_worker_died(m.decode(x)),
             m.ObjectRoom: self._on_answer,
             m.ObjectRefused: self._on_answer,
@@ -158,6 +159,8 @@ class Inbox:
         self.session.ownership.owner_lost(worker, dump_error(error))
 
     def _on_actor_changed(self, message: m.ActorChanged) -> None:
+        if message.cause == DeathCause.ENVIRONMENT_FAILED and not message.error:
+            message = message._replace(error=dump_error(RuntimeEnvSetupError(message.detail)))
         task = self.session.placements.get(message.actor)
         if task is not None and message.state in (ActorState.ALIVE, ActorState.DEAD):
             del self.session.placements[message.actor]

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -27,23 +27,28 @@ from typing import Any
 
 from obsray.config import Config
 from obsray.core.runtime.log_follower import LogFollower
+from obsray.core.runtime.logs import set_up_logging, tear_down_logging
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.submission import Submission
 from obsray.core.transport.connection import TOKEN_BYTES
 from obsray.ids import WORKER_ID_BYTES
+from obsray.job_config import JobConfig
 from obsray.telemetry.events import ProcessKind
 
 START_SECONDS_MAX = 30.0
 #: A node whose driver gave up while it started has this long to end by itself.
 ABANDON_SECONDS_MAX = 3.0
+#: The release of Ray whose API is offered (docs/api-compatibility.md).
+RAY_VERSION = "2.60.0"
 #: A unix socket's path has at most 107 bytes; what is needed below the session directory.
 _SOCKET_PATH_MAX = 107 - len("/sockets/0123456789abcdef.sock")
 
 
-class Context:
+class Context(Mapping[str, Any]):
     """What ``init`` returns: where the runtime is. Leaving it as a context manager shuts the runtime down.
 
-    ``dashboard_url`` is known once the dashboard is up (it starts in the background) and is "" before.
+    A mapping of ``address_info``. ``dashboard_url`` is known once the dashboard is up (it starts in the
+    background) and is "" before.
     """
 
     def __init__(
@@ -53,13 +58,35 @@ class Context:
         lifeline: int,
         logs: LogFollower | None,
         on_disconnect: Callable[[], None],
+        job: dict[str, Any] | None = None,
+        version: str = "",
     ) -> None:
         self.session = session
+        self._job = job or {}
         self.process = process
         self._lifeline = lifeline
         self._logs = logs
         self._on_disconnect = on_disconnect
         self.python_version = ".".join(map(str, sys.version_info[:3]))
+        #: The version of Ray whose API this is, and what answers to it.
+        self.ray_version = RAY_VERSION
+        self.ray_commit = f"obsray-{version}"
+
+    def begin_job(self, env: dict[str, Any]) -> None:
+        """Tell the node what this program is and what its tasks run in. Raises ValueError if that cannot be packed."""
+        session = self.session
+        description = dict(self._job)
+        if env:
+            session.environments.inherited = session.environments.describe(env) or {}
+            working_dir = env.get("working_dir")
+            if working_dir:
+                # Workers have a copy; what is not in it is not theirs.
+                original = os.path.realpath(os.path.expanduser(os.fspath(working_dir)))
+                description["sys_path"] = [p for p in description["sys_path"] if os.path.realpath(p) != original]
+        description["runtime"] = session.environments.inherited or None
+        description["eager"] = (env.get("config") or {}).get("eager_install", True)
+        session.describe_job(description)
+        set_up_logging(session)
 
     @property
     def address_info(self) -> dict[str, Any]:
@@ -67,6 +94,10 @@ class Context:
         session = self.session
         return {
             **self._facts(),
+            "node_ip_address": "127.0.0.1",
+            "raylet_ip_address": "127.0.0.1",
+            "raylet_socket_name": str(session.directory / "sockets" / "node.sock"),
+            "webui_url": self.dashboard_url.removeprefix("http://"),
             "address": str(session.directory),
             "gcs_address": str(session.directory),
             "node_id": session.node_id.hex(),
@@ -113,9 +144,19 @@ class Context:
     def __getitem__(self, name: str) -> Any:
         return self.address_info[name]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.address_info)
+
+    def __len__(self) -> int:
+        return len(self.address_info)
+
     def __repr__(self) -> str:
-        dashboard = "ended" if self.session.closed else self.dashboard_url or "starting"
-        return f"Context(session={str(self.session.directory)!r}, dashboard={dashboard!r})"
+        where = f"dashboard={self.dashboard_url!r}" if self.dashboard_url else "dashboard starting, or switched off"
+        state = "ended" if self.session.closed else where
+        return (
+            f"Context({state}, session={str(self.session.directory)!r}, python_version={self.python_version!r}, "
+            f"ray_version={self.ray_version!r}; obsray status, obsray dashboard)"
+        )
 
     def _repr_html_(self) -> str:
         # For notebooks. Without the token: what a notebook shows is saved and passed on.
@@ -136,6 +177,7 @@ class Context:
         # 3. Wait for it, bounded; kill it if it does not listen. 4. Show the workers' last words. 5. Remove what a
         # killed node left on disk.
         restore_interrupts(self.session)
+        tear_down_logging()
         self.session.close()
         os.close(self._lifeline)
         grace = self.session.config.shutdown_grace_seconds
@@ -192,11 +234,15 @@ def launch(
     object_store_memory: int | None,
     memory: int | None,
     namespace: str | None,
+    job_config: JobConfig,
+    logs: dict[str, Any],
+    node_name: str | None,
     include_dashboard: bool,
     dashboard_port: int | None,
     log_to_driver: bool,
     temp_dir: str | None,
     settings: dict[str, Any],
+    version: str,
     on_disconnect: Callable[[], None],
 ) -> Context:
     """Start a node and join it. Raises RuntimeError with the node's own words if it cannot start."""
@@ -210,12 +256,15 @@ def launch(
         "labels": labels,
         "include_dashboard": include_dashboard,
         "dashboard_port": dashboard_port,
-        "sys_path": [path or os.getcwd() for path in sys.path],
-        "settings": {
-            "namespace": secrets.token_hex(8) if namespace is None else namespace,
-            "log_to_driver": log_to_driver,
-            "entrypoint": " ".join(sys.argv)[:500],
-        },
+        "node_name": node_name,
+    }
+    job = {
+        "namespace": secrets.token_hex(8) if namespace is None else namespace,
+        "entrypoint": " ".join(sys.argv)[:500],
+        "sys_path": [*(path or os.getcwd() for path in sys.path), *map(os.path.abspath, job_config.code_search_path)],
+        "metadata": job_config.metadata,
+        "actor_lifetime": job_config.default_actor_lifetime,
+        **logs,
     }
     process, lifeline = _start_node(directory, options)
     try:
@@ -225,10 +274,10 @@ def launch(
         _abandon(process, lifeline, directory)
         raise
     take_interrupts(session)
-    logs = LogFollower(directory / "logs") if log_to_driver else None
-    if logs is not None:
-        logs.start()
-    return Context(session, process, lifeline, logs, on_disconnect)
+    follower = LogFollower(directory / "logs") if log_to_driver else None
+    if follower is not None:
+        follower.start()
+    return Context(session, process, lifeline, follower, on_disconnect, job, version)
 
 
 def _start_node(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Popen[bytes], int]:

@@ -6,8 +6,10 @@ import atexit
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from obsray.config import Config
+from obsray.core.runtime.environments import enter
 from obsray.core.runtime.executor import Executor
 from obsray.core.runtime.session import Session, set_current
 from obsray.core.runtime.submission import Submission
@@ -19,8 +21,13 @@ from obsray.telemetry.spine import emitters
 emitters()
 
 
-def main(session_dir: str, worker_id: bytes) -> None:
-    """Join the runtime of ``session_dir`` as worker ``worker_id`` and serve until told to exit."""
+def main(session_dir: str, worker_id: bytes, place: dict[str, Any]) -> None:
+    """Join the runtime of ``session_dir`` as worker ``worker_id`` and serve until told to exit.
+
+    ``place``: what the node has prepared for this process, {} for nothing special.
+    """
+    if place:
+        enter(place)
     try:
         session = Session(Path(session_dir), worker_id, ProcessKind.WORKER, Config.from_environment())
     except (OSError, LocalRayletDiedError):
@@ -29,9 +36,8 @@ def main(session_dir: str, worker_id: bytes) -> None:
         # The runtime ended before this process could join it.
         return
     set_current(session)
-    for path in session.settings.get("sys_path", ()):
-        if path not in sys.path:
-            sys.path.append(path)
+    session.place = place
+    session.environments.inherited = dict(place.get("description") or {})
     Submission(session)
     executor = Executor(session)
     session.start()

@@ -29,7 +29,9 @@ from obsray.config import Config
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.calls import ActorCalls
 from obsray.core.runtime.dispatch import Dispatcher
+from obsray.core.runtime.environments import Environments, set_import_path
 from obsray.core.runtime.inbox import Inbox
+from obsray.core.runtime.logs import set_up_logging
 from obsray.core.runtime.ownership import NODE, Ownership, Task
 from obsray.core.runtime.references import ObjectRef, dropped
 from obsray.core.runtime.reservations import Reservations
@@ -150,6 +152,11 @@ class Session:
         self.submission: Any = None
         self.submitted = SubmittedRun(self.emitter, self.job)
         self.verdicts.before_end = self.submitted.flush
+        self.environments = Environments(directory, config.environment_package_bytes_max)
+        #: What the node has prepared for this process (a worker).
+        self.place: dict[str, Any] = {}
+        #: What holds for the job this process works for: ``DescribeJob``.
+        self.description: dict[str, Any] = {}
         self.ownership.on_freed = self.inbox.on_freed
         self._watcher = threading.Thread(target=self._watch, name="obsray-watcher", daemon=True)
 
@@ -400,6 +407,28 @@ class Session:
             self.reactor.wake()
         else:
             signal.default_int_handler(number, frame)
+
+    # --- the job ------------------------------------------------------------------------------------------------------
+
+    @property
+    def namespace(self) -> str:
+        """Where the actors of this process' job are named."""
+        return str(self.description.get("namespace", ""))
+
+    def describe_job(self, description: dict[str, Any]) -> None:
+        """A driver says what its job is, before anything else."""
+        self.description = description
+        with self.lock:
+            self.node.send(m.encode(m.DescribeJob(description)))
+            self.reactor.flush()
+
+    def meet_job(self, job: int) -> None:
+        """A worker gets to know the job it works for, and imports from where its driver does."""
+        self.description = dict(self.request("job", job=job) or {})
+        self.job = self.dispatcher.job = self.submitted.job = job
+        if self.description.get("sys_path"):
+            set_import_path(self.place, list(self.description["sys_path"]))
+        set_up_logging(self)
 
     # --- asking the node ----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from obsray.errors import (
     ActorUnavailableError,
     OutOfMemoryError,
     RayError,
+    RuntimeEnvSetupError,
     TaskCancelledError,
     TaskPlacementGroupRemoved,
     TaskUnschedulableError,
@@ -179,6 +180,11 @@ class Verdicts:
         """An argument failed, so the task does not run and fails with the argument's own error."""
         assert type(entry.value) is bytes
         self.end(task, TaskState.FAILED, Outcome.LOST_ARGUMENT, entry.value)
+
+    def environment_failed(self, task: Task, why: str) -> None:
+        """What a worker must be for this task cannot be made."""
+        error = RuntimeEnvSetupError(f"the environment of {task.function.name} cannot be made: {why}")
+        self.end(task, TaskState.FAILED, Outcome.ENVIRONMENT_FAILED, self._with_story(task, error))
 
     def actor_gone(self, task: Task, error: bytes) -> None:
         """The actor of this call is dead."""

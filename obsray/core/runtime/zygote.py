@@ -3,13 +3,16 @@
 It has one thread and keeps no state of its users. The node talks to it over descriptor ``SOCKET_FD``, a
 ``SOCK_SEQPACKET`` pair, one msgpack tuple a packet::
 
-    node -> zygote   ("start", session directory, sys_path or None)            first, once
-                     ("fork", worker 8 bytes, {env variable: value})
+    node -> zygote   ("start", session directory)                              first, once
+                     ("fork", worker 8 bytes, {env variable: value}, place)
                      ("signal", worker, number)
     zygote -> node   ("ready", pid)
                      ("forked", worker, pid)
                      ("failed", worker, why)
                      ("ended", worker, pid, wait status, peak resident bytes)
+
+``place`` is {} or what the node has prepared for a worker (``node/environment_maker.py``): "cwd", "sys_path",
+"command", "hook", "description", and the "job_path" its driver imports from.
 
 Signals to workers go through here because only the parent knows which pids are still theirs. Descendants that a
 dead worker leaves behind are adopted and killed. End of file means that the node is gone: everything ends. The zygote
@@ -60,7 +63,6 @@ class Zygote:
         self._workers: dict[int, bytes] = {}
         self._pids: dict[bytes, int] = {}
         self._session = ""
-        self._sys_path: list[str] | None = None
         self._preloaded = False
         self._asked = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -97,18 +99,17 @@ class Zygote:
             return False
         message: tuple[Any, ...] = msgpack.unpackb(packet, use_list=False)
         match message:
-            case ("start", str(session), path):
+            case ("start", str(session)):
                 self._session = session
-                self._sys_path = None if path is None else list(path)
-            case ("fork", bytes(worker), dict(environment)):
+            case ("fork", bytes(worker), dict(environment), dict(place)):
                 self._asked = True
-                self._fork(worker, environment)
+                self._fork(worker, environment, place)
             case ("signal", bytes(worker), int(number)):
                 if worker in self._pids:
                     os.kill(self._pids[worker], number)
         return True
 
-    def _fork(self, worker: bytes, environment: dict[str, str]) -> None:
+    def _fork(self, worker: bytes, environment: dict[str, str], place: dict[str, Any]) -> None:
         me = os.getpid()
         try:
             pid = os.fork()
@@ -116,7 +117,7 @@ class Zygote:
             self._say("failed", worker, f"fork: {error.strerror}")
             return
         if pid == 0:
-            self._become_worker(me, worker, environment)
+            self._become_worker(me, worker, environment, place)
         self._workers[pid] = worker
         self._pids[worker] = pid
         self._say("forked", worker, pid)
@@ -176,7 +177,9 @@ class Zygote:
 
     # --- becoming a worker -------------------------------------------------------------------------------
 
-    def _become_worker(self, parent: int, worker: bytes, environment: dict[str, str]) -> NoReturn:
+    def _become_worker(
+        self, parent: int, worker: bytes, environment: dict[str, str], place: dict[str, Any]
+    ) -> NoReturn:
         code = 1
         try:
             die_with_parent(parent)
@@ -190,13 +193,11 @@ class Zygote:
             _redirect(Path(self._session) / "logs", worker)
             _volunteer_for_memory_kills()
             os.environ.update(environment)
-            if self._sys_path is not None:
-                sys.path[:] = self._sys_path
-            if any(name.startswith(_EARLY_PREFIXES) for name in environment):
-                _execute(self._session, worker, self._sys_path)
+            if place.get("command") or any(name.startswith(_EARLY_PREFIXES) for name in environment):
+                _execute(self._session, worker, place)
             _reseed()
             gc.enable()
-            code = _run_worker(self._session, worker)
+            code = _run_worker(self._session, worker, place)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -246,11 +247,11 @@ def _reseed() -> None:
         random.seed()
 
 
-def _run_worker(session: str, worker: bytes) -> int:
+def _run_worker(session: str, worker: bytes, place: dict[str, Any]) -> int:
     from obsray.core.runtime.process import main
 
     try:
-        main(session, worker)
+        main(session, worker, place)
     except SystemExit as end:
         if end.code is None:
             return 0
@@ -258,23 +259,22 @@ def _run_worker(session: str, worker: bytes) -> int:
     return 0
 
 
-def _execute(session: str, worker: bytes, path: list[str] | None) -> NoReturn:
+def _execute(session: str, worker: bytes, place: dict[str, Any]) -> NoReturn:
     """Go on in a new interpreter: same pid, same logs, same tie to the parent (it survives exec)."""
-    packed = msgpack.packb((session, worker, path)).hex()
-    os.execv(sys.executable, [sys.executable, "-P", "-c", _EXECUTE, packed])
+    packed = msgpack.packb((session, worker, place)).hex()
+    command = list(place.get("command") or [sys.executable])
+    os.execvp(command[0], [*command, "-P", "-c", _EXECUTE, packed])
 
 
 def run_worker_from_arguments() -> NoReturn:
     """The entry of a worker that needed a new interpreter."""
-    session, worker, path = msgpack.unpackb(bytes.fromhex(sys.argv[1]))
-    if path is not None:
-        sys.path[:] = path
+    session, worker, place = msgpack.unpackb(bytes.fromhex(sys.argv[1]), use_list=False)
     sys.argv = [""]
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     code = 1
     try:
-        code = _run_worker(session, worker)
+        code = _run_worker(session, worker, place)
     except BaseException:
         traceback.print_exc()
     finally:

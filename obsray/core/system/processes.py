@@ -108,7 +108,7 @@ def send_signal(pid: int, number: int) -> None:
 
 
 def clean_session(directory: Path | str) -> None:
-    """Remove what a dead runtime leaves in its session directory: sockets and spilled objects. Logs and telemetry stay.
+    """Remove what a dead runtime leaves in its session directory: sockets, spilled objects, environments; not logs.
 
     For the driver, when the node could not do it itself (killed with -9). Safe to call at any time after the
     node's death, and more than once.
@@ -117,3 +117,4 @@ def clean_session(directory: Path | str) -> None:
     shutil.rmtree(base / "spill", ignore_errors=True)
     shutil.rmtree(base / "checkpoints", ignore_errors=True)
     shutil.rmtree(base / "sockets", ignore_errors=True)
+    shutil.rmtree(base / "environments", ignore_errors=True)

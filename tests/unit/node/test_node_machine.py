@@ -97,9 +97,12 @@ def test_only_the_first_driver_may_end_the_runtime():
 def test_jobs_are_numbered_and_their_end_is_told_with_its_cause():
     bench = Bench()
     first, second = bench.driver(b"driver_1"), bench.driver(b"driver_2")
+    for driver in (first, second):
+        bench.send(driver, m.DescribeJob({"entrypoint": "program.py", "namespace": "space"}))
     bench.send(first, m.Goodbye())
     bench.leave(first)
     bench.leave(second)
+    assert [each["job"] for each in bench.records.named("job_started")] == [1, 2]
     ended = bench.records.named("job_ended")
     assert [(each["job"], each["cause"]) for each in ended] == [(1, DeathCause.INTENDED), (2, DeathCause.UNKNOWN)]
 

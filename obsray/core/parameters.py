@@ -1,0 +1,140 @@
+"""The parameters of ``init``: what they may be, and what to do instead where something is not offered."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from obsray import runtime_env as environments
+from obsray.job_config import JobConfig
+from obsray.logging_config import LoggingConfig, level_of
+
+#: Parameters of Ray that have no effect to offer -> what is there instead. Given as None or False they are accepted.
+INSTEAD: dict[str, str] = {
+    "local_mode": "tasks always run in worker processes; call the plain function to debug it",
+    "enable_resource_isolation": "start the program in a container or systemd scope with the limits you want",
+    "cgroup_path": "start the program in that cgroup; its limits are respected",
+    "system_reserved_cpu": "give num_cpus what tasks may use",
+    "system_reserved_memory": "give _memory what tasks may use",
+    "proxy_server_url": "the dashboard reads ended sessions itself: obsray dashboard",
+    "object_spilling_directory": "spilled objects lie in the session directory: set _temp_dir",
+    "_plasma_directory": "objects lie in anonymous shared memory",
+    "_redis_username": "the control store is embedded",
+    "_redis_password": "the control store is embedded",
+    "_tracing_startup_hook": "every task is recorded with its trace already",
+    "_metrics_export_port": "/metrics takes a free port; session.json and obsray status name it",
+    "_enable_object_reconstruction": "lost objects are not computed again yet",
+    "_node_ip_address": "everything listens on this machine alone",
+    "storage": "it was removed from Ray as well",
+}
+LOOPBACK = ("127.0.0.1", "localhost")
+_ADDRESS_VARIABLES = ("OBSRAY_ADDRESS", "RAY_ADDRESS")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def refuse(unknown: Mapping[str, Any], known: list[str]) -> None:
+    """Raise RuntimeError for parameters that do not exist or have no effect here."""
+    for name, value in unknown.items():
+        if name in INSTEAD:
+            if value is None or value is False:
+                continue
+            raise RuntimeError(f"init({name}={value!r}) is not offered: {INSTEAD[name]}")
+        close = difflib.get_close_matches(name, known, 1)
+        meant = f"; did you mean {close[0]!r}?" if close else f"; the parameters are: {', '.join(known)}"
+        raise RuntimeError(f"init() has no parameter {name!r}{meant}")
+
+
+def check_address(address: str | None) -> None:
+    """Raise unless a runtime is to be started here: ConnectionError if one was to be joined."""
+    if address is not None and not isinstance(address, str):
+        raise TypeError(f"address={address!r}: must be text or None")
+    given = f"init(address={address!r})"
+    if address is None:
+        for variable in _ADDRESS_VARIABLES:
+            if os.environ.get(variable):
+                address, given = os.environ[variable], f"{variable}={os.environ[variable]}"
+                break
+    if address in (None, "", "local"):
+        return
+    running = running_session()
+    if address == "auto":
+        found = f"the one in {running} cannot be joined yet" if running else "no runtime is running on this machine"
+        raise ConnectionError(f"{given}: {found}; leave address out (or say 'local') to start one for this program")
+    if address.startswith("ray://"):
+        raise ConnectionError(f"{given}: there is no client server; run the program on the machine of its runtime")
+    raise ConnectionError(
+        f"{given}: a running runtime cannot be joined yet, and nothing that could be listens there; leave address out "
+        "(or say 'local') to start one for this program"
+    )
+
+
+def running_session() -> Path | None:
+    """The session directory of the runtime that this user started last, if it still runs."""
+    latest = Path(tempfile.gettempdir()) / f"obsray-{os.getuid()}" / "latest"
+    try:
+        facts = json.loads((latest / "session.json").read_text())
+        os.kill(int(facts["node_pid"]), 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return latest.resolve() if (latest / "sockets" / "node.sock").exists() else None
+
+
+def check_gpus(gpus: float | None) -> None:
+    """Raise ValueError for GPUs that this program cannot see."""
+    if gpus is None:
+        return
+    if gpus != int(gpus):
+        raise ValueError(f"num_gpus={gpus}: a machine has a whole number of GPUs")
+    visible = os.environ.get(_VISIBLE)
+    if visible is not None:
+        words = [word for word in visible.split(",") if word.strip() and word != "NoDevFiles"]
+        if gpus > len(words):
+            raise ValueError(
+                f"num_gpus={gpus}, but {_VISIBLE}={visible!r} shows {len(words)}; unset it or ask for no more than that"
+            )
+
+
+def check_dashboard(host: str, port: int | None) -> None:
+    """Raise ValueError for a dashboard that would listen where it must not (docs/security.md)."""
+    if host not in LOOPBACK:
+        raise ValueError(
+            f"dashboard_host={host!r}: the dashboard listens on 127.0.0.1 only, as whoever reaches it may read "
+            "everything; from elsewhere use a tunnel: ssh -L 8265:127.0.0.1:8265 machine"
+        )
+    if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 0 <= port < 65536):
+        raise ValueError(f"dashboard_port={port!r}: must be a port, 0 to 65535")
+
+
+def logging_of(
+    configure: bool, level: int | str | None, form: str | None, config: LoggingConfig | None
+) -> dict[str, Any]:
+    """What workers and driver do with log records, as it travels. Raises TypeError or ValueError."""
+    if config is not None and not isinstance(config, LoggingConfig):
+        raise TypeError(f"logging_config must be an obsray.LoggingConfig, got {type(config).__name__}")
+    if form is not None and not isinstance(form, str):
+        raise TypeError(f"logging_format={form!r}: must be text")
+    found: dict[str, Any] = {"logging": None if config is None else config.to_dict()}
+    number = None if level is None else level_of(level)
+    if configure and (number is not None or form is not None):
+        found |= {"level": number, "format": form}
+    return found
+
+
+def job_of(job_config: Any, namespace: str | None, runtime_env: Any) -> tuple[JobConfig, str | None, dict[str, Any]]:
+    """The job's settings, its namespace (None for one of its own) and its environment. Raises TypeError, ValueError.
+
+    What ``init`` says itself wins over its ``job_config``.
+    """
+    job = JobConfig.of(job_config)
+    if namespace is not None:
+        if not isinstance(namespace, str) or not namespace:
+            raise ValueError(f"namespace={namespace!r}: must be text that is not empty, or None")
+    else:
+        namespace = job.ray_namespace
+    env = environments.check(runtime_env) if runtime_env else job.runtime_env
+    return job, namespace, dict(env)
