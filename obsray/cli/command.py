@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-NOUNS = ("tasks", "actors", "objects", "workers", "nodes", "jobs", "functions")
+NOUNS = ("tasks", "actors", "placement-groups", "objects", "workers", "nodes", "jobs", "functions")
 
 _EXAMPLES = """examples:
   obsray demo                                    run real work and watch it
@@ -34,6 +34,7 @@ _GET_EXAMPLES = """an id may be cut short as long as it is unique, or be given a
 examples:
   obsray get task 3fa2c1d0:42
   obsray get task 3fa2c1d0aa00bb11000000000000002a --json
+  obsray get placement-group 3fa2c1d0:g1
 """
 _SIM_EXAMPLES = """a run is decided by its scenario and its seed alone; the digest of two equal runs is equal.
 examples:
@@ -87,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _noun(text: str) -> str:
+    return text.replace("-", "_")
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -124,7 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     lists = verb("list", "List what the session has or had.", _list, _LIST_EXAMPLES)
-    lists.add_argument("noun", choices=NOUNS, metavar="NOUN", help=", ".join(NOUNS))
+    plain = [noun.replace("-", "_") for noun in NOUNS]
+    lists.add_argument("noun", type=_noun, choices=plain, metavar="NOUN", help=", ".join(NOUNS))
     lists.add_argument(
         "--filter", action="append", default=[], metavar="CONDITION", help="'column op value', repeatable"
     )
@@ -132,15 +138,17 @@ def _parser() -> argparse.ArgumentParser:
     lists.add_argument("--limit", type=int, default=50, metavar="N", help="rows at most (default 50)")
     lists.add_argument("--offset", type=int, default=0, metavar="N", help="rows to skip (default 0)")
 
-    get = verb("get", "Everything known about one task.", _get, _GET_EXAMPLES)
-    get.add_argument("noun", choices=("task",), metavar="task")
+    get = verb("get", "Everything known about one thing.", _get, _GET_EXAMPLES)
+    things = [noun.removesuffix("s") for noun in NOUNS[:6]]
+    choices = [thing.replace("-", "_") for thing in things]
+    get.add_argument("noun", type=_noun, choices=choices, metavar="THING", help=", ".join(things))
     get.add_argument("id")
 
     story = verb(
         "story",
-        "What happened to one task, actor, object or worker, oldest first.",
+        "What happened to one task, actor, placement group, object or worker, oldest first.",
         _story,
-        _GET_EXAMPLES.replace("get task", "story"),
+        _GET_EXAMPLES.replace("get task", "story").replace("get placement-group", "story"),
     )
     story.add_argument("id")
 

@@ -39,6 +39,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def _summary(noun: str, shown: int, total: int, query: queries.Query) -> str:
+    noun = noun.replace("_", " ")
     kind = noun.removesuffix("s") if total == 1 else noun
     matching = f"{kind} that match{'es' if total == 1 else ''}" if query.conditions else kind
     if not total:

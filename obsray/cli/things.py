@@ -8,7 +8,7 @@ from typing import Any
 
 from obsray.cli import output, sessions
 from obsray.dashboard import identifiers, plain_json, queries, units
-from obsray.dashboard.tables import TASKS, Column
+from obsray.dashboard.tables import TABLES, TASKS, Column
 
 _BAR_CELLS = 24
 
@@ -16,6 +16,8 @@ _BAR_CELLS = 24
 def run_get(options: argparse.Namespace) -> int:
     directory = sessions.find(options.session)
     view = sessions.views(directory)
+    if options.noun != "task":
+        return _get_row(view, f"{options.noun}s", options)
     task_id = _resolved(view, "tasks", options.id)
     task = view.task(task_id, refresh=False)
     if task is None:
@@ -24,6 +26,28 @@ def run_get(options: argparse.Namespace) -> int:
         print(plain_json.dumps(task))
         return 0
     print(_task_text(task, output.is_coloured(sys.stdout)))
+    return 0
+
+
+def _get_row(view: Any, noun: str, options: argparse.Namespace) -> int:
+    """One row of a listing, with all its columns."""
+    table, identifier = TABLES[noun], _resolved(view, noun, options.id)
+    query = queries.read(table, [("where", f"{identifiers.KEYS[noun][0]} = {identifier}")])
+    found = queries.rows(view, table, query)["rows"]
+    if not found:
+        raise sessions.Problem(f"no {options.noun} {options.id}", f"See 'obsray list {noun}'.")
+    row = found[0]
+    if options.json:
+        print(plain_json.dumps(row))
+        return 0
+    coloured = output.is_coloured(sys.stdout)
+    state = str(row.get("state") or "")
+    title = units.plain(row.get("name") or row.get("class_name") or options.noun.replace("_", " "))
+    print(f"{output.bold(title, coloured)}  {output.paint(state, output.tone_of(state), coloured)}")
+    if row.get("why"):
+        print(units.plain(row["why"]))
+    pairs = [pair for column in table.columns if column.key != "why" and (pair := _fact(column, row, True))]
+    print(f"\n{output.facts(pairs, coloured)}")
     return 0
 
 
@@ -74,7 +98,7 @@ def _task_text(task: dict[str, Any], coloured: bool) -> str:
     lines = [f"{output.bold(name, coloured)}  {output.paint(state, output.tone_of(state), coloured)}"]
     if task.get("pending_reason"):
         lines.append(units.plain(task["pending_reason"]))
-    lines += ["", output.facts([pair for column in TASKS.columns if (pair := _fact(column, task))], coloured)]
+    lines += ["", output.facts(_facts(task), coloured)]
     parts = [part for part in task.get("time_split") or () if part["seconds"]]
     if parts:
         total = sum(part["seconds"] for part in parts)
@@ -94,10 +118,19 @@ def _task_text(task: dict[str, Any], coloured: bool) -> str:
     return "\n".join(lines)
 
 
-def _fact(column: Column, task: dict[str, Any]) -> tuple[str, str] | None:
-    """A column of the listing as a line of its own; what the time split or the head says is not said again."""
-    value = task.get(column.key)
-    if value in (None, "") or column.key in ("name", "state", "error") or column.key.endswith("_seconds"):
+def _facts(task: dict[str, Any]) -> list[tuple[str, str]]:
+    found = [pair for column in TASKS.columns if (pair := _fact(column, task))]
+    if task.get("placement_group_id"):
+        found.append(("Placement group", task["placement_group_id"]))
+    return found
+
+
+def _fact(column: Column, row: dict[str, Any], durations: bool = False) -> tuple[str, str] | None:
+    """A column of the listing as a line of its own; what the head says, or a task's time split, is not said again."""
+    value = row.get(column.key)
+    if value in (None, "") or column.key in ("name", "state"):
+        return None
+    if not durations and (column.key == "error" or column.key.endswith("_seconds")):
         return None
     if column.kind == "clock":
         return column.title, units.moment(value)

@@ -430,6 +430,7 @@ class ActorClass(Generic[T]):
             "held": held,
             "runtime": session.environments.describe(options.get("runtime_env")),
             "placement": where.wire,
+            "where": where.name,
             "inherited": where.inherited,
             "restarts_max": options.get("max_restarts") or 0,
             "meta": pickle.dumps(meta),

@@ -11,12 +11,13 @@ CANDIDATES_MAX = 20
 PREFIX_CHARACTERS_MIN = 4
 
 _HEX = re.compile(r"[0-9a-f]+")
-_SHORT = re.compile(r"([0-9a-f]{8}):([pa]?)(\d{1,16})(?:\[(\d{1,9})\])?")
-_MARKS = {"": "00", "p": "01", "a": "02"}
+_SHORT = re.compile(r"([0-9a-f]{8}):([pag]?)(\d{1,16})(?:\[(\d{1,9})\])?")
+_MARKS = {"": "00", "p": "01", "a": "02", "g": "03"}
 #: Noun -> the column that names it and how many hex digits that has.
 KEYS = {
     "tasks": ("task_id", 32),
     "actors": ("actor_id", 32),
+    "placement_groups": ("group_id", 32),
     "objects": ("object_id", 40),
     "workers": ("worker_id", 16),
     "nodes": ("node_id", 16),
@@ -30,7 +31,7 @@ class UnknownId(LookupError):
 
 def resolve(view: Any, noun: str, text: str) -> str:
     """The full id of the one ``noun`` (a key of ``KEYS``) that ``text`` means. Raises UnknownId."""
-    return _only(candidates(view, noun, text), noun.removesuffix("s"), text)
+    return _only(candidates(view, noun, text), noun.removesuffix("s").replace("_", " "), text)
 
 
 def anything(view: Any, text: str) -> tuple[str, str]:

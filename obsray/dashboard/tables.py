@@ -130,6 +130,7 @@ ACTORS = Table(
         Column("job_id", "Job", rank=3),
         Column("namespace", "Namespace", rank=3),
         Column("shape", "Shape", rank=3),
+        _id("placement_group_id", "Placement group", "group", 3),
         Column("died_at_ns", "Died", "clock", rank=3),
     ),
     "-created_at_ns",
@@ -184,6 +185,34 @@ WORKERS = Table(
         _size("unique_bytes", "Unique memory", 3),
     ),
     "-tasks_done",
+)
+
+PLACEMENT_GROUPS = Table(
+    "placement_groups",
+    "Placement groups",
+    "Bundles of resources reserved together: waiting, there, removed, and why they wait.",
+    (
+        _id("group_id", "Group", "group"),
+        Column("name", "Name"),
+        Column("state", "State", "state"),
+        Column("strategy", "Strategy"),
+        _count("bundles", "Bundles"),
+        _count("workers", "Workers"),
+        _seconds("pending_seconds", "Waited"),
+        Column("why", "Why"),
+        Column("requested_at_ns", "Asked for", "clock"),
+        Column("resources", "Resources", rank=3),
+        Column("created_at_ns", "There since", "clock", rank=2),
+        Column("removed_at_ns", "Removed", "clock", rank=2),
+        Column("detached", "Detached", rank=3),
+        Column("namespace", "Namespace", rank=3),
+        Column("job_id", "Job", rank=3),
+        _id("owner", "Owner", "worker", 3),
+        _count("attempts", "Attempts", 3),
+        Column("reason", "Reason", "cause", rank=3),
+        _count("workers_killed", "Killed with it", 3),
+    ),
+    "-requested_at_ns",
 )
 
 NODES = Table(
@@ -243,4 +272,6 @@ FUNCTIONS = Table(
     "-total",
 )
 
-TABLES: dict[str, Table] = {table.noun: table for table in (TASKS, ACTORS, OBJECTS, WORKERS, NODES, JOBS, FUNCTIONS)}
+TABLES: dict[str, Table] = {
+    table.noun: table for table in (TASKS, ACTORS, PLACEMENT_GROUPS, OBJECTS, WORKERS, NODES, JOBS, FUNCTIONS)
+}

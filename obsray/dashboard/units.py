@@ -107,7 +107,7 @@ def short_id(identifier: str | None) -> str:
         return UNKNOWN
     if len(identifier) not in (32, 40):
         return shortened(identifier, 16)
-    mark = {"01": "p", "02": "a"}.get(identifier[16:18], "")
+    mark = {"01": "p", "02": "a", "03": "g"}.get(identifier[16:18], "")
     try:
         text = f"{identifier[:8]}:{mark}{int(identifier[18:32], 16)}"
         index = int(identifier[32:40] or "0", 16)

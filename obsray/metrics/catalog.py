@@ -179,6 +179,22 @@ _METRICS: tuple[Metric, ...] = (
         ("actor_checkpoint_saved",),
     ),
     Metric("obsray_actor_calls_replayed", "counter", "", (), "Calls repeated by restored actors.", ("actor_restored",)),
+    Metric(
+        "obsray_placement_groups",
+        "gauge",
+        "",
+        ("state",),
+        "Placement groups by state; pending ones wait for room.",
+        ("group_requested", "group_created", "group_removed"),
+    ),
+    Metric(
+        "obsray_placement_group_pending_seconds",
+        "histogram",
+        "seconds",
+        (),
+        "From asking for a placement group to its being there.",
+        ("group_created",),
+    ),
     Metric("obsray_resource_total", "gauge", "", ("node", "resource"), "How much there is.", ("resource_sample",)),
     Metric("obsray_resource_used", "gauge", "", ("node", "resource"), "How much is taken.", ("resource_sample",)),
     Metric(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
@@ -136,6 +137,14 @@ class Families(Exposed):
             found.append(family)
         lost = _counter("obsray_objects_lost")
         lost.add_metric([node], s.objects_lost)
+        groups, waited = _gauge("obsray_placement_groups"), _histogram("obsray_placement_group_pending_seconds")
+        states = Counter(s.groups.values())
+        for state in ("pending", "created"):
+            groups.add_metric([state], states[state])
+        groups.add_metric(["removed"], s.groups_removed)
+        if len(s.group_pending.sums):
+            _add_histogram(waited, [], s.group_pending, 0)
+        found += [groups, waited]
         total, used = _gauge("obsray_resource_total"), _gauge("obsray_resource_used")
         for resource, (all_, taken) in s.resources.items():
             total.add_metric([node, resource], all_)

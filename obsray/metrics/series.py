@@ -217,6 +217,10 @@ class Series:
         self.checkpoint_bytes = 0
         self.checkpoint_seconds = 0.0
         self.calls_replayed = 0
+        #: Placement group -> the state it is in; removed ones are only counted.
+        self.groups: dict[bytes, str] = {}
+        self.groups_removed = 0
+        self.group_pending = Histogram()
         self.object_bytes = dict.fromkeys(("created", "freed", "spilled", "restored"), 0)
         self.objects_lost = 0
         self.dropped = 0
@@ -236,6 +240,8 @@ class Series:
             "process_sample": self._process_sample, "worker_registered": self._registered, "worker_died": self._died,
             "actor_checkpoint_saved": self._saved, "actor_restored": self._restored,
             "actor_restarting": self._restarting, "control_rpc": self._rpc, "events_dropped": self._dropped,
+            "group_requested": self._group_requested, "group_created": self._group_created,
+            "group_removed": self._group_removed,
             "collective_ended": self._collective, "collective_failed": self._collective_failed,
         }  # fmt: skip
 
@@ -413,6 +419,20 @@ class Series:
         gone = {worker.tobytes() for worker in columns["worker"]}
         self.demand = {key: backlog for key, backlog in self.demand.items() if key[0] not in gone}
         self.answers = {key: answer for key, answer in self.answers.items() if key[0] not in gone}
+
+    def _group_requested(self, columns: Columns) -> None:
+        for group in columns["group"]:
+            self.groups.setdefault(group.tobytes(), "pending")
+
+    def _group_created(self, columns: Columns) -> None:
+        self.group_pending.add(np.zeros(len(columns), np.int64), columns["pending_seconds"])
+        for group in columns["group"]:
+            self.groups[group.tobytes()] = "created"
+
+    def _group_removed(self, columns: Columns) -> None:
+        self.groups_removed += len(columns)
+        for group in columns["group"]:
+            self.groups.pop(group.tobytes(), None)
 
     def _restarting(self, columns: Columns) -> None:
         causes = np.minimum(columns["cause"], len(DeathCause) - 1)

@@ -331,7 +331,8 @@ _UNION: tuple[Event, ...] = (
     # actors
     Event(48, "actor_created", "An actor was asked for.", (
         _ACTOR, _TASK, _label("class_name", "str"), _detail("actor_name", "str"), _detail("namespace", "str"),
-        _label("shape", "str"), _measure("restarts_max", "i32"), _label("detached"), _detail("job", "u32"))),
+        _label("shape", "str"), _measure("restarts_max", "i32"), _label("detached"), _detail("job", "u32"),
+        _GROUP)),
     Event(49, "actor_placed", "A worker was chosen to become the actor.", (
         _ACTOR, _WORKER, _detail("node", "id8"), _measure("pending_seconds", "f32"), _measure("incarnation", "u16"))),
     Event(50, "actor_alive", "The actor's constructor returned.", (

@@ -184,6 +184,8 @@ def decision_text(decision: Row) -> str:
         return f"infeasible: {deficit or said}"
     if decision["outcome"] == "granted":
         return f"a worker was granted ({said}) and is on its way"
+    if decision["reason"] == "placement" and deficit:
+        return str(deficit)
     return f"{said} ({deficit})" if deficit else said or decision["outcome"]
 
 

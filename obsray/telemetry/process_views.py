@@ -6,9 +6,10 @@ from collections import Counter
 
 import numpy as np
 
+from obsray.telemetry import explain
 from obsray.telemetry.events import TaskType
 from obsray.telemetry.store import Running
-from obsray.telemetry.tables import Row, public
+from obsray.telemetry.tables import NS, Row, public
 from obsray.telemetry.task_views import TaskViews
 from obsray.telemetry.tasks import BLOCKED
 
@@ -72,6 +73,31 @@ class ProcessViews(TaskViews):
             found.append(values)
         found.sort(key=lambda values: -(values["created_at_ns"] or 0))
         return found
+
+    def placement_groups(self, refresh: bool = True) -> list[Row]:
+        """Every placement group, newest first, with the bundles as text, why it waits, and how many leases it holds."""
+        if refresh:
+            self.refresh()
+        held = Counter(row["group"] for row in self.lease_table.held.values())
+        now = self.now_ns()
+        found = []
+        for group, row in self.group_table.rows.items():
+            values = dict(row)
+            values["bundle_nodes"] = [row["bundle_nodes"].get(index) for index in range(row["bundles"])]
+            values["workers"] = held.get(group, 0)
+            if row["pending_seconds"] is None and row["requested_at_ns"] is not None:
+                until = row["removed_at_ns"] or now
+                values["pending_seconds"] = max(0, until - row["requested_at_ns"]) / NS
+            waits = row["state"] == "PENDING" and row["reason"] is not None
+            values["why"] = explain.decision_text({**row, "outcome": row["reason"]}) if waits else row["ended"] or ""
+            found.append(values)
+        found.sort(key=lambda values: -(values["requested_at_ns"] or 0))
+        return found
+
+    def placement_group(self, group: str, refresh: bool = True) -> Row | None:
+        """One placement group by its id (hex), None if there is none."""
+        found = [row for row in self.placement_groups(refresh) if row["group_id"] == group]
+        return found[0] if found else None
 
     def nodes(self, refresh: bool = True) -> list[Row]:
         """Every node with its resources and its newest samples."""

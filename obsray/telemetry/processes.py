@@ -109,7 +109,8 @@ class ActorTable:
                 "worker_id": None, "node_id": None, "job_id": None, "task_id": None, "shape": "", "restarts": 0,
                 "restarts_max": 0, "detached": False, "created_at_ns": None, "placed_at_ns": None,
                 "alive_at_ns": None, "died_at_ns": None, "start_seconds": None, "died_cause": None, "error": None,
-                "checkpoints": 0, "checkpoint_bytes": None, "checkpointed_at_ns": None, "calls_replayed": 0, "_at": 0,
+                "checkpoints": 0, "checkpoint_bytes": None, "checkpointed_at_ns": None, "calls_replayed": 0,
+                "placement_group_id": None, "_at": 0,
             }  # fmt: skip
         return row
 
@@ -133,6 +134,7 @@ class ActorTable:
             class_name=record["class_name"], name=record["actor_name"], namespace=record["namespace"],
             job_id=f"{record['job']:08x}", task_id=record["task"].hex(), shape=record["shape"],
             restarts_max=record["restarts_max"], detached=bool(record["detached"]), created_at_ns=time_ns,
+            placement_group_id=record["group"].hex() if any(record["group"]) else None,
         )  # fmt: skip
 
     def _state(self, row: Row, time_ns: int, state: str) -> None:

@@ -191,6 +191,7 @@ class TaskViews(ObjectViews):
             "worker_id": worker.hex() if worker else None,
             "worker_pid": self.pid(worker) if worker else None,
             "shape": texts[int(table["shape"][row])],
+            "placement_group_id": self._group_of(task, texts[int(table["shape"][row])]),
             "submitted_at_ns": time_or_none(table["submitted_at"][row]),
             "started_at_ns": time_or_none(table["started_at"][row]),
             "ended_at_ns": time_or_none(self._ended_at(at)[0]) if state >= FINISHED else None,
@@ -229,6 +230,12 @@ class TaskViews(ObjectViews):
         values["arguments"] = self._arguments(identifier)
         values["results"] = self._results(identifier)
         return values
+
+    def _group_of(self, task: bytes, shape: str) -> str | None:
+        """The placement group that a task's shape belongs to, once the scheduler has spoken of it."""
+        decision = self.lease_table.latest.get((ids.owner_of(task), shape))
+        group = decision["group"] if decision is not None else ids.NIL_TASK
+        return group.hex() if any(group) else None
 
     def _raw(self, row: int) -> Row:
         table = self.task_table

@@ -50,6 +50,8 @@ class Recorded:
     queued_task: bytes = b""
     waiting_task: bytes = b""
     actor: bytes = b""
+    group: bytes = b""
+    waiting_group: bytes = b""
     put_object: bytes = b""
     spilled_object: bytes = b""
     result_object: bytes = b""
@@ -105,6 +107,7 @@ class _Recording:
         self._finished_tasks()
         self._killed_worker()
         self._actor()
+        self._groups()
         self._objects()
         self._open_tasks()
         self._samples()
@@ -248,7 +251,7 @@ class _Recording:
         actor = made.actor = ids.task_id(made.driver, 0, ids.SEQUENCE_ACTOR)
         driver.actor_created(
             at, actor, actor, driver.intern("Counter"), driver.intern("counter"), driver.intern("default"),
-            driver.intern("Counter CPU:1"), 1, 0, self.job,
+            driver.intern("Counter CPU:1"), 1, 0, self.job, ids.NIL_TASK,
         )  # fmt: skip
         node.actor_placed(at + 1_000_000, actor, worker, made.node, 0.001, 0)
         node.actor_alive(at + 5_000_000, actor, worker, 0, 0.004)
@@ -269,6 +272,27 @@ class _Recording:
             made.submitted += 1
             made.finished += 1
         driver.tasks_finished(at + 40_000_000, ids.task_id(made.driver, self.sequence - 10), 10, 640)
+
+    def _groups(self) -> None:
+        """One group that is there and one that waits."""
+        made, node = self.made, self.rings[self.node_ring]
+        at = self.end - 3 * _NS
+        for number, name in enumerate(("together", "too big")):
+            group = ids.task_id(made.driver, number, ids.SEQUENCE_GROUP)
+            node.group_requested(
+                at, group, made.driver, node.intern(name), node.intern("default"), node.intern("PACK"), 2, 0, self.job,
+                node.intern("CPU:10000|CPU:20000"),
+            )  # fmt: skip
+            if number:
+                made.waiting_group = group
+                deficit = node.intern("bundle 1 lacks CPU 2 more (0 of 2 free)")
+                node.group_waiting(at + 1_000_000, group, int(Reason.NO_CAPACITY), 0, deficit)
+                continue
+            made.group = group
+            for bundle in range(2):
+                node.bundle_placed(at + 1_000_000, group, bundle, made.node, node.intern("CPU:10000"))
+            node.group_prepared(at + 1_000_000, group, 1, 0.001)
+            node.group_created(at + 1_000_000, group, 0.001, 1)
 
     def _objects(self) -> None:
         made, driver, node = self.made, self.rings[self.made.driver], self.rings[self.node_ring]

@@ -33,10 +33,12 @@ from obsray.util.state_rows import (
     JobState,
     NodeState,
     ObjectState,
+    PlacementGroupState,
     StateRow,
     TaskState,
     WorkerState,
     actor_row,
+    group_row,
     job_row,
     node_row,
     object_row,
@@ -184,6 +186,23 @@ def list_actors(
     )
 
 
+def list_placement_groups(
+    address: str | None = None,
+    filters: Sequence[Filter] | None = None,
+    limit: int = LIMIT_DEFAULT,
+    timeout: float = 30,
+    detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[PlacementGroupState]:
+    """Placement groups, removed ones too, newest first."""
+
+    def question(views: Views) -> list[PlacementGroupState]:
+        rows = map(group_row, views.placement_groups(refresh=False))
+        return _rows(PlacementGroupState, rows, filters, limit, detail)
+
+    return ask(address, question)
+
+
 def list_objects(
     address: str | None = None,
     filters: Sequence[Filter] | None = None,
@@ -276,6 +295,11 @@ def get_task(id: Any, address: str | None = None, timeout: float = 30) -> TaskSt
 def get_actor(id: str, address: str | None = None, timeout: float = 30) -> ActorState | None:
     """The actor of this id, None if there is none."""
     return _first(list_actors(address, [("actor_id", "=", id)], detail=True))
+
+
+def get_placement_group(id: str, address: str | None = None, timeout: float = 30) -> PlacementGroupState | None:
+    """The placement group of this id, None if there is none."""
+    return _first(list_placement_groups(address, [("placement_group_id", "=", id)], detail=True))
 
 
 def get_objects(id: str, address: str | None = None, timeout: float = 30) -> list[ObjectState]:
@@ -450,8 +474,31 @@ def _lines(path: Path, tail: int, encoding: str, errors: str) -> Iterator[str]:
 
 
 __all__ = [
-    "ActorState", "JobState", "NodeState", "ObjectState", "StateRow", "TaskState", "WorkerState", "get_actor",
-    "get_job", "get_log", "get_node", "get_objects", "get_task", "get_worker", "list_actors", "list_jobs", "list_logs",
-    "list_nodes", "list_objects", "list_tasks", "list_workers", "summarize_actors", "summarize_objects",
+    "ActorState",
+    "JobState",
+    "NodeState",
+    "ObjectState",
+    "PlacementGroupState",
+    "StateRow",
+    "TaskState",
+    "WorkerState",
+    "get_actor",
+    "get_job",
+    "get_log",
+    "get_node",
+    "get_objects",
+    "get_placement_group",
+    "get_task",
+    "get_worker",
+    "list_actors",
+    "list_jobs",
+    "list_logs",
+    "list_nodes",
+    "list_objects",
+    "list_placement_groups",
+    "list_tasks",
+    "list_workers",
+    "summarize_actors",
+    "summarize_objects",
     "summarize_tasks",
 ]  # fmt: skip

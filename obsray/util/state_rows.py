@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from obsray.core import options as opts
 from obsray.telemetry.events import TaskType
+from obsray.telemetry.groups import bundle_amounts
 from obsray.telemetry.tables import NS
 
 _Row = dict[str, Any]
@@ -86,6 +87,7 @@ class TaskState(StateRow):
     start_time_ms: float | None = None
     end_time_ms: float | None = None
     required_resources: dict[str, float] | None = None
+    placement_group_id: str | None = None
     trace_id: str | None = None
     queue_seconds: float | None = None
     run_seconds: float | None = None
@@ -109,9 +111,30 @@ class ActorState(StateRow):
     required_resources: dict[str, float] | None = None
     death_cause: dict[str, Any] | None = None
     is_detached: bool | None = None
+    placement_group_id: str | None = None
     num_restarts: int | None = None
     max_restarts: int | None = None
     calls: int | None = None
+    creation_time_ms: float | None = None
+    start_time_ms: float | None = None
+    end_time_ms: float | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlacementGroupState(StateRow):
+    """One placement group; ``bundles`` have their resources and the node they are on."""
+
+    placement_group_id: str
+    name: str
+    creator_job_id: str | None
+    state: str
+    # detail
+    strategy: str | None = None
+    bundles: list[dict[str, Any]] | None = None
+    is_detached: bool | None = None
+    namespace: str | None = None
+    reason: str | None = None
+    stats: dict[str, Any] | None = None
     creation_time_ms: float | None = None
     start_time_ms: float | None = None
     end_time_ms: float | None = None
@@ -258,6 +281,7 @@ def _task(row: _Row, node: str | None) -> TaskState:
         start_time_ms=_ms(row["started_at_ns"]),
         end_time_ms=_ms(row["ended_at_ns"]),
         required_resources=_resources(row["shape"]),
+        placement_group_id=row["placement_group_id"],
         trace_id=row["trace_id"],
         queue_seconds=row["queue_seconds"],
         run_seconds=row["run_seconds"],
@@ -281,12 +305,45 @@ def actor_row(row: _Row) -> ActorState:
         required_resources=_resources(row["shape"]),
         death_cause={"cause": row["died_cause"], "error_message": row["error"]} if died else None,
         is_detached=row["detached"],
+        placement_group_id=row["placement_group_id"],
         num_restarts=row["restarts"],
         max_restarts=row["restarts_max"],
         calls=row["calls"],
         creation_time_ms=_ms(row["created_at_ns"]),
         start_time_ms=_ms(row["alive_at_ns"]),
         end_time_ms=_ms(row["died_at_ns"]),
+    )
+
+
+def group_row(row: _Row) -> PlacementGroupState:
+    """A row of ``Views.placement_groups``."""
+    bundles = [
+        {
+            "bundle_id": index,
+            "unit_resources": {name: opts.floating(name, amount) for name, amount in amounts.items()},
+            "node_id": row["bundle_nodes"][index],
+        }
+        for index, amounts in enumerate(bundle_amounts(row["resources"]))
+    ]
+    waited = row["pending_seconds"]
+    return PlacementGroupState(
+        placement_group_id=row["group_id"],
+        name=row["name"],
+        creator_job_id=row["job_id"],
+        state=row["state"],
+        strategy=row["strategy"],
+        bundles=bundles,
+        is_detached=row["detached"],
+        namespace=row["namespace"],
+        reason=row["why"] or None,
+        stats={
+            "end_to_end_creation_latency_ms": None if waited is None else waited * 1000,
+            "scheduling_attempt": row["attempts"],
+            "workers": row["workers"],
+        },
+        creation_time_ms=_ms(row["requested_at_ns"]),
+        start_time_ms=_ms(row["created_at_ns"]),
+        end_time_ms=_ms(row["removed_at_ns"]),
     )
 
 
@@ -345,7 +402,7 @@ def node_row(row: _Row, facts: _Row) -> NodeState:
         state=row["state"],
         state_message=row["error"],
         resources_total=resources,
-        labels={},
+        labels=dict(facts.get("labels") or {}) if is_head else {},
         pid=row["pid"],
         start_time_ms=_ms(row["started_at_ns"]),
         end_time_ms=_ms(row["stopped_at_ns"]),

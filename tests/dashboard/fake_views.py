@@ -37,7 +37,13 @@ WORKER = (
 ACTOR = (
     "actor_id", "class_name", "name", "namespace", "state", "worker_id", "node_id", "job_id", "task_id", "shape",
     "restarts", "restarts_max", "detached", "created_at_ns", "placed_at_ns", "alive_at_ns", "died_at_ns",
-    "start_seconds", "died_cause", "error", "pid", "calls",
+    "start_seconds", "died_cause", "error", "pid", "calls", "placement_group_id", "checkpoints", "checkpoint_bytes",
+    "checkpointed_at_ns", "calls_replayed",
+)  # fmt: skip
+GROUP = (
+    "group_id", "name", "namespace", "state", "strategy", "bundles", "resources", "bundle_nodes", "job_id", "owner",
+    "detached", "requested_at_ns", "created_at_ns", "removed_at_ns", "pending_seconds", "attempts", "reason", "deficit",
+    "workers_killed", "ended", "workers", "why",
 )  # fmt: skip
 OBJECT = (
     "object_id", "owner", "owner_label", "task_id", "kind", "producer", "creator", "call_site", "bytes", "state",
@@ -98,6 +104,7 @@ class FakeViews:
             "worker_id": worker_id(number % 4 + 1) if ended or state.startswith("RUN") else None,
             "worker_pid": 4000 + number % 4,
             "shape": f"{NAMES[number % len(NAMES)]} CPU=1",
+            "placement_group_id": None,
             "submitted_at_ns": submitted,
             "started_at_ns": submitted + 5_000_000 if ended else None,
             "ended_at_ns": submitted + 9_000_000 if ended else None,
@@ -236,6 +243,19 @@ class FakeViews:
                 "created_at_ns": NOW_NS,
             }
         ]
+
+    def placement_groups(self, refresh: bool = True) -> list[dict[str, Any]]:
+        facts = {
+            "group_id": f"{OWNER}03{1:014x}",
+            "name": HOSTILE,
+            "state": "PENDING",
+            "strategy": "PACK",
+            "bundles": 2,
+            "workers": 0,
+            "why": HOSTILE,
+            "bundle_nodes": [None, None],
+        }
+        return [dict.fromkeys(GROUP) | facts | {"requested_at_ns": NOW_NS}]
 
     def objects(
         self, filters: Any = (), sort: str = "-bytes", limit: int = 50, offset: int = 0, refresh: bool = True

@@ -23,7 +23,7 @@ from obsray.core.node.workers import Death, WorkerPool
 from obsray.core.protocol.environment_key import environment_id
 from obsray.core.protocol.lifecycle import ActorState, advance
 from obsray.core.protocol.messages import ActorChanged, Reply, StartActor
-from obsray.ids import NIL_WORKER, owner_of
+from obsray.ids import NIL_TASK, NIL_WORKER, owner_of
 from obsray.telemetry.events import DeathCause
 
 #: The dead are remembered, so that late callers learn why; beyond this the oldest are forgotten.
@@ -104,6 +104,7 @@ class ActorTable:
         step.emit.actor_created(
             step.time_ns, actor.id, spec["task"], intern(actor.class_name), intern(actor.name), intern(actor.namespace),
             actor.label, actor.restarts_max, actor.detached, spec["job"] & 0xFFFFFFFF,
+            actor.placement.group or NIL_TASK,
         )  # fmt: skip
         step.send(client, Reply(request, None))
         # Whoever creates an actor wants to know where it is.
@@ -128,8 +129,9 @@ class ActorTable:
         hold = amounts_of(spec["held"])
         need = {**hold, **{name: max(n, hold.get(name, 0)) for name, n in amounts_of(spec["resources"]).items()}}
         runtime = runtime_of(spec["runtime"])
-        where = f"env:{environment_id(runtime.key).hex()}" if runtime.key else ""
-        label = step.emit.intern(" ".join(filter(None, (class_name, describe(need), where))))
+        made = f"env:{environment_id(runtime.key).hex()}" if runtime.key else ""
+        where = str(spec.get("where", ""))[:TEXT_CHARACTERS_MAX].strip()
+        label = step.emit.intern(" ".join(filter(None, (class_name, describe(need), made, where))))
         return Actor(
             spec["actor"], client, spec, class_name, str(spec["name"]), str(spec["namespace"]), bool(spec["detached"]),
             max(-1, min(restarts_max, 0x7FFFFFFF)), need, hold, runtime, label, step.now,

@@ -145,7 +145,7 @@ def _arranged(
                 found.append(number)
                 break
         else:
-            before = f" (bundles 0 to {bundle.index - 1} placed)" if found else ""
+            before = f", once bundle{'s 0 to' if bundle.index > 1 else ''} {bundle.index - 1} had room" if found else ""
             return f"bundle {bundle.index} lacks {lacks[0] if lacks else 'a node of its own'}{before}"
     return found
 

@@ -163,7 +163,7 @@ class Scheduler:
                 del self.demands[client, shape]
                 self._refuse(step, client, shape, "group_removed", why)
         held = [lease for lease in self.leases.values() if lease.demand.placement.group == group.id]
-        self.groups.remove(step, group, why, reason, len(held))
+        self.groups.remove(step, group, "somebody removed it" if reason is Reason.REMOVED else why, reason, len(held))
         return held
 
     def _enqueue(self, step: Step, demand: Demand) -> None:
@@ -347,8 +347,8 @@ class Scheduler:
         demand.wanted = 0
         for name in demand.need:
             self._taken_at[name] = step.now
-        self.groups.place(step, group)
         self._announce(step, demand, LeaseOutcome.GRANTED, Reason.PLACEMENT, "", None)
+        self.groups.place(step, group)
         return True
 
     def _precedence(self, queue: Queue) -> tuple[bool, int, int]:

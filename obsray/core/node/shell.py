@@ -179,7 +179,7 @@ class Node:
         session_file.update(
             self.session, session=self.session.name, directory=str(self.session), node=self.node.hex(),
             node_pid=os.getpid(), started_at_ns=self._started_at_ns, resources=self._offered.total,
-            object_store_memory=self._offered.store_bytes, host=socket.gethostname(),
+            object_store_memory=self._offered.store_bytes, host=socket.gethostname(), labels=self.machine.labels,
         )  # fmt: skip
 
     def run(self) -> None:

@@ -323,6 +323,7 @@ class Submission:
                 self._time_ns(), actor, task.id, session.emitter.intern(spec["class_name"]),
                 session.emitter.intern(spec["name"]), session.emitter.intern(spec["namespace"]),
                 session.emitter.intern(str(spec["resources"])), spec["restarts_max"], spec["detached"], session.job,
+                (spec.get("placement") or {}).get("group", NIL_TASK),
             )  # fmt: skip
             task.ended = lambda t, error: self._never_born(client, t, error)
             task.ready = lambda t, e: self._creation_ready(t, e, spec)
