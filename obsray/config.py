@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 #: Settings that take one of a few words.
-CHOICES = {"gpu_telemetry": ("off", "kernels", "full")}
+CHOICES = {"gpu_telemetry": ("off", "kernels", "full"), "progress": ("0", "1", "always")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,9 @@ class Config:
     gpu_flush_seconds: float = 0.25
     #: Most bytes of raw GPU records of one worker that the collector has not read yet; beyond, they are dropped.
     gpu_raw_bytes_max: int = 256 << 20
+    #: Show how far ``get`` and ``wait`` have come: "1" on a terminal, "always" also elsewhere; ``progress=True`` asks
+    #: for one call.
+    progress: str = "0"
     #: How long an orderly shutdown may take before processes are killed.
     shutdown_grace_seconds: float = 2.0
 

@@ -158,9 +158,9 @@ def test_a_type_checker_understands_programs_and_finds_their_mistakes(tmp_path):
     (tmp_path / "mypy.ini").write_text(
         f"[mypy]\nstrict = true\nmypy_path = {ROOT}\n[mypy-cloudpickle.*]\nignore_missing_imports = true\n"
     )
+    options = ["--config-file", str(tmp_path / "mypy.ini"), "--cache-dir", str(ROOT / ".mypy_cache")]
     ended = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", str(tmp_path / "mypy.ini"), "--cache-dir", str(ROOT / ".mypy_cache"),
-         "--follow-imports", "silent", str(program)],
+        [sys.executable, "-m", "mypy", *options, "--follow-imports", "silent", str(program)],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     found = {int(number) for number in re.findall(r"program\.py:(\d+): error", ended.stdout)}

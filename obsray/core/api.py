@@ -198,23 +198,27 @@ def is_initialized() -> bool:
 
 
 @overload
-def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+def get(refs: ObjectRef[T], *, timeout: float | None = None, progress: bool | None = None) -> T: ...
 @overload
-def get(refs: list[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+def get(refs: list[ObjectRef[T]], *, timeout: float | None = None, progress: bool | None = None) -> list[T]: ...
 @overload
-def get(refs: ObjectRefGenerator[T], *, timeout: float | None = None) -> ObjectRefGenerator[T]: ...
+def get(
+    refs: ObjectRefGenerator[T], *, timeout: float | None = None, progress: bool | None = None
+) -> ObjectRefGenerator[T]: ...
 
 
-def get(refs: Any, *, timeout: float | None = None) -> Any:
+def get(refs: Any, *, timeout: float | None = None, progress: bool | None = None) -> Any:
     """The value of a reference, or of each of a list, in order; waits until they exist.
 
     Raises what the task raised (an instance of the user's exception class and of RayTaskError), GetTimeoutError after
     ``timeout`` seconds (0: only if it is there), ValueError for anything that is not a reference or a list of them.
+
+    ``progress=True`` shows on stderr how far it has come; left out, the setting ``progress`` decides (OBSRAY_PROGRESS).
     """
     if timeout is not None:
         _check_timeout(timeout)
     if type(refs) is ObjectRef:
-        return _session_of(refs).values.get([refs], timeout)[0]
+        return _session_of(refs).values.get([refs], timeout, progress)[0]
     if isinstance(refs, ObjectRefGenerator):
         return refs
     if not isinstance(refs, list):
@@ -224,7 +228,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if set(map(type, refs)) != {ObjectRef}:
         wrong = next(ref for ref in refs if type(ref) is not ObjectRef)
         raise ValueError(f"get takes an ObjectRef or a list of them, the list has a {type(wrong).__name__}")
-    return _session_of(refs[0]).values.get(refs, timeout)
+    return _session_of(refs[0]).values.get(refs, timeout, progress)
 
 
 def _check_timeout(timeout: Any) -> None:
@@ -244,11 +248,17 @@ def put(value: T) -> ObjectRef[T]:
 
 
 def wait(
-    refs: list[W], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+    refs: list[W],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
+    progress: bool | None = None,
 ) -> tuple[list[W], list[W]]:
     """``(ready, rest)`` as soon as ``num_returns`` references are ready or ``timeout`` seconds have passed.
 
     Both lists keep the order of the input; ``ready`` has at most ``num_returns``; a failed task counts as ready.
+    ``progress`` as for ``get``.
     Raises ValueError for duplicates, a bad ``num_returns`` or a negative timeout, TypeError for anything but a list of
     references.
     """
@@ -270,7 +280,9 @@ def wait(
         raise ValueError("wait needs each reference only once")
     if not 1 <= num_returns <= len(refs):
         raise ValueError(f"num_returns={num_returns}: must be between 1 and the number of references, {len(refs)}")
-    return _session_of(refs[0]).values.wait(refs, num_returns, timeout, streams=ObjectRefGenerator in kinds)
+    return _session_of(refs[0]).values.wait(
+        refs, num_returns, timeout, streams=ObjectRefGenerator in kinds, progress=progress
+    )
 
 
 def cancel(ref: Any, *, force: bool = False, recursive: bool = True) -> None:

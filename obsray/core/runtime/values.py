@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.ownership import READY, Entry
+from obsray.core.runtime.progress import Progress
+from obsray.core.runtime.progress import wanted as progress_wanted
 from obsray.core.runtime.references import ObjectRef, dropped
 from obsray.core.runtime.serialization import Serialized, deserialize, serialize
 from obsray.core.runtime.waiting import Answer, Waiter
@@ -59,6 +61,7 @@ class Values:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._progress = session.config.progress != "0"
         self.completions: deque[tuple[concurrent.futures.Future[Any], Entry]] = deque()
 
     def put(self, value: Any) -> ObjectRef[Any]:
@@ -108,7 +111,7 @@ class Values:
             self.session.reactor.flush()
         return size
 
-    def get(self, references: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+    def get(self, references: list[ObjectRef[Any]], timeout: float | None, progress: bool | None = None) -> list[Any]:
         """The values, in order. Raises the first failure, GetTimeoutError after ``timeout`` seconds."""
         executor = self.session.executor
         if executor is not None and executor.actor is not None:
@@ -117,7 +120,10 @@ class Values:
         missing = [entry for entry in entries if entry.state != READY]
         deadline = None if timeout is None else time.monotonic() + timeout
         if missing:
-            self._wait_for_all(missing, deadline)
+            shown = None
+            if (progress is not None or self._progress) and progress_wanted(self.session, progress):
+                shown = Progress(self.session, "get", missing, len(entries), len(entries) - len(missing))
+            self._wait_for_all(missing, deadline, shown)
         for entry in entries:
             if entry.failed:
                 self.value(entry, deadline)
@@ -150,7 +156,7 @@ class Values:
             found.append(entry)
         return found
 
-    def _wait_for_all(self, missing: list[Entry], deadline: float | None) -> None:
+    def _wait_for_all(self, missing: list[Entry], deadline: float | None, shown: Progress | None) -> None:
         waiter = Waiter(0, fail_fast=True)
         waiter.first = missing[0].id
         with self.session.lock:
@@ -162,7 +168,10 @@ class Values:
                     return
             self.session.send_everything()
         try:
-            self.session.wait_until(waiter, deadline)
+            if shown is None:
+                self.session.wait_until(waiter, deadline)
+            else:
+                shown.follow(waiter, deadline, WaitKind.GET)
         finally:
             if any(entry.state != READY for entry in missing):
                 with self.session.lock:
@@ -227,7 +236,12 @@ class Values:
         return [self._open_pinned(i, answer, deadline) for i, answer in answers]
 
     def wait(
-        self, references: list[Any], count: int, timeout: float | None, streams: bool = False
+        self,
+        references: list[Any],
+        count: int,
+        timeout: float | None,
+        streams: bool = False,
+        progress: bool | None = None,
     ) -> tuple[list[Any], list[Any]]:
         """The references that are ready, at most ``count``, and the rest; both in input order.
 
@@ -246,9 +260,11 @@ class Values:
             if len(where) == count:
                 self.entries_of([references[i] for i in where])
                 return _split(references, where)
-        return self._wait(references, count, timeout)
+        return self._wait(references, count, timeout, progress)
 
-    def _wait(self, references: list[Any], count: int, timeout: float | None) -> tuple[list[Any], list[Any]]:
+    def _wait(
+        self, references: list[Any], count: int, timeout: float | None, progress: bool | None
+    ) -> tuple[list[Any], list[Any]]:
         sources = [x._stream if type(x) is not ObjectRef else self.entries_of([x])[0] for x in references]
         deadline = None if timeout is None else time.monotonic() + timeout
         waiter = Waiter(count)
@@ -270,6 +286,10 @@ class Values:
                 if timeout == 0:
                     # Look once at what has arrived already.
                     self.session.drive_or_sleep(waiter, 0)
+                elif (progress is not None or self._progress) and progress_wanted(self.session, progress):
+                    Progress(self.session, "wait", pending, count, count - waiter.missing).follow(
+                        waiter, deadline, WaitKind.WAIT
+                    )
                 else:
                     self.session.wait_until(waiter, deadline, WaitKind.WAIT)
             finally:

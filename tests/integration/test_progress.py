@@ -1,0 +1,74 @@
+"""How far a ``get`` has come, for who asks for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import obsray
+from obsray import exceptions
+from tests.integration.terminal import Terminal
+
+pytest_plugins = ["tests.integration.fixtures"]
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runtime() -> Iterator[None]:
+    with obsray.init(num_cpus=1, include_dashboard=False, log_to_driver=False):
+        yield
+
+
+@obsray.remote
+def wait_for(path: str, then: str = "") -> str:
+    while not Path(path).exists():
+        time.sleep(0.01)
+    if then:
+        raise ValueError(then)
+    return path
+
+
+def test_it_counts_and_says_why_nothing_moves(tmp_path, capsys):
+    gate = tmp_path / "gate"
+    blocked = [wait_for.remote(str(gate)) for _ in range(3)] + [obsray.put(1)]
+    with pytest.raises(exceptions.GetTimeoutError):
+        obsray.get(blocked, timeout=1.6, progress=True)
+    shown = capsys.readouterr().err
+    assert "\rget [####............] 1/4" in shown and shown.endswith("\n")
+    assert "nothing for 1." in shown and "waiting for CPU:1" in shown and "obsray get task" in shown
+    gate.touch()
+    assert len(obsray.get(blocked, progress=True)) == 4
+
+
+def test_it_says_how_many_failed(tmp_path, capsys):
+    references = [wait_for.remote(str(tmp_path), "no"), wait_for.remote(str(tmp_path / "never"))]
+    ready, rest = obsray.wait(references, num_returns=2, timeout=0.8, progress=True)
+    assert (ready, rest) == (references[:1], references[1:])
+    assert "1/2, 1 failed" in capsys.readouterr().err
+    obsray.cancel(references[1], force=True)
+
+
+def test_nothing_is_shown_unasked_or_for_what_is_there(capsys):
+    obsray.get([obsray.put(1)] * 3, progress=True)
+    obsray.wait([obsray.put(1)], progress=True)
+    obsray.get(obsray.remote(lambda: time.sleep(0.5)).remote())
+    assert capsys.readouterr().err == ""
+
+
+PROGRAM = """
+import obsray, time
+obsray.init(num_cpus=2, include_dashboard=False)
+obsray.get([obsray.remote(lambda: time.sleep(0.2)).remote() for _ in range(6)])
+"""
+
+
+@pytest.mark.parametrize(("setting", "shown"), [("1", True), ("0", False)])
+def test_the_setting_shows_it_on_a_terminal(root, setting, shown):
+    (root / "program.py").write_text(PROGRAM)
+    terminal = Terminal(root, str(root / "program.py"), OBSRAY_PROGRESS=setting)
+    assert terminal.end() == 0
+    assert ("6/6" in terminal.shown) == shown, terminal.shown
+    terminal.close()
