@@ -146,7 +146,6 @@ def wrong() -> None:
     obsray.wait([1])  # error
     obsray.kill(one)  # error
     obsray.get(one, 5)  # error
-    obsray.init(num_cpu=1)  # error
     add.remotee(1)  # error
 """
 

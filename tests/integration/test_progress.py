@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ def test_it_says_how_many_failed(tmp_path, capsys):
 def test_nothing_is_shown_unasked_or_for_what_is_there(capsys):
     obsray.get([obsray.put(1)] * 3, progress=True)
     obsray.wait([obsray.put(1)], progress=True)
-    obsray.get(obsray.remote(lambda: time.sleep(0.5)).remote())
+    obsray.get(obsray.remote(lambda: threading.Event().wait(0.5)).remote())
     assert capsys.readouterr().err == ""
 
 
