@@ -169,6 +169,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     timeline.add_argument("-o", "--output", metavar="FILE", help="where to write it (- for stdout)")
 
+    debug = verb(
+        "debug",
+        "Attach to a task or actor that waits in the debugger (breakpoint() in a worker).",
+        _debug,
+        "examples:\n  obsray debug\n  obsray debug 4711\n",
+    )
+    debug.add_argument("pid", nargs="?", help="the process, if several wait")
+
     dashboard = verb(
         "dashboard",
         "Print the link to the session's dashboard; serve it if nobody does.",
@@ -233,6 +241,12 @@ def _timeline(options: argparse.Namespace) -> int:
     from obsray.cli import things
 
     return things.run_timeline(options)
+
+
+def _debug(options: argparse.Namespace) -> int:
+    from obsray.cli import debug
+
+    return debug.run(options)
 
 
 def _dashboard(options: argparse.Namespace) -> int:

@@ -60,10 +60,22 @@ _WHERE = {
     "register_serializer": "process",
     "remove_placement_group": "placement_group",
 }
-_MODULES = frozenset({
-    "actor_group", "actor_pool", "collective", "executor", "joblib", "metrics", "multiprocessing", "queue",
-    "scheduling_strategies", "state",
-})  # fmt: skip
+_MODULES = frozenset(
+    {
+        "actor_group", "actor_pool", "collective", "dask", "executor", "joblib", "metrics", "multiprocessing", "pdb",
+        "queue", "scheduling_strategies", "spark", "state",
+    }
+)  # fmt: skip
+
+#: Parts of Ray's util that are not there -> what to do instead.
+_INSTEAD = {
+    "iter": "obsray.util.map_unordered, ActorPool.map and generators of tasks iterate in parallel",
+    "debugpy": "obsray.util.pdb.set_trace() waits for `obsray debug`",
+    "rpdb": "obsray.util.pdb.set_trace() waits for `obsray debug`",
+    "tpu": "only CPUs and NVIDIA GPUs are known",
+    "sgd": "obsray is the core of tasks, actors and objects; the libraries on top of it are not there",
+    "xgboost": "obsray is the core of tasks, actors and objects; the libraries on top of it are not there",
+}
 
 __all__ = [
     "ActorGroup",
@@ -74,6 +86,7 @@ __all__ = [
     "as_completed",
     "collective",
     "connect",
+    "dask",
     "deregister_serializer",
     "disconnect",
     "executor",
@@ -87,12 +100,10 @@ __all__ = [
     "map_unordered",
     "metrics",
     "multiprocessing",
-    "placement_group",
-    "placement_group_table",
+    "pdb",
     "queue",
     "register_serializer",
-    "remove_placement_group",
-    "scheduling_strategies",
+    "spark",
     "state",
 ]
 
@@ -101,7 +112,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"obsray.util.{name}")
     if name not in _WHERE:
-        raise AttributeError(f"module 'obsray.util' has no attribute {name!r}")
+        advice = f": {_INSTEAD[name]}" if name in _INSTEAD else ""
+        raise AttributeError(f"module 'obsray.util' has no attribute {name!r}{advice}")
     value = globals()[name] = getattr(importlib.import_module(f"obsray.util.{_WHERE[name]}"), name)
     return value
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -202,7 +203,8 @@ class Pool:
 
     ``initializer(*initargs)`` runs once in each. A process is replaced after ``maxtasksperchild`` chunks, and when it
     dies, which its chunks see as RayActorError. ``ray_remote_args`` are options of the actors; each takes one CPU
-    unless they say otherwise. ``context`` and ``ray_address`` are there for compatibility and must be None.
+    unless they say otherwise. ``context`` makes no difference, which a RuntimeWarning says: processes are actors.
+    ``ray_address`` is what ``init`` is called with if there is no runtime yet.
 
     Raises ValueError for fewer than one process or more than there are CPUs for.
     """
@@ -217,8 +219,10 @@ class Pool:
         ray_address: str | None = None,
         ray_remote_args: dict[str, Any] | None = None,
     ) -> None:
-        if context is not None or ray_address is not None:
-            raise ValueError("context and ray_address cannot be chosen: processes are actors of the running runtime")
+        if context is not None:
+            warnings.warn("Pool(context=...) makes no difference: processes are actors", RuntimeWarning, stacklevel=2)
+        if ray_address is not None and not api.is_initialized():
+            api.init(address=ray_address)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, got {initializer!r}")
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild < 1):

@@ -5,9 +5,9 @@
 
 Answers come from the telemetry of a session directory: the running session's, or of any session on this machine given
 as ``address`` (its name or path; the newest if there is none), also after it ended. Nothing is cut before it is
-filtered. A filter is ``(key, "=" or "!=", value)`` with a key of the row; all must hold. Fields marked as detail are
-None without ``detail=True``. ``timeout`` and ``raise_on_missing_output`` are accepted for compatibility: an answer
-is complete and needs no other process.
+filtered. A filter is ``(key, "=" or "!=", value)`` with a key of the row; all must hold; text is compared without
+regard to case. Fields marked as detail are None without ``detail=True``. ``timeout`` and ``raise_on_missing_output``
+are accepted for compatibility: an answer is complete and needs no other process.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def _check(kind: type[StateRow], filters: Sequence[Filter] | None) -> None:
 
 
 def _holds(found: Any, operator: str, value: Any) -> bool:
-    if isinstance(value, str) and not isinstance(found, str) and found is not None:
+    if isinstance(value, str) and found is not None:
+        # Text is compared without regard to case, also the text of a number or of True.
         equal = str(found).lower() == value.lower()
     else:
         equal = bool(found == value)
@@ -131,7 +132,14 @@ def list_tasks(
 
 
 def _tasks(views: Views, filters: Sequence[Filter], limit: int) -> Iterator[TaskState]:
-    always = [each for each in filters if each[0] in _TASK_KEYS and isinstance(each[2], str)]
+    always: list[Filter] = []
+    for key, operator, value in filters:
+        if key in _TASK_KEYS and isinstance(value, str):
+            if key != "name" and key != "type":
+                always.append((key, operator, value.lower()))
+            elif operator == "=":
+                # Case makes no difference: of those that contain it, the rows themselves are compared.
+                always.append((key, "contains", value))
     # The views know the newest attempt of a task: of tasks that have one they can be asked more, by array operations.
     once = [*always, *_of_one_attempt(filters), ("attempt", "=", 0)]
     retried = [*always, ("attempt", ">", 0)]
@@ -148,7 +156,7 @@ def _tasks(views: Views, filters: Sequence[Filter], limit: int) -> Iterator[Task
 def _of_one_attempt(filters: Sequence[Filter]) -> Iterator[Filter]:
     for key, operator, value in filters:
         if key == "state" and isinstance(value, str):
-            yield key, operator, value
+            yield key, operator, value.upper()
         elif operator != "=":
             continue
         elif (key == "worker_id" and isinstance(value, str)) or (key == "worker_pid" and isinstance(value, int)):
@@ -213,7 +221,11 @@ def list_objects(
 ) -> list[ObjectState]:
     """Objects that exist, largest first. With a filter on ``state`` also those that are FREED or LOST."""
     _check(ObjectState, filters)
-    mine = [each for each in filters or () if each[0] in ("object_id", "state") and isinstance(each[2], str)]
+    mine: list[Filter] = [
+        (key, operator, value.lower() if key == "object_id" else value.upper())
+        for key, operator, value in filters or ()
+        if key in ("object_id", "state") and isinstance(value, str)
+    ]
     if not any(each[0] == "state" for each in mine):
         mine += _EXISTING
 

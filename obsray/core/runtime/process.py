@@ -38,6 +38,8 @@ def main(session_dir: str, worker_id: bytes, place: dict[str, Any]) -> None:
     set_current(session)
     session.place = place
     session.environments.inherited = dict(place.get("description") or {})
+    # What breakpoint() calls: nobody types into a worker, so it waits for `obsray debug`.
+    os.environ.setdefault("PYTHONBREAKPOINT", "obsray.util.pdb.set_trace")
     Submission(session)
     executor = Executor(session)
     session.start()
