@@ -101,8 +101,12 @@ __all__ = [
     "metrics",
     "multiprocessing",
     "pdb",
+    "placement_group",
+    "placement_group_table",
     "queue",
     "register_serializer",
+    "remove_placement_group",
+    "scheduling_strategies",
     "spark",
     "state",
 ]

@@ -124,7 +124,12 @@ def test_terminate_fails_what_was_not_done(session, tmp_path):
         result.get(10)
 
 
-@pytest.mark.parametrize("wrong", [{"processes": 0}, {"processes": 3}, {"maxtasksperchild": 0}, {"context": "fork"}])
+def test_a_context_makes_no_difference_and_that_is_said():
+    with pytest.warns(RuntimeWarning, match="processes are actors"), Pool(1, context="fork") as pool:
+        assert pool.apply(abs, (-1,)) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"processes": 0}, {"processes": 3}, {"maxtasksperchild": 0}])
 def test_a_pool_that_cannot_be_is_an_error_at_once(session, wrong):
     with pytest.raises(ValueError):
         Pool(**wrong)

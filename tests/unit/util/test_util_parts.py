@@ -76,7 +76,7 @@ def test_a_wrong_filter_is_an_error_that_says_what_would_be_right(wrong):
 @pytest.mark.parametrize(
     ("found", "operator", "value", "holds"),
     [
-        ("a", "=", "a", True), ("a", "=", "A", False), (True, "=", "true", True), (7, "=", "7", True),
+        ("a", "=", "a", True), ("a", "=", "A", True), (True, "=", "true", True), (7, "=", "7", True),
         (7, "!=", 7, False), (None, "=", "None", False), (None, "!=", "x", True), (None, "=", None, True),
     ],
 )  # fmt: skip
