@@ -1,8 +1,8 @@
 """Capturing in a worker that owns a GPU: raw buffers to and fro, and nothing per record.
 
-CUPTI asks for empty buffers and gives them back filled, on whatever thread launches work or on a thread of its own. A
-filled one is written to the worker's file as it is (``chunks.py``), after the names of kernels seen for the first time
-were read while their addresses are valid. Everything else (reading records, finding tasks) happens in the collector.
+CUPTI asks for empty buffers and gives them back filled (``exchange.py``). A thread collects the filled ones: each is
+written to the worker's file as it is (``chunks.py``), after the names of kernels seen for the first time were read
+while their addresses are valid. Everything else (reading records, finding tasks) happens in the collector.
 
 Tasks are told by marks, written when a task begins and when it ends, and by a number that is pushed as external
 correlation id on the task's thread between the two.
@@ -26,18 +26,22 @@ import numpy as np
 
 from obsray.gpu import chunks, cupti, layouts
 from obsray.gpu.cupti import Cupti, CuptiError
+from obsray.gpu.exchange import Exchange, Finished, NotHereError
+from obsray.gpu.parse import walk
 from obsray.gpu.words import Level, Stage
 
 #: Size of a buffer; the cost of handing one over grows with what is in it, not with this.
 BUFFER_BYTES = 1 << 20
-#: Most buffers CUPTI may hold; beyond, it drops records and counts them.
-BUFFERS_MAX = 64
-#: A task's end gives back its buffers only if the last time is this long ago; the timer does it otherwise.
+#: How often buffers that came back are collected.
+COLLECT_SECONDS = 0.05
+#: A task's end has its buffers given back only if the last time is this long ago; the timer does it otherwise.
 FLUSH_AFTER_NS = 50_000_000
 #: The cost is judged over this much time in which tasks ran.
 JUDGED_NS = 2_000_000_000
 #: How often the state of the capture is recorded while tasks run.
 SAMPLE_NS = 1_000_000_000
+#: How long the end of a worker waits for the thread that collects.
+CLOSE_SECONDS_MAX = 2.0
 #: Longest name of a kernel that is read.
 NAME_BYTES_MAX = 4096
 #: Records of work lie this close to the time of their buffer.
@@ -72,10 +76,6 @@ class Capture:
         self._cost_ratio_max = cost_ratio_max
         self._writer: chunks.ChunkWriter | None = None
         self._numbers = itertools.count(1)
-        # No locks here: a callback may come while this thread holds one (a destructor that frees GPU memory runs
-        # wherever the garbage collector does), and single operations of these are whole.
-        self._free: list[Any] = []
-        self._buffers: dict[int, Any] = {}
         self._names = np.empty(0, np.uint64)
         self._running: dict[int, tuple[Any, ...]] = {}
         self._busy_since = 0
@@ -87,13 +87,16 @@ class Capture:
         self._written_buffers = self._written_bytes = self._lost = 0
         self._since_ns = time.time_ns()
         self._calls: dict[int, dict[int, str]] = {}
-        self._start(directory, process, devices, bytes_max, flush_seconds)
+        self._flush_seconds = flush_seconds
+        self._wake = threading.Event()
+        self._closing = False
+        self._start(directory, process, devices, bytes_max)
+        self._thread = threading.Thread(target=self._collect, name="obsray-gpu", daemon=True)
+        self._thread.start()
 
     # --- start and end ----------------------------------------------------------------------------------------------
 
-    def _start(
-        self, directory: Path, process: bytes, devices: tuple[int, ...], bytes_max: int, flush_seconds: float
-    ) -> None:
+    def _start(self, directory: Path, process: bytes, devices: tuple[int, ...], bytes_max: int) -> None:
         library = self.library
         try:
             version = library.version()
@@ -105,19 +108,19 @@ class Capture:
                 self._writer.version = version
                 facts = {"devices": devices, "level": self.level.name.lower(), "library": library.path}
                 self._writer.write(chunks.FACTS, json.dumps(facts).encode())
-                library.register(self._requested, self._completed)
+                self._exchange = Exchange(BUFFER_BYTES)
+                library.register(self._exchange.requested, self._exchange.completed)
                 self._calls = {domain: library.calls(domain) for domain in (cupti.DRIVER_DOMAIN, cupti.RUNTIME_DOMAIN)}
                 self._write_call_names()
                 self._enable(Level.KERNELS)
                 if self.level is Level.FULL:
                     self._enable(Level.FULL)
-                library.flush_period(flush_seconds)
             except BaseException:
                 self._disable(Level.FULL)
                 self._disable(Level.KERNELS)
                 library.unsubscribe()
                 raise
-        except (CuptiError, layouts.UnknownVersionError, OSError) as error:
+        except (CuptiError, NotHereError, layouts.UnknownVersionError, OSError) as error:
             raise Refused(str(error)) from None
         self.emitter.gpu_capture_started(
             time.time_ns(), process, int(self.level), version, self.emitter.intern(library.path)
@@ -160,10 +163,17 @@ class Capture:
 
     def close(self) -> None:
         """Have everything given back and end the capture."""
-        if self._writer is None:
+        self._closing = True
+        self._wake.set()
+        self._thread.join(CLOSE_SECONDS_MAX)
+        if self._writer is None or self._thread.is_alive():
             return
         try:
+            # First what is complete: a forced flush also gives back records that have no times yet.
+            self.library.flush()
+            self.drain()
             self.library.flush(forced=True)
+            self.drain()
             self._disable(Level.FULL)
             self._disable(Level.KERNELS)
             self.library.unsubscribe()
@@ -209,7 +219,7 @@ class Capture:
         self._mark(number, mark, now)
         if now - self._flushed_ns > FLUSH_AFTER_NS:
             self._flushed_ns = now
-            self.library.flush()
+            self._wake.set()
         self._cost_ns += time.perf_counter_ns() - began
         if now - self._sampled_ns > SAMPLE_NS:
             self._sample(now)
@@ -220,57 +230,48 @@ class Capture:
         assert self._writer is not None
         self._writer.write(chunks.MARKS, chunks.MARK.pack(number, started, ended, thread, attempt, 0, name, 0, task))
 
-    # --- buffers: called by CUPTI, on any thread ----------------------------------------------------------------------
+    # --- buffers ----------------------------------------------------------------------------------------------------
 
-    def _requested(self, buffer: Any, size: Any, records_max: Any) -> None:
-        began = time.perf_counter_ns()
-        size[0] = records_max[0] = 0
-        try:
-            memory = self._empty_buffer()
-            if memory is not None:
-                buffer[0] = ctypes.addressof(memory)
-                size[0] = BUFFER_BYTES
-        except BaseException:
-            # Without a buffer CUPTI drops records and counts them; nothing may reach the code that launches.
-            size[0] = 0
-        self._cost_ns += time.perf_counter_ns() - began
+    def _collect(self) -> None:
+        """The life of the thread that collects buffers: often, and after having the library give back what is done
+        every ``flush_seconds`` or when a task has ended."""
+        flushed = time.monotonic()
+        while not self._closing:
+            asked = self._wake.wait(min(COLLECT_SECONDS, self._flush_seconds))
+            self._wake.clear()
+            began = time.thread_time_ns()
+            try:
+                now = time.monotonic()
+                if asked or now - flushed >= self._flush_seconds:
+                    flushed = now
+                    self.library.flush()
+                self.drain()
+            except Exception as error:
+                self._give_up(error)
+                return
+            self._cost_ns += time.thread_time_ns() - began
 
-    def _empty_buffer(self) -> Any:
-        try:
-            return self._free.pop()
-        except IndexError:
-            if len(self._buffers) >= BUFFERS_MAX:
-                return None
-        memory = (ctypes.c_uint64 * (BUFFER_BYTES // 8))()
-        self._buffers[ctypes.addressof(memory)] = memory
-        return memory
+    def drain(self) -> None:
+        """Write the buffers that came back, and give them to CUPTI again."""
+        while (finished := self._exchange.take()) is not None:
+            self._take(finished)
+            self._exchange.give(finished.address)
 
-    def _completed(self, context: int | None, stream: int, address: int, size: int, valid: int) -> None:
-        began = time.perf_counter_ns()
-        try:
-            self._take(context, stream, address, valid)
-        except BaseException as error:
-            self._give_up(error)
-        self._cost_ns += time.perf_counter_ns() - began
-
-    def _take(self, context: int | None, stream: int, address: int, valid: int) -> None:
-        memory = self._buffers.get(address)
-        if memory is None:
-            return
+    def _take(self, finished: Finished) -> None:
         writer = self._writer
-        if valid and writer is not None:
-            lost = self.library.dropped(context, stream)
-            if lost:
-                self._lose(lost, Stage.CUPTI)
-            data = memoryview(memory).cast("B")[:valid]
-            now = time.time_ns()
-            self._resolve_names(data, now, writer)
-            if writer.write(chunks.BUFFER, data, self._since_ns, now):
-                self._written_buffers += 1
-                self._written_bytes += valid
-            else:
-                self._lose(_count(data, self._layout), Stage.WORKER)
-        self._free.append(memory)
+        if not finished.valid or writer is None:
+            return
+        lost = self.library.dropped(finished.context, finished.stream)
+        if lost:
+            self._lose(lost, Stage.CUPTI)
+        data = memoryview((ctypes.c_char * finished.valid).from_address(finished.address)).cast("B")
+        now = time.time_ns()
+        self._resolve_names(data, now, writer)
+        if writer.write(chunks.BUFFER, data, self._since_ns, now):
+            self._written_buffers += 1
+            self._written_bytes += finished.valid
+        else:
+            self._lose(len(walk(data, self._layout)[0]), Stage.WORKER)
 
     def _resolve_names(self, data: memoryview, now: int, writer: chunks.ChunkWriter) -> None:
         """Write the names of kernels that were not seen before. Their addresses are valid until the buffer is given
@@ -297,9 +298,11 @@ class Capture:
         self.emitter.gpu_records_lost(time.time_ns(), self.process, records, int(stage))
 
     def _give_up(self, error: BaseException) -> None:
-        """Something nobody thought of happened in a callback: stop, and say so."""
+        """Something nobody thought of happened: stop, and say so."""
         writer, self._writer = self._writer, None
         if writer is not None:
+            self._disable(Level.FULL)
+            self._disable(Level.KERNELS)
             self._change(Level.OFF, f"capturing failed: {error!r}"[:300], 0.0)
 
     # --- what it costs ------------------------------------------------------------------------------------------------
@@ -357,13 +360,6 @@ def _name_addresses(data: memoryview, layout: layouts.Layout, now: int) -> Any:
     low, high = np.uint64(now - _NEAR_NS), np.uint64(now + _NEAR_NS)
     good = (start <= end) & (start > low) & (end < high)
     return np.unique(words[at[good] + fields["name"][1] // 8])
-
-
-def _count(data: memoryview, layout: layouts.Layout) -> int:
-    """How many records a buffer holds that could not be written."""
-    from obsray.gpu.parse import walk
-
-    return len(walk(data, layout)[0])
 
 
 def start(

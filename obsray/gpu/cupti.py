@@ -1,7 +1,7 @@
 """libcupti through ctypes: found, loaded, and as much of it as capturing needs.
 
-Calls release the interpreter's lock, so that a callback on another thread can take it. Every failure is a
-``CuptiError`` that says what was asked and what came back; capturing then does not take place.
+Calls release the interpreter's lock. Every failure is a ``CuptiError`` that says what was asked and what came back;
+capturing then does not take place.
 """
 
 from __future__ import annotations
@@ -24,10 +24,6 @@ _CALLS_MAX = 1200
 #: Calls that put work on a GPU or wait for it; their records say who launched what, and when.
 _LAUNCHES = re.compile(r"cu(da)?(Launch|GraphLaunch|Memcpy|Memset|MemPrefetch)|cu(da)?\w+Synchronize")
 
-REQUEST = ctypes.CFUNCTYPE(
-    None, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)
-)
-COMPLETE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
 _SUBSCRIBER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p)
 
 
@@ -107,11 +103,9 @@ class Cupti:
             self.call("cuptiUnsubscribe", self._subscriber)
             self._subscriber = ctypes.c_void_p()
 
-    def register(self, requested: Any, completed: Any) -> None:
-        """Have buffers asked for and given back through these functions (``REQUEST``, ``COMPLETE``)."""
-        callbacks = (REQUEST(requested), COMPLETE(completed))
-        self._kept.append(callbacks)
-        self.call("cuptiActivityRegisterCallbacks", *callbacks)
+    def register(self, requested: int, completed: int) -> None:
+        """Have buffers asked for and given back through the functions at these addresses."""
+        self.call("cuptiActivityRegisterCallbacks", ctypes.c_void_p(requested), ctypes.c_void_p(completed))
 
     def enable(self, kind: int) -> None:
         self.call("cuptiActivityEnable", ctypes.c_int(kind))
@@ -139,10 +133,6 @@ class Cupti:
             if function(domain, number, ctypes.byref(text)) == 0 and text.value:
                 found[number] = text.value.decode("utf-8", "replace")
         return found
-
-    def flush_period(self, seconds: float) -> None:
-        """Have a thread of the library give back buffers this often."""
-        self.call("cuptiActivityFlushPeriod", ctypes.c_uint32(max(1, round(seconds * 1000))))
 
     def flush(self, forced: bool = False) -> None:
         """Have buffers given back: those with finished work only, or all."""

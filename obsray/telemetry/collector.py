@@ -47,7 +47,7 @@ class Collector:
         self.session_dir = Path(session_dir)
         self.texts = Texts()
         self.rings = RingDirectory(self.session_dir / "rings", self.texts)
-        self.gpu = GpuStreams(self.rings, self.texts, self._gpu_damage)
+        self.gpu = GpuStreams(self.rings, self.texts, self._gpu_lost)
         self.writer = SegmentWriter(self.session_dir / "telemetry", self.texts, bytes_max)
         self.folds: list[Fold] = []
         self.events_total = 0
@@ -114,11 +114,9 @@ class Collector:
     def _states(self) -> list[RingState]:
         return [*(reader.state for reader in self.rings.readers.values()), *self.gpu.states()]
 
-    def _gpu_damage(self, worker: bytes, unread_bytes: int) -> None:
-        log.error("%d bytes of a buffer of GPU records of worker %s cannot be read", unread_bytes, worker.hex())
+    def _gpu_lost(self, worker: bytes, records: int, stage: Stage) -> None:
         if self.ring is not None:
-            # How many records those bytes were nobody can tell any more; that there were some is what is said.
-            self.ring.gpu_records_lost(time.time_ns(), worker, 1, int(Stage.READING))
+            self.ring.gpu_records_lost(time.time_ns(), worker, records, int(stage))
 
     def lag_seconds(self) -> float:
         """How old the oldest record is that is read and not stored."""

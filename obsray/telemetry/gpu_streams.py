@@ -26,7 +26,7 @@ from obsray.gpu.attribution import MARK, OPEN, Answer, Attributor
 from obsray.gpu.chunks import Chunk
 from obsray.gpu.layouts import DRIVER, RUNTIME, UnknownVersionError, layout
 from obsray.gpu.parse import Records, parse
-from obsray.gpu.words import Interface
+from obsray.gpu.words import Interface, Stage
 from obsray.telemetry.columns import Array, Batch, Columns, Texts, concat
 from obsray.telemetry.events import BY_NAME, CODES, ProcessKind
 from obsray.telemetry.rings import RingDirectory, RingState
@@ -39,6 +39,9 @@ KERNEL_NAME_MAX = 1000
 _STREAM_MARK = int.from_bytes(b"GPUSTREA", "little")
 #: More GPUs than a process can see.
 _GPUS_MAX = 256
+
+#: Told of a worker's records that are lost.
+Lost = Callable[[bytes, int, Stage], None]
 
 log = logging.getLogger("obsray.collector")
 
@@ -73,11 +76,11 @@ class Stream:
 class GpuStreams:
     """All streams of a session. ``poll`` gives what is new as events."""
 
-    def __init__(self, rings: RingDirectory, texts: Texts, damaged: Callable[[bytes, int], None] | None = None) -> None:
+    def __init__(self, rings: RingDirectory, texts: Texts, lost: Lost | None = None) -> None:
         self.rings = rings
         self.texts = texts
         self.streams: dict[bytes, Stream] = {}
-        self._damaged = damaged
+        self._lost = lost
         self._known: dict[bytes, RingState] = {}
 
     def resume(self, states: dict[str, RingState]) -> None:
@@ -161,6 +164,13 @@ class GpuStreams:
             stream.state.dropped += chunk.lost
             stream.state.position += chunk.lost
 
+    def _lose(self, stream: Stream, records: int, stage: Stage) -> None:
+        """Records that arrived and are none: counted like those that the worker could not hand over."""
+        stream.state.dropped += records
+        stream.state.position += records
+        if self._lost is not None:
+            self._lost(stream.worker, records, stage)
+
     def _take_names(self, stream: Stream, chunk: Chunk) -> None:
         for space, key, text in chunks.names(chunk.payload):
             if space == chunks.KERNEL_NAMES:
@@ -176,8 +186,15 @@ class GpuStreams:
                 stream.refused = True
                 log.error("GPU records of worker %s are not read: %s", stream.worker.hex(), error)
             return
-        if records.unread_bytes and self._damaged is not None and chunk.number > stream.state.chunks:
-            self._damaged(stream.worker, records.unread_bytes)
+        if chunk.number > stream.state.chunks:
+            if records.unread_bytes:
+                log.error(
+                    "%d bytes of GPU records of worker %s make no sense", records.unread_bytes, stream.worker.hex()
+                )
+                # How many records they were nobody can tell any more; that there were some is what is said.
+                self._lose(stream, 1, Stage.READING)
+            if records.incomplete:
+                self._lose(stream, records.incomplete, Stage.CUPTI)
         stream.attributor.add_records(records)
         stream.waiting.append((chunk, records))
 

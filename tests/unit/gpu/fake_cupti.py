@@ -11,6 +11,9 @@ from obsray.gpu import layouts
 from obsray.gpu.cupti import DRIVER_DOMAIN, CuptiError
 from obsray.gpu.parse import walk
 
+REQUESTED = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+COMPLETED = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+
 
 class FakeCupti:
     """Behaves like ``Cupti``; ``fill`` plays a recorded buffer."""
@@ -28,6 +31,7 @@ class FakeCupti:
         self.subscribed = False
         self._requested: Any = None
         self._completed: Any = None
+        self._context: int | None = None
         self._texts: dict[int, Any] = {}
 
     def version(self) -> int:
@@ -41,8 +45,8 @@ class FakeCupti:
     def unsubscribe(self) -> None:
         self.subscribed = False
 
-    def register(self, requested: Any, completed: Any) -> None:
-        self._requested, self._completed = requested, completed
+    def register(self, requested: int, completed: int) -> None:
+        self._requested, self._completed = REQUESTED(requested), COMPLETED(completed)
 
     def enable(self, kind: int) -> None:
         self.enabled.add(kind)
@@ -61,9 +65,6 @@ class FakeCupti:
             return {307: "cuLaunchKernel", 4: "cuDeviceGetCount"}
         return {211: "cudaLaunchKernel_v7000", 41: "cudaMemcpyAsync_v3020", 131: "cudaStreamSynchronize_v3020", 17: "x"}
 
-    def flush_period(self, seconds: float) -> None:
-        assert seconds > 0
-
     def flush(self, forced: bool = False) -> None:
         self.flushed.append(forced)
 
@@ -80,8 +81,8 @@ class FakeCupti:
 
     def request(self) -> tuple[int, int]:
         """Ask for a buffer as CUPTI would: address and size."""
-        address, size, most = ctypes.c_void_p(), ctypes.c_size_t(77), ctypes.c_size_t(77)
-        self._requested(ctypes.pointer(address), ctypes.pointer(size), ctypes.pointer(most))
+        address, size, most = ctypes.c_void_p(77), ctypes.c_size_t(77), ctypes.c_size_t(77)
+        self._requested(ctypes.byref(address), ctypes.byref(size), ctypes.byref(most))
         assert most.value == 0
         return address.value or 0, size.value
 
@@ -90,7 +91,11 @@ class FakeCupti:
         address, size = self.request()
         assert size >= len(data)
         ctypes.memmove(address, self._relocated(data, names), len(data))
-        self._completed(None, 0, address, size, len(data))
+        self.complete(address, len(data))
+
+    def complete(self, address: int, valid: int) -> None:
+        """Give a buffer back."""
+        self._completed(self._context, 7, address, 1 << 20, valid)
 
     def _relocated(self, data: bytes, names: dict[int, str]) -> bytes:
         made = bytearray(data)

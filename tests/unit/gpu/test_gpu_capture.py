@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from obsray.gpu import capture, chunks, cupti, layouts
-from obsray.gpu.capture import BUFFERS_MAX, Capture, Refused
+from obsray.gpu.capture import Capture, Refused
 from obsray.gpu.cupti import Cupti, CuptiError
 from obsray.gpu.parse import walk
 from obsray.gpu.words import Level, Stage
@@ -56,17 +56,14 @@ def test_a_buffer_is_written_as_it_came_and_its_names_before_it(tmp_path: Path, 
     assert [chunk.number for chunk in found] == list(range(1, len(found) + 1))
 
 
-def test_buffers_are_used_again_and_bounded(tmp_path: Path) -> None:
+def test_an_empty_buffer_is_no_chunk(tmp_path: Path) -> None:
     library = FakeCupti()
     capture, _ = made(tmp_path, library)
     address, size = library.request()
     assert size == 1 << 20
-    capture._completed(None, 0, address, size, 0)
-    assert library.request()[0] == address
-    for _ in range(BUFFERS_MAX - 1):
-        assert library.request()[1] == size
-    assert library.request()[1] == 0, "CUPTI drops and counts from here on"
-    assert all(chunk.kind != chunks.BUFFER for chunk in written(tmp_path)), "an empty buffer is no chunk"
+    library.complete(address, 0)
+    capture.close()
+    assert all(chunk.kind != chunks.BUFFER for chunk in written(tmp_path))
 
 
 def test_records_that_cupti_dropped_are_counted_and_told(tmp_path: Path, clock: None) -> None:
@@ -74,9 +71,9 @@ def test_records_that_cupti_dropped_are_counted_and_told(tmp_path: Path, clock: 
     capture, told = made(tmp_path, library)
     library.lost = 12
     library.fill(buffers("step")[0], NAMES)
+    capture.close()
     assert told.named("gpu_records_lost")[0][2:] == (12, Stage.CUPTI)
     assert sum(chunk.lost for chunk in written(tmp_path)) == 12
-    capture.close()
 
 
 def test_what_finds_no_room_on_disk_is_counted_and_told(
@@ -87,11 +84,11 @@ def test_what_finds_no_room_on_disk_is_counted_and_told(
     capture, told = made(tmp_path, library, bytes_max=2000)
     for _ in range(3):
         library.fill(buffers("step")[0], NAMES)
+    capture.close()
     assert sum(chunk.kind == chunks.BUFFER for chunk in written(tmp_path)) == 1
     lost = told.named("gpu_records_lost")
     assert [values[3] for values in lost] == [Stage.WORKER, Stage.WORKER]
     assert lost[0][2] == len(walk(buffers("step")[0], layouts.layout(130001))[0])
-    capture.close()
 
 
 def test_a_task_is_marked_and_its_number_pushed_on_its_thread(tmp_path: Path) -> None:
@@ -168,7 +165,7 @@ def test_where_no_library_works_the_reason_is_told_and_nothing_else_happens(
     assert "libc.so.6 has no cupti" in told.texts[told.named("gpu_capture_refused")[1][2]]
 
 
-def test_a_callback_that_fails_stops_the_capture_and_reaches_nobody(tmp_path: Path, clock: None) -> None:
+def test_what_nobody_thought_of_stops_the_capture_and_reaches_nobody(tmp_path: Path, clock: None) -> None:
     library = FakeCupti()
     capture, told = made(tmp_path, library)
 
@@ -177,7 +174,8 @@ def test_a_callback_that_fails_stops_the_capture_and_reaches_nobody(tmp_path: Pa
 
     library.dropped = broken  # type: ignore[method-assign]
     library.fill(buffers("step")[0], NAMES)
-    assert capture.level is Level.OFF
+    capture._thread.join(10)
+    assert capture.level is Level.OFF and not library.enabled
     assert "boom" in told.texts[told.named("gpu_capture_changed")[0][5]]
     assert capture.begin(task(1), 0, 1, True) == 0
     capture.close()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from obsray.telemetry.gpu_streams import demangled, stream_id
 from obsray.telemetry.spine import Ring
 from obsray.telemetry.store import Store, joined
 from obsray.telemetry.views import Views
-from tests.unit.gpu.captures import STEPS, buffers, run, task
+from tests.unit.gpu.captures import STEPS, buffers, parsed, run, task
 from tests.unit.gpu.fake_cupti import FakeCupti
 
 WORKER = bytes.fromhex("00112233445566aa")
@@ -177,6 +178,27 @@ def test_lost_records_are_in_the_ledger_and_the_books_balance(session: Path) -> 
     assert row["kind"] == "gpu_stream" and row["dropped"] == 70
     assert row["last_sequence"] == row["stored"] + row["gaps"] + row["dropped"]
     assert stream_id(stream_id(WORKER)) == WORKER
+
+
+def test_records_that_cannot_be_read_or_have_no_times_are_counted(session: Path) -> None:
+    worker = Worker(session)
+    worker.marks()
+    data = bytearray(buffers("step")[0])
+    start = int(parsed("step")[0].kernels["start"][0])
+    place = data.index(start.to_bytes(8, "little"))
+    data[place : place + 24] = bytes(24)  # not ended when it was given back
+    data[-40:-36] = b"\xff" * 4  # and the last record is none
+    tasks = run("step")["tasks"]
+    worker.capture._writer.write(chunks.BUFFER, bytes(data), tasks[0]["start_ns"], tasks[-1]["end_ns"])  # type: ignore[union-attr]
+    worker.close()
+    lost: list[Any] = []
+    collector = Collector(session, 1 << 30)
+    collector.gpu._lost = lambda *values: lost.append(values)
+    collector.poll()
+    collector.close()
+    assert sorted((records, stage.name) for _, records, stage in lost) == [(1, "CUPTI"), (1, "READING")]
+    rings = {row["process"]: row for row in Views(Store.open(session)).ledger()["rings"]}
+    assert rings[stream_id(WORKER).hex()]["dropped"] == 2
 
 
 def test_a_buffer_of_an_unknown_version_is_not_read_and_nothing_breaks(session: Path) -> None:
