@@ -129,6 +129,8 @@ class Outcome(IntEnum):
     UNSCHEDULABLE = 8
     PLACEMENT_REMOVED = 9
     ENVIRONMENT_FAILED = 10
+    #: The actor of the call was between two processes.
+    ACTOR_UNAVAILABLE = 11
 
 
 class DeathCause(IntEnum):

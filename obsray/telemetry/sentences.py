@@ -81,6 +81,7 @@ def _task_finished(r: Row, n: Names) -> str:
         "unschedulable": "failed: it can never run",
         "placement_removed": "failed: its placement group was removed",
         "lost_argument": "failed: an argument was lost", "actor_died": "failed: its actor died",
+        "actor_unavailable": "failed: its actor was not there",
         "system_error": "failed by an error of the runtime",
     }.get(r["outcome"], r["outcome"])  # fmt: skip
     return f"{_task(r, n)} {outcome}"

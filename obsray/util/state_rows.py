@@ -26,6 +26,7 @@ _ERROR_TYPES = {
     "oom": "OUT_OF_MEMORY",
     "lost_argument": "OBJECT_LOST",
     "actor_died": "ACTOR_DIED",
+    "actor_unavailable": "ACTOR_UNAVAILABLE",
     "system_error": "SYSTEM_ERROR",
     "unschedulable": "TASK_UNSCHEDULABLE_ERROR",
     "placement_removed": "TASK_PLACEMENT_GROUP_REMOVED",

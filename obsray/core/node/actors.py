@@ -31,6 +31,7 @@ DEAD_REMEMBERED_MAX = 10_000
 #: Of so many more it is known that nobody need wait for them.
 FORGOTTEN_REMEMBERED_MAX = 1_000_000
 TEXT_CHARACTERS_MAX = 500
+_LAST_LINES = "; the last lines of its log:\n"
 
 
 @dataclass(slots=True, eq=False)
@@ -221,7 +222,7 @@ class ActorTable:
             return
         detail = f"its process (pid {death.worker.pid}) died: {death.detail}"
         if tail and death.cause not in (DeathCause.INTENDED, DeathCause.KILLED_BY_REQUEST):
-            detail += f"; the last lines of its log:\n{tail}"
+            detail += _LAST_LINES + tail
         may_restart = actor.restarts_max < 0 or actor.incarnation < actor.restarts_max
         if actor.leaving or death.cause is DeathCause.INTENDED or not may_restart:
             self._die(step, actor, death.cause, detail)
@@ -286,7 +287,8 @@ class ActorTable:
         if not actor.lived:
             detail = f"it never ran; {detail}"
         if actor.name:
-            detail = f"(called {actor.name!r} in namespace {actor.namespace!r}) {detail}"
+            said, last_lines, tail = detail.partition(_LAST_LINES)
+            detail = f"{said}; it was called {actor.name!r} in namespace {actor.namespace!r}{last_lines}{tail}"
         worker, actor.worker, actor.lease = actor.worker, NIL_WORKER, 0
         actor.cause, actor.detail, actor.error = cause, detail, error
         advance(actor, ActorState.DEAD)

@@ -218,15 +218,13 @@ class ActorCalls:
             self.dispatcher.paths[message.worker] = message.path
             self.active.add(client)
         elif after is ActorState.DEAD:
-            text = f"{client.class_name} ({client.id.hex()}) is dead: {message.detail}".rstrip(": ")
-            self.died(client, death_error(message, text), message.detail)
+            self.died(client, death_error(message, _obituary(client, message.detail)), message.detail)
 
     def died(self, client: ActorClient, error: bytes, detail: str) -> None:
         """The actor is gone for good: every call that has not ended fails."""
         if client.state is not ActorState.DEAD:
             advance(client, ActorState.DEAD)
-        text = f"the actor {client.class_name} ({client.id.hex()}) is dead: {detail}".rstrip(": ")
-        client.error = error or dump_error(ActorDiedError(text, client.id.hex()))
+        client.error = error or dump_error(ActorDiedError(_obituary(client, detail), client.id.hex()))
         client.lost = [entry.id for task in client.in_flight.values() for entry in task.entries]
         self._put_back(client)
         queue, client.queue = client.queue, deque()
@@ -324,6 +322,10 @@ def death_error(message: ActorChanged, text: str) -> bytes:
     if message.cause == DeathCause.UNSCHEDULABLE:
         return dump_error(ActorUnschedulableError(text))
     return dump_error(ActorDiedError(text, message.actor.hex()))
+
+
+def _obituary(client: ActorClient, detail: str) -> str:
+    return f"the actor {client.class_name} ({client.id.hex()}) is dead: {detail}".rstrip(": ")
 
 
 def _id_of(client: ActorClient) -> bytes:

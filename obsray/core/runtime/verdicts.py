@@ -130,6 +130,8 @@ class Verdicts:
         error: RayError
         if task.actor is not None:
             error = self._call_lost(task, sentence)
+            if isinstance(error, ActorUnavailableError):
+                outcome = Outcome.ACTOR_UNAVAILABLE
         elif outcome is Outcome.OOM:
             error = OutOfMemoryError(message)
         else:
@@ -152,7 +154,7 @@ class Verdicts:
             "make it again, or give the actor max_task_retries to have calls wait",
             task.actor.id.hex(),
         )
-        self.end(task, TaskState.FAILED, Outcome.ACTOR_DIED, self._with_story(task, error))
+        self.end(task, TaskState.FAILED, Outcome.ACTOR_UNAVAILABLE, self._with_story(task, error))
 
     def _again(self, task: Task, outcome: int, worker: bytes, why: str) -> None:
         if task.retries_left > 0:
