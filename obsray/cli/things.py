@@ -89,7 +89,7 @@ def _resolved(view: Any, noun: str | None, text: str) -> str:
         return identifiers.resolve(view, noun, text) if noun else identifiers.anything(view, text)[1]
     except identifiers.UnknownId as error:
         raise sessions.Problem(
-            units.plain(error), "'obsray list tasks' shows ids; give more of it, or another --session."
+            units.plain(error), f"'obsray list {noun or 'tasks'}' shows ids; give more of it, or another --session."
         ) from None
 
 

@@ -256,7 +256,7 @@ def same_id(values: Array, identifier: bytes) -> Array:
     size = values.dtype.itemsize
     wanted = identifier.ljust(size, b"\0")[:size]
     code = "<u8" if size % 8 == 0 else "<u4"
-    words = np.ascontiguousarray(values).view(code).reshape(len(values), -1)
+    words = np.ascontiguousarray(values).view(code).reshape(len(values), size // int(code[2]))
     found: Array = (words == np.frombuffer(wanted, code)).all(axis=1)
     return found
 
