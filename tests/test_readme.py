@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, page: str = README) -> list[str]:
     """Fenced blocks of this language, without the fences."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     return [text for name, text in fenced if name == language]
 
 
@@ -31,6 +31,18 @@ def test_the_example_prints_what_its_comment_says(tmp_path):
     assert ended.returncode == 0, ended.stderr
     (comment,) = re.findall(r"print\(.*\)  # (\d+)", example)
     assert ended.stdout.split()[-1] == comment
+
+
+def test_getting_started_is_a_program_that_ends_as_it_says(tmp_path):
+    page = (ROOT / "docs" / "getting-started.md").read_text()
+    program = tmp_path / "program.py"
+    program.write_text("".join(blocks("python", page)))
+    ended = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert ended.stdout.splitlines() == ["[0, 1, 4, 9, 16, 25, 36, 49]", "140"], ended.stderr
+    shown = blocks("", page)[0]
+    for changes in (r"pid \d+", r"[0-9a-f]{32}", r'".*program.py"'):
+        shown, ended.stderr = re.sub(changes, "", shown), re.sub(changes, "", ended.stderr)
+    assert ended.stderr == shown
 
 
 def test_the_readme_names_commands():

@@ -15,7 +15,7 @@ from obsray.telemetry.events import DispatchReason, Outcome, ProcessKind
 from obsray.telemetry.runs import expand
 from obsray.telemetry.spine import Ring
 from obsray.telemetry.store import Store
-from obsray.telemetry.table import Column, QueryError, query
+from obsray.telemetry.table import Column, QueryError, query, same_id
 from obsray.telemetry.tasks import STATES
 from obsray.telemetry.views import Views
 from obsray.testing.recorded_session import record_session
@@ -464,3 +464,10 @@ def test_states_are_the_familiar_ones():
         "PENDING_ARGS_AVAIL", "PENDING_NODE_ASSIGNMENT", "SUBMITTED_TO_WORKER", "RUNNING", "RUNNING_IN_RAY_GET",
         "FINISHED", "FAILED", "CANCELLED",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [16, 20])
+def test_an_id_is_looked_for_where_there_is_none(size):
+    identifier = bytes(range(size))
+    assert list(same_id(np.array([], f"S{size}"), identifier)) == []
+    assert list(same_id(np.array([identifier, bytes(size - 1) + b"x"], f"S{size}"), identifier)) == [True, False]
