@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import operator
 import os
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import obsray
@@ -21,6 +22,7 @@ from obsray.core.runtime.streams import ObjectRefGenerator
 from obsray.errors import RaySystemError
 from obsray.job_config import JobConfig
 from obsray.logging_config import LoggingConfig
+from obsray.telemetry import session_file
 
 T = TypeVar("T")
 W = TypeVar("W", bound="ObjectRef[Any] | ObjectRefGenerator[Any]")
@@ -330,24 +332,41 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """One dict for each node: ``NodeID`` (hex), ``Alive``, ``NodeManagerAddress``, ``Resources`` and more."""
-    return [
-        {
-            "NodeID": node["node"].hex(),
-            "Alive": node["alive"],
-            "NodeManagerAddress": "127.0.0.1",
-            "NodeManagerHostname": node["host"],
-            "NodeName": node.get("name", node["host"]),
-            "NodeManagerPid": node["pid"],
-            "SessionDirectory": node["session"],
-            "Resources": {
-                **{name: opts.floating(name, amount) for name, amount in node["resources"].items()},
-                "object_store_memory": float(node["object_store_memory"]),
-            },
-            "Labels": dict(node["labels"]),
-        }
-        for node in session().request("nodes")
-    ]
+    """One dict for each node: ``NodeID`` (hex), ``Alive``, ``NodeManagerAddress``, ``Resources`` and more.
+
+    Processes of a node talk over unix sockets: ``RayletSocketName`` is the node's own, ports of that kind are 0 and
+    the object store has no socket. ``MetricsExportPort`` is 0 until metrics are served.
+    """
+    return [_node_row(node) for node in session().request("nodes")]
+
+
+def _node_row(node: dict[str, Any]) -> dict[str, Any]:
+    # http://127.0.0.1:<port>/metrics, once the collector serves it.
+    metrics = str(session_file.read(Path(node["session"])).get("metrics_url") or "")
+    port = metrics.rpartition(":")[2].partition("/")[0]
+    return {
+        "NodeID": node["node"].hex(),
+        "Alive": node["alive"],
+        "alive": node["alive"],
+        "NodeManagerAddress": "127.0.0.1",
+        "NodeManagerHostname": node["host"],
+        "NodeManagerPort": 0,
+        "ObjectManagerPort": 0,
+        "RuntimeEnvAgentPort": 0,
+        "ObjectStoreSocketName": "",
+        "RayletSocketName": str(Path(node["session"]) / "sockets" / "node.sock"),
+        "MetricsExportPort": int(port) if port.isdigit() else 0,
+        "NodeName": node.get("name", node["host"]),
+        "NodeManagerPid": node["pid"],
+        "SessionDirectory": node["session"],
+        "DeathReason": 0,
+        "DeathReasonMessage": "",
+        "Resources": {
+            **{name: opts.floating(name, amount) for name, amount in node["resources"].items()},
+            "object_store_memory": float(node["object_store_memory"]),
+        },
+        "Labels": dict(node["labels"]),
+    }
 
 
 def cluster_resources() -> dict[str, float]:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any
@@ -61,9 +62,20 @@ class Metric:
             raise TypeError("use Counter, Gauge or Histogram")
         if not isinstance(name, str):
             raise TypeError(f"name={name!r}: must be a string")
-        if not _METRIC_NAME.fullmatch(name):
-            raise ValueError(f"name={name!r}: must be letters, digits, '_' and ':', and not begin with a digit")
-        if isinstance(tag_keys, str) or not all(isinstance(key, str) for key in tag_keys or ()):
+        if not name:
+            raise ValueError("a metric needs a name")
+        #: A name that cannot be exposed ends no program: it is said, and nothing is recorded.
+        self._discarded = not _METRIC_NAME.fullmatch(name)
+        if self._discarded:
+            warnings.warn(
+                f"metric {name!r} is not recorded: its name must be letters, digits, '_' and ':', and not begin with "
+                "a digit",
+                RuntimeWarning,
+                stacklevel=3 if self._instrument is Instrument.HISTOGRAM else 2,
+            )
+        if not isinstance(tag_keys, (tuple, list, type(None))) or not all(
+            isinstance(key, str) for key in tag_keys or ()
+        ):
             raise TypeError(f"tag_keys={tag_keys!r}: must be a tuple of strings")
         self._name = name
         self._description = str(description)
@@ -109,7 +121,7 @@ class Metric:
             missing = [key for key in self._tag_keys if key not in tags]
             raise ValueError(f"{self._name}: no value for the tags {missing}; give them here or as default tags")
         session = current_or_none()
-        if session is None or session.closed:
+        if session is None or session.closed or self._discarded:
             return
         recorder = self._recorder
         if recorder is None or recorder.emitter is not session.emitter:

@@ -139,7 +139,12 @@ class Queue:
         return list(items)
 
     def shutdown(self, force: bool = False, grace_period_s: float = 5) -> None:
-        """End the queue for everybody: after the calls it is doing, or at once with ``force`` or after the grace."""
+        """End the queue for everybody: after the calls it is doing, or at once with ``force`` or after the grace.
+
+        Does nothing for a copy that was shut down already.
+        """
+        if self._ended:
+            return
         if not force:
             ended = self.actor.__ray_terminate__.remote()
             api.wait([ended], timeout=grace_period_s)

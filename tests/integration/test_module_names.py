@@ -13,6 +13,8 @@ import obsray
 from obsray import exceptions
 from obsray.autoscaler.sdk import request_resources
 from obsray.experimental import get_object_locations, internal_kv, tqdm_ray
+from obsray.util import metrics
+from obsray.util.queue import Queue
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -174,3 +176,33 @@ def test_every_error_survives_a_journey():
     assert made[1].owner_address == "cd" * 8
     with pytest.raises(ValueError, match="no error"):
         exceptions.RayError.from_bytes(b"x")
+
+
+def test_nodes_have_the_fields_that_programs_read():
+    (node,) = obsray.nodes()
+    assert node["Alive"] and node["alive"] and node["NodeName"] and node["DeathReasonMessage"] == ""
+    assert node["RayletSocketName"].endswith("node.sock") and node["Resources"]["CPU"] == 2
+    assert {node[f"{name}Port"] for name in ("NodeManager", "ObjectManager", "RuntimeEnvAgent")} == {0}
+    assert isinstance(node["MetricsExportPort"], int)
+
+
+def test_a_queue_may_be_shut_down_twice():
+    queue = Queue()
+    queue.shutdown(force=True)
+    queue.shutdown()
+    with pytest.raises(exceptions.RayActorError, match="shut down"):
+        queue.put(1)
+
+
+def test_a_metric_with_a_bad_name_is_said_and_not_recorded():
+    for make in (metrics.Counter, metrics.Gauge):
+        with pytest.warns(RuntimeWarning, match="not recorded") as caught:
+            made = make("bad-name", tag_keys=("a",))
+        assert caught[0].filename == __file__
+        with pytest.raises(ValueError, match="no value"):
+            getattr(made, "inc" if make is metrics.Counter else "set")(1)
+    with pytest.warns(RuntimeWarning) as caught:
+        metrics.Histogram("2nd", boundaries=[1]).observe(3)
+    assert caught[0].filename == __file__
+    with pytest.raises(ValueError, match="needs a name"):
+        metrics.Gauge("")
