@@ -4,7 +4,9 @@ theirs and ours.
 
 from __future__ import annotations
 
+import linecache
 import pickle
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -16,6 +18,7 @@ _HERE = __file__.rpartition("causes")[0]
 #: Where frames come from that are not the user's.
 INSIDE = (_HERE + "core/", _HERE + "util/")
 _PICKLER = "cloudpickle/cloudpickle"
+_FRAME = re.compile(r'( *)File "([^"]+)", line (\d+), in ')
 #: User's exception class -> class that is both. Grows with the number of exception classes a program uses.
 _BOTH: dict[type, type] = {}
 
@@ -165,6 +168,21 @@ def format_user_traceback(error: BaseException, skip_frames: int) -> str:
     if len(text) > TEXT_MAX:
         text = f"{text[: TEXT_MAX // 2]}\n... {len(text) - TEXT_MAX} characters ...\n{text[-TEXT_MAX // 2 :]}"
     return text
+
+
+def with_sources(text: str) -> str:
+    """A traceback with the lines that only this process knows: those of a prompt's or a notebook's cells."""
+    found: list[str] = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        found.append(line)
+        frame = _FRAME.match(line)
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        if frame is not None and not following.startswith(frame[1] + "  "):
+            source = linecache.getline(frame[2], int(frame[3])).strip()
+            if source:
+                found.append(f"{frame[1]}  {source}")
+    return "\n".join(found)
 
 
 def users_frames(trace: TracebackType | None, wanted: Callable[[str], bool] = users) -> TracebackType | None:

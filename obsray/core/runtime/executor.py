@@ -454,8 +454,9 @@ class Executor:
         if isinstance(error, ArgumentError) and error.__cause__ is not None:
             error = error.__cause__
             error.add_note(
-                f"while {running.loaded.name} or its arguments were rebuilt in a worker: modules are looked for in "
-                "sys.path as it was when obsray.init() was called, and the classes of values must be importable there"
+                f"while {running.loaded.name} or its arguments were rebuilt in a worker: the classes of values must "
+                "be importable there, and modules are looked for in sys.path as it was when obsray.init() was called "
+                "(extend it before, or give runtime_env={'py_modules': [...]})"
             )
         if running.cancelled and not isinstance(error, Exception):
             outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]

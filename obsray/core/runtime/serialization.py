@@ -28,7 +28,8 @@ from typing import Any
 
 import cloudpickle
 
-from obsray.causes import users, users_frames
+from obsray.causes import users, users_frames, with_sources
+from obsray.core.runtime.bindings import interactive
 from obsray.errors import RayError, RayTaskError
 
 ALIGN_BYTES = 64
@@ -229,6 +230,8 @@ def load_error(data: bytes | memoryview) -> BaseException:
     """The error inside a value, as it should be raised here."""
     error = pickle.loads(memoryview(data)[1:])
     if isinstance(error, RayTaskError):
+        if interactive():
+            error.traceback_str = with_sources(error.traceback_str)
         return error.as_instanceof_cause()
     if isinstance(error, BaseException):
         return error
