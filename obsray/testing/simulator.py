@@ -23,6 +23,7 @@ from obsray.testing.ledger import Broken, Ledger
 from obsray.testing.network import Network
 from obsray.testing.replay import Replay
 from obsray.testing.scenarios import Scenario
+from obsray.testing.virtual_checkpoints import Saved
 from obsray.testing.virtual_node import NODE_ID, VirtualNode
 from obsray.testing.virtual_process import VirtualProcess
 from obsray.testing.virtual_worker import VirtualExecutor
@@ -81,6 +82,8 @@ class Simulator:
         self.replay = Replay(NODE_ID)
         self.log.watchers.append(self.replay.fold)
         self.ledger = Ledger()
+        #: actor -> what it has saved; as files, it outlives processes.
+        self.checkpoints: dict[bytes, Saved] = {}
         self.invariants = Invariants(self, thorough)
         self.node = VirtualNode(self, scenario.cpus, scenario.custom, scenario.store_bytes)
         self.processes: dict[bytes, VirtualProcess] = {}

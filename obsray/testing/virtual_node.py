@@ -13,6 +13,7 @@ from obsray.core.node.step import (
     Broadcast,
     Effect,
     EndProcess,
+    RemoveCheckpoints,
     RemoveFile,
     ReserveArena,
     RestoreObject,
@@ -136,6 +137,8 @@ class VirtualNode:
                 self.agenda.after(soon, self._restore, effect)
             case RemoveFile(path):
                 self.files.pop(path, None)
+            case RemoveCheckpoints(actor):
+                self.simulator.checkpoints.pop(actor, None)
             case _:
                 pass
 

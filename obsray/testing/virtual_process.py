@@ -426,7 +426,7 @@ class VirtualProcess:
 
     def create_actor(
         self, class_name: str, numbers: tuple[int, ...], *, thread: VirtualThread, nested: list[bytes] | None = None,
-        restarts: int = 0, cpus: float = 0, detached: bool = False,
+        restarts: int = 0, cpus: float = 0, detached: bool = False, checkpoint_every: int = 0,
     ) -> ActorClient:  # fmt: skip
         """Create an actor as ``Submission.create_actor`` does; the thread holds its handle's reference."""
         plan = self._plan(class_name, 1, 0, {}, -1)
@@ -434,7 +434,8 @@ class VirtualProcess:
         spec = {
             "class_name": class_name, "name": "", "namespace": "", "detached": detached,
             "resources": {"CPU": CPU}, "held": {"CPU": round(cpus * CPU)} if cpus else {}, "runtime": None,
-            "restarts_max": restarts, "meta": b"", "concurrency": {}, "restore": None,
+            "restarts_max": restarts, "meta": b"", "concurrency": {},
+            "checkpoint": {"every": checkpoint_every} if checkpoint_every else None,
         }  # fmt: skip
         client: ActorClient
         client, _ = self.submission.create_packed(plan, spec, packed, True, -1)

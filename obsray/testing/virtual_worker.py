@@ -21,6 +21,7 @@ from obsray.testing.agenda import MICROSECOND_NS
 from obsray.testing.bodies import body
 from obsray.testing.network import VirtualLink
 from obsray.testing.programs import Sleep, Steps, Until, Value
+from obsray.testing.virtual_checkpoints import VirtualCheckpoints
 from obsray.testing.virtual_process import VirtualProcess
 from obsray.testing.virtual_thread import VirtualThread
 
@@ -78,6 +79,7 @@ class VirtualExecutor:
         self.slots: dict[int, Running] = {}
         self.actor = b""
         self.instance: dict[str, Any] | None = None
+        self.checkpoints: VirtualCheckpoints | None = None
         self._thread = process.start_thread("main")
         self._thread.ended = self._main_ended
         self._idle: Waiter | None = None
@@ -241,14 +243,23 @@ class VirtualExecutor:
         self._begin(running)
         try:
             call = yield from self._arguments(running)
-            result: Value | None = yield from body(running.loaded.name)(call)
+            answered = self.checkpoints is not None and running.task in self.checkpoints.answers
+            result: Value | None
+            if self.checkpoints is not None and answered:
+                result = self.checkpoints.answers.pop(running.task)
+            else:
+                result = yield from body(running.loaded.name)(call)
             values, extra = yield from self._store_results(running, result)
         except (Exception, KeyboardInterrupt) as error:
             thread.let_go()
             self._fail(running, error)
         else:
             thread.let_go()
+            if self.checkpoints is not None and not answered and result is not None:
+                self.checkpoints.ended(running, call.numbers[0], result)
             self._end(running, Outcome.OK, values, extra)
+            if self.checkpoints is not None:
+                self.checkpoints.save_if_due()
 
     def _begin(self, running: Running) -> None:
         running.started_at = running.ready_at = self.agenda.time_ns()
@@ -370,6 +381,10 @@ class VirtualExecutor:
         else:
             thread.let_go()
             self._end(running, Outcome.OK, [], None)
+            if spec["checkpoint"] is not None:
+                self.checkpoints = VirtualCheckpoints(self, self.actor, spec["checkpoint"]["every"])
+                if message.incarnation:
+                    yield from self.checkpoints.restore(message.incarnation)
             self._report(m.ActorReady(self.actor))
         self._results.pop(0, None)
 

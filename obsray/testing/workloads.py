@@ -342,6 +342,24 @@ def _check_counts(thread: VirtualThread, made: list[bytes], restarts: int) -> Pr
 
 
 @workload
+def exact_counters(thread: VirtualThread, actors: int, calls: int, every: int) -> Program:
+    """Actors that save their state every so many calls: whenever they are killed, each call counts once."""
+    process, chance = thread.process, thread.process.chance
+    for _ in range(actors):
+        client = process.create_actor("Counter", (0,), thread=thread, restarts=-1, checkpoint_every=every)
+        made = []
+        for _ in range(calls):
+            made.append(process.call(client, "add", (1,), thread=thread, retries=-1))
+            if chance.random() < 0.2:
+                yield from pause(thread, 2)
+        for number, identifier in enumerate(made, 1):
+            value = yield from expect(thread, identifier, number)
+            if value is None:
+                raise WrongResult(f"{thread.name}: a call failed although it may be retried without bound")
+        thread.drop(*made, client.id + bytes(4))
+
+
+@workload
 def large_answers(thread: VirtualThread, actors: int, calls: int, object_bytes: int) -> Program:
     """Actors whose results lie in the store."""
     process = thread.process
