@@ -72,7 +72,11 @@ class PlacementGroup:
             raise ValueError(f"timeout_seconds={timeout_seconds}: must be >= 0")
         if self.is_empty:
             return True
-        found, reference = session(), self.ready()
+        found = session()
+        described = found.request("groups", group=self.id.binary())
+        if not described or described[0]["state"] in ("CREATED", "REMOVED"):
+            return bool(described) and described[0]["state"] == "CREATED"
+        reference = self.ready()
         ready, _ = found.values.wait([reference], 1, timeout_seconds)
         if not ready:
             return False

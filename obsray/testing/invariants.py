@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from obsray.core.protocol.lifecycle import ActorState, ObjectState, TaskState, WorkerState
+from obsray.core.protocol.lifecycle import ActorState, GroupState, ObjectState, TaskState, WorkerState
 from obsray.core.runtime.dispatch import Lease
 from obsray.core.runtime.ownership import Task
 from obsray.telemetry.events import ProcessKind
@@ -52,6 +52,7 @@ class Invariants:
         if isinstance(process, VirtualNode):
             machine = process.machine
             things = len(machine.objects.entries) + len(machine.actors.actors) + len(machine.pool.workers)
+            things += len(machine.groups.groups)
             return 40 + 4 * (things + len(machine.scheduler.leases))
         return 20 + len(process.ownership.entries) + 2 * len(process.ownership.tasks)
 
@@ -131,6 +132,11 @@ def check_node_replay(node: VirtualNode, replay: Any) -> None:
     demand(objects == told, f"objects {_difference(objects, told)}")
     actors = {actor.id: actor.state for actor in machine.actors.actors.values()}
     demand(actors == replay.actors, f"actors {_difference(actors, replay.actors)}")
+    groups = machine.groups.groups
+    states = {group.id: group.state for group in groups.values()}
+    demand(states == replay.groups, f"groups {_difference(states, replay.groups)}")
+    bundles = {(group.id, each.index) for group in groups.values() for each in group.bundles if each.pool is not None}
+    demand(bundles == replay.bundles, f"bundles with a share: {len(bundles)}, by events {len(replay.bundles)}")
     leases = {lease.key: lease.worker.id for lease in machine.scheduler.leases.values()}
     demand(leases == replay.leases, f"leases {_difference(leases, replay.leases)}")
     workers = {
@@ -189,6 +195,11 @@ def leftovers(simulator: Simulator) -> list[str]:
         f"node: actor {actor.id.hex()} is {actor.state.name}"
         for actor in machine.actors.actors.values()
         if actor.state is not ActorState.DEAD
+    ]
+    found += [
+        f"node: placement group {group.id.hex()} is {group.state.name}"
+        for group in machine.groups.groups.values()
+        if group.state is not GroupState.REMOVED or any(bundle.pool is not None for bundle in group.bundles)
     ]
     found += [f"node: file {path}" for path in simulator.node.files]
     if machine.resources.free != machine.resources.total:

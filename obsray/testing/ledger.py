@@ -23,10 +23,11 @@ class Ledger:
         self.creations: set[bytes] = set()
         self.submitted = 0
         self.ended = 0
-        #: Deaths and orderly ends of processes, and requests to cancel: what may excuse an error.
+        #: Deaths and orderly ends of processes, requests to cancel or to remove a group: what may excuse an error.
         self.deaths = 0
         self.exits = 0
         self.cancels = 0
+        self.groups_removed = 0
         #: task -> tasks whose errors it may fail with: those it takes results of, those it submitted.
         self._causes: dict[bytes, list[bytes]] = {}
         #: (actor process, caller) -> sequence of the call that began last.

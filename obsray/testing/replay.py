@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from obsray.core.protocol.lifecycle import ActorState, ObjectState, TaskState, WorkerState
+from obsray.core.protocol.lifecycle import ActorState, GroupState, ObjectState, TaskState, WorkerState
 from obsray.ids import owner_of, sequence_of, task_id
 from obsray.telemetry.events import BY_NAME, LeaseOutcome, Outcome
 
@@ -34,6 +34,9 @@ class Replay:
         self.objects: dict[bytes, ObjectState] = {}
         self.workers: dict[bytes, WorkerState] = {}
         self.leases: dict[int, bytes] = {}
+        self.groups: dict[bytes, GroupState] = {}
+        #: (group, index of the bundle) that have a share of the node.
+        self.bundles: set[tuple[bytes, int]] = set()
         self.counts: dict[str, int] = {}
         self._folds: dict[str, Callable[[bytes, tuple[Any, ...]], None]] = {
             "task_submitted": self._submitted,
@@ -60,6 +63,12 @@ class Replay:
             "worker_starting": lambda row: self._set(self.workers, row[0], WorkerState.STARTING),
             "worker_registered": lambda row: self._set(self.workers, row[0], WorkerState.IDLE),
             "worker_died": lambda row: self._forget(self.workers, row[0]),
+            "group_requested": lambda row: self._set(self.groups, row[0], GroupState.PENDING),
+            "group_prepared": lambda row: self._set(self.groups, row[0], GroupState.PREPARED),
+            "group_created": lambda row: self._set(self.groups, row[0], GroupState.CREATED),
+            "group_removed": lambda row: self._set(self.groups, row[0], GroupState.REMOVED),
+            "bundle_placed": lambda row: self.bundles.add(row[:2]),
+            "bundle_released": lambda row: self.bundles.discard(row[:2]),
             "lease_decided": self._decided,
             "lease_returned": lambda row: self._forget(self.leases, row[0]),
         }
@@ -132,5 +141,7 @@ class Replay:
         table.pop(key, None)
 
     def _decided(self, row: tuple[Any, ...]) -> None:
-        if row[_POSITION["lease_decided", "outcome"]] == LeaseOutcome.GRANTED:
+        granted = row[_POSITION["lease_decided", "outcome"]] == LeaseOutcome.GRANTED
+        # A group that is placed has no lease.
+        if granted and row[_POSITION["lease_decided", "lease"]]:
             self.leases[row[_POSITION["lease_decided", "lease"]]] = row[_POSITION["lease_decided", "worker"]]

@@ -18,6 +18,7 @@ from obsray.core.runtime.calls import ActorCalls, ActorClient
 from obsray.core.runtime.dispatch import Dispatcher, Function, Shape
 from obsray.core.runtime.inbox import Inbox
 from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
+from obsray.core.runtime.reservations import Reservations
 from obsray.core.runtime.serialization import KIND_ERROR, load_error
 from obsray.core.runtime.submission import Packed, Plan, Submission
 from obsray.core.runtime.submitted import SubmittedRun
@@ -25,7 +26,7 @@ from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import Answer
 from obsray.core.transport.connection import Hello
 from obsray.errors import ObjectFreedError, ObjectLostError, ObjectStoreFullError
-from obsray.ids import NIL_TASK, SEQUENCE_ACTOR, SEQUENCE_PUT, object_id, task_id
+from obsray.ids import NIL_TASK, NIL_WORKER, SEQUENCE_ACTOR, SEQUENCE_GROUP, SEQUENCE_PUT, object_id, task_id
 from obsray.telemetry.events import ProcessKind, TaskType, WaitKind
 from obsray.testing.agenda import MILLISECOND_NS, SECOND_NS, Records
 from obsray.testing.network import VirtualLink
@@ -41,6 +42,8 @@ QUIET_NS = 100 * MILLISECOND_NS
 BLOCKED_AFTER_NS = MILLISECOND_NS
 CPU = 10_000
 _INLINE = b"\x80"
+#: No placement group, any bundle.
+_ANYWHERE = (b"", -1)
 
 
 class VirtualProcess:
@@ -76,6 +79,7 @@ class VirtualProcess:
         self._numbers = itertools.count(1)
         self._put_numbers = itertools.count(1)
         self._actor_numbers = itertools.count(1)
+        self._group_numbers = itertools.count(1)
         self._pins: dict[bytes, int] = {}
         self._functions: dict[Any, Function] = {}
         self._plans: dict[Any, Plan] = {}
@@ -86,6 +90,7 @@ class VirtualProcess:
         self.verdicts = Verdicts(self.ownership, self.records, self.agenda.time_ns)
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.records, self.config, 0)
         self.calls = ActorCalls(self.ownership, self.dispatcher, self.verdicts, self.records)
+        self.reservations = Reservations(self.ownership)
         self.submitted = SubmittedRun(self.records, 0)
         self.verdicts.before_end = self.submitted.flush
         Submission(session, self.agenda.time_ns)
@@ -314,12 +319,14 @@ class VirtualProcess:
 
     # --- submitting ----------------------------------------------------------------------------------------------
 
-    def _plan(self, name: str, returns: int, retries: int, options: dict[str, Any], cpus: float) -> Plan:
-        key = (name, returns, retries, tuple(sorted(options.items())), cpus)
+    def _plan(
+        self, name: str, returns: int, retries: int, options: dict[str, Any], cpus: float, where: tuple[bytes, int]
+    ) -> Plan:
+        key = (name, returns, retries, tuple(sorted(options.items())), cpus, where)
         plan = self._plans.get(key)
         if plan is None:
             function = self._function(name, options.get("max_calls", 0))
-            shape = self._shape(cpus) if cpus >= 0 else None
+            shape = self._shape(cpus, where) if cpus >= 0 else None
             wired = {"retry": True} if options.get("retry_exceptions") else {}
             if options.get("max_calls"):
                 wired["max_calls"] = options["max_calls"]
@@ -343,9 +350,11 @@ class VirtualProcess:
             function = self._functions[name, max_calls] = Function(identifier, name, b"blob", max_calls)
         return function
 
-    def _shape(self, cpus: float) -> Shape:
+    def _shape(self, cpus: float, where: tuple[bytes, int]) -> Shape:
         resources = {"CPU": round(cpus * CPU)} if cpus else {}
-        return self.dispatcher.shape(f"CPU:{cpus:g}", resources, None, cpus)
+        placement = {"group": where[0], "bundle": where[1]} if where[0] else None
+        name = f"CPU:{cpus:g} in {where[0].hex()}[{where[1]}]" if where[0] else f"CPU:{cpus:g}"
+        return self.dispatcher.shape(name, resources, None, (cpus, where), placement)
 
     def _packed(self, numbers: tuple[int, ...], arguments: list[bytes], nested: list[bytes]) -> Packed:
         packed = Packed()
@@ -365,10 +374,12 @@ class VirtualProcess:
         returns: int = 1,
         retries: int = 3,
         cpus: float = 1,
+        group: bytes = b"",
+        bundle: int = -1,
         **options: Any,
     ) -> list[bytes]:
         """Submit a task as ``Submission.call`` does; the thread holds the references returned."""
-        plan = self._plan(name, returns, retries, options, cpus)
+        plan = self._plan(name, returns, retries, options, cpus, (group, bundle))
         packed = self._packed(numbers, arguments or [], nested or [])
         submission = self.submission
         task: Task = submission._make(plan, packed, TaskType.TASK, NIL_TASK)
@@ -405,7 +416,7 @@ class VirtualProcess:
         retries: int = 0,
     ) -> bytes:
         """Call an actor as ``Submission.call_actor`` does; the thread holds the reference returned."""
-        plan = self._plan(f"{client.class_name}.{method}", 1, retries, {}, -1)
+        plan = self._plan(f"{client.class_name}.{method}", 1, retries, {}, -1, _ANYWHERE)
         packed = self._packed(numbers, arguments or [], nested or [])
         submission = self.submission
         task: Task = submission._make(plan, packed, TaskType.ACTOR_CALL, client.id)
@@ -426,21 +437,42 @@ class VirtualProcess:
 
     def create_actor(
         self, class_name: str, numbers: tuple[int, ...], *, thread: VirtualThread, nested: list[bytes] | None = None,
-        restarts: int = 0, cpus: float = 0, detached: bool = False, checkpoint_every: int = 0,
+        restarts: int = 0, cpus: float = 0, detached: bool = False, checkpoint_every: int = 0, group: bytes = b"",
     ) -> ActorClient:  # fmt: skip
         """Create an actor as ``Submission.create_actor`` does; the thread holds its handle's reference."""
-        plan = self._plan(class_name, 1, 0, {}, -1)
+        plan = self._plan(class_name, 1, 0, {}, -1, _ANYWHERE)
         packed = self._packed(numbers, [], nested or [])
         spec = {
             "class_name": class_name, "name": "", "namespace": "", "detached": detached,
             "resources": {"CPU": CPU}, "held": {"CPU": round(cpus * CPU)} if cpus else {}, "runtime": None,
             "restarts_max": restarts, "meta": b"", "concurrency": {},
             "checkpoint": {"every": checkpoint_every} if checkpoint_every else None,
+            "placement": {"group": group, "bundle": -1} if group else None,
         }  # fmt: skip
         client: ActorClient
         client, _ = self.submission.create_packed(plan, spec, packed, True, -1)
         thread.hold(client.id + bytes(4))
         return client
+
+    def create_group(self, bundles: list[int], strategy: str, *, thread: VirtualThread) -> tuple[bytes, bytes]:
+        """Ask for a placement group with so many CPUs in each bundle: its id, and the object that is ready with it."""
+        group = task_id(self.id, next(self._group_numbers), SEQUENCE_GROUP)
+        spec = {
+            "group": group, "name": "", "namespace": "", "strategy": strategy, "selectors": [], "detached": False,
+            "bundles": [{"CPU": count * CPU} for count in bundles], "job": self.job, "target": NIL_WORKER,
+        }  # fmt: skip
+        self.ask(lambda number: m.CreateGroup(number, spec))
+        ready = self.next_put()
+        self.reservations.await_group(ready, group, _INLINE)
+        thread.hold(ready)
+        self.after()
+        return group, ready
+
+    def remove_group(self, group: bytes) -> None:
+        """End a placement group, as ``remove_placement_group`` does."""
+        self.simulator.ledger.groups_removed += 1
+        self.node.send(m.encode(m.RemoveGroup(group)))
+        self.network.flush()
 
     def handle(self, actor: bytes, class_name: str) -> ActorClient:
         """The client of an actor whose handle came in with a value."""

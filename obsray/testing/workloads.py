@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from obsray.core.runtime.calls import ActorClient
 from obsray.errors import (
     ActorDiedError,
+    ActorPlacementGroupRemoved,
     ActorUnavailableError,
     GetTimeoutError,
     ObjectFreedError,
@@ -20,6 +21,7 @@ from obsray.errors import (
     RayError,
     RayTaskError,
     TaskCancelledError,
+    TaskPlacementGroupRemoved,
     WorkerCrashedError,
 )
 from obsray.testing.agenda import MILLISECOND_NS
@@ -58,6 +60,8 @@ def excuse(thread: VirtualThread, identifier: bytes, error: RayError) -> None:
     """Raise WrongResult unless some fault or the program itself explains this error."""
     simulator = thread.process.simulator
     match error:
+        case TaskPlacementGroupRemoved() | ActorPlacementGroupRemoved():
+            excused = simulator.ledger.groups_removed > 0
         case TaskCancelledError():
             excused = simulator.ledger.cancels > 0
         case ObjectFreedError():
@@ -410,3 +414,40 @@ def short_lived_actors(thread: VirtualThread, actors: int, broken_ratio: float =
                 raise WrongResult(f"{thread.name}: an actor that could not be built answered")
         thread.drop(*made, *([handle] if handle else []))
         yield from pause(thread, 2)
+
+
+@workload
+def placement_groups(
+    thread: VirtualThread, rounds: int, cpus: int, tasks: int = 8, removed_ratio: float = 0.4
+) -> Program:
+    """Groups that are made, used by tasks and actors, and removed: when all is done, in the middle, or before they
+    are there. What runs in a group never holds more than its bundles."""
+    process, chance = thread.process, thread.process.chance
+    for number in range(rounds):
+        bundles = [chance.randint(1, max(1, cpus // 2)) for _ in range(chance.randint(1, 2))]
+        group, ready = process.create_group(bundles, chance.choice(("PACK", "SPREAD", "STRICT_PACK")), thread=thread)
+        impatient = chance.random() < removed_ratio
+        if not impatient:
+            yield from thread.get([ready])
+        made = [
+            thread.submit(
+                "fixed", number, 2 * MILLISECOND_NS, group=group, cpus=chance.choice((0, 1)),
+                bundle=chance.randrange(-1, len(bundles)), retries=chance.choice((0, 3)),
+            )
+            for _ in range(tasks)
+        ]  # fmt: skip
+        # It holds no CPU for life: in a bundle of one the tasks would wait for its end.
+        client = process.create_actor("Counter", (0, 0), thread=thread, group=group, restarts=2)
+        calls = [process.call(client, "add", (1,), thread=thread) for _ in range(2)]
+        if impatient:
+            yield from pause(thread, 6)
+            process.remove_group(group)
+        for identifier in made:
+            value = yield from settled(thread, identifier)
+            if value is not None and value.number != number:
+                raise WrongResult(f"{thread.name}: {identifier.hex()} is {value.number}, should be {number}")
+        for identifier in calls:
+            yield from settled(thread, identifier)
+        if not impatient:
+            process.remove_group(group)
+        thread.drop(ready, client.id + bytes(4), *made, *calls)

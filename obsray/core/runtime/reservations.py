@@ -23,6 +23,7 @@ class Reservations:
         entry = Entry(identifier, True)
         entry.local = 1
         self.ownership.entries[identifier] = entry
+        self.ownership.pending.add(identifier)
         waiting = self._awaited.setdefault(group, [])
         waiting.append((identifier, value))
         if len(waiting) == 1:
