@@ -99,6 +99,10 @@ def _task_text(task: dict[str, Any], coloured: bool) -> str:
     if task.get("pending_reason"):
         lines.append(units.plain(task["pending_reason"]))
     lines += ["", output.facts(_facts(task), coloured)]
+    environment = task.get("environment")
+    if environment:
+        told = f"{environment['environment_id']} {environment['state']} {environment['description']}".rstrip()
+        lines += ["", output.bold("environment", coloured), units.plain(told)]
     parts = [part for part in task.get("time_split") or () if part["seconds"]]
     if parts:
         total = sum(part["seconds"] for part in parts)

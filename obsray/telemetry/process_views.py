@@ -70,6 +70,7 @@ class ProcessViews(TaskViews):
             values = {name: value for name, value in row.items() if not name.startswith("_")}
             values["pid"] = self.pid(bytes.fromhex(row["worker_id"])) if row["worker_id"] else None
             values["calls"] = calls.get(actor, 0)
+            values["environment"] = self.environment_table.of_shape(row["shape"])
             found.append(values)
         found.sort(key=lambda values: -(values["created_at_ns"] or 0))
         return found
@@ -113,6 +114,17 @@ class ProcessViews(TaskViews):
                 values["state"] = "DEAD"
             found.append(values)
         return found
+
+    def environments(self, refresh: bool = True) -> list[Row]:
+        """Every environment that somebody needed, newest first, with how many processes are in it now."""
+        if refresh:
+            self.refresh()
+        live = Counter(
+            row["environment_id"] for row in self.process_table.rows.values()
+            if row["environment_id"] and not row["died_at_ns"]
+        )  # fmt: skip
+        found = [{**row, "workers": live.get(name, 0)} for name, row in self.environment_table.rows.items()]
+        return sorted(found, key=lambda values: -(values["asked_at_ns"] or 0))
 
     def jobs(self, refresh: bool = True) -> list[Row]:
         """Every driver that joined, newest first."""

@@ -28,6 +28,7 @@ class ProcessTable:
                 "exit_code": None, "signal": None, "error": None, "last_task": None, "rss_bytes": None,
                 "unique_bytes": None, "cpu_seconds": None, "threads": None, "descriptors": None,
                 "sampled_at_ns": None, "actor_id": None, "closed_at_ns": None,
+                "environment_id": None,
             }  # fmt: skip
         return row
 
@@ -53,7 +54,9 @@ class ProcessTable:
 
     def _starting(self, columns: Columns) -> None:
         for record in columns.rows(self.texts):
-            self._row(record["worker"])["starting_at_ns"] = record["time_ns"]
+            row = self._row(record["worker"])
+            row["starting_at_ns"] = record["time_ns"]
+            row["environment_id"] = record["environment"].hex() if any(record["environment"]) else None
 
     def _registered(self, columns: Columns) -> None:
         for record in columns.rows(self.texts):
@@ -211,14 +214,14 @@ class ClusterTable:
             job,
             {
                 "job_id": f"{job:08x}", "driver_id": None, "pid": None, "entrypoint": "", "namespace": "",
-                "state": "RUNNING", "cause": None, "started_at_ns": None, "ended_at_ns": None,
+                "metadata": "", "state": "RUNNING", "cause": None, "started_at_ns": None, "ended_at_ns": None,
             },
         )  # fmt: skip
 
     def _job_started(self, record: Row) -> None:
         self._job(record["job"]).update(
             driver_id=record["worker"].hex(), pid=record["pid"], entrypoint=record["entrypoint"],
-            namespace=record["namespace"], started_at_ns=record["time_ns"],
+            namespace=record["namespace"], metadata=record["metadata"], started_at_ns=record["time_ns"],
         )  # fmt: skip
 
     def _job_ended(self, record: Row) -> None:

@@ -83,6 +83,7 @@ def _task_finished(r: Row, n: Names) -> str:
         "lost_argument": "failed: an argument was lost", "actor_died": "failed: its actor died",
         "actor_unavailable": "failed: its actor was not there",
         "system_error": "failed by an error of the runtime",
+        "environment_failed": "failed because its environment cannot be made",
     }.get(r["outcome"], r["outcome"])  # fmt: skip
     return f"{_task(r, n)} {outcome}"
 

@@ -229,6 +229,7 @@ class TaskViews(ObjectViews):
         values["children"] = self._children(identifier)
         values["arguments"] = self._arguments(identifier)
         values["results"] = self._results(identifier)
+        values["environment"] = self.environment_table.of_shape(values["shape"])
         return values
 
     def _group_of(self, task: bytes, shape: str) -> str | None:

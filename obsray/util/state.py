@@ -34,10 +34,12 @@ from obsray.util.state_rows import (
     NodeState,
     ObjectState,
     PlacementGroupState,
+    RuntimeEnvState,
     StateRow,
     TaskState,
     WorkerState,
     actor_row,
+    environment_row,
     group_row,
     job_row,
     node_row,
@@ -294,6 +296,24 @@ def list_jobs(
     return ask(address, lambda views: _rows(JobState, map(job_row, views.jobs(refresh=False)), filters, limit, detail))
 
 
+def list_runtime_envs(
+    address: str | None = None,
+    filters: Sequence[Filter] | None = None,
+    limit: int = LIMIT_DEFAULT,
+    timeout: float = 30,
+    detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[RuntimeEnvState]:
+    """Environments that tasks, actors or drivers asked for, newest first."""
+
+    def question(views: Views) -> list[RuntimeEnvState]:
+        node = next((row["node_id"] for row in views.nodes(refresh=False)), None)
+        rows = ({**row, "node_id": node} for row in views.environments(refresh=False))
+        return _rows(RuntimeEnvState, map(environment_row, rows), filters, limit, detail)
+
+    return ask(address, question)
+
+
 # --- one ---------------------------------------------------------------------------------------------------------
 
 
@@ -491,6 +511,7 @@ __all__ = [
     "NodeState",
     "ObjectState",
     "PlacementGroupState",
+    "RuntimeEnvState",
     "StateRow",
     "TaskState",
     "WorkerState",
@@ -508,6 +529,7 @@ __all__ = [
     "list_nodes",
     "list_objects",
     "list_placement_groups",
+    "list_runtime_envs",
     "list_tasks",
     "list_workers",
     "summarize_actors",

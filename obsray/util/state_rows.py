@@ -6,6 +6,7 @@ A row has its fields as attributes and as keys: ``row.state``, ``row["state"]``,
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ _ERROR_TYPES = {
     "actor_died": "ACTOR_DIED",
     "actor_unavailable": "ACTOR_UNAVAILABLE",
     "system_error": "SYSTEM_ERROR",
+    "environment_failed": "RUNTIME_ENV_SETUP_FAILED",
     "unschedulable": "TASK_UNSCHEDULABLE_ERROR",
     "placement_removed": "TASK_PLACEMENT_GROUP_REMOVED",
 }
@@ -218,6 +220,31 @@ class JobState(StateRow):
     # detail
     driver_id: str | None = None
     error_type: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RuntimeEnvState(StateRow):
+    """One environment of workers. ``success`` is None while it is being made; ``ref_cnt`` processes are in it."""
+
+    environment_id: str
+    runtime_env: Any
+    state: str
+    success: bool | None
+    creation_time_ms: float | None
+    node_id: str | None
+    ref_cnt: int
+    bytes: int | None
+    # detail
+    error: str | None = None
+
+
+def _json(text: str) -> Any:
+    """What JSON text says; the text itself if it was cut."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _ms(time_ns: int | None) -> float | None:
@@ -424,4 +451,20 @@ def job_row(row: _Row) -> JobState:
         tasks=row["tasks"],
         driver_id=row["driver_id"],
         error_type=row["cause"],
+        metadata=_json(row.get("metadata") or "{}"),
+    )
+
+
+def environment_row(row: _Row) -> RuntimeEnvState:
+    """A row of ``Views.environments``."""
+    return RuntimeEnvState(
+        environment_id=row["environment_id"],
+        runtime_env=_json(row["description"]),
+        state=row["state"],
+        success={"READY": True, "REMOVED": True, "FAILED": False}.get(row["state"]),
+        creation_time_ms=None if row["setup_seconds"] is None else row["setup_seconds"] * 1e3,
+        node_id=row.get("node_id"),
+        ref_cnt=row["workers"],
+        bytes=row["environment_bytes"],
+        error=row["error"],
     )

@@ -116,7 +116,7 @@ class EnvironmentTable:
         if found.state is EnvironmentState.FAILED:
             return Reason.ENVIRONMENT_FAILED, found.error
         parts = ", ".join(name for name in MADE_FIELDS if found.description.get(name))
-        return Reason.ENVIRONMENT, f"its environment is being made ({parts})"
+        return Reason.ENVIRONMENT, parts
 
     def _create(self, step: Step, key: str) -> Environment:
         description, job = self._descriptions.get(key, ({}, 0))
