@@ -4,7 +4,8 @@ An actor waits for a worker like any other demand, becomes that worker, and ends
 ``restarts_max`` times before the actor does. Names belong to living actors only.
 
 Invariants: an actor has a worker only while it is placed (PENDING_CREATION or RESTARTING with a worker, ALIVE); it
-waits in the scheduler exactly while it has none and is not DEAD; a name leads to an actor that is not DEAD.
+waits in the scheduler, or rests before that, exactly while it has none and is not DEAD; a name leads to an actor that
+is not DEAD.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ DEAD_REMEMBERED_MAX = 10_000
 #: Of so many more it is known that nobody need wait for them.
 FORGOTTEN_REMEMBERED_MAX = 1_000_000
 TEXT_CHARACTERS_MAX = 500
+#: An actor whose process keeps dying in its constructor waits before it starts again: twice as long each time.
+RESTART_SECONDS = 0.1
+RESTART_SECONDS_MAX = 10.0
 _LAST_LINES = "; the last lines of its log:\n"
 
 
@@ -61,6 +65,8 @@ class Actor:
     leaving: bool = False
     #: Whether its constructor has ever returned.
     lived: bool = False
+    #: Processes in a row that ended before the constructor had returned.
+    failures: int = 0
     cause: DeathCause = DeathCause.INTENDED
     error: bytes = b""
     detail: str = ""
@@ -82,6 +88,8 @@ class ActorTable:
         self._pool = pool
         self._socket_directory = socket_directory
         self._dead: deque[bytes] = deque()
+        #: Actors that wait before they start again -> until when.
+        self.resting: dict[bytes, float] = {}
 
     # --- birth -------------------------------------------------------------------------------------------
 
@@ -168,7 +176,7 @@ class ActorTable:
         if actor is None or actor.id != actor_id or actor.state in (ActorState.ALIVE, ActorState.DEAD):
             return
         advance(actor, ActorState.ALIVE)
-        actor.lived = True
+        actor.lived, actor.failures = True, 0
         step.emit.actor_alive(
             step.time_ns, actor.id, actor.worker, actor.incarnation & 0xFFFF, step.now - actor.placed_at
         )
@@ -227,6 +235,10 @@ class ActorTable:
         if actor.leaving or death.cause is DeathCause.INTENDED or not may_restart:
             self._die(step, actor, death.cause, detail)
             return
+        actor.failures += actor.state is not ActorState.ALIVE
+        seconds = self._rest_seconds(actor.failures)
+        if seconds:
+            detail = f"it starts again in {seconds:g} s; {detail}"
         actor.incarnation += 1
         actor.worker, actor.lease = NIL_WORKER, 0
         actor.cause, actor.detail = death.cause, detail
@@ -236,7 +248,24 @@ class ActorTable:
             step.emit.intern(detail[:TEXT_CHARACTERS_MAX]),
         )  # fmt: skip
         self._tell(step, actor)
-        self._look_for_worker(step, actor)
+        if seconds:
+            self.resting[actor.id] = step.now + seconds
+            step.wake(step.now + seconds)
+        else:
+            self._look_for_worker(step, actor)
+
+    def _rest_seconds(self, failures: int) -> float:
+        # The first failure may be an accident.
+        return min(RESTART_SECONDS_MAX, RESTART_SECONDS * 2 ** min(failures - 2, 30)) if failures > 1 else 0.0
+
+    def tick(self, step: Step) -> None:
+        """Actors that have waited long enough start again."""
+        for actor_id, until in list(self.resting.items()):
+            if until <= step.now:
+                del self.resting[actor_id]
+                self._look_for_worker(step, self.actors[actor_id])
+            else:
+                step.wake(until)
 
     def kill(self, step: Step, actor_id: bytes, restart: bool, graceful: bool) -> None:
         """End the actor's process; ``restart`` uses up one restart, otherwise it is the end of the actor."""
@@ -282,7 +311,7 @@ class ActorTable:
                     self._pool.kill(step, worker, DeathCause.KILLED_BY_REQUEST, "the owner of the actor ended")
 
     def _die(self, step: Step, actor: Actor, cause: DeathCause, detail: str, error: bytes = b"") -> None:
-        if not actor.lease:
+        if self.resting.pop(actor.id, None) is None and not actor.lease:
             self._scheduler.withdraw_actor(step, actor.id)
         if not actor.lived:
             detail = f"it never ran; {detail}"
@@ -360,7 +389,7 @@ class ActorTable:
             require(bool(clients), "nobody awaits an actor")
             require(actor_id not in self.actors and actor_id not in self.unborn, "an awaited actor is known")
         for actor in self.actors.values():
-            waits = actor.id in self._scheduler.actor_demands
+            waits = (actor.id in self._scheduler.actor_demands) + (actor.id in self.resting)
             placed = actor.worker != NIL_WORKER
             dead = actor.state is ActorState.DEAD
             require(waits + placed + dead == 1, f"{actor.id.hex()}: waits {waits}, placed {placed}, {actor.state.name}")

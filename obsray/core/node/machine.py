@@ -280,6 +280,7 @@ class NodeMachine:
         """An instant that some machine asked for (``Step.wake_at``) has come."""
         self.pool.tick(step)
         self.objects.tick(step)
+        self.actors.tick(step)
         self._look(step)
 
     def sample(self, step: Step, lag_seconds: float) -> None:

@@ -11,9 +11,10 @@ from node_bench import Bench, actor_spec
 
 from obsray.core.node.intake import Malformed
 from obsray.core.node.resources import UNIT
+from obsray.core.node.step import RemoveCheckpoints
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import ActorState
-from obsray.ids import SEQUENCE_ACTOR, task_id
+from obsray.ids import NIL_WORKER, SEQUENCE_ACTOR, task_id
 from obsray.telemetry.events import DeathCause
 
 
@@ -365,3 +366,52 @@ def test_no_actor_is_lost_whatever_happens(script):
         bench.worker_dies(worker)
     assert all(actor.state is ActorState.DEAD for actor in bench.actors.actors.values())
     assert bench.machine.resources.free == bench.machine.resources.total
+
+
+def test_an_actor_whose_process_keeps_dying_in_its_constructor_waits_longer_each_time():
+    bench = Bench(cpus=1)
+    driver = bench.driver()
+    actor = create(bench, driver, restarts_max=-1)
+    waited = []
+    for _ in range(10):
+        bench.workers_join()
+        started = bench.now
+        while bench.actors.actors[actor].worker == NIL_WORKER:
+            assert bench.wake_at is not None
+            bench.tick(max(0.0, bench.wake_at - bench.now))
+            bench.workers_join()
+        waited.append(round(bench.now - started, 1))
+        bench.worker_dies(bench.actors.actors[actor].worker)
+    assert waited == [0.0, 0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0]
+    assert "starts again in 10 s" in bench.actors.actors[actor].detail
+    bench.send(driver, m.KillActor(actor, False, False))
+    assert bench.actors.actors[actor].state is ActorState.DEAD and not bench.actors.resting
+
+
+def test_an_actor_that_has_lived_starts_again_at_once():
+    bench = Bench(cpus=1)
+    driver = bench.driver()
+    actor, worker = alive(bench, driver, restarts_max=-1)
+    for _ in range(4):
+        bench.worker_dies(worker)
+        bench.workers_join()
+        worker = bench.actors.actors[actor].worker
+        assert worker != NIL_WORKER
+        bench.send(worker, m.ActorReady(actor))
+    assert not bench.actors.resting
+
+
+def test_an_actor_that_gives_up_is_dead_with_its_error_and_does_not_start_again():
+    bench = Bench(cpus=1)
+    driver = bench.driver()
+    actor, worker = alive(bench, driver, restarts_max=-1, checkpoint={"every": 1})
+    stranger = bench.driver(b"driver_2")
+    bench.send(stranger, m.ActorGaveUp(actor, b"not mine", "not mine"))
+    assert bench.actors.actors[actor].state is ActorState.ALIVE
+    bench.take(driver)
+    bench.send(worker, m.ActorGaveUp(actor, b"error", "its hook raised"))
+    (news,) = bench.take(driver, m.ActorChanged)
+    assert (news.state, news.error, news.cause) == (ActorState.DEAD, b"error", DeathCause.GAVE_UP)
+    assert bench.take_effects(RemoveCheckpoints) == [RemoveCheckpoints(actor)]
+    bench.worker_dies(worker)
+    assert bench.take(driver, m.ActorChanged) == []
