@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,6 +164,17 @@ def test_calls_overtake_each_other_only_if_that_is_asked_for():
     assert obsray.wait([waits, overtakes], timeout=20)[0] == [overtakes]
     gate.open.remote()
     assert obsray.get(waits) == 1
+
+
+def test_sys_exit_in_a_method_ends_the_actor_in_order_or_as_a_crash():
+    actor = Plain.options(max_restarts=1).remote()
+    with pytest.raises(exceptions.ActorUnavailableError, match="exited with code 3"):
+        obsray.get(actor.__ray_call__.remote(lambda self: sys.exit(3)))
+    eventually(lambda: obsray.get(actor.echo.options(max_task_retries=-1).remote(1)))
+    with pytest.raises(exceptions.ActorDiedError):
+        obsray.get(actor.__ray_call__.options(max_task_retries=-1).remote(lambda self: sys.exit()))
+    with pytest.raises(exceptions.ActorDiedError, match="asked to exit"):
+        obsray.get(actor.pid.remote())
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

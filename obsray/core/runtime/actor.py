@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -278,8 +279,17 @@ class ActorRunner:
         return False
 
     def exits_by(self, error: BaseException) -> bool:
-        """Whether a call ended with the wish to end the actor."""
-        return isinstance(error, (ActorExit, AsyncioActorExit))
+        """Whether a call ended with the wish to end the actor: ``exit_actor()``, or ``sys.exit()`` with code 0.
+
+        ``sys.exit()`` with another code ends the process here and now, as a crash that counts as one.
+        """
+        if isinstance(error, SystemExit) and error.code not in (None, 0):
+            with self.executor.session.lock:
+                self.executor.session.send_everything()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.code & 0xFF if isinstance(error.code, int) else 1)
+        return isinstance(error, (SystemExit, AsyncioActorExit))
 
     def farewell(self) -> bytes:
         """A call asked for the end of the actor: no other begins any more. The error for the one that asked."""
