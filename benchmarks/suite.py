@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,6 +140,20 @@ class Counter:
         return self.total
 
 
+class AsyncCounter:
+    def __init__(self) -> None:
+        self.total = 0
+
+    async def add(self) -> int:
+        self.total += 1
+        return self.total
+
+
+def count_up(items: int) -> Iterator[int]:
+    for number in range(items):  # Ray's workers cannot take `yield from range(...)`
+        yield number
+
+
 def expect(got: object, wanted: object) -> None:
     """The work was done: anything else makes the sample an error."""
     if got != wanted:
@@ -220,6 +234,19 @@ def tasks_1ms(api: Any, run: Run) -> float:
     return count / run.median_seconds(lambda: submit(count))
 
 
+@benchmark("streaming generator: items read one by one", unit="/s", group="tasks", needs="streams")
+def stream_items(api: Any, run: Run) -> float:
+    task = api.remote(count_up)
+    count = run.count(5_000, 1_000)
+
+    def read(items: int) -> None:
+        stream = task.options(num_returns="streaming").remote(items)
+        expect(sum(api.get(reference) for reference in stream), sum(range(items)))
+
+    read(count // 10)
+    return count / run.median_seconds(lambda: read(count))
+
+
 # --- objects ---------------------------------------------------------------------------------------------
 
 
@@ -298,6 +325,23 @@ def actor_async(api: Any, run: Run) -> float:
         nonlocal done
         done += calls
         expect(api.get([counter.add.remote() for _ in range(calls)])[-1], done)
+
+    submit(count // 10)
+    seconds = run.median_seconds(lambda: submit(count))
+    api.kill(counter)
+    return count / seconds
+
+
+@benchmark("async actor calls: submit 5 k, one get", unit="/s", group="actors", needs="async")
+def async_actor(api: Any, run: Run) -> float:
+    counter = api.remote(AsyncCounter).remote()
+    count = run.count(5_000, 1_000)
+    done = 0
+
+    def submit(calls: int) -> None:
+        nonlocal done
+        done += calls
+        expect(max(api.get([counter.add.remote() for _ in range(calls)])), done)
 
     submit(count // 10)
     seconds = run.median_seconds(lambda: submit(count))

@@ -23,7 +23,7 @@ class Target:
     slow: bool = False
     spared: frozenset[str] = frozenset()
     #: What it has besides tasks.
-    offers: frozenset[str] = frozenset({"wait", "put", "actors"})
+    offers: frozenset[str] = frozenset({"wait", "put", "actors", "async", "streams"})
 
 
 TARGETS: dict[str, Target] = {
@@ -51,6 +51,7 @@ TARGETS: dict[str, Target] = {
             rival=True,
             slow=True,
             spared=frozenset({"wait_1k", "drain_10k", "get_10k", "wait_10k"}),
+            offers=frozenset({"wait", "put", "actors"}),
         ),
     )
 }

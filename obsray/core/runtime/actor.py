@@ -16,6 +16,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
@@ -63,6 +64,9 @@ class ActorRunner:
         self._loop_thread: threading.Thread | None = None
         self._warned = False
         self._flush_scheduled = False
+        #: Calls with their group that the loop has not seen yet, and whether it has been woken for them.
+        self._arrived: deque[tuple[Running, str]] = deque()
+        self._spawning = False
 
     # --- construction ---------------------------------------------------------------------------------------------
 
@@ -200,7 +204,11 @@ class ActorRunner:
             return
         self._waiting[running.task] = running
         if self.loop is not None:
-            self.loop.call_soon_threadsafe(self._spawn, running, group)
+            self._arrived.append((running, group))
+            if not self._spawning:
+                # Waking the loop is a system call: one for all that arrive until it looks.
+                self._spawning = True
+                self.loop.call_soon_threadsafe(self._spawn)
         else:
             self._groups[group].put(running)
 
@@ -212,10 +220,16 @@ class ActorRunner:
         with self.executor.session.lock:
             self.executor.session.send_everything()
 
-    def _spawn(self, running: Running, group: str) -> None:
+    def _spawn(self) -> None:
+        """Begin what has arrived."""
         assert self.loop is not None
-        task = self.loop.create_task(self._run_async(running, group))
-        self._coroutines[running.task] = (running, task)
+        # Before the look, so that whatever comes behind it wakes the loop again.
+        self._spawning = False
+        while self._arrived:
+            running, group = self._arrived.popleft()
+            if running.task in self._waiting:
+                task = self.loop.create_task(self._run_async(running, group))
+                self._coroutines[running.task] = (running, task)
 
     async def _run_async(self, running: Running, group: str) -> None:
         executor = self.executor
@@ -265,13 +279,13 @@ class ActorRunner:
             self.executor.session.send_everything()
 
     def cancel(self, task: bytes) -> bool:
-        """Cancel a call that runs on the loop or waits for a thread. Called with the session's lock held."""
+        """Cancel a call that runs on the loop or waits for it or for a thread. Called with the session's lock held."""
         found = self._coroutines.get(task)
         if found is not None and self.loop is not None:
             found[0].cancelled = True
             self.loop.call_soon_threadsafe(found[1].cancel)
             return True
-        waiting = self._waiting.pop(task, None) if self.loop is None else None
+        waiting = self._waiting.pop(task, None)
         if waiting is not None:
             self.executor._cancelled.add(task)
             self.executor.was_cancelled(waiting)
