@@ -107,6 +107,9 @@ class Zygote:
             case ("signal", bytes(worker), int(number)):
                 if worker in self._pids:
                     os.kill(self._pids[worker], number)
+            case _:
+                # Whoever asked would wait for ever; the node notices this end and says so.
+                raise ValueError(f"the node asked for something that is unknown here: {message!r}")
         return True
 
     def _fork(self, worker: bytes, environment: dict[str, str], place: dict[str, Any]) -> None:
