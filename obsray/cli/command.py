@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-NOUNS = ("tasks", "actors", "placement-groups", "objects", "workers", "nodes", "jobs", "functions")
+NOUNS = ("tasks", "actors", "placement-groups", "objects", "workers", "nodes", "jobs", "functions", "collectives")
 
 _EXAMPLES = """examples:
   obsray demo                                    run real work and watch it

@@ -18,6 +18,7 @@ KEYS = {
     "tasks": ("task_id", 32),
     "actors": ("actor_id", 32),
     "placement_groups": ("group_id", 32),
+    "collectives": ("group_id", 32),
     "objects": ("object_id", 40),
     "workers": ("worker_id", 16),
     "nodes": ("node_id", 16),

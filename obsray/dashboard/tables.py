@@ -272,6 +272,31 @@ FUNCTIONS = Table(
     "-total",
 )
 
+COLLECTIVES = Table(
+    "collectives",
+    "Collective groups",
+    "Members that reduce and exchange arrays together: what they sent, and for whom they waited.",
+    (
+        _id("group_id", "Group", "collective"),
+        Column("name", "Name"),
+        Column("state", "State", "state"),
+        _count("members", "Members"),
+        _count("operations", "Operations"),
+        _count("failed", "Failed"),
+        _size("sent_bytes", "Sent"),
+        _seconds("seconds", "Time"),
+        _seconds("wait_seconds", "Waited"),
+        Column("slowest_rank", "Waited for rank"),
+        Column("broken", "Why broken"),
+        Column("formed_at_ns", "Formed", "clock"),
+        Column("wait_ratio", "Share of waiting", rank=3),
+        Column("backend", "Backend", rank=3),
+        Column("ended_at_ns", "Ended", "clock", rank=3),
+    ),
+    "-formed_at_ns",
+)
+
 TABLES: dict[str, Table] = {
-    table.noun: table for table in (TASKS, ACTORS, PLACEMENT_GROUPS, OBJECTS, WORKERS, NODES, JOBS, FUNCTIONS)
+    table.noun: table
+    for table in (TASKS, ACTORS, PLACEMENT_GROUPS, OBJECTS, WORKERS, NODES, JOBS, FUNCTIONS, COLLECTIVES)
 }

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 from obsray.telemetry import explain
+from obsray.telemetry.collectives import described
 from obsray.telemetry.events import TaskType
 from obsray.telemetry.store import Running
 from obsray.telemetry.tables import NS, Row, public
@@ -99,6 +100,14 @@ class ProcessViews(TaskViews):
         """One placement group by its id (hex), None if there is none."""
         found = [row for row in self.placement_groups(refresh) if row["group_id"] == group]
         return found[0] if found else None
+
+    def collectives(self, refresh: bool = True) -> list[Row]:
+        """Every group for collective operations, newest first, with what it did and whom it waited for."""
+        if refresh:
+            self.refresh()
+        found = [described(row) for row in self.collective_table.rows.values()]
+        found.sort(key=lambda values: -(values["formed_at_ns"] or 0))
+        return found
 
     def nodes(self, refresh: bool = True) -> list[Row]:
         """Every node with its resources and its newest samples."""

@@ -25,7 +25,7 @@ class PerSecond:
         low, high = int(seconds.min()), int(seconds.max())
         if not len(self.counts):
             self.first = low
-        if high - min(low, self.first) > SECONDS_MAX * 10:
+        if max(high, self.first + len(self.counts)) - min(low, self.first) > SECONDS_MAX * 10:
             return  # a clock that is off by days would cost memory without end
         if low < self.first:
             self.counts = np.concatenate([np.zeros(self.first - low, np.int64), self.counts])

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from obsray.telemetry import explain
+from obsray.telemetry.collectives import CollectiveTable
 from obsray.telemetry.columns import Batch
 from obsray.telemetry.environments import EnvironmentTable
 from obsray.telemetry.groups import GroupTable
@@ -34,6 +35,7 @@ class Tables:
         self.lease_table = LeaseTable(texts)
         self.group_table = GroupTable(texts)
         self.environment_table = EnvironmentTable(texts)
+        self.collective_table = CollectiveTable(texts)
         self.samples = SampleTable(texts)
         self.version = 0
         self.running: list[Running] = []
@@ -42,7 +44,8 @@ class Tables:
     def _fold(self, batch: Batch) -> None:
         for table in (
             self.task_table, self.object_table, self.process_table, self.actor_table, self.cluster_table,
-            self.lease_table, self.group_table, self.environment_table, self.samples,
+            self.lease_table, self.group_table, self.environment_table, self.collective_table,
+            self.samples,
         ):  # fmt: skip
             table.update(batch)
 

@@ -108,6 +108,7 @@ class _Recording:
         self._killed_worker()
         self._actor()
         self._groups()
+        self._collective()
         self._objects()
         self._open_tasks()
         self._samples()
@@ -344,6 +345,18 @@ class _Recording:
             at + 12_000_000, 90, made.node, 0, int(Reason.NO_CAPACITY), 1.5, 1, 0.01, 0, 0.0, node.intern("CPU:1")
         )
         made.pending = 4
+
+    def _collective(self) -> None:
+        """Two workers that reduce an array together, of which the second comes late."""
+        at, group = self.end - 4 * _NS, self.chance.randbytes(16)
+        for rank, worker in enumerate(self.made.workers[:2]):
+            ring = self.rings[worker]
+            name, operation = ring.intern("gradients"), ring.intern("allreduce")
+            ring.collective_joined(at + rank, group, name, ids.NIL_TASK, rank, 2, ring.intern("obsray"), 0.01)
+            ring.collective_ended(
+                at + 10_000_000, group, name, ids.NIL_TASK, operation, 1, rank, 2, 4096, 4128, 0.005,
+                0.004 if rank == 0 else 0.001, 0.001 if rank == 0 else 0.004,
+            )  # fmt: skip
 
     def _samples(self) -> None:
         made, node = self.made, self.rings[self.node_ring]

@@ -45,6 +45,10 @@ GROUP = (
     "detached", "requested_at_ns", "created_at_ns", "removed_at_ns", "pending_seconds", "attempts", "reason", "deficit",
     "workers_killed", "ended", "workers", "why",
 )  # fmt: skip
+COLLECTIVE = (
+    "group_id", "name", "backend", "members", "broken", "formed_at_ns", "ended_at_ns", "operations", "failed",
+    "sent_bytes", "seconds", "state", "wait_seconds", "wait_ratio", "slowest_rank",
+)  # fmt: skip
 OBJECT = (
     "object_id", "owner", "owner_label", "task_id", "kind", "producer", "creator", "call_site", "bytes", "state",
     "pins", "age_seconds", "error", "put_at_ns", "created_at_ns", "sealed_at_ns", "spilled_at_ns", "restored_at_ns",
@@ -256,6 +260,10 @@ class FakeViews:
             "bundle_nodes": [None, None],
         }
         return [dict.fromkeys(GROUP) | facts | {"requested_at_ns": NOW_NS}]
+
+    def collectives(self, refresh: bool = True) -> list[dict[str, Any]]:
+        facts = {"group_id": f"{OWNER}{9:016x}", "name": HOSTILE, "state": "BROKEN", "broken": HOSTILE, "members": 3}
+        return [dict.fromkeys(COLLECTIVE) | facts | {"formed_at_ns": NOW_NS}]
 
     def objects(
         self, filters: Any = (), sort: str = "-bytes", limit: int = 50, offset: int = 0, refresh: bool = True

@@ -142,6 +142,10 @@ def test_large_arrays_go_round_in_chunks_with_as_few_bytes_as_possible(three):
     for row in mine:
         assert row["sent_bytes"] == pytest.approx(2 * 2 / 3 * row["data_bytes"], rel=0.01)
         assert row["seconds"] == pytest.approx(row["wait_seconds"] + row["transfer_seconds"], rel=1e-4)
+    listed = state.ask(None, lambda views: views.collectives())
+    (row,) = [row for row in listed if row["group_id"] == mine[0]["group"].hex()]
+    assert (row["name"], row["state"], row["members"], row["backend"]) == ("default", "READY", 3, "obsray")
+    assert row["operations"] >= 1 and row["sent_bytes"] > arrays[0].nbytes and row["slowest_rank"] in (0, 1, 2)
     story = state.ask(None, lambda views: views.story(mine[0]["group"].hex()))
     assert {"collective_joined", "collective_ended"} <= {event["event"] for event in story}
 
