@@ -9,6 +9,7 @@ RayError                              base: carries the story and the trace of w
 │   └── OutOfMemoryError              ... because it used too much memory
 ├── RayActorError                     the actor cannot answer
 │   ├── ActorDiedError                ... ever again
+│   │   ├── ActorPlacementGroupRemoved    ... with its placement group
 │   │   └── ActorCheckpointError      ... because its state could not be saved or restored
 │   └── ActorUnavailableError         ... now
 ├── ObjectLostError                   a value existed and cannot be read any more
@@ -25,7 +26,6 @@ RayError                              base: carries the story and the trace of w
 ├── TaskUnschedulableError            no node can ever run the task
 ├── ActorUnschedulableError           no node can ever hold the actor
 ├── TaskPlacementGroupRemoved         the placement group is gone
-├── ActorPlacementGroupRemoved        the placement group is gone
 ├── PendingCallsLimitExceeded         the caller's own limit for this actor is reached
 ├── AsyncioActorExit                  control flow: an async actor ends itself
 ├── AuthenticationError               wrong or missing token

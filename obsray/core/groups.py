@@ -10,7 +10,7 @@ from obsray.core.protocol import labels
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import serialize
-from obsray.core.runtime.session import Session, current
+from obsray.core.runtime.session import Session
 from obsray.errors import PlacementGroupAlreadyExistsError, RaySystemError
 from obsray.ids import NIL_WORKER, WORKER_ID_BYTES, PlacementGroupID
 
@@ -294,7 +294,7 @@ def _row(described: dict[str, Any]) -> dict[str, Any]:
 
 def get_current_placement_group() -> PlacementGroup | None:
     """The group that this task or actor runs in, None outside of groups and in drivers."""
-    running = current().local.running
+    running = session().local.running
     group = running.context.get("group") if running is not None else None
     if not group:
         return None

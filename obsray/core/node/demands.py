@@ -45,6 +45,11 @@ class Demand:
     placement: Placement = ANYWHERE
     group: Group | None = None
 
+    @property
+    def domain(self) -> bytes:
+        """The group whose bundles it takes from, b"" for the node's own resources."""
+        return b"" if self.group is not None else self.placement.group
+
     def signature(self) -> Signature:
         group = self.group.id if self.group is not None else b""
         need, hold = tuple(sorted(self.need.items())), tuple(sorted(self.hold.items()))

@@ -54,7 +54,10 @@ class Bundle:
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """One group. ``reason`` and ``deficit`` say why it waits, ``ended`` why it was removed."""
+    """One group. ``reason`` and ``deficit`` say why it waits, ``ended`` why it was removed.
+
+    ``told`` is the deficit that was recorded last.
+    """
 
     id: bytes
     owner: bytes
@@ -73,6 +76,7 @@ class Group:
     pending_seconds: float = 0.0
     reason: Reason = Reason.NONE
     deficit: str = ""
+    told: str = ""
     ended: str = ""
     watchers: dict[bytes, None] = field(default_factory=dict)
 
@@ -226,13 +230,18 @@ class GroupTable:
         return found if isinstance(found, str) else ""
 
     def waits(self, step: Step, group: Group, reason: Reason, deficit: str) -> None:
-        """Tell why a group is not placed yet, if that has changed."""
-        if (reason, deficit) != (group.reason, group.deficit):
-            if reason is not group.reason:
-                step.emit.group_waiting(
-                    step.time_ns, group.id, reason, group.attempts, step.emit.intern(deficit[:TEXT_CHARACTERS_MAX])
-                )
-            group.reason, group.deficit = reason, deficit
+        """The group is not placed yet, and why; told at once if the reason is another, else at a slow pace."""
+        changed = reason is not group.reason
+        group.reason, group.deficit = reason, deficit
+        if changed:
+            self.tell_waiting(step, group)
+
+    def tell_waiting(self, step: Step, group: Group) -> None:
+        """Record why a group waits, unless that was said before."""
+        if group.told != group.deficit:
+            group.told = group.deficit
+            text = step.emit.intern(group.deficit[:TEXT_CHARACTERS_MAX])
+            step.emit.group_waiting(step.time_ns, group.id, group.reason, group.attempts, text)
 
     # --- two phases --------------------------------------------------------------------------------------
 

@@ -187,3 +187,12 @@ class Resources:
             require(self.free[name] + held.get(name, 0) == total, f"{name}: {self.free[name]} free, {held} held")
         require(devices == self.devices, f"devices {self.devices}, by shares {devices}")
         require(all(left >= 0 for left in self.devices.values()), f"a device is given twice: {self.devices}")
+
+
+def free_in(places: list[Resources]) -> Amounts:
+    """What is free in all of these together."""
+    found: Amounts = {}
+    for place in places:
+        for name, amount in place.free.items():
+            found[name] = found.get(name, 0) + max(0, amount)
+    return found

@@ -17,29 +17,25 @@ total wait as infeasible.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 
+from obsray.core.node.decisions import Decisions
 from obsray.core.node.demands import Demand, Lease, Queue, Signature
 from obsray.core.node.environments import DEFAULT_RUNTIME, Runtime
 from obsray.core.node.groups import Bundle, Group, GroupTable
 from obsray.core.node.placement import ANYWHERE, Placement
-from obsray.core.node.resources import GPU, Amounts, Resources, default_need, show
+from obsray.core.node.reclaim import Reclaimer
+from obsray.core.node.resources import Amounts, Resources, default_need, free_in
 from obsray.core.node.step import Step, require
 from obsray.core.node.workers import Worker, WorkerPool
 from obsray.core.protocol.lifecycle import GroupState, WorkerState
-from obsray.core.protocol.messages import LeaseGranted, LeaseReclaim, ShapeRefused
-from obsray.ids import NIL_TASK, NIL_WORKER
+from obsray.core.protocol.messages import LeaseGranted, ShapeRefused
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Reason
 
 RESERVE_AFTER_SECONDS = 1.0
 #: A reservation that led to nothing ends, lest what it holds back is what the holders wait for.
 RESERVE_SECONDS_MAX = 10.0
-#: With more demands than room each keeps a worker at least this long before it is asked for it.
-SLICE_SECONDS = 0.2
 LOOK_SECONDS = 0.1
-ANNOUNCED_PER_LOOK_MAX = 1000
-RECLAIMING_PER_LOOK_MAX = 64
 _MEAN_WEIGHT = 0.2
 _U32 = 0xFFFFFFFF
 
@@ -66,7 +62,8 @@ class Scheduler:
         self._socket_directory = socket_directory
         self._turn = 0
         self._lease_numbers = 0
-        self._decisions = 0
+        self._reclaimer = Reclaimer(resources, self.groups)
+        self._say = Decisions(node, labels, resources, self.groups, self.queues)
         self._taken_at: dict[str, float] = {}
         self._reserved: Queue | None = None
         self._reserved_until = 0.0
@@ -117,7 +114,7 @@ class Scheduler:
         elif demand.wanted and not wanted:
             self._dequeue(demand)
             if demand.outcome is not LeaseOutcome.GRANTED:
-                self._announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
+                self._say.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
         demand.wanted = wanted
 
     def want_actor(self, step: Step, demand: Demand) -> None:
@@ -132,7 +129,7 @@ class Scheduler:
         if demand is not None:
             self._dequeue(demand)
             demand.wanted = 0
-            self._announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
+            self._say.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
 
     def want_group(self, step: Step, group: Group) -> None:
         """Place the group as soon as all its bundles fit."""
@@ -153,13 +150,13 @@ class Scheduler:
         if demand is not None:
             self._dequeue(demand)
             demand.wanted = 0
-            self._announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
+            self._say.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
         for (client, shape), demand in list(self.demands.items()):
             if demand.placement.group == group.id:
                 if demand.wanted:
                     self._dequeue(demand)
                     demand.wanted = 0
-                    self._announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
+                    self._say.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
                 del self.demands[client, shape]
                 self._refuse(step, client, shape, "group_removed", why)
         held = [lease for lease in self.leases.values() if lease.demand.placement.group == group.id]
@@ -278,8 +275,8 @@ class Scheduler:
             while self._grant_all(step, for_actors):
                 pass
             self._start_workers(step)
-            self._explain(step)
-            self._reclaim(step)
+            self._say.explain(step, self._reserved)
+            self._reclaimer.ask_back(step, sorted(self.queues.values(), key=self._precedence), self.leases.values())
             if any(not queue.infeasible for queue in self.queues.values()):
                 step.wake(step.now + LOOK_SECONDS)
         return for_actors
@@ -347,7 +344,7 @@ class Scheduler:
         demand.wanted = 0
         for name in demand.need:
             self._taken_at[name] = step.now
-        self._announce(step, demand, LeaseOutcome.GRANTED, Reason.PLACEMENT, "", None)
+        self._say.announce(step, demand, LeaseOutcome.GRANTED, Reason.PLACEMENT, "", None)
         self.groups.place(step, group)
         return True
 
@@ -367,7 +364,7 @@ class Scheduler:
             for name in demand.hold:
                 self._taken_at[name] = step.now
         reason = Reason.CAPACITY_FREE if bundle is None else Reason.PLACEMENT
-        self._announce(step, demand, LeaseOutcome.GRANTED, reason, "", lease)
+        self._say.announce(step, demand, LeaseOutcome.GRANTED, reason, "", lease)
         queue.remove(demand)
         queue.waiting_since = step.now
         demand.held += 1
@@ -420,7 +417,7 @@ class Scheduler:
 
     def _start_workers(self, step: Step) -> None:
         """Ask for as many processes as could be given work now."""
-        outside = _positive([self.resources])
+        outside = free_in([self.resources])
         wanted: dict[str, int] = {}
         waiting = [queue for queue in self.queues.values() if queue.reason is Reason.WORKER_STARTING]
         for queue in waiting:
@@ -431,7 +428,7 @@ class Scheduler:
                     break
             placement = queue.placement
             group = self.groups.groups[placement.group] if placement.group else None
-            free = outside if group is None else _positive(group.pools(placement.bundle))
+            free = outside if group is None else free_in(group.pools(placement.bundle))
             for name, amount in queue.hold.items():
                 count = min(count, free[name] // amount)
             for name, amount in queue.hold.items():
@@ -457,180 +454,13 @@ class Scheduler:
                 self._dequeue(demand)
                 demand.wanted = 0
                 self.actor_demands.pop(demand.actor, None)
-                self._announce(step, demand, LeaseOutcome.WITHDRAWN, queue.reason, queue.deficit, None)
+                self._say.announce(step, demand, LeaseOutcome.WITHDRAWN, queue.reason, queue.deficit, None)
                 lost.append((demand, queue.deficit))
         return lost
 
-    # --- asking leases back ------------------------------------------------------------------------------
-
-    def _reclaim(self, step: Step) -> None:
-        candidates = [lease for lease in self.leases.values() if self._may_be_asked(step, lease)]
-        if not candidates:
-            return
-        candidates.sort(key=lambda lease: (lease.demand.asked_back - lease.demand.held, lease.granted_at))
-        #: What is on its way back, outside of groups (b"") and in each.
-        coming: dict[bytes, Amounts] = {}
-        workers_coming = 0
-        for lease in self.leases.values():
-            if lease.asked_back:
-                workers_coming += 1
-                there = coming.setdefault(lease.demand.placement.group, {})
-                for name, amount in lease.demand.hold.items():
-                    there[name] = there.get(name, 0) + amount
-        for queue in sorted(self.queues.values(), key=self._precedence):
-            if queue.infeasible or queue.reason not in (Reason.NO_CAPACITY, Reason.WORKER_LIMIT):
-                continue
-            there = coming.setdefault(b"" if queue.group is not None else queue.placement.group, {})
-            for demand in islice(queue.demands.values(), RECLAIMING_PER_LOOK_MAX):
-                missing = self._missing(queue, demand, there)
-                short_of_workers = queue.reason is Reason.WORKER_LIMIT and not workers_coming
-                if missing or short_of_workers:
-                    incoming = any(there.get(name, 0) > 0 for name in queue.need)
-                    for lease in self._victims(step, candidates, demand, missing, incoming):
-                        self._ask_back(step, lease)
-                        workers_coming += 1
-                        for name, amount in lease.demand.hold.items():
-                            missing[name] = missing.get(name, 0) - amount
-                        if all(lack <= 0 for lack in missing.values()):
-                            break
-                # What is on its way is for this demand; the next one may not count on it again.
-                for name, amount in queue.need.items():
-                    there[name] = max(0, there.get(name, 0) - amount * demand.wanted)
-
-    def _missing(self, queue: Queue, demand: Demand, coming: Amounts) -> Amounts:
-        places = [self.resources]
-        if queue.placement.group and queue.group is None:
-            places = self.groups.groups[queue.placement.group].pools(queue.placement.bundle)
-        free = _positive(places)
-        missing = {}
-        for name, amount in queue.need.items():
-            lack = amount * demand.wanted - free.get(name, 0) - coming.get(name, 0)
-            if lack > 0:
-                missing[name] = min(lack, sum(place.total.get(name, 0) for place in places))
-        if not missing and not any(place.fits(queue.need) for place in places):
-            # Enough in sum, but not in one piece.
-            missing = {GPU: queue.need[GPU]} if GPU in queue.need and len(places) == 1 else dict(queue.need)
-        return missing
-
-    def _may_be_asked(self, step: Step, lease: Lease) -> bool:
-        """Whether anybody could have this lease asked back: its holder wants no more, has more, or had it long."""
-        demand = lease.demand
-        if lease.asked_back or lease.blocked or demand.actor:
-            return False
-        rich = demand.held - demand.asked_back > 1
-        return not demand.wanted or rich or step.now - lease.granted_at >= SLICE_SECONDS
-
-    def _victims(
-        self, step: Step, candidates: list[Lease], demand: Demand, missing: Amounts, incoming: bool
-    ) -> Iterator[Lease]:
-        """Leases to ask for, best first: of those who want no more, or hold more even after giving one up."""
-        gained = int(incoming)
-        for lease in candidates:
-            other = lease.demand
-            if lease.asked_back or other is demand:
-                continue
-            if missing and (_domain(other) != _domain(demand) or not any(name in other.hold for name in missing)):
-                continue
-            idle_soon = not other.wanted
-            richer = other.held - other.asked_back > demand.held + gained + 1
-            slice_over = not gained and step.now - lease.granted_at >= SLICE_SECONDS
-            if idle_soon or richer or slice_over:
-                gained += 1
-                yield lease
-
-    def _ask_back(self, step: Step, lease: Lease) -> None:
-        lease.asked_back = True
-        lease.demand.asked_back += 1
-        step.emit.lease_reclaim_requested(
-            step.time_ns, lease.key, lease.demand.client, lease.worker.id, Reason.RECLAIMED_FOR_OTHERS
-        )
-        step.send(lease.demand.client, LeaseReclaim(lease.key))
-
-    # --- saying why --------------------------------------------------------------------------------------
-
-    def _explain(self, step: Step) -> None:
-        """Announce new waiting demands, and the first of each queue if its reason has changed."""
-        for queue in self.queues.values():
-            if queue.infeasible:
-                unlabelled = queue.placement.unmet(self.node, self.labels)
-                queue.reason = Reason.LABELS if unlabelled else Reason.INFEASIBLE
-                queue.deficit = queue.infeasible
-            elif queue.reason is Reason.PLACEMENT:
-                queue.deficit = self._group_waits(queue.placement.group)
-            elif queue.placement.group and queue.group is None:
-                if queue.reason is Reason.NO_CAPACITY:
-                    queue.deficit = self._lacks_in_group(queue)
-            elif queue.reason is Reason.NO_CAPACITY and queue.group is None:
-                keep = None if self._reserved in (None, queue) else self._reserved.need
-                if keep and self.resources.fits(queue.need):
-                    queue.reason = Reason.FAIRNESS
-                queue.deficit = self.resources.explain(self.resources.deficit(queue.need, keep))
-            for demand in queue.unannounced:
-                if demand.wanted and id(demand) in queue.demands:
-                    self._announce_waiting(step, queue, demand)
-            queue.unannounced.clear()
-            self._announce_waiting(step, queue, queue.head())
-            if queue.group is not None:
-                self.groups.waits(step, queue.group, queue.reason, queue.deficit)
-
-    def _group_waits(self, identifier: bytes) -> str:
-        demand = self.group_demands[identifier]
-        queue = self.queues[demand.signature()]
-        return f"placement group {demand.name or identifier.hex()} waits: {queue.infeasible or queue.deficit}"
-
-    def _lacks_in_group(self, queue: Queue) -> str:
-        group = self.groups.groups[queue.placement.group]
-        pools = group.pools(queue.placement.bundle)
-        if len(pools) == 1:
-            index = max(queue.placement.bundle, 0)
-            return f"bundle {index}: {pools[0].explain(pools[0].deficit(queue.need))}"
-        free = ", ".join(f"{name} {show(name, amount)}" for name, amount in _positive(pools).items())
-        return f"none of its {len(pools)} bundles has room; free in all of them together: {free}"
-
     def tell_changes(self, step: Step) -> None:
         """Announce every demand whose reason or deficit has changed since it was told (called at a slow pace)."""
-        left = ANNOUNCED_PER_LOOK_MAX
-        for queue in self.queues.values():
-            for demand in queue.demands.values():
-                if (demand.reason, demand.deficit) != (queue.reason, queue.deficit):
-                    outcome = LeaseOutcome.INFEASIBLE if queue.infeasible else LeaseOutcome.QUEUED
-                    self._announce(step, demand, outcome, queue.reason, queue.deficit, None)
-                    left -= 1
-                    if not left:
-                        return
-
-    def _announce_waiting(self, step: Step, queue: Queue, demand: Demand) -> None:
-        outcome = LeaseOutcome.INFEASIBLE if queue.infeasible else LeaseOutcome.QUEUED
-        if (outcome, queue.reason) != (demand.outcome, demand.reason):
-            self._announce(step, demand, outcome, queue.reason, queue.deficit, None)
-
-    def _announce(
-        self, step: Step, demand: Demand, outcome: LeaseOutcome, reason: Reason, deficit: str, lease: Lease | None
-    ) -> None:
-        if outcome in (LeaseOutcome.QUEUED, LeaseOutcome.INFEASIBLE):
-            demand.outcome, demand.reason, demand.deficit = outcome, reason, deficit
-        self._decisions = self._decisions % _U32 + 1
-        text = step.emit.intern(deficit)
-        granted = lease is not None
-        worker, key, chosen = (
-            (lease.worker.id, lease.key, self.node) if lease is not None else (NIL_WORKER, 0, bytes(8))
-        )
-        waited = step.now - demand.waiting_since
-        queue = self.queues.get(demand.signature())
-        depth = len(queue.demands) if queue is not None else 0
-        step.emit.lease_decided(
-            step.time_ns, self._decisions, demand.client, demand.label, outcome, reason, chosen, worker, key,
-            min(demand.wanted, _U32), min(depth, _U32), waited, outcome is not LeaseOutcome.WITHDRAWN, text,
-            demand.placement.group or NIL_TASK,
-            lease.bundle.index if lease is not None and lease.bundle is not None else demand.placement.bundle,
-        )  # fmt: skip
-        if outcome is not LeaseOutcome.WITHDRAWN:
-            mean = demand.task_seconds
-            step.emit.lease_candidate(
-                step.time_ns, self._decisions, self.node, outcome is not LeaseOutcome.INFEASIBLE,
-                Reason.NONE if granted else reason, 0.0 if granted else mean * demand.backlog / max(1, demand.held),
-                min(demand.backlog, _U32), mean, 0, 0.0, text,
-            )  # fmt: skip
+        self._say.tell_changes(step)
 
     # --- views -------------------------------------------------------------------------------------------
 
@@ -678,17 +508,3 @@ class Scheduler:
             require(not demand.placement.group or demand.placement.group in self.groups.groups, "an unknown group")
             require(queued == (demand.wanted > 0), f"{demand} is queued: {queued}")
             require(demand.held == held.get(id(demand), 0), f"{demand} holds {held.get(id(demand), 0)}")
-
-
-def _positive(places: list[Resources]) -> Amounts:
-    """What is free in all of these together."""
-    found: Amounts = {}
-    for place in places:
-        for name, amount in place.free.items():
-            found[name] = found.get(name, 0) + max(0, amount)
-    return found
-
-
-def _domain(demand: Demand) -> bytes:
-    """The group whose bundles a demand takes from, b"" for the node's own resources."""
-    return b"" if demand.group is not None else demand.placement.group

@@ -1,0 +1,117 @@
+"""Saying what the scheduler decided and why: every change of mind about a demand is one record with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from obsray.core.node.demands import Demand, Lease, Queue, Signature
+from obsray.core.node.groups import GroupTable
+from obsray.core.node.resources import Resources, free_in, show
+from obsray.core.node.step import Step
+from obsray.ids import NIL_TASK, NIL_WORKER, short
+from obsray.telemetry.events import LeaseOutcome, Reason
+
+ANNOUNCED_PER_LOOK_MAX = 1000
+_U32 = 0xFFFFFFFF
+
+
+class Decisions:
+    """Announces decisions; ``queues`` are the scheduler's own."""
+
+    def __init__(
+        self, node: bytes, labels: Mapping[str, str], resources: Resources, groups: GroupTable,
+        queues: dict[Signature, Queue],
+    ) -> None:  # fmt: skip
+        self.node = node
+        self.labels = labels
+        self.resources = resources
+        self.groups = groups
+        self.queues = queues
+        self._decisions = 0
+
+    def explain(self, step: Step, reserved: Queue | None) -> None:
+        """Announce new waiting demands, and the first of each queue if its reason has changed."""
+        # What waits for a group says why the group waits, so groups come first.
+        for queue in sorted(self.queues.values(), key=lambda queue: queue.group is None):
+            if queue.infeasible:
+                unlabelled = queue.placement.unmet(self.node, self.labels)
+                queue.reason = Reason.LABELS if unlabelled else Reason.INFEASIBLE
+                queue.deficit = queue.infeasible
+            elif queue.reason is Reason.PLACEMENT:
+                queue.deficit = self._group_waits(queue.placement.group)
+            elif queue.placement.group and queue.group is None:
+                if queue.reason is Reason.NO_CAPACITY:
+                    queue.deficit = self._lacks_in_group(queue)
+            elif queue.reason is Reason.NO_CAPACITY and queue.group is None:
+                keep = None if reserved is None or reserved is queue else reserved.need
+                if keep and self.resources.fits(queue.need):
+                    queue.reason = Reason.FAIRNESS
+                queue.deficit = self.resources.explain(self.resources.deficit(queue.need, keep))
+            for demand in queue.unannounced:
+                if demand.wanted and id(demand) in queue.demands:
+                    self._waits(step, queue, demand)
+            queue.unannounced.clear()
+            self._waits(step, queue, queue.head())
+            if queue.group is not None:
+                self.groups.waits(step, queue.group, queue.reason, queue.deficit)
+
+    def _group_waits(self, identifier: bytes) -> str:
+        group = self.groups.groups[identifier]
+        return f"placement group {group.name or short(identifier)} waits: {group.deficit}"
+
+    def _lacks_in_group(self, queue: Queue) -> str:
+        group = self.groups.groups[queue.placement.group]
+        pools = group.pools(queue.placement.bundle)
+        if len(pools) == 1:
+            index = max(queue.placement.bundle, 0)
+            return f"bundle {index}: {pools[0].explain(pools[0].deficit(queue.need))}"
+        free = ", ".join(f"{name} {show(name, amount)}" for name, amount in free_in(pools).items())
+        return f"none of its {len(pools)} bundles has room; free in all of them together: {free}"
+
+    def tell_changes(self, step: Step) -> None:
+        """Announce every demand whose reason or deficit has changed since it was told (called at a slow pace)."""
+        left = ANNOUNCED_PER_LOOK_MAX
+        for queue in self.queues.values():
+            if queue.group is not None:
+                self.groups.tell_waiting(step, queue.group)
+            for demand in queue.demands.values():
+                if (demand.reason, demand.deficit) != (queue.reason, queue.deficit):
+                    outcome = LeaseOutcome.INFEASIBLE if queue.infeasible else LeaseOutcome.QUEUED
+                    self.announce(step, demand, outcome, queue.reason, queue.deficit, None)
+                    left -= 1
+                    if not left:
+                        return
+
+    def _waits(self, step: Step, queue: Queue, demand: Demand) -> None:
+        outcome = LeaseOutcome.INFEASIBLE if queue.infeasible else LeaseOutcome.QUEUED
+        if (outcome, queue.reason) != (demand.outcome, demand.reason):
+            self.announce(step, demand, outcome, queue.reason, queue.deficit, None)
+
+    def announce(
+        self, step: Step, demand: Demand, outcome: LeaseOutcome, reason: Reason, deficit: str, lease: Lease | None
+    ) -> None:
+        """Record one decision about a demand, and what the candidate was like."""
+        if outcome in (LeaseOutcome.QUEUED, LeaseOutcome.INFEASIBLE):
+            demand.outcome, demand.reason, demand.deficit = outcome, reason, deficit
+        self._decisions = self._decisions % _U32 + 1
+        text = step.emit.intern(deficit)
+        granted = lease is not None
+        worker, key, chosen = (
+            (lease.worker.id, lease.key, self.node) if lease is not None else (NIL_WORKER, 0, bytes(8))
+        )
+        waited = step.now - demand.waiting_since
+        queue = self.queues.get(demand.signature())
+        depth = len(queue.demands) if queue is not None else 0
+        step.emit.lease_decided(
+            step.time_ns, self._decisions, demand.client, demand.label, outcome, reason, chosen, worker, key,
+            min(demand.wanted, _U32), min(depth, _U32), waited, outcome is not LeaseOutcome.WITHDRAWN, text,
+            demand.placement.group or NIL_TASK,
+            lease.bundle.index if lease is not None and lease.bundle is not None else demand.placement.bundle,
+        )  # fmt: skip
+        if outcome is not LeaseOutcome.WITHDRAWN:
+            mean = demand.task_seconds
+            step.emit.lease_candidate(
+                step.time_ns, self._decisions, self.node, outcome is not LeaseOutcome.INFEASIBLE,
+                Reason.NONE if granted else reason, 0.0 if granted else mean * demand.backlog / max(1, demand.held),
+                min(demand.backlog, _U32), mean, 0, 0.0, text,
+            )  # fmt: skip
