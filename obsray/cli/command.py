@@ -11,7 +11,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-NOUNS = ("tasks", "actors", "placement-groups", "objects", "workers", "nodes", "jobs", "functions", "collectives")
+NOUNS = (
+    "tasks", "actors", "placement-groups", "objects", "workers", "nodes", "jobs", "functions", "collectives", "kernels",
+)  # fmt: skip
 
 _EXAMPLES = """examples:
   obsray demo                                    run real work and watch it

@@ -11,6 +11,8 @@ from obsray.dashboard import identifiers, plain_json, queries, units
 from obsray.dashboard.tables import TABLES, TASKS, Column
 
 _BAR_CELLS = 24
+_KERNELS_SHOWN = 12
+_KERNEL_NAME_SHOWN = 100
 
 
 def run_get(options: argparse.Namespace) -> int:
@@ -114,6 +116,8 @@ def _task_text(task: dict[str, Any], coloured: bool) -> str:
             lines.append(
                 f"  {part['what'].ljust(longest)}  {units.seconds(part['seconds']):>9}  {share}  {why}".rstrip()
             )
+    if task.get("gpu"):
+        lines += ["", *_gpu_lines(task["gpu"], coloured)]
     if task.get("error"):
         lines += ["", output.bold("error", coloured), units.plain(task["error"], lines=True)]
     if task["children"]["total"]:
@@ -127,6 +131,29 @@ def _facts(task: dict[str, Any]) -> list[tuple[str, str]]:
     if task.get("placement_group_id"):
         found.append(("Placement group", task["placement_group_id"]))
     return found
+
+
+def _gpu_lines(gpu: dict[str, Any], coloured: bool) -> list[str]:
+    """GPU work of a task: how busy it kept its GPU, and the kernels that took longest."""
+    gpus = ", ".join(map(str, gpu["gpus"])) or "?"
+    head = f"on GPU {gpus}: {units.count(gpu['kernels'])} kernels"
+    lines = [f"{output.bold(head, coloured)}, {units.seconds(gpu['kernel_seconds'])}"]
+    if gpu["busy_share"] is not None:
+        share = output.bar(gpu["busy_share"], _BAR_CELLS)
+        lines.append(f"  busy {units.seconds(gpu['busy_seconds'])}, idle {units.seconds(gpu['idle_seconds'])}  {share}")
+    if gpu["copies"]:
+        took = units.seconds(gpu["copy_seconds"])
+        lines.append(f"  {units.count(gpu['copies'])} copies of {units.size(gpu['copy_bytes'])} in {took}")
+    if gpu["wait_seconds"]:
+        lines.append(f"  {units.seconds(gpu['wait_seconds'])} spent waiting for it")
+    for row in gpu["by_kernel"][:_KERNELS_SHOWN]:
+        name = units.shortened(units.plain(row["kernel"]), _KERNEL_NAME_SHOWN)
+        took = f"{units.seconds(row['kernel_seconds']):>9}  {units.count(row['launches']):>6}"
+        lines.append(f"  {took}  {name}")
+    more = len(gpu["by_kernel"]) - _KERNELS_SHOWN
+    if more > 0:
+        lines.append(f"  and {more} more; --json shows all")
+    return lines
 
 
 def _fact(column: Column, row: dict[str, Any], durations: bool = False) -> tuple[str, str] | None:

@@ -267,6 +267,7 @@ FUNCTIONS = Table(
         _seconds("queue_seconds_p95", "p95", 2),
         _seconds("queue_seconds_p99", "p99", 2),
         _seconds("cpu_seconds", "CPU in all"),
+        _seconds("gpu_seconds", "GPU in all", 2),
         _size("result_bytes", "Results", 2),
     ),
     "-total",
@@ -296,7 +297,25 @@ COLLECTIVES = Table(
     "-formed_at_ns",
 )
 
+KERNELS = Table(
+    "kernels",
+    "Kernels",
+    "What GPUs ran, folded by function and kernel.",
+    (
+        Column("kernel", "Kernel"),
+        Column("function", "Function", "function"),
+        _count("launches", "Launches"),
+        _seconds("kernel_seconds", "GPU time"),
+        _seconds("mean_seconds", "Mean"),
+        _seconds("max_seconds", "Longest", 2),
+        Column("share", "Share", rank=3),
+    ),
+    "-kernel_seconds",
+)
+
 TABLES: dict[str, Table] = {
     table.noun: table
-    for table in (TASKS, ACTORS, PLACEMENT_GROUPS, OBJECTS, WORKERS, NODES, JOBS, FUNCTIONS, COLLECTIVES)
-}
+    for table in (
+        TASKS, ACTORS, PLACEMENT_GROUPS, OBJECTS, WORKERS, NODES, JOBS, FUNCTIONS, COLLECTIVES, KERNELS,
+    )
+}  # fmt: skip

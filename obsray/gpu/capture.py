@@ -89,6 +89,7 @@ class Capture:
         self._calls: dict[int, dict[int, str]] = {}
         self._flush_seconds = flush_seconds
         self._wake = threading.Event()
+        self._draining = threading.RLock()
         self._closing = False
         self._start(directory, process, devices, bytes_max)
         self._thread = threading.Thread(target=self._collect, name="obsray-gpu", daemon=True)
@@ -217,10 +218,11 @@ class Capture:
         if mark[5]:
             self.library.pop()
         self._mark(number, mark, now)
-        if now - self._flushed_ns > FLUSH_AFTER_NS:
-            self._flushed_ns = now
-            self._wake.set()
         self._cost_ns += time.perf_counter_ns() - began
+        if now - self._flushed_ns > FLUSH_AFTER_NS:
+            # Here and now: whoever gets the result may end this process at once.
+            self._flushed_ns = now
+            self._hand_over()
         if now - self._sampled_ns > SAMPLE_NS:
             self._sample(now)
         self._judge(now)
@@ -233,29 +235,38 @@ class Capture:
     # --- buffers ----------------------------------------------------------------------------------------------------
 
     def _collect(self) -> None:
-        """The life of the thread that collects buffers: often, and after having the library give back what is done
-        every ``flush_seconds`` or when a task has ended."""
+        """The life of the thread that collects buffers, and every ``flush_seconds`` has the library give back what is
+        done."""
         flushed = time.monotonic()
         while not self._closing:
-            asked = self._wake.wait(min(COLLECT_SECONDS, self._flush_seconds))
-            self._wake.clear()
-            began = time.thread_time_ns()
+            self._wake.wait(min(COLLECT_SECONDS, self._flush_seconds))
             try:
                 now = time.monotonic()
-                if asked or now - flushed >= self._flush_seconds:
+                if now - flushed >= self._flush_seconds:
                     flushed = now
-                    self.library.flush()
-                self.drain()
+                    self._hand_over()
+                else:
+                    self.drain()
             except Exception as error:
                 self._give_up(error)
                 return
-            self._cost_ns += time.thread_time_ns() - began
+
+    def _hand_over(self) -> None:
+        """Have the library give back what is done, and write it."""
+        try:
+            self.library.flush()
+            self.drain()
+        except Exception as error:
+            self._give_up(error)
 
     def drain(self) -> None:
         """Write the buffers that came back, and give them to CUPTI again."""
-        while (finished := self._exchange.take()) is not None:
-            self._take(finished)
-            self._exchange.give(finished.address)
+        began = time.thread_time_ns()
+        with self._draining:
+            while (finished := self._exchange.take()) is not None:
+                self._take(finished)
+                self._exchange.give(finished.address)
+        self._cost_ns += time.thread_time_ns() - began
 
     def _take(self, finished: Finished) -> None:
         writer = self._writer

@@ -254,6 +254,33 @@ _METRICS: tuple[Metric, ...] = (
         "Collective operations that failed, counted by each member.",
         ("collective_failed",),
     ),
+    # GPUs
+    Metric(
+        "obsray_gpu_kernel_seconds",
+        "counter",
+        "seconds",
+        ("node", "gpu", "fn"),
+        "Time in which kernels ran, by the function of their task; work of no known task is of fn none.",
+        ("gpu_kernel",),
+    ),
+    Metric("obsray_gpu_kernels", "counter", "", ("node", "gpu", "fn"), "Kernels that ran.", ("gpu_kernel",)),
+    Metric("obsray_gpu_copy_bytes", "counter", "bytes", ("node", "gpu", "direction"), "Memory copied.", ("gpu_copy",)),
+    Metric(
+        "obsray_gpu_records_lost",
+        "counter",
+        "",
+        ("node", "stage"),
+        "Records of GPU work that were lost, by where.",
+        ("gpu_records_lost",),
+    ),
+    Metric(
+        "obsray_gpu_capture_seconds",
+        "counter",
+        "seconds",
+        ("node",),
+        "Time that workers spent handing over records of GPU work.",
+        ("gpu_capture_sample",),
+    ),
     # telemetry itself
     Metric("obsray_telemetry_events", "counter", "", ("node",), "Records collected.", ()),
     Metric("obsray_telemetry_bytes", "counter", "bytes", ("node",), "Bytes written to the store.", ()),

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector as Exposed
 from prometheus_client.samples import Exemplar
 
 from obsray.metrics.catalog import BUCKETS, METRICS
+from obsray.metrics.gpu import GpuSeries
 from obsray.metrics.series import Histogram, Series
 from obsray.metrics.user import UserSeries
 from obsray.telemetry import session_file
@@ -50,6 +51,7 @@ class Families(Exposed):
     def __init__(self, collector: Collector, node: str) -> None:
         self.collector = collector
         self.series = Series(collector.texts)
+        self.gpu = GpuSeries(self.series.functions)
         self.user = UserSeries(collector.texts)
         self.node = node
         self._lock = threading.Lock()
@@ -58,6 +60,7 @@ class Families(Exposed):
         """Fold a batch."""
         with self._lock:
             self.series.update(batch)
+            self.gpu.update(batch)
             if "user_metric" in batch:
                 self.user.update(batch["user_metric"])
 
@@ -65,7 +68,7 @@ class Families(Exposed):
         """All families, in the order of the catalogue, then those of user code."""
         running = self._running()
         with self._lock:
-            made = [*self._tasks(running), *self._node(running), *self._telemetry()]
+            made = [*self._tasks(running), *self._node(running), *self.gpu.families(self.node), *self._telemetry()]
             users = list(self.user.families())
         by_name = {family.name: family for family in made}
         for name in METRICS:

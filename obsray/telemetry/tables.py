@@ -9,6 +9,7 @@ from obsray.telemetry import explain
 from obsray.telemetry.collectives import CollectiveTable
 from obsray.telemetry.columns import Batch
 from obsray.telemetry.environments import EnvironmentTable
+from obsray.telemetry.gpu_work import GpuTable
 from obsray.telemetry.groups import GroupTable
 from obsray.telemetry.leases import LeaseTable
 from obsray.telemetry.objects import ObjectTable
@@ -36,6 +37,7 @@ class Tables:
         self.group_table = GroupTable(texts)
         self.environment_table = EnvironmentTable(texts)
         self.collective_table = CollectiveTable(texts)
+        self.gpu_table = GpuTable(texts)
         self.samples = SampleTable(texts)
         self.version = 0
         self.running: list[Running] = []
@@ -45,7 +47,7 @@ class Tables:
         for table in (
             self.task_table, self.object_table, self.process_table, self.actor_table, self.cluster_table,
             self.lease_table, self.group_table, self.environment_table, self.collective_table,
-            self.samples,
+            self.gpu_table, self.samples,
         ):  # fmt: skip
             table.update(batch)
 

@@ -13,7 +13,7 @@ from obsray import ids
 from obsray.telemetry import explain
 from obsray.telemetry.columns import Array
 from obsray.telemetry.events import Outcome, TaskType
-from obsray.telemetry.object_views import ObjectViews
+from obsray.telemetry.gpu_views import GpuViews
 from obsray.telemetry.store import Running, Store
 from obsray.telemetry.table import Column, Filter, query, same_id
 from obsray.telemetry.tables import NS, Row, hex_or_none, parse_id, time_or_none
@@ -40,7 +40,7 @@ _MEASURES = (
 )  # fmt: skip
 
 
-class TaskViews(ObjectViews):
+class TaskViews(GpuViews):
     """What can be asked about tasks."""
 
     def __init__(self, store: Store) -> None:
@@ -204,6 +204,9 @@ class TaskViews(ObjectViews):
             "error": texts[int(table["error"][row])] or None,
             "trace_id": hex_or_none(table["trace"][row]),
         }
+        gpu = self.gpu_table.of(task) if self.gpu_table.kernels_total else None
+        values["gpu_seconds"] = gpu["kernel_seconds"] if gpu is not None else None
+        values["gpu_kernels"] = int(gpu["kernels"]) if gpu is not None else None
         for name in _MEASURES:
             values[name] = float(table[name][row]) if ended else None
         if not ended and state in (RUNNING, BLOCKED) and values["started_at_ns"]:
@@ -230,6 +233,7 @@ class TaskViews(ObjectViews):
         values["arguments"] = self._arguments(identifier)
         values["results"] = self._results(identifier)
         values["environment"] = self.environment_table.of_shape(values["shape"])
+        values["gpu"] = self.task_gpu(identifier, values["started_at_ns"] or 0, values["ended_at_ns"] or now)
         return values
 
     def _group_of(self, task: bytes, shape: str) -> str | None:
@@ -395,7 +399,7 @@ class TaskViews(ObjectViews):
         order = ended[np.argsort(names[ended], kind="stable")]
         edges = np.searchsorted(names[order], np.arange(count + 1))
         queue = self._queued(order, self.now_ns())
-        found = []
+        found, gpu = [], self.gpu_seconds()
         for code in np.flatnonzero(by_state.sum(axis=1)).tolist():
             part = slice(edges[code], edges[code + 1])
             row: Row = {
@@ -403,6 +407,7 @@ class TaskViews(ObjectViews):
                 "total": int(by_state[code].sum()),
                 "by_state": {STATES[s]: int(n) for s, n in enumerate(by_state[code]) if n},
                 "cpu_seconds": float(cpu[code]),
+                "gpu_seconds": gpu.get(self.store.texts[code], 0.0),
                 "result_bytes": int(result_bytes[code]),
                 "failed": int(by_state[code][FAILED]),
             }

@@ -16,6 +16,7 @@ from pathlib import Path
 from struct import pack_into
 
 from obsray import ids
+from obsray.gpu.words import Attribution
 from obsray.telemetry import session_file
 from obsray.telemetry.events import (
     DeathCause,
@@ -179,6 +180,12 @@ class _Recording:
             dispatched, arrived, started, int(outcome), fetch, unpack, run, store, run * 0.9, 0.0,
             result if outcome == Outcome.OK else 0,
         )  # fmt: skip
+        if name == "matrix":
+            ring.gpu_kernel(
+                started + 400_000, worker, task, attempt, int(Attribution.EXTERNAL_ID), ring.intern(name), 0,
+                ring.intern("sgemm_128x64_nn"), 7, self.batch, started + 900_000, 0.0005, started + 390_000, 64, 1, 1,
+                128, 1, 1, 32, 0, 0,
+            )  # fmt: skip
         self.free_at[worker] = ended
         return ended
 

@@ -95,6 +95,8 @@ class TaskState(StateRow):
     queue_seconds: float | None = None
     run_seconds: float | None = None
     result_bytes: int | None = None
+    gpu_seconds: float | None = None
+    gpu_kernels: int | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -314,6 +316,8 @@ def _task(row: _Row, node: str | None) -> TaskState:
         queue_seconds=row["queue_seconds"],
         run_seconds=row["run_seconds"],
         result_bytes=row["result_bytes"],
+        gpu_seconds=row["gpu_seconds"],
+        gpu_kernels=row["gpu_kernels"],
     )
 
 

@@ -126,6 +126,8 @@ class FakeViews:
             "outcome": {"FINISHED": "ok", "FAILED": "app_error"}.get(state),
             "trace_id": "ab" * 16,
             "error": TRACEBACK if state == "FAILED" else None,
+            "gpu_seconds": None,
+            "gpu_kernels": None,
         }
 
     def tasks(
@@ -172,6 +174,7 @@ class FakeViews:
                 }
             ],
             "results": [],
+            "gpu": None,
             "children": {
                 "total": 25,
                 "by_state": {"FINISHED": 20, "RUNNING": 5},
@@ -322,7 +325,22 @@ class FakeViews:
                 "queue_seconds_p95": None,
                 "queue_seconds_p99": 0.07,
                 "cpu_seconds": 4.0 + step,
+                "gpu_seconds": 0.5 * step,
                 "result_bytes": 1 << 30,
+            }
+            for step, name in enumerate((*NAMES, HOSTILE))
+        ]
+
+    def kernels(self, refresh: bool = True) -> list[dict[str, Any]]:
+        return [
+            {
+                "kernel": f"void {name}<float>(int)",
+                "function": name,
+                "launches": 100,
+                "kernel_seconds": 0.5 / (1 + step),
+                "mean_seconds": 0.005,
+                "max_seconds": 0.009,
+                "share": 0.2,
             }
             for step, name in enumerate((*NAMES, HOSTILE))
         ]

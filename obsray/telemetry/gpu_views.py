@@ -1,0 +1,105 @@
+"""Views of GPU work: one task's kernels and copies, and the kernels that took longest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from obsray.gpu.words import Attribution
+from obsray.telemetry.columns import Columns
+from obsray.telemetry.gpu_work import busy_seconds
+from obsray.telemetry.object_views import ObjectViews
+from obsray.telemetry.store import joined
+from obsray.telemetry.table import same_id
+from obsray.telemetry.tables import NS, Row
+
+_BY = [how.name.lower() for how in Attribution]
+#: Work whose task nobody knows is listed under this.
+NO_TASK = "(no known task)"
+
+
+class GpuViews(ObjectViews):
+    """What can be asked about GPU work."""
+
+    def kernels(self, refresh: bool = True) -> list[Row]:
+        """Per function and kernel: launches, seconds in all, mean and longest; those that took most first."""
+        if refresh:
+            self.refresh()
+        texts = self.store.texts
+        total = sum(entry[1] for entry in self.gpu_table.kernels.values()) or 1.0
+        found: list[Row] = [
+            {
+                "kernel": texts[kernel],
+                "function": texts[function] or NO_TASK,
+                "launches": int(count),
+                "kernel_seconds": seconds,
+                "mean_seconds": seconds / count,
+                "max_seconds": longest,
+                "share": seconds / total,
+            }
+            for (function, kernel), (count, seconds, longest) in self.gpu_table.kernels.items()
+        ]
+        found.sort(key=lambda row: -row["kernel_seconds"])
+        return found
+
+    def gpu_seconds(self) -> dict[str, float]:
+        """Seconds that kernels ran, by function."""
+        found: dict[str, float] = {}
+        for (function, _), (_, seconds, _) in self.gpu_table.kernels.items():
+            name = self.store.texts[function]
+            if name:
+                found[name] = found.get(name, 0.0) + seconds
+        return found
+
+    def task_gpu(self, task: bytes, started_ns: int, ended_ns: int) -> dict[str, Any] | None:
+        """One task's GPU work; None if it had none. ``idle_seconds`` is the time of the task, from ``started_ns`` to
+        ``ended_ns``, in which none of its kernels and copies ran."""
+        sums = self.gpu_table.of(task)
+        if sums is None:
+            return None
+        kernels, copies = self._of_task("gpu_kernel", task), self._of_task("gpu_copy", task)
+        starts = np.concatenate([kernels["time_ns"], copies["time_ns"]])
+        ends = np.concatenate([kernels["ended_at"], copies["ended_at"]])
+        busy = busy_seconds(starts, ends)
+        span = max(0, ended_ns - started_ns) / NS
+        how = np.bincount(np.minimum(kernels["attributed_by"], len(_BY) - 1), minlength=len(_BY))
+        return {
+            **sums,
+            "busy_seconds": busy,
+            "busy_share": min(1.0, busy / span) if span else None,
+            "idle_seconds": max(0.0, span - busy) if span else None,
+            "gpus": sorted(set(kernels["gpu"].tolist()) | set(copies["gpu"].tolist())),
+            "attributed_by": {name: int(count) for name, count in zip(_BY, how, strict=True) if count},
+            "by_kernel": self._by_kernel(kernels),
+        }
+
+    def _of_task(self, event: str, task: bytes) -> Columns:
+        return joined(self.store.select(event, lambda columns: same_id(columns["task"], task)), event)
+
+    def _by_kernel(self, kernels: Columns) -> list[Row]:
+        codes, back = np.unique(kernels["kernel"], return_inverse=True)
+        if not len(codes):
+            return []
+        counts, seconds = np.bincount(back), np.bincount(back, weights=kernels["kernel_seconds"])
+        return [
+            {
+                "kernel": self.store.texts[int(codes[at])],
+                "launches": int(counts[at]),
+                "kernel_seconds": float(seconds[at]),
+                "mean_seconds": float(seconds[at] / counts[at]),
+            }
+            for at in np.argsort(-seconds, kind="stable").tolist()
+        ]
+
+    def gpu_summary(self) -> dict[str, Any]:
+        """What is captured in all, how much of it has no task, and what is missing."""
+        table = self.gpu_table
+        return {
+            "kernels": table.kernels_total,
+            "unattributed_kernels": table.unattributed["kernels"],
+            "unattributed_seconds": table.unattributed["kernel_seconds"],
+            "unattributed_share": table.unattributed["kernels"] / table.kernels_total if table.kernels_total else 0.0,
+            "records_lost": table.lost,
+            "notices": [{"worker_id": worker.hex(), "text": text} for worker, text in table.notices.items()],
+        }
