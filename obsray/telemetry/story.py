@@ -24,6 +24,8 @@ Where = Callable[[Columns], Array]
 
 #: Most records of one kind in a story; a node or an actor may be mentioned by millions.
 RECORDS_MAX = 500
+#: Most records of one kind and stored batch that are looked at for what went wrong.
+TROUBLES_MAX = 100_000
 #: How many of its own last records the story of a process shows.
 LAST_RECORDS = 20
 #: Samples say how something fares, not what happened to it.
@@ -61,6 +63,19 @@ def tell(view: Views, id_hex: str) -> list[Row]:
     elif len(identifier) == ids.OBJECT_ID_BYTES:
         records += _producer(view, identifier)
     return _rendered(view, records)
+
+
+def troubles(view: Views, limit: int) -> list[Row]:
+    """What went wrong anywhere: records that are warnings or errors, newest first, at most ``limit``."""
+    kinds = {event.name for event in BY_NAME.values() if event.severity is not Severity.INFO} | {"worker_died"}
+    records = view.store.mentions(dict.fromkeys(kinds, _all_of), {}, limit=TROUBLES_MAX)
+    # Only of those that are shown the sentences are made.
+    wrong = [record for record in records if _severity(record) != "info"]
+    return _rendered(view, wrong[-limit:])[::-1]
+
+
+def _all_of(columns: Columns) -> Array:
+    return np.ones(len(columns), np.bool_)
 
 
 def _rendered(view: Views, records: list[Row]) -> list[Row]:

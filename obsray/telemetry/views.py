@@ -125,6 +125,12 @@ class Views(ProcessViews):
             "tasks": ledger.task_ledger(self.task_table, self.store.catalog.folded_rows),
         }
 
+    def troubles(self, limit: int = 100, refresh: bool = True) -> list[Row]:
+        """What went wrong anywhere, as in stories, newest first."""
+        if refresh:
+            self.refresh()
+        return story.troubles(self, limit)
+
     def story(self, id_hex: str, refresh: bool = True) -> list[Row]:
         """What happened to a task, actor, object, worker, node or lease, in order of time."""
         if refresh:

@@ -30,6 +30,7 @@ from obsray.util.state_rows import (
     ERROR_OUTCOMES,
     TASK_TYPES,
     ActorState,
+    ClusterEventState,
     JobState,
     NodeState,
     ObjectState,
@@ -40,6 +41,7 @@ from obsray.util.state_rows import (
     WorkerState,
     actor_row,
     environment_row,
+    event_row,
     group_row,
     job_row,
     node_row,
@@ -314,6 +316,26 @@ def list_runtime_envs(
     return ask(address, question)
 
 
+def list_cluster_events(
+    address: str | None = None,
+    filters: Sequence[Filter] | None = None,
+    limit: int = LIMIT_DEFAULT,
+    timeout: float = 30,
+    detail: bool = False,
+    raise_on_missing_output: bool = True,
+) -> list[ClusterEventState]:
+    """Warnings and errors of the runtime, newest first: processes that died, retries, lost objects, full stores."""
+
+    def question(views: Views) -> list[ClusterEventState]:
+        # Without a filter no more are looked at than are wanted.
+        found = views.troubles(limit if not filters else 1 << 30, refresh=False)
+        return _rows(ClusterEventState, map(event_row, found), filters, limit, detail)
+
+    if not isinstance(limit, int) or limit < 1:
+        raise ValueError(f"limit={limit!r}: must be a number >= 1")
+    return ask(address, question)
+
+
 # --- one ---------------------------------------------------------------------------------------------------------
 
 
@@ -507,6 +529,7 @@ def _lines(path: Path, tail: int, encoding: str, errors: str) -> Iterator[str]:
 
 __all__ = [
     "ActorState",
+    "ClusterEventState",
     "JobState",
     "NodeState",
     "ObjectState",
@@ -524,6 +547,7 @@ __all__ = [
     "get_task",
     "get_worker",
     "list_actors",
+    "list_cluster_events",
     "list_jobs",
     "list_logs",
     "list_nodes",

@@ -249,6 +249,31 @@ def _json(text: str) -> Any:
         return text
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClusterEventState(StateRow):
+    """Something that went wrong; ``time`` is seconds since the epoch, ``source_type`` the kind of event."""
+
+    severity: str
+    time: float
+    source_type: str
+    message: str
+    event_id: str
+    # detail
+    custom_fields: dict[str, Any] | None = None
+
+
+def event_row(row: _Row) -> ClusterEventState:
+    """A row of ``Views.troubles``."""
+    return ClusterEventState(
+        severity=row["severity"].upper(),
+        time=row["time_ns"] / NS,
+        source_type=row["event"],
+        message=row["text"],
+        event_id=f"{row['process']}{row['time_ns']:016x}",
+        custom_fields={**row["fields"], "process": row["process_label"]},
+    )
+
+
 def _ms(time_ns: int | None) -> float | None:
     return None if time_ns is None else time_ns / 1e6
 

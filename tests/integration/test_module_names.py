@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 import obsray
 from obsray import exceptions
 from obsray.autoscaler.sdk import request_resources
+from obsray.cli import main as cli
 from obsray.experimental import get_object_locations, internal_kv, tqdm_ray
-from obsray.util import metrics
+from obsray.util import metrics, state
 from obsray.util.queue import Queue
 
 
@@ -85,6 +87,15 @@ def test_the_timeline_goes_into_a_file(tmp_path):
     assert obsray.timeline(tmp_path / "trace.json") is None
     events = json.loads((tmp_path / "trace.json").read_text())
     assert len([event for event in events if event["name"] == "task::on_the_timeline"]) == 3
+
+
+def test_the_command_line_writes_the_timeline_of_a_session(tmp_path, capsys):
+    session = obsray.get_runtime_context().gcs_address
+    assert cli(["timeline", "--session", session, "-o", str(tmp_path / "trace.json")]) == 0
+    assert "ui.perfetto.dev" in capsys.readouterr().out
+    assert {event["ph"] for event in json.loads((tmp_path / "trace.json").read_text())} >= {"X", "M"}
+    assert cli(["timeline", "--session", session, "-o", str(tmp_path / "no/such/directory")]) == 1
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_resources_that_are_there_may_be_asked_for():
@@ -206,3 +217,20 @@ def test_a_metric_with_a_bad_name_is_said_and_not_recorded():
     assert caught[0].filename == __file__
     with pytest.raises(ValueError, match="needs a name"):
         metrics.Gauge("")
+
+
+def test_what_went_wrong_is_listed_as_cluster_events():
+    @obsray.remote(max_retries=0)
+    def dies():
+        os._exit(3)
+
+    with pytest.raises(exceptions.WorkerCrashedError):
+        obsray.get(dies.remote())
+    found = state.list_cluster_events(filters=[("source_type", "=", "worker_died")], detail=True)
+    assert any("exited with code 3 while running dies" in row.message for row in found)
+    assert all(row.severity == "ERROR" and row.custom_fields["cause"] == "exit_code" for row in found)
+    assert len(state.list_cluster_events(limit=1)) == 1
+    with pytest.raises(ValueError):
+        state.list_cluster_events(limit=0)
+    with pytest.raises(ValueError, match="the keys are"):
+        state.list_cluster_events(filters=[("no", "=", "x")])
