@@ -227,8 +227,8 @@ def test_what_went_wrong_is_listed_as_cluster_events():
     with pytest.raises(exceptions.WorkerCrashedError):
         obsray.get(dies.remote())
     found = state.list_cluster_events(filters=[("source_type", "=", "worker_died")], detail=True)
-    assert any("exited with code 3 while running dies" in row.message for row in found)
-    assert all(row.severity == "ERROR" and row.custom_fields["cause"] == "exit_code" for row in found)
+    (row,) = [row for row in found if "exited with code 3 while running dies" in row.message]
+    assert row.severity == "ERROR" and row.custom_fields["cause"] == "exit_code"
     assert len(state.list_cluster_events(limit=1)) == 1
     with pytest.raises(ValueError):
         state.list_cluster_events(limit=0)
