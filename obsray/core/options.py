@@ -122,8 +122,8 @@ def _check_one(name: str, value: Any) -> None:
                        "OBSRAY_TELEMETRY=off stops all recording")  # fmt: skip
     elif name == "object_store_memory":
         _warn_once(name, "object_store_memory of an actor has no effect (as in Ray, which has deprecated it)")
-    elif name == "_metadata":
-        _warn_once(name, "_metadata has no effect in obsray")
+    elif name in ("_metadata", "_labels"):
+        _warn_once(name, f"{name} has no effect in obsray; name=... is recorded with the task")
     elif name in ("tensor_transport", "enable_tensor_transport"):
         if value not in ("object_store", "OBJECT_STORE", False):
             raise ValueError(
