@@ -18,7 +18,18 @@ from .source import Source
 from .tables import TABLES
 
 NO_PAGE = "Look at the overview, or search for the id of a task, object, actor or worker in the field on top."
-LIST_PAGES = ("tasks", "actors", "placement_groups", "objects", "workers", "nodes", "jobs", "functions", "collectives")
+LIST_PAGES = (
+    "tasks",
+    "actors",
+    "placement_groups",
+    "objects",
+    "workers",
+    "environments",
+    "nodes",
+    "jobs",
+    "functions",
+    "collectives",
+)
 #: htmx stops asking again after an answer with this status.
 STOP_POLLING = 286
 

@@ -183,6 +183,7 @@ WORKERS = Table(
         _id("actor_id", "Actor", "actor", 3),
         _seconds("start_seconds", "Start", 3),
         _size("unique_bytes", "Unique memory", 3),
+        Column("environment_id", "Environment", rank=3),
     ),
     "-tasks_done",
 )
@@ -232,6 +233,27 @@ NODES = Table(
     "-started_at_ns",
 )
 
+ENVIRONMENTS = Table(
+    "environments",
+    "Environments",
+    "What workers were made to be before they ran tasks: variables, files, packages, hooks.",
+    (
+        Column("environment_id", "Environment"),
+        Column("state", "State", "state"),
+        Column("description", "What"),
+        _seconds("setup_seconds", "Made in"),
+        _size("environment_bytes", "Size"),
+        _count("workers", "Workers"),
+        Column("asked_at_ns", "Asked for", "clock"),
+        Column("error", "Error"),
+        Column("job_id", "Job", rank=2),
+        Column("ready_at_ns", "Ready", "clock", rank=3),
+        Column("failed_at_ns", "Failed", "clock", rank=3),
+        Column("removed_at_ns", "Removed", "clock", rank=3),
+    ),
+    "-asked_at_ns",
+)
+
 JOBS = Table(
     "jobs",
     "Jobs",
@@ -247,6 +269,7 @@ JOBS = Table(
         Column("started_at_ns", "Started", "clock"),
         Column("ended_at_ns", "Ended", "clock"),
         Column("cause", "Cause", "cause", rank=2),
+        Column("metadata", "Metadata", rank=3),
     ),
     "-started_at_ns",
 )
@@ -316,6 +339,6 @@ KERNELS = Table(
 TABLES: dict[str, Table] = {
     table.noun: table
     for table in (
-        TASKS, ACTORS, PLACEMENT_GROUPS, OBJECTS, WORKERS, NODES, JOBS, FUNCTIONS, COLLECTIVES, KERNELS,
+        TASKS, ACTORS, PLACEMENT_GROUPS, OBJECTS, WORKERS, ENVIRONMENTS, NODES, JOBS, FUNCTIONS, COLLECTIVES, KERNELS,
     )
 }  # fmt: skip

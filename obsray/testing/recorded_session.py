@@ -131,6 +131,9 @@ class _Recording:
         node.job_started(
             t + 30_000_000, self.job, made.driver, pid, node.intern("example.py"), node.intern("default"), 0
         )
+        environment = bytes(range(8))
+        node.environment_asked(t + 40_000_000, environment, self.job, node.intern('{"env_vars": {"COLOUR": "green"}}'))
+        node.environment_ready(t + 41_000_000, environment, 0.001, 0)
         for number, worker in enumerate(made.workers):
             at = t + 50_000_000 * (number + 1)
             node.worker_starting(at, worker, int(Reason.WORKER_STARTING), bytes(8))

@@ -33,12 +33,13 @@ WORKER = (
     "worker_id", "pid", "kind", "starting_at_ns", "registered_at_ns", "start_seconds", "died_at_ns", "died_cause",
     "exit_code", "signal", "error", "last_task", "rss_bytes", "unique_bytes", "cpu_seconds", "threads", "descriptors",
     "sampled_at_ns", "actor_id", "closed_at_ns", "label", "current_task_id", "current_task", "tasks_done", "state",
+    "environment_id",
 )  # fmt: skip
 ACTOR = (
     "actor_id", "class_name", "name", "namespace", "state", "worker_id", "node_id", "job_id", "task_id", "shape",
     "restarts", "restarts_max", "detached", "created_at_ns", "placed_at_ns", "alive_at_ns", "died_at_ns",
     "start_seconds", "died_cause", "error", "pid", "calls", "placement_group_id", "checkpoints", "checkpoint_bytes",
-    "checkpointed_at_ns", "calls_replayed",
+    "checkpointed_at_ns", "calls_replayed", "environment",
 )  # fmt: skip
 GROUP = (
     "group_id", "name", "namespace", "state", "strategy", "bundles", "resources", "bundle_nodes", "job_id", "owner",
@@ -54,12 +55,17 @@ OBJECT = (
     "pins", "age_seconds", "error", "put_at_ns", "created_at_ns", "sealed_at_ns", "spilled_at_ns", "restored_at_ns",
     "freed_at_ns", "lost_at_ns", "pinned_at_ns",
 )  # fmt: skip
+ENVIRONMENT = (
+    "environment_id", "description", "state", "job_id", "asked_at_ns", "ready_at_ns", "failed_at_ns", "removed_at_ns",
+    "setup_seconds", "environment_bytes", "error", "workers",
+)  # fmt: skip
 NODE = (
     "node_id", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns", "error", "resources", "store",
     "sample",
 )  # fmt: skip
 JOB = (
     "job_id", "driver_id", "pid", "entrypoint", "namespace", "state", "cause", "started_at_ns", "ended_at_ns", "tasks",
+    "metadata",
 )  # fmt: skip
 
 
@@ -175,6 +181,7 @@ class FakeViews:
             ],
             "results": [],
             "gpu": None,
+            "environment": None,
             "children": {
                 "total": 25,
                 "by_state": {"FINISHED": 20, "RUNNING": 5},
@@ -267,6 +274,10 @@ class FakeViews:
     def collectives(self, refresh: bool = True) -> list[dict[str, Any]]:
         facts = {"group_id": f"{OWNER}{9:016x}", "name": HOSTILE, "state": "BROKEN", "broken": HOSTILE, "members": 3}
         return [dict.fromkeys(COLLECTIVE) | facts | {"formed_at_ns": NOW_NS}]
+
+    def environments(self, refresh: bool = True) -> list[dict[str, Any]]:
+        facts = {"environment_id": "ab" * 8, "state": "FAILED", "description": HOSTILE, "error": HOSTILE, "workers": 0}
+        return [dict.fromkeys(ENVIRONMENT) | facts | {"asked_at_ns": NOW_NS}]
 
     def objects(
         self, filters: Any = (), sort: str = "-bytes", limit: int = 50, offset: int = 0, refresh: bool = True
