@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 NOUNS = (
-    "tasks", "actors", "placement-groups", "objects", "workers", "environments", "nodes", "jobs", "functions", "collectives",
-    "kernels",
+    "tasks", "actors", "placement-groups", "objects", "workers", "environments", "nodes", "jobs", "functions",
+    "collectives", "kernels",
 )  # fmt: skip
 
 _EXAMPLES = """examples:
