@@ -221,6 +221,12 @@ class RayActorError(RayError):
         self.actor_init_failed = actor_init_failed
         self.preempted = False
 
+    def __str__(self) -> str:
+        text = super().__str__()
+        if self.actor_id and "`obsray story " not in text:
+            text += f"\n  `obsray story {self.actor_id}` tells what happened to it"
+        return text
+
 
 class ActorDiedError(RayActorError):
     """The actor is gone for good."""

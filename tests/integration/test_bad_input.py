@@ -254,6 +254,20 @@ def test_an_argument_that_cannot_be_rebuilt_in_the_worker_says_where_it_happened
     sys.modules.pop("only_here")
 
 
+def test_what_did_not_come_in_time_says_what_it_waits_for():
+    waiting = same.options(resources={"nothing has": 1}).remote(1)
+    with pytest.raises(exceptions.GetTimeoutError, match=r"(?s)same, waiting for .*obsray get task") as caught:
+        obsray.get([obsray.put(1), waiting], timeout=0.1)
+    assert "1 of 2 values" in str(caught.value)
+
+
+def test_an_actor_that_died_names_the_command_that_tells_its_story():
+    cup = Cup.remote()
+    obsray.kill(cup)
+    with pytest.raises(exceptions.ActorDiedError, match=f"obsray story {cup._actor_id.hex()}"):
+        obsray.get(cup.fill.remote())
+
+
 def test_a_forked_child_is_told_that_the_runtime_is_its_parents():
     reference, cup = same.remote(1), Cup.remote()
     obsray.get([reference, cup.fill.remote()])

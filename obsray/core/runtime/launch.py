@@ -287,7 +287,8 @@ def _start_node(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Po
     log = open(directory / "logs" / "node.log", "ab", opener=lambda path, flags: os.open(path, flags, 0o600))
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "obsray.core.node.process"],
+            # -P: a file called json.py where the program is started must not replace the standard library's.
+            [sys.executable, "-P", "-m", "obsray.core.node.process"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

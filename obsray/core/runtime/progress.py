@@ -112,7 +112,7 @@ class Progress:
                 counts["made elsewhere"] += 1
                 continue
             first = first or task.id
-            counts[_reason(task)] += 1
+            counts[reason(task)] += 1
         text = ", ".join(f"{number} {what}" for what, number in counts.most_common(3)) or "still to come"
         return f"{text}; `obsray get task {first.hex()}` says why" if first else text
 
@@ -125,7 +125,8 @@ class Progress:
             self._stream = open(os.devnull, "w")
 
 
-def _reason(task: Any) -> str:
+def reason(task: Any) -> str:
+    """What a task that has not ended is doing, as far as its owner knows."""
     if task.state is TaskState.WAITING_ARGUMENTS:
         return "waiting for arguments"
     if task.dispatched_to is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.ownership import READY, Entry
-from obsray.core.runtime.progress import Progress
+from obsray.core.runtime.progress import Progress, reason
 from obsray.core.runtime.progress import wanted as progress_wanted
 from obsray.core.runtime.references import ObjectRef, dropped
 from obsray.core.runtime.serialization import Serialized, deserialize, serialize
@@ -22,7 +22,7 @@ from obsray.errors import (
     RayError,
     RaySystemError,
 )
-from obsray.ids import NIL_TASK
+from obsray.ids import NIL_TASK, task_of
 from obsray.telemetry.events import WaitKind
 
 if TYPE_CHECKING:
@@ -129,11 +129,7 @@ class Values:
                 self.value(entry, deadline)
         for entry in entries:
             if entry.state != READY:
-                count = sum(e.state != READY for e in entries)
-                raise GetTimeoutError(
-                    f"{count} of {len(entries)} values were not there after {timeout} s, the first is "
-                    f"{entry.id.hex()}; `obsray get task {entry.id[:16].hex()}` says what it waits for"
-                )
+                raise self._timed_out(entry, sum(e.state != READY for e in entries), len(entries), timeout)
         if len(entries) > 1 and any(type(entry.value) is int for entry in entries):
             # Held until each value has a view of its own.
             ahead = self._pin_ahead(entries, deadline)
@@ -141,6 +137,15 @@ class Values:
             del ahead
             return values
         return [self.value(entry, deadline) for entry in entries]
+
+    def _timed_out(self, first: Entry, missing: int, total: int, timeout: float | None) -> GetTimeoutError:
+        identifier = task_of(first.id)
+        task = self.session.ownership.tasks.get(identifier)
+        state = f" ({task.function.name}, {reason(task)})" if task is not None else ""
+        return GetTimeoutError(
+            f"{missing} of {total} values were not there after {timeout} s, the first is {first.id.hex()}{state}; "
+            f"`obsray get task {identifier.hex()}` says what it waits for"
+        )
 
     def entries_of(self, references: list[ObjectRef[Any]]) -> list[Entry]:
         """The entries behind references of this session. Raises RaySystemError for those of another."""
