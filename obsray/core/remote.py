@@ -146,7 +146,7 @@ class RemoteFunction(Generic[P, C]):
 
     # For type checkers: the arguments of the function itself, or references to them in the first four places.
     @overload
-    def remote(self, *args: P.args, **kwargs: P.kwargs) -> C: ...
+    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> C: ...
     @overload
     def remote(
         self: RemoteFunction[Concatenate[Any, Q], C], a: ObjectRef[Any], /, *args: Q.args, **kwargs: Q.kwargs
@@ -167,7 +167,7 @@ class RemoteFunction(Generic[P, C]):
         *args: Q.args, **kwargs: Q.kwargs,
     ) -> C: ...  # fmt: skip
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function in a worker.
 
         Returns a reference, a list of them for ``num_returns`` > 1, None for 0, a generator of them for generators.
@@ -233,7 +233,7 @@ class RemoteFunction(Generic[P, C]):
         """The same function with other options for the calls made through the copy."""
         return RemoteFunction(self._function, {**self._options, **options})
 
-    def bind(self, *args: Any, **kwargs: Any) -> FunctionNode:
+    def bind(self, /, *args: Any, **kwargs: Any) -> FunctionNode:
         """A call for a graph (``obsray.dag``): described, not made. Arguments may be other such calls."""
         return FunctionNode(self, args, kwargs)
 
@@ -327,7 +327,7 @@ class ActorClass(Generic[T]):
             raise ValueError("concurrency_groups belong to the class: give them to @remote")
         return ActorClass(self._class, {**self._options, **options})
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[T]:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[T]:
         """Make an actor. Raises TypeError for arguments its constructor does not take, ValueError for a taken name."""
         session = _auto_init()
         options = self._options
@@ -443,7 +443,7 @@ class ActorClass(Generic[T]):
             "arguments": None,
         }
 
-    def bind(self, *args: Any, **kwargs: Any) -> ClassNode:
+    def bind(self, /, *args: Any, **kwargs: Any) -> ClassNode:
         """An actor for a graph (``obsray.dag``); ``.method.bind(...)`` describes a call of it."""
         return ClassNode(self, args, kwargs)
 
@@ -588,7 +588,7 @@ class ActorMethod:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{self._name} is an actor's method: call {self._name}.remote(...) instead")
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the method; returns like ``RemoteFunction.remote``."""
         plan = self._plan
         if plan is None:
@@ -642,7 +642,7 @@ class ActorMethod:
         copy.__dict__.update(self.__dict__, _options={**self._options, **options}, _plan=None)
         return copy
 
-    def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
+    def bind(self, /, *args: Any, **kwargs: Any) -> ClassMethodNode:
         """A call for a graph (``obsray.dag``): described, not made."""
         handle: ActorHandle[Any] = ActorHandle(self._client.id, self._meta, self._session, self._reference)
         return ClassMethodNode(handle, self._name, args, kwargs, self._options)

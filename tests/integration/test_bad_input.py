@@ -156,6 +156,16 @@ def test_what_cannot_travel_is_named_by_where_it_is(call, says):
         call()
 
 
+def test_what_refuses_to_be_pickled_is_blamed_itself():
+    with pytest.raises(TypeError, match="argument 0 to another process: a stream has one consumer"):
+        same.remote(obsray.remote(lambda: (yield 1)).remote())
+
+
+def test_an_argument_may_have_any_name():
+    echo = obsray.remote(lambda self, args, kwargs: (self, args, kwargs))
+    assert obsray.get(echo.remote(self=1, args=2, kwargs=3)) == (1, 2, 3)
+
+
 def test_a_result_that_cannot_travel_is_named_without_frames_of_the_runtime():
     @obsray.remote
     def make():

@@ -15,6 +15,10 @@ _DEPTH_MAX = 12
 _TRIES_MAX = 3_000
 
 
+#: Ways to be pickled that take the attributes along.
+_BY_STATE = (object.__reduce__, BaseException.__reduce__)
+
+
 def parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What pickle would take along with ``value``, each with what it is called there."""
     if inspect.ismethod(value):
@@ -49,6 +53,10 @@ def _used(function: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _state(value: Any) -> Iterator[tuple[str, Any]]:
+    cls: Any = type(value)
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ not in _BY_STATE:
+        # What it is made of is its own secret; it is to blame itself.
+        return
     try:
         state = value.__getstate__()
     except Exception:
