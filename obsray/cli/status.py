@@ -79,6 +79,8 @@ def _text(
             name = output.paint(item["state"].ljust(24), output.tone_of(item["state"]), coloured)
             pairs.append(("", f"{name}{units.count(item['tasks']):>12}"))
     pairs.append(("events", _events_text(shape, coloured)))
+    if shape["gpu"]["kernels"] or shape["gpu"]["notices"]:
+        pairs.append(("GPU work", _gpu_text(shape["gpu"])))
     lines = [output.facts(pairs, coloured)]
     if reasons:
         lines += ["", output.bold("why tasks wait", coloured)]
@@ -105,6 +107,17 @@ def _events_text(shape: dict[str, Any], coloured: bool) -> str:
     if lost:
         verdict = output.paint(f"{units.count(lost)} LOST (see the dashboard's ledger page)", "bad", coloured)
     return f"{units.count(shape['events_total'])}, {units.rate(shape['events_per_second'])}/s, {verdict}"
+
+
+def _gpu_text(gpu: dict[str, Any]) -> str:
+    said = f"{units.count(gpu['kernels'])} kernels"
+    if gpu["unattributed_kernels"]:
+        said += f", {gpu['unattributed_share']:.1%} of no known task"
+    if gpu["records_lost"]:
+        said += f", {units.count(gpu['records_lost'])} records lost"
+    for text in dict.fromkeys(notice["text"] for notice in gpu["notices"]):
+        said += f"; {units.plain(text)}"
+    return said
 
 
 def _error_text(error: dict[str, Any]) -> str:

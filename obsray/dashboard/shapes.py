@@ -51,6 +51,7 @@ def overview_shape(view: Any) -> dict[str, Any]:
         "bytes_stored": raw["bytes_stored"],
         "telemetry_lag_seconds": raw["telemetry_lag_seconds"],
         "ledger": raw["ledger"],
+        "gpu": raw["gpu"],
         "errors": raw["recent_errors"],
         "workers_by_state": raw["workers"],
         "workers": _workers(view),

@@ -111,6 +111,7 @@ class Views(ProcessViews):
             "bytes_stored": book["totals"]["bytes_stored"],
             "ledger": {**book["totals"], **book["tasks"]},
             "telemetry_lag_seconds": collector.get("lag_seconds", 0.0),
+            "gpu": self.gpu_summary(),
             "recent_errors": self._recent_errors(),
         }  # fmt: skip
 

@@ -415,6 +415,14 @@ class FakeViews:
             "bytes_stored": 1 << 20,
             "telemetry_lag_seconds": 0.1,
             "ledger": {**book["totals"], **book["tasks"]},
+            "gpu": {
+                "kernels": 5,
+                "unattributed_kernels": 1,
+                "unattributed_seconds": 0.1,
+                "unattributed_share": 0.2,
+                "records_lost": 0,
+                "notices": [],
+            },
             "recent_errors": [
                 {
                     "task_id": row["task_id"],

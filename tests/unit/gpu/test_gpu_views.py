@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from obsray.cli.status import _gpu_text
 from obsray.cli.things import _gpu_lines
 from obsray.metrics.exporter import Families
 from obsray.telemetry.collector import Collector
@@ -58,6 +60,20 @@ def test_what_has_no_task_is_counted_with_its_share(views: Views) -> None:
         "kernels": STEPS * 132, "unattributed_kernels": 0, "unattributed_seconds": 0.0, "unattributed_share": 0.0,
         "records_lost": 0, "notices": [],
     }  # fmt: skip
+
+
+def test_status_says_what_has_no_task_and_why_nothing_is_captured() -> None:
+    notices = [{"worker_id": "a", "text": "no libcupti was found"}, {"worker_id": "b", "text": "no libcupti was found"}]
+    gpu = {
+        "kernels": 1000,
+        "unattributed_kernels": 5,
+        "unattributed_share": 0.005,
+        "records_lost": 7,
+        "notices": notices,
+    }
+    text = _gpu_text(gpu)
+    assert "0.5% of no known task" in text and "7 records lost" in text
+    assert text.count("no libcupti was found") == 1
 
 
 def test_overlapping_work_counts_once_as_busy() -> None:
