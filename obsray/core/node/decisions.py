@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from obsray.core.node.demands import Demand, Lease, Queue, Signature
-from obsray.core.node.groups import GroupTable
+from obsray.core.node.groups import Group, GroupTable
 from obsray.core.node.resources import Resources, free_in, show
 from obsray.core.node.step import Step
 from obsray.ids import NIL_TASK, NIL_WORKER, short
@@ -42,7 +42,11 @@ class Decisions:
             elif queue.placement.group and queue.group is None:
                 if queue.reason is Reason.NO_CAPACITY:
                     queue.deficit = self._lacks_in_group(queue)
-            elif queue.reason is Reason.NO_CAPACITY and queue.group is None:
+            elif queue.group is not None:
+                # Costly, so only when it will be said; ``tell_changes`` looks again.
+                if queue.unannounced or queue.reason is not queue.group.reason:
+                    queue.deficit = self._group_lacks(queue.group)
+            elif queue.reason is Reason.NO_CAPACITY:
                 keep = None if reserved is None or reserved is queue else reserved.need
                 if keep and self.resources.fits(queue.need):
                     queue.reason = Reason.FAIRNESS
@@ -50,10 +54,13 @@ class Decisions:
             for demand in queue.unannounced:
                 if demand.wanted and id(demand) in queue.demands:
                     self._waits(step, queue, demand)
-            queue.unannounced.clear()
             self._waits(step, queue, queue.head())
             if queue.group is not None:
                 self.groups.waits(step, queue.group, queue.reason, queue.deficit)
+            queue.unannounced.clear()
+
+    def _group_lacks(self, group: Group) -> str:
+        return self.groups.lacks(group) or "what is free is kept for others that have waited longer"
 
     def _group_waits(self, identifier: bytes) -> str:
         group = self.groups.groups[identifier]
@@ -73,6 +80,8 @@ class Decisions:
         left = ANNOUNCED_PER_LOOK_MAX
         for queue in self.queues.values():
             if queue.group is not None:
+                if not queue.infeasible:
+                    queue.deficit = queue.group.deficit = self._group_lacks(queue.group)
                 self.groups.tell_waiting(step, queue.group)
             for demand in queue.demands.values():
                 if (demand.reason, demand.deficit) != (queue.reason, queue.deficit):

@@ -221,11 +221,17 @@ class GroupTable:
         found = arrange(group.bundles, group.strategy, empty)
         return found if isinstance(found, str) else ""
 
-    def lacks(self, group: Group, keep: Amounts | None) -> str:
-        """Which bundle lacks what now, leaving ``keep`` untouched; empty if the group can be placed."""
+    def fits(self, group: Group, need: Amounts, keep: Amounts | None) -> bool:
+        """Whether the group, which needs ``need`` in all, can be placed now, leaving ``keep`` untouched."""
+        # Most that cannot are told from the sum alone.
         free = self.resources.free
-        if keep and any(free.get(name, 0) - keep.get(name, 0) < amount for name, amount in group.need.items()):
-            return "what is free is kept for others that have waited longer"
+        for name, amount in need.items():
+            if free.get(name, 0) - (keep.get(name, 0) if keep else 0) < amount:
+                return False
+        return not self.lacks(group)
+
+    def lacks(self, group: Group) -> str:
+        """Which bundle lacks what now; empty if none does."""
         found = arrange(group.bundles, group.strategy, self.offers())
         return found if isinstance(found, str) else ""
 

@@ -335,9 +335,8 @@ class Scheduler:
         """Place the group that waits in this queue, if all its bundles fit."""
         group = queue.group
         assert group is not None
-        lacks = self.groups.lacks(group, keep)
-        if lacks:
-            queue.reason, queue.deficit = Reason.NO_CAPACITY, lacks
+        if not self.groups.fits(group, queue.need, keep):
+            queue.reason = Reason.NO_CAPACITY
             return False
         demand = self.group_demands.pop(group.id)
         self._dequeue(demand)
