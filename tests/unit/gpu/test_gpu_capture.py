@@ -109,6 +109,23 @@ def test_a_task_is_marked_and_its_number_pushed_on_its_thread(tmp_path: Path) ->
     assert {mark[3] for mark in marks} == {threading.get_ident() & 0xFFFFFFFF}
 
 
+def test_what_a_task_did_is_handed_over_before_its_end_is_told(
+    tmp_path: Path, clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("obsray.gpu.capture.FLUSH_AFTER_NS", 0)
+    monkeypatch.setattr("obsray.gpu.capture.COLLECT_SECONDS", 60.0)
+    library = FakeCupti()
+    capture, _ = made(tmp_path, library, flush_seconds=60.0)
+    number = capture.begin(task(5), 0, 42, True)
+    library.fill(buffers("step")[0], NAMES)
+    capture.end(number)
+    # The thread that collects sleeps; whoever gets the result may end this process now.
+    assert library.flushed == [False]
+    assert written(tmp_path)[-1].kind == chunks.BUFFER
+    capture.close()
+    assert library.flushed == [False, False, True], "what is complete first, then the rest"
+
+
 def test_only_launches_are_recorded_by_default_and_all_calls_at_level_full(tmp_path: Path) -> None:
     library = FakeCupti()
     made(tmp_path, library)
