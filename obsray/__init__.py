@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    import cloudpickle
-
-    from obsray import actor, autoscaler, dag, exceptions, experimental, job_config, runtime_env, util
+    from obsray import actor, autoscaler, cloudpickle, dag, exceptions, experimental, job_config, runtime_env, util
     from obsray.core.api import (
         ActorHandle,
         ObjectRef,
@@ -81,7 +79,7 @@ _WHERE: dict[str, str | None] = {
     **dict.fromkeys(("Language", "cpp_function", "java_actor_class", "java_function"), "obsray.util.languages"),
     "LoggingConfig": "obsray.logging_config",
     "timeline": "obsray.util.timeline",
-    **dict.fromkeys(("actor", "autoscaler", "dag", "exceptions", "experimental", "job_config", "runtime_env", "util")),
+    **dict.fromkeys(("actor", "autoscaler", "cloudpickle", "dag", "exceptions", "experimental", "job_config", "runtime_env", "util")),
 }  # fmt: skip
 
 #: Parts of Ray that obsray does not have -> what to do instead.
@@ -151,11 +149,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name == "cloudpickle":
-        value: Any = importlib.import_module("cloudpickle")
-    elif name in _WHERE:
+    if name in _WHERE:
         where = _WHERE[name]
-        value = importlib.import_module(where or f"obsray.{name}")
+        value: Any = importlib.import_module(where or f"obsray.{name}")
         if where is not None:
             value = getattr(value, name)
     else:
