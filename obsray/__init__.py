@@ -79,7 +79,12 @@ _WHERE: dict[str, str | None] = {
     **dict.fromkeys(("Language", "cpp_function", "java_actor_class", "java_function"), "obsray.util.languages"),
     "LoggingConfig": "obsray.logging_config",
     "timeline": "obsray.util.timeline",
-    **dict.fromkeys(("actor", "autoscaler", "cloudpickle", "dag", "exceptions", "experimental", "job_config", "runtime_env", "util")),
+    **dict.fromkeys(
+        (
+            "actor", "autoscaler", "cloudpickle", "dag", "exceptions", "experimental", "job_config", "runtime_env",
+            "util",
+        )
+    ),
 }  # fmt: skip
 
 #: Parts of Ray that obsray does not have -> what to do instead.
