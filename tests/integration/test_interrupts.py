@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.programs import eventually, leftovers
+from tests.integration.programs import eventually, leftovers, views
 from tests.integration.terminal import Terminal
 
 pytest_plugins = ["tests.integration.fixtures"]
@@ -71,6 +71,9 @@ def test_a_program_ends_by_ctrl_c_and_leaves_nothing(terminal, root, busy):
     assert time.monotonic() - pressed < 1.0
     assert running.end() != 0
     assert running.shown.count("Traceback") == 1, running.shown
+    (directory,) = root.glob("obsray-*/s_*")
+    rows = views(directory).tasks([], limit=1000)["rows"]
+    assert {row["state"] for row in rows if row["name"] == "slow"} == {"CANCELLED"}
     eventually(lambda: not leftovers(root))
 
 

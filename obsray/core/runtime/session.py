@@ -549,6 +549,8 @@ class Session:
                 self.reactor.flush()
             self.closed = True
             self.submitted.flush()
+            if self.executor is None:
+                self.verdicts.leave()
             self.emitter.close(time.time_ns())
         self.reactor.wake()
         if self._watcher.is_alive() and threading.current_thread() is not self._watcher:

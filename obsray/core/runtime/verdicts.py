@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import zip_longest
 from typing import Any
 
-from obsray.core.protocol.lifecycle import ActorState, TaskState
+from obsray.core.protocol.lifecycle import ActorState, TaskState, advance
 from obsray.core.protocol.messages import WorkerDied
 from obsray.core.runtime.ownership import Entry, Ownership, Task
 from obsray.core.runtime.serialization import dump_error
@@ -169,6 +169,13 @@ class Verdicts:
         """The task will not run (again): whoever asks for its result hears that it was cancelled."""
         error = TaskCancelledError(task.id.hex(), f"{task.function.name} (task {task.id.hex()}) was cancelled")
         self.end(task, TaskState.CANCELLED, Outcome.CANCELLED, self._with_story(task, error))
+
+    def leave(self) -> None:
+        """The program that owns these tasks ends: what has not ended never will."""
+        why = self.emitter.intern("the program that asked for it ended first")
+        for task in self.ownership.tasks.values():
+            advance(task, TaskState.CANCELLED)
+            self.emitter.task_finished(self.clock_ns(), task.id, task.attempt, int(Outcome.CANCELLED), 0, why)
 
     def refused(self, task: Task, kind: str, detail: str) -> None:
         """The node will never run it: ``kind`` and ``detail`` as in ``ShapeRefused``."""
