@@ -21,7 +21,7 @@ pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(60)
 
 SESSION = """
-start(include_dashboard=True).wait_for_dashboard()
+start(include_dashboard=True, log_to_driver=False).wait_for_dashboard()
 
 @obsray.remote
 def greet(name):
