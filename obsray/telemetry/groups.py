@@ -78,6 +78,18 @@ class GroupTable:
         row["bundle_nodes"].pop(record["bundle"], None)
 
 
+_UNIT = 10_000
+_BYTES = frozenset({"memory", "object_store_memory"})
+
+
+def shown(bundles: list[dict[str, int]]) -> str:
+    """Bundles for people: ``CPU:1 GPU:0.5 | CPU:2``; memory in bytes."""
+    return " | ".join(
+        " ".join(f"{name}:{amount if name in _BYTES else amount / _UNIT:g}" for name, amount in bundle.items())
+        for bundle in bundles
+    )
+
+
 def bundle_amounts(resources: str) -> list[dict[str, int]]:
     """Bundles in fixed point out of what ``group_requested`` says of them; those that were cut off are left out."""
     found = []

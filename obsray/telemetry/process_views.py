@@ -9,6 +9,7 @@ import numpy as np
 from obsray.telemetry import explain
 from obsray.telemetry.collectives import described
 from obsray.telemetry.events import TaskType
+from obsray.telemetry.groups import bundle_amounts, shown
 from obsray.telemetry.store import Running
 from obsray.telemetry.tables import NS, Row, public
 from obsray.telemetry.task_views import TaskViews
@@ -86,6 +87,8 @@ class ProcessViews(TaskViews):
         for group, row in self.group_table.rows.items():
             values = dict(row)
             values["bundle_nodes"] = [row["bundle_nodes"].get(index) for index in range(row["bundles"])]
+            values["bundle_amounts"] = bundle_amounts(row["resources"])
+            values["resources"] = shown(values["bundle_amounts"])
             values["workers"] = held.get(group, 0)
             if row["pending_seconds"] is None and row["requested_at_ns"] is not None:
                 until = row["removed_at_ns"] or now

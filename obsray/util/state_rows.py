@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from obsray.core import options as opts
 from obsray.telemetry.events import TaskType
-from obsray.telemetry.groups import bundle_amounts
 from obsray.telemetry.tables import NS
 
 _Row = dict[str, Any]
@@ -380,7 +379,7 @@ def group_row(row: _Row) -> PlacementGroupState:
             "unit_resources": {name: opts.floating(name, amount) for name, amount in amounts.items()},
             "node_id": row["bundle_nodes"][index],
         }
-        for index, amounts in enumerate(bundle_amounts(row["resources"]))
+        for index, amounts in enumerate(row["bundle_amounts"])
     ]
     waited = row["pending_seconds"]
     return PlacementGroupState(

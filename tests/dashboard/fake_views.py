@@ -44,7 +44,7 @@ ACTOR = (
 GROUP = (
     "group_id", "name", "namespace", "state", "strategy", "bundles", "resources", "bundle_nodes", "job_id", "owner",
     "detached", "requested_at_ns", "created_at_ns", "removed_at_ns", "pending_seconds", "attempts", "reason", "deficit",
-    "workers_killed", "ended", "workers", "why",
+    "workers_killed", "ended", "workers", "why", "bundle_amounts",
 )  # fmt: skip
 COLLECTIVE = (
     "group_id", "name", "backend", "members", "broken", "formed_at_ns", "ended_at_ns", "operations", "failed",
@@ -268,6 +268,7 @@ class FakeViews:
             "workers": 0,
             "why": HOSTILE,
             "bundle_nodes": [None, None],
+            "bundle_amounts": [{"CPU": None}],
         }
         return [dict.fromkeys(GROUP) | facts | {"requested_at_ns": NOW_NS}]
 

@@ -201,7 +201,7 @@ def test_a_group_tells_its_story(session, group):
     told = [event["event"] for event in views(session).story(row)]
     assert told[0] == "group_requested" and {"group_created", "lease_decided", "group_removed"} <= set(told)
     assert state.get_task(task).placement_group_id == made.id.hex()
-    assert views(session).placement_group(row)["resources"] == "CPU:10000"
+    assert views(session).placement_group(row)["resources"] == "CPU:1"
 
 
 def test_a_task_is_pinned_to_its_node_or_refused_for_ever(session):

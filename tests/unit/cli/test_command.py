@@ -45,6 +45,14 @@ def obsray(recorded, capsys, monkeypatch):
     return run
 
 
+def test_a_placement_group_is_shown_with_why_it_waits(obsray, recorded):
+    code, out, _ = obsray("get", "placement-group", recorded.waiting_group.hex())
+    assert code == 0 and "bundle 1 lacks CPU 2 more (0 of 2 free)" in out and "CPU:1 | CPU:2" in out
+    assert json.loads(obsray("get", "placement-group", recorded.group.hex(), "--json")[1])["state"] == "CREATED"
+    assert "is there after waiting" in obsray("story", recorded.group.hex())[1]
+    assert obsray("list", "placement-groups", "--filter", "state=PENDING")[1].splitlines()[-1].startswith("1 placement")
+
+
 @pytest.mark.parametrize("noun", list(TABLES))
 def test_every_noun_is_listed_as_a_table_and_as_json(obsray, noun):
     code, out, err = obsray("list", noun)
