@@ -378,23 +378,23 @@ def start(
     flush_seconds: float, cost_ratio_max: float,
 ) -> Capture | None:  # fmt: skip
     """Capture in this process with the first libcupti that works; None, and an event that says why, if none does."""
-    reasons: list[str] = []
+    reasons: dict[str, str] = {}
     for path in cupti.find():
         try:
             return Capture(
                 Cupti(path), level, directory, process, emitter, devices, bytes_max, flush_seconds, cost_ratio_max
             )
         except (CuptiError, Refused) as error:
-            reasons.append(str(error) if path in str(error) else f"{path}: {error}")
+            reasons.setdefault(str(error).replace(path, "it"), path)
     emitter.gpu_capture_refused(time.time_ns(), process, emitter.intern(_why(reasons)))
     return None
 
 
-def _why(reasons: list[str]) -> str:
-    """The reasons, those of libraries that exist first."""
-    there = [reason for reason in reasons if "cannot be loaded" not in reason]
+def _why(reasons: dict[str, str]) -> str:
+    """Each reason once, with the first library that gave it; what is not there at all is no reason of its own."""
+    there = [f"{path}: {reason}" for reason, path in reasons.items() if "cannot be loaded" not in reason]
     if there:
-        return "; ".join(dict.fromkeys(there))[:2000]
+        return "; ".join(there)[:2000]
     return (
         "no libcupti was found: not loaded, in no nvidia wheel, CUDA toolkit or library path. "
         "Install one, for example with pip install nvidia-cuda-cupti."

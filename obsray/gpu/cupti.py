@@ -166,8 +166,11 @@ def find() -> list[str]:
 
     What is loaded in this process; the pip wheel, which torch brings and links; a CUDA toolkit; the linker's path.
     """
-    found = [*_loaded(), *_wheels(), *_toolkits(), "libcupti.so", "libcupti.so.13", "libcupti.so.12"]
-    return list(dict.fromkeys(found))
+    # One library has many names; each is tried once.
+    files: dict[str, str] = {}
+    for path in (*_loaded(), *_wheels(), *_toolkits()):
+        files.setdefault(os.path.realpath(path), path)
+    return [*files.values(), "libcupti.so", "libcupti.so.13", "libcupti.so.12"]
 
 
 def _loaded() -> Iterator[str]:

@@ -179,7 +179,7 @@ def test_where_no_library_works_the_reason_is_told_and_nothing_else_happens(
     # Something that can be loaded and is not CUPTI.
     monkeypatch.setattr(cupti, "find", lambda: ["libc.so.6"])
     assert capture.start(Level.KERNELS, tmp_path, PROCESS, told, (0,), 1 << 20, 0.25, 0.1) is None
-    assert "libc.so.6 has no cupti" in told.texts[told.named("gpu_capture_refused")[1][2]]
+    assert "libc.so.6: it has no cupti" in told.texts[told.named("gpu_capture_refused")[1][2]]
 
 
 def test_what_nobody_thought_of_stops_the_capture_and_reaches_nobody(tmp_path: Path, clock: None) -> None:
