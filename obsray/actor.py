@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from obsray.core.remote import ActorClass, ActorHandle
+from obsray.core.actors import ActorClass
+from obsray.core.handles import ActorHandle
 
 
 def exit_actor() -> NoReturn:

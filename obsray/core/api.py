@@ -11,8 +11,11 @@ from typing import Any, TypeVar, overload
 import obsray
 from obsray.core import options as opts
 from obsray.core import parameters as params
+from obsray.core.actors import ActorClass
+from obsray.core.functions import RemoteFunction
+from obsray.core.handles import ActorHandle, get_named
 from obsray.core.protocol.labels import RESERVED_PREFIX, check_key, check_value
-from obsray.core.remote import ActorClass, ActorHandle, RemoteFunction, get_named, method, remote
+from obsray.core.remote import method, remote
 from obsray.core.runtime.context import RuntimeContext
 from obsray.core.runtime.display import take_uncaught_errors
 from obsray.core.runtime.launch import Context, launch

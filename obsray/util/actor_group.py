@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from obsray.core import api
-from obsray.core.remote import ActorClass, remote
+from obsray.core.actors import ActorClass
+from obsray.core.remote import remote
 
 
 @dataclass(frozen=True)

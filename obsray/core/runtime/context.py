@@ -185,7 +185,7 @@ class RuntimeContext:
         """A handle of the actor this code runs in. Raises RuntimeError outside actors."""
         import pickle
 
-        from obsray.core.remote import ActorHandle
+        from obsray.core.handles import ActorHandle
 
         spec = self._actor_spec
         if spec is None:

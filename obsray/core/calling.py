@@ -1,0 +1,109 @@
+"""What remote functions, actor classes and methods have in common: from options and a signature to a call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from obsray.core import options as opts
+from obsray.core import placement
+from obsray.core.protocol.environment_key import environment_id, environment_key
+from obsray.core.runtime.dispatch import Shape
+from obsray.core.runtime.serialization import dump_function
+from obsray.core.runtime.session import Session
+from obsray.core.runtime.submission import STREAMING
+
+MAX_RETRIES_DEFAULT = 3
+
+
+def auto_init() -> Session:
+    from obsray.core.api import session
+
+    return session()
+
+
+def signature_of(function: Any, skip_first: bool) -> tuple[tuple[int, int], Callable[[Any, Any], None]]:
+    """How many positional arguments always fit, and a full check for every other call."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return (0, 1 << 30), lambda args, kwargs: None
+    if skip_first:
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+    least = most = 0
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            most += 1
+            if parameter.default is parameter.empty:
+                least += 1
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            most = 1 << 30
+        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            # A required keyword: no call without keywords fits.
+            least, most = 1, 0
+            break
+
+    def check(args: Any, kwargs: Any) -> None:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            name = getattr(function, "__name__", "function")
+            raise TypeError(f"{name}{signature}: {error}") from None
+
+    return (least, most), check
+
+
+def is_generator(function: Any) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def returns_of(options: dict[str, Any], function: Any) -> int:
+    returns = options.get("num_returns")
+    if returns is None:
+        return STREAMING if is_generator(function) else 1
+    if returns in ("streaming", "dynamic"):
+        if inspect.isfunction(function) and not is_generator(function):
+            raise ValueError(f'num_returns="streaming": {function.__name__} is not a generator function')
+        return STREAMING
+    return int(returns)
+
+
+def call_options(options: dict[str, Any]) -> dict[str, Any] | None:
+    """What a worker must know about a call besides its arguments."""
+    found: dict[str, Any] = {}
+    wanted = options.get("retry_exceptions")
+    if wanted is True:
+        found["retry"] = True
+    elif wanted:
+        found["retry"] = dump_function(tuple(wanted))
+    if options.get("max_calls"):
+        found["max_calls"] = options["max_calls"]
+    if options.get("name"):
+        found["name"] = options["name"]
+    if options.get("concurrency_group"):
+        found["group"] = options["concurrency_group"]
+    ahead = options.get("_generator_backpressure_num_objects")
+    if ahead is not None and ahead != -1:
+        found["backpressure"] = ahead
+    return found or None
+
+
+def shape_of(session: Session, options: dict[str, Any], cpus_default: float, what: str = "a task") -> Shape:
+    """The scheduling class of these options. Raises ValueError for a placement in which it can never run."""
+    resources = opts.demanded(options, cpus_default)
+    runtime = session.environments.describe(options.get("runtime_env"))
+    where = placement.placed(session, options, resources, what=what)
+    inherited = where.inherited
+    key = (tuple(sorted(resources.items())), repr(runtime), where.key, inherited is not None and inherited["capture"])
+    with session.lock:
+        name = (opts.describe(resources) + where.name)[: opts.NAME_CHARACTERS_MAX - 32]
+        if runtime is not None:
+            name += f" env:{environment_id(environment_key(runtime)).hex()}"
+        return session.dispatcher.shape(name, resources, runtime, key, where.wire, inherited)
+
+
+def shown(options: dict[str, Any]) -> str:
+    """Options as a repr shows them."""
+    text = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return f" with {text if len(text) <= 200 else text[:197] + '...'}" if text else ""

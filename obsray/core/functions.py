@@ -1,0 +1,161 @@
+"""Remote functions: inert, picklable descriptions that calls go through."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
+
+from obsray.core import options as opts
+from obsray.core import placement
+from obsray.core.calling import (
+    MAX_RETRIES_DEFAULT,
+    auto_init,
+    call_options,
+    returns_of,
+    shape_of,
+    shown,
+    signature_of,
+)
+from obsray.core.graph import FunctionNode
+from obsray.core.runtime.bindings import Bindings, interactive
+from obsray.core.runtime.dispatch import Function
+from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.serialization import dump_function
+from obsray.core.runtime.session import Session
+from obsray.core.runtime.streams import ObjectRefGenerator
+from obsray.core.runtime.submission import Plan
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+#: What a call returns: a reference, a list of them, a generator of them, None.
+C = TypeVar("C", covariant=True)
+
+
+class RemoteFunction(Generic[P, C]):
+    """A function whose calls run in workers: ``f.remote(...)`` returns a reference to the result at once."""
+
+    def __init__(self, function: Callable[P, Any], options: dict[str, Any]) -> None:
+        self._function = function
+        self._options = opts.check(options, opts.TASK_OPTIONS, "a remote function")
+        if inspect.iscoroutinefunction(function):
+            raise ValueError(
+                f"{getattr(function, '__name__', function)} is async: a task runs alone in its process and has "
+                "nothing to await beside; call asyncio.run(...) inside a plain function, or use an actor, whose "
+                "async methods run beside each other"
+            )
+        placement.check(self._options)
+        returns_of(self._options, function)
+        self._plan: Plan | None = None
+        self._plan_session: Session | None = None
+        self._bindings: Bindings | None = None
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+        self.__module__ = getattr(function, "__module__", "")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(f"{self.__name__} is a remote function: call {self.__name__}.remote(...) instead")
+
+    # For type checkers: the arguments of the function itself, or references to them in the first four places.
+    @overload
+    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> C: ...
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[Any, Q], C], a: ObjectRef[Any], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> C: ...
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[Any, Any, Q], C], a: Any, b: ObjectRef[Any], /,
+        *args: Q.args, **kwargs: Q.kwargs,
+    ) -> C: ...  # fmt: skip
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[Any, Any, Any, Q], C], a: Any, b: Any, c: ObjectRef[Any], /,
+        *args: Q.args, **kwargs: Q.kwargs,
+    ) -> C: ...  # fmt: skip
+    @overload
+    def remote(
+        self: RemoteFunction[Concatenate[Any, Any, Any, Any, Q], C], a: Any, b: Any, c: Any, d: ObjectRef[Any], /,
+        *args: Q.args, **kwargs: Q.kwargs,
+    ) -> C: ...  # fmt: skip
+
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the function in a worker.
+
+        Returns a reference, a list of them for ``num_returns`` > 1, None for 0, a generator of them for generators.
+        Raises TypeError if the arguments do not fit the signature or cannot be pickled.
+        """
+        session = self._plan_session
+        if session is None or session.closed:
+            session = self._prepare()
+        assert self._plan is not None
+        return session.submission.call(self._plan, args, kwargs)
+
+    def _prepare(self) -> Session:
+        session = auto_init()
+        function = self._function
+        plan, bindings = self._plan, self._bindings
+        if plan is not None and plan.session is session and bindings is not None and not bindings.changed():
+            return session
+        blob = dump_function(function)
+        identifier = hashlib.blake2b(blob, digest_size=16).digest()
+        options = self._options
+        max_calls = options.get("max_calls") or (1 if options.get("num_gpus") and "max_calls" not in options else 0)
+        compiled = Function(identifier, self.__name__, blob, max_calls)
+        retries = options.get("max_retries")
+        bounds, check = signature_of(function, skip_first=False)
+        self._plan = Plan(
+            session,
+            compiled,
+            options.get("name") or self.__name__,
+            returns_of(options, function),
+            MAX_RETRIES_DEFAULT if retries is None else retries,
+            call_options({**options, "max_calls": max_calls}),
+            shape_of(session, options, 1, self.__name__),
+            bounds,
+            check,
+        )
+        if interactive():
+            # What it uses may be defined anew at any time: each call comes here and looks.
+            self._bindings = Bindings(function)
+            return session
+        self._plan_session = session
+        if session.executor is not None:
+            session.planned.add(self)
+        return session
+
+    def forget_plan(self) -> None:
+        """The next call plans anew: this process runs work of another placement group now."""
+        self._plan_session = None
+
+    @overload
+    def options(self, *, num_returns: Literal[0], **options: Any) -> RemoteFunction[P, None]: ...
+    @overload
+    def options(self, *, num_returns: Literal[1], **options: Any) -> RemoteFunction[P, ObjectRef[Any]]: ...
+    @overload
+    def options(self, *, num_returns: int, **options: Any) -> RemoteFunction[P, list[ObjectRef[Any]]]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal["streaming", "dynamic"], **options: Any
+    ) -> RemoteFunction[P, ObjectRefGenerator[Any]]: ...
+    @overload
+    def options(self, **options: Any) -> RemoteFunction[P, C]: ...
+
+    def options(self, **options: Any) -> RemoteFunction[P, Any]:
+        """The same function with other options for the calls made through the copy."""
+        return RemoteFunction(self._function, {**self._options, **options})
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> FunctionNode:
+        """A call for a graph (``obsray.dag``): described, not made. Arguments may be other such calls."""
+        return FunctionNode(self, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<remote function {self.__module__}.{self.__name__}{shown(self._options)}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"function": self._function, "options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["function"], state["options"])  # type: ignore[misc]
