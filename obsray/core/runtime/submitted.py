@@ -74,7 +74,7 @@ class SubmittedRun:
             return
         self.open = False
         count, plan, running = self._next - self._start, self._plan, self._running
-        self._next = 0
+        self._next, self._plan, self._running = 0, None, None
         parent = NIL_TASK if running is None else running.task
         shape = plan.shape.name_number if plan.shape is not None else 0
         if count == 1:

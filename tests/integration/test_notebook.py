@@ -1,0 +1,134 @@
+"""In a notebook: a real kernel runs the cells, and what people see is what the kernel sends them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from queue import Empty
+from typing import Any
+
+import pytest
+from jupyter_client.manager import KernelManager
+
+from tests.integration.programs import PATIENCE_SECONDS, ROOT
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class Notebook:
+    """A kernel whose sessions lie below a directory of the test."""
+
+    def __init__(self, root: Any) -> None:
+        self.kernel = KernelManager()
+        path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+        self.kernel.start_kernel(cwd=str(root), env={**os.environ, "TMPDIR": str(root), "PYTHONPATH": path})
+        self.client = self.kernel.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(PATIENCE_SECONDS)
+
+    def start(self, cell: str) -> str:
+        """Begin a cell; returns its number."""
+        return str(self.client.execute(cell))
+
+    def messages(self, number: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What a cell shows, as (kind, content), until it has ended."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                message = self.client.get_iopub_msg(timeout=0.1)
+            except Empty:
+                continue
+            if message["parent_header"].get("msg_id") != number:
+                continue
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                return
+            yield message["msg_type"], message["content"]
+        raise AssertionError(f"the cell did not end within {PATIENCE_SECONDS} s")
+
+    def run(self, cell: str) -> Any:
+        """The plain text of a cell's value, or its error as the notebook shows it; None if it shows neither."""
+        shown = None
+        for kind, content in self.messages(self.start(cell)):
+            if kind == "execute_result":
+                shown = content["data"]["text/plain"]
+            elif kind == "error":
+                shown = "\n".join(content["traceback"])
+        return shown
+
+    def hear(self, text: str) -> str:
+        """What cells print, until ``text`` is among it: it may come after the cell has ended."""
+        said, deadline = "", time.monotonic() + PATIENCE_SECONDS
+        while text not in said and time.monotonic() < deadline:
+            try:
+                message = self.client.get_iopub_msg(timeout=0.1)
+            except Empty:
+                continue
+            if message["msg_type"] == "stream":
+                said += message["content"]["text"]
+        return said
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        self.kernel.shutdown_kernel(now=True)
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    found = Notebook(tmp_path_factory.mktemp("notebook"))
+    found.run("import obsray, asyncio, time\ncontext = obsray.init(num_cpus=2, include_dashboard=False)")
+    yield found
+    found.run("obsray.shutdown()")
+    found.close()
+
+
+def test_what_a_cell_defines_anew_is_what_the_next_call_runs(notebook):
+    notebook.run("def scale(x): return x * 3\n@obsray.remote\ndef f(x): return scale(x)")
+    assert notebook.run("obsray.get(f.remote(2))") == "6"
+    notebook.run("def scale(x): return x + 100")
+    assert notebook.run("obsray.get(f.remote(2))") == "102"
+
+
+def test_an_actor_class_of_a_cell_works_and_its_handle_says_how_it_is(notebook):
+    notebook.run(
+        "@obsray.remote\nclass Counter:\n    def __init__(self): self.n = 0\n"
+        "    def add(self): self.n += 1; return self.n\ncounter = Counter.remote()"
+    )
+    assert notebook.run("obsray.get([counter.add.remote() for _ in range(3)])") == "[1, 2, 3]"
+    assert notebook.run("counter").startswith("ActorHandle(Counter, ") and "alive" in notebook.run("counter")
+
+
+def test_references_are_awaited_at_the_top_of_a_cell(notebook):
+    notebook.run("@obsray.remote\ndef double(x): return 2 * x")
+    assert notebook.run("await double.remote(4)") == "8"
+    assert notebook.run("await asyncio.gather(*[double.remote(x) for x in range(3)])") == "[0, 2, 4]"
+
+
+def test_an_error_shows_the_lines_of_the_cells(notebook):
+    notebook.run("@obsray.remote\ndef parse(text):\n    return int(text)")
+    shown = notebook.run('obsray.get(parse.remote("seven"))')
+    assert "return int(text)" in shown and "obsray story" in shown
+    assert "values.py" not in shown and "executor.py" not in shown
+
+
+def test_interrupting_a_cell_returns_and_the_runtime_goes_on(notebook):
+    notebook.run("@obsray.remote\ndef says(path):\n    open(path, 'w').close()\n    time.sleep(60)")
+    number = notebook.start(
+        "import os\nreference = says.remote(os.path.join(context.address_info['session_dir'], 'began'))\n"
+        "while not os.path.exists(os.path.join(context.address_info['session_dir'], 'began')): time.sleep(0.01)\n"
+        "print('waiting')\nobsray.get(reference)"
+    )
+    began, errors = 0.0, []
+    for kind, content in notebook.messages(number):
+        if kind == "stream" and "waiting" in content["text"]:
+            began = time.monotonic()
+            notebook.kernel.interrupt_kernel()
+        elif kind == "error":
+            errors.append(content["ename"])
+    assert errors == ["KeyboardInterrupt"] and time.monotonic() - began < 5
+    assert notebook.run("obsray.cancel(reference)\nobsray.get(double.remote(1))") == "2"
+
+
+def test_what_tasks_print_appears_in_the_notebook(notebook):
+    notebook.start("@obsray.remote\ndef says():\n    print('hello from a task')\nobsray.get(says.remote())")
+    assert "hello from a task" in notebook.hear("hello from a task")
