@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
             )
         )
         return 0
-    print(_text(directory, facts, live, overview_shape(view), reasons, output.is_coloured(sys.stdout)))
+    shape = {**overview_shape(view), "jobs": view.jobs(refresh=False)}
+    print(_text(directory, facts, live, shape, reasons, output.is_coloured(sys.stdout)))
     return 0
 
 
@@ -71,6 +72,8 @@ def _text(
         pairs.append(("dashboard", f"{url}  (obsray dashboard prints the link that opens it)"))
     pairs += [(units.plain(item["name"]), _meter(item["percent"], _amounts(item))) for item in shape["resources"]]
     pairs += [("store", _store_text(shape["store"])), ("workers", _workers_text(shape["workers_by_state"]))]
+    if len(shape["jobs"]) > 1:
+        pairs.append(("jobs", _jobs_text(shape["jobs"])))
     pairs.append(
         ("tasks", f"{units.count(shape['tasks_total'])}, {units.rate(shape['finished_per_second'])} finished/s")
     )
@@ -99,6 +102,11 @@ def _store_text(store: dict[str, Any]) -> str:
 def _workers_text(by_state: dict[str, int]) -> str:
     shown = [f"{units.count(number)} {name.lower()}" for name, number in sorted(by_state.items()) if number]
     return ", ".join(shown) or "none"
+
+
+def _jobs_text(jobs: list[dict[str, Any]]) -> str:
+    shown = Counter(job["state"].lower() for job in jobs)
+    return ", ".join(f"{units.count(number)} {state}" for state, number in sorted(shown.items()))
 
 
 def _events_text(shape: dict[str, Any], coloured: bool) -> str:

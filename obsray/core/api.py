@@ -16,6 +16,7 @@ from obsray.core.functions import RemoteFunction
 from obsray.core.handles import ActorHandle, get_named
 from obsray.core.protocol.labels import RESERVED_PREFIX, check_key, check_value
 from obsray.core.remote import method, remote
+from obsray.core.runtime import joining
 from obsray.core.runtime.context import RuntimeContext
 from obsray.core.runtime.display import take_uncaught_errors
 from obsray.core.runtime.launch import Context, launch
@@ -61,7 +62,11 @@ def init(
     _system_config: dict[str, Any] | None = None,
     **unknown: Any,
 ) -> Context:
-    """Start a runtime on this machine for this program: node, workers, telemetry and dashboard.
+    """Start a runtime on this machine for this program: node, workers, telemetry and dashboard; or join one.
+
+    ``address`` (else the variables OBSRAY_ADDRESS and RAY_ADDRESS) names a runtime of this user to join: its session
+    directory, as ``context.address_info["address"]`` says it in the program that started it, or ``"auto"`` for the
+    newest. Without one, or with ``"local"``, a runtime is started, and ends with this program.
 
     ``num_cpus`` defaults to the cores this process may use (the cgroup's limit counts), ``object_store_memory`` (bytes)
     to 30 % of memory. ``labels`` are the node's, for label selectors.
@@ -71,10 +76,9 @@ def init(
 
     Returns a context with ``dashboard_url`` and ``address_info``; usable as ``with obsray.init():``.
     Raises RuntimeError if a runtime is running (unless ``ignore_reinit_error``) or cannot be started and for parameters
-    that do not exist or are not offered, ConnectionError for an address that would have to be joined, ValueError or
-    TypeError for bad values.
+    that do not exist or are not offered, ConnectionError for an address where nothing can be joined, ValueError or
+    TypeError for bad values and, when joining, for what only whoever starts a runtime can decide.
     """
-    global _context, _forked
     session = current_or_none()
     if session is not None and not session.closed and session.failure is None:
         if ignore_reinit_error and _context is not None:
@@ -85,7 +89,7 @@ def init(
     if session is not None:
         shutdown()
     params.refuse(unknown, _PARAMETERS)
-    params.check_address(address)
+    where = joining.wanted(address)
     given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "namespace": namespace,
              "object_store_memory": object_store_memory, "memory": _memory}  # fmt: skip
     opts.check(given, frozenset(given), "init")
@@ -100,7 +104,23 @@ def init(
     params.check_dashboard(dashboard_host, dashboard_port)
     job, space, env = params.job_of(job_config, namespace, runtime_env)
     logs = params.logging_of(configure_logging, logging_level, logging_format, logging_config)
-    _context = launch(
+    if where is not None:
+        only_starting = {
+            **{name: value for name, value in given.items() if name not in ("namespace", "memory")}, "_memory": _memory,
+            "labels": labels, "_system_config": _system_config, "_node_name": _node_name,
+            "include_dashboard": include_dashboard, "dashboard_port": dashboard_port,
+            "dashboard_host": None if dashboard_host == "127.0.0.1" else dashboard_host,
+        }  # fmt: skip
+        params.refuse_when_joining(where.given, only_starting)
+        found = joining.find(where, _temp_dir)
+        return _enter(
+            joining.join(
+                found, where, namespace=space, job_config=job, logs=logs, log_to_driver=log_to_driver,
+                version=obsray.__version__, on_disconnect=shutdown,
+            ),
+            env,
+        )  # fmt: skip
+    context = launch(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         resources=resources or {},
@@ -119,16 +139,22 @@ def init(
         version=obsray.__version__,
         on_disconnect=shutdown,
     )
-    set_current(_context.session)
-    _forked = False
-    _context.session.start()
+    return _enter(context, env)
+
+
+def _enter(context: Context, env: dict[str, Any]) -> Context:
+    """This process is a driver now; its job begins."""
+    global _context, _forked
+    _context, _forked = context, False
+    set_current(context.session)
+    context.session.start()
     try:
-        _context.begin_job(env)
+        context.begin_job(env)
     except BaseException:
         shutdown()
         raise
     take_uncaught_errors()
-    return _context
+    return context
 
 
 #: The names that ``init`` takes, for those who mistype one.
@@ -136,7 +162,8 @@ _PARAMETERS = [*(name for name in init.__kwdefaults__ or ()), "address"]
 
 
 def shutdown(*, wait_for_processes: bool = False) -> None:
-    """End the runtime this program started and all its processes. May be called at any time, any number of times."""
+    """End the runtime this program started and all its processes, or leave the one it joined, which goes on without
+    what this program owns. May be called at any time, any number of times."""
     global _context
     context, _context = _context, None
     session = current_or_none()
@@ -163,6 +190,8 @@ def _after_fork() -> None:
     session = current_or_none()
     if session is not None and session.worker_pid != os.getpid():
         global _context, _forked
+        if _context is not None:
+            _context.left_behind()
         _context, _forked = None, True
         session.left_behind()
         set_current(None)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from obsray import runtime_env as environments
@@ -33,7 +30,6 @@ INSTEAD: dict[str, str] = {
     "storage": "it was removed from Ray as well",
 }
 LOOPBACK = ("127.0.0.1", "localhost")
-_ADDRESS_VARIABLES = ("OBSRAY_ADDRESS", "RAY_ADDRESS")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -49,39 +45,16 @@ def refuse(unknown: Mapping[str, Any], known: list[str]) -> None:
         raise RuntimeError(f"init() has no parameter {name!r}{meant}")
 
 
-def check_address(address: str | None) -> None:
-    """Raise unless a runtime is to be started here: ConnectionError if one was to be joined."""
-    if address is not None and not isinstance(address, str):
-        raise TypeError(f"address={address!r}: must be text or None")
-    given = f"init(address={address!r})"
-    if address is None:
-        for variable in _ADDRESS_VARIABLES:
-            if os.environ.get(variable):
-                address, given = os.environ[variable], f"{variable}={os.environ[variable]}"
-                break
-    if address in (None, "", "local"):
-        return
-    running = running_session()
-    if address == "auto":
-        found = f"the one in {running} cannot be joined yet" if running else "no runtime is running on this machine"
-        raise ConnectionError(f"{given}: {found}; leave address out (or say 'local') to start one for this program")
-    if address.startswith("ray://"):
-        raise ConnectionError(f"{given}: there is no client server; run the program on the machine of its runtime")
-    raise ConnectionError(
-        f"{given}: a running runtime cannot be joined yet, and nothing that could be listens there; leave address out "
-        "(or say 'local') to start one for this program"
-    )
-
-
-def running_session() -> Path | None:
-    """The session directory of the runtime that this user started last, if it still runs."""
-    latest = Path(tempfile.gettempdir()) / f"obsray-{os.getuid()}" / "latest"
-    try:
-        facts = json.loads((latest / "session.json").read_text())
-        os.kill(int(facts["node_pid"]), 0)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return latest.resolve() if (latest / "sockets" / "node.sock").exists() else None
+def refuse_when_joining(given: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for what only whoever starts a runtime can decide; ``given``: how the address was."""
+    decided = [name for name, value in options.items() if value is not None]
+    if decided:
+        names = "num_cpus and num_gpus" if decided[0] in ("num_cpus", "num_gpus") else " and ".join(decided)
+        raise ValueError(
+            f"{given}: when connecting to an existing cluster, {names} must not be provided (here: "
+            f"{', '.join(decided)}): whoever started it has decided that. Leave it out, or say address='local' to "
+            "start a runtime for this program"
+        )
 
 
 def check_gpus(gpus: float | None) -> None:

@@ -44,7 +44,7 @@ def update(directory: Path, /, **facts: Any) -> dict[str, Any]:
     return values
 
 
-def sessions() -> list[Path]:
-    """The directories of this user's sessions, newest first."""
-    found = [path for path in root().glob("s_*") if (path / "session.json").exists()]
+def sessions(base: Path | None = None) -> list[Path]:
+    """The directories of this user's sessions (those below ``base`` if it is given), newest first."""
+    found = [path for path in (base or root()).glob("s_*") if (path / "session.json").exists()]
     return sorted(found, key=lambda path: (read(path).get("started_at_ns", 0), path.name), reverse=True)

@@ -483,7 +483,7 @@ def test_nothing_is_left_when_the_node_ends(how):
         gone(processes)
         assert driver.wait(m.Exit).reason
         left = {path.name for path in node.session.iterdir()} - {"fake"}
-        assert left == {"token", "session.json", "session.lock", "logs", "rings", "telemetry"}
+        assert left == {"token", "session.json", "session.lock", "logs", "jobs", "rings", "telemetry"}
         assert set(os.listdir("/dev/shm")) == shm
 
 

@@ -294,6 +294,24 @@ class ActorTable:
             if actor.placement.group == group and actor.state is not ActorState.DEAD:
                 self._die(step, actor, DeathCause.PLACEMENT_REMOVED, why)
 
+    def detached_workers(self) -> set[bytes]:
+        """The processes of detached actors."""
+        return {worker for worker, actor in self.by_worker.items() if actor.detached}
+
+    def workers_of(self, client: bytes) -> set[bytes]:
+        """The processes of actors that a client owns."""
+        return {worker for worker, actor in self.by_worker.items() if actor.owner == client}
+
+    def job_ended(self, step: Step, job: int, stay: set[bytes]) -> None:
+        """The driver of a job is gone: its actors end, but for detached ones and those owned by processes that stay."""
+        for actor in list(self.actors.values()):
+            if actor.state is ActorState.DEAD or actor.detached or actor.spec["job"] != job or actor.owner in stay:
+                continue
+            worker = self._pool.workers.get(actor.worker)
+            self._die(step, actor, DeathCause.PARENT_DIED, "the driver of its job ended")
+            if worker is not None:
+                self._pool.kill(step, worker, DeathCause.KILLED_BY_REQUEST, "the driver of the actor's job ended")
+
     def client_gone(self, step: Step, client: bytes) -> None:
         """Watches end; actors that the client owned end with it unless they are detached."""
         for actor_id, clients in list(self.awaited.items()):

@@ -176,7 +176,7 @@ class EnvironmentTable:
         environment = self.environments.get(key)
         if environment is None:
             return bytes(8), {}
-        place = {**environment.place, "description": environment.description}
+        place = {**environment.place, "description": environment.description, "job": job}
         if job in self.job_paths:
             place["job_path"] = self.job_paths[job]
         return environment.id, place

@@ -171,10 +171,27 @@ class NodeMachine:
             cause = DeathCause.INTENDED if client.said_goodbye else DeathCause.UNKNOWN
             if client.described:
                 step.emit.job_ended(step.time_ns, client.job, client_id, cause)
-                self.pool.job_ended(step, client.job)
+                self._end_job(step, client.job)
             detail = "it ended in order" if client.said_goodbye else "its connection broke"
             self._broadcast(step, m.WorkerDied(client_id, client.pid, cause, 0, 0, [], detail, ""))
         self._look(step)
+
+    def _end_job(self, step: Step, job: int) -> None:
+        """A driver ended: of its job only detached actors stay, and what works for them."""
+        stay = self.actors.detached_workers()
+        found = list(stay)
+        while found:
+            # Tasks and actors of a detached actor are its own.
+            client = found.pop()
+            theirs = {lease.worker.id for lease in self.scheduler.leases.values() if lease.demand.client == client}
+            new = (theirs | self.actors.workers_of(client)) - stay
+            stay |= new
+            found += new
+        self.actors.job_ended(step, job, stay)
+        for worker in list(self.pool.workers.values()):
+            if worker.job == job and worker.id not in stay and worker.state is WorkerState.LEASED:
+                self.pool.kill(step, worker, DeathCause.KILLED_BY_REQUEST, f"the driver of its job ({job:08x}) ended")
+        self.pool.job_ended(step, job)
 
     def _describe_job(self, step: Step, client: Client, message: m.DescribeJob) -> None:
         if client.kind is not ProcessKind.DRIVER or client.described:

@@ -15,7 +15,7 @@ from typing import Any
 
 from obsray.config import variable
 
-DIRECTORIES = ("sockets", "rings", "telemetry", "logs", "spill", "environments")
+DIRECTORIES = ("sockets", "rings", "telemetry", "logs", "spill", "environments", "jobs")
 
 
 def main() -> int:

@@ -51,6 +51,7 @@ from obsray.core.protocol.lifecycle import WorkerState
 from obsray.core.protocol.messages import ActorChanged, Exit, Message, Welcome, encode
 from obsray.core.system.arena import Arena
 from obsray.core.system.processes import clean_session
+from obsray.core.transport.connection import PROTOCOL_VERSION
 from obsray.core.transport.control_client import NodeReporter
 from obsray.core.transport.links import Link, Reactor
 from obsray.ids import WORKER_ID_BYTES
@@ -180,6 +181,8 @@ class Node:
             self.session, session=self.session.name, directory=str(self.session), node=self.node.hex(),
             node_pid=os.getpid(), started_at_ns=self._started_at_ns, resources=self._offered.total,
             object_store_memory=self._offered.store_bytes, host=socket.gethostname(), labels=self.machine.labels,
+            config=asdict(self.config), protocol=PROTOCOL_VERSION, version=self.options.settings.get("version", ""),
+            python=".".join(map(str, sys.version_info[:2])),
         )  # fmt: skip
 
     def run(self) -> None:
@@ -222,7 +225,7 @@ class Node:
         assert lifeline is not None
         if not os.read(lifeline, 4096):
             self.reactor.forget(lifeline)
-            self._ending = self._ending or "whoever started it is gone"
+            self._ending = self._ending or "the program that started it has ended"
 
     # --- machine and effects -------------------------------------------------------------------------------
 

@@ -210,6 +210,8 @@ class WorkerPool:
         step.emit.worker_registered(step.time_ns, worker.id, pid, ProcessKind.WORKER, step.now - worker.asked_at)
         if worker.end_cause is None:
             self._rest(step, worker)
+            if worker.job in self._jobs_ended:
+                self.retire(step, worker, DeathCause.IDLE, "its job ended")
         return True
 
     def _started(self, key: str) -> None:

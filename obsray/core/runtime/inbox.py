@@ -39,6 +39,8 @@ class Inbox:
         self.monotonic = monotonic
         self.time_ns = time_ns
         self.handlers = self._make_handlers()
+        #: Told in drivers, with the session's lock held.
+        self.on_runtime_gone: Callable[[Exception], None] = lambda error: None
         #: Why this process was asked to end, while it stays for what others hold.
         self._leaving = ""
 
@@ -205,6 +207,7 @@ class Inbox:
             self.session.executor.exit(reason)
             return
         self.session.failure = LocalRayletDiedError(f"the runtime is gone: {reason}")
+        self.on_runtime_gone(self.session.failure)
         for answer in self.session.answers.values():
             if answer.event is not None:
                 answer.event.set()

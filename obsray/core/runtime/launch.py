@@ -1,4 +1,4 @@
-"""Shell: a driver starts a runtime on this machine and joins it.
+"""Shell: a driver starts a runtime on this machine and joins it (``joining.py``: or joins one that runs).
 
 The driver holds the write end of a *lifeline* pipe and the node reads the other end: however the driver ends, also by
 ``kill -9``, the node sees end of file and takes everything down. If the node is killed instead, its children die with
@@ -45,17 +45,17 @@ _SOCKET_PATH_MAX = 107 - len("/sockets/0123456789abcdef.sock")
 
 
 class Context(Mapping[str, Any]):
-    """What ``init`` returns: where the runtime is. Leaving it as a context manager shuts the runtime down.
+    """What ``init`` returns: where the runtime is. Leaving it as a context manager is ``shutdown()``.
 
     A mapping of ``address_info``. ``dashboard_url`` is known once the dashboard is up (it starts in the
-    background) and is "" before.
+    background) and is "" before. ``process`` is the node's, None in a program that joined a runtime of another.
     """
 
     def __init__(
         self,
         session: Session,
-        process: subprocess.Popen[bytes],
-        lifeline: int,
+        process: subprocess.Popen[bytes] | None,
+        lifeline: int | None,
         logs: LogFollower | None,
         on_disconnect: Callable[[], None],
         job: dict[str, Any] | None = None,
@@ -172,13 +172,17 @@ class Context(Mapping[str, Any]):
         return f"<table>{cells}</table>"
 
     def stop(self) -> None:
-        """Leave the runtime and wait until its processes are gone."""
+        """Leave the runtime; whoever started it waits until its processes are gone."""
         # 1. Say goodbye, so that nothing of ours counts as a crash. 2. Close the lifeline: the node ends everything.
         # 3. Wait for it, bounded; kill it if it does not listen. 4. Show the workers' last words. 5. Remove what a
         # killed node left on disk.
         restore_interrupts(self.session)
         tear_down_logging()
         self.session.close()
+        if self.process is None or self._lifeline is None:
+            if self._logs is not None:
+                self._logs.stop()
+            return
         os.close(self._lifeline)
         grace = self.session.config.shutdown_grace_seconds
         interrupted = False
@@ -197,6 +201,12 @@ class Context(Mapping[str, Any]):
             clean_session(self.session.directory)
         if interrupted:
             raise KeyboardInterrupt
+
+    def left_behind(self) -> None:
+        """In a forked child: the node must notice the end of the parent although this process lives on."""
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
 
 
 def new_session_directory(temp_dir: str | None) -> Path:
@@ -257,8 +267,21 @@ def launch(
         "include_dashboard": include_dashboard,
         "dashboard_port": dashboard_port,
         "node_name": node_name,
+        "settings": {"version": version},
     }
-    job = {
+    process, lifeline = _start_node(directory, options)
+    try:
+        session = Session(directory, secrets.token_bytes(WORKER_ID_BYTES), ProcessKind.DRIVER, config)
+    except BaseException:
+        _abandon(process, lifeline, directory)
+        raise
+    job = describe_program(namespace, job_config, logs)
+    return begin(session, job, log_to_driver, on_disconnect, version, process, lifeline)
+
+
+def describe_program(namespace: str | None, job_config: JobConfig, logs: dict[str, Any]) -> dict[str, Any]:
+    """What the workers of this program get to know about it (``DescribeJob``)."""
+    return {
         "namespace": secrets.token_hex(8) if namespace is None else namespace,
         "entrypoint": " ".join(sys.argv)[:500],
         "sys_path": [*(path or os.getcwd() for path in sys.path), *map(os.path.abspath, job_config.code_search_path)],
@@ -266,15 +289,21 @@ def launch(
         "actor_lifetime": job_config.default_actor_lifetime,
         **logs,
     }
-    process, lifeline = _start_node(directory, options)
-    try:
-        session = Session(directory, secrets.token_bytes(WORKER_ID_BYTES), ProcessKind.DRIVER, config)
-        Submission(session)
-    except BaseException:
-        _abandon(process, lifeline, directory)
-        raise
+
+
+def begin(
+    session: Session,
+    job: dict[str, Any],
+    log_to_driver: bool,
+    on_disconnect: Callable[[], None],
+    version: str,
+    process: subprocess.Popen[bytes] | None = None,
+    lifeline: int | None = None,
+) -> Context:
+    """A driver that has joined: its calls, its interrupts, the output of its workers. ``process``: it started it."""
+    Submission(session)
     take_interrupts(session)
-    follower = LogFollower(directory / "logs") if log_to_driver else None
+    follower = LogFollower(session.directory, session.job, process is not None) if log_to_driver else None
     if follower is not None:
         follower.start()
     return Context(session, process, lifeline, follower, on_disconnect, job, version)

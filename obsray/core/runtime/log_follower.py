@@ -1,7 +1,10 @@
-"""What tasks and actors print reaches the terminal of the driver that started them.
+"""What tasks and actors print reaches the terminal of the driver that started them, and no other's.
 
 Workers write to files of the session, which outlive them; this follows the files, whole lines only, each with the
 worker that wrote it in front. The files stay the truth: what is shown here may lag by ``POLL_SECONDS``.
+
+A worker says whose it is before it runs anything for a job: ``jobs/<worker>`` holds the job's number. It works for no
+other afterwards. What nobody claims (a process that did not start) is for the driver that started the runtime.
 """
 
 from __future__ import annotations
@@ -15,11 +18,32 @@ POLL_SECONDS = 0.2
 READ_BYTES_MAX = 1 << 20
 
 
-class LogFollower:
-    """Follows ``worker-*.out`` and ``.err`` of one session on a thread of its own, until ``stop``."""
+CLAIMS = "jobs"
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+
+def claim_output(session: Path, worker: bytes, job: int) -> None:
+    """A worker of job ``job`` (0: of none yet) says that what it prints is for that job's driver."""
+    if job:
+        try:
+            with open(session / CLAIMS / worker.hex(), "x") as file:
+                file.write(str(job))
+        except OSError:
+            # It said so before, or the session ends.
+            pass
+
+
+class LogFollower:
+    """Follows ``worker-*.out`` and ``.err`` of one job's workers on a thread of its own, until ``stop``.
+
+    ``unclaimed``: those that belong to no job as well.
+    """
+
+    def __init__(self, session: Path, job: int, unclaimed: bool = True) -> None:
+        self._directory = session / "logs"
+        self._claims = session / CLAIMS
+        self._job = job
+        self._unclaimed = unclaimed
+        self._jobs: dict[str, int] = {}
         self._offsets: dict[str, int] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="obsray-logs", daemon=True)
@@ -46,11 +70,30 @@ class LogFollower:
             return
         for entry in entries:
             try:
-                while entry.stat().st_size > self._offsets.get(entry.name, 0) and self._show(entry, final):
+                # The size first: whoever claims a file does so before writing to it.
+                while (
+                    entry.stat().st_size > self._offsets.get(entry.name, 0)
+                    and self._is_mine(entry.name)
+                    and self._show(entry, final)
+                ):
                     pass
             except (OSError, ValueError):
                 # The file went with its session, or the program has closed its own output: nothing left to show.
                 continue
+
+    def _is_mine(self, name: str) -> bool:
+        worker = name.removeprefix("worker-").partition(".")[0]
+        job = self._jobs.get(worker)
+        if job is None:
+            try:
+                job = int((self._claims / worker).read_text())
+            except FileNotFoundError:
+                return self._unclaimed
+            except ValueError:
+                # It is being written.
+                return False
+            self._jobs[worker] = job
+        return job == self._job
 
     def _show(self, entry: os.DirEntry[str], final: bool) -> bool:
         """Show one piece of one file. False if there is no whole line in it yet."""

@@ -11,6 +11,7 @@ from typing import Any
 from obsray.config import Config
 from obsray.core.runtime.environments import enter
 from obsray.core.runtime.executor import Executor
+from obsray.core.runtime.log_follower import claim_output
 from obsray.core.runtime.session import Session, set_current
 from obsray.core.runtime.submission import Submission
 from obsray.errors import LocalRayletDiedError
@@ -27,6 +28,7 @@ def main(session_dir: str, worker_id: bytes, place: dict[str, Any]) -> None:
     ``place``: what the node has prepared for this process, {} for nothing special.
     """
     if place:
+        claim_output(Path(session_dir), worker_id, place.get("job") or 0)
         enter(place)
     try:
         session = Session(Path(session_dir), worker_id, ProcessKind.WORKER, Config.from_environment())

@@ -31,6 +31,7 @@ from obsray.core.runtime.calls import ActorCalls
 from obsray.core.runtime.dispatch import Dispatcher
 from obsray.core.runtime.environments import Environments, set_import_path
 from obsray.core.runtime.inbox import Inbox
+from obsray.core.runtime.log_follower import claim_output
 from obsray.core.runtime.logs import set_up_logging
 from obsray.core.runtime.ownership import NODE, Ownership, Task
 from obsray.core.runtime.references import ObjectRef, dropped
@@ -135,13 +136,20 @@ class Session:
         self._kept: set[bytes] = set()
         self.inbox = Inbox(self)
         self.values = Values(self)
+        self.inbox.on_runtime_gone = self.values.abandon_futures
         self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
         self.peers: dict[bytes, Link] = {}
         # First a listener, then the node: it may give this process to others as soon as it knows it.
         self.listener = self.reactor.listen(
             directory / "sockets" / f"{worker.hex()}.sock", self.token, self.inbox.on_link
         )
-        self.node = self._join()
+        try:
+            self.node = self._join()
+        except BaseException:
+            # Where a runtime goes on, nothing stays of an attempt to join it.
+            self.emitter.close(time.time_ns())
+            self.reactor.shutdown()
+            raise
         self.ownership = Ownership(worker)
         self.verdicts = Verdicts(self.ownership, self.emitter, time.time_ns)
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.emitter, config, self.job)
@@ -426,6 +434,7 @@ class Session:
         """A worker gets to know the job it works for, and imports from where its driver does."""
         self.description = dict(self.request("job", job=job) or {})
         self.job = self.dispatcher.job = self.submitted.job = job
+        claim_output(self.directory, self.worker, job)
         if self.description.get("sys_path"):
             set_import_path(self.place, list(self.description["sys_path"]))
         set_up_logging(self)
@@ -470,6 +479,11 @@ class Session:
         """In a forked child: this session is its parent's."""
         self.failure = RaySystemError(FORKED)
         self.closed = True
+        # Only this process' copies: the node must notice the end of the parent although this one lives on.
+        for link in list(self.reactor.links.values()):
+            link.closed = True
+            link.socket.close()
+        self.listener.socket.close()
         # A thread of the parent may have held it.
         self.lock = threading.Lock()
 

@@ -38,6 +38,7 @@ class _FutureWaiter:
         self.values, self.future = values, future
 
     def on_ready(self, entry: Entry) -> None:
+        self.values.awaited.discard(self)
         self.values.completions.append((self.future, entry))
 
 
@@ -62,7 +63,9 @@ class Values:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._progress = session.config.progress != "0"
-        self.completions: deque[tuple[concurrent.futures.Future[Any], Entry]] = deque()
+        self.completions: deque[tuple[concurrent.futures.Future[Any], Entry | Exception]] = deque()
+        #: Futures whose values have not arrived.
+        self.awaited: set[_FutureWaiter] = set()
 
     def put(self, value: Any) -> ObjectRef[Any]:
         """Store a value owned by this process."""
@@ -329,11 +332,18 @@ class Values:
             if entry.state == READY:
                 self.completions.append((future, entry))
             else:
-                self.session.ownership.wait_for(entry, _FutureWaiter(self, future))
+                waiter = _FutureWaiter(self, future)
+                self.awaited.add(waiter)
+                self.session.ownership.wait_for(entry, waiter)
                 self.session.send_everything()
         if self.completions:
             self.complete_futures()
         return future
+
+    def abandon_futures(self, error: Exception) -> None:
+        """No value will come any more. Call with the session's lock held; ``complete_futures`` tells."""
+        while self.awaited:
+            self.completions.append((self.awaited.pop().future, error))
 
     def complete_futures(self) -> None:
         """Set the futures whose values have arrived. Call without the session's lock."""
@@ -345,6 +355,8 @@ class Values:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
+                if isinstance(entry, Exception):
+                    raise entry
                 value = self.value(entry)
             except BaseException as error:
                 future.set_exception(error)

@@ -182,6 +182,42 @@ def test_idle_processes_of_a_job_end_with_it():
     assert any(isinstance(message, m.Exit) for message in bench.inbox[worker])
 
 
+def test_what_is_still_starting_for_a_job_ends_with_it():
+    bench = Bench(cpus=1)
+    driver = described(bench, b"driver_1")
+    wants(bench, driver, env_vars={"A": "1"})
+    bench.leave(driver)
+    (worker,) = bench.workers_join()
+    assert any(isinstance(message, m.Exit) for message in bench.inbox[worker])
+
+
+def test_only_detached_actors_and_what_works_for_them_outlive_a_driver():
+    bench = Bench(cpus=8)
+    driver, other = described(bench, b"driver_1"), described(bench, b"driver_2")
+    stays, goes = (driver + bytes([SEQUENCE_ACTOR]) + bytes([*bytes(6), number]) for number in (1, 2))
+    bench.send(driver, m.CreateActor(1, actor_spec(stays, driver, detached=True)), m.DefineShape(1, "f", {}))
+    (keeper,) = bench.workers_join()
+    bench.send(driver, m.CreateActor(2, actor_spec(goes, driver)), m.LeaseRequest(1, 1, 1))
+    bench.workers_join()
+    task = got(bench, driver, m.LeaseGranted)[0]
+    # The task makes an actor and is done; the detached actor has a task and an actor of its own.
+    grandchild = task.worker + bytes([SEQUENCE_ACTOR]) + bytes([*bytes(6), 1])
+    bench.send(task.worker, m.CreateActor(1, actor_spec(grandchild, task.worker)))
+    child = keeper + bytes([SEQUENCE_ACTOR]) + bytes([*bytes(6), 1])
+    bench.send(keeper, m.CreateActor(1, actor_spec(child, keeper)), m.DefineShape(1, "g", {}), m.LeaseRequest(1, 1, 1))
+    bench.workers_join()
+    bench.send(driver, m.LeaseReturn(task.lease, 1, 0))
+    bench.killed()
+    states = {bench.actors.actors[actor].worker: actor for actor in (stays, goes, grandchild, child)}
+    bench.leave(driver)
+    ended = {states.get(worker) for worker in bench.killed()}
+    assert ended == {goes, grandchild}
+    alive = {actor for actor in states.values() if bench.actors.actors[actor].state is not ActorState.DEAD}
+    assert alive == {stays, child} and other in bench.machine.clients
+    working = got(bench, keeper, m.LeaseGranted)[0].worker
+    assert bench.pool.workers[working].end_cause is None
+
+
 def test_workers_ask_what_their_job_is():
     bench = Bench()
     driver = described(bench, b"driver_1")

@@ -174,17 +174,6 @@ def test_a_mistyped_parameter_names_the_one_that_was_meant():
     parameters.refuse({"local_mode": False}, [])
 
 
-@pytest.mark.parametrize("address", ["auto", "127.0.0.1:6379", "ray://host:10001"])
-def test_an_address_to_join_is_a_connection_error(address, monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with pytest.raises(ConnectionError, match="address"):
-        parameters.check_address(address)
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConnectionError, match=f"RAY_ADDRESS={address}"):
-        parameters.check_address(None)
-    parameters.check_address("local")
-
-
 def test_the_devices_a_program_may_see_limit_what_it_can_offer(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     parameters.check_gpus(8)

@@ -4,14 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from obsray.core.runtime.log_follower import LogFollower
+from obsray.core.runtime.log_follower import CLAIMS, LogFollower, claim_output
+
+
+def follow(session: Path, job: int = 1, unclaimed: bool = True) -> LogFollower:
+    for name in ("logs", CLAIMS):
+        (session / name).mkdir(exist_ok=True)
+    return LogFollower(session, job, unclaimed)
 
 
 def test_whole_lines_are_shown_once_and_the_rest_when_it_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    follower = LogFollower(tmp_path)
-    log = tmp_path / "worker-3fa2c1d0aabbccdd.out"
+    follower = follow(tmp_path)
+    log = tmp_path / "logs" / "worker-3fa2c1d0aabbccdd.out"
     log.write_bytes(b"one\ntw")
     follower._poll(final=False)
     follower._poll(final=False)
@@ -24,12 +30,28 @@ def test_whole_lines_are_shown_once_and_the_rest_when_it_ends(
 
 
 def test_errors_go_to_stderr_and_other_files_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "worker-3fa2c1d0aabbccdd.err").write_bytes(b"warning \xff\n")
-    (tmp_path / "node.log").write_bytes(b"not for users\n")
-    LogFollower(tmp_path)._poll(final=False)
+    follower = follow(tmp_path)
+    (tmp_path / "logs" / "worker-3fa2c1d0aabbccdd.err").write_bytes(b"warning \xff\n")
+    (tmp_path / "logs" / "node.log").write_bytes(b"not for users\n")
+    follower._poll(final=False)
     shown = capsys.readouterr()
     assert shown.err == "(worker 3fa2c1d0) warning \ufffd\n" and shown.out == ""
 
 
 def test_a_directory_that_is_gone_is_no_error(tmp_path: Path) -> None:
-    LogFollower(tmp_path / "gone")._poll(final=True)
+    LogFollower(tmp_path / "gone", 1)._poll(final=True)
+
+
+def test_each_driver_sees_its_own_workers_and_the_first_what_nobody_claims(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = follow(tmp_path, 1), follow(tmp_path, 2, unclaimed=False)
+    for worker, job in ((b"worker_1", 1), (b"worker_2", 2), (b"worker_0", 0)):
+        claim_output(tmp_path, worker, job)
+        claim_output(tmp_path, worker, 9)  # whose it is does not change
+        (tmp_path / "logs" / f"worker-{worker.hex()}.out").write_text(f"of {job}\n")
+    (tmp_path / CLAIMS / b"worker_0".hex()).unlink()
+    second._poll(final=True)
+    assert capsys.readouterr().out == f"(worker {b'worker_2'.hex()[:8]}) of 2\n"
+    first._poll(final=True)
+    assert sorted(line[-4:] for line in capsys.readouterr().out.splitlines()) == ["of 0", "of 1"]
