@@ -53,6 +53,7 @@ STATE_TONES = {
     "RESTORING": "wait",
     "FREED": "off",
     "LOST": "bad",
+    "READY": "ok",
     "BLOCKED": "block",
     "BUSY": "run",
     "IN_OWNER": "sent",
