@@ -317,26 +317,9 @@ def actor_sync(api: Any, run: Run) -> float:
     return rate
 
 
-@benchmark("actor calls, async: submit 5 k, one get", unit="/s", group="actors", needs="actors")
-def actor_async(api: Any, run: Run) -> float:
-    counter = api.remote(Counter).remote()
-    count = run.count(5_000, 1_000)
-    done = 0
-
-    def submit(calls: int) -> None:
-        nonlocal done
-        done += calls
-        expect(api.get([counter.add.remote() for _ in range(calls)])[-1], done)
-
-    submit(count // 10)
-    seconds = run.median_seconds(lambda: submit(count))
-    api.kill(counter)
-    return count / seconds
-
-
-@benchmark("async actor calls: submit 5 k, one get", unit="/s", group="actors", needs="async")
-def async_actor(api: Any, run: Run) -> float:
-    counter = api.remote(AsyncCounter).remote()
+def call_rate(api: Any, run: Run, counter_class: type) -> float:
+    """Calls per second of one actor that are submitted together and fetched together."""
+    counter = api.remote(counter_class).remote()
     count = run.count(5_000, 1_000)
     done = 0
 
@@ -349,6 +332,16 @@ def async_actor(api: Any, run: Run) -> float:
     seconds = run.median_seconds(lambda: submit(count))
     api.kill(counter)
     return count / seconds
+
+
+@benchmark("actor calls, async: submit 5 k, one get", unit="/s", group="actors", needs="actors")
+def actor_async(api: Any, run: Run) -> float:
+    return call_rate(api, run, Counter)
+
+
+@benchmark("async actor calls: submit 5 k, one get", unit="/s", group="actors", needs="async")
+def async_actor(api: Any, run: Run) -> float:
+    return call_rate(api, run, AsyncCounter)
 
 
 @benchmark("actor creation to first answer, one after the other", unit="/s", group="actors", needs="actors")
