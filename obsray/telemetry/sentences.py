@@ -214,6 +214,13 @@ def _object_created(r: Row, n: Names) -> str:
     return f"room of {size(r['object_bytes'])} was reserved for {_object(r)} by {_worker(r, n)}"
 
 
+def _actor_created(r: Row, n: Names) -> str:
+    # Told twice: by who wants it, and by the node when it has a place in the node's table.
+    who = n.process_label(r["process"])
+    told = "is known to" if who.startswith("node ") else "was asked for by"
+    return f"{_actor(r)} of class {r['class_name']} {told} {who}"
+
+
 def _actor_placed(r: Row, n: Names) -> str:
     return f"{_worker(r, n)} was chosen for {_actor(r)} after {duration(r['pending_seconds'])}"
 
@@ -354,7 +361,7 @@ SENTENCES: dict[str, Sentence] = {
     "object_allocation_waiting": _waits_for_room,
     "object_allocation_failed": _allocation_failed,
     "object_pinned": lambda r, n: f"{_worker(r, n)} maps {_object(r)} for reading",
-    "actor_created": lambda r, n: f"{_actor(r)} of class {r['class_name']} was asked for",
+    "actor_created": _actor_created,
     "actor_placed": _actor_placed,
     "actor_alive": _actor_alive,
     "actor_restarting": _actor_restarting,
