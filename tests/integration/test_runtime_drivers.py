@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -68,6 +70,8 @@ print(listen(), flush=True)
     assert b"error of the second" in errors
     assert second.process.returncode == 0
     eventually(lambda: [job["state"] for job in views(address).jobs()] == ["SUCCEEDED", "RUNNING"])
+    command = [sys.executable, "-m", "obsray.cli", "status", "--session", address]
+    assert "1 running, 1 succeeded" in subprocess.run(command, capture_output=True, text=True).stdout
     first.tell("end")
     out, errors = first.process.communicate(timeout=20)
     assert b"of the second" not in out + errors
