@@ -417,7 +417,7 @@ def available_resources() -> dict[str, float]:
 
 def get_gpu_ids() -> list[Any]:
     """The ids of the GPUs assigned to this task or actor; empty in a driver."""
-    return list(get_runtime_context().get_accelerator_ids().get("GPU", []))
+    return get_runtime_context().assigned_gpus()
 
 
 def get_runtime_context() -> RuntimeContext:

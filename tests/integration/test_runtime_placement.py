@@ -169,6 +169,12 @@ def test_actors_in_a_group_start_again_in_it_and_take_their_children_along(group
     assert isinstance(caught.value, obsray.exceptions.RayActorError)
 
 
+def test_the_context_names_devices_by_strings_as_the_environment_does(session):
+    assert obsray.get_gpu_ids() == [] and obsray.get_runtime_context().get_accelerator_ids() == {"GPU": []}
+    named = obsray.remote(num_gpus=2)(lambda: obsray.get_runtime_context().get_accelerator_ids())
+    assert obsray.get(named.remote(), timeout=30) == {"GPU": ["0", "1"]}
+
+
 def test_bundles_have_gpus_of_their_own(group):
     made = group([{"GPU": 1, "CPU": 1}, {"GPU": 1, "CPU": 1}])
     ids = obsray.remote(num_gpus=1)(lambda: (obsray.get_gpu_ids(), os.environ["CUDA_VISIBLE_DEVICES"]))

@@ -128,14 +128,18 @@ class RuntimeContext:
         resources = running.context.get("resources", {}) if running is not None else {}
         return {name: opts.floating(name, amount) for name, amount in resources.items()}
 
-    def get_accelerator_ids(self) -> dict[str, list[Any]]:
-        """The devices set aside for this task or actor, by kind."""
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """The devices set aside for this task or actor, by kind; ids are strings, as CUDA_VISIBLE_DEVICES has them."""
+        return {"GPU": [str(device) for device in self.assigned_gpus()]}
+
+    def assigned_gpus(self) -> list[Any]:
+        """The GPUs set aside for what runs here: numbers, or the names of devices that go by those."""
         running = self._running
         devices = running.context.get("devices", {}) if running is not None else {}
         numbers = list(devices.get("GPU", ()))
         executor = self._session.executor
         # Devices that CUDA_VISIBLE_DEVICES knows by other names than numbers go by those.
-        return {"GPU": executor.gpus_named(numbers) if numbers and executor is not None else numbers}
+        return executor.gpus_named(numbers) if numbers and executor is not None else numbers
 
     def get_placement_group_id(self) -> str | None:
         """The placement group this task or actor runs in, None outside of groups."""
