@@ -104,6 +104,17 @@ class Columns:
 Batch = dict[str, Columns]
 
 
+def in_order(batch: Batch, events: Sequence[str], texts: Texts) -> list[tuple[int, str, dict[str, Any]]]:
+    """The records of rare kinds as (time_ns, event, row), oldest first; of one instant in the order of ``events``."""
+    records = [
+        (record["time_ns"], order, record)
+        for order, event in enumerate(events)
+        if event in batch
+        for record in batch[event].rows(texts)
+    ]
+    return [(time_ns, events[order], record) for time_ns, order, record in sorted(records, key=lambda r: r[:2])]
+
+
 def plain(field: Field, value: Any, texts: Texts) -> Any:
     """One value of a field as a Python value."""
     if field.code in _ID_BYTES:

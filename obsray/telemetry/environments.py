@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from obsray.telemetry.columns import Batch, Texts
+from obsray.telemetry.columns import Batch, Texts, in_order
 
 Row = dict[str, Any]
 #: How the name of a shape says which environment its workers are in.
@@ -22,13 +22,7 @@ class EnvironmentTable:
 
     def update(self, batch: Batch) -> None:
         """Fold the new records of a batch."""
-        records = [
-            (record["time_ns"], order, event, record)
-            for order, event in enumerate(_EVENTS)
-            if event in batch
-            for record in batch[event].rows(self.texts)
-        ]
-        for time_ns, _, event, record in sorted(records, key=lambda entry: entry[:2]):
+        for time_ns, event, record in in_order(batch, _EVENTS, self.texts):
             getattr(self, "_" + event)(self._row(record["environment"].hex()), time_ns, record)
 
     def _row(self, environment: str) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from obsray.telemetry.columns import Batch, Texts
+from obsray.telemetry.columns import Batch, Texts, in_order
 
 Row = dict[str, Any]
 #: In the order in which they can follow one another at one instant.
@@ -34,13 +34,7 @@ class GroupTable:
 
     def update(self, batch: Batch) -> None:
         """Fold the new records of a batch."""
-        records = [
-            (record["time_ns"], order, event, record)
-            for order, event in enumerate(_EVENTS)
-            if event in batch
-            for record in batch[event].rows(self.texts)
-        ]
-        for time_ns, _, event, record in sorted(records, key=lambda entry: entry[:2]):
+        for time_ns, event, record in in_order(batch, _EVENTS, self.texts):
             getattr(self, "_" + event)(self._row(record["group"]), time_ns, record)
 
     def _group_requested(self, row: Row, time_ns: int, record: Row) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from obsray.telemetry.columns import Array, Batch, Columns, Texts
+from obsray.telemetry.columns import Array, Batch, Columns, Texts, in_order
 from obsray.telemetry.events import ProcessKind
 
 Row = dict[str, Any]
@@ -123,13 +123,7 @@ class ActorTable:
             "actor_created", "actor_placed", "actor_restored", "actor_alive", "actor_checkpoint_saved",
             "actor_restarting", "actor_died",
         )  # fmt: skip
-        records = [
-            (record["time_ns"], order, event, record)
-            for order, event in enumerate(events)
-            if event in batch
-            for record in batch[event].rows(self.texts)
-        ]
-        for time_ns, _, event, record in sorted(records, key=lambda entry: entry[:2]):
+        for time_ns, event, record in in_order(batch, events, self.texts):
             getattr(self, "_" + event)(self._row(record["actor"]), time_ns, record)
 
     def _actor_created(self, row: Row, time_ns: int, record: Row) -> None:

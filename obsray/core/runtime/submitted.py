@@ -65,8 +65,10 @@ class SubmittedRun:
 
     def tasks(self) -> set[bytes]:
         """The tasks that are not recorded yet."""
-        owner = owner_of(self._first) if self.open else b""
-        return {task_id(owner, number) for number in range(self._start, self._next)} if self.open else set()
+        if not self.open:
+            return set()
+        owner = owner_of(self._first)
+        return {task_id(owner, number) for number in range(self._start, self._next)}
 
     def flush(self) -> None:
         """Record what was submitted since the last time."""
