@@ -152,6 +152,8 @@ class DeathCause(IntEnum):
     GAVE_UP = 11
     #: What the process had to be could not be made (actors).
     ENVIRONMENT_FAILED = 12
+    #: Its node died, and it with it.
+    NODE_DIED = 13
 
 
 class LeaseOutcome(IntEnum):

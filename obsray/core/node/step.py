@@ -24,10 +24,31 @@ class Send(NamedTuple):
     message: Message
 
 
+class SendNode(NamedTuple):
+    """Send a message to another node (by id); dropped if there is no link to it."""
+
+    node: bytes
+    message: Message
+
+
 class Broadcast(NamedTuple):
-    """Send a message to every client."""
+    """Send a message to every client; ``abroad``: and to every other node, for theirs."""
 
     message: Message
+    abroad: bool = False
+
+
+class ConnectPeer(NamedTuple):
+    """Connect to another node. Answered by ``peer_linked``, or by ``peer_unreachable`` with the reason."""
+
+    node: bytes
+    address: str
+
+
+class DisconnectPeer(NamedTuple):
+    """Close the link to another node, if there is one."""
+
+    node: bytes
 
 
 class StartWorker(NamedTuple):
@@ -125,7 +146,10 @@ class Shutdown(NamedTuple):
 
 Effect = (
     Send
+    | SendNode
     | Broadcast
+    | ConnectPeer
+    | DisconnectPeer
     | StartWorker
     | MakeEnvironment
     | RemoveEnvironment
@@ -155,6 +179,10 @@ class Step:
     def send(self, client: bytes, message: Any) -> None:
         """Have a message object sent to ``client``."""
         self.effects.append(Send(client, encode(message)))
+
+    def tell_node(self, node: bytes, message: Any) -> None:
+        """Have a message object sent to another node."""
+        self.effects.append(SendNode(node, encode(message)))
 
     def wake(self, instant: float) -> None:
         """Ask for a ``tick`` at ``instant`` at the latest."""

@@ -21,6 +21,9 @@ owner -> worker        DefineFunction Push Recall CancelTask
 worker -> owner        Done Returned Item
 holder -> owner        GetObject AddHolder ReleaseHolders ItemsTaken
 owner -> holder        ObjectValue
+node <-> node          Forward ClientGone JobDescribed LoadReport WantActor WithdrawActor ActorPlaced EndWorker
+                       WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
+                       LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects NodeLeaves
 =====================  ======================================================================================
 
 A *client* is a driver or a worker; it has one connection to its node, and connections to the workers and owners it
@@ -490,6 +493,27 @@ class EnvironmentFailed(NamedTuple):
     tag: int = 49
 
 
+class NodeChanged(NamedTuple):
+    """Node -> its clients: another node is there (``alive``), or is dead and all its processes with it.
+
+    ``address`` is its ``host:port``; ``detail`` says how it ended, for people.
+    """
+
+    node: bytes
+    alive: bool
+    address: str
+    detail: str
+    tag: int = 52
+
+
+class ObjectLost(NamedTuple):
+    """Node -> owner: no copy of these is left. ``detail``: a sentence, the same for all of them."""
+
+    objects: list[bytes]
+    detail: str
+    tag: int = 53
+
+
 # --- owner <-> worker ------------------------------------------------------------------------------------
 
 
@@ -604,6 +628,190 @@ class ReleaseHolders(NamedTuple):
 
     objects: list[bytes]
     tag: int = 83
+
+
+# --- node <-> node (docs/adr/0019) -----------------------------------------------------------------------
+
+
+class Forward(NamedTuple):
+    """``message`` is what ``client`` says to the receiving node, or, if it is a client of that node, shall hear.
+
+    ``job``: for which job the client works, 0 if for none.
+    """
+
+    client: bytes
+    job: int
+    message: Message
+    tag: int = 96
+
+
+class ClientGone(NamedTuple):
+    """A client of the sender ended: what it had at the receiver ends with it."""
+
+    client: bytes
+    tag: int = 97
+
+
+class JobDescribed(NamedTuple):
+    """A driver of the sender said what its job is (``DescribeJob``). ``description`` None: the job ended."""
+
+    job: int
+    driver: bytes
+    description: dict[str, Any] | None
+    tag: int = 98
+
+
+class LoadReport(NamedTuple):
+    """What the sender has to spare now. ``number`` grows with each report of a node.
+
+    ``total`` and ``spare`` in fixed point (``spare``: free and wanted by nobody there). ``queued`` tasks wait there,
+    which run ``task_seconds`` each. ``store_bytes`` is free in its store.
+    """
+
+    number: int
+    total: dict[str, int]
+    spare: dict[str, int]
+    queued: int
+    task_seconds: float
+    store_bytes: int
+    draining: bool
+    tag: int = 99
+
+
+class WantActor(NamedTuple):
+    """Home -> node: find a worker for this actor; answered by ActorPlaced.
+
+    ``demand`` keys: "owner" 8 bytes, "job" int, "name" str, "label" str, "need" and "hold" fixed point dicts,
+    "runtime" and "placement" as in DefineShape.
+    """
+
+    actor: bytes
+    incarnation: int
+    demand: dict[str, Any]
+    tag: int = 100
+
+
+class WithdrawActor(NamedTuple):
+    """Home -> node: look no longer. Answered by ActorPlaced with a nil worker, unless one was found before."""
+
+    actor: bytes
+    incarnation: int
+    tag: int = 101
+
+
+class ActorPlaced(NamedTuple):
+    """Node -> home: ``worker`` is this actor's, under ``lease``, until it ends. Nil: there is none; ``detail``: why."""
+
+    actor: bytes
+    incarnation: int
+    worker: bytes
+    lease: int
+    devices: dict[str, list[int]]
+    detail: str
+    tag: int = 102
+
+
+class EndWorker(NamedTuple):
+    """Home of an actor -> node of its worker: end the process. ``cause`` is an events.DeathCause.
+
+    ``graceful``: it is asked to end, and killed after the grace time unless it is ``patient``; else it is killed now.
+    """
+
+    worker: bytes
+    cause: int
+    detail: str
+    graceful: bool
+    patient: bool
+    tag: int = 103
+
+
+class PrepareBundles(NamedTuple):
+    """Home of a group -> node: hold these bundles for it. ``attempt`` tells answers of different tries apart.
+
+    ``group``: its description as in GroupDescribed. ``bundles``: their indices.
+    """
+
+    group: dict[str, Any]
+    attempt: int
+    bundles: list[int]
+    tag: int = 104
+
+
+class BundlesPrepared(NamedTuple):
+    """Node -> home: they are held, or (``error``) none of them is."""
+
+    group: bytes
+    attempt: int
+    error: str
+    tag: int = 105
+
+
+class CommitGroup(NamedTuple):
+    """Home -> node with bundles: all nodes hold theirs, work may run. ``group`` as in GroupDescribed."""
+
+    group: dict[str, Any]
+    tag: int = 106
+
+
+class ReleaseBundles(NamedTuple):
+    """Home -> node: the group (or its try ``attempt``) is over; what runs in its bundles ends. ``detail``: why."""
+
+    group: bytes
+    attempt: int
+    removed: bool
+    detail: str
+    tag: int = 107
+
+
+class GroupDescribed(NamedTuple):
+    """Home -> nodes that watch or take part: what the group is now.
+
+    ``group`` keys: "group" 16 bytes, "owner" 8 bytes, "job" int, "name", "namespace", "strategy" str, "detached" bool,
+    "state" int, "bundles" list of fixed point dicts, "selectors" list, "nodes" list of node ids (empty bytes: nowhere),
+    "detail" str.
+    """
+
+    group: dict[str, Any]
+    tag: int = 108
+
+
+class LocateObject(NamedTuple):
+    """Node -> home of the object: where is it? Answered once it is somewhere, or nobody will ever make it."""
+
+    object: bytes
+    tag: int = 109
+
+
+class ObjectLocated(NamedTuple):
+    """Home -> node: ``nodes`` have it, ``size`` bytes. No nodes: it is lost or unknown, ``detail`` says which."""
+
+    object: bytes
+    size: int
+    nodes: list[bytes]
+    detail: str
+    tag: int = 110
+
+
+class ObjectsAt(NamedTuple):
+    """Node -> home: these objects, of these sizes, lie here now."""
+
+    objects: list[tuple[bytes, int]]
+    tag: int = 111
+
+
+class ObjectsGone(NamedTuple):
+    """Node -> home: these no longer lie here (evicted copies), or (``detail``) what lay here is lost."""
+
+    objects: list[bytes]
+    detail: str
+    tag: int = 112
+
+
+class NodeLeaves(NamedTuple):
+    """A node ends in order; ``reason`` says why."""
+
+    reason: str
+    tag: int = 113
 
 
 def _registry() -> dict[int, type]:
