@@ -23,7 +23,7 @@ from obsray.core.node.step import RemoveCheckpoints, Report, Step, require
 from obsray.core.node.workers import Death, WorkerPool
 from obsray.core.protocol.environment_key import environment_id
 from obsray.core.protocol.lifecycle import ActorState, advance
-from obsray.core.protocol.messages import ActorChanged, Reply, StartActor
+from obsray.core.protocol.messages import ActorChanged, Reply, StartActor, WorkerDied
 from obsray.ids import NIL_TASK, NIL_WORKER, owner_of
 from obsray.telemetry.events import DeathCause
 
@@ -253,6 +253,9 @@ class ActorTable:
             step.wake(step.now + seconds)
         else:
             self._look_for_worker(step, actor)
+
+    def peer_worker_died(self, step: Step, death: WorkerDied) -> None:
+        """A process of another node died."""
 
     def _rest_seconds(self, failures: int) -> float:
         # The first failure may be an accident.

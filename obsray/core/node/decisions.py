@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from obsray.core.node.demands import Demand, Lease, Queue, Signature
 from obsray.core.node.groups import Group, GroupTable
@@ -13,6 +14,19 @@ from obsray.telemetry.events import LeaseOutcome, Reason
 
 ANNOUNCED_PER_LOOK_MAX = 1000
 _U32 = 0xFFFFFFFF
+
+
+class Candidate(NamedTuple):
+    """Another node as a decision saw it. ``reject`` NONE: it was chosen, or could take the demand now."""
+
+    node: bytes
+    feasible: bool
+    reject: Reason
+    wait_seconds: float
+    queued: int
+    task_seconds: float
+    remote_bytes: int
+    missing: str
 
 
 class Decisions:
@@ -106,7 +120,7 @@ class Decisions:
         text = step.emit.intern(deficit)
         granted = lease is not None
         worker, key, chosen = (
-            (lease.worker.id, lease.key, self.node) if lease is not None else (NIL_WORKER, 0, bytes(8))
+            (lease.worker.id, lease.key & _U32, self.node) if lease is not None else (NIL_WORKER, 0, bytes(8))
         )
         waited = step.now - demand.waiting_since
         queue = self.queues.get(demand.signature())
@@ -123,4 +137,26 @@ class Decisions:
                 step.time_ns, self._decisions, self.node, outcome is not LeaseOutcome.INFEASIBLE,
                 Reason.NONE if granted else reason, 0.0 if granted else mean * demand.backlog / max(1, demand.held),
                 min(demand.backlog, _U32), mean, 0, 0.0, text,
+            )  # fmt: skip
+
+    def spilled(
+        self, step: Step, demand: Demand, reason: Reason, chosen: bytes, candidates: Sequence[Candidate]
+    ) -> None:
+        """Record that a demand was given to another node, and what all nodes looked like then."""
+        self._decisions = self._decisions % _U32 + 1
+        step.emit.lease_decided(
+            step.time_ns, self._decisions, demand.client, demand.label, LeaseOutcome.SPILLED, reason, chosen,
+            NIL_WORKER, 0, min(demand.wanted, _U32), 0, max(0.0, step.now - demand.waiting_since), len(candidates) + 1,
+            0, demand.placement.group or NIL_TASK, demand.placement.bundle,
+        )  # fmt: skip
+        text = step.emit.intern(self.resources.explain(self.resources.deficit(demand.need)) or demand.deficit)
+        here = reason in (Reason.NO_CAPACITY, Reason.LOCALITY, Reason.FAIRNESS)
+        step.emit.lease_candidate(
+            step.time_ns, self._decisions, self.node, here, reason, 0.0, min(demand.backlog, _U32),
+            demand.task_seconds, 0, 0.0, text,
+        )  # fmt: skip
+        for each in candidates:
+            step.emit.lease_candidate(
+                step.time_ns, self._decisions, each.node, each.feasible, each.reject, each.wait_seconds,
+                min(each.queued, _U32), each.task_seconds, each.remote_bytes, 0.0, step.emit.intern(each.missing),
             )  # fmt: skip

@@ -9,6 +9,7 @@ from obsray.core.node.groups import Bundle, Group
 from obsray.core.node.placement import ANYWHERE, Placement
 from obsray.core.node.resources import UNIT, Amounts, Resources
 from obsray.core.node.workers import Worker
+from obsray.core.protocol.messages import DefineShape
 from obsray.telemetry.events import LeaseOutcome, Reason
 
 #: What must be free, what is then held, what the process must be and where: demands equal in these wait in one queue.
@@ -44,6 +45,15 @@ class Demand:
     task_seconds: float = 0.0
     placement: Placement = ANYWHERE
     group: Group | None = None
+    #: Of another node's client, or kept here on purpose: it is not given away.
+    foreign: bool = False
+    #: As its client described it, for other nodes.
+    described: DefineShape | None = None
+    #: Node -> how much waits there (``delegation.py``), and since when some of it does.
+    away: dict[bytes, int] = field(default_factory=dict)
+    away_since: float = 0.0
+    #: What of a demand that is spread waits here.
+    twin: Demand | None = None
 
     @property
     def domain(self) -> bytes:

@@ -10,13 +10,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from obsray.core.node.abroad import STORE_RESOURCE, Abroad
 from obsray.core.node.actors import ActorTable
+from obsray.core.node.delegation import Delegation
 from obsray.core.node.demands import describe
 from obsray.core.node.environments import of_job, runtime_of
 from obsray.core.node.groups import Group
 from obsray.core.node.intake import Malformed, accept
 from obsray.core.node.jobs import JobDescription
 from obsray.core.node.objects import ObjectTable
+from obsray.core.node.peers import PeerTable
 from obsray.core.node.placement import placement_of
 from obsray.core.node.resources import MEMORY, Resources
 from obsray.core.node.scheduler import Scheduler
@@ -29,7 +32,6 @@ from obsray.ids import owner_of, short
 from obsray.telemetry.events import DeathCause, ProcessKind, Reason
 
 SHAPES_PER_CLIENT_MAX = 10_000
-STORE_RESOURCE = "object_store_memory"
 _U32 = 0xFFFFFFFF
 _REASONS = frozenset(Reason)
 
@@ -45,6 +47,8 @@ class Client:
     shapes: int = 0
     described: bool = False
     said_goodbye: bool = False
+    #: Of another node, which speaks for it.
+    foreign: bool = False
 
 
 class NodeMachine:
@@ -59,17 +63,23 @@ class NodeMachine:
         socket_directory: str,
         describe_node: Callable[[], dict[str, Any]],
         labels: dict[str, str] | None = None,
+        peers: PeerTable | None = None,
     ) -> None:
         self.node = node
+        self.peers = peers or PeerTable(node)
         self.resources = resources
         self.pool = pool
         self.objects = objects
         self.labels = {NODE_ID: node.hex(), **(labels or {})}
-        self.scheduler = Scheduler(node, resources, pool, socket_directory, self.labels)
+        self.scheduler = Scheduler(node, resources, pool, socket_directory, self.labels, self.peers)
         self.groups = self.scheduler.groups
         self.actors = ActorTable(node, self.scheduler, pool, socket_directory)
         self.clients: dict[bytes, Client] = {}
+        #: Counts the jobs of this node; in a cluster it starts at a number that no other node's reaches.
         self.jobs = 0
+        self.delegation = Delegation(node, self.labels, resources, self.peers, self.scheduler)
+        self.abroad = Abroad(self)
+        self.delegation.speak = self.abroad.forward
         #: What drivers said about their jobs.
         self.descriptions: dict[int, dict[str, Any]] = {}
         self._describe_node = describe_node
@@ -107,7 +117,10 @@ class NodeMachine:
         self._methods: dict[str, Callable[[Step, Client, dict[str, Any]], Any]] = {
             "resources": self._resources,
             "job": lambda step, client, arguments: self.descriptions.get(arguments.get("job", 0)),
-            "nodes": lambda step, client, arguments: [{**self._describe_node(), "labels": self.labels}],
+            "nodes": lambda step, client, arguments: [
+                {**self._describe_node(), "labels": self.labels},
+                *self.abroad.described(),
+            ],
             "get_actor": lambda step, client, arguments: self.actors.find(
                 _text(arguments, "name"), _text(arguments, "namespace")
             ),
@@ -136,7 +149,7 @@ class NodeMachine:
             self.jobs += 1
             client.job = self.jobs
         self.clients[client_id] = client
-        self._look(step)
+        self.look(step)
         return client
 
     def client_messages(self, step: Step, client_id: bytes, messages: list[m.Message]) -> None:
@@ -144,10 +157,23 @@ class NodeMachine:
         client = self.clients[client_id]
         try:
             for message in messages:
-                decoded = accept(message)
-                self._handlers[type(decoded)](step, client, decoded)
+                self.handle(step, client, accept(message))
         finally:
-            self._look(step)
+            self.look(step)
+
+    def handle(self, step: Step, client: Client, message: Any) -> None:
+        """One checked message of a client, here or at the node where what it is about is at home."""
+        if self.peers.peers:
+            peer = self.abroad.goes_to(message)
+            if peer is not None and peer.linked:
+                self.abroad.forward(step, peer, client.id, message)
+                return
+        self._handlers[type(message)](step, client, message)
+
+    def foreign_client(self, client_id: bytes, job: int) -> Client:
+        """A client of another node, which speaks for it."""
+        client = self.clients[client_id] = Client(client_id, ProcessKind.WORKER, 0, job, foreign=True)
+        return client
 
     def client_left(self, step: Step, client_id: bytes) -> None:
         """The link of a client is gone: whatever it wanted, held, wrote, read or owned goes with it."""
@@ -160,6 +186,12 @@ class NodeMachine:
                 step, lease.worker, DeathCause.KILLED_BY_REQUEST, f"the owner of its tasks ({client_id.hex()}) ended"
             )
         self.actors.client_gone(step, client_id)
+        self.delegation.client_gone(client_id)
+        self.abroad.client_ended(step, client_id)
+        if client.foreign:
+            self.objects.client_gone(step, client_id)
+            self.look(step)
+            return
         if client.job:
             for group in self.groups.of_job(client.job):
                 self._end_group(step, group, "the job that made it ended", Reason.OWNER_DIED)
@@ -171,12 +203,13 @@ class NodeMachine:
             cause = DeathCause.INTENDED if client.said_goodbye else DeathCause.UNKNOWN
             if client.described:
                 step.emit.job_ended(step.time_ns, client.job, client_id, cause)
-                self._end_job(step, client.job)
+                self.end_job(step, client.job)
+                self.abroad.job_described(step, client.job, client_id, None)
             detail = "it ended in order" if client.said_goodbye else "its connection broke"
             self._broadcast(step, m.WorkerDied(client_id, client.pid, cause, 0, 0, [], detail, ""))
-        self._look(step)
+        self.look(step)
 
-    def _end_job(self, step: Step, job: int) -> None:
+    def end_job(self, step: Step, job: int) -> None:
         """A driver ended: of its job only detached actors stay, and what works for them."""
         stay = self.actors.detached_workers()
         found = list(stay)
@@ -202,6 +235,7 @@ class NodeMachine:
             raise Malformed(f"DescribeJob: {error!r}") from None
         client.described = True
         self.descriptions[client.job] = description.told
+        self.abroad.job_described(step, client.job, client.id, description.told)
         self.pool.environments.job_paths[client.job] = description.told.get("sys_path") or ()
         intern = step.emit.intern
         step.emit.job_started(
@@ -214,12 +248,13 @@ class NodeMachine:
             self.pool.environments.define(runtime, description.runtime, client.job)
             self.pool.prepare(step, runtime)
 
-    def _job_of(self, client: Client) -> int:
+    def job_of(self, client_id: bytes) -> int:
         """Whose job a client works for; 0 if nobody has described it."""
-        worker = self.pool.workers.get(client.id)
+        worker = self.pool.workers.get(client_id)
         if worker is not None:
             return worker.job
-        return client.job if client.described else 0
+        client = self.clients.get(client_id)
+        return client.job if client is not None and (client.described or client.foreign) else 0
 
     def _goodbye(self, step: Step, client: Client, message: m.Goodbye) -> None:
         client.said_goodbye = True
@@ -245,7 +280,7 @@ class NodeMachine:
         """The system refused another process."""
         death = self.pool.not_forked(step, worker, why)
         if death is not None:
-            self._look(step)
+            self.look(step)
 
     def worker_ended(self, step: Step, end: Ended) -> None:
         """A worker's process is gone; its last messages have been handled."""
@@ -259,7 +294,7 @@ class NodeMachine:
         if death.worker.state is WorkerState.DEAD and death.worker.uses:
             self._tell_death(step, death, end)
         self.pool.keep_prestarted(step)
-        self._look(step)
+        self.look(step)
 
     def _tell_death(self, step: Step, death: Death, end: Ended) -> None:
         self._broadcast(
@@ -270,8 +305,8 @@ class NodeMachine:
             ),
         )  # fmt: skip
 
-    def _broadcast(self, step: Step, message: Any) -> None:
-        step.effects.append(Broadcast(m.encode(message)))
+    def _broadcast(self, step: Step, message: m.WorkerDied) -> None:
+        step.effects.append(Broadcast(m.encode(message), abroad=True))
 
     # --- the store's threads -----------------------------------------------------------------------------
 
@@ -289,7 +324,7 @@ class NodeMachine:
     ) -> None:
         """What some processes must be is there, or ``error`` says why it cannot be."""
         self.pool.environments.made(step, environment, place, size_bytes, error)
-        self._look(step)
+        self.look(step)
 
     # --- time --------------------------------------------------------------------------------------------
 
@@ -298,7 +333,8 @@ class NodeMachine:
         self.pool.tick(step)
         self.objects.tick(step)
         self.actors.tick(step)
-        self._look(step)
+        self.abroad.tick(step)
+        self.look(step)
 
     def sample(self, step: Step, lag_seconds: float) -> None:
         """Record how the node does now."""
@@ -324,7 +360,8 @@ class NodeMachine:
         found[STORE_RESOURCE] = float(self.objects.capacity), float(self.objects.allocator.used_bytes)
         return found
 
-    def _look(self, step: Step) -> None:
+    def look(self, step: Step) -> None:
+        """Something may have become free, or wanted: decide again."""
         for lease in self.scheduler.schedule(step):
             self.actors.placed(step, lease)
         for demand, error in self.scheduler.give_up(step):
@@ -332,6 +369,9 @@ class NodeMachine:
                 self.actors.environment_failed(step, demand.actor, error)
             else:
                 step.send(demand.client, m.EnvironmentFailed(demand.shape, error))
+        if self.peers.peers:
+            self.delegation.look(step)
+            self.abroad.report(step)
 
     # --- leases ------------------------------------------------------------------------------------------
 
@@ -343,7 +383,7 @@ class NodeMachine:
         if client.shapes > SHAPES_PER_CLIENT_MAX:
             raise Malformed(f"more than {SHAPES_PER_CLIENT_MAX} shapes")
         try:
-            job = self._job_of(client)
+            job = self.job_of(client.id)
             runtime = of_job(runtime_of(message.runtime), job)
             self.pool.environments.define(runtime, message.runtime, job)
             placement = placement_of(message.placement)
@@ -351,12 +391,12 @@ class NodeMachine:
             raise Malformed(str(error)) from None
         label = step.emit.intern(message.name or describe(message.resources))
         self.scheduler.define(
-            step, client.id, message.shape, message.name, message.resources, runtime, label, placement
+            step, client.id, message.shape, message.name, message.resources, runtime, label, placement, message
         )
 
     def _lease_request(self, step: Step, client: Client, message: m.LeaseRequest) -> None:
         try:
-            self.scheduler.request(step, client.id, message.shape, message.wanted, message.backlog)
+            self.delegation.request(step, client.id, message.shape, message.wanted, message.backlog)
         except KeyError:
             raise Malformed(f"shape {message.shape} was never defined") from None
 
@@ -378,7 +418,7 @@ class NodeMachine:
     # --- objects and actors ------------------------------------------------------------------------------
 
     def _create_object(self, step: Step, client: Client, message: m.CreateObject) -> None:
-        if owner_of(message.object) not in self.clients:
+        if owner_of(message.object) not in self.clients and self.peers.home_of(message.object) is None:
             detail = f"the owner of {short(message.object)} is gone, so nobody could ever free it"
             step.send(client.id, m.ObjectRefused(message.request, "unknown", detail))
             return
@@ -386,7 +426,7 @@ class NodeMachine:
 
     def _create_actor(self, step: Step, client: Client, message: m.CreateActor) -> None:
         try:
-            self.actors.create(step, client.id, message.request, message.spec, self._job_of(client))
+            self.actors.create(step, client.id, message.request, message.spec, self.job_of(client.id))
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"CreateActor: {error!r}") from None
 
@@ -442,6 +482,9 @@ class NodeMachine:
         available = {name: max(0, amount) for name, amount in self.resources.free.items()}
         total[STORE_RESOURCE] = self.objects.capacity
         available[STORE_RESOURCE] = self.objects.capacity - self.objects.allocator.used_bytes
+        for mine, theirs in zip((total, available), self.abroad.resources(), strict=True):
+            for name, amount in theirs.items():
+                mine[name] = mine.get(name, 0) + amount
         return {"total": total, "available": available}
 
     def _store(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -464,6 +507,8 @@ class NodeMachine:
         self.scheduler.check_invariants()
         self.objects.check_invariants()
         self.actors.check_invariants()
+        self.peers.check_invariants()
+        self.delegation.check_invariants()
 
 
 def _text(arguments: dict[str, Any], name: str) -> str:

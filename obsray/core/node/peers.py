@@ -73,15 +73,24 @@ class Peer:
 
 
 class PeerTable:
-    """The other nodes. ``node`` is this one's id; ``head``: whether the control store runs beside it."""
+    """The other nodes. ``node`` is this one's id, ``address`` where others reach it ("" where there is no cluster).
 
-    def __init__(self, node: bytes, head: bool = True) -> None:
+    ``head``: whether the control store runs beside it.
+    """
+
+    def __init__(self, node: bytes, head: bool = True, address: str = "") -> None:
         self.node = node
         self.is_head = head
+        self.address = address
         self.peers: dict[bytes, Peer] = {}
         self.by_mark: dict[bytes, Peer] = {}
         #: The head, if that is another node and known.
         self.head: Peer | None = None
+
+    @property
+    def clustered(self) -> bool:
+        """Whether there can be other nodes."""
+        return bool(self.address)
 
     # --- who is at home where ----------------------------------------------------------------------------
 

@@ -8,14 +8,17 @@ from typing import Any
 
 from obsray.core.protocol import labels
 from obsray.core.protocol.labels import Selector
-from obsray.ids import TASK_ID_BYTES, WORKER_ID_BYTES
+from obsray.ids import NODE_ID_BYTES, TASK_ID_BYTES
 
 ALTERNATIVES_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Equal placements may share a queue. ``bundle`` -1 is any of the group's; of ``selectors`` one must hold."""
+    """Equal placements may share a queue. ``bundle`` -1 is any of the group's; of ``selectors`` one must hold.
+
+    ``near``: about ``near_bytes`` of its arguments lie on that node.
+    """
 
     group: bytes = b""
     bundle: int = -1
@@ -24,6 +27,8 @@ class Placement:
     selectors: tuple[Selector, ...] = ()
     preferred: Selector = ()
     spread: bool = False
+    near: bytes = b""
+    near_bytes: int = 0
 
     def unmet(self, node: bytes, has: Mapping[str, str]) -> str:
         """Which label keeps this off a node, in words; empty if none does."""
@@ -50,14 +55,20 @@ def placement_of(description: Any) -> Placement:
     group, node, bundle = description.get("group", b""), description.get("node", b""), description.get("bundle", -1)
     if not isinstance(group, bytes) or len(group) not in (0, TASK_ID_BYTES):
         raise ValueError("not the id of a group")
-    if not isinstance(node, bytes) or len(node) not in (0, WORKER_ID_BYTES):
+    if not isinstance(node, bytes) or len(node) not in (0, NODE_ID_BYTES):
         raise ValueError("not the id of a node")
     if not isinstance(bundle, int) or not -1 <= bundle < 1 << 31:
         raise ValueError("not the index of a bundle")
     selectors = description.get("selectors", ())
     if not isinstance(selectors, (list, tuple)) or len(selectors) > ALTERNATIVES_MAX:
         raise ValueError("not a list of selectors")
+    near, near_bytes = description.get("near", b""), description.get("near_bytes", 0)
+    if not isinstance(near, bytes) or len(near) not in (0, NODE_ID_BYTES):
+        raise ValueError("not the id of a node")
+    if not isinstance(near_bytes, int) or near_bytes < 0:
+        raise ValueError("not a number of bytes")
     return Placement(
         group, bundle, node, bool(description.get("soft")), tuple(map(labels.received, selectors)),
         labels.received(description.get("preferred", ())), bool(description.get("spread")),
+        near, near_bytes,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from obsray.core.node.demands import Demand, Lease, Queue
 from obsray.core.node.groups import GroupTable
 from obsray.core.node.resources import GPU, Amounts, Resources, free_in
 from obsray.core.node.step import Step
-from obsray.core.protocol.messages import LeaseReclaim
+from obsray.core.protocol.messages import LEASE_NUMBER_MASK, LeaseReclaim
 from obsray.telemetry.events import Reason
 
 #: With more demands than room each keeps a worker at least this long before it is asked for it.
@@ -108,6 +108,10 @@ class Reclaimer:
         lease.asked_back = True
         lease.demand.asked_back += 1
         step.emit.lease_reclaim_requested(
-            step.time_ns, lease.key, lease.demand.client, lease.worker.id, Reason.RECLAIMED_FOR_OTHERS
+            step.time_ns,
+            lease.key & LEASE_NUMBER_MASK,
+            lease.demand.client,
+            lease.worker.id,
+            Reason.RECLAIMED_FOR_OTHERS,
         )
         step.send(lease.demand.client, LeaseReclaim(lease.key))

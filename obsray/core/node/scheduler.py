@@ -23,13 +23,15 @@ from obsray.core.node.decisions import Decisions
 from obsray.core.node.demands import Demand, Lease, Queue, Signature
 from obsray.core.node.environments import DEFAULT_RUNTIME, Runtime
 from obsray.core.node.groups import Bundle, Group, GroupTable
+from obsray.core.node.peers import PeerTable
 from obsray.core.node.placement import ANYWHERE, Placement
 from obsray.core.node.reclaim import Reclaimer
 from obsray.core.node.resources import Amounts, Resources, default_need, free_in
 from obsray.core.node.step import Step, require
 from obsray.core.node.workers import Worker, WorkerPool
 from obsray.core.protocol.lifecycle import GroupState, WorkerState
-from obsray.core.protocol.messages import LeaseGranted, ShapeRefused
+from obsray.core.protocol.messages import LEASE_MARK_SHIFT, DefineShape, LeaseGranted, ShapeRefused
+from obsray.ids import mark_of_node
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Reason
 
 RESERVE_AFTER_SECONDS = 1.0
@@ -44,11 +46,13 @@ class Scheduler:
     """``node`` is this node's id, ``labels`` what it is called; workers listen in ``socket_directory``."""
 
     def __init__(
-        self, node: bytes, resources: Resources, pool: WorkerPool, socket_directory: str, labels: Mapping[str, str]
-    ) -> None:
+        self, node: bytes, resources: Resources, pool: WorkerPool, socket_directory: str, labels: Mapping[str, str],
+        peers: PeerTable | None = None,
+    ) -> None:  # fmt: skip
         self.node = node
         self.resources = resources
         self.labels = labels
+        self.peers = peers or PeerTable(node)
         self.groups = GroupTable(node, labels, resources)
         self.pool = pool
         self.demands: dict[tuple[bytes, int], Demand] = {}
@@ -61,9 +65,12 @@ class Scheduler:
         self.by_worker: dict[bytes, Lease] = {}
         self._socket_directory = socket_directory
         self._turn = 0
-        self._lease_numbers = 0
+        # In a cluster the number says whose lease it is.
+        self._lease_numbers = (
+            int.from_bytes(mark_of_node(node), "big") << LEASE_MARK_SHIFT if self.peers.clustered else 0
+        )
         self._reclaimer = Reclaimer(resources, self.groups)
-        self._say = Decisions(node, labels, resources, self.groups, self.queues)
+        self.decisions = Decisions(node, labels, resources, self.groups, self.queues)
         self._taken_at: dict[str, float] = {}
         self._reserved: Queue | None = None
         self._reserved_until = 0.0
@@ -73,7 +80,7 @@ class Scheduler:
 
     def define(
         self, step: Step, client: bytes, shape: int, name: str, need: Amounts, runtime: Runtime, label: int,
-        placement: Placement = ANYWHERE,
+        placement: Placement = ANYWHERE, described: DefineShape | None = None,
     ) -> None:  # fmt: skip
         """A client explains its number ``shape``; a second time for the same number changes nothing."""
         if (client, shape) in self.demands or (client, shape) in self.refused:
@@ -84,6 +91,8 @@ class Scheduler:
             self._refuse(step, client, shape, kind, detail)
         else:
             demand = Demand(client, shape, name, need, need, runtime, label=label, placement=placement)
+            demand.foreign = self.peers.home_of(client) is not None
+            demand.described = described
             self.demands[client, shape] = demand
 
     def refusal(self, placement: Placement, need: Amounts) -> tuple[str, str]:
@@ -96,7 +105,9 @@ class Scheduler:
             if detail:
                 return "unschedulable", detail
         if placement.node and placement.node != self.node and not placement.soft:
-            return "unschedulable", f"node {placement.node.hex()} does not exist or is dead"
+            peer = self.peers.peers.get(placement.node)
+            if peer is None or not peer.alive:
+                return "unschedulable", f"node {placement.node.hex()} does not exist or is dead"
         return "", ""
 
     def _refuse(self, step: Step, client: bytes, shape: int, kind: str, detail: str) -> None:
@@ -114,7 +125,7 @@ class Scheduler:
         elif demand.wanted and not wanted:
             self._dequeue(demand)
             if demand.outcome is not LeaseOutcome.GRANTED:
-                self._say.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
+                self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
         demand.wanted = wanted
 
     def want_actor(self, step: Step, demand: Demand) -> None:
@@ -123,13 +134,19 @@ class Scheduler:
         self.actor_demands[demand.actor] = demand
         self._enqueue(step, demand)
 
+    def take_actor(self, actor: bytes) -> Demand:
+        """The actor waits here no longer: its demand goes elsewhere."""
+        demand = self.actor_demands.pop(actor)
+        self._dequeue(demand)
+        return demand
+
     def withdraw_actor(self, step: Step, actor: bytes) -> None:
         """The actor is not wanted any more; nothing happens if it does not wait."""
         demand = self.actor_demands.pop(actor, None)
         if demand is not None:
             self._dequeue(demand)
             demand.wanted = 0
-            self._say.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
+            self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
 
     def want_group(self, step: Step, group: Group) -> None:
         """Place the group as soon as all its bundles fit."""
@@ -150,13 +167,13 @@ class Scheduler:
         if demand is not None:
             self._dequeue(demand)
             demand.wanted = 0
-            self._say.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
+            self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
         for (client, shape), demand in list(self.demands.items()):
             if demand.placement.group == group.id:
                 if demand.wanted:
                     self._dequeue(demand)
                     demand.wanted = 0
-                    self._say.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
+                    self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
                 del self.demands[client, shape]
                 self._refuse(step, client, shape, "group_removed", why)
         held = [lease for lease in self.leases.values() if lease.demand.placement.group == group.id]
@@ -168,7 +185,7 @@ class Scheduler:
         queue = self.queues.get(signature)
         if queue is None:
             queue = Queue(
-                demand.need, demand.hold, demand.runtime, self._infeasible(demand), step.now, demand.placement,
+                demand.need, demand.hold, demand.runtime, self.infeasible(demand), step.now, demand.placement,
                 demand.group,
             )  # fmt: skip
             self.queues[signature] = queue
@@ -179,7 +196,7 @@ class Scheduler:
         queue.add(demand)
         queue.unannounced.append(demand)
 
-    def _infeasible(self, demand: Demand) -> str:
+    def infeasible(self, demand: Demand) -> str:
         """Why this node could never meet the demand, as it is now; empty if it could."""
         if demand.group is not None:
             return self.groups.infeasible(demand.group)
@@ -196,6 +213,17 @@ class Scheduler:
             del self.queues[signature]
             if queue is self._reserved:
                 self._reserved = None
+
+    def node_lost(self, step: Step, node: bytes) -> None:
+        """The node is dead: what is tied to it will never run."""
+        for (client, shape), demand in list(self.demands.items()):
+            if demand.placement.node == node and not demand.placement.soft:
+                if demand.wanted:
+                    self._dequeue(demand)
+                    demand.wanted = 0
+                    self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NODE_DIED, "", None)
+                del self.demands[client, shape]
+                self._refuse(step, client, shape, *self.refusal(demand.placement, demand.need))
 
     # --- leases ------------------------------------------------------------------------------------------
 
@@ -235,7 +263,7 @@ class Scheduler:
         if tasks > 0:
             demand.task_seconds += _MEAN_WEIGHT * (held_seconds / tasks - demand.task_seconds)
         step.emit.lease_returned(
-            step.time_ns, lease.key, demand.client, lease.worker.id, demand.label, reason, held_seconds,
+            step.time_ns, lease.key & _U32, demand.client, lease.worker.id, demand.label, reason, held_seconds,
             min(tasks, _U32),
         )  # fmt: skip
 
@@ -275,7 +303,7 @@ class Scheduler:
             while self._grant_all(step, for_actors):
                 pass
             self._start_workers(step)
-            self._say.explain(step, self._reserved)
+            self.decisions.explain(step, self._reserved)
             self._reclaimer.ask_back(step, sorted(self.queues.values(), key=self._precedence), self.leases.values())
             if any(not queue.infeasible for queue in self.queues.values()):
                 step.wake(step.now + LOOK_SECONDS)
@@ -343,7 +371,7 @@ class Scheduler:
         demand.wanted = 0
         for name in demand.need:
             self._taken_at[name] = step.now
-        self._say.announce(step, demand, LeaseOutcome.GRANTED, Reason.PLACEMENT, "", None)
+        self.decisions.announce(step, demand, LeaseOutcome.GRANTED, Reason.PLACEMENT, "", None)
         self.groups.place(step, group)
         return True
 
@@ -363,7 +391,7 @@ class Scheduler:
             for name in demand.hold:
                 self._taken_at[name] = step.now
         reason = Reason.CAPACITY_FREE if bundle is None else Reason.PLACEMENT
-        self._say.announce(step, demand, LeaseOutcome.GRANTED, reason, "", lease)
+        self.decisions.announce(step, demand, LeaseOutcome.GRANTED, reason, "", lease)
         queue.remove(demand)
         queue.waiting_since = step.now
         demand.held += 1
@@ -453,13 +481,13 @@ class Scheduler:
                 self._dequeue(demand)
                 demand.wanted = 0
                 self.actor_demands.pop(demand.actor, None)
-                self._say.announce(step, demand, LeaseOutcome.WITHDRAWN, queue.reason, queue.deficit, None)
+                self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, queue.reason, queue.deficit, None)
                 lost.append((demand, queue.deficit))
         return lost
 
     def tell_changes(self, step: Step) -> None:
         """Announce every demand whose reason or deficit has changed since it was told (called at a slow pace)."""
-        self._say.tell_changes(step)
+        self.decisions.tell_changes(step)
 
     # --- views -------------------------------------------------------------------------------------------
 

@@ -318,8 +318,9 @@ class WatchGroup(NamedTuple):
 
 #: Keys of ``DefineShape.placement`` (all optional): "group" 16 bytes and "bundle" int (-1 any of them); "node" 8 bytes
 #: and "soft" bool (others will do); "selectors" list of selectors of which one must hold, tried in order; "preferred"
-#: one selector; "spread" bool. A selector is as in ``labels.py``.
-PLACEMENT_FIELDS = ("group", "bundle", "node", "soft", "selectors", "preferred", "spread")
+#: one selector; "spread" bool; "near" 8 bytes and "near_bytes" int (a power of two: about so much of its arguments
+#: lies on that node). A selector is as in ``labels.py``.
+PLACEMENT_FIELDS = ("group", "bundle", "node", "soft", "selectors", "preferred", "spread", "near", "near_bytes")
 
 GROUP_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 
@@ -349,6 +350,12 @@ class Welcome(NamedTuple):
     arena_bytes: int
     settings: dict[str, Any]
     tag: int = 32
+
+
+#: In a cluster the bits of a lease's number from here on are the mark of the node that gave it; those below are what
+#: records show.
+LEASE_MARK_SHIFT = 32
+LEASE_NUMBER_MASK = (1 << LEASE_MARK_SHIFT) - 1
 
 
 class LeaseGranted(NamedTuple):

@@ -22,6 +22,7 @@ from obsray.core.protocol.lifecycle import TaskState, advance
 from obsray.core.protocol.messages import (
     ARGUMENT_INLINE,
     ARGUMENT_STORED,
+    LEASE_NUMBER_MASK,
     CancelTask,
     DefineFunction,
     DefineShape,
@@ -91,12 +92,30 @@ class Lease:
     """A worker that is this process' own until it is returned."""
 
     __slots__ = (
-        "batch", "blocked", "context", "granted_at", "id", "idle_since", "in_flight", "load_ns", "outgoing",
-        "progress_at", "reason", "recalled", "reclaimed", "retire", "shape", "tasks", "worker",
+        "batch",
+        "blocked",
+        "context",
+        "granted_at",
+        "id",
+        "idle_since",
+        "in_flight",
+        "load_ns",
+        "number",
+        "outgoing",
+        "progress_at",
+        "reason",
+        "recalled",
+        "reclaimed",
+        "retire",
+        "shape",
+        "tasks",
+        "worker",
     )  # fmt: skip
 
     def __init__(self, identifier: int, shape: Shape, worker: bytes, context: dict[str, Any], now: float) -> None:
         self.id = identifier
+        #: What records show of it.
+        self.number = identifier & LEASE_NUMBER_MASK
         self.shape = shape
         self.worker = worker
         #: Sent with the first push: devices, resources, job.
@@ -266,11 +285,11 @@ class Dispatcher:
             return
         lease.batch += 1
         context, lease.context = lease.context, None
-        self._send((lease.worker, (_PUSH_TAG, lease.id, lease.batch, time_ns, context, tasks)))
+        self._send((lease.worker, (_PUSH_TAG, lease.number, lease.batch, time_ns, context, tasks)))
         self.emitter.tasks_dispatched(
             time_ns,
             lease.worker,
-            lease.id,
+            lease.number,
             lease.batch,
             lease.shape.name_number,
             len(tasks),
@@ -403,7 +422,7 @@ class Dispatcher:
                 continue
             lease = task.dispatched_to
             lease.forget(task)
-            self.emitter.task_recalled(time_ns, task.id, worker, lease.id, reason)
+            self.emitter.task_recalled(time_ns, task.id, worker, lease.number, reason)
             self.requeue(task)
             if not lease.in_flight and lease.reclaimed:
                 self._give_back(lease, Reason.RECLAIMED_FOR_OTHERS)

@@ -8,6 +8,7 @@ from typing import Any
 
 from obsray.core.node.machine import NodeMachine
 from obsray.core.node.objects import ObjectTable
+from obsray.core.node.peers import PeerTable
 from obsray.core.node.resources import UNIT, Resources
 from obsray.core.node.step import (
     Broadcast,
@@ -23,7 +24,7 @@ from obsray.core.node.step import (
 from obsray.core.node.workers import Ended, WorkerPool
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import WorkerState
-from obsray.ids import object_id, task_id
+from obsray.ids import object_id, task_id, worker_id
 from obsray.telemetry.events import BY_NAME, ProcessKind
 
 NODE = b"NODE...."
@@ -81,7 +82,11 @@ class Bench:
         workers_max: int = 64,
         spill_bytes_max: int = 0,
         auto_reserve: bool = True,
+        node: bytes = NODE,
+        peers: PeerTable | None = None,
+        labels: dict[str, str] | None = None,
     ) -> None:
+        self.node = node
         self.now = 1000.0
         self.records = Records()
         self.inbox: dict[bytes, list[Any]] = {}
@@ -90,13 +95,16 @@ class Bench:
         self.asked: dict[bytes, dict[str, str]] = {}
         self.auto_reserve = auto_reserve
         numbers = itertools.count(1)
-        self.pool = WorkerPool(lambda: b"w%07d" % next(numbers), prestart, workers_max, 30.0, 60.0, 2.0)
+        new_id = (lambda: worker_id(node, b"w%03d" % next(numbers))) if peers else (lambda: b"w%07d" % next(numbers))
+        self.pool = WorkerPool(new_id, prestart, workers_max, 30.0, 60.0, 2.0)
         total = {"CPU": round(cpus * UNIT), "memory": 1 << 30}
         if gpus:
             total["GPU"] = gpus * UNIT
         total |= {name: round(amount * UNIT) for name, amount in (custom or {}).items()}
         self.objects = ObjectTable(store, "/spill", spill_bytes_max, 30.0)
-        self.machine = NodeMachine(NODE, Resources(total), self.pool, self.objects, "/sockets", lambda: {"node": NODE})
+        self.machine = NodeMachine(
+            node, Resources(total), self.pool, self.objects, "/sockets", lambda: {"node": node}, labels, peers
+        )
         self.scheduler = self.machine.scheduler
         self.actors = self.machine.actors
 

@@ -1,0 +1,469 @@
+"""Machine: the global choice (paper section 4.2): which demand of this node's own clients goes to which other node.
+
+A demand is met here if it can be. What cannot be met here now is given to the node with the least estimated wait:
+what waits there × how long it runs, plus bytes to bring there ÷ bandwidth. Wishes come first: a node, a bundle, where
+large arguments lie, or all nodes in turn (SPREAD). A node to which a demand was given does not pass it on. What waits
+elsewhere is taken back when there is room here, and given again when its node is gone.
+
+Invariants: ``demand.away`` counts what was given away and is not granted; only demands of this node's own clients are
+given away; what a client wants in all is ``demand.wanted`` + what is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from obsray.core.node.decisions import Candidate
+from obsray.core.node.demands import Demand, Queue
+from obsray.core.node.peers import Peer, PeerTable
+from obsray.core.node.placement import Placement
+from obsray.core.node.resources import Amounts, Resources
+from obsray.core.node.scheduler import Scheduler
+from obsray.core.node.step import Step, require
+from obsray.core.protocol import labels
+from obsray.core.protocol.messages import LeaseRequest
+from obsray.telemetry.events import Reason
+
+#: What a connection between two nodes carries, until transfers have shown it.
+BANDWIDTH_BYTES = 1e9
+#: What waits elsewhere is left there at least this long: its worker may be starting.
+SETTLE_SECONDS = 0.1
+DEMANDS_PER_LOOK_MAX = 64
+#: Units of one demand that are placed one by one; more go in equal parts.
+SINGLE_UNITS_MAX = 64
+CANDIDATES_TOLD_MAX = 16
+
+
+class Delegation:
+    """``node``, ``node_labels`` and ``resources`` are this node's."""
+
+    def __init__(
+        self, node: bytes, node_labels: Mapping[str, str], resources: Resources, peers: PeerTable,
+        scheduler: Scheduler,
+    ) -> None:  # fmt: skip
+        self.node = node
+        self.labels = node_labels
+        self.resources = resources
+        self.peers = peers
+        self.scheduler = scheduler
+        #: Demands with something away, by client and shape.
+        self.away: dict[tuple[bytes, int], Demand] = {}
+        #: Actors that wait elsewhere: their demand, where, since when.
+        self.actors_away: dict[bytes, tuple[Demand, bytes, float]] = {}
+        self._defined: dict[bytes, set[tuple[bytes, int]]] = {}
+        self._turn = 0
+        #: Says something to another node for a client of this one (``abroad.py``).
+        self.speak: Callable[[Step, Peer, bytes, Any], None] = lambda step, peer, client, message: None
+        #: Has an actor's demand go to a node, or come back (``actors.py``).
+        self.send_actor: Callable[[Step, Demand, Peer], None] = lambda step, demand, peer: None
+        self.recall_actor: Callable[[Step, bytes, bytes], None] = lambda step, actor, node: None
+        #: Other nodes with bundles that could serve (``groups.py``).
+        self.nodes_of: Callable[[bytes, int], list[bytes]] = lambda group, bundle: []
+
+    # --- what clients want ---------------------------------------------------------------------------------
+
+    def request(self, step: Step, client: bytes, shape: int, wanted: int, backlog: int) -> None:
+        """A client of this node wants ``wanted`` workers more than it holds. Raises KeyError as the scheduler does."""
+        demand = self.scheduler.demands.get((client, shape))
+        if demand is None or demand.foreign or not self.peers.peers:
+            self.scheduler.request(step, client, shape, wanted, backlog)
+            return
+        demand.backlog = backlog
+        rest = wanted - sum(demand.away.values()) - self._here(demand)
+        if rest < 0:
+            self._reduce(step, demand, -rest)
+        elif rest > demand.wanted:
+            self._follow_wish(step, demand, rest - demand.wanted)
+        local = wanted - sum(demand.away.values()) - self._here(demand)
+        self.scheduler.request(step, client, shape, max(0, local), backlog)
+
+    def want_actor(self, step: Step, demand: Demand) -> None:
+        """Find a worker for an actor at home here: where it wishes to be, else here first."""
+        if self.peers.peers:
+            peer = self._wished(demand, 1)
+            if peer is not None:
+                self._give_actor(step, demand, peer, Reason.AFFINITY)
+                return
+            if demand.placement.spread and not demand.placement.group:
+                chosen = self._in_turn(demand)
+                if chosen is not None:
+                    self._give_actor(step, demand, chosen, Reason.FAIRNESS)
+                    return
+        self.scheduler.want_actor(step, demand)
+
+    def actor_settled(self, actor: bytes) -> Demand | None:
+        """The actor no longer waits elsewhere: it has a worker, or will get none there. Returns its demand."""
+        found = self.actors_away.pop(actor, None)
+        return None if found is None else found[0]
+
+    def _here(self, demand: Demand) -> int:
+        """What of a demand that is spread was given to this node itself."""
+        return demand.twin.wanted if demand.twin is not None else 0
+
+    # --- wishes --------------------------------------------------------------------------------------------
+
+    def _follow_wish(self, step: Step, demand: Demand, units: int) -> None:
+        """Give away what wants to be elsewhere before anything is tried here."""
+        placement = demand.placement
+        if placement.spread and not placement.group:
+            for _ in range(min(units, SINGLE_UNITS_MAX)):
+                peer = self._in_turn(demand)
+                if peer is None:
+                    self._keep(step, demand)
+                else:
+                    self._give(step, demand, peer, 1, Reason.FAIRNESS)
+            return
+        peer = self._wished(demand, units)
+        if peer is not None:
+            self._give(step, demand, peer, units, Reason.LOCALITY if placement.near else Reason.AFFINITY)
+
+    def _wished(self, demand: Demand, units: int) -> Peer | None:
+        """The other node that a demand wants to be on and can be; None if that is no reason to leave."""
+        placement = demand.placement
+        if placement.node and placement.node != self.node:
+            peer = self.peers.peers.get(placement.node)
+            if peer is not None and peer.usable and self._lack(demand, peer)[0] in (Reason.NONE, Reason.NO_CAPACITY):
+                return peer
+        if placement.near and placement.near != self.node and not placement.node and not placement.group:
+            peer = self.peers.peers.get(placement.near)
+            if peer is not None and peer.usable:
+                lack = self._lack(demand, peer)[0]
+                if lack is Reason.NONE:
+                    return peer
+                there, here = self._wait(demand, peer), self._wait_here(demand)
+                if lack is Reason.NO_CAPACITY and there < here + placement.near_bytes / BANDWIDTH_BYTES:
+                    return peer
+        return None
+
+    def _in_turn(self, demand: Demand) -> Peer | None:
+        """For SPREAD: the next node, those with room first. None: this one."""
+        able: list[Peer | None] = [
+            peer for peer in self.peers.usable() if self._lack(demand, peer)[0] in (Reason.NONE, Reason.NO_CAPACITY)
+        ]
+        if not self.scheduler.infeasible(demand):
+            able.insert(0, None)
+        if not able:
+            return None
+        with_room = [peer for peer in able if self._has_room(demand, peer)]
+        self._turn += 1
+        chosen = with_room or able
+        return chosen[self._turn % len(chosen)]
+
+    def _has_room(self, demand: Demand, peer: Peer | None) -> bool:
+        if peer is not None:
+            return self._lack(demand, peer)[0] is Reason.NONE
+        already = self._here(demand)
+        free = self.resources.free
+        return all(free.get(name, 0) >= amount * (already + 1) for name, amount in demand.need.items())
+
+    def _keep(self, step: Step, demand: Demand) -> None:
+        """One unit of a demand that is spread stays here: as a demand of its own, which may not go elsewhere."""
+        twin = demand.twin
+        if twin is None:
+            placement = replace(demand.placement, spread=False)
+            twin = Demand(
+                demand.client, demand.shape, demand.name, demand.need, demand.hold, demand.runtime,
+                label=demand.label, placement=placement, foreign=True,
+            )  # fmt: skip
+            demand.twin = twin
+            self.scheduler.demands[demand.client, ~demand.shape] = twin
+        self.scheduler.request(step, demand.client, ~demand.shape, twin.wanted + 1, demand.backlog)
+
+    # --- what cannot be met here ---------------------------------------------------------------------------
+
+    def look(self, step: Step) -> None:
+        """Give away what has not been met here, take back what could be met now. After the scheduler has looked."""
+        if not self.peers.peers:
+            return
+        if self.away or self.actors_away:
+            self._take_back(step)
+        if not self.scheduler.queues:
+            return
+        usable = self.peers.usable()
+        if not usable:
+            return
+        for queue in list(self.scheduler.queues.values()):
+            if queue.group is None:
+                self._empty(step, queue, usable)
+
+    def _empty(self, step: Step, queue: Queue, usable: list[Peer]) -> None:
+        """Give away the units of a queue for which there is no room here."""
+        own = []
+        for demand in queue.demands.values():
+            if not demand.foreign:
+                own.append(demand)
+                if len(own) == DEMANDS_PER_LOOK_MAX:
+                    break
+        if not own:
+            return
+        stays = 0 if queue.infeasible else self._room_here(queue)
+        candidates = self._candidates(own[0], usable)
+        for demand in own:
+            kept = min(stays, demand.wanted)
+            stays -= kept
+            units = demand.wanted - kept
+            while units > 0:
+                fitting = [peer for peer, lack, _ in candidates if lack is Reason.NONE and self._fits(demand, peer)]
+                if fitting:
+                    part = 1 if units <= SINGLE_UNITS_MAX else -(-units // len(fitting))
+                    peer = min(fitting, key=lambda peer: self._load(demand, peer))
+                    count = min(part, units, self._fit_count(demand, peer))
+                elif queue.infeasible:
+                    able = [peer for peer, lack, _ in candidates if lack in (Reason.NONE, Reason.NO_CAPACITY)]
+                    if not able:
+                        break
+                    peer = min(able, key=lambda peer: (self._wait(demand, peer), peer.id))
+                    count = -(-units // len(able))
+                else:
+                    break
+                reason = Reason.INFEASIBLE if queue.infeasible else Reason.NO_CAPACITY
+                units -= count
+                if demand.actor:
+                    self.scheduler.take_actor(demand.actor)
+                    self._give_actor(step, demand, peer, reason)
+                else:
+                    self._give(step, demand, peer, count, reason)
+                    self.scheduler.request(step, demand.client, demand.shape, demand.wanted - count, demand.backlog)
+
+    def _room_here(self, queue: Queue) -> int:
+        """How many units of a queue only wait for their worker to start."""
+        if queue.reason is not Reason.WORKER_STARTING:
+            return 0
+        if queue.placement.group:
+            pools = self.scheduler.groups.groups[queue.placement.group].pools(queue.placement.bundle)
+        else:
+            pools = [self.resources]
+        return sum(
+            min((max(0, pool.free.get(name, 0)) // amount for name, amount in queue.need.items()), default=1 << 30)
+            for pool in pools
+        )
+
+    def _candidates(self, demand: Demand, usable: list[Peer]) -> list[tuple[Peer, Reason, str]]:
+        placement = demand.placement
+        if placement.group:
+            able = set(self.nodes_of(placement.group, placement.bundle))
+            # What is free in a bundle only its own node knows.
+            return [(peer, Reason.NONE if peer.id in able else Reason.PLACEMENT, "") for peer in usable]
+        return [(peer, *self._lack(demand, peer)) for peer in usable]
+
+    def _lack(self, demand: Demand, peer: Peer) -> tuple[Reason, str]:
+        """What keeps a demand off a node: NONE nothing, NO_CAPACITY only for now, others for good."""
+        placement = demand.placement
+        if peer.draining:
+            return Reason.DRAINING, "it is draining"
+        if placement.node and placement.node != peer.id and not placement.soft:
+            return Reason.AFFINITY, f"it may run on node {placement.node.hex()} only"
+        unlabelled = Placement(selectors=placement.selectors).unmet(peer.id, peer.facts.labels)
+        if unlabelled:
+            return Reason.LABELS, unlabelled
+        for name, amount in demand.need.items():
+            if peer.total.get(name, 0) < amount:
+                return Reason.INFEASIBLE, f"it has {_shown(peer.total.get(name, 0))} {name} of {_shown(amount)}"
+        if not self._fits(demand, peer):
+            return Reason.NO_CAPACITY, "it has no room now"
+        return Reason.NONE, ""
+
+    def _fits(self, demand: Demand, peer: Peer) -> bool:
+        if demand.placement.group:
+            return demand.away.get(peer.id, 0) < SINGLE_UNITS_MAX
+        return all(peer.spare.get(name, 0) >= amount for name, amount in demand.need.items())
+
+    def _fit_count(self, demand: Demand, peer: Peer) -> int:
+        if demand.placement.group:
+            return 1
+        return min((peer.spare.get(name, 0) // amount for name, amount in demand.need.items()), default=1 << 30)
+
+    def _load(self, demand: Demand, peer: Peer) -> tuple[bool, float, int, float, bytes]:
+        """What makes a node less welcome than another; least first."""
+        placement = demand.placement
+        unwished = bool(placement.preferred) and bool(labels.unmet(placement.preferred, peer.facts.labels))
+        taken = max(
+            (
+                1 - peer.spare.get(name, 0) / total
+                for name, total in peer.total.items()
+                if name in demand.need and total
+            ),
+            default=0.0,
+        )
+        return unwished, self._wait(demand, peer), demand.away.get(peer.id, 0), taken, peer.id
+
+    def _wait(self, demand: Demand, peer: Peer) -> float:
+        """Estimated seconds until a task would run there."""
+        wait = peer.queued * (peer.task_seconds or demand.task_seconds) / _places(demand.need, peer.total)
+        placement = demand.placement
+        if placement.near and placement.near != peer.id:
+            wait += placement.near_bytes / BANDWIDTH_BYTES
+        return wait
+
+    def _wait_here(self, demand: Demand) -> float:
+        if self.resources.fits(demand.need):
+            return 0.0
+        queued = sum(other.wanted for queue in self.scheduler.queues.values() for other in queue.demands.values())
+        return queued * demand.task_seconds / _places(demand.need, self.resources.total)
+
+    # --- giving and taking back ----------------------------------------------------------------------------
+
+    def _give(self, step: Step, demand: Demand, peer: Peer, count: int, reason: Reason) -> None:
+        key = (demand.client, demand.shape)
+        known = self._defined.setdefault(peer.id, set())
+        if key not in known:
+            known.add(key)
+            assert demand.described is not None
+            self.speak(step, peer, demand.client, demand.described)
+        demand.away[peer.id] = demand.away.get(peer.id, 0) + count
+        demand.away_since = step.now
+        self.away[key] = demand
+        self._promise(demand, peer, count)
+        self._tell(step, demand, peer.id, demand.away[peer.id])
+        self._announce(step, demand, peer, reason)
+        step.wake(step.now + SETTLE_SECONDS)
+
+    def _give_actor(self, step: Step, demand: Demand, peer: Peer, reason: Reason) -> None:
+        demand.wanted = 0
+        self.actors_away[demand.actor] = (demand, peer.id, step.now)
+        self._promise(demand, peer, 1)
+        self._announce(step, demand, peer, reason)
+        self.send_actor(step, demand, peer)
+        step.wake(step.now + SETTLE_SECONDS)
+
+    def _promise(self, demand: Demand, peer: Peer, count: int) -> None:
+        if not demand.placement.group:
+            for name, amount in demand.need.items():
+                peer.spare[name] = max(0, peer.spare.get(name, 0) - amount * count)
+
+    def _tell(self, step: Step, demand: Demand, node: bytes, wanted: int) -> None:
+        peer = self.peers.peers[node]
+        self.speak(step, peer, demand.client, LeaseRequest(demand.shape, wanted, demand.backlog))
+
+    def _announce(self, step: Step, demand: Demand, peer: Peer, reason: Reason) -> None:
+        candidates = []
+        near = demand.placement.near
+        for other, lack, missing in self._candidates(demand, self.peers.living())[:CANDIDATES_TOLD_MAX]:
+            chosen = other is peer
+            wait = 0.0 if chosen and self._fits(demand, other) else self._wait(demand, other)
+            able = lack in (Reason.NONE, Reason.NO_CAPACITY)
+            remote = demand.placement.near_bytes if near and near != other.id else 0
+            reject = Reason.NONE if chosen else lack
+            candidates.append(
+                Candidate(other.id, able, reject, wait, other.queued, other.task_seconds, remote, missing)
+            )
+        self.scheduler.decisions.spilled(step, demand, reason, peer.id, candidates)
+
+    def _reduce(self, step: Step, demand: Demand, units: int) -> None:
+        """The client wants less: what is farthest from being met goes first."""
+        twin = demand.twin
+        if twin is not None and twin.wanted:
+            less = min(units, twin.wanted)
+            self.scheduler.request(step, demand.client, ~demand.shape, twin.wanted - less, demand.backlog)
+            units -= less
+        for node in list(demand.away):
+            if units <= 0:
+                break
+            less = min(units, demand.away[node])
+            units -= less
+            self._recall(step, demand, node, less)
+
+    def _recall(self, step: Step, demand: Demand, node: bytes, count: int) -> None:
+        left = demand.away[node] - count
+        self._settle(demand, node, left)
+        self._tell(step, demand, node, left)
+
+    def _settle(self, demand: Demand, node: bytes, left: int) -> None:
+        if left > 0:
+            demand.away[node] = left
+            return
+        demand.away.pop(node, None)
+        if not demand.away:
+            self.away.pop((demand.client, demand.shape), None)
+
+    def _take_back(self, step: Step) -> None:
+        """What waits elsewhere comes back if there is room here for it now and nothing else keeps it there."""
+        planned: Amounts = {}
+        for demand in list(self.away.values()):
+            if not self._may_come_back(step, demand, demand.away_since):
+                continue
+            room = self._room_for(demand, planned)
+            for node in list(demand.away):
+                count = min(room, demand.away.get(node, 0))
+                if count <= 0:
+                    continue
+                room -= count
+                for name, amount in demand.need.items():
+                    planned[name] = planned.get(name, 0) + amount * count
+                self._recall(step, demand, node, count)
+                self.scheduler.request(step, demand.client, demand.shape, demand.wanted + count, demand.backlog)
+        for actor, (demand, node, since) in list(self.actors_away.items()):
+            if self._may_come_back(step, demand, since) and self._room_for(demand, planned):
+                for name, amount in demand.need.items():
+                    planned[name] = planned.get(name, 0) + amount
+                # Its node answers whether it had found a worker before.
+                self.actors_away[actor] = (demand, node, step.now)
+                self.recall_actor(step, actor, node)
+
+    def _may_come_back(self, step: Step, demand: Demand, since: float) -> bool:
+        placement = demand.placement
+        if placement.group or placement.node or (placement.spread and not demand.actor):
+            return False
+        settle = SETTLE_SECONDS + (placement.near_bytes / BANDWIDTH_BYTES if placement.near else 0.0)
+        if step.now < since + settle:
+            step.wake(since + settle)
+            return False
+        return not self.scheduler.infeasible(demand)
+
+    def _room_for(self, demand: Demand, planned: Amounts) -> int:
+        return min(
+            (
+                max(0, self.resources.free.get(name, 0) - planned.get(name, 0)) // amount
+                for name, amount in demand.need.items()
+            ),
+            default=1 << 30,
+        )
+
+    # --- what becomes of it --------------------------------------------------------------------------------
+
+    def granted(self, client: bytes, shape: int, node: bytes) -> None:
+        """A node has given a client of this one a worker for ``shape``."""
+        demand = self.scheduler.demands.get((client, shape))
+        if demand is not None and node in demand.away:
+            self._settle(demand, node, demand.away[node] - 1)
+
+    def withdrawn(self, client: bytes, shape: int, node: bytes) -> None:
+        """A node will never meet what a client wanted of this shape."""
+        demand = self.scheduler.demands.get((client, shape))
+        if demand is not None:
+            self._settle(demand, node, 0)
+
+    def client_gone(self, client: bytes) -> None:
+        """A client of this node ended. Other nodes hear of it by themselves (``ClientGone``)."""
+        for key in [key for key in self.away if key[0] == client]:
+            del self.away[key]
+        for known in self._defined.values():
+            known -= {key for key in known if key[0] == client}
+
+    def node_lost(self, step: Step, node: bytes) -> None:
+        """What waited there is wanted here again, and from here anywhere."""
+        self._defined.pop(node, None)
+        for demand in list(self.away.values()):
+            count = demand.away.get(node, 0)
+            if count:
+                self._settle(demand, node, 0)
+                self.scheduler.request(step, demand.client, demand.shape, demand.wanted + count, demand.backlog)
+        for actor, (demand, where, _) in list(self.actors_away.items()):
+            if where == node:
+                del self.actors_away[actor]
+                self.want_actor(step, demand)
+
+    def check_invariants(self) -> None:
+        for key, demand in self.away.items():
+            require(bool(demand.away) and all(count > 0 for count in demand.away.values()), "nothing is away")
+            require(self.scheduler.demands.get(key) is demand and not demand.foreign, "a demand that is not ours")
+
+
+def _places(need: Amounts, total: Mapping[str, int]) -> int:
+    return max(1, min((total.get(name, 0) // amount for name, amount in need.items()), default=1))
+
+
+def _shown(amount: int) -> str:
+    return f"{amount / 10_000:g}"
