@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 #: Settings that take one of a few words.
-CHOICES = {"gpu_telemetry": ("off", "kernels", "full"), "progress": ("0", "1", "always")}
+CHOICES = {"gpu_telemetry": ("off", "kernels", "full"), "progress": ("0", "1", "always"), "unsafe_network": ("0", "1")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,16 @@ class Config:
     #: Show how far ``get`` and ``wait`` have come: "1" on a terminal, "always" also elsewhere; ``progress=True`` asks
     #: for one call.
     progress: str = "0"
+    #: How often a node tells the control store that it lives.
+    node_heartbeat_seconds: float = 0.5
+    #: A node that was silent for this long is suspected: no new work is placed there until it is heard again.
+    node_suspect_seconds: float = 3.0
+    #: A node that was silent for this long is dead for good. Longer than an interruption of the network that may cost
+    #: nothing. A process that is gone is noticed much sooner, because its port refuses connections.
+    node_dead_seconds: float = 10.0
+    #: "1" lets a cluster listen on addresses others than loopback, without encryption: who can read the network can
+    #: take part in the cluster.
+    unsafe_network: str = "0"
     #: How long an orderly shutdown may take before processes are killed.
     shutdown_grace_seconds: float = 2.0
 

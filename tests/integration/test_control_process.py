@@ -19,7 +19,8 @@ import pytest
 
 from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol import control_pb2_grpc
-from obsray.core.transport.control_client import ControlClient, ControlError, NodeReporter
+from obsray.core.transport.control_client import ControlClient, ControlError
+from obsray.core.transport.node_reporter import NodeReporter
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import HEADER, last_records

@@ -30,6 +30,8 @@ class History:
             change.actor.CopyFrom(row)
         elif isinstance(row, pb.KeyChange):
             change.key.CopyFrom(row)
+        elif isinstance(row, pb.Group):
+            change.group.CopyFrom(row)
         else:
             change.function.CopyFrom(row)
         self._changes.append(change)

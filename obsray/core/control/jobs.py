@@ -1,5 +1,8 @@
 """Which drivers work with the cluster: one job each, numbered.
 
+A node numbers its drivers' jobs itself, in a range of its own (``SPAN`` numbers from its incarnation times ``SPAN``; the
+first head's from 0), so that no driver waits for the control store.
+
 Invariants: a driver has at most one job; a number names one job for ever; an ended job never runs again.
 """
 
@@ -22,6 +25,8 @@ from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol.lifecycle import JobState, advance
 
 JOBS_ENDED_MAX = 10_000
+#: How many jobs the drivers of one node can have in its life.
+SPAN = 1 << 16
 
 
 @dataclass(slots=True)
@@ -44,7 +49,8 @@ class Jobs:
         self.entries: dict[int, JobEntry] = {}
         self._of_driver: dict[bytes, int] = {}
         self._ended: list[int] = []
-        self._highest = 0
+        #: The highest number given out in each range.
+        self._highest: dict[int, int] = {}
 
     def start(self, now: Instant, request: pb.StartJobRequest) -> Outcome:
         """Number a driver's job. Raises Refused if the number it brings names another driver's."""
@@ -57,11 +63,11 @@ class Jobs:
             if request.job not in (0, known):
                 raise Refused(Refusal.EXISTS, f"driver {request.driver.hex()} has job {known}, not {request.job}")
             return Outcome(pb.StartJobReply(job=known), [])
-        job = request.job or self._highest + 1
+        job = request.job or self.highest(0) + 1
         # Forgotten jobs keep their numbers: only what was never given out is free.
-        if job <= self._highest:
+        if job <= self.highest(job // SPAN):
             raise Refused(Refusal.EXISTS, f"job {job} is another driver's")
-        self._highest = job
+        self._highest[job // SPAN] = job
         row = pb.Job(
             job=job,
             driver=request.driver,
@@ -74,6 +80,10 @@ class Jobs:
         entry = self.entries[job] = JobEntry(JobState.RUNNING, row)
         self._of_driver[request.driver] = job
         return Outcome(pb.StartJobReply(job=job), [entry.published()])
+
+    def highest(self, span: int) -> int:
+        """The highest number of range ``span`` that was ever given out."""
+        return self._highest.get(span, span * SPAN)
 
     def end(self, now: Instant, request: pb.EndJobRequest) -> Outcome:
         """A driver left. Raises Refused for a job nobody started."""
@@ -102,6 +112,6 @@ class Jobs:
     def check_invariants(self) -> None:
         """Raise AssertionError if the table contradicts itself."""
         assert {entry.row.driver: job for job, entry in self.entries.items()} == self._of_driver
-        assert all(0 < job <= self._highest for job in self.entries)
+        assert all(0 < job <= self.highest(job // SPAN) for job in self.entries)
         ended = {job for job, entry in self.entries.items() if entry.state is JobState.ENDED}
         assert ended == set(self._ended)

@@ -12,7 +12,7 @@ harmless). Requests with no effect are not remembered: asking again simply looks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -20,7 +20,8 @@ from google.protobuf.message import Message
 
 from obsray.core.control.actors import Actors
 from obsray.core.control.changes import CHANGES_MAX, History
-from obsray.core.control.jobs import Jobs
+from obsray.core.control.groups import Groups
+from obsray.core.control.jobs import SPAN, Jobs
 from obsray.core.control.kv import Functions, Keys
 from obsray.core.control.membership import Membership, MembershipSettings
 from obsray.core.control.step import (
@@ -51,21 +52,26 @@ class ControlMachine:
         self.membership = Membership(settings or MembershipSettings())
         self.jobs = Jobs()
         self.actors = Actors()
+        self.groups = Groups()
         self.keys = Keys()
         self.functions = Functions()
         self.history = History(epoch, changes_max)
         self._answers: dict[tuple[str, bytes], Message] = {}
         self._handlers: dict[type[Message], Handler] = {
-            pb.RegisterNodeRequest: self.membership.register,
+            pb.RegisterNodeRequest: self._register_node,
             pb.HeartbeatRequest: self.membership.heartbeat,
             pb.LeaveNodeRequest: self.membership.leave,
             pb.DeclareNode: self.membership.declare,
+            pb.ReportUnreachableRequest: self.membership.unreachable,
             pb.StartJobRequest: self.jobs.start,
             pb.EndJobRequest: self.jobs.end,
             pb.RegisterActorRequest: self._register_actor,
             pb.UpdateActorRequest: self._update_actor,
             pb.GetNamedActorRequest: lambda now, request: self.actors.named(request),
             pb.ListActorsRequest: lambda now, request: self.actors.listed(request),
+            pb.RegisterGroupRequest: self._register_group,
+            pb.UpdateGroupRequest: self._update_group,
+            pb.FindGroupRequest: lambda now, request: self.groups.found(request),
             pb.PutKeyRequest: lambda now, request: self.keys.put(request),
             pb.GetKeyRequest: lambda now, request: self.keys.get(request),
             pb.DeleteKeyRequest: lambda now, request: self.keys.delete(request),
@@ -119,6 +125,20 @@ class ControlMachine:
         self.membership.member(request.node, request.node_incarnation)
         return self.actors.update(now, request)
 
+    def _register_group(self, now: Instant, request: pb.RegisterGroupRequest) -> Outcome:
+        self.membership.member(request.node, request.node_incarnation)
+        return self.groups.register(now, request)
+
+    def _update_group(self, now: Instant, request: pb.UpdateGroupRequest) -> Outcome:
+        self.membership.member(request.node, request.node_incarnation)
+        return self.groups.update(now, request)
+
+    def _register_node(self, now: Instant, request: pb.RegisterNodeRequest) -> Outcome:
+        message, rows = self.membership.register(now, request)
+        # A head numbers from 1, as long as no head before it has.
+        message.jobs_above = self.jobs.highest(0) if request.node.head else message.incarnation * SPAN
+        return Outcome(message, rows)
+
     def _consequences(self, now: Instant, rows: list[Row]) -> list[Row]:
         """What the death of a node takes with it."""
         found: list[Row] = []
@@ -127,32 +147,37 @@ class ControlMachine:
                 node, cause = row.description.node, int(DeathCause.PARENT_DIED)
                 found += self.actors.node_died(now, node, cause, row.reason)
                 found += self.jobs.node_died(now, node, cause)
+                found += self.groups.node_died(now, node, row.reason)
         return found
 
     def _state(self, request: pb.GetStateRequest) -> pb.GetStateReply:
         limit = limit_of(request.rows_max)
-        nodes, jobs, actors = self.membership.entries, self.jobs.entries, self.actors.entries
-        spaces, functions = self.keys.spaces, self.functions.entries
-        return pb.GetStateReply(
-            epoch=self.history.epoch,
-            sequence=self.history.last,
-            nodes=[entry.published() for entry in islice(nodes.values(), limit)],
-            jobs=[entry.published() for entry in islice(jobs.values(), limit)],
-            actors=[entry.published() for entry in islice(actors.values(), limit)],
-            key_spaces=[
-                pb.KeySpace(namespace=name, keys=len(space), value_bytes=sum(map(len, space.values())))
-                for name, space in islice(spaces.items(), limit)
-            ],
-            functions=[
-                pb.FunctionRow(hash=digest, name=name, blob_bytes=len(blob))
-                for digest, (name, blob) in islice(functions.items(), limit)
-            ],
-            truncated=max(len(nodes), len(jobs), len(actors), len(spaces), len(functions)) > limit,
+        asked = set(request.tables) - {pb.TABLE_ALL}
+        reply = pb.GetStateReply(epoch=self.history.epoch, sequence=self.history.last)
+
+        def part(table: int, rows: dict[Any, Any]) -> Iterator[Any]:
+            if asked and table not in asked:
+                return iter(())
+            reply.truncated |= len(rows) > limit
+            return islice(rows.items(), limit)
+
+        reply.nodes.extend(entry.published() for _, entry in part(pb.TABLE_NODES, self.membership.entries))
+        reply.jobs.extend(entry.published() for _, entry in part(pb.TABLE_JOBS, self.jobs.entries))
+        reply.actors.extend(entry.published() for _, entry in part(pb.TABLE_ACTORS, self.actors.entries))
+        reply.groups.extend(entry.published() for _, entry in part(pb.TABLE_GROUPS, self.groups.entries))
+        reply.key_spaces.extend(
+            pb.KeySpace(namespace=name, keys=len(space), value_bytes=sum(map(len, space.values())))
+            for name, space in part(pb.TABLE_KEYS, self.keys.spaces)
         )
+        reply.functions.extend(
+            pb.FunctionRow(hash=digest, name=name, blob_bytes=len(blob))
+            for digest, (name, blob) in part(pb.TABLE_FUNCTIONS, self.functions.entries)
+        )
+        return reply
 
     def check_invariants(self) -> None:
         """Raise AssertionError if a table contradicts itself or another one."""
-        for table in (self.membership, self.jobs, self.actors, self.keys, self.functions):
+        for table in (self.membership, self.jobs, self.actors, self.groups, self.keys, self.functions):
             table.check_invariants()
         dead = {node for node, entry in self.membership.entries.items() if entry.state is NodeState.DEAD}
         for entry in self.actors.entries.values():

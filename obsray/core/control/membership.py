@@ -2,12 +2,13 @@
 
 Invariants: a node declared dead stays dead, and nothing it says changes anything from then on. Every registration
 gets an incarnation greater than all before; whoever shows an older one is fenced. Only monotonic time decides, and the
-time in which the control store itself stood still counts for nobody.
+time in which the control store itself stood still counts for nobody. No two living nodes share a name, no two nodes a
+mark.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from obsray.core.control.step import (
     NAME_BYTES_MAX,
@@ -21,6 +22,7 @@ from obsray.core.control.step import (
 )
 from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol.lifecycle import NodeState, advance
+from obsray.ids import mark_of_node
 
 NODES_DEAD_MAX = 1_000
 RESOURCES_MAX = 256
@@ -39,6 +41,8 @@ class MembershipSettings:
     dead_seconds: float = 10.0
     #: Two looks at the clock further apart than this mean that the control store itself stood still.
     pause_seconds: float = 1.0
+    #: A node whose port refuses connections is dead once its heartbeats stopped for this long: its process is gone.
+    refused_seconds: float = 1.0
 
 
 @dataclass(slots=True)
@@ -48,6 +52,8 @@ class NodeEntry:
     state: NodeState
     row: pb.Node
     seen_ns: int
+    #: Who was refused by it since its last heartbeat, and what they say.
+    refused: dict[bytes, str] = field(default_factory=dict)
 
     def published(self) -> pb.Node:
         """The row as readers get it."""
@@ -67,6 +73,7 @@ class Membership:
         self._looked_ns: int | None = None
         #: Every node that was ever declared dead; rows are forgotten, this never is.
         self._buried: set[bytes] = set()
+        self._marks: dict[bytes, bytes] = {}
 
     # --- what nodes say ---------------------------------------------------------------------------------------
 
@@ -77,7 +84,9 @@ class Membership:
         entry = self.entries.get(description.node)
         if description.node in self._buried:
             raise Refused(Refusal.FENCED, "this node was declared dead; it must come back under a new id")
+        self._check_company(description)
         self._incarnations += 1
+        self._marks[mark_of_node(description.node)] = description.node
         row = pb.Node(
             description=description,
             incarnation=self._incarnations,
@@ -89,6 +98,7 @@ class Membership:
             entry = self.entries[description.node] = NodeEntry(NodeState.ALIVE, row, now.monotonic_ns)
         else:
             entry.row, entry.seen_ns = row, now.monotonic_ns
+            entry.refused.clear()
             if entry.state is NodeState.SUSPECTED:
                 advance(entry, NodeState.ALIVE)
         settings = self.settings
@@ -109,6 +119,7 @@ class Membership:
         if entry is None or entry.state is NodeState.DEAD or entry.row.incarnation != request.incarnation:
             return Outcome(pb.HeartbeatReply(standing=pb.NODE_STANDING_FENCED), [])
         entry.seen_ns = now.monotonic_ns
+        entry.refused.clear()
         reply = pb.HeartbeatReply(standing=pb.NODE_STANDING_MEMBER)
         if entry.state is NodeState.SUSPECTED:
             return Outcome(reply, [self._move(now, entry, NodeState.ALIVE, "heartbeats arrive again")])
@@ -135,6 +146,30 @@ class Membership:
             )
         return entry
 
+    def unreachable(self, now: Instant, request: pb.ReportUnreachableRequest) -> Outcome:
+        """A node was refused by another. Raises Refused if the one that says so is no member; decides nothing yet."""
+        check_text("reason", request.reason, TEXT_BYTES_MAX)
+        self.member(request.by, request.by_incarnation)
+        check_node(request.node)
+        if request.node != request.by:
+            self.refused(request.node, request.by, request.reason)
+        return Outcome(pb.ReportUnreachableReply(), [])
+
+    def refused(self, node: bytes, by: bytes, reason: str) -> None:
+        """Note that ``node`` refuses connections. It counts until the node's next heartbeat, and is not kept."""
+        entry = self.entries.get(node)
+        if entry is not None and entry.state is not NodeState.DEAD:
+            entry.refused[by] = reason
+
+    def silent(self, now: Instant) -> list[tuple[bytes, str]]:
+        """Nodes, with their addresses, whose heartbeats are late enough to look whether their port still answers."""
+        limit_ns = now.monotonic_ns - int(self.settings.refused_seconds * _SECOND_NS)
+        return [
+            (node, entry.row.description.address)
+            for node, entry in self.entries.items()
+            if entry.state is not NodeState.DEAD and entry.seen_ns <= limit_ns and not entry.refused
+        ]
+
     # --- what the control store decides -----------------------------------------------------------------------
 
     def overdue(self, now: Instant) -> list[pb.DeclareNode]:
@@ -145,8 +180,12 @@ class Membership:
             if entry.state is NodeState.DEAD:
                 continue
             silent_seconds = (now.monotonic_ns - entry.seen_ns) / _SECOND_NS
+            reason = f"no heartbeat for {silent_seconds:.1f} s"
             if silent_seconds >= self.settings.dead_seconds:
                 after = NodeState.DEAD
+            elif entry.refused and (len(entry.refused) > 1 or silent_seconds >= self.settings.refused_seconds):
+                after = NodeState.DEAD
+                reason = f"its process is gone: {next(iter(entry.refused.values()))}; {reason}"
             elif silent_seconds >= self.settings.suspect_seconds and entry.state is NodeState.ALIVE:
                 after = NodeState.SUSPECTED
             else:
@@ -156,7 +195,7 @@ class Membership:
                     node=node,
                     incarnation=entry.row.incarnation,
                     state=pb.NodeState.ValueType(int(after)),
-                    reason=f"no heartbeat for {silent_seconds:.1f} s",
+                    reason=reason,
                 )
             )
         return found
@@ -173,6 +212,29 @@ class Membership:
         self._looked_ns = now.monotonic_ns
         for entry in self.entries.values():
             entry.seen_ns = now.monotonic_ns
+            entry.refused.clear()
+
+    def _check_company(self, description: pb.NodeDescription) -> None:
+        """Raise Refused if the node cannot be together with those that are there."""
+        holder = self._marks.get(mark_of_node(description.node), description.node)
+        if holder != description.node:
+            raise Refused(
+                Refusal.ANOTHER_ID, f"ids that begin with {description.node[:4].hex()} are those of node {holder.hex()}"
+            )
+        for node, entry in self.entries.items():
+            other = entry.row.description
+            if node == description.node or entry.state is NodeState.DEAD:
+                continue
+            if description.name and description.name == other.name:
+                raise Refused(
+                    Refusal.EXISTS,
+                    f"a node called {other.name!r} is in the cluster already (on {other.host}, pid {other.pid})",
+                )
+            if description.version and other.version and description.version != other.version:
+                raise Refused(
+                    Refusal.VERSION,
+                    f"the cluster runs obsray {other.version}, the node that wants to join has {description.version}",
+                )
 
     def _forgive_own_pause(self, now: Instant) -> None:
         looked_ns, self._looked_ns = self._looked_ns, now.monotonic_ns
@@ -206,12 +268,16 @@ class Membership:
         dead = {node for node, entry in self.entries.items() if entry.state is NodeState.DEAD}
         assert self._buried & self.entries.keys() == dead, "a dead node is not buried, or a living one is"
         assert all(entry.row.description.node == node for node, entry in self.entries.items())
+        assert all(self._marks[mark_of_node(node)] == node for node in self.entries), "two nodes share a mark"
+        living = [entry.row.description.name for entry in self.entries.values() if entry.state is not NodeState.DEAD]
+        names = [name for name in living if name]
+        assert len(set(names)) == len(names), "two living nodes share a name"
 
 
 def _check_description(description: pb.NodeDescription) -> None:
     check_node(description.node)
-    for field in ("host", "address", "version"):
-        check_text(field, getattr(description, field), NAME_BYTES_MAX)
+    for name in ("host", "address", "version", "name", "session"):
+        check_text(name, getattr(description, name), NAME_BYTES_MAX)
     if len(description.resources) > RESOURCES_MAX or len(description.labels) > RESOURCES_MAX:
         raise Refused(Refusal.INVALID, f"a node has at most {RESOURCES_MAX} resources and as many labels")
     for name in (*description.resources, *description.labels, *description.labels.values()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -28,6 +29,8 @@ METADATA_BYTES_MAX = 16 << 10
 STREAMS_MAX = 1_024
 WATCH_CHANGES_MAX = 1_000
 UNIX_PATH_BYTES_MAX = 107
+#: How long a silent node may take to accept a connection that is only to see whether it does.
+PROBE_SECONDS = 0.2
 
 _TABLES = {
     pb.TABLE_NODES: "node",
@@ -35,6 +38,7 @@ _TABLES = {
     pb.TABLE_ACTORS: "actor",
     pb.TABLE_KEYS: "key",
     pb.TABLE_FUNCTIONS: "function",
+    pb.TABLE_GROUPS: "group",
 }
 
 
@@ -89,11 +93,26 @@ class ControlService(control_pb2_grpc.ControlServicer):
             for watcher in self._watchers:
                 watcher.set()
             self._record(now, events)
+        elif isinstance(stimulus, pb.ReportUnreachableRequest):
+            self.declare_overdue()
         (effect,) = effects
         return effect if isinstance(effect, Refuse) else effect.message
 
+    async def look(self) -> None:
+        """Find out about silent nodes and declare what follows. Called a few times a second."""
+        asked = [
+            (node, address)
+            for node, address in self.machine.membership.silent(instant())
+            if not address.startswith("/")
+        ]
+        answers = await asyncio.gather(*(refuses(address, PROBE_SECONDS) for _, address in asked))
+        for (node, address), refused in zip(asked, answers, strict=True):
+            if refused:
+                self.machine.membership.refused(node, bytes(8), f"{address} refuses connections")
+        self.declare_overdue()
+
     def declare_overdue(self) -> None:
-        """Carry out what silence has decided. Called a few times a second."""
+        """Carry out what silence, and those who were refused, have decided."""
         for stimulus in self.machine.overdue(instant()):
             self.take(stimulus)
 
@@ -172,8 +191,11 @@ for _method in pb.DESCRIPTOR.services_by_name["Control"].methods:
         setattr(ControlService, _method.name, _unary(_method.name))
 
 
-async def serve(service: ControlService, socket_path: Path, token: bytes) -> Any:
-    """Start the server at a unix socket only its user can open. Raises OSError if it cannot listen there."""
+async def serve(service: ControlService, socket_path: Path, token: bytes, listen: str = "") -> tuple[Any, str]:
+    """Start the server at a unix socket only its user can open, and at ``listen``, if given.
+
+    Returns the server and the ``host:port`` it got, "" without ``listen``. Raises OSError if it cannot listen there.
+    """
     if len(str(socket_path).encode()) > UNIX_PATH_BYTES_MAX:
         raise OSError(f"the path of a unix socket has at most {UNIX_PATH_BYTES_MAX} bytes: {socket_path}")
     server = grpc.aio.server(
@@ -193,5 +215,41 @@ async def serve(service: ControlService, socket_path: Path, token: bytes) -> Any
         raise OSError(str(error)) from error
     # The directory is closed to others already; the process' umask keeps the socket closed until here.
     socket_path.chmod(0o600)
+    address = _listen_tcp(server, listen) if listen else ""
     await server.start()
-    return server
+    return server, address
+
+
+def _listen_tcp(server: Any, listen: str) -> str:
+    host, _, port = listen.rpartition(":")
+    try:
+        bound = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise OSError(f"the control store cannot listen at {listen}: {taken(host, port) or error}") from error
+    return f"{host}:{bound}"
+
+
+def taken(host: str, port: str) -> str:
+    """Why an address cannot be listened at, in the words of the operating system; "" if it could be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return ""
+
+
+async def refuses(address: str, timeout_seconds: float) -> bool:
+    """Whether nobody listens at ``host:port`` on a machine that answers: the process that listened there is gone."""
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError, TimeoutError):
+        return False
+    writer.close()
+    return False

@@ -17,7 +17,7 @@ TEXT_BYTES_MAX = 16_384
 ROWS_MAX = 10_000
 
 #: One row of a table as it is published: what a ``Change`` can hold.
-Row = pb.Node | pb.Job | pb.Actor | pb.KeyChange | pb.FunctionRow
+Row = pb.Node | pb.Job | pb.Actor | pb.KeyChange | pb.FunctionRow | pb.Group
 
 
 class Instant(NamedTuple):
@@ -34,6 +34,9 @@ class Refusal(Enum):
     NOT_FOUND = "NOT_FOUND"
     EXISTS = "ALREADY_EXISTS"
     FENCED = "FAILED_PRECONDITION"
+    #: The same under another id may succeed.
+    ANOTHER_ID = "ABORTED"
+    VERSION = "UNIMPLEMENTED"
     FULL = "RESOURCE_EXHAUSTED"
     TOO_OLD = "OUT_OF_RANGE"
 

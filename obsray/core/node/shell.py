@@ -52,8 +52,8 @@ from obsray.core.protocol.messages import ActorChanged, Exit, Message, Welcome, 
 from obsray.core.system.arena import Arena
 from obsray.core.system.processes import clean_session
 from obsray.core.transport.connection import PROTOCOL_VERSION
-from obsray.core.transport.control_client import NodeReporter
 from obsray.core.transport.links import Link, Reactor
+from obsray.core.transport.node_reporter import NodeReporter
 from obsray.ids import WORKER_ID_BYTES
 from obsray.telemetry import session_file
 from obsray.telemetry.events import DeathCause, ProcessKind

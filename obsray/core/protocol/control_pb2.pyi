@@ -33,6 +33,14 @@ class ActorState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACTOR_STATE_RESTARTING: _ClassVar[ActorState]
     ACTOR_STATE_DEAD: _ClassVar[ActorState]
 
+class GroupState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GROUP_STATE_PENDING: _ClassVar[GroupState]
+    GROUP_STATE_PREPARED: _ClassVar[GroupState]
+    GROUP_STATE_CREATED: _ClassVar[GroupState]
+    GROUP_STATE_REMOVED: _ClassVar[GroupState]
+    GROUP_STATE_RESCHEDULING: _ClassVar[GroupState]
+
 class Table(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TABLE_ALL: _ClassVar[Table]
@@ -41,6 +49,7 @@ class Table(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TABLE_ACTORS: _ClassVar[Table]
     TABLE_KEYS: _ClassVar[Table]
     TABLE_FUNCTIONS: _ClassVar[Table]
+    TABLE_GROUPS: _ClassVar[Table]
 NODE_STATE_ALIVE: NodeState
 NODE_STATE_SUSPECTED: NodeState
 NODE_STATE_DEAD: NodeState
@@ -54,15 +63,21 @@ ACTOR_STATE_PENDING_CREATION: ActorState
 ACTOR_STATE_ALIVE: ActorState
 ACTOR_STATE_RESTARTING: ActorState
 ACTOR_STATE_DEAD: ActorState
+GROUP_STATE_PENDING: GroupState
+GROUP_STATE_PREPARED: GroupState
+GROUP_STATE_CREATED: GroupState
+GROUP_STATE_REMOVED: GroupState
+GROUP_STATE_RESCHEDULING: GroupState
 TABLE_ALL: Table
 TABLE_NODES: Table
 TABLE_JOBS: Table
 TABLE_ACTORS: Table
 TABLE_KEYS: Table
 TABLE_FUNCTIONS: Table
+TABLE_GROUPS: Table
 
 class NodeDescription(_message.Message):
-    __slots__ = ("node", "host", "pid", "address", "resources", "labels", "version")
+    __slots__ = ("node", "host", "pid", "address", "resources", "labels", "version", "name", "session", "head")
     class ResourcesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +99,9 @@ class NodeDescription(_message.Message):
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     node: bytes
     host: str
     pid: int
@@ -91,7 +109,10 @@ class NodeDescription(_message.Message):
     resources: _containers.ScalarMap[str, int]
     labels: _containers.ScalarMap[str, str]
     version: str
-    def __init__(self, node: _Optional[bytes] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., address: _Optional[str] = ..., resources: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ...) -> None: ...
+    name: str
+    session: str
+    head: bool
+    def __init__(self, node: _Optional[bytes] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., address: _Optional[str] = ..., resources: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., version: _Optional[str] = ..., name: _Optional[str] = ..., session: _Optional[str] = ..., head: _Optional[bool] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("description", "incarnation", "state", "registered_at_ns", "state_changed_at_ns", "reason")
@@ -118,16 +139,20 @@ class RegisterNodeRequest(_message.Message):
     def __init__(self, request_id: _Optional[bytes] = ..., node: _Optional[_Union[NodeDescription, _Mapping]] = ...) -> None: ...
 
 class RegisterNodeReply(_message.Message):
-    __slots__ = ("incarnation", "heartbeat_seconds", "suspect_seconds", "dead_seconds")
+    __slots__ = ("incarnation", "heartbeat_seconds", "suspect_seconds", "dead_seconds", "jobs_above", "control_addresses")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SUSPECT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DEAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    JOBS_ABOVE_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     heartbeat_seconds: float
     suspect_seconds: float
     dead_seconds: float
-    def __init__(self, incarnation: _Optional[int] = ..., heartbeat_seconds: _Optional[float] = ..., suspect_seconds: _Optional[float] = ..., dead_seconds: _Optional[float] = ...) -> None: ...
+    jobs_above: int
+    control_addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, incarnation: _Optional[int] = ..., heartbeat_seconds: _Optional[float] = ..., suspect_seconds: _Optional[float] = ..., dead_seconds: _Optional[float] = ..., jobs_above: _Optional[int] = ..., control_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("node", "incarnation", "available", "backlog_tasks")
@@ -149,10 +174,28 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, node: _Optional[bytes] = ..., incarnation: _Optional[int] = ..., available: _Optional[_Mapping[str, int]] = ..., backlog_tasks: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("standing",)
+    __slots__ = ("standing", "control_addresses")
     STANDING_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     standing: NodeStanding
-    def __init__(self, standing: _Optional[_Union[NodeStanding, str]] = ...) -> None: ...
+    control_addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, standing: _Optional[_Union[NodeStanding, str]] = ..., control_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReportUnreachableRequest(_message.Message):
+    __slots__ = ("node", "by", "by_incarnation", "reason")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    BY_INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    node: bytes
+    by: bytes
+    by_incarnation: int
+    reason: str
+    def __init__(self, node: _Optional[bytes] = ..., by: _Optional[bytes] = ..., by_incarnation: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ReportUnreachableReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class LeaveNodeRequest(_message.Message):
     __slots__ = ("request_id", "node", "incarnation", "reason")
@@ -370,6 +413,123 @@ class ListActorsReply(_message.Message):
     more: bool
     def __init__(self, actors: _Optional[_Iterable[_Union[Actor, _Mapping]]] = ..., more: _Optional[bool] = ...) -> None: ...
 
+class Bundle(_message.Message):
+    __slots__ = ("resources", "selector")
+    class ResourcesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    SELECTOR_FIELD_NUMBER: _ClassVar[int]
+    resources: _containers.ScalarMap[str, int]
+    selector: _containers.RepeatedCompositeFieldContainer[LabelTerm]
+    def __init__(self, resources: _Optional[_Mapping[str, int]] = ..., selector: _Optional[_Iterable[_Union[LabelTerm, _Mapping]]] = ...) -> None: ...
+
+class LabelTerm(_message.Message):
+    __slots__ = ("label", "operator", "values")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    OPERATOR_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    operator: str
+    values: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, label: _Optional[str] = ..., operator: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GroupDescription(_message.Message):
+    __slots__ = ("group", "name", "namespace", "strategy", "detached", "job", "owner", "bundles")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    DETACHED_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    group: bytes
+    name: str
+    namespace: str
+    strategy: str
+    detached: bool
+    job: int
+    owner: bytes
+    bundles: _containers.RepeatedCompositeFieldContainer[Bundle]
+    def __init__(self, group: _Optional[bytes] = ..., name: _Optional[str] = ..., namespace: _Optional[str] = ..., strategy: _Optional[str] = ..., detached: _Optional[bool] = ..., job: _Optional[int] = ..., owner: _Optional[bytes] = ..., bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ...) -> None: ...
+
+class Group(_message.Message):
+    __slots__ = ("description", "state", "node", "nodes", "detail", "registered_at_ns", "state_changed_at_ns")
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    REGISTERED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    STATE_CHANGED_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    description: GroupDescription
+    state: GroupState
+    node: bytes
+    nodes: _containers.RepeatedScalarFieldContainer[bytes]
+    detail: str
+    registered_at_ns: int
+    state_changed_at_ns: int
+    def __init__(self, description: _Optional[_Union[GroupDescription, _Mapping]] = ..., state: _Optional[_Union[GroupState, str]] = ..., node: _Optional[bytes] = ..., nodes: _Optional[_Iterable[bytes]] = ..., detail: _Optional[str] = ..., registered_at_ns: _Optional[int] = ..., state_changed_at_ns: _Optional[int] = ...) -> None: ...
+
+class RegisterGroupRequest(_message.Message):
+    __slots__ = ("request_id", "group", "node", "node_incarnation")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NODE_INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    request_id: bytes
+    group: GroupDescription
+    node: bytes
+    node_incarnation: int
+    def __init__(self, request_id: _Optional[bytes] = ..., group: _Optional[_Union[GroupDescription, _Mapping]] = ..., node: _Optional[bytes] = ..., node_incarnation: _Optional[int] = ...) -> None: ...
+
+class RegisterGroupReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UpdateGroupRequest(_message.Message):
+    __slots__ = ("request_id", "group", "node", "node_incarnation", "state", "nodes", "detail")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NODE_INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    request_id: bytes
+    group: bytes
+    node: bytes
+    node_incarnation: int
+    state: GroupState
+    nodes: _containers.RepeatedScalarFieldContainer[bytes]
+    detail: str
+    def __init__(self, request_id: _Optional[bytes] = ..., group: _Optional[bytes] = ..., node: _Optional[bytes] = ..., node_incarnation: _Optional[int] = ..., state: _Optional[_Union[GroupState, str]] = ..., nodes: _Optional[_Iterable[bytes]] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class UpdateGroupReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FindGroupRequest(_message.Message):
+    __slots__ = ("group", "namespace", "name")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    group: bytes
+    namespace: str
+    name: str
+    def __init__(self, group: _Optional[bytes] = ..., namespace: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class FindGroupReply(_message.Message):
+    __slots__ = ("group",)
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    group: Group
+    def __init__(self, group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
+
 class PutKeyRequest(_message.Message):
     __slots__ = ("request_id", "namespace", "key", "value", "overwrite")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -471,10 +631,12 @@ class GetFunctionReply(_message.Message):
     def __init__(self, blob: _Optional[bytes] = ..., name: _Optional[str] = ...) -> None: ...
 
 class GetStateRequest(_message.Message):
-    __slots__ = ("rows_max",)
+    __slots__ = ("rows_max", "tables")
     ROWS_MAX_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
     rows_max: int
-    def __init__(self, rows_max: _Optional[int] = ...) -> None: ...
+    tables: _containers.RepeatedScalarFieldContainer[Table]
+    def __init__(self, rows_max: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[Table, str]]] = ...) -> None: ...
 
 class KeySpace(_message.Message):
     __slots__ = ("namespace", "keys", "value_bytes")
@@ -497,7 +659,7 @@ class FunctionRow(_message.Message):
     def __init__(self, hash: _Optional[bytes] = ..., name: _Optional[str] = ..., blob_bytes: _Optional[int] = ...) -> None: ...
 
 class GetStateReply(_message.Message):
-    __slots__ = ("epoch", "sequence", "nodes", "jobs", "actors", "key_spaces", "functions", "truncated")
+    __slots__ = ("epoch", "sequence", "nodes", "jobs", "actors", "key_spaces", "functions", "truncated", "groups")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -506,6 +668,7 @@ class GetStateReply(_message.Message):
     KEY_SPACES_FIELD_NUMBER: _ClassVar[int]
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     sequence: int
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
@@ -514,7 +677,8 @@ class GetStateReply(_message.Message):
     key_spaces: _containers.RepeatedCompositeFieldContainer[KeySpace]
     functions: _containers.RepeatedCompositeFieldContainer[FunctionRow]
     truncated: bool
-    def __init__(self, epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., actors: _Optional[_Iterable[_Union[Actor, _Mapping]]] = ..., key_spaces: _Optional[_Iterable[_Union[KeySpace, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[FunctionRow, _Mapping]]] = ..., truncated: _Optional[bool] = ...) -> None: ...
+    groups: _containers.RepeatedCompositeFieldContainer[Group]
+    def __init__(self, epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., actors: _Optional[_Iterable[_Union[Actor, _Mapping]]] = ..., key_spaces: _Optional[_Iterable[_Union[KeySpace, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[FunctionRow, _Mapping]]] = ..., truncated: _Optional[bool] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("epoch", "after_sequence", "tables")
@@ -537,7 +701,7 @@ class KeyChange(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., key: _Optional[bytes] = ..., deleted: _Optional[bool] = ...) -> None: ...
 
 class Change(_message.Message):
-    __slots__ = ("sequence", "changed_at_ns", "node", "job", "actor", "key", "function")
+    __slots__ = ("sequence", "changed_at_ns", "node", "job", "actor", "key", "function", "group")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CHANGED_AT_NS_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -545,6 +709,7 @@ class Change(_message.Message):
     ACTOR_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     changed_at_ns: int
     node: Node
@@ -552,7 +717,8 @@ class Change(_message.Message):
     actor: Actor
     key: KeyChange
     function: FunctionRow
-    def __init__(self, sequence: _Optional[int] = ..., changed_at_ns: _Optional[int] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., key: _Optional[_Union[KeyChange, _Mapping]] = ..., function: _Optional[_Union[FunctionRow, _Mapping]] = ...) -> None: ...
+    group: Group
+    def __init__(self, sequence: _Optional[int] = ..., changed_at_ns: _Optional[int] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., actor: _Optional[_Union[Actor, _Mapping]] = ..., key: _Optional[_Union[KeyChange, _Mapping]] = ..., function: _Optional[_Union[FunctionRow, _Mapping]] = ..., group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
 
 class WatchReply(_message.Message):
     __slots__ = ("changes", "sequence")
@@ -563,7 +729,7 @@ class WatchReply(_message.Message):
     def __init__(self, changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ..., sequence: _Optional[int] = ...) -> None: ...
 
 class JournalEntry(_message.Message):
-    __slots__ = ("monotonic_ns", "wall_ns", "register_node", "heartbeat", "leave_node", "declare_node", "start_job", "end_job", "register_actor", "update_actor", "put_key", "delete_key", "put_function")
+    __slots__ = ("monotonic_ns", "wall_ns", "register_node", "heartbeat", "leave_node", "declare_node", "start_job", "end_job", "register_actor", "update_actor", "put_key", "delete_key", "put_function", "register_group", "update_group")
     MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
     WALL_NS_FIELD_NUMBER: _ClassVar[int]
     REGISTER_NODE_FIELD_NUMBER: _ClassVar[int]
@@ -577,6 +743,8 @@ class JournalEntry(_message.Message):
     PUT_KEY_FIELD_NUMBER: _ClassVar[int]
     DELETE_KEY_FIELD_NUMBER: _ClassVar[int]
     PUT_FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    REGISTER_GROUP_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_GROUP_FIELD_NUMBER: _ClassVar[int]
     monotonic_ns: int
     wall_ns: int
     register_node: RegisterNodeRequest
@@ -590,4 +758,6 @@ class JournalEntry(_message.Message):
     put_key: PutKeyRequest
     delete_key: DeleteKeyRequest
     put_function: PutFunctionRequest
-    def __init__(self, monotonic_ns: _Optional[int] = ..., wall_ns: _Optional[int] = ..., register_node: _Optional[_Union[RegisterNodeRequest, _Mapping]] = ..., heartbeat: _Optional[_Union[HeartbeatRequest, _Mapping]] = ..., leave_node: _Optional[_Union[LeaveNodeRequest, _Mapping]] = ..., declare_node: _Optional[_Union[DeclareNode, _Mapping]] = ..., start_job: _Optional[_Union[StartJobRequest, _Mapping]] = ..., end_job: _Optional[_Union[EndJobRequest, _Mapping]] = ..., register_actor: _Optional[_Union[RegisterActorRequest, _Mapping]] = ..., update_actor: _Optional[_Union[UpdateActorRequest, _Mapping]] = ..., put_key: _Optional[_Union[PutKeyRequest, _Mapping]] = ..., delete_key: _Optional[_Union[DeleteKeyRequest, _Mapping]] = ..., put_function: _Optional[_Union[PutFunctionRequest, _Mapping]] = ...) -> None: ...
+    register_group: RegisterGroupRequest
+    update_group: UpdateGroupRequest
+    def __init__(self, monotonic_ns: _Optional[int] = ..., wall_ns: _Optional[int] = ..., register_node: _Optional[_Union[RegisterNodeRequest, _Mapping]] = ..., heartbeat: _Optional[_Union[HeartbeatRequest, _Mapping]] = ..., leave_node: _Optional[_Union[LeaveNodeRequest, _Mapping]] = ..., declare_node: _Optional[_Union[DeclareNode, _Mapping]] = ..., start_job: _Optional[_Union[StartJobRequest, _Mapping]] = ..., end_job: _Optional[_Union[EndJobRequest, _Mapping]] = ..., register_actor: _Optional[_Union[RegisterActorRequest, _Mapping]] = ..., update_actor: _Optional[_Union[UpdateActorRequest, _Mapping]] = ..., put_key: _Optional[_Union[PutKeyRequest, _Mapping]] = ..., delete_key: _Optional[_Union[DeleteKeyRequest, _Mapping]] = ..., put_function: _Optional[_Union[PutFunctionRequest, _Mapping]] = ..., register_group: _Optional[_Union[RegisterGroupRequest, _Mapping]] = ..., update_group: _Optional[_Union[UpdateGroupRequest, _Mapping]] = ...) -> None: ...

@@ -51,6 +51,11 @@ class ControlStub:
                 request_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.LeaveNodeRequest.SerializeToString,
                 response_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.LeaveNodeReply.FromString,
                 _registered_method=True)
+        self.ReportUnreachable = channel.unary_unary(
+                '/obsray.v1.Control/ReportUnreachable',
+                request_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.ReportUnreachableRequest.SerializeToString,
+                response_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.ReportUnreachableReply.FromString,
+                _registered_method=True)
         self.StartJob = channel.unary_unary(
                 '/obsray.v1.Control/StartJob',
                 request_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.StartJobRequest.SerializeToString,
@@ -80,6 +85,21 @@ class ControlStub:
                 '/obsray.v1.Control/ListActors',
                 request_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.ListActorsRequest.SerializeToString,
                 response_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.ListActorsReply.FromString,
+                _registered_method=True)
+        self.RegisterGroup = channel.unary_unary(
+                '/obsray.v1.Control/RegisterGroup',
+                request_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.RegisterGroupRequest.SerializeToString,
+                response_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.RegisterGroupReply.FromString,
+                _registered_method=True)
+        self.UpdateGroup = channel.unary_unary(
+                '/obsray.v1.Control/UpdateGroup',
+                request_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.UpdateGroupRequest.SerializeToString,
+                response_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.UpdateGroupReply.FromString,
+                _registered_method=True)
+        self.FindGroup = channel.unary_unary(
+                '/obsray.v1.Control/FindGroup',
+                request_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.FindGroupRequest.SerializeToString,
+                response_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.FindGroupReply.FromString,
                 _registered_method=True)
         self.PutKey = channel.unary_unary(
                 '/obsray.v1.Control/PutKey',
@@ -148,6 +168,14 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportUnreachable(self, request, context):
+        """A node was refused when it tried to reach another one again: evidence that its process is gone. It is declared dead
+        as soon as two say so, or one, and its heartbeats stopped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartJob(self, request, context):
         """A driver joined.
         """
@@ -185,6 +213,27 @@ class ControlServicer:
 
     def ListActors(self, request, context):
         """Actors in the order of their ids, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterGroup(self, request, context):
+        """A placement group was asked for; takes its name. ALREADY_EXISTS if a group of the namespace has the name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateGroup(self, request, context):
+        """A group moved along its lifecycle, or its bundles are elsewhere now. REMOVED gives its name back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindGroup(self, request, context):
+        """A group by its id or its name. NOT_FOUND if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,6 +314,11 @@ def add_ControlServicer_to_server(servicer, server):
                     request_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.LeaveNodeRequest.FromString,
                     response_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.LeaveNodeReply.SerializeToString,
             ),
+            'ReportUnreachable': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportUnreachable,
+                    request_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.ReportUnreachableRequest.FromString,
+                    response_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.ReportUnreachableReply.SerializeToString,
+            ),
             'StartJob': grpc.unary_unary_rpc_method_handler(
                     servicer.StartJob,
                     request_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.StartJobRequest.FromString,
@@ -294,6 +348,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ListActors,
                     request_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.ListActorsRequest.FromString,
                     response_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.ListActorsReply.SerializeToString,
+            ),
+            'RegisterGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterGroup,
+                    request_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.RegisterGroupRequest.FromString,
+                    response_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.RegisterGroupReply.SerializeToString,
+            ),
+            'UpdateGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateGroup,
+                    request_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.UpdateGroupRequest.FromString,
+                    response_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.UpdateGroupReply.SerializeToString,
+            ),
+            'FindGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindGroup,
+                    request_deserializer=obsray_dot_core_dot_protocol_dot_control__pb2.FindGroupRequest.FromString,
+                    response_serializer=obsray_dot_core_dot_protocol_dot_control__pb2.FindGroupReply.SerializeToString,
             ),
             'PutKey': grpc.unary_unary_rpc_method_handler(
                     servicer.PutKey,
@@ -418,6 +487,33 @@ class Control:
             '/obsray.v1.Control/LeaveNode',
             obsray_dot_core_dot_protocol_dot_control__pb2.LeaveNodeRequest.SerializeToString,
             obsray_dot_core_dot_protocol_dot_control__pb2.LeaveNodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportUnreachable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/obsray.v1.Control/ReportUnreachable',
+            obsray_dot_core_dot_protocol_dot_control__pb2.ReportUnreachableRequest.SerializeToString,
+            obsray_dot_core_dot_protocol_dot_control__pb2.ReportUnreachableReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -580,6 +676,87 @@ class Control:
             '/obsray.v1.Control/ListActors',
             obsray_dot_core_dot_protocol_dot_control__pb2.ListActorsRequest.SerializeToString,
             obsray_dot_core_dot_protocol_dot_control__pb2.ListActorsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/obsray.v1.Control/RegisterGroup',
+            obsray_dot_core_dot_protocol_dot_control__pb2.RegisterGroupRequest.SerializeToString,
+            obsray_dot_core_dot_protocol_dot_control__pb2.RegisterGroupReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/obsray.v1.Control/UpdateGroup',
+            obsray_dot_core_dot_protocol_dot_control__pb2.UpdateGroupRequest.SerializeToString,
+            obsray_dot_core_dot_protocol_dot_control__pb2.UpdateGroupReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/obsray.v1.Control/FindGroup',
+            obsray_dot_core_dot_protocol_dot_control__pb2.FindGroupRequest.SerializeToString,
+            obsray_dot_core_dot_protocol_dot_control__pb2.FindGroupReply.FromString,
             options,
             channel_credentials,
             insecure,
