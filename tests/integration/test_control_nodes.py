@@ -1,4 +1,4 @@
-"""Nodes and the control store over TCP: they join, follow the table of nodes, are refused, and are noticed when gone."""
+"""Nodes and the control store over TCP: they join, hear of each other, are refused, and are noticed when gone."""
 
 from __future__ import annotations
 

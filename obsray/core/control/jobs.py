@@ -1,7 +1,7 @@
 """Which drivers work with the cluster: one job each, numbered.
 
-A node numbers its drivers' jobs itself, in a range of its own (``SPAN`` numbers from its incarnation times ``SPAN``; the
-first head's from 0), so that no driver waits for the control store.
+A node numbers its drivers' jobs itself, in a range of its own (``SPAN`` numbers from its incarnation times ``SPAN``;
+the first head's from 0), so that no driver waits for the control store.
 
 Invariants: a driver has at most one job; a number names one job for ever; an ended job never runs again.
 """
