@@ -26,6 +26,8 @@ PARTS: dict[str, Callable[..., PartResult]] = {
 #: The dashboard starts in the background; a quick demo may be over before it is up.
 DASHBOARD_SECONDS_MAX = 5.0
 
+PAUSE_SECONDS = 0.5
+
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
@@ -97,6 +99,7 @@ def wait_for_interrupt() -> None:
     try:
         print("\nstays up until Ctrl-C", file=sys.stderr, flush=True)
         while True:
-            signal.pause()
+            # Not for ever: a signal just before falling asleep would wake nobody.
+            time.sleep(PAUSE_SECONDS)
     except KeyboardInterrupt:
         print(file=sys.stderr)

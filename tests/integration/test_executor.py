@@ -121,8 +121,13 @@ def test_an_initializer_runs_once_in_each_process_and_breaks_the_executor_if_it_
     ran = (tmp_path / "ran").read_text().split()
     assert len(ran) == len(set(ran)) and {str(pid) for pid in pids} <= set(ran)
     executor = ObsrayExecutor(1, divmod, (1, 0))
-    futures = [executor.submit(multiply, 1) for _ in range(3)]
-    assert all(isinstance(future.exception(20), BrokenExecutor) for future in futures)
+    first = executor.submit(multiply, 1)
+    try:
+        # The executor may break between any two of these.
+        others = [executor.submit(multiply, 1) for _ in range(2)]
+    except BrokenExecutor:
+        others = []
+    assert all(isinstance(future.exception(20), BrokenExecutor) for future in [first, *others])
     with pytest.raises(BrokenExecutor, match="initializer"):
         executor.submit(multiply, 1)
     executor.shutdown()

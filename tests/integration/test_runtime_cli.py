@@ -76,8 +76,14 @@ def check(directory: str, said: dict[str, Any], live: bool) -> None:
     (kept,) = [row for row in as_json(directory, "list", "objects")["rows"] if row["bytes"] > 1 << 20]
     assert kept["state"] == ("SEALED" if live else "FREED") or not live, kept
     assert kept["object_id"][:8] in obsray(directory, "list", "objects")
-    workers = as_json(directory, "list", "workers")["rows"]
-    assert all(worker["pid"] for worker in workers if worker["kind"] == "worker"), workers
+
+    def started() -> list[dict[str, Any]]:
+        # A process that was asked for has no pid until it exists, and services come late.
+        rows: list[dict[str, Any]] = as_json(directory, "list", "workers")["rows"]
+        there = all(row["pid"] for row in rows if row["kind"] == "worker")
+        return rows if there and {"worker", "driver", "collector"} <= {row["kind"] for row in rows} else []
+
+    workers = eventually(started) if live else as_json(directory, "list", "workers")["rows"]
     assert {"worker", "driver", "collector"} <= {worker["kind"] for worker in workers}
     assert any(worker["state"] != "DEAD" for worker in workers) is live, workers
     assert "driver" in obsray(directory, "list", "workers")

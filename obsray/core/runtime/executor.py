@@ -264,7 +264,7 @@ class Executor:
         if not self._interrupt or running is None or running.task != self._interrupt:
             return
         if in_runtime(frame):
-            self.session.interrupt_pending = True
+            self.session.interrupt_pending.append(None)
             self.session.reactor.wake()
             return
         self._interrupt = b""
@@ -496,7 +496,7 @@ class Executor:
         """Queue the result and record the attempt."""
         session, loaded, options = self.session, running.loaded, running.options
         self._interrupt = b""
-        session.interrupt_pending = False
+        session.interrupt_pending.clear()
         if running.gpu:
             self._gpu.end(running.gpu)
         run_ns = ended_at - running.ready_at

@@ -127,6 +127,8 @@ class Context(Mapping[str, Any]):
         deadline = time.monotonic() + timeout
         while not self.dashboard_url and time.monotonic() < deadline:
             threading.Event().wait(0.05)
+            if self.session.interrupt_pending:
+                self.session.take_interrupt()
         return self.dashboard_url
 
     def disconnect(self) -> None:

@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 TICK_SECONDS = 0.005
 #: The watcher wakes at least this often, to act on references that died while nothing else happened.
 QUIET_SECONDS = 0.1
+#: Python runs signal handlers between two instructions: a signal that comes after the last of them and before the
+#: process sleeps, or that another thread gets, wakes nobody. So a thread that waits never sleeps longer than this.
+LEADER_SECONDS_MAX = 0.5
 #: A task counts as blocked, and gives its CPU back, after waiting this long.
 BLOCKED_AFTER_SECONDS = 0.001
 #: Before falling asleep the leader looks this long for an answer, if the last one came within ``FAST_ANSWER_SECONDS``:
@@ -116,7 +119,8 @@ class Session:
         self.streams: Any = None
         #: actor id -> creation task that the node is placing.
         self.placements: dict[bytes, Task] = {}
-        self.interrupt_pending = False
+        #: Interrupts that met the machines: at most one. Whoever takes it out raises it, so that it is raised once.
+        self.interrupt_pending: deque[None] = deque(maxlen=1)
         self.closed = False
         self.failure: Exception | None = None
         self.executor: Any = None
@@ -314,7 +318,7 @@ class Session:
             try:
                 # The watcher may have received it between the caller's look and here.
                 if waiter.missing > 0:
-                    self.turn(timeout)
+                    self.turn(LEADER_SECONDS_MAX if timeout is None else min(timeout, LEADER_SECONDS_MAX))
             finally:
                 self.driving.release()
                 if self.sleepers:
@@ -395,8 +399,12 @@ class Session:
                 self.inbox.leave_if_free()
             elif self.interrupt_pending:
                 # The call that was interrupted has returned without waiting: ask again, in the user's own code.
-                self.interrupt_pending = False
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                try:
+                    self.interrupt_pending.pop()
+                except IndexError:
+                    pass
+                else:
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             self.send_everything()
         if self.values.completions:
             self.values.complete_futures()
@@ -405,13 +413,17 @@ class Session:
     def take_interrupt(self) -> None:
         """Raise KeyboardInterrupt for an interrupt that met the machines, if this is the thread that it is for."""
         if threading.current_thread() is threading.main_thread():
-            self.interrupt_pending = False
+            try:
+                self.interrupt_pending.pop()
+            except IndexError:
+                # The watcher was faster: it comes as a signal again.
+                return
             raise KeyboardInterrupt
 
     def on_interrupt(self, number: int, frame: FrameType | None) -> None:
         """SIGINT on the main thread: never inside the machines, always soon."""
         if in_runtime(frame):
-            self.interrupt_pending = True
+            self.interrupt_pending.append(None)
             self.reactor.wake()
         else:
             signal.default_int_handler(number, frame)
