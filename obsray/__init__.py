@@ -19,7 +19,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from obsray import actor, autoscaler, cloudpickle, dag, exceptions, experimental, job_config, runtime_env, util
+    from obsray import (
+        actor,
+        autoscaler,
+        cloudpickle,
+        cluster_utils,
+        dag,
+        exceptions,
+        experimental,
+        job_config,
+        runtime_env,
+        util,
+    )
     from obsray.core.api import (
         ActorHandle,
         ObjectRef,
@@ -81,8 +92,8 @@ _WHERE: dict[str, str | None] = {
     "timeline": "obsray.util.timeline",
     **dict.fromkeys(
         (
-            "actor", "autoscaler", "cloudpickle", "dag", "exceptions", "experimental", "job_config", "runtime_env",
-            "util",
+            "actor", "autoscaler", "cloudpickle", "cluster_utils", "dag", "exceptions", "experimental", "job_config",
+            "runtime_env", "util",
         )
     ),
 }  # fmt: skip
@@ -125,6 +136,7 @@ __all__ = [
     "client",
     "cloudpickle",
     "cluster_resources",
+    "cluster_utils",
     "cpp_function",
     "dag",
     "exceptions",

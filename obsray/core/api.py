@@ -14,7 +14,6 @@ from obsray.core import parameters as params
 from obsray.core.actors import ActorClass
 from obsray.core.functions import RemoteFunction
 from obsray.core.handles import ActorHandle, get_named
-from obsray.core.protocol.labels import RESERVED_PREFIX, check_key, check_value
 from obsray.core.remote import method, remote
 from obsray.core.runtime import joining
 from obsray.core.runtime.context import RuntimeContext
@@ -94,13 +93,7 @@ def init(
              "object_store_memory": object_store_memory, "memory": _memory}  # fmt: skip
     opts.check(given, frozenset(given), "init")
     params.check_gpus(num_gpus)
-    if labels is not None and not isinstance(labels, dict):
-        raise TypeError(f"labels must be a dict of strings to strings, got {type(labels).__name__}")
-    for key, label in (labels or {}).items():
-        check_key(key, "labels")
-        check_value(label, f"labels[{key!r}]")
-        if key.startswith(RESERVED_PREFIX):
-            raise ValueError(f"labels: {key!r}: the prefix {RESERVED_PREFIX} is for labels of the runtime's own")
+    told = params.labels_of(labels)
     params.check_dashboard(dashboard_host, dashboard_port)
     job, space, env = params.job_of(job_config, namespace, runtime_env)
     logs = params.logging_of(configure_logging, logging_level, logging_format, logging_config)
@@ -124,7 +117,7 @@ def init(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         resources=resources or {},
-        labels=dict(labels or {}),
+        labels=told,
         object_store_memory=object_store_memory,
         memory=_memory,
         namespace=space,
@@ -190,8 +183,6 @@ def _after_fork() -> None:
     session = current_or_none()
     if session is not None and session.worker_pid != os.getpid():
         global _context, _forked
-        if _context is not None:
-            _context.left_behind()
         _context, _forked = None, True
         session.left_behind()
         set_current(None)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from obsray import runtime_env as environments
+from obsray.core.protocol.labels import RESERVED_PREFIX, check_key, check_value
 from obsray.job_config import JobConfig
 from obsray.logging_config import LoggingConfig, level_of
 
@@ -55,6 +56,18 @@ def refuse_when_joining(given: str, options: Mapping[str, Any]) -> None:
             f"{', '.join(decided)}): whoever started it has decided that. Leave it out, or say address='local' to "
             "start a runtime for this program"
         )
+
+
+def labels_of(labels: Any) -> dict[str, str]:
+    """The labels of a node, checked. Raises TypeError or ValueError."""
+    if labels is not None and not isinstance(labels, dict):
+        raise TypeError(f"labels must be a dict of strings to strings, got {type(labels).__name__}")
+    for key, label in (labels or {}).items():
+        check_key(key, "labels")
+        check_value(label, f"labels[{key!r}]")
+        if key.startswith(RESERVED_PREFIX):
+            raise ValueError(f"labels: {key!r}: the prefix {RESERVED_PREFIX} is for labels of the runtime's own")
+    return dict(labels or {})
 
 
 def check_gpus(gpus: float | None) -> None:

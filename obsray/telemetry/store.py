@@ -414,4 +414,6 @@ def find_session(name: str | Path | None = None) -> Path:
     found = session_file.sessions()
     if not found:
         raise FileNotFoundError(f"no session in {session_file.root()}")
-    return next((path for path in found if is_live(path)), found[0])
+    live = [path for path in found if is_live(path)]
+    # Of a cluster the head is what people mean.
+    return next((path for path in live if session_file.read(path).get("head") is not False), (live or found)[0])

@@ -13,6 +13,13 @@ ready_fd               descriptor for one line of JSON: {"ok": true, ...}, or {"
 include_dashboard      whether to start the dashboard (default true)
 dashboard_port         first port it tries (default: its own)
 node_name              what people call this node (default: its host name)
+listen                 "host:port" where its data plane listens for other nodes (port 0: any; absent: no cluster, and
+                       nothing listens on a network)
+control                "host:port" of the control store to join; absent: this node is the head and starts its own
+control_listen         "host:port" where the head's control store listens besides its unix socket; needs ``listen``
+standby                this node also runs a control store that takes over if that of the head is gone
+storage                where the control store keeps its state (default: in the session directory)
+node_id                16 hex digits (default: random)
 settings               {name: value} handed to every client in ``Welcome``
 =====================  ==============================================================================================
 """
@@ -27,7 +34,9 @@ from typing import Any
 
 from obsray.config import Config
 from obsray.core.node.resources import CPU, GPU, MEMORY, UNIT
+from obsray.core.protocol.addresses import is_loopback, parse
 from obsray.core.system.cgroup import Cgroup, cpus, memory_bytes
+from obsray.ids import NODE_ID_BYTES
 
 OPTIONS_BYTES_MAX = 16 << 20
 #: What the node and its clients themselves need is not offered to tasks.
@@ -47,8 +56,24 @@ class Options:
     include_dashboard: bool = True
     dashboard_port: int | None = None
     node_name: str | None = None
+    listen: str | None = None
+    control: str | None = None
+    control_listen: str | None = None
+    standby: bool = False
+    storage: str | None = None
+    node_id: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def head(self) -> bool:
+        """Whether the control store of the cluster runs beside this node."""
+        return self.control is None
+
+    @property
+    def clustered(self) -> bool:
+        """Whether there are, or may be, other nodes."""
+        return self.listen is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +102,33 @@ def read_options(text: str) -> Options:
     values["resources"] = values.get("resources") or {}
     values["settings"] = values.get("settings") or {}
     values["labels"] = values.get("labels") or {}
-    return Options(session=session, token=(session / "token").read_bytes(), **values)
+    options = Options(session=session, token=(session / "token").read_bytes(), **values)
+    _check_addresses(options)
+    return options
+
+
+def _check_addresses(options: Options) -> None:
+    """Raises ValueError for addresses that are none, that others could reach unasked, or that contradict each other."""
+    unsafe = getattr(options.config, "unsafe_network", "0") == "1"
+    for name in ("listen", "control", "control_listen"):
+        text = getattr(options, name)
+        if text is None:
+            continue
+        host, port = parse(text, name)
+        if name == "control":
+            if not port:
+                raise ValueError(f"control={text!r}: port 0 is where nobody listens")
+        elif not unsafe and not is_loopback(host):
+            raise ValueError(
+                f"{name}={text!r}: traffic between nodes is not encrypted, so they listen on this machine alone "
+                "unless the setting unsafe_network=1 says that everybody who can read this network is trusted"
+            )
+    if options.listen is None and (options.control or options.control_listen):
+        raise ValueError("a node of a cluster needs an address to listen at")
+    if options.control and options.control_listen and not options.standby:
+        raise ValueError("a node either joins a control store or is the head with its own")
+    if options.node_id is not None and len(bytes.fromhex(options.node_id)) != NODE_ID_BYTES:
+        raise ValueError(f"node_id={options.node_id!r}: a node's id has {2 * NODE_ID_BYTES} hex digits")
 
 
 def offered(resources: dict[str, Any], config: Config) -> Machine:

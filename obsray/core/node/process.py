@@ -36,11 +36,27 @@ def main() -> int:
         node = _start(text, forks)
     except Exception as error:
         traceback.print_exc()
-        _say(ready_fd, {"ok": False, "error": f"{type(error).__name__}: {error}"})
+        # Wrong options and clusters that do not take it in are told in one sentence, all else with its kind and the
+        # log.
+        expected = isinstance(error, ValueError) or type(error).__name__ == "CannotJoin"
+        said = str(error) if expected else f"{type(error).__name__}: {error}"
+        _say(ready_fd, {"ok": False, "error": said, "expected": expected})
         return 1
-    facts = {"ok": True, "node": node.node.hex(), "pid": os.getpid(), "session_directory": str(session)}
+    if node.joining.address:
+        # Whoever waited may look at once for what is announced.
+        node.announce()
+    facts = {
+        "ok": True,
+        "node": node.node.hex(),
+        "pid": os.getpid(),
+        "session_directory": str(session),
+        "node_address": node.address,
+        "control_address_tcp": node.joining.address,
+        "head": node.options.head,
+    }
     _say(ready_fd, facts)
-    node.announce()
+    if not node.joining.address:
+        node.announce()
     try:
         node.run()
     except BaseException:
@@ -74,13 +90,19 @@ def _prepare(session: Path) -> Any:
 
 
 def _start(text: str, forks: Any) -> Any:
+    from obsray.core.node.joining import check_reachable
     from obsray.core.node.options import offered, read_options
     from obsray.core.node.shell import Node
-    from obsray.ids import NodeID
+    from obsray.ids import NODE_ID_BYTES
 
     options = read_options(text)
-    node = Node(options, offered(options.resources, options.config), forks, os.urandom(NodeID.SIZE))
+    if options.control is not None:
+        check_reachable(options.control)
+    identifier = bytes.fromhex(options.node_id) if options.node_id else os.urandom(NODE_ID_BYTES)
+    node = Node(options, offered(options.resources, options.config), forks, identifier)
     node.start()
+    if options.clustered:
+        node.join_cluster()
     return node
 
 

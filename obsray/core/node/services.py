@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from obsray.core.node.options import Options
 from obsray.core.system.processes import reap, send_signal, spawn_module
 
 NICENESS = 5
@@ -39,6 +40,29 @@ class Service:
         return (_PACKAGE / f"{relative}.py").is_file()
 
 
+def services_of(options: Options) -> list[Service]:
+    """What runs beside a node: everywhere a collector; control store and dashboard where the head is.
+
+    The control store is told with ``--listen HOST:PORT`` where it listens for other nodes, with ``--join HOST:PORT``
+    that it stands by for the one there, with ``--storage WHERE`` where its state lies.
+    """
+    found = []
+    if options.head or options.standby:
+        arguments = []
+        if options.control_listen:
+            arguments += ["--listen", options.control_listen]
+        if options.control:
+            arguments += ["--join", options.control]
+        if options.storage:
+            arguments += ["--storage", options.storage]
+        found.append(Service("control", "obsray.core.control.process", arguments))
+    found.append(Service("collector", "obsray.telemetry.process"))
+    if options.head and options.include_dashboard:
+        port = options.dashboard_port
+        found.append(Service("dashboard", "obsray.dashboard.process", [] if port is None else ["--port", str(port)]))
+    return found
+
+
 class Services:
     """Starts, watches and ends them. ``log`` takes a line for the node's log."""
 
@@ -48,11 +72,12 @@ class Services:
         self.services = [service for service in services if service.exists]
         self.started = False
 
-    def start(self) -> None:
-        """Start all of them."""
-        self.started = True
+    def start(self, names: set[str] | None = None) -> None:
+        """Start those that do not run yet: all of them, or only some for now."""
+        self.started = self.started or names is None
         for service in self.services:
-            self._start(service)
+            if not service.pid and (names is None or service.name in names):
+                self._start(service)
 
     def _start(self, service: Service) -> None:
         arguments = ["--session-dir", str(self._session), *service.arguments]
@@ -75,15 +100,19 @@ class Services:
 
     def check(self) -> None:
         """Notice ends, try again what may be tried again. Call when a child ended, and now and then."""
-        if not self.started:
-            return
         for service in self.services:
+            if not self.started and not service.pid:
+                continue
             if service.pid and (status := reap(service.pid)) is not None:
                 self._log(f"{service.name}: process {service.pid} ended with {os.waitstatus_to_exitcode(status)}")
                 service.pid = 0
                 self._failed(service)
-            if not service.pid and time.monotonic() >= service.not_before:
+            if self.started and not service.pid and time.monotonic() >= service.not_before:
                 self._start(service)
+
+    def failed(self, name: str) -> bool:
+        """Whether a service could not be started, or has ended without being told to, since it last ran steadily."""
+        return any(service.name == name and service.failures for service in self.services)
 
     def end(self, names: set[str], seconds: float) -> None:
         """Ask those to end in order, kill what has not ended after ``seconds``; returns when they are gone."""

@@ -6,6 +6,7 @@ worst that happens is that its link is closed.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -22,11 +23,14 @@ from obsray.core.node.environment_maker import EnvironmentMaker
 from obsray.core.node.environments import EnvironmentTable
 from obsray.core.node.forks import Forks
 from obsray.core.node.intake import Malformed
+from obsray.core.node.joining import JOIN_SECONDS_MAX, CannotJoin, Joining
 from obsray.core.node.machine import NodeMachine
+from obsray.core.node.members import learned
 from obsray.core.node.objects import ObjectTable
 from obsray.core.node.options import Machine, Options
+from obsray.core.node.peers import PeerTable
 from obsray.core.node.resources import Resources
-from obsray.core.node.services import Service, Services, wait_all
+from obsray.core.node.services import Services, services_of, wait_all
 from obsray.core.node.step import (
     Broadcast,
     Effect,
@@ -46,6 +50,7 @@ from obsray.core.node.step import (
     Step,
 )
 from obsray.core.node.workers import SIGNAL_KILL, Ended, WorkerPool
+from obsray.core.protocol.addresses import join, parse
 from obsray.core.protocol.labels import ACCELERATOR
 from obsray.core.protocol.lifecycle import WorkerState
 from obsray.core.protocol.messages import ActorChanged, Exit, Message, Welcome, encode
@@ -53,7 +58,7 @@ from obsray.core.system.arena import Arena
 from obsray.core.system.processes import clean_session
 from obsray.core.transport.connection import PROTOCOL_VERSION
 from obsray.core.transport.links import Link, Reactor
-from obsray.core.transport.node_reporter import NodeReporter
+from obsray.core.transport.node_reporter import Membership, NodeReporter
 from obsray.ids import WORKER_ID_BYTES
 from obsray.telemetry import session_file
 from obsray.telemetry.events import DeathCause, ProcessKind
@@ -88,16 +93,20 @@ class Node:
         self.environments = EnvironmentMaker(self.session, self.reactor.post, self._environment_made)
         self.forks = forks
         self.machine = self._build(machine)
-        self.services = Services(self.session, self._list_services(), self._log)
+        self.services = Services(self.session, services_of(options), self._log)
         # Keeps what it is told until it is started, after the first worker: only then it loads gRPC, in its thread.
         self.reporter = NodeReporter(
-            self.session / "sockets" / "control.sock", options.token, node, self.reactor.post,
-            lambda: self._log("the control store takes this node for dead"),
+            options.control or self.session / "sockets" / "control.sock", options.token, node, self.reactor.post,
+            self._fenced, self._nodes_learned if options.clustered else None,
         )  # fmt: skip
+        self.joining = Joining(options, self.services)
+        #: Where other nodes connect to: "host:port", "" on its own.
+        self.address = ""
         self._offered = machine
         self._dying: dict[bytes, tuple[int, int, int]] = {}
         self._wake_at: float | None = None
         self._ending = ""
+        self._fences = False
         self._child_ended = False
         self._zygote_failures = 0
         self._shared_settings: dict[str, Any] = {}
@@ -116,28 +125,28 @@ class Node:
         )
         resources = Resources(machine.total, machine.gpus)
         sockets = str(self.session / "sockets")
-        return NodeMachine(self.node, resources, pool, objects, sockets, self._describe, self._labels(machine))
+        return NodeMachine(
+            self.node,
+            resources,
+            pool,
+            objects,
+            sockets,
+            self._describe,
+            self._labels(machine),
+            PeerTable(self.node, self.options.head),
+        )
 
     def _labels(self, machine: Machine) -> dict[str, str]:
         """The labels it was started with, and what accelerator it has if that is only one kind."""
         kinds = [name.partition(":")[2] for name in machine.total if name.startswith("accelerator_type:")]
         return {**({ACCELERATOR: kinds[0]} if len(kinds) == 1 else {}), **self.options.labels}
 
-    def _list_services(self) -> list[Service]:
-        port = self.options.dashboard_port
-        found = [
-            Service("control", "obsray.core.control.process"),
-            Service("collector", "obsray.telemetry.process"),
-        ]
-        if self.options.include_dashboard:
-            arguments = [] if port is None else ["--port", str(port)]
-            found.append(Service("dashboard", "obsray.dashboard.process", arguments))
-        return found
-
     def _describe(self) -> dict[str, Any]:
         return {
             "node": self.node,
             "alive": True,
+            "address": self.address,
+            "head": self.options.head,
             "name": self.options.node_name or socket.gethostname(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -164,16 +173,60 @@ class Node:
         if self.options.lifeline_fd is not None:
             self.reactor.on_readable(self.options.lifeline_fd, self._on_lifeline)
         self.listener = self.reactor.listen(self.session / "sockets" / "node.sock", self.options.token, self._on_link)
+        if self.options.listen:
+            self.address = self._listen_tcp(self.options.listen)
         self.emitter.node_started(
             time.time_ns(), self.node, os.getpid(), self.emitter.intern(socket.gethostname()), self.arena.size_bytes
         )
         self._do(self.machine.start)
         self.reporter.register_node(
-            socket.gethostname(), str(self.session / "sockets" / "node.sock"), self._offered.total
-        )
+            socket.gethostname(), self.address or str(self.session / "sockets" / "node.sock"), self._offered.total,
+            self.options.settings.get("version", ""), labels=self.machine.labels, name=self.options.node_name or "",
+            session=str(self.session), head=self.options.head, on_admitted=self._admitted,
+            on_not_admitted=self.joining.not_admitted,
+            join_seconds=math.inf if self.options.head else JOIN_SECONDS_MAX,
+        )  # fmt: skip
         now = time.monotonic()
         self.reactor.call_at(now + SERVICES_AFTER_SECONDS, self._start_services)
         self._sample_at(now + self.config.sample_interval_seconds)
+
+    def _listen_tcp(self, where: str) -> str:
+        host, port = parse(where)
+        try:
+            self.door = socket.create_server((host, port))
+        except OSError as error:
+            raise CannotJoin(f"this node cannot listen at {where}: {error.strerror or error}") from None
+        return join(host, self.door.getsockname()[1])
+
+    def join_cluster(self) -> None:
+        """Become one of a cluster, or its head. Raises CannotJoin, with nothing left running."""
+        # Nothing else may be in the way of what is waited for here.
+        self.services.start({"control"})
+        self.reporter.start()
+        try:
+            self.joining.wait(self._turn)
+            if self._ending:
+                raise CannotJoin(self._ending)
+        except CannotJoin as error:
+            self._ending = str(error)
+            self._end()
+            raise
+
+    def _admitted(self, membership: Membership) -> None:
+        if self.options.clustered:
+            self.machine.jobs = max(self.machine.jobs, membership.jobs_above)
+        self.joining.admitted(membership)
+
+    def _nodes_learned(self, rows: list[Any]) -> None:
+        for row in rows:
+            self._do(self.machine.abroad.node_learned, *learned(row))
+
+    def _fenced(self) -> None:
+        self._log("the control store takes this node for dead")
+        if self.options.clustered:
+            # What it does is not part of the cluster any more, and others do it again: no time for anything.
+            self._ending, self._fences = "the cluster takes this node for dead", True
+            self.reactor.wake()
 
     def announce(self) -> None:
         """Write the facts that others look for. After the node listens: it takes a few milliseconds."""
@@ -182,7 +235,9 @@ class Node:
             node_pid=os.getpid(), started_at_ns=self._started_at_ns, resources=self._offered.total,
             object_store_memory=self._offered.store_bytes, host=socket.gethostname(), labels=self.machine.labels,
             config=asdict(self.config), protocol=PROTOCOL_VERSION, version=self.options.settings.get("version", ""),
-            python=".".join(map(str, sys.version_info[:2])),
+            python=".".join(map(str, sys.version_info[:2])), node_address=self.address, head=self.options.head,
+            control_address_tcp=self.joining.address, node_name=self._describe()["name"],
+            lifeline=self.options.lifeline_fd is not None,
         )  # fmt: skip
 
     def run(self) -> None:
@@ -476,7 +531,7 @@ class Node:
         # 2. Everybody is told; workers end by themselves, what does not is killed.
         for link in self.links.values():
             link.send(encode(Exit(self._ending)))
-        self._end_workers(grace)
+        self._end_workers(0.0 if self._fences else grace)
         # 3. Files and threads of the object store.
         self.disk.close(grace)
         self.environments.close()

@@ -181,8 +181,8 @@ class RuntimeContext:
 
     @property
     def gcs_address(self) -> str:
-        """What others pass to ``init(address=...)``: the session directory."""
-        return str(self._session.directory)
+        """What others pass to ``init(address=...)``: ``host:port`` of the cluster, else the session directory."""
+        return self._session.address
 
     @property
     def current_actor(self) -> Any:

@@ -1,7 +1,8 @@
-"""Shell: a driver joins a runtime that another program of this user started on this machine.
+"""Shell: a driver joins a runtime that this user started on this machine.
 
-An *address* is a session directory, the name of one, or ``"auto"``: the newest session that runs. Whoever can read the
-directory's token may join; the runtime ends with the program that started it and not with those that joined.
+An *address* is a session directory, the name of one, the ``host:port`` of a cluster of which a node runs here, or
+``"auto"``: the newest that runs. Whoever can read the directory's token may join; a runtime ends with the program that
+started it, or by ``obsray stop``, and not with those that joined.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from obsray.config import Config
+from obsray.core.protocol.addresses import is_address, normal, parse
 from obsray.core.runtime.launch import Context, begin, describe_program
 from obsray.core.runtime.session import Session
 from obsray.core.transport.connection import PROTOCOL_VERSION
@@ -37,9 +39,11 @@ _OWN_SETTINGS = ("progress",)
 
 
 _NO_ADDRESS = (
-    "an address is a session directory (context.address_info['address'] of the program that started the runtime) or "
-    "'auto'; runtimes on other machines and at ports cannot be joined"
+    "an address is what context.address_info['address'] says in the program that started the runtime (a session "
+    "directory, or host:port of a cluster), or 'auto'"
 )
+#: How long an address that no node here belongs to is tried, to say what is there.
+PROBE_SECONDS = 2.0
 
 
 class Address(NamedTuple):
@@ -69,6 +73,8 @@ def find(address: Address, temp_dir: str | None = None) -> Path:
         if not running:
             raise _refusal(address, "no runtime of this user is running on this machine", temp_dir)
         return running[0]
+    if is_address(address.text):
+        return _node_of(address, normal(address.text), temp_dir)
     if address.text.startswith("ray://"):
         raise _refusal(address, "there is no client server; run the program on the machine of its runtime", temp_dir)
     if os.sep in address.text:
@@ -86,10 +92,40 @@ def find(address: Address, temp_dir: str | None = None) -> Path:
 
 
 def running_sessions(temp_dir: str | None = None) -> list[Path]:
-    """This user's sessions whose node listens, newest first."""
+    """This user's sessions whose node listens: heads and nodes on their own, newest first, then others."""
+    found = [path for path in _sessions(temp_dir) if _listens(path)]
+    return sorted(found, key=lambda path: _rank(session_file.read(path)), reverse=True)
+
+
+def _rank(facts: dict[str, Any]) -> tuple[bool, int]:
+    return facts.get("head") is not False, facts.get("started_at_ns") or 0
+
+
+def _sessions(temp_dir: str | None) -> list[Path]:
     bases = {base.resolve(): base for base in reversed(_bases(temp_dir)) if _owner(base) == os.getuid()}
-    found = [path for base in bases.values() for path in session_file.sessions(base) if _listens(path)]
-    return sorted(found, key=lambda path: session_file.read(path).get("started_at_ns") or 0, reverse=True)
+    return [path for base in bases.values() for path in session_file.sessions(base)]
+
+
+def _node_of(address: Address, where: str, temp_dir: str | None) -> Path:
+    """A node on this machine of the cluster at ``where``, its head if that is here. Raises ConnectionError."""
+    found: list[tuple[tuple[bool, int], Path]] = []
+    for path in _sessions(temp_dir):
+        facts = session_file.read(path)
+        if where in (facts.get("control_address_tcp"), facts.get("node_address")) and _listens(path):
+            found.append((_rank(facts), path))
+    if found:
+        return _as_the_node_knows_it(max(found)[1])
+    host, port = parse(where)
+    try:
+        socket.create_connection((host, port), PROBE_SECONDS).close()
+    except OSError as error:
+        why = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+        raise _refusal(address, f"nothing can be reached at {where}: {why}", temp_dir) from None
+    what = (
+        f"no node of the cluster at {where} runs on this machine, and a program joins at one. Start one here first, "
+        f"with 'obsray start --address={where}'"
+    )
+    raise _refusal(address, what, temp_dir)
 
 
 def join(

@@ -50,6 +50,7 @@ from obsray.errors import (
     RaySystemError,
 )
 from obsray.ids import SEQUENCE_ACTOR, SEQUENCE_GROUP, SEQUENCE_PUT
+from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind, WaitKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
 
@@ -427,6 +428,11 @@ class Session:
             self.reactor.wake()
         else:
             signal.default_int_handler(number, frame)
+
+    @property
+    def address(self) -> str:
+        """Where others join: ``host:port`` of the cluster, or the session directory of a node on its own."""
+        return str(session_file.read(self.directory).get("control_address_tcp") or self.directory)
 
     # --- the job ------------------------------------------------------------------------------------------------------
 

@@ -136,8 +136,9 @@ class ControlClient:
         self._thread = threading.Thread(target=self._run, name="obsray-control-client", daemon=True)
 
     def start(self) -> None:
-        """Begin to send what was called. Returns at once; the thread then imports gRPC."""
-        self._thread.start()
+        """Begin to send what was called. Returns at once; the thread then imports gRPC. Twice is once."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def call(
         self, method: str, fields: Fields, on_done: OnDone | None = None, give_up_seconds: float | None = None
