@@ -26,8 +26,10 @@ from obsray.core.transport.connection import (
     Connection,
     Hello,
     ProtocolError,
+    VersionMismatch,
     check_hello,
     pack_hello,
+    pack_notice,
 )
 
 RECEIVE_BYTES = 1 << 18
@@ -104,15 +106,23 @@ class Link:
 
 
 class Listener:
-    """A listening socket: peers that pass the handshake become links."""
+    """A listening socket: peers that pass the handshake become links. ``on_refused`` is told why others do not."""
 
-    __slots__ = ("fd", "on_link", "path", "reactor", "rejected", "socket", "token")
+    __slots__ = ("fd", "on_link", "on_refused", "path", "reactor", "rejected", "socket", "token")
 
-    def __init__(self, reactor: Reactor, path: Path, token: bytes, on_link: Callable[[Link], None]) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        path: Path,
+        token: bytes,
+        on_link: Callable[[Link], None],
+        on_refused: Callable[[str], None],
+    ) -> None:
         self.reactor = reactor
         self.path = path
         self.token = token
         self.on_link = on_link
+        self.on_refused = on_refused
         self.rejected = 0
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.bind(str(path))
@@ -128,12 +138,18 @@ class Listener:
 
 
 class _Greeting:
-    """A connection whose peer has not shown the token yet."""
+    """A connection whose peer has not shown the token yet. ``fds``: what came with its first bytes."""
 
-    __slots__ = ("data", "deadline", "listener", "socket")
+    __slots__ = ("data", "deadline", "fds", "listener", "socket")
 
     def __init__(self, listener: Listener, sock: socket.socket, deadline: float) -> None:
         self.listener, self.socket, self.deadline, self.data = listener, sock, deadline, b""
+        self.fds: list[int] = []
+
+    def close(self) -> None:
+        self.socket.close()
+        while self.fds:
+            os.close(self.fds.pop())
 
 
 class Reactor:
@@ -178,9 +194,15 @@ class Reactor:
         self._greetings.pop(fd, None)
         self.links.pop(fd, None)
 
-    def listen(self, path: Path, token: bytes, on_link: Callable[[Link], None]) -> Listener:
-        """Accept authenticated peers at a unix socket."""
-        listener = Listener(self, path, token, on_link)
+    def listen(
+        self,
+        path: Path,
+        token: bytes,
+        on_link: Callable[[Link], None],
+        on_refused: Callable[[str], None] = lambda why: None,
+    ) -> Listener:
+        """Accept authenticated peers at a unix socket, also those that a node hands over."""
+        listener = Listener(self, path, token, on_link, on_refused)
         self._listeners[listener.fd] = listener
         self._epoll.register(listener.fd, select.EPOLLIN)
         return listener
@@ -306,7 +328,7 @@ class Reactor:
         for listener in list(self._listeners.values()):
             listener.close()
         for greeting in self._greetings.values():
-            greeting.socket.close()
+            greeting.close()
         self._epoll.close()
         os.close(self._wake_fd)
 
@@ -371,16 +393,17 @@ class Reactor:
     def _reject(self, fd: int, greeting: _Greeting) -> None:
         greeting.listener.rejected += 1
         self.forget(fd)
-        greeting.socket.close()
+        greeting.close()
 
     def _greet(self, fd: int) -> None:
         greeting = self._greetings[fd]
         try:
-            data = greeting.socket.recv(HELLO_BYTES - len(greeting.data))
+            data, fds, _, _ = socket.recv_fds(greeting.socket, HELLO_BYTES - len(greeting.data), 1)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data = b""
+            data, fds = b"", []
+        greeting.fds += fds
         if not data:
             self._reject(fd, greeting)
             return
@@ -389,11 +412,23 @@ class Reactor:
             return
         try:
             hello = check_hello(greeting.data, greeting.listener.token)
-        except ProtocolError:
+            if hello.remote != (len(greeting.fds) == 1):
+                raise ProtocolError("a connection is handed over as one descriptor, and nothing else is")
+        except ProtocolError as error:
+            if isinstance(error, VersionMismatch):
+                try:
+                    greeting.socket.send(pack_notice(error.theirs), socket.MSG_NOSIGNAL)
+                except OSError:
+                    pass
             self._reject(fd, greeting)
+            greeting.listener.on_refused(str(error))
             return
         self.forget(fd)
-        greeting.listener.on_link(self.adopt(greeting.socket, hello))
+        sock = greeting.socket
+        if hello.remote:
+            sock.close()
+            sock = socket.socket(fileno=greeting.fds.pop())
+        greeting.listener.on_link(self.adopt(sock, hello))
 
 
 def connect(path: Path | str, token: bytes, me: Hello, timeout_seconds: float = HANDSHAKE_SECONDS_MAX) -> socket.socket:
