@@ -22,6 +22,7 @@ and kind sequences are dense, so columns can be addressed by them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 
 WORKER_ID_BYTES = 8
@@ -84,6 +85,19 @@ def mark_of_node(node: bytes) -> bytes:
 def worker_id(node: bytes, own: bytes) -> bytes:
     """The id of a process of ``node``; ``own`` are four bytes that no other process of it has."""
     return own + node[:MARK_BYTES]
+
+
+def worker_ids(node: bytes, first: int) -> Callable[[], bytes]:
+    """Gives ids to the processes of a node from number ``first`` on: no two the same, and unlike each other."""
+    state = first
+
+    def next_id() -> bytes:
+        nonlocal state
+        # An odd step goes through all numbers before one comes again.
+        state = (state + 0x9E3779B1) & 0xFFFFFFFF
+        return worker_id(node, state.to_bytes(4, "big"))
+
+    return next_id
 
 
 def is_detached(identifier: bytes) -> bool:

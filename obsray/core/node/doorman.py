@@ -1,8 +1,8 @@
 """Shell: the one port of a node. Who has proved itself is shown to whom it wants.
 
 A connection names its target: the node itself (a link to a peer), its transfers (a plain socket), one of its workers,
-drivers or services. To those the descriptor is handed over (``SCM_RIGHTS``) with a hello that says who is there, so they listen
-on no port, and nothing of what is said then passes through the node.
+drivers or services. To those the descriptor is handed over (``SCM_RIGHTS``) with a hello that says who is there, so
+they listen on no port, and nothing of what is said then passes through the node.
 """
 
 from __future__ import annotations

@@ -49,6 +49,8 @@ class EnvironmentMaker:
         self._unpacking = threading.Lock()
         #: package -> environments that use its files.
         self._users: dict[str, set[bytes]] = {}
+        #: Brings a package that another node has; called on the thread that needs it. False: nobody has it.
+        self.fetch: Callable[[str], bool] = lambda name: False
         self._closed = False
         self._processes: set[subprocess.Popen[str]] = set()
 
@@ -104,7 +106,7 @@ class EnvironmentMaker:
         if not isinstance(package, str) or not _PACKAGE.fullmatch(package):
             raise SetupFailed(f"{package!r} is not the name of a package")
         path = self._base / "packages" / f"{package}.{kind}"
-        if not path.exists():
+        if not path.exists() and not self.fetch(path.name):
             raise SetupFailed(f"the package {package} is not there")
         return path
 

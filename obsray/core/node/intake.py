@@ -29,6 +29,11 @@ def _integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INTEGER_MAX
 
 
+def _lease(value: Any) -> bool:
+    # The upper half is a node's mark.
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64
+
+
 def _boolean(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -65,7 +70,7 @@ _WORKER = _bytes(WORKER_ID_BYTES)
 _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
     m.DefineShape: (_integer, _name, _amounts, _optional_dictionary, _optional_dictionary),
     m.LeaseRequest: (_integer, _integer, _integer),
-    m.LeaseReturn: (_integer, _integer, _integer, _boolean),
+    m.LeaseReturn: (_lease, _integer, _integer, _boolean),
     m.Blocked: (),
     m.Unblocked: (),
     m.CreateObject: (_integer, _OBJECT, _integer),
@@ -80,7 +85,7 @@ _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
     m.ActorGaveUp: (_ACTOR, _blob, _name),
     m.WatchActor: (_ACTOR,),
     m.KillActor: (_ACTOR, _boolean, _boolean),
-    m.KillWorker: (_WORKER, _integer),
+    m.KillWorker: (_WORKER, _lease),
     m.Request: (_integer, _name, _dictionary),
     m.StillNeeded: (_integer, _integer),
     m.DescribeJob: (_dictionary,),

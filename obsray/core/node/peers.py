@@ -73,24 +73,19 @@ class Peer:
 
 
 class PeerTable:
-    """The other nodes. ``node`` is this one's id, ``address`` where others reach it ("" where there is no cluster).
+    """The other nodes. ``node`` is this one's id; ``head``: whether the control store runs beside it.
 
-    ``head``: whether the control store runs beside it.
+    ``clustered``: whether there can be other nodes.
     """
 
-    def __init__(self, node: bytes, head: bool = True, address: str = "") -> None:
+    def __init__(self, node: bytes, head: bool = True, clustered: bool = False) -> None:
         self.node = node
         self.is_head = head
-        self.address = address
+        self.clustered = clustered
         self.peers: dict[bytes, Peer] = {}
         self.by_mark: dict[bytes, Peer] = {}
         #: The head, if that is another node and known.
         self.head: Peer | None = None
-
-    @property
-    def clustered(self) -> bool:
-        """Whether there can be other nodes."""
-        return bool(self.address)
 
     # --- who is at home where ----------------------------------------------------------------------------
 

@@ -17,8 +17,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from obsray.core.node.abroad import STORE_RESOURCE
 from obsray.core.node.black_box import BlackBox
 from obsray.core.node.disk import Disk
+from obsray.core.node.doorman import Doorman
 from obsray.core.node.environment_maker import EnvironmentMaker
 from obsray.core.node.environments import EnvironmentTable
 from obsray.core.node.forks import Forks
@@ -26,13 +28,17 @@ from obsray.core.node.intake import Malformed
 from obsray.core.node.joining import JOIN_SECONDS_MAX, CannotJoin, Joining
 from obsray.core.node.machine import NodeMachine
 from obsray.core.node.members import learned
+from obsray.core.node.neighbours import Neighbour, Neighbours
 from obsray.core.node.objects import ObjectTable
 from obsray.core.node.options import Machine, Options
+from obsray.core.node.parcels import Parcels
 from obsray.core.node.peers import PeerTable
 from obsray.core.node.resources import Resources
 from obsray.core.node.services import Services, services_of, wait_all
 from obsray.core.node.step import (
     Broadcast,
+    ConnectPeer,
+    DisconnectPeer,
     Effect,
     EndProcess,
     MakeEnvironment,
@@ -44,22 +50,22 @@ from obsray.core.node.step import (
     ReserveArena,
     RestoreObject,
     Send,
+    SendNode,
     Shutdown,
     SpillObject,
     StartWorker,
     Step,
 )
 from obsray.core.node.workers import SIGNAL_KILL, Ended, WorkerPool
-from obsray.core.protocol.addresses import join, parse
 from obsray.core.protocol.labels import ACCELERATOR
 from obsray.core.protocol.lifecycle import WorkerState
-from obsray.core.protocol.messages import ActorChanged, Exit, Message, Welcome, encode
+from obsray.core.protocol.messages import ActorChanged, Exit, Message, NodeLeaves, Welcome, encode
 from obsray.core.system.arena import Arena
 from obsray.core.system.processes import clean_session
-from obsray.core.transport.connection import PROTOCOL_VERSION
+from obsray.core.transport.connection import PROTOCOL_VERSION, Hello
 from obsray.core.transport.links import Link, Reactor
 from obsray.core.transport.node_reporter import Membership, NodeReporter
-from obsray.ids import WORKER_ID_BYTES
+from obsray.ids import worker_ids
 from obsray.telemetry import session_file
 from obsray.telemetry.events import DeathCause, ProcessKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
@@ -93,11 +99,19 @@ class Node:
         self.environments = EnvironmentMaker(self.session, self.reactor.post, self._environment_made)
         self.forks = forks
         self.machine = self._build(machine)
+        self.neighbours = Neighbours(
+            self.reactor, self.machine, self._do, self._log,
+            lambda peer, why: self.reporter.report_unreachable(peer, why),
+        )  # fmt: skip
+        self.door: Doorman | None = None
+        if options.clustered:
+            parcels = Parcels(self.session / "environments" / "packages", self.neighbours, self.reactor.post)
+            self.environments.fetch = parcels.fetch
         self.services = Services(self.session, services_of(options), self._log)
         # Keeps what it is told until it is started, after the first worker: only then it loads gRPC, in its thread.
         self.reporter = NodeReporter(
             options.control or self.session / "sockets" / "control.sock", options.token, node, self.reactor.post,
-            self._fenced, self._nodes_learned if options.clustered else None,
+            self._fenced, self._on_nodes if options.clustered else None,
         )  # fmt: skip
         self.joining = Joining(options, self.services)
         #: Where other nodes connect to: "host:port", "" on its own.
@@ -115,8 +129,9 @@ class Node:
     def _build(self, machine: Machine) -> NodeMachine:
         config = self.config
         prestart = config.workers_prestart or max(1, machine.total["CPU"] // 10_000)
+        new_id = worker_ids(self.node, int.from_bytes(os.urandom(4), "big"))
         pool = WorkerPool(
-            lambda: os.urandom(WORKER_ID_BYTES), prestart, config.workers_max, config.worker_idle_seconds,
+            new_id, prestart, config.workers_max, config.worker_idle_seconds,
             config.worker_start_seconds_max, config.shutdown_grace_seconds,
             EnvironmentTable(config.environment_bytes_max),
         )  # fmt: skip
@@ -125,16 +140,8 @@ class Node:
         )
         resources = Resources(machine.total, machine.gpus)
         sockets = str(self.session / "sockets")
-        return NodeMachine(
-            self.node,
-            resources,
-            pool,
-            objects,
-            sockets,
-            self._describe,
-            self._labels(machine),
-            PeerTable(self.node, self.options.head),
-        )
+        peers = PeerTable(self.node, self.options.head, self.options.clustered)
+        return NodeMachine(self.node, resources, pool, objects, sockets, self._describe, self._labels(machine), peers)
 
     def _labels(self, machine: Machine) -> dict[str, str]:
         """The labels it was started with, and what accelerator it has if that is only one kind."""
@@ -174,13 +181,14 @@ class Node:
             self.reactor.on_readable(self.options.lifeline_fd, self._on_lifeline)
         self.listener = self.reactor.listen(self.session / "sockets" / "node.sock", self.options.token, self._on_link)
         if self.options.listen:
-            self.address = self._listen_tcp(self.options.listen)
+            self.address = self._open_door(self.options.listen)
         self.emitter.node_started(
             time.time_ns(), self.node, os.getpid(), self.emitter.intern(socket.gethostname()), self.arena.size_bytes
         )
         self._do(self.machine.start)
         self.reporter.register_node(
-            socket.gethostname(), self.address or str(self.session / "sockets" / "node.sock"), self._offered.total,
+            socket.gethostname(), self.address or str(self.session / "sockets" / "node.sock"),
+            {**self._offered.total, STORE_RESOURCE: self._offered.store_bytes},
             self.options.settings.get("version", ""), labels=self.machine.labels, name=self.options.node_name or "",
             session=str(self.session), head=self.options.head, on_admitted=self._admitted,
             on_not_admitted=self.joining.not_admitted,
@@ -190,13 +198,29 @@ class Node:
         self.reactor.call_at(now + SERVICES_AFTER_SECONDS, self._start_services)
         self._sample_at(now + self.config.sample_interval_seconds)
 
-    def _listen_tcp(self, where: str) -> str:
-        host, port = parse(where)
+    def _open_door(self, where: str) -> str:
+        """Listen for other nodes; where they reach this one."""
         try:
-            self.door = socket.create_server((host, port))
+            door = Doorman(
+                self.reactor, self.node, self.session, self.options.token, where, self.neighbours.arrived,
+                self._on_transfer, self._log,
+            )  # fmt: skip
         except OSError as error:
-            raise CannotJoin(f"this node cannot listen at {where}: {error.strerror or error}") from None
-        return join(host, self.door.getsockname()[1])
+            raise CannotJoin(f"this node cannot listen at {where}: {error}") from None
+        self.neighbours.doorman = self.door = door
+        return door.address
+
+    def _on_transfer(self, sock: socket.socket, hello: Hello) -> None:
+        sock.close()
+
+    def _admitted(self, membership: Membership) -> None:
+        self.machine.jobs = max(self.machine.jobs, membership.jobs_above)
+        self.joining.admitted(membership)
+
+    def _on_nodes(self, rows: list[Any]) -> None:
+        """The control store says who is there."""
+        for row in rows:
+            self._do(self.machine.abroad.node_learned, *learned(row))
 
     def join_cluster(self) -> None:
         """Become one of a cluster, or its head. Raises CannotJoin, with nothing left running."""
@@ -211,15 +235,6 @@ class Node:
             self._ending = str(error)
             self._end()
             raise
-
-    def _admitted(self, membership: Membership) -> None:
-        if self.options.clustered:
-            self.machine.jobs = max(self.machine.jobs, membership.jobs_above)
-        self.joining.admitted(membership)
-
-    def _nodes_learned(self, rows: list[Any]) -> None:
-        for row in rows:
-            self._do(self.machine.abroad.node_learned, *learned(row))
 
     def _fenced(self) -> None:
         self._log("the control store takes this node for dead")
@@ -307,9 +322,19 @@ class Node:
                 link = self.links.get(client)
                 if link is not None:
                     link.send(message)
-            case Broadcast(message):
+                elif self.neighbours.links:
+                    self.neighbours.send_client(client, message)
+            case SendNode(node, message):
+                self.neighbours.send(node, message)
+            case Broadcast(message, abroad):
                 for link in self.links.values():
                     link.send(message)
+                if abroad:
+                    self.neighbours.send_all(message)
+            case ConnectPeer(node, address):
+                self.neighbours.connect(node, address)
+            case DisconnectPeer(node):
+                self.neighbours.disconnect(node)
             case StartWorker(worker, environment, place):
                 if not self.forks.fork(worker, environment, place):
                     why = "the process that forks workers does not run; see logs/zygote.log"
@@ -389,7 +414,9 @@ class Node:
             self.reactor.post(self._start_services)
 
     def _welcome(self, link: Link, job: int) -> None:
-        message = Welcome(self.node, link.peer.worker, job, self.arena.size_bytes, self._shared_settings)
+        addresses = {peer.id: peer.facts.address for peer in self.machine.peers.living()}
+        settings = {**self._shared_settings, "nodes": addresses}
+        message = Welcome(self.node, link.peer.worker, job, self.arena.size_bytes, settings)
         frame = link.connection.pack([encode(message)])
         try:
             sent = socket.send_fds(link.socket, [frame], [self.arena.fd])
@@ -400,6 +427,9 @@ class Node:
             link.unsent.append(memoryview(frame)[sent:])
 
     def _on_messages(self, link: Link, messages: list[Message]) -> None:
+        if type(link.state) is Neighbour:
+            self.neighbours.received(link, messages)
+            return
         try:
             self._do(self.machine.client_messages, link.state, messages)
         except Malformed as error:
@@ -414,6 +444,9 @@ class Node:
 
     def _on_close(self, link: Link) -> None:
         client = link.state
+        if type(client) is Neighbour:
+            self.neighbours.closed(link)
+            return
         if client is None or self.links.get(client) is not link:
             return
         del self.links[client]
@@ -525,7 +558,11 @@ class Node:
         """End in order; after this nothing of the runtime is left but its logs and telemetry."""
         grace = self.config.shutdown_grace_seconds
         self._log(f"ending: {self._ending}")
-        # 1. Nobody new comes in.
+        # 1. Nobody new comes in, and the other nodes know.
+        self.neighbours.send_all(encode(NodeLeaves(self._ending)))
+        self.neighbours.close()
+        if self.door is not None:
+            self.door.close()
         self.listener.close()
         self.machine.pool.draining = True
         # 2. Everybody is told; workers end by themselves, what does not is killed.

@@ -24,6 +24,7 @@ owner -> holder        ObjectValue
 node <-> node          Forward ClientGone JobDescribed LoadReport WantActor WithdrawActor ActorPlaced EndWorker
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects NodeLeaves
+                       WantPackage PackagePiece
 =====================  ======================================================================================
 
 A *client* is a driver or a worker; it has one connection to its node, and connections to the workers and owners it
@@ -819,6 +820,24 @@ class NodeLeaves(NamedTuple):
 
     reason: str
     tag: int = 113
+
+
+class WantPackage(NamedTuple):
+    """Node -> node: send a piece of this file of ``environments/packages`` from ``offset`` on (PackagePiece)."""
+
+    name: str
+    offset: int
+    tag: int = 124
+
+
+class PackagePiece(NamedTuple):
+    """``total`` is the size of the whole file; -1: the sender does not have it."""
+
+    name: str
+    offset: int
+    total: int
+    data: bytes
+    tag: int = 125
 
 
 def _registry() -> dict[int, type]:

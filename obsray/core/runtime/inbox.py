@@ -17,7 +17,7 @@ from obsray.core.runtime.serialization import KIND_ERROR, dump_error
 from obsray.core.runtime.verdicts import tasks_begun
 from obsray.core.transport.links import Link
 from obsray.errors import LocalRayletDiedError, ObjectFreedError, OwnerDiedError, RuntimeEnvSetupError
-from obsray.ids import SEQUENCE_ACTOR
+from obsray.ids import SEQUENCE_ACTOR, mark_of_node
 from obsray.telemetry.events import DeathCause, Outcome
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Inbox:
             m.GroupChanged: lambda link, x: self.session.reservations.changed(m.decode(x)),
             m.EnvironmentFailed: lambda link, x: self.session.dispatcher.environment_failed(x[1], x[2]),
             m.WorkerDied: lambda link, x: self._on_worker_died(m.decode(x)),
+            m.NodeChanged: lambda link, x: self._on_node_changed(m.decode(x)),
             m.ObjectRoom: self._on_answer,
             m.ObjectRefused: self._on_answer,
             m.ObjectPinned: self._on_answer,
@@ -153,6 +154,11 @@ class Inbox:
         if link is not None:
             self.session.reactor.close(link)
         self.owner_lost(worker, death)
+
+    def _on_node_changed(self, message: m.NodeChanged) -> None:
+        mark = mark_of_node(message.node)
+        if message.alive:
+            self.session.node_addresses[mark] = message.address
 
     def owner_lost(self, worker: bytes, death: m.WorkerDied | None = None) -> None:
         """What this process still waits for from ``worker`` will not come."""

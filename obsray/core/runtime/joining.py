@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 import socket
 import sys
 import tempfile
@@ -22,10 +21,10 @@ from typing import Any, NamedTuple
 from obsray.config import Config
 from obsray.core.protocol.addresses import is_address, normal, parse
 from obsray.core.runtime.launch import Context, begin, describe_program
+from obsray.core.runtime.node_process import driver_id
 from obsray.core.runtime.session import Session
 from obsray.core.transport.connection import PROTOCOL_VERSION
 from obsray.errors import RayError
-from obsray.ids import WORKER_ID_BYTES
 from obsray.job_config import JobConfig
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind
@@ -145,7 +144,7 @@ def join(
         raise _refusal(address, f"{directory}: {problem}")
     config = _config(directory)
     try:
-        session = Session(directory, secrets.token_bytes(WORKER_ID_BYTES), ProcessKind.DRIVER, config)
+        session = Session(directory, driver_id(session_file.read(directory)), ProcessKind.DRIVER, config)
     except (OSError, ValueError, RayError) as error:
         raise _refusal(address, f"the runtime in {directory} did not let this program in ({error})") from error
     job = describe_program(namespace, job_config, logs)

@@ -23,10 +23,9 @@ from obsray.config import Config
 from obsray.core.protocol.addresses import LOCALHOST
 from obsray.core.runtime.log_follower import LogFollower
 from obsray.core.runtime.logs import set_up_logging, tear_down_logging
-from obsray.core.runtime.node_process import NodeProcess, abandon, new_session_directory, start_node
+from obsray.core.runtime.node_process import NodeProcess, abandon, driver_id, new_session_directory, start_node
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.submission import Submission
-from obsray.ids import WORKER_ID_BYTES
 from obsray.job_config import JobConfig
 from obsray.telemetry.events import ProcessKind
 
@@ -217,7 +216,7 @@ def launch(
     }
     node = start_node(directory, options)
     try:
-        session = Session(directory, secrets.token_bytes(WORKER_ID_BYTES), ProcessKind.DRIVER, config)
+        session = Session(directory, driver_id(node.facts), ProcessKind.DRIVER, config)
     except BaseException:
         abandon(node)
         raise

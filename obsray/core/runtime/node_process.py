@@ -25,6 +25,7 @@ from typing import Any
 
 from obsray.core.system.processes import clean_session
 from obsray.core.transport.connection import TOKEN_BYTES
+from obsray.ids import MARK_BYTES, WORKER_ID_BYTES, worker_id
 
 START_SECONDS_MAX = 30.0
 #: A node whose starter gave up while it started has this long to end by itself.
@@ -92,6 +93,11 @@ class NodeProcess:
         self.process.wait()
         self.release()
         clean_session(self.directory)
+
+
+def driver_id(facts: Mapping[str, Any]) -> bytes:
+    """An id for a driver of the node with these facts."""
+    return worker_id(bytes.fromhex(facts["node"]), secrets.token_bytes(WORKER_ID_BYTES - MARK_BYTES))
 
 
 def new_session_directory(temp_dir: str | None, token: bytes | None = None) -> Path:

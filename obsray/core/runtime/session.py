@@ -43,13 +43,14 @@ from obsray.core.runtime.values import Values
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import Answer, Waiter
 from obsray.core.transport.connection import Connection, Hello
+from obsray.core.transport.dial import dial
 from obsray.core.transport.links import Link, Reactor, connect
 from obsray.errors import (
     GetTimeoutError,
     LocalRayletDiedError,
     RaySystemError,
 )
-from obsray.ids import SEQUENCE_ACTOR, SEQUENCE_GROUP, SEQUENCE_PUT
+from obsray.ids import SEQUENCE_ACTOR, SEQUENCE_GROUP, SEQUENCE_PUT, mark_of, mark_of_node
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind, WaitKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
@@ -70,6 +71,8 @@ BLOCKED_AFTER_SECONDS = 0.001
 #: 40 µs on an idle machine; with others on it 100 µs kept 10 to 14 k/s where 40 µs fell to 7 k/s).
 SPIN_SECONDS = 100e-6
 FAST_ANSWER_SECONDS = 250e-6
+#: Connecting to a process of another node waits with the lock held.
+DIAL_SECONDS_MAX = 2.0
 _FIRST_INDEX = bytes(4)
 _CORE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Where the runtime's own code lies, as far as it runs under user code.
@@ -144,6 +147,8 @@ class Session:
         self.inbox.on_runtime_gone = self.values.abandon_futures
         self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
         self.peers: dict[bytes, Link] = {}
+        #: Mark of another node -> where it listens ("host:port").
+        self.node_addresses: dict[bytes, str] = {}
         # First a listener, then the node: it may give this process to others as soon as it knows it.
         self.listener = self.reactor.listen(
             directory / "sockets" / f"{worker.hex()}.sock", self.token, self.inbox.on_link
@@ -201,6 +206,8 @@ class Session:
         self.node_id = welcome.node
         self.job = welcome.job
         self.settings = dict(welcome.settings)
+        for node, address in self.settings.pop("nodes", {}).items():
+            self.node_addresses[mark_of_node(node)] = address
         self.arena = Arena(fds[0], welcome.arena_bytes)
         link = self.reactor.adopt(sock, Hello(NODE, int(ProcessKind.NODE), 0))
         link.connection = connection
@@ -254,11 +261,14 @@ class Session:
                     link.send(message)
 
     def _connect(self, worker: bytes) -> Link | None:
-        path = self.dispatcher.paths.get(worker) or str(self.directory / "sockets" / f"{worker.hex()}.sock")
+        elsewhere = self.node_addresses.get(mark_of(worker))
         try:
-            link = self.reactor.adopt(
-                connect(path, self.token, self._hello()), Hello(worker, int(ProcessKind.WORKER), 0)
-            )
+            if elsewhere is not None:
+                sock = dial(elsewhere, self.token, self._hello(), worker, DIAL_SECONDS_MAX)
+            else:
+                path = self.dispatcher.paths.get(worker) or str(self.directory / "sockets" / f"{worker.hex()}.sock")
+                sock = connect(path, self.token, self._hello())
+            link = self.reactor.adopt(sock, Hello(worker, int(ProcessKind.WORKER), 0))
         except OSError:
             # The node will tell how it died; a worker that lives but cannot be reached must not be waited for.
             for lease in self.dispatcher.by_worker.get(worker, ()):

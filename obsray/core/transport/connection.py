@@ -25,9 +25,9 @@ from zlib import crc32
 
 import msgpack
 
-from obsray import __version__ as VERSION
 from obsray.core.protocol import messages
 from obsray.core.protocol.messages import Message
+from obsray.version import VERSION
 
 MAGIC = b"OBSRAY\x00\x01"
 PROTOCOL_VERSION = 1

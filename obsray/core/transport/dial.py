@@ -182,4 +182,3 @@ def _send(sock: socket.socket, data: bytes, deadline: float) -> None:
 def _placed(error: HandshakeError, address: str) -> HandshakeError:
     """The same error, with the address before its sentence."""
     return type(error)(f"{address}: {error}", error.told)
-

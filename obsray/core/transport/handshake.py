@@ -1,4 +1,4 @@
-"""The handshake of a TCP connection, without I/O: both sides prove that they know the cluster's token and never send it.
+"""The handshake of a TCP connection, without I/O: both sides prove that they know the cluster's token, unsent.
 
 Four records of fixed size, each with a magic of its own::
 
@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 
-from obsray.core.transport.connection import BUILD, PROTOCOL_VERSION, TOKEN_BYTES, VERSION, Hello
+from obsray.core.transport.connection import BUILD, PROTOCOL_VERSION, TOKEN_BYTES, Hello
+from obsray.version import VERSION
 
 NONCE_BYTES = 32
 PROOF_BYTES = 32
@@ -58,7 +59,7 @@ class Refusal(IntEnum):
 
 
 class HandshakeError(ConnectionError):
-    """The other side is not one to talk to. ``refusal`` says why, ``told``: whether it was the other side that refused."""
+    """The other side is not one to talk to. ``refusal`` says why; ``told``: it was the other side that refused."""
 
     refusal = Refusal.NOT_A_PEER
 
@@ -109,7 +110,9 @@ class TargetBusy(HandshakeError):
     refusal = Refusal.BUSY
 
 
-_ERRORS = {cls.refusal: cls for cls in (OtherToken, OtherProtocol, OtherPython, OtherVersion, UnknownTarget, TargetBusy)}
+_ERRORS = {
+    cls.refusal: cls for cls in (OtherToken, OtherProtocol, OtherPython, OtherVersion, UnknownTarget, TargetBusy)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,9 +333,9 @@ class Answerer(_Side):
         assert self.peer is not None
         refusal = mismatch(self.peer)
         if refusal is not Refusal.NONE:
-            error = _ERRORS[refusal](sentence(refusal, self.peer))
-            error.last_words = self._pack_verdict(refusal)
-            raise error
+            refused = _ERRORS[refusal](sentence(refusal, self.peer))
+            refused.last_words = self._pack_verdict(refusal)
+            raise refused
         self.proven = True
         self._expect(b"", 0)
 

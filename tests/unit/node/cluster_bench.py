@@ -118,7 +118,7 @@ class Member(Bench):
         self.up = True
         node = node_id(number)
         self.facts: NodeFacts | None = None
-        super().__init__(node=node, peers=PeerTable(node, number == 0, f"10.0.0.{number}:1"), **options)
+        super().__init__(node=node, peers=PeerTable(node, number == 0, clustered=True), **options)
         labels = {**self.machine.labels}
         self.facts = NodeFacts(
             node, f"10.0.0.{number}:1", f"host{number}", f"node{number}", 1, dict(self.machine.resources.total), labels,
