@@ -7,7 +7,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 #: Settings that take one of a few words.
-CHOICES = {"gpu_telemetry": ("off", "kernels", "full"), "progress": ("0", "1", "always"), "unsafe_network": ("0", "1")}
+CHOICES = {
+    "gpu_telemetry": ("off", "kernels", "full"),
+    "progress": ("0", "1", "always"),
+    "unsafe_network": ("0", "1"),
+    "interrupt_cancels": ("0", "1"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ class Config:
     #: Show how far ``get`` and ``wait`` have come: "1" on a terminal, "always" also elsewhere; ``progress=True`` asks
     #: for one call.
     progress: str = "0"
+    #: Whether Ctrl-C in a driver cancels the tasks that its ``get`` was waiting for.
+    interrupt_cancels: str = "1"
     #: How often a node tells the control store that it lives.
     node_heartbeat_seconds: float = 0.5
     #: A node that was silent for this long is suspected: no new work is placed there until it is heard again.

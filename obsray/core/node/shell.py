@@ -560,6 +560,8 @@ class Node:
         self._log(f"ending: {self._ending}")
         # 1. Nobody new comes in, and the other nodes know.
         self.neighbours.send_all(encode(NodeLeaves(self._ending)))
+        if self.options.clustered and not self._fences:
+            self.reporter.leave(self._ending)
         self.neighbours.close()
         if self.door is not None:
             self.door.close()

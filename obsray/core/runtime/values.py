@@ -180,11 +180,27 @@ class Values:
                 self.session.wait_until(waiter, deadline)
             else:
                 shown.follow(waiter, deadline, WaitKind.GET)
+        except KeyboardInterrupt:
+            # In a worker it is the task itself that is cancelled, and whoever did so said what of its children.
+            if self.session.executor is None and self.session.config.interrupt_cancels == "1":
+                self._cancel(missing)
+            raise
         finally:
             if any(entry.state != READY for entry in missing):
                 with self.session.lock:
                     for entry in missing:
                         self.session.ownership.stop_waiting(entry, waiter)
+
+    def _cancel(self, entries: list[Entry]) -> None:
+        """Nobody waits any more for what is to make these."""
+        session = self.session
+        with session.lock:
+            for entry in entries:
+                # The end of one may have ended another that waited for it.
+                task = session.ownership.tasks.get(task_of(entry.id)) if entry.state != READY else None
+                if task is not None:
+                    session.calls.cancel_any(task, False, True, time.time_ns())
+            session.after()
 
     def value(self, entry: Entry, deadline: float | None = None) -> Any:
         """The value of an entry that is READY; raises the error if it is one."""
