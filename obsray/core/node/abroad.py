@@ -64,8 +64,6 @@ class Abroad:
         #: Told when a node is gone or its link broke, and when there is a link (again).
         self.on_lost: list[Callable[[Step, Peer, str], None]] = []
         self.on_linked: list[Callable[[Step, Peer], None]] = []
-        #: Told when a node is known to be dead, after ``on_lost``.
-        self.on_died: list[Callable[[Step, Peer], None]] = []
         self._reports = 0
         self._reported: tuple[Any, ...] = ()
         self._report_at = 0.0
@@ -86,8 +84,6 @@ class Abroad:
             if was_linked:
                 self._lost(step, peer, reason)
             self.machine.scheduler.node_lost(step, peer.id)
-            for hook in self.on_died:
-                hook(step, peer)
         self._look(step)
 
     def peer_linked(self, step: Step, node: bytes) -> bool:
@@ -206,7 +202,6 @@ class Abroad:
             self.machine.delegation.granted(client, message[1], peer.id)
         elif message[0] in (_REFUSED, _UNMAKEABLE):
             self.machine.delegation.withdrawn(client, message[1], peer.id)
-        self.machine.distant.heard(client, message)
         step.effects.append(Send(client, message))
 
     def _client_gone(self, step: Step, peer: Peer, message: m.ClientGone) -> None:
@@ -215,9 +210,8 @@ class Abroad:
             self.machine.client_left(step, client.id)
 
     def _worker_died(self, step: Step, peer: Peer, message: m.WorkerDied) -> None:
-        # First what it means for its actor, as at home: callers must know that it starts again before calls come back.
-        self.machine.actors.peer_worker_died(step, message)
         step.effects.append(Broadcast(m.encode(message)))
+        self.machine.actors.peer_worker_died(step, message)
 
     # --- jobs ------------------------------------------------------------------------------------------------
 

@@ -14,23 +14,20 @@ from obsray.core.node.abroad import STORE_RESOURCE, Abroad
 from obsray.core.node.actors import ActorTable
 from obsray.core.node.delegation import Delegation
 from obsray.core.node.demands import describe
-from obsray.core.node.distant import DistantActors
 from obsray.core.node.environments import of_job, runtime_of
 from obsray.core.node.groups import Group
-from obsray.core.node.guests import GuestTable
 from obsray.core.node.intake import Malformed, accept
 from obsray.core.node.jobs import JobDescription
-from obsray.core.node.names import LATER
 from obsray.core.node.objects import ObjectTable
-from obsray.core.node.peers import Peer, PeerTable
+from obsray.core.node.peers import PeerTable
 from obsray.core.node.placement import placement_of
 from obsray.core.node.resources import MEMORY, Resources
 from obsray.core.node.scheduler import Scheduler
-from obsray.core.node.step import Broadcast, FindName, ListNames, ReportJob, Shutdown, Step, require
+from obsray.core.node.step import Broadcast, ReportJob, Shutdown, Step, require
 from obsray.core.node.workers import Death, Ended, WorkerPool
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.labels import NODE_ID
-from obsray.core.protocol.lifecycle import ActorState, GroupState, WorkerState
+from obsray.core.protocol.lifecycle import GroupState, WorkerState
 from obsray.ids import owner_of, short
 from obsray.telemetry.events import DeathCause, ProcessKind, Reason
 
@@ -76,16 +73,13 @@ class NodeMachine:
         self.labels = {NODE_ID: node.hex(), **(labels or {})}
         self.scheduler = Scheduler(node, resources, pool, socket_directory, self.labels, self.peers)
         self.groups = self.scheduler.groups
+        self.actors = ActorTable(node, self.scheduler, pool, socket_directory)
         self.clients: dict[bytes, Client] = {}
         #: Counts the jobs of this node; in a cluster it starts at a number that no other node's reaches.
         self.jobs = 0
         self.delegation = Delegation(node, self.labels, resources, self.peers, self.scheduler)
-        self.actors = ActorTable(node, self.scheduler, pool, socket_directory, self.delegation, self.peers)
-        self.guests = GuestTable(self.scheduler, pool)
         self.abroad = Abroad(self)
         self.delegation.speak = self.abroad.forward
-        self.distant = DistantActors(self.peers, self.abroad.forward)
-        self._join_actors()
         #: What drivers said about their jobs.
         self.descriptions: dict[int, dict[str, Any]] = {}
         self._describe_node = describe_node
@@ -109,7 +103,7 @@ class NodeMachine:
                 step, client.id, message.actor, message.error, message.detail
             ),
             m.WatchActor: lambda step, client, message: self.actors.watch(
-                step, client.id, message.actor, self._lives(owner_of(message.actor))
+                step, client.id, message.actor, owner_of(message.actor) in self.clients
             ),
             m.KillActor: self._kill_actor,
             m.KillWorker: self._kill_worker,
@@ -127,6 +121,10 @@ class NodeMachine:
                 {**self._describe_node(), "labels": self.labels},
                 *self.abroad.described(),
             ],
+            "get_actor": lambda step, client, arguments: self.actors.find(
+                _text(arguments, "name"), _text(arguments, "namespace")
+            ),
+            "list_actors": lambda step, client, arguments: self.actors.named(arguments.get("namespace")),
             "get_group": lambda step, client, arguments: self.groups.find(
                 _text(arguments, "name"), _text(arguments, "namespace")
             ),
@@ -167,8 +165,6 @@ class NodeMachine:
         """One checked message of a client, here or at the node where what it is about is at home."""
         if self.peers.peers:
             peer = self.abroad.goes_to(message)
-            if peer is not None and self.distant.say(step, peer, client.id, message):
-                return
             if peer is not None and peer.linked:
                 self.abroad.forward(step, peer, client.id, message)
                 return
@@ -192,7 +188,6 @@ class NodeMachine:
         self.actors.client_gone(step, client_id)
         self.delegation.client_gone(client_id)
         self.abroad.client_ended(step, client_id)
-        self.distant.client_gone(client_id)
         if client.foreign:
             self.objects.client_gone(step, client_id)
             self.look(step)
@@ -216,13 +211,7 @@ class NodeMachine:
 
     def end_job(self, step: Step, job: int) -> None:
         """A driver ended: of its job only detached actors stay, and what works for them."""
-        stay = self.actors.detached_workers() | self.guests.detached_workers()
-        # Whether those of other nodes stay is decided there.
-        stay |= {
-            lease.worker.id
-            for lease in self.scheduler.leases.values()
-            if not lease.demand.actor and self.peers.home_of(lease.demand.client) is not None
-        }
+        stay = self.actors.detached_workers()
         found = list(stay)
         while found:
             # Tasks and actors of a detached actor are its own.
@@ -302,7 +291,6 @@ class NodeMachine:
             require(lease is None, "a lease on a process that never was")
             return
         self.actors.worker_ended(step, death, end.tail)
-        self.guests.worker_ended(end.worker)
         if death.worker.state is WorkerState.DEAD and death.worker.uses:
             self._tell_death(step, death, end)
         self.pool.keep_prestarted(step)
@@ -375,11 +363,10 @@ class NodeMachine:
     def look(self, step: Step) -> None:
         """Something may have become free, or wanted: decide again."""
         for lease in self.scheduler.schedule(step):
-            (self.actors if lease.demand.actor in self.actors.actors else self.guests).placed(step, lease)
+            self.actors.placed(step, lease)
         for demand, error in self.scheduler.give_up(step):
             if demand.actor:
-                keeper = self.actors if demand.actor in self.actors.actors else self.guests
-                keeper.environment_failed(step, demand.actor, error)
+                self.actors.environment_failed(step, demand.actor, error)
             else:
                 step.send(demand.client, m.EnvironmentFailed(demand.shape, error))
         if self.peers.peers:
@@ -443,28 +430,6 @@ class NodeMachine:
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"CreateActor: {error!r}") from None
 
-    def _join_actors(self) -> None:
-        """Have what other nodes say of actors, and what becomes of the nodes, reach those that it concerns."""
-        self.abroad.handlers |= {
-            m.WantActor: self.guests.want,
-            m.WithdrawActor: self.guests.withdraw,
-            m.EndWorker: self.guests.end_worker,
-            m.ActorPlaced: self.actors.peer_placed,
-        }
-        self.abroad.on_linked.append(self.distant.node_linked)
-        self.abroad.on_lost.append(self._node_lost)
-        self.abroad.on_died += [self.actors.node_died, self.distant.node_died]
-
-    def _node_lost(self, step: Step, peer: Peer, detail: str) -> None:
-        self.actors.node_lost(step, peer, detail)
-        self.guests.home_lost(step, peer.id, detail)
-        self.distant.node_lost(peer)
-
-    def _lives(self, client: bytes) -> bool:
-        """Whether a process may still say something: one of this node, or of one whose processes all may."""
-        peer = self.peers.home_of(client)
-        return client in self.clients if peer is None else peer.linked
-
     def _actor_failed(self, step: Step, client: Client, message: m.ActorFailed) -> None:
         self.actors.failed(step, client.id, message.actor, message.error, message.intended)
 
@@ -489,7 +454,6 @@ class NodeMachine:
     def _end_group(self, step: Step, group: Group, why: str, reason: Reason) -> None:
         # Actors first, so that the deaths of their processes are not taken for crashes.
         self.actors.group_removed(step, group.id, why)
-        self.guests.group_removed(step, group.id, why)
         for lease in self.scheduler.remove_group(step, group, why, reason):
             self.pool.kill(step, lease.worker, DeathCause.PLACEMENT_REMOVED, why)
 
@@ -502,9 +466,6 @@ class NodeMachine:
     # --- requests ----------------------------------------------------------------------------------------
 
     def _request(self, step: Step, client: Client, message: m.Request) -> None:
-        if message.method in ("get_actor", "list_actors"):
-            self._ask_for_names(step, client, message)
-            return
         method = self._methods.get(message.method)
         if method is None:
             step.send(client.id, m.Reply(message.request, None, f"unknown method {message.method!r}", "unknown_method"))
@@ -515,37 +476,6 @@ class NodeMachine:
             step.send(client.id, m.Reply(message.request, None, str(error), "not_allowed"))
             return
         step.send(client.id, m.Reply(message.request, value))
-
-    def _ask_for_names(self, step: Step, client: Client, message: m.Request) -> None:
-        """The answer comes now, or once the control store has been asked."""
-        arguments, names = message.arguments, self.actors.names
-        if message.method == "list_actors":
-            namespace = None if arguments.get("namespace") is None else _text(arguments, "namespace")
-            found = names.listed(step, client.id, message.request, namespace)
-        else:
-            name, namespace = _text(arguments, "name"), _text(arguments, "namespace")
-            found = names.find(step, client.id, message.request, name, namespace)
-        if found is not LATER:
-            step.send(client.id, m.Reply(message.request, found))
-
-    def name_answered(self, step: Step, actor: bytes, error: str, kind: str) -> None:
-        """The control store has said whether an actor may have its name (``ReserveName``)."""
-        self.actors.name_answered(step, actor, error, kind)
-        self.look(step)
-
-    def name_found(self, step: Step, asked: FindName, actor: bytes, meta: bytes, error: str) -> None:
-        """The control store knows who has a name: nobody if ``actor`` is empty. ``error``: it could not be asked."""
-        known = self.actors.actors.get(actor)
-        living = (
-            bool(actor) and actor not in self.actors.unborn and (known is None or known.state is not ActorState.DEAD)
-        )
-        value = {"actor": actor, "meta": meta} if living else None
-        step.send(asked.client, m.Reply(asked.request, value, error, "unavailable" if error else ""))
-
-    def names_listed(self, step: Step, asked: ListNames, names: list[tuple[str, str]], error: str) -> None:
-        """The control store's names in use, as pairs of namespace and name."""
-        rows = [{"name": name, "namespace": namespace} for namespace, name in names]
-        step.send(asked.client, m.Reply(asked.request, rows, error, "unavailable" if error else ""))
 
     def _resources(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, dict[str, int]]:
         total = dict(self.resources.total)
@@ -577,8 +507,6 @@ class NodeMachine:
         self.scheduler.check_invariants()
         self.objects.check_invariants()
         self.actors.check_invariants()
-        self.guests.check_invariants()
-        self.distant.check_invariants()
         self.peers.check_invariants()
         self.delegation.check_invariants()
 

@@ -17,9 +17,10 @@ client -> node         DefineShape LeaseRequest LeaseReturn Blocked Unblocked Cr
                        CreateGroup RemoveGroup WatchGroup
 node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom ObjectRefused ObjectPinned
                        StartActor ActorChanged Reply Exit GroupChanged ShapeRefused EnvironmentFailed
+                       NodeChanged ObjectLost
 owner -> worker        DefineFunction Push Recall CancelTask
-worker -> owner        Done Returned Item
-holder -> owner        GetObject AddHolder ReleaseHolders ItemsTaken
+worker -> owner        Done Returned Item ArgumentLost
+holder -> owner        GetObject ObjectMissing AddHolder ReleaseHolders ItemsTaken
 owner -> holder        ObjectValue
 node <-> node          Forward ClientGone JobDescribed LoadReport WantActor WithdrawActor ActorPlaced EndWorker
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
@@ -58,7 +59,8 @@ TASK_FIELDS = (
     "arguments",  # None or list of (position int | keyword str, ARGUMENT_*, bytes value | bytes object id)
     "returns",  # int >= 0, or -1 streaming
     "trace",  # bytes 16
-    "options",  # None or dict: "retry" (True or pickled classes), "max_calls", "name", "group", "backpressure"
+    "options",  # None or dict: "retry" (True or pickled classes), "max_calls", "name", "group", "backpressure",
+    #             "wanted" (indices of the results, or items, that are needed again: the others are there)
 )
 
 #: Fields of a result inside ``Done.results``, in order.
@@ -66,7 +68,7 @@ RESULT_FIELDS = (
     "task",  # bytes 16
     "attempt",  # int
     "outcome",  # int, an events.Outcome
-    "values",  # list of Value; for a failure one serialized error
+    "values",  # list of Value, None for one that is not "wanted"; for a failure one serialized error
     "extra",  # None or {"kept": [object ids the worker still holds], "contained": [[object ids] per value],
     #           "retry": True (the exception is one of retry_exceptions), "retire": True (max_calls reached)}
     "run_ns",  # int: how long user code ran
@@ -435,8 +437,7 @@ class StartActor(NamedTuple):
 
 
 class ActorChanged(NamedTuple):
-    """``state``: an index of lifecycle.ActorState. ``path`` is where calls go when alive, empty if that follows from
-    the marks: the node of the worker, or the receiver's own node's socket of that name.
+    """``state``: an index of lifecycle.ActorState. ``path`` is where calls go when alive.
 
     ``error`` is b"" or the serialized error of the constructor; ``detail`` a sentence for people.
     """
@@ -611,13 +612,15 @@ class GetObject(NamedTuple):
 class ObjectValue(NamedTuple):
     """Owner -> holder. ``value`` None: the owner does not know it (freed); ``error`` says why.
 
-    ``contained``: references inside the value; the owner has already registered the receiver for them.
+    ``contained``: references inside the value; the owner has already registered the receiver for them. ``mark``: of
+    the node where a stored value was made.
     """
 
     object: bytes
     value: Value | None
     contained: list[bytes]
     error: str = ""
+    mark: bytes = b""
     tag: int = 81
 
 
@@ -637,6 +640,30 @@ class ReleaseHolders(NamedTuple):
 
     objects: list[bytes]
     tag: int = 83
+
+
+class ObjectMissing(NamedTuple):
+    """Holder -> owner: its node cannot read this stored value (``detail``); else as GetObject.
+
+    The owner asks its own node, and has the value made again if it is lost.
+    """
+
+    object: bytes
+    detail: str
+    tag: int = 84
+
+
+class ArgumentLost(NamedTuple):
+    """Worker -> owner: ``object``, an argument of this attempt, cannot be read here (``detail``).
+
+    The attempt has not begun and will not: the owner has it run again once the argument exists again.
+    """
+
+    task: bytes
+    attempt: int
+    object: bytes
+    detail: str
+    tag: int = 85
 
 
 # --- node <-> node (docs/adr/0019) -----------------------------------------------------------------------
@@ -690,13 +717,12 @@ class LoadReport(NamedTuple):
 class WantActor(NamedTuple):
     """Home -> node: find a worker for this actor; answered by ActorPlaced.
 
-    ``attempt`` counts the times that the home has asked some node for this actor, so that answers to earlier ones are
-    known. ``demand`` keys: "owner" 8 bytes, "job" int, "name" str, "label" str, "need" and "hold" fixed point dicts,
+    ``demand`` keys: "owner" 8 bytes, "job" int, "name" str, "label" str, "need" and "hold" fixed point dicts,
     "runtime" and "placement" as in DefineShape.
     """
 
     actor: bytes
-    attempt: int
+    incarnation: int
     demand: dict[str, Any]
     tag: int = 100
 
@@ -705,23 +731,18 @@ class WithdrawActor(NamedTuple):
     """Home -> node: look no longer. Answered by ActorPlaced with a nil worker, unless one was found before."""
 
     actor: bytes
-    attempt: int
+    incarnation: int
     tag: int = 101
 
 
 class ActorPlaced(NamedTuple):
-    """Node -> home: ``worker`` is this actor's, under ``lease``, until it ends.
-
-    Nil: there is none; ``kind`` is "" (the home asked for no more), "environment" (what it must be cannot be made),
-    "group_removed" or "unschedulable" (as in ShapeRefused), ``detail`` a sentence.
-    """
+    """Node -> home: ``worker`` is this actor's, under ``lease``, until it ends. Nil: there is none; ``detail``: why."""
 
     actor: bytes
-    attempt: int
+    incarnation: int
     worker: bytes
     lease: int
     devices: dict[str, list[int]]
-    kind: str
     detail: str
     tag: int = 102
 

@@ -50,15 +50,7 @@ from obsray.errors import (
     LocalRayletDiedError,
     RaySystemError,
 )
-from obsray.ids import (
-    SEQUENCE_ACTOR,
-    SEQUENCE_DETACHED_ACTOR,
-    SEQUENCE_GROUP,
-    SEQUENCE_PUT,
-    mark_of,
-    mark_of_node,
-    task_id,
-)
+from obsray.ids import SEQUENCE_ACTOR, SEQUENCE_GROUP, SEQUENCE_PUT, mark_of, mark_of_node
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind, WaitKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
@@ -131,6 +123,9 @@ class Session:
         self.streams: Any = None
         #: actor id -> creation task that the node is placing.
         self.placements: dict[bytes, Task] = {}
+        #: The other living nodes, by their marks: ``host:port`` and ids.
+        self.node_addresses: dict[bytes, str] = {}
+        self.node_ids: dict[bytes, bytes] = {}
         #: Interrupts that met the machines: at most one. Whoever takes it out raises it, so that it is raised once.
         self.interrupt_pending: deque[None] = deque(maxlen=1)
         self.closed = False
@@ -141,7 +136,6 @@ class Session:
         self.task_numbers = itertools.count(1)
         self._put_numbers = itertools.count(1)
         self._actor_numbers = itertools.count(1)
-        self._detached_numbers = itertools.count(1)
         self._put_prefix = worker + bytes([SEQUENCE_PUT])
         self._actor_prefix = worker + bytes([SEQUENCE_ACTOR])
         self._group_numbers = itertools.count(1)
@@ -156,8 +150,6 @@ class Session:
         self.inbox.on_runtime_gone = self.values.abandon_futures
         self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
         self.peers: dict[bytes, Link] = {}
-        #: Mark of another node -> where it listens ("host:port").
-        self.node_addresses: dict[bytes, str] = {}
         # First a listener, then the node: it may give this process to others as soon as it knows it.
         self.listener = self.reactor.listen(
             directory / "sockets" / f"{worker.hex()}.sock", self.token, self.inbox.on_link
@@ -217,6 +209,7 @@ class Session:
         self.settings = dict(welcome.settings)
         for node, address in self.settings.pop("nodes", {}).items():
             self.node_addresses[mark_of_node(node)] = address
+            self.node_ids[mark_of_node(node)] = node
         self.arena = Arena(fds[0], welcome.arena_bytes)
         link = self.reactor.adopt(sock, Hello(NODE, int(ProcessKind.NODE), 0))
         link.connection = connection
@@ -546,10 +539,8 @@ class Session:
                 self._kept.add(identifier)
                 self.ownership.entry(identifier).local += 1
 
-    def next_actor(self, detached: bool = False) -> bytes:
-        """The id of a new actor (16 bytes). A detached one is at home at the head of the cluster."""
-        if detached:
-            return task_id(self.worker, next(self._detached_numbers), SEQUENCE_DETACHED_ACTOR)
+    def next_actor(self) -> bytes:
+        """The id of a new actor (16 bytes)."""
         return self._actor_prefix + next(self._actor_numbers).to_bytes(7, "big")
 
     def next_group(self) -> bytes:
