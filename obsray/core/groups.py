@@ -168,7 +168,7 @@ def placement_group(
             raise ValueError(f"_soft_target_node_id needs strategy STRICT_PACK, not {strategy}")
         target = node_id_of(_soft_target_node_id, "_soft_target_node_id")
     found = session()
-    running, identifier = found.local.running, found.next_group()
+    running, identifier = found.local.running, found.next_group(lifetime == "detached")
     spec = {
         "group": identifier,
         "name": name,

@@ -131,8 +131,6 @@ class Outcome(IntEnum):
     ENVIRONMENT_FAILED = 10
     #: The actor of the call was between two processes.
     ACTOR_UNAVAILABLE = 11
-    #: It finished, and later no copy of a result was left.
-    RESULT_LOST = 12
 
 
 class DeathCause(IntEnum):
@@ -458,6 +456,11 @@ _UNION: tuple[Event, ...] = (
         _TASK, _label("name", "str"), _label("tags", "str"), _measure("value", "f64"), _label("instrument"),
         _detail("definition", "str"))),
     # collective operations, as each member sees them
+    Event(172, "group_attempt_failed", "A try to place a group is over: what was held for it is free again; why.", (
+        _GROUP, _measure("attempts", "u32"), _detail("node", "id8"), _detail("error", "str")), Severity.WARNING),
+    Event(173, "bundles_prepared", "A node holds bundles for a group that is at home elsewhere, or refuses (error).", (
+        _GROUP, _measure("attempts", "u32"), _detail("node", "id8"), _measure("bundles", "u32"),
+        _detail("error", "str"))),
     Event(131, "collective_joined", "A process became a member of a group for collective operations.", (
         _GROUP, _detail("group_name", "str"), _TASK, _measure("rank", "u16"), _measure("members", "u16"),
         _label("backend", "str"), _measure("forming_seconds", "f32"))),
@@ -510,15 +513,6 @@ _UNION: tuple[Event, ...] = (
     Event(153, "gpu_capture_sample", "What a worker captured since its last sample, and what that cost it.", (
         _WORKER, _label("level", "u8", Level), _measure("buffers", "u32"), _measure("raw_bytes", "u64"),
         _measure("records_lost", "u64"), _measure("capture_seconds", "f32"), _measure("busy_seconds", "f32"))),
-    # what is lost, as its owner sees it
-    Event(176, "object_missing", "The owner of a stored value learned that no copy of it is left.", (
-        _OBJECT, _measure("object_bytes", "u64"), _detail("error", "str")), Severity.WARNING),
-    Event(177, "object_rebuilding", "A lost value is needed, so the task that made it runs again.", (
-        _OBJECT, _TASK, _measure("retries_left", "i32"))),
-    Event(178, "object_rebuild_failed", "A lost value is needed and cannot be made again; who waits for it fails.", (
-        _OBJECT, _detail("error", "str")), Severity.ERROR),
-    Event(179, "argument_lost", "A worker gave an attempt back before it began: an argument cannot be read.", (
-        _TASK, _ATTEMPT, _WORKER, _LEASE, _OBJECT, _detail("error", "str")), Severity.WARNING),
 )
 # fmt: on
 

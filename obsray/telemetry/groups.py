@@ -9,8 +9,8 @@ from obsray.telemetry.columns import Batch, Texts, in_order
 Row = dict[str, Any]
 #: In the order in which they can follow one another at one instant.
 _EVENTS = (
-    "group_requested", "group_waiting", "bundle_placed", "group_prepared", "group_created", "group_rescheduling",
-    "group_removed", "bundle_released",
+    "group_requested", "group_waiting", "group_attempt_failed", "bundle_placed", "group_prepared", "group_created",
+    "group_rescheduling", "group_removed", "bundle_released",
 )  # fmt: skip
 
 
@@ -60,7 +60,15 @@ class GroupTable:
         )  # fmt: skip
 
     def _group_rescheduling(self, row: Row, time_ns: int, record: Row) -> None:
-        row["state"] = "RESCHEDULING"
+        lost = record["node"].hex()
+        kept = {bundle: node for bundle, node in row["bundle_nodes"].items() if node != lost}
+        row.update(
+            state="RESCHEDULING", bundle_nodes=kept, reason="NODE_DIED",
+            deficit=f"it lost {record['bundles']} of its bundles with node {lost[:8]}",
+        )  # fmt: skip
+
+    def _group_attempt_failed(self, row: Row, time_ns: int, record: Row) -> None:
+        row.update(attempts=record["attempts"], reason="NO_CAPACITY", deficit=record["error"])
 
     def _group_removed(self, row: Row, time_ns: int, record: Row) -> None:
         row.update(

@@ -36,7 +36,6 @@ _AT_HOME: dict[type, str] = {
     m.ActorFailed: "actor",
     m.ActorGaveUp: "actor",
     m.RemoveGroup: "group",
-    m.WatchGroup: "group",
 }
 _GRANTED = m.LeaseGranted._field_defaults["tag"]
 _REFUSED = m.ShapeRefused._field_defaults["tag"]
@@ -64,6 +63,8 @@ class Abroad:
         #: Told when a node is gone or its link broke, and when there is a link (again).
         self.on_lost: list[Callable[[Step, Peer, str], None]] = []
         self.on_linked: list[Callable[[Step, Peer], None]] = []
+        #: Told when a node is dead, after ``on_lost``.
+        self.on_died: list[Callable[[Step, Peer], None]] = []
         self._reports = 0
         self._reported: tuple[Any, ...] = ()
         self._report_at = 0.0
@@ -84,6 +85,8 @@ class Abroad:
             if was_linked:
                 self._lost(step, peer, reason)
             self.machine.scheduler.node_lost(step, peer.id)
+            for hook in self.on_died:
+                hook(step, peer)
         self._look(step)
 
     def peer_linked(self, step: Step, node: bytes) -> bool:
@@ -236,6 +239,7 @@ class Abroad:
 
     def _end_job(self, step: Step, job: int) -> None:
         del self.jobs[job]
+        self.machine.group_messages.job_ended(step, job)
         self.machine.end_job(step, job)
 
     # --- what there is ---------------------------------------------------------------------------------------

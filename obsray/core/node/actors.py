@@ -364,6 +364,12 @@ class ActorTable:
         actor = self.actors[actor_id]
         self._die(step, actor, DeathCause.ENVIRONMENT_FAILED, f"its environment cannot be made: {error}")
 
+    def unplaceable(self, step: Step, actor_id: bytes, cause: DeathCause, why: str) -> None:
+        """What has become known of where it shall be says that it can never run there."""
+        actor = self.actors.get(actor_id)
+        if actor is not None and actor.state is not ActorState.DEAD:
+            self._die(step, actor, cause, why)
+
     # --- telling -----------------------------------------------------------------------------------------
 
     def watch(self, step: Step, client: bytes, actor_id: bytes, owner_lives: bool) -> None:

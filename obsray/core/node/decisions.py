@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from obsray.core.node.bundles import Group
 from obsray.core.node.demands import Demand, Lease, Queue, Signature
-from obsray.core.node.groups import Group, GroupTable
+from obsray.core.node.groups import GroupTable
 from obsray.core.node.resources import Resources, free_in, show
 from obsray.core.node.step import Step
 from obsray.ids import NIL_TASK, NIL_WORKER, short
@@ -52,7 +53,7 @@ class Decisions:
                 queue.reason = Reason.LABELS if unlabelled else Reason.INFEASIBLE
                 queue.deficit = queue.infeasible
             elif queue.reason is Reason.PLACEMENT:
-                queue.deficit = self._group_waits(queue.placement.group)
+                queue.deficit = self._group_waits(queue.placement.group, queue.placement.bundle)
             elif queue.placement.group and queue.group is None:
                 if queue.reason is Reason.NO_CAPACITY:
                     queue.deficit = self._lacks_in_group(queue)
@@ -76,8 +77,12 @@ class Decisions:
     def _group_lacks(self, group: Group) -> str:
         return self.groups.lacks(group) or "what is free is kept for others that have waited longer"
 
-    def _group_waits(self, identifier: bytes) -> str:
+    def _group_waits(self, identifier: bytes, index: int) -> str:
         group = self.groups.groups[identifier]
+        elsewhere = sorted({each.node.hex()[:8] for each in group.chosen(index) if each.open and each.node})
+        if group.placed and elsewhere:
+            which = f"bundle {index}" if index >= 0 else "every bundle"
+            return f"{which} of placement group {group.name or short(identifier)} is on node {', '.join(elsewhere)}"
         return f"placement group {group.name or short(identifier)} waits: {group.deficit}"
 
     def _lacks_in_group(self, queue: Queue) -> str:

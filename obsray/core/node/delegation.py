@@ -60,7 +60,7 @@ class Delegation:
         self.send_actor: Callable[[Step, Demand, Peer], None] = lambda step, demand, peer: None
         self.recall_actor: Callable[[Step, bytes, bytes], None] = lambda step, actor, node: None
         #: Other nodes with bundles that could serve (``groups.py``).
-        self.nodes_of: Callable[[bytes, int], list[bytes]] = lambda group, bundle: []
+        self.nodes_of: Callable[[bytes, int, Amounts], list[bytes]] = lambda group, bundle, need: []
 
     # --- what clients want ---------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class Delegation:
     def _candidates(self, demand: Demand, usable: list[Peer]) -> list[tuple[Peer, Reason, str]]:
         placement = demand.placement
         if placement.group:
-            able = set(self.nodes_of(placement.group, placement.bundle))
+            able = set(self.nodes_of(placement.group, placement.bundle, demand.need))
             # What is free in a bundle only its own node knows.
             return [(peer, Reason.NONE if peer.id in able else Reason.PLACEMENT, "") for peer in usable]
         return [(peer, *self._lack(demand, peer)) for peer in usable]

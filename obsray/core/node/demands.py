@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from obsray.core.node.bundles import Bundle, Group
 from obsray.core.node.environments import Runtime
-from obsray.core.node.groups import Bundle, Group
 from obsray.core.node.placement import ANYWHERE, Placement
 from obsray.core.node.resources import UNIT, Amounts, Resources
 from obsray.core.node.workers import Worker

@@ -1,176 +1,96 @@
 """Placement groups: bundles of resources that are reserved together, or not at all.
 
-A group waits in the scheduler like any other demand. When all its bundles fit (``arrange``), each takes its share of a
-node (PREPARED), and once all have theirs work may run there (CREATED). A bundle's share is resources of its own
-(``pool``), out of which leases take. A removed group keeps a bundle's share until the last worker in it is gone.
+A group is *at home* at the node of whoever made it (a detached one at the head). There it waits in the scheduler like
+any other demand. When all its bundles fit (``arrange``), each is asked for at its node (``PrepareBundles``); once all
+nodes hold theirs (PREPARED) they are told that work may run there (CREATED). If one refuses, cannot be reached or takes
+too long, all give back what they hold and the group waits again: its *try* has failed. Nodes with bundles, and those
+where somebody asks for the group, have a copy of it (``group_copies.py``).
 
-Invariants: a bundle has a pool while its group is PREPARED or CREATED, or while a lease is in it; its pool's total is
+A bundle's share is resources of its own (``pool``), out of which leases take. A removed group keeps a bundle's share
+until the last worker in it is gone. When a node dies, the bundles that were there are arranged again, and work in the
+others goes on.
+
+Invariants: a bundle has a pool while it is open or tried on this node, or while a lease is in it; its pool's total is
 its share of the node; a name leads to a group that is not REMOVED.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-from obsray.core.node.resources import Amounts, Resources, amounts_of
-from obsray.core.node.step import InvariantViolated, Step, require
-from obsray.core.protocol import labels
-from obsray.core.protocol.labels import Selector
+from obsray.core.node.arranging import Offer, arrange, offer_of
+from obsray.core.node.bundles import (
+    TEXT_CHARACTERS_MAX,
+    Bundle,
+    Group,
+    describe_group,
+    group_facts,
+    holds,
+    listed,
+    read_group,
+    shown_amounts,
+    unknown_facts,
+)
+from obsray.core.node.peers import Peer, PeerTable
+from obsray.core.node.resources import Amounts, Resources
+from obsray.core.node.step import Step, require
 from obsray.core.protocol.lifecycle import GroupState, advance
-from obsray.core.protocol.messages import GROUP_STRATEGIES, GroupChanged, Reply
-from obsray.ids import TASK_ID_BYTES, short
+from obsray.core.protocol.messages import (
+    BundlesPrepared,
+    CommitGroup,
+    GroupChanged,
+    GroupDescribed,
+    PrepareBundles,
+    ReleaseBundles,
+    Reply,
+)
+from obsray.ids import short
 from obsray.telemetry.events import Reason
 
-BUNDLES_MAX = 10_000
 GROUPS_MAX = 100_000
 #: The removed are remembered, so that those who ask late learn what became of them.
 REMOVED_REMEMBERED_MAX = 10_000
-TEXT_CHARACTERS_MAX = 500
+#: Nodes answer at once; one that does not is as good as one that refuses.
+PREPARE_SECONDS_MAX = 5.0
+#: After a try that failed; doubles with each.
+PAUSE_SECONDS_MIN = 0.05
+PAUSE_SECONDS_MAX = 1.0
 _U32 = 0xFFFFFFFF
 
 
-class Offer(NamedTuple):
-    """A node that bundles could go to."""
-
-    node: bytes
-    labels: Mapping[str, str]
-    resources: Resources
-
-
-@dataclass(slots=True, eq=False)
-class Bundle:
-    """``share`` is the key of its share of the node's resources, ``pool`` what work in it takes from."""
-
-    index: int
-    amounts: Amounts
-    selector: Selector
-    node: bytes = b""
-    share: int = 0
-    pool: Resources | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Group:
-    """One group. ``reason`` and ``deficit`` say why it waits, ``ended`` why it was removed.
-
-    ``told`` is the deficit that was recorded last.
-    """
-
-    id: bytes
-    owner: bytes
-    job: int
-    name: str
-    namespace: str
-    strategy: str
-    bundles: list[Bundle]
-    detached: bool
-    target: bytes
-    label: int
-    asked_at: float
-    asked_ns: int
-    state: GroupState = GroupState.PENDING
-    attempts: int = 0
-    pending_seconds: float = 0.0
-    reason: Reason = Reason.NONE
-    deficit: str = ""
-    told: str = ""
-    ended: str = ""
-    watchers: dict[bytes, None] = field(default_factory=dict)
-
-    @property
-    def need(self) -> Amounts:
-        """What all bundles are in sum."""
-        found: Amounts = {}
-        for bundle in self.bundles:
-            for name, amount in bundle.amounts.items():
-                found[name] = found.get(name, 0) + amount
-        return found
-
-    def pools(self, index: int) -> list[Resources]:
-        """What work for bundle ``index`` (-1: any) may take from."""
-        chosen = self.bundles if index < 0 else self.bundles[index : index + 1]
-        return [bundle.pool for bundle in chosen if bundle.pool is not None]
-
-    def refusal(self, index: int, need: Amounts) -> str:
-        """Why ``need`` can never be met by bundle ``index`` (-1: any); empty if it can."""
-        if index >= len(self.bundles):
-            return f"the group has no bundle {index}, only {len(self.bundles)}"
-        chosen = self.bundles if index < 0 else [self.bundles[index]]
-        for bundle in chosen:
-            if all(amount <= bundle.amounts.get(name, 0) for name, amount in need.items()):
-                return ""
-        where = "no bundle" if index < 0 else f"bundle {index} never"
-        return f"{where} of its placement group has room for it"
-
-
-def arrange(bundles: Sequence[Bundle], strategy: str, offers: Sequence[Offer]) -> list[int] | str:
-    """The offer that each bundle goes to, or which bundle lacks what.
-
-    PACK fills nodes that have bundles already before it takes another, SPREAD takes others first; STRICT_PACK uses one
-    node, STRICT_SPREAD one for each bundle.
-    """
-    if strategy == "STRICT_SPREAD" and len(bundles) > len(offers):
-        there = f"there is {len(offers)}" if len(offers) == 1 else f"there are {len(offers)}"
-        return f"STRICT_SPREAD needs {len(bundles)} nodes, one for each bundle, and {there}"
-    if strategy != "STRICT_PACK" or len(offers) == 1:
-        return _arranged(bundles, strategy, offers, range(len(offers)))
-    lack: list[int] | str = "there is no node"
-    for number in range(len(offers)):
-        lack = _arranged(bundles, strategy, offers, [number])
-        if not isinstance(lack, str):
-            break
-    return lack
-
-
-def _arranged(
-    bundles: Sequence[Bundle], strategy: str, offers: Sequence[Offer], usable: Sequence[int]
-) -> list[int] | str:
-    left = [offer.resources.trial() for offer in offers]
-    used = [0] * len(offers)
-    found: list[int] = []
-    spread = strategy in ("SPREAD", "STRICT_SPREAD")
-    for bundle in bundles:
-        order = sorted(usable, key=(lambda n: (used[n], n)) if spread else (lambda n: (-used[n], n)))
-        lacks = []
-        for number in order:
-            if strategy == "STRICT_SPREAD" and used[number]:
-                continue
-            unlabelled = labels.unmet(bundle.selector, offers[number].labels)
-            if unlabelled:
-                lacks.append(unlabelled)
-            elif not left[number].fits(bundle.amounts):
-                lacks.append(left[number].explain(left[number].deficit(bundle.amounts)))
-            else:
-                left[number].take(len(found), bundle.amounts)
-                used[number] += 1
-                found.append(number)
-                break
-        else:
-            before = f", once bundle{'s 0 to' if bundle.index > 1 else ''} {bundle.index - 1} had room" if found else ""
-            return f"bundle {bundle.index} lacks {lacks[0] if lacks else 'a node of its own'}{before}"
-    return found
-
-
 class GroupTable:
-    """The groups of this node, whose labels and resources they are made of."""
+    """The groups that are at home here, and copies of others. ``peers`` are the nodes that bundles can go to."""
 
-    def __init__(self, node: bytes, node_labels: Mapping[str, str], resources: Resources) -> None:
+    def __init__(
+        self, node: bytes, node_labels: Mapping[str, str], resources: Resources, peers: PeerTable | None = None
+    ) -> None:
         self.node = node
         self.labels = node_labels
         self.resources = resources
+        self.peers = peers or PeerTable(node)
         self.groups: dict[bytes, Group] = {}
         self.names: dict[tuple[str, str], Group] = {}
+        #: Groups at home here that look for a place (again), for the scheduler to let them wait.
+        self.homeless: list[Group] = []
+        self._trying: dict[bytes, Group] = {}
         self._removed: deque[bytes] = deque()
         self._shares = 0
+        self._offered: list[Offer] | None = None
+        self._nodes: dict[bytes, Amounts] = {}
+
+    def at_home(self, group: Group) -> bool:
+        """Whether it is arranged by this node."""
+        return group.home == self.node
 
     # --- beginning ---------------------------------------------------------------------------------------
 
     def create(self, step: Step, client: bytes, request: int, spec: dict[str, Any]) -> Group | None:
         """Register a group; None if it is refused. Raises KeyError, TypeError or ValueError for a malformed spec."""
-        group = self._read(step, client, spec)
+        group = read_group(spec, client, self.node)
+        group.label = step.emit.intern(f"placement group {spec['strategy']}")
+        group.asked_at = group.waiting_since = step.now
         if group.id in self.groups:
             step.send(client, Reply(request, None, "a group with this id exists", "duplicate"))
             return None
@@ -188,51 +108,65 @@ class GroupTable:
         intern = step.emit.intern
         step.emit.group_requested(
             step.time_ns, group.id, client, intern(group.name), intern(group.namespace), intern(group.strategy),
-            len(group.bundles), group.detached, group.job & _U32, intern(_listed(group)),
+            len(group.bundles), group.detached, group.job & _U32, intern(listed(group)),
         )  # fmt: skip
         step.send(client, Reply(request, None))
+        self.homeless.append(group)
         return group
 
-    def _read(self, step: Step, client: bytes, spec: dict[str, Any]) -> Group:
-        identifier, target, job = spec["group"], spec["target"], spec["job"]
-        if not isinstance(identifier, bytes) or len(identifier) != TASK_ID_BYTES or not isinstance(target, bytes):
-            raise ValueError("an id of the wrong size")
-        if spec["strategy"] not in GROUP_STRATEGIES or not isinstance(job, int) or job < 0:
-            raise ValueError("not a strategy, or not a job")
-        amounts = [amounts_of(bundle) for bundle in spec["bundles"]]
-        selectors = [labels.received(selector) for selector in spec["selectors"]] or [()] * len(amounts)
-        if not 0 < len(amounts) <= BUNDLES_MAX or len(selectors) != len(amounts) or not all(amounts):
-            raise ValueError("not bundles")
-        bundles = [Bundle(index, amount, selectors[index]) for index, amount in enumerate(amounts)]
-        name, namespace = str(spec["name"])[:TEXT_CHARACTERS_MAX], str(spec["namespace"])[:TEXT_CHARACTERS_MAX]
-        label = step.emit.intern(f"placement group {spec['strategy']}")
-        return Group(
-            identifier, client, job, name, namespace, spec["strategy"], bundles, bool(spec["detached"]), target,
-            label, step.now, step.time_ns,
-        )  # fmt: skip
+    # --- what nodes offer --------------------------------------------------------------------------------
+
+    def look_again(self) -> None:
+        """What nodes have to spare may have changed."""
+        self._offered = None
 
     def offers(self) -> list[Offer]:
-        """The nodes that bundles can go to."""
-        return [Offer(self.node, self.labels, self.resources)]
+        """The nodes that bundles can go to, this one first, with what they have to spare."""
+        if self._offered is None:
+            self._offered = [Offer(self.node, self.labels, self.resources)]
+            self._offered += map(offer_of, self.peers.usable())
+        return self._offered
+
+    def nodes_changed(self) -> bool:
+        """Whether there are other nodes, or others have more in all, than when this was asked last."""
+        if not self.peers.peers and not self._nodes:
+            return False
+        nodes = {peer.id: peer.total for peer in self.peers.peers.values() if peer.alive and not peer.draining}
+        changed = nodes != self._nodes
+        self._nodes = nodes
+        return changed
 
     def infeasible(self, group: Group) -> str:
         """Why the group could not be placed even if nothing else ran; empty if it could."""
-        empty = [Offer(offer.node, offer.labels, offer.resources.emptied()) for offer in self.offers()]
-        found = arrange(group.bundles, group.strategy, empty)
+        empty = [Offer(self.node, self.labels, self.resources.emptied())]
+        empty += [offer_of(peer, empty=True) for peer in self.peers.living() if not peer.draining]
+        found = arrange(group.lost, group.strategy, empty, group.taken, group.target)
         return found if isinstance(found, str) else ""
 
-    def fits(self, group: Group, need: Amounts, keep: Amounts | None) -> bool:
-        """Whether the group, which needs ``need`` in all, can be placed now, leaving ``keep`` untouched."""
+    def arranged(self, group: Group, need: Amounts, keep: Amounts | None = None) -> list[tuple[Bundle, Offer]] | str:
+        """Where its bundles could go now, leaving ``keep`` of this node untouched, or which bundle lacks what.
+
+        ``need`` is what they are in all. An empty text: they cannot, and it costs too much to say why at each look.
+        """
+        offers = self.offers()
         # Most that cannot are told from the sum alone.
-        free = self.resources.free
         for name, amount in need.items():
-            if free.get(name, 0) - (keep.get(name, 0) if keep else 0) < amount:
-                return False
-        return not self.lacks(group)
+            free = sum(max(0, offer.resources.free.get(name, 0)) for offer in offers)
+            if free - (keep.get(name, 0) if keep else 0) < amount:
+                return ""
+        if keep and len(offers) > 1:
+            left = offers[0].resources.trial()
+            left.free = {name: amount - keep.get(name, 0) for name, amount in left.free.items()}
+            offers = [offers[0]._replace(resources=left), *offers[1:]]
+        lost = group.lost
+        found = arrange(lost, group.strategy, offers, group.taken, group.target)
+        if isinstance(found, str):
+            return found
+        return [(bundle, offers[number]) for bundle, number in zip(lost, found, strict=True)]
 
     def lacks(self, group: Group) -> str:
         """Which bundle lacks what now; empty if none does."""
-        found = arrange(group.bundles, group.strategy, self.offers())
+        found = arrange(group.lost, group.strategy, self.offers(), group.taken, group.target)
         return found if isinstance(found, str) else ""
 
     def waits(self, step: Step, group: Group, reason: Reason, deficit: str) -> None:
@@ -251,49 +185,215 @@ class GroupTable:
 
     # --- two phases --------------------------------------------------------------------------------------
 
-    def place(self, step: Step, group: Group) -> None:
-        """Reserve all bundles, then open them. They must fit."""
+    def place(self, step: Step, group: Group, found: list[tuple[Bundle, Offer]]) -> None:
+        """Have all these bundles held where they shall be, then open them."""
         group.attempts += 1
-        offers = self.offers()
-        chosen = arrange(group.bundles, group.strategy, offers)
-        if isinstance(chosen, str):
-            raise InvariantViolated(f"{group.id.hex()} does not fit: {chosen}")
-        group.pending_seconds = step.now - group.asked_at
-        for bundle, number in zip(group.bundles, chosen, strict=True):
-            self._prepare(step, group, bundle, offers[number])
+        group.trying, group.promised, group.until = True, {}, step.now + PREPARE_SECONDS_MAX
+        self._trying[group.id] = group
+        away: dict[bytes, list[Bundle]] = {}
+        for bundle, offer in found:
+            bundle.node, bundle.attempt = offer.node, group.attempts
+            if offer.node == self.node:
+                self.hold(bundle)
+            else:
+                away.setdefault(offer.node, []).append(bundle)
+        group.asked = set(away)
+        for node, bundles in away.items():
+            self._promise(group, self.peers.peers[node], bundles)
+            indices = [bundle.index for bundle in bundles]
+            step.tell_node(node, PrepareBundles(group_facts(group), group.attempts, indices))
+        self.look_again()
+        if group.asked:
+            step.wake(group.until)
+        else:
+            self._open(step, group)
+
+    def hold(self, bundle: Bundle) -> None:
+        """Take a bundle's share of this node; it must fit."""
+        self._shares -= 1
+        bundle.share, bundle.node = self._shares, self.node
+        self.resources.take(bundle.share, bundle.amounts)
+        share = self.resources.shares[bundle.share]
+        bundle.pool = Resources(share.amounts, devices=share.devices)
+
+    def let_go(self, bundle: Bundle) -> None:
+        """Give the share of a bundle back that nothing has run in."""
+        self.resources.give(bundle.share)
+        bundle.pool, bundle.node, bundle.attempt = None, b"", 0
+
+    def _promise(self, group: Group, peer: Peer, bundles: list[Bundle]) -> None:
+        """Count on less of what a node has to spare until it reports again."""
+        amounts: Amounts = {}
+        for bundle in bundles:
+            for name, amount in bundle.amounts.items():
+                amounts[name] = amounts.get(name, 0) + amount
+        for name, amount in amounts.items():
+            left = max(0, peer.spare.get(name, 0) - amount)
+            amounts[name] = peer.spare.get(name, 0) - left
+            peer.spare[name] = left
+        group.promised[peer.id] = peer.report, amounts
+
+    def prepared(self, step: Step, peer: Peer, message: BundlesPrepared) -> None:
+        """A node holds its bundles, or refuses."""
+        group = self.groups.get(message.group)
+        stale = group is None or not group.trying or group.attempts != message.attempt or peer.id not in group.asked
+        if stale or group is None:
+            if not message.error:
+                over = group is None or group.state is GroupState.REMOVED
+                step.tell_node(peer.id, ReleaseBundles(message.group, message.attempt, over, "its try was over"))
+            return
+        if message.error:
+            self._fail(step, group, peer.id, f"node {peer.id.hex()[:8]} refused: {message.error}")
+            return
+        group.asked.discard(peer.id)
+        if not group.asked:
+            self._open(step, group)
+
+    def _open(self, step: Step, group: Group) -> None:
+        """All nodes hold their bundles: work may run there."""
+        found = group.lost
+        self._end_try(group)
+        group.pending_seconds = step.now - group.waiting_since
+        group.failures, group.not_before = 0, 0.0
+        for bundle in found:
+            bundle.open = True
+            amounts = step.emit.intern(shown_amounts(bundle.amounts)[:TEXT_CHARACTERS_MAX])
+            step.emit.bundle_placed(step.time_ns, group.id, bundle.index, bundle.node, amounts)
         advance(group, GroupState.PREPARED)
         step.emit.group_prepared(step.time_ns, group.id, group.attempts, group.pending_seconds)
-        # Here every node has answered; with others away this waits for their answers.
-        self._commit(step, group)
-
-    def _prepare(self, step: Step, group: Group, bundle: Bundle, offer: Offer) -> None:
-        self._shares -= 1
-        bundle.share, bundle.node = self._shares, offer.node
-        offer.resources.take(bundle.share, bundle.amounts)
-        share = offer.resources.shares[bundle.share]
-        bundle.pool = Resources(share.amounts, devices=share.devices)
-        amounts = step.emit.intern(_amounts(bundle.amounts)[:TEXT_CHARACTERS_MAX])
-        step.emit.bundle_placed(step.time_ns, group.id, bundle.index, bundle.node, amounts)
-
-    def _commit(self, step: Step, group: Group) -> None:
         advance(group, GroupState.CREATED)
-        group.reason, group.deficit = Reason.NONE, ""
+        group.reason, group.deficit, group.told = Reason.NONE, "", ""
         step.emit.group_created(step.time_ns, group.id, group.pending_seconds, group.attempts)
-        self._tell(step, group)
+        facts = group_facts(group)
+        nodes = group.taken
+        for node in nodes:
+            if node != self.node:
+                step.tell_node(node, CommitGroup(facts))
+                group.followers[node] = None
+        self._tell_followers(step, group, but=nodes)
+        self.tell_watchers(step, group)
+
+    def _end_try(self, group: Group) -> None:
+        group.trying = False
+        group.asked.clear()
+        self._trying.pop(group.id, None)
+
+    def _fail(self, step: Step, group: Group, node: bytes, why: str) -> None:
+        """The try is over: what is held for it is given back everywhere, and the group waits again."""
+        self._give_back(step, group, why)
+        for peer_id, (report, amounts) in group.promised.items():
+            peer = self.peers.peers[peer_id]
+            if peer.alive and peer.report == report:
+                for name, amount in amounts.items():
+                    peer.spare[name] = peer.spare.get(name, 0) + amount
+        pause = min(PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN * 2 ** min(group.failures, 10))
+        group.failures += 1
+        group.not_before = step.now + pause
+        step.emit.group_attempt_failed(
+            step.time_ns, group.id, group.attempts, node, step.emit.intern(why[:TEXT_CHARACTERS_MAX])
+        )
+        group.reason, group.deficit = Reason.NO_CAPACITY, why
+        self.homeless.append(group)
+        self.look_again()
+        step.wake(group.not_before)
+
+    def _give_back(self, step: Step, group: Group, why: str) -> None:
+        nodes = {bundle.node for bundle in group.lost if bundle.node} - {self.node}
+        attempt = group.attempts
+        self._end_try(group)
+        for bundle in group.lost:
+            if bundle.pool is not None:
+                self.let_go(bundle)
+            bundle.node = b""
+        for node in sorted(nodes):
+            step.tell_node(node, ReleaseBundles(group.id, attempt, False, why))
+
+    # --- nodes come and go -------------------------------------------------------------------------------
+
+    def tick(self, step: Step) -> None:
+        """Tries that take too long are over."""
+        for group in list(self._trying.values()):
+            if group.until <= step.now:
+                late = min(group.asked)
+                self._fail(step, group, late, f"node {late.hex()[:8]} did not answer in {PREPARE_SECONDS_MAX:g} s")
+            else:
+                step.wake(group.until)
+
+    def unlinked(self, step: Step, peer: Peer) -> None:
+        """A node cannot be reached now: what was to be held there may be, or not."""
+        for group in list(self._trying.values()):
+            if any(bundle.node == peer.id for bundle in group.lost):
+                self._fail(step, group, peer.id, f"the link to node {peer.id.hex()[:8]} broke")
+
+    def node_died(self, step: Step, peer: Peer) -> None:
+        """The bundles that were there look for another node."""
+        for group in list(self.groups.values()):
+            group.followers.pop(peer.id, None)
+            if not self.at_home(group) or group.state is GroupState.REMOVED:
+                continue
+            lost = [bundle for bundle in group.bundles if bundle.node == peer.id]
+            if group.trying and lost:
+                self._fail(step, group, peer.id, f"node {peer.id.hex()[:8]} died")
+            opened = [bundle for bundle in lost if bundle.open]
+            if not opened:
+                continue
+            for bundle in opened:
+                bundle.open, bundle.node = False, b""
+            if group.state is GroupState.CREATED:
+                advance(group, GroupState.RESCHEDULING)
+                group.waiting_since = step.now
+            # What it needs has changed also if it waits already.
+            self.homeless.append(group)
+            step.emit.group_rescheduling(step.time_ns, group.id, peer.id, len(opened))
+            self._tell_followers(step, group)
+
+    def follow(self, step: Step, peer: Peer, identifier: bytes) -> None:
+        """A node wants to know what a group is, now and whenever that changes."""
+        group = self.groups.get(identifier)
+        if group is None or not self.at_home(group):
+            gone = f"its home knows no placement group {short(identifier)} (it was removed long ago, or never was)"
+            step.tell_node(peer.id, GroupDescribed(unknown_facts(identifier, gone)))
+            return
+        if group.state is not GroupState.REMOVED:
+            group.followers[peer.id] = None
+        step.tell_node(peer.id, GroupDescribed(group_facts(group)))
+
+    def _tell_followers(self, step: Step, group: Group, but: Mapping[bytes, int] | None = None) -> None:
+        facts = group_facts(group) if group.followers else {}
+        for node in group.followers:
+            if not but or node not in but:
+                step.tell_node(node, GroupDescribed(facts))
+
+    def nodes_of(self, identifier: bytes, index: int, need: Amounts | None = None) -> list[bytes]:
+        """The other living nodes whose bundles could serve work for bundle ``index`` (-1: any) that needs ``need``."""
+        group = self.groups.get(identifier)
+        if group is None or not group.placed:
+            return []
+        found: dict[bytes, None] = {}
+        for bundle in group.chosen(index):
+            if bundle.open and bundle.node != self.node and (need is None or holds(bundle, need)):
+                found[bundle.node] = None
+        return [node for node in found if node in self.peers.peers and self.peers.peers[node].alive]
 
     # --- the end -----------------------------------------------------------------------------------------
 
     def remove(self, step: Step, group: Group, why: str, reason: Reason, workers: int) -> None:
         """The group ends. Bundles are released one by one, when nothing is left in them."""
-        advance(group, GroupState.REMOVED)
-        group.ended, group.reason, group.deficit = why, reason, ""
+        if self.at_home(group):
+            self._end_everywhere(step, group, why)
+            step.emit.group_removed(
+                step.time_ns, group.id, reason, workers, step.now - group.asked_at, step.emit.intern(why)
+            )
         if self.names.get((group.namespace, group.name)) is group:
             del self.names[group.namespace, group.name]
-        step.emit.group_removed(
-            step.time_ns, group.id, reason, workers, step.now - group.asked_at, step.emit.intern(why)
-        )
-        self._tell(step, group)
+        advance(group, GroupState.REMOVED)
+        group.ended, group.reason, group.deficit = why, reason, ""
+        self._tell_followers(step, group)
+        group.followers.clear()
+        self.tell_watchers(step, group)
         for bundle in group.bundles:
+            if bundle.pool is not None and not bundle.open:
+                self.let_go(bundle)
             self.release(step, group, bundle)
         self._removed.append(group.id)
         while len(self._removed) > REMOVED_REMEMBERED_MAX:
@@ -302,12 +402,22 @@ class GroupTable:
                 break
             del self.groups[self._removed.popleft()]
 
+    def _end_everywhere(self, step: Step, group: Group, why: str) -> None:
+        if group.trying:
+            self._give_back(step, group, why)
+        self.homeless = [each for each in self.homeless if each is not group]
+        for node in group.taken:
+            if node != self.node:
+                step.tell_node(node, ReleaseBundles(group.id, group.attempts, True, why))
+                group.followers.pop(node, None)
+
     def release(self, step: Step, group: Group, bundle: Bundle) -> None:
         """Give a removed group's share back if nothing is left in it."""
         pool = bundle.pool
         if group.state is GroupState.REMOVED and pool is not None and not pool.shares:
             bundle.pool = None
             self.resources.give(bundle.share)
+            self.look_again()
             step.emit.bundle_released(step.time_ns, group.id, bundle.index, bundle.node)
 
     def client_gone(self, client: bytes) -> None:
@@ -316,11 +426,11 @@ class GroupTable:
             group.watchers.pop(client, None)
 
     def of_job(self, job: int) -> list[Group]:
-        """The groups that end with a job."""
+        """The groups at home here that end with a job."""
         return [
             group
             for group in self.groups.values()
-            if group.job == job and not group.detached and group.state is not GroupState.REMOVED
+            if group.job == job and not group.detached and group.state is not GroupState.REMOVED and self.at_home(group)
         ]
 
     # --- telling -----------------------------------------------------------------------------------------
@@ -336,7 +446,8 @@ class GroupTable:
         else:
             group.watchers[client] = None
 
-    def _tell(self, step: Step, group: Group) -> None:
+    def tell_watchers(self, step: Step, group: Group) -> None:
+        """Those who wait for the group hear that it is there, or gone."""
         watchers, group.watchers = group.watchers, {}
         for client in watchers:
             step.send(client, GroupChanged(group.id, group.state, group.ended))
@@ -347,60 +458,36 @@ class GroupTable:
         return None if group is None else describe_group(group)
 
     def described(self, identifier: bytes | None) -> list[dict[str, Any]]:
-        """One group, or all that are remembered."""
+        """One group, or all that are at home here and remembered."""
         if identifier is None:
-            return [describe_group(group) for group in self.groups.values()]
+            return [describe_group(group) for group in self.groups.values() if self.at_home(group)]
         group = self.groups.get(identifier)
         return [] if group is None else [describe_group(group)]
 
     def check_invariants(self) -> None:
         for group in self.groups.values():
-            placed = group.state in (GroupState.PREPARED, GroupState.CREATED)
+            ended = group.state is GroupState.REMOVED
+            require(group.trying == (group.id in self._trying), f"{group.id.hex()} is tried and is not")
+            require(bool(group.asked) == group.trying, f"{group.id.hex()} waits for nobody's answer")
             for bundle in group.bundles:
-                pool = bundle.pool
-                require(pool is not None or not placed, f"bundle {bundle.index} of {group.id.hex()} has no share")
-                if pool is None:
-                    continue
-                require(placed or bool(pool.shares), f"an empty bundle of {group.id.hex()}, which is gone")
-                pool.check_invariants()
-                share = self.resources.shares[bundle.share]
-                require(share.amounts == pool.total and not share.lent, "a bundle is not what its node gave it")
-                require(share.devices == pool.capacity, "a bundle's devices are not those its node gave it")
+                self._check_bundle(group, bundle, ended)
+            complete = all(bundle.open for bundle in group.bundles)
+            require(complete or group.state is not GroupState.CREATED, f"{group.id.hex()} is not all there")
         for (namespace, name), group in self.names.items():
             require((group.namespace, group.name) == (namespace, name), "a name that leads elsewhere")
             require(group.state is not GroupState.REMOVED, f"the name {name} leads to a removed group")
 
-
-def describe_group(group: Group) -> dict[str, Any]:
-    """A group as ``Request`` answers it."""
-    return {
-        "group": group.id,
-        "owner": group.owner,
-        "job": group.job,
-        "name": group.name,
-        "namespace": group.namespace,
-        "strategy": group.strategy,
-        "state": group.state.name,
-        "detached": group.detached,
-        "bundles": [bundle.amounts for bundle in group.bundles],
-        "nodes": [bundle.node for bundle in group.bundles],
-        "attempts": group.attempts,
-        "pending_seconds": group.pending_seconds,
-        "reason": group.reason.name,
-        "deficit": group.deficit or group.ended,
-    }
-
-
-def _amounts(amounts: Amounts) -> str:
-    return " ".join(f"{name}:{amount}" for name, amount in sorted(amounts.items()))
-
-
-def _listed(group: Group) -> str:
-    """All bundles in fixed point, for records; cut between bundles if there are very many."""
-    text = ""
-    for bundle in group.bundles:
-        one = _amounts(bundle.amounts)
-        if len(text) + len(one) > 2000:
-            return f"{text}|..."
-        text += f"|{one}" if text else one
-    return text
+    def _check_bundle(self, group: Group, bundle: Bundle, ended: bool) -> None:
+        pool, here = bundle.pool, bundle.node == self.node
+        what = f"bundle {bundle.index} of {group.id.hex()}"
+        require(not bundle.open or bool(bundle.node), f"{what} is open nowhere")
+        require(ended or (pool is not None) == here, f"{what} has no share where it is, or one where it is not")
+        if pool is None:
+            return
+        require(not ended or bool(pool.shares), f"{what} is empty and its group gone")
+        require(bundle.open or not pool.shares, f"work in {what}, which is not open")
+        require(bundle.open or group.trying or not self.at_home(group), f"{what} is held for nothing")
+        pool.check_invariants()
+        share = self.resources.shares[bundle.share]
+        require(share.amounts == pool.total and not share.lent, f"{what} is not what its node gave it")
+        require(share.devices == pool.capacity, f"the devices of {what} are not those its node gave it")

@@ -15,7 +15,7 @@ from obsray.core.node.actors import ActorTable
 from obsray.core.node.delegation import Delegation
 from obsray.core.node.demands import describe
 from obsray.core.node.environments import of_job, runtime_of
-from obsray.core.node.groups import Group
+from obsray.core.node.group_messages import LATER, GroupMessages
 from obsray.core.node.intake import Malformed, accept
 from obsray.core.node.jobs import JobDescription
 from obsray.core.node.objects import ObjectTable
@@ -27,7 +27,7 @@ from obsray.core.node.step import Broadcast, ReportJob, Shutdown, Step, require
 from obsray.core.node.workers import Death, Ended, WorkerPool
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.labels import NODE_ID
-from obsray.core.protocol.lifecycle import GroupState, WorkerState
+from obsray.core.protocol.lifecycle import WorkerState
 from obsray.ids import owner_of, short
 from obsray.telemetry.events import DeathCause, ProcessKind, Reason
 
@@ -80,6 +80,7 @@ class NodeMachine:
         self.delegation = Delegation(node, self.labels, resources, self.peers, self.scheduler)
         self.abroad = Abroad(self)
         self.delegation.speak = self.abroad.forward
+        self.group_messages = GroupMessages(self)
         #: What drivers said about their jobs.
         self.descriptions: dict[int, dict[str, Any]] = {}
         self._describe_node = describe_node
@@ -110,9 +111,14 @@ class NodeMachine:
             m.Request: self._request,
             m.StillNeeded: self._still_needed,
             m.Goodbye: self._goodbye,
-            m.CreateGroup: self._create_group,
-            m.RemoveGroup: self._remove_group,
-            m.WatchGroup: lambda step, client, message: self.groups.watch(step, client.id, message.group),
+            m.CreateGroup: self.group_messages.create,
+            m.RemoveGroup: self.group_messages.remove,
+            m.WatchGroup: self.group_messages.watch,
+        }
+        #: Those whose answer may have to wait for other nodes; they get the number of the request.
+        self._asking: dict[str, Callable[[Step, Client, dict[str, Any], int], Any]] = {
+            "get_group": self.group_messages.find,
+            "groups": self.group_messages.describe,
         }
         self._methods: dict[str, Callable[[Step, Client, dict[str, Any]], Any]] = {
             "resources": self._resources,
@@ -125,10 +131,6 @@ class NodeMachine:
                 _text(arguments, "name"), _text(arguments, "namespace")
             ),
             "list_actors": lambda step, client, arguments: self.actors.named(arguments.get("namespace")),
-            "get_group": lambda step, client, arguments: self.groups.find(
-                _text(arguments, "name"), _text(arguments, "namespace")
-            ),
-            "groups": self._describe_groups,
             "shutdown": self._shutdown,
             "store": self._store,
         }
@@ -193,8 +195,7 @@ class NodeMachine:
             self.look(step)
             return
         if client.job:
-            for group in self.groups.of_job(client.job):
-                self._end_group(step, group, "the job that made it ended", Reason.OWNER_DIED)
+            self.group_messages.job_ended(step, client.job)
         self.objects.client_gone(step, client_id)
         worker = self.pool.workers.get(client_id)
         if worker is not None:
@@ -334,6 +335,7 @@ class NodeMachine:
         self.objects.tick(step)
         self.actors.tick(step)
         self.abroad.tick(step)
+        self.group_messages.tick(step)
         self.look(step)
 
     def sample(self, step: Step, lag_seconds: float) -> None:
@@ -436,36 +438,15 @@ class NodeMachine:
     def _kill_actor(self, step: Step, client: Client, message: m.KillActor) -> None:
         self.actors.kill(step, message.actor, message.restart, message.graceful)
 
-    # --- placement groups --------------------------------------------------------------------------------
-
-    def _create_group(self, step: Step, client: Client, message: m.CreateGroup) -> None:
-        try:
-            group = self.groups.create(step, client.id, message.request, message.spec)
-        except (KeyError, TypeError, ValueError) as error:
-            raise Malformed(f"CreateGroup: {error!r}") from None
-        if group is not None:
-            self.scheduler.want_group(step, group)
-
-    def _remove_group(self, step: Step, client: Client, message: m.RemoveGroup) -> None:
-        group = self.groups.groups.get(message.group)
-        if group is not None and group.state is not GroupState.REMOVED:
-            self._end_group(step, group, "its placement group was removed", Reason.REMOVED)
-
-    def _end_group(self, step: Step, group: Group, why: str, reason: Reason) -> None:
-        # Actors first, so that the deaths of their processes are not taken for crashes.
-        self.actors.group_removed(step, group.id, why)
-        for lease in self.scheduler.remove_group(step, group, why, reason):
-            self.pool.kill(step, lease.worker, DeathCause.PLACEMENT_REMOVED, why)
-
-    def _describe_groups(self, step: Step, client: Client, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-        wanted = arguments.get("group")
-        if wanted is not None and not isinstance(wanted, bytes):
-            raise Malformed("group is not an id")
-        return self.groups.described(wanted)
-
     # --- requests ----------------------------------------------------------------------------------------
 
     def _request(self, step: Step, client: Client, message: m.Request) -> None:
+        asking = self._asking.get(message.method)
+        if asking is not None:
+            answer = asking(step, client, message.arguments, message.request)
+            if answer is not LATER:
+                step.send(client.id, m.Reply(message.request, answer))
+            return
         method = self._methods.get(message.method)
         if method is None:
             step.send(client.id, m.Reply(message.request, None, f"unknown method {message.method!r}", "unknown_method"))

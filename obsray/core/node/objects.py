@@ -20,7 +20,7 @@ from obsray.core.node.allocator import Allocator, rounded
 from obsray.core.node.entries import Entry, Reader, StoreNumbers, Wait, explain_full, show_bytes
 from obsray.core.node.step import RemoveFile, ReserveArena, RestoreObject, SpillObject, Step, require
 from obsray.core.protocol.lifecycle import ObjectState, advance
-from obsray.core.protocol.messages import ObjectLost, ObjectPinned, ObjectRefused, ObjectRoom
+from obsray.core.protocol.messages import ObjectPinned, ObjectRefused, ObjectRoom
 from obsray.telemetry.events import Reason
 
 RESERVE_AHEAD_BYTES = 64 << 20
@@ -475,7 +475,6 @@ class ObjectTable:
             step.emit.object_lost(step.time_ns, entry.id, entry.size, Reason.NONE, step.emit.intern(error))
             entry.error = f"spilled to {entry.stored_path}, which cannot be read back: {error}"
             self._remove_file(step, entry)
-            step.send(entry.owner, ObjectLost([entry.id], entry.error))
             self._refuse_readers(step, entry, "lost", entry.error)
         else:
             advance(entry, ObjectState.SEALED)

@@ -19,10 +19,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 
+from obsray.core.node.bundles import Bundle, Group
 from obsray.core.node.decisions import Decisions
 from obsray.core.node.demands import Demand, Lease, Queue, Signature
 from obsray.core.node.environments import DEFAULT_RUNTIME, Runtime
-from obsray.core.node.groups import Bundle, Group, GroupTable
+from obsray.core.node.group_copies import GroupCopies
+from obsray.core.node.groups import GroupTable
 from obsray.core.node.peers import PeerTable
 from obsray.core.node.placement import ANYWHERE, Placement
 from obsray.core.node.reclaim import Reclaimer
@@ -53,7 +55,8 @@ class Scheduler:
         self.resources = resources
         self.labels = labels
         self.peers = peers or PeerTable(node)
-        self.groups = GroupTable(node, labels, resources)
+        self.groups = GroupTable(node, labels, resources, self.peers)
+        self.copies = GroupCopies(self.groups)
         self.pool = pool
         self.demands: dict[tuple[bytes, int], Demand] = {}
         self.actor_demands: dict[bytes, Demand] = {}
@@ -98,9 +101,9 @@ class Scheduler:
     def refusal(self, placement: Placement, need: Amounts) -> tuple[str, str]:
         """Why nothing placed so can ever run, as the kind of ``ShapeRefused`` and in words; empty if it can."""
         if placement.group:
-            group = self.groups.groups.get(placement.group)
+            group = self.copies.meet(placement.group)
             if group is None or group.state is GroupState.REMOVED:
-                return "group_removed", "its placement group was removed"
+                return "group_removed", (group.ended if group else "") or "its placement group was removed"
             detail = group.refusal(placement.bundle, need)
             if detail:
                 return "unschedulable", detail
@@ -149,7 +152,10 @@ class Scheduler:
             self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
 
     def want_group(self, step: Step, group: Group) -> None:
-        """Place the group as soon as all its bundles fit."""
+        """Place the group, or what it has lost, as soon as all of that fits."""
+        before = self.group_demands.pop(group.id, None)
+        if before is not None:
+            self._dequeue(before)
         need = group.need
         demand = Demand(
             group.owner, -1, group.name, need, need, DEFAULT_RUNTIME, label=group.label, wanted=1,
@@ -157,6 +163,8 @@ class Scheduler:
         )  # fmt: skip
         self.group_demands[group.id] = demand
         self._enqueue(step, demand)
+        # Tries that failed do not cost it its turn.
+        self.queues[demand.signature()].waiting_since = demand.waiting_since = group.waiting_since
 
     def remove_group(self, step: Step, group: Group, why: str, reason: Reason) -> list[Lease]:
         """The group ends: nothing more runs in it. Returns the leases in it, whose workers must end.
@@ -179,6 +187,26 @@ class Scheduler:
         held = [lease for lease in self.leases.values() if lease.demand.placement.group == group.id]
         self.groups.remove(step, group, "somebody removed it" if reason is Reason.REMOVED else why, reason, len(held))
         return held
+
+    def group_known(self, step: Step, group: Group) -> list[tuple[Demand, str]]:
+        """Its home has said what a group is: what can never run in it is refused. Returns the actors, and why."""
+        actors = []
+        for (client, shape), demand in list(self.demands.items()):
+            if demand.placement.group == group.id:
+                kind, detail = self.refusal(demand.placement, demand.need)
+                if kind:
+                    if demand.wanted:
+                        self._dequeue(demand)
+                        demand.wanted = 0
+                        self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.INFEASIBLE, detail, None)
+                    del self.demands[client, shape]
+                    self._refuse(step, client, shape, kind, detail)
+        for demand in self.actor_demands.values():
+            if demand.placement.group == group.id:
+                kind, detail = self.refusal(demand.placement, demand.need)
+                if kind:
+                    actors.append((demand, detail))
+        return actors
 
     def _enqueue(self, step: Step, demand: Demand) -> None:
         signature = demand.signature()
@@ -297,6 +325,9 @@ class Scheduler:
     def schedule(self, step: Step) -> list[Lease]:
         """Grant what can be granted. Clients are told here; leases for actors are returned."""
         for_actors: list[Lease] = []
+        self.copies.ask(step)
+        self.groups.look_again()
+        self._shelter(step)
         if self.queues:
             self._reserve(step, [queue for queue in self.queues.values() if not queue.infeasible])
             # Once more after a group was placed: work for it may have come first.
@@ -308,6 +339,17 @@ class Scheduler:
             if any(not queue.infeasible for queue in self.queues.values()):
                 step.wake(step.now + LOOK_SECONDS)
         return for_actors
+
+    def _shelter(self, step: Step) -> None:
+        """Groups that look for a place wait like everybody else; those that no node could take may be able to now."""
+        if self.groups.homeless:
+            homeless, self.groups.homeless = self.groups.homeless, []
+            for group in homeless:
+                self.want_group(step, group)
+        if self.group_demands and self.groups.nodes_changed():
+            for demand in self.group_demands.values():
+                queue = self.queues[demand.signature()]
+                queue.infeasible = self.infeasible(demand)
 
     def _grant_all(self, step: Step, for_actors: list[Lease]) -> bool:
         """One pass over the queues in order of precedence. Returns whether a group was placed."""
@@ -344,13 +386,13 @@ class Scheduler:
             queue.reason = Reason.NO_CAPACITY
             return None, None
         group = self.groups.groups[placement.group]
-        if group.state is not GroupState.CREATED:
+        here = [bundle for bundle in group.chosen(placement.bundle) if bundle.pool is not None and bundle.open]
+        if not group.placed or not here:
             queue.reason = Reason.PLACEMENT
             return None, None
-        chosen = group.bundles if placement.bundle < 0 else [group.bundles[placement.bundle]]
         fitting = [
             (sum(bundle.pool.free.values()), bundle.index, bundle)
-            for bundle in chosen
+            for bundle in here
             if bundle.pool is not None and bundle.pool.fits(queue.need)
         ]
         if not fitting:
@@ -360,11 +402,15 @@ class Scheduler:
         return bundle.pool, bundle
 
     def _place_group(self, step: Step, queue: Queue, keep: Amounts | None) -> bool:
-        """Place the group that waits in this queue, if all its bundles fit."""
+        """Place the group that waits in this queue, if all its bundles fit. Returns whether it is there now."""
         group = queue.group
         assert group is not None
-        if not self.groups.fits(group, queue.need, keep):
-            queue.reason = Reason.NO_CAPACITY
+        queue.reason = Reason.NO_CAPACITY
+        if step.now < group.not_before:
+            step.wake(group.not_before)
+            return False
+        found = self.groups.arranged(group, queue.need, keep)
+        if isinstance(found, str):
             return False
         demand = self.group_demands.pop(group.id)
         self._dequeue(demand)
@@ -372,8 +418,8 @@ class Scheduler:
         for name in demand.need:
             self._taken_at[name] = step.now
         self.decisions.announce(step, demand, LeaseOutcome.GRANTED, Reason.PLACEMENT, "", None)
-        self.groups.place(step, group)
-        return True
+        self.groups.place(step, group, found)
+        return group.state is GroupState.CREATED
 
     def _precedence(self, queue: Queue) -> tuple[bool, int, int]:
         head = queue.head()
@@ -515,7 +561,13 @@ class Scheduler:
             require(lease.key in lease.place.shares, "a lease without a share")
         require(set(self.resources.shares) == places[id(self.resources)], "a share without a lease, or the reverse")
         self.groups.check_invariants()
-        waiting = {g.id for g in self.groups.groups.values() if g.state is GroupState.PENDING}
+        waiting = {
+            group.id
+            for group in self.groups.groups.values()
+            if self.groups.at_home(group)
+            and group.state in (GroupState.PENDING, GroupState.RESCHEDULING)
+            and not (group.trying or group in self.groups.homeless)
+        }
         require(waiting == set(self.group_demands), "a group that waits nowhere, or waits although it is placed")
         require(len(self.by_worker) == len(self.leases), "a worker with two leases")
         held: dict[int, int] = {}

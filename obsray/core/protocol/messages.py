@@ -17,13 +17,13 @@ client -> node         DefineShape LeaseRequest LeaseReturn Blocked Unblocked Cr
                        CreateGroup RemoveGroup WatchGroup
 node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom ObjectRefused ObjectPinned
                        StartActor ActorChanged Reply Exit GroupChanged ShapeRefused EnvironmentFailed
-                       NodeChanged ObjectLost
 owner -> worker        DefineFunction Push Recall CancelTask
-worker -> owner        Done Returned Item ArgumentLost
-holder -> owner        GetObject ObjectMissing AddHolder ReleaseHolders ItemsTaken
+worker -> owner        Done Returned Item
+holder -> owner        GetObject AddHolder ReleaseHolders ItemsTaken
 owner -> holder        ObjectValue
 node <-> node          Forward ClientGone JobDescribed LoadReport WantActor WithdrawActor ActorPlaced EndWorker
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
+                       ListGroups GroupsListed
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects NodeLeaves
                        WantPackage PackagePiece
 =====================  ======================================================================================
@@ -59,8 +59,7 @@ TASK_FIELDS = (
     "arguments",  # None or list of (position int | keyword str, ARGUMENT_*, bytes value | bytes object id)
     "returns",  # int >= 0, or -1 streaming
     "trace",  # bytes 16
-    "options",  # None or dict: "retry" (True or pickled classes), "max_calls", "name", "group", "backpressure",
-    #             "wanted" (indices of the results, or items, that are needed again: the others are there)
+    "options",  # None or dict: "retry" (True or pickled classes), "max_calls", "name", "group", "backpressure"
 )
 
 #: Fields of a result inside ``Done.results``, in order.
@@ -68,7 +67,7 @@ RESULT_FIELDS = (
     "task",  # bytes 16
     "attempt",  # int
     "outcome",  # int, an events.Outcome
-    "values",  # list of Value, None for one that is not "wanted"; for a failure one serialized error
+    "values",  # list of Value; for a failure one serialized error
     "extra",  # None or {"kept": [object ids the worker still holds], "contained": [[object ids] per value],
     #           "retry": True (the exception is one of retry_exceptions), "retire": True (max_calls reached)}
     "run_ns",  # int: how long user code ran
@@ -612,15 +611,13 @@ class GetObject(NamedTuple):
 class ObjectValue(NamedTuple):
     """Owner -> holder. ``value`` None: the owner does not know it (freed); ``error`` says why.
 
-    ``contained``: references inside the value; the owner has already registered the receiver for them. ``mark``: of
-    the node where a stored value was made.
+    ``contained``: references inside the value; the owner has already registered the receiver for them.
     """
 
     object: bytes
     value: Value | None
     contained: list[bytes]
     error: str = ""
-    mark: bytes = b""
     tag: int = 81
 
 
@@ -640,30 +637,6 @@ class ReleaseHolders(NamedTuple):
 
     objects: list[bytes]
     tag: int = 83
-
-
-class ObjectMissing(NamedTuple):
-    """Holder -> owner: its node cannot read this stored value (``detail``); else as GetObject.
-
-    The owner asks its own node, and has the value made again if it is lost.
-    """
-
-    object: bytes
-    detail: str
-    tag: int = 84
-
-
-class ArgumentLost(NamedTuple):
-    """Worker -> owner: ``object``, an argument of this attempt, cannot be read here (``detail``).
-
-    The attempt has not begun and will not: the owner has it run again once the argument exists again.
-    """
-
-    task: bytes
-    attempt: int
-    object: bytes
-    detail: str
-    tag: int = 85
 
 
 # --- node <-> node (docs/adr/0019) -----------------------------------------------------------------------
@@ -804,7 +777,7 @@ class GroupDescribed(NamedTuple):
 
     ``group`` keys: "group" 16 bytes, "owner" 8 bytes, "job" int, "name", "namespace", "strategy" str, "detached" bool,
     "state" int, "bundles" list of fixed point dicts, "selectors" list, "nodes" list of node ids (empty bytes: nowhere),
-    "detail" str.
+    "attempt" int (the try that is under way, 0 if none is), "detail" str.
     """
 
     group: dict[str, Any]
@@ -866,6 +839,28 @@ class PackagePiece(NamedTuple):
     total: int
     data: bytes
     tag: int = 125
+
+
+class ListGroups(NamedTuple):
+    """Node -> node: which groups at home at the receiver have this ``name``, or (no name) which there are.
+
+    ``group``: only that one; nil for all. With a name: the sender wants it for this group, nil if it only asks.
+    Answered by GroupsListed(number).
+    """
+
+    number: int
+    group: bytes
+    name: str
+    namespace: str
+    tag: int = 118
+
+
+class GroupsListed(NamedTuple):
+    """Answer to ListGroups: descriptions as the request "groups" answers them."""
+
+    number: int
+    groups: list[dict[str, Any]]
+    tag: int = 119
 
 
 def _registry() -> dict[int, type]:

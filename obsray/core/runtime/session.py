@@ -50,7 +50,14 @@ from obsray.errors import (
     LocalRayletDiedError,
     RaySystemError,
 )
-from obsray.ids import SEQUENCE_ACTOR, SEQUENCE_GROUP, SEQUENCE_PUT, mark_of, mark_of_node
+from obsray.ids import (
+    SEQUENCE_ACTOR,
+    SEQUENCE_DETACHED_GROUP,
+    SEQUENCE_GROUP,
+    SEQUENCE_PUT,
+    mark_of,
+    mark_of_node,
+)
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind, WaitKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
@@ -123,9 +130,6 @@ class Session:
         self.streams: Any = None
         #: actor id -> creation task that the node is placing.
         self.placements: dict[bytes, Task] = {}
-        #: The other living nodes, by their marks: ``host:port`` and ids.
-        self.node_addresses: dict[bytes, str] = {}
-        self.node_ids: dict[bytes, bytes] = {}
         #: Interrupts that met the machines: at most one. Whoever takes it out raises it, so that it is raised once.
         self.interrupt_pending: deque[None] = deque(maxlen=1)
         self.closed = False
@@ -140,6 +144,8 @@ class Session:
         self._actor_prefix = worker + bytes([SEQUENCE_ACTOR])
         self._group_numbers = itertools.count(1)
         self._group_prefix = worker + bytes([SEQUENCE_GROUP])
+        self._detached_group_numbers = itertools.count(1)
+        self._detached_group_prefix = worker + bytes([SEQUENCE_DETACHED_GROUP])
         self.driving = threading.Lock()
         self._turns = 0
         self._answers_come_fast = False
@@ -150,6 +156,8 @@ class Session:
         self.inbox.on_runtime_gone = self.values.abandon_futures
         self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
         self.peers: dict[bytes, Link] = {}
+        #: Mark of another node -> where it listens ("host:port").
+        self.node_addresses: dict[bytes, str] = {}
         # First a listener, then the node: it may give this process to others as soon as it knows it.
         self.listener = self.reactor.listen(
             directory / "sockets" / f"{worker.hex()}.sock", self.token, self.inbox.on_link
@@ -209,7 +217,6 @@ class Session:
         self.settings = dict(welcome.settings)
         for node, address in self.settings.pop("nodes", {}).items():
             self.node_addresses[mark_of_node(node)] = address
-            self.node_ids[mark_of_node(node)] = node
         self.arena = Arena(fds[0], welcome.arena_bytes)
         link = self.reactor.adopt(sock, Hello(NODE, int(ProcessKind.NODE), 0))
         link.connection = connection
@@ -543,8 +550,10 @@ class Session:
         """The id of a new actor (16 bytes)."""
         return self._actor_prefix + next(self._actor_numbers).to_bytes(7, "big")
 
-    def next_group(self) -> bytes:
+    def next_group(self, detached: bool = False) -> bytes:
         """The id of a new placement group (16 bytes)."""
+        if detached:
+            return self._detached_group_prefix + next(self._detached_group_numbers).to_bytes(7, "big")
         return self._group_prefix + next(self._group_numbers).to_bytes(7, "big")
 
     def next_put(self) -> bytes:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from obsray.core.node.groups import Bundle, Offer, arrange
+from obsray.core.node.arranging import Offer, arrange
+from obsray.core.node.bundles import Bundle
 from obsray.core.node.resources import UNIT, Resources
 from obsray.core.protocol import labels
 from obsray.core.protocol import messages as m
@@ -313,10 +314,11 @@ def offers(*cpus: int) -> list[Offer]:
 @pytest.mark.parametrize(
     ("strategy", "cpus", "arranged"),
     [
-        ("PACK", (2, 4), [0, 0, 1]),
+        ("PACK", (2, 4), [1, 1, 1]),
+        ("PACK", (2, 1), [0, 0, 1]),
         ("SPREAD", (4, 4), [0, 1, 0]),
         ("STRICT_PACK", (2, 4), [1, 1, 1]),
-        ("STRICT_SPREAD", (1, 2, 4), [0, 1, 2]),
+        ("STRICT_SPREAD", (1, 2, 4), [2, 1, 0]),
     ],
 )
 def test_strategies_choose_among_several_nodes(strategy, cpus, arranged):
