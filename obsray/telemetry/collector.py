@@ -15,10 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 
 from obsray.gpu.words import Stage
-from obsray.telemetry.columns import Batch, Texts
-from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.columns import Batch, Texts, after, from_arrow
+from obsray.telemetry.events import BY_NAME, ProcessKind
 from obsray.telemetry.gpu_streams import GpuStreams
 from obsray.telemetry.rings import RingDirectory, RingReader, RingState
 from obsray.telemetry.segments import SegmentWriter
@@ -60,13 +61,18 @@ class Collector:
         self._processes: dict[int, psutil.Process] = {}
         self._unique: dict[int, tuple[float, int]] = {}
         self._sampled = (0, 0, time.process_time())
+        #: The ledgers of rings of other nodes, whose records were taken over.
+        self.gathered: dict[bytes, RingState] = {}
         self._resume()
 
     def _resume(self) -> None:
         """Go on where an earlier collector of this session committed."""
         self.gpu.resume(self.writer.catalog.rings)
+        own = self.ring.node if self.ring is not None else b""
         for name, state in self.writer.catalog.rings.items():
-            if state.kind != ProcessKind.GPU_STREAM:
+            if own and any(state.node) and state.node != own:
+                self.gathered[bytes.fromhex(name)] = RingState.from_json(name, state.to_json())
+            elif state.kind != ProcessKind.GPU_STREAM:
                 reader = self.rings.reader(bytes.fromhex(name))
                 reader.state = RingState.from_json(name, state.to_json())
 
@@ -112,11 +118,47 @@ class Collector:
         self.writer.compact()
 
     def _states(self) -> list[RingState]:
-        return [*(reader.state for reader in self.rings.readers.values()), *self.gpu.states()]
+        return [
+            *(reader.state for reader in self.rings.readers.values()), *self.gpu.states(), *self.gathered.values()
+        ]  # fmt: skip
+
+    def gather(self, node: bytes, parts: list[tuple[str, bytes]], rings: dict[bytes, RingState]) -> int:
+        """Take over records of another node: ``parts`` are Arrow streams by kind, ``rings`` how far they go.
+
+        Returns how many were new. They are stored like own ones; folds are not given them, since their node's are.
+        """
+        positions = {process: state.position for process, state in self.gathered.items()}
+        count = 0
+        for name, data in parts:
+            event = BY_NAME.get(name)
+            if event is None or not data:
+                continue
+            for batch in pa.ipc.open_stream(data):
+                columns = from_arrow(batch, event, self.texts)
+                new = after(columns, positions) if positions else columns
+                if len(new):
+                    count += len(new)
+                    self.writer.append({name: new})
+        for process, state in rings.items():
+            known = self.gathered.get(process)
+            if process not in self.rings.readers and (known is None or known.position <= state.position):
+                self.gathered[process] = state
+        return count
 
     def _gpu_lost(self, worker: bytes, records: int, stage: Stage) -> None:
         if self.ring is not None:
             self.ring.gpu_records_lost(time.time_ns(), worker, records, int(stage))
+
+    def node_over(self, node: bytes, complete: bool) -> None:
+        """Nothing more comes from another node. ``complete``: its collector has given all it had."""
+        rings = [state for state in self.gathered.values() if state.node == node]
+        last_ns = max((state.last_at_ns for state in rings), default=0)
+        if self.ring is not None:
+            now = time.time_ns()
+            self.ring.node_records_ended(
+                now, node, complete, len(rings), sum(state.records for state in rings),
+                0.0 if complete or not last_ns else max(0, now - last_ns) / 1e9,
+            )  # fmt: skip
 
     def lag_seconds(self) -> float:
         """How old the oldest record is that is read and not stored."""

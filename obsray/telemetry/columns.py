@@ -299,3 +299,19 @@ def _dictionary(codes: Array, texts: Texts) -> pa.Array:
     return pa.DictionaryArray.from_arrays(
         pa.array(position[codes]), pa.array([texts[code] for code in entries.tolist()], pa.string())
     )
+
+
+def beyond(columns: Columns, positions: dict[bytes, int]) -> Array:
+    """Which rows come after the position of their ring."""
+    process = columns["process"].view("<u8")
+    changes = np.flatnonzero(process[1:] != process[:-1]) + 1
+    starts = np.concatenate([[0], changes]) if len(process) else changes
+    limits = np.array([positions.get(columns["process"][start].tobytes(), 0) for start in starts], np.uint64)
+    lengths = np.diff(np.append(starts, len(process)))
+    return columns["sequence"] > np.repeat(limits, lengths)
+
+
+def after(columns: Columns, positions: dict[bytes, int]) -> Columns:
+    """The rows that come after the position of their ring."""
+    new = beyond(columns, positions)
+    return columns if new.all() else columns.take(new)

@@ -26,6 +26,9 @@ from obsray.telemetry.store import remove_old_sessions
 
 #: What serves /metrics. Named, not imported: this layer knows nothing of the ones above, and works without them.
 EXPORTER = "obsray.metrics.exporter"
+#: What gives records to the head of a cluster, and what takes those of the other nodes.
+SERVING = "obsray.federation.serving"
+GATHERING = "obsray.federation.gathering"
 _NICE = 5
 #: How often ``session.json`` is looked at for the word that the session is over.
 _STOPPED_CHECK_SECONDS = 1.0
@@ -54,6 +57,9 @@ class Process:
         node = bytes.fromhex(facts.get("node") or "00" * 8)
         self.collector = Collector(session_dir, config.telemetry_bytes_max, own_ring(session_dir, node))
         self.exporter: Exporter | None = None
+        self.serving: Any = None
+        self.gathering: Any = None
+        self._federated = False
         self._stop = False
         self._checked_at = 0.0
 
@@ -70,6 +76,26 @@ class Process:
         except Exception:
             log.exception("no /metrics")
 
+    def federate(self, facts: dict[str, Any]) -> None:
+        """In a cluster: serve the head, or be its collector. Telemetry goes on here if that fails."""
+        self._federated = True
+        try:
+            token = (self.session_dir / "token").read_bytes()
+            if facts.get("head"):
+                self.gathering = importlib.import_module(GATHERING).Gathering(self.session_dir, facts["node"], token)
+            else:
+                self.serving = importlib.import_module(SERVING).Serving(self.session_dir, facts["node"], token)
+        except Exception:
+            log.exception("no telemetry across nodes")
+
+    def _gather(self) -> None:
+        """Store what has come from other nodes."""
+        while self.gathering is not None and not self.gathering.snapshots.empty():
+            snapshot = self.gathering.snapshots.get()
+            self.collector.gather(snapshot.node, snapshot.parts, snapshot.rings)
+            if snapshot.last:
+                self.collector.node_over(snapshot.node, snapshot.complete)
+
     def run(self) -> None:
         """Drain until the session is over."""
         config, collector = self.config, self.collector
@@ -78,6 +104,7 @@ class Process:
             began = time.monotonic()
             try:
                 more = collector.poll() >= 65_536
+                self._gather()
                 if collector.due():
                     collector.flush()
             except OSError as error:
@@ -89,9 +116,14 @@ class Process:
             if not more:
                 time.sleep(max(0.0, config.collect_interval_seconds - (time.monotonic() - began)))
         self._farewell()
+        if self.gathering is not None:
+            self.gathering.close()
+            self._gather()
         if self.exporter is not None:
             self.exporter.close()
         collector.close()
+        if self.serving is not None:
+            self.serving.close()
 
     def _farewell(self) -> None:
         """Workers notice the end of their node a little later than this process does, and still record it."""
@@ -107,6 +139,8 @@ class Process:
         if now - self._checked_at > _STOPPED_CHECK_SECONDS:
             self._checked_at = now
             facts = session_file.read(self.session_dir)
+            if facts.get("node_address") and not self._federated:
+                self.federate(facts)
             node = int(facts.get("node_pid") or 0)
             if facts.get("stopped_at_ns") or (node and not process_alive(node)):
                 return True

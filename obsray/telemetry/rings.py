@@ -295,6 +295,8 @@ class RingDirectory:
         self.texts = texts
         self.readers: dict[bytes, RingReader] = {}
         self.unknown = 0
+        #: Other nodes whose records are here, and whether they live: their processes cannot be looked for here.
+        self.nodes: dict[bytes, bool] = {}
         self._chains: dict[bytes, list[tuple[int, Path]]] = {}
         self._checked: dict[bytes, tuple[float, bool]] = {}
 
@@ -330,11 +332,13 @@ class RingDirectory:
 
     def alive(self, process: bytes, within_seconds: float = 0.5) -> bool:
         """Is the process that writes this ring still there? The answer may be ``within_seconds`` old."""
+        state = self.readers[process].state
+        if state.node in self.nodes:
+            return self.nodes[state.node] and not state.closed
         now = time.monotonic()
         checked = self._checked.get(process)
         if checked is not None and (not checked[1] or now - checked[0] < within_seconds):
             return checked[1]
-        state = self.readers[process].state
         alive = process_alive(state.pid, state.opened_at_ns)
         self._checked[process] = (now, alive)
         return alive

@@ -409,6 +409,12 @@ SENTENCES: dict[str, Sentence] = {
         f"environment {r['environment'].hex()} was unused and is gone ({size(r['environment_bytes'])} free)"
     ),
     "node_started": lambda r, n: f"node {r['node'].hex()[:8]} on {r['host']} is ready",
+    "node_records_ended": lambda r, n: (
+        f"all {r['events']:,} records of node {r['node'].hex()[:8]} were taken over"
+        if r["complete"]
+        else f"node {r['node'].hex()[:8]} is gone; what it recorded in its last {duration(r['silent_seconds'])} is "
+        f"not here, only the {r['events']:,} records before"
+    ),
     "node_stopped": lambda r, n: f"node {r['node'].hex()[:8]} ended in order",
     "node_changed": lambda r, n: f"node {r['node'].hex()[:8]} is now {r['state']}",
     "resource_sample": lambda r, n: f"{r['resource']}: {r['used']:g} of {r['total']:g} used",

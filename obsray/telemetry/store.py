@@ -27,6 +27,8 @@ from obsray.telemetry.columns import (
     Batch,
     Columns,
     Texts,
+    after,
+    beyond,
     concat,
     empty,
     fixed_values,
@@ -103,6 +105,7 @@ class Store:
     def refresh(self) -> int:
         """Hand what is new to the folds; returns how many records that were."""
         self._refreshed = True
+        self.rings.nodes = other_nodes(self.session())
         count = 0
         for _ in range(_ATTEMPTS):
             self.catalog.refresh()
@@ -144,7 +147,7 @@ class Store:
                 if entry.first_row + entry.rows <= self._rows.get(event, 0):
                     continue
                 for columns in self._stored(event, entry):
-                    new = columns if first_time else _after(columns, positions)
+                    new = columns if first_time else after(columns, positions)
                     if len(new):
                         count += len(new)
                         self._deliver({event: new})
@@ -323,7 +326,7 @@ class Store:
         positions = {process: reader.state.position for process, reader in self.rings.readers.items()}
         for event in BY_NAME:
             for columns in self.select(event):
-                kept = columns.take(~_beyond(columns, positions))
+                kept = columns.take(~beyond(columns, positions))
                 if len(kept):
                     yield {event: kept}
 
@@ -351,24 +354,15 @@ class Store:
         return self.rings.readers.get(process)
 
 
-def _beyond(columns: Columns, positions: dict[bytes, int]) -> Array:
-    """Which rows come after the position of their ring."""
-    process = columns["process"].view("<u8")
-    changes = np.flatnonzero(process[1:] != process[:-1]) + 1
-    starts = np.concatenate([[0], changes]) if len(process) else changes
-    limits = np.array([positions.get(columns["process"][start].tobytes(), 0) for start in starts], np.uint64)
-    lengths = np.diff(np.append(starts, len(process)))
-    return columns["sequence"] > np.repeat(limits, lengths)
-
-
-def _after(columns: Columns, positions: dict[bytes, int]) -> Columns:
-    new = _beyond(columns, positions)
-    return columns if new.all() else columns.take(new)
-
-
 def joined(parts: list[Columns], name: str) -> Columns:
     """The parts of one kind as one, also if there are none."""
     return concat(parts) if parts else empty(BY_NAME[name])
+
+
+def other_nodes(facts: dict[str, Any]) -> dict[bytes, bool]:
+    """The other nodes of a cluster, by the facts of its head's session, and whether they live."""
+    nodes = facts.get("nodes") or {}
+    return {bytes.fromhex(node): bool(known.get("alive")) for node, known in nodes.items() if node != facts.get("node")}
 
 
 def is_live(directory: Path) -> bool:

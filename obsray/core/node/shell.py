@@ -221,6 +221,11 @@ class Node:
         """The control store says who is there."""
         for row in rows:
             self._do(self.machine.abroad.node_learned, *learned(row))
+        if self.options.head:
+            # For the collector, which takes over the records of all nodes.
+            known = self.machine.peers.peers.values()
+            nodes = {peer.id.hex(): {"address": peer.facts.address, "alive": peer.alive} for peer in known}
+            session_file.update(self.session, nodes=nodes)
 
     def join_cluster(self) -> None:
         """Become one of a cluster, or its head. Raises CannotJoin, with nothing left running."""

@@ -26,6 +26,7 @@ node <-> node          Forward ClientGone JobDescribed LoadReport WantActor With
                        ListGroups GroupsListed
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects NodeLeaves
                        WantPackage PackagePiece
+collectors             TelemetryWanted TelemetryRows
 =====================  ======================================================================================
 
 A *client* is a driver or a worker; it has one connection to its node, and connections to the workers and owners it
@@ -861,6 +862,31 @@ class GroupsListed(NamedTuple):
     number: int
     groups: list[dict[str, Any]]
     tag: int = 119
+
+
+# --- collector <-> collector -------------------------------------------------------------------------
+
+
+class TelemetryWanted(NamedTuple):
+    """The head's collector -> a node's: what is stored beyond these rows, by kind of event?"""
+
+    rows: dict[str, int]
+    tag: int = 126
+
+
+class TelemetryRows(NamedTuple):
+    """``parts``: kind of event and its new rows as an Arrow stream. ``rows``: what is taken then.
+
+    ``whole``: nothing is left, and ``rings`` (hex of the process -> its ledger as JSON) belongs to it.
+    ``finished``: the node has ended and nothing will follow.
+    """
+
+    parts: list[tuple[str, bytes]]
+    rings: dict[str, str]
+    rows: dict[str, int]
+    whole: bool
+    finished: bool
+    tag: int = 127
 
 
 def _registry() -> dict[int, type]:

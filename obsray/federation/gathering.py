@@ -1,0 +1,138 @@
+"""The side of the head: asks the collectors of all other nodes for what is new, in a thread for each.
+
+A snapshot is handed on only when it is complete: then the positions of its rings are true, and records that come a
+second time (after a restart of the head's collector) are known by them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from obsray.core.protocol.messages import TelemetryRows, TelemetryWanted, decode, encode
+from obsray.core.transport.connection import Connection, Hello
+from obsray.core.transport.dial import dial
+from obsray.telemetry import session_file
+from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.rings import RingState
+
+TARGET = b"collector"
+GATHER_SECONDS = 0.5
+LOOK_SECONDS = 0.25
+ANSWER_SECONDS_MAX = 10.0
+RECEIVE_BYTES = 1 << 18
+#: Snapshots that wait to be stored; a thread that finds the queue full asks later.
+WAITING_MAX = 16
+
+log = logging.getLogger("obsray.collector")
+
+
+@dataclass
+class Snapshot:
+    """Records of one node, by kind as Arrow streams, and how far its rings were read. ``last``: there will be no more.
+
+    ``complete``: the node's collector has ended in order and all of it is here.
+    """
+
+    node: bytes
+    parts: list[tuple[str, bytes]] = field(default_factory=list)
+    rings: dict[bytes, RingState] = field(default_factory=dict)
+    last: bool = False
+    complete: bool = False
+
+
+class Gathering:
+    """``snapshots`` is what has come and is to be stored."""
+
+    def __init__(self, session: Path, node: str, token: bytes) -> None:
+        self.snapshots: queue.Queue[Snapshot] = queue.Queue(WAITING_MAX)
+        self._session, self._node, self._token = session, node, token
+        self._known: set[str] = set()
+        self._alive: dict[str, bool] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="obsray-telemetry-gathering", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ask nobody any more."""
+        self._stopping.set()
+
+    def _watch(self) -> None:
+        """Begin with every node that joins."""
+        while not self._stopping.wait(LOOK_SECONDS):
+            nodes = session_file.read(self._session).get("nodes") or {}
+            for node, facts in nodes.items():
+                self._alive[node] = bool(facts.get("alive"))
+                if node not in self._known and node != self._node and facts.get("alive"):
+                    self._known.add(node)
+                    name = f"obsray-telemetry-{node[:8]}"
+                    threading.Thread(target=self._gather, args=(node, facts["address"]), name=name, daemon=True).start()
+
+    def _gather(self, node: str, address: str) -> None:
+        """Take what is new until the node is dead or has said all."""
+        snapshot, taken = Snapshot(bytes.fromhex(node)), dict[str, int]()
+        connection: tuple[Any, Connection] | None = None
+        while not self._stopping.is_set():
+            try:
+                if connection is None:
+                    me = Hello(bytes.fromhex(self._node), int(ProcessKind.COLLECTOR), os.getpid())
+                    sock = dial(address, self._token, me, TARGET, ANSWER_SECONDS_MAX)
+                    sock.settimeout(ANSWER_SECONDS_MAX)
+                    connection = sock, Connection()
+                answer = _ask(connection[0], connection[1], taken)
+            except (OSError, ValueError) as error:
+                if connection is not None:
+                    connection[0].close()
+                    connection = None
+                if not self._alive.get(node, False):
+                    snapshot.last = True
+                    self._hand_on(snapshot)
+                    log.info("node %s is gone; its records end here: %s", node, error)
+                    return
+                self._stopping.wait(GATHER_SECONDS)
+                continue
+            snapshot.parts += answer.parts
+            taken = answer.rows
+            if answer.whole:
+                snapshot.rings = {
+                    bytes.fromhex(ring): RingState.from_json(ring, json.loads(text))
+                    for ring, text in answer.rings.items()
+                }
+                snapshot.last = snapshot.complete = answer.finished
+                self._hand_on(snapshot)
+                if answer.finished:
+                    connection[0].close()
+                    return
+                snapshot = Snapshot(bytes.fromhex(node))
+                self._stopping.wait(GATHER_SECONDS)
+
+    def _hand_on(self, snapshot: Snapshot) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.snapshots.put(snapshot, timeout=GATHER_SECONDS)
+                return
+            except queue.Full:
+                continue
+
+
+def _ask(sock: Any, connection: Connection, taken: dict[str, int]) -> TelemetryRows:
+    sock.sendall(connection.pack([encode(TelemetryWanted(taken))]))
+    deadline = time.monotonic() + ANSWER_SECONDS_MAX
+    while time.monotonic() < deadline:
+        data = sock.recv(RECEIVE_BYTES)
+        if not data:
+            raise ConnectionError("its collector closed the connection")
+        messages = connection.receive(data)
+        if messages:
+            answer = decode(messages[0])
+            if not isinstance(answer, TelemetryRows):
+                raise ValueError("not an answer of a collector")
+            return answer
+    raise TimeoutError("its collector did not answer in time")

@@ -1,0 +1,120 @@
+"""The side of a node: gives stored records to the head's collector, from files, in a thread of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from obsray.core.protocol.messages import TelemetryRows, TelemetryWanted, decode, encode
+from obsray.core.transport.links import Link, Reactor
+from obsray.telemetry.segments import Catalog, read_batches
+
+SOCKET = "collector.sock"
+#: Rows of one answer; what is left is asked for again.
+ANSWER_BYTES_MAX = 32 << 20
+#: After the last drain, how long the head may still come for the rest.
+LINGER_SECONDS_MAX = 2.0
+LOOK_SECONDS = 0.5
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+log = logging.getLogger("obsray.collector")
+
+
+class Serving:
+    """Listens at the socket that the node's port leads to. ``node`` is this node's id in hex."""
+
+    def __init__(self, session: Path, node: str, token: bytes) -> None:
+        self._node = node
+        self._catalog = Catalog(session / "telemetry")
+        self._reactor = Reactor(self._on_messages, lambda link: None)
+        self._reactor.listen(session / "sockets" / SOCKET, token, lambda link: None)
+        self._stopping = False
+        self._served_all = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="obsray-telemetry-serving", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Call when the last record is stored: whoever takes records gets the rest, for a while."""
+        deadline = time.monotonic() + LINGER_SECONDS_MAX
+        self._served_all.clear()
+        while self._reactor.links and not self._served_all.is_set() and time.monotonic() < deadline:
+            self._served_all.wait(0.05)
+        self._stopping = True
+        self._reactor.wake()
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._reactor.run_once(LOOK_SECONDS)
+            except Exception:
+                log.exception("the head could not be given records")
+        self._reactor.shutdown()
+
+    def _on_messages(self, link: Link, messages: list[Any]) -> None:
+        for message in messages:
+            wanted = decode(message)
+            if not isinstance(wanted, TelemetryWanted):
+                self._reactor.close(link)
+                return
+            link.send(encode(self._answer(wanted.rows)))
+
+    def _answer(self, taken: dict[str, int]) -> TelemetryRows:
+        """What is stored beyond ``taken`` (rows of each kind)."""
+        catalog = self._catalog
+        for _ in range(5):
+            try:
+                catalog.refresh()
+                return self._read(taken)
+            except FileNotFoundError:
+                # Compacted between looking at the catalog and opening the file.
+                continue
+        return TelemetryRows([], {}, dict(taken), False, False)
+
+    def _read(self, taken: dict[str, int]) -> TelemetryRows:
+        catalog = self._catalog
+        parts: list[tuple[str, bytes]] = []
+        reached = dict(taken)
+        size = 0
+        for event, entries in catalog.files.items():
+            for entry in entries:
+                end = entry.first_row + entry.rows
+                if end <= reached.get(event, 0):
+                    continue
+                if size >= ANSWER_BYTES_MAX:
+                    return TelemetryRows(parts, {}, reached, False, False)
+                data = self._rows(entry, max(0, reached.get(event, 0) - entry.first_row))
+                parts.append((event, data))
+                size += len(data)
+                reached[event] = end
+        rings = {}
+        for process, state in catalog.rings.items():
+            values = state.to_json()
+            if not values["node"].strip("0"):
+                values["node"] = self._node
+            rings[process] = json.dumps(values)
+        if catalog.finished:
+            self._served_all.set()
+        return TelemetryRows(parts, rings, reached, True, catalog.finished)
+
+    def _rows(self, entry: Any, skip: int) -> bytes:
+        sink = pa.BufferOutputStream()
+        writer = None
+        for batch in read_batches(self._catalog.directory, entry):
+            if skip >= batch.num_rows:
+                skip -= batch.num_rows
+                continue
+            part = batch.slice(skip) if skip else batch
+            skip = 0
+            if writer is None:
+                writer = pa.ipc.new_stream(sink, part.schema, options=_OPTIONS)
+            writer.write_batch(part)
+        if writer is not None:
+            writer.close()
+        return bytes(sink.getvalue())
