@@ -17,6 +17,7 @@ NOUNS = (
 )  # fmt: skip
 
 _EXAMPLES = """examples:
+  obsray start --head                            a cluster that outlives programs (obsray stop ends it)
   obsray demo                                    run real work and watch it
   obsray dashboard                               the link to the session's dashboard
   obsray status                                  how the session is
@@ -124,9 +125,12 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     verbs.add_parser("demo", help="run real work on this machine and watch it (see obsray demo --help)", add_help=False)
+    from obsray.cli import cluster_options
+
+    cluster_options.add(verb, _start, _stop, _drain)
     verb(
         "status",
-        "How the session is: resources, workers, tasks, store, events and losses.",
+        "How the session is: nodes, resources, workers, tasks, store, events and losses.",
         _status,
         "example:\n  obsray status\n",
     )
@@ -202,6 +206,24 @@ def _parser() -> argparse.ArgumentParser:
     simulation.add_argument("--json", action="store_true", help="answer in JSON")
     simulation.set_defaults(run=_simulation)
     return parser
+
+
+def _start(options: argparse.Namespace) -> int:
+    from obsray.cli import start
+
+    return start.run_start(options)
+
+
+def _stop(options: argparse.Namespace) -> int:
+    from obsray.cli import stop
+
+    return stop.run_stop(options)
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from obsray.cli import stop
+
+    return stop.run_drain(options)
 
 
 def _simulation(options: argparse.Namespace) -> int:

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from obsray.cli import output, sessions
+from obsray.core.protocol.labels import NODE_ID
 from obsray.dashboard import plain_json, units
 from obsray.dashboard.shapes import overview_shape
+from obsray.dashboard.tables import Column
 
+UNIT = 10_000
+_NODES = (
+    Column("node_id", "Node"), Column("name", "Name"), Column("role", "Role"), Column("state", "State", "state"),
+    Column("address", "Address"), Column("free", "Free/total"), Column("labels", "Labels", rank=2),
+    Column("reason", "Reason", rank=2),
+)  # fmt: skip
 #: How many pending tasks are asked why they are pending.
 PENDING_ASKED_MAX = 20
 REASONS_SHOWN = 3
@@ -25,16 +33,65 @@ def run(options: argparse.Namespace) -> int:
     directory = sessions.find(options.session)
     view = sessions.views(directory)
     facts, live, reasons = session_file.read(directory), is_live(directory), pending_reasons(view)
+    nodes = cluster_nodes(directory, facts) if live else []
     if options.json:
         print(
             plain_json.dumps(
-                {"session": directory.name, "live": live, "pending_reasons": reasons, **view.overview(refresh=False)}
+                {
+                    "session": directory.name,
+                    "live": live,
+                    "pending_reasons": reasons,
+                    "nodes": nodes,
+                    **view.overview(refresh=False),
+                }
             )
         )
         return 0
     shape = {**overview_shape(view), "jobs": view.jobs(refresh=False)}
-    print(_text(directory, facts, live, shape, reasons, output.is_coloured(sys.stdout)))
+    coloured = output.is_coloured(sys.stdout)
+    print(_text(directory, facts, live, shape, reasons, coloured))
+    if nodes:
+        heading = f"nodes of the cluster at {units.plain(facts.get('control_address_tcp'))}"
+        print(f"\n{output.bold(heading, coloured)}\n{output.table(_NODES, nodes, output.width(), coloured)}")
     return 0
+
+
+def cluster_nodes(directory: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row for each node of the cluster, as the node of this session knows them; empty for a node on its own."""
+    from obsray.core.runtime.questions import ask
+    from obsray.errors import RaySystemError
+
+    if not facts.get("control_address_tcp"):
+        return []
+    try:
+        rows = ask(directory, "nodes")
+    except (OSError, RaySystemError) as error:
+        print(f"obsray: the node does not say what the cluster is: {error}", file=sys.stderr)
+        return []
+    return [_node_row(row) for row in rows]
+
+
+def _node_row(row: dict[str, Any]) -> dict[str, Any]:
+    state = str(row.get("state") or ("ALIVE" if row["alive"] else "DEAD"))
+    if row["alive"] and row.get("draining"):
+        state = "DRAINING"
+    free = row.get("available") or {}
+    amounts = {name: amount / UNIT for name, amount in row["resources"].items() if name != "memory"}
+    shown = [
+        f"{name} {free[name] / UNIT:g}/{amount:g}" if row["alive"] and name in free
+        else f"{name} {amount:g}"
+        for name, amount in sorted(amounts.items())
+    ]  # fmt: skip
+    return {
+        "node_id": row["node"].hex(),
+        "name": row["name"],
+        "state": state,
+        "role": "head" if row.get("head") else "",
+        "address": row.get("address") or "",
+        "free": ", ".join(shown),
+        "labels": ", ".join(f"{key}={value}" for key, value in sorted(row["labels"].items()) if key != NODE_ID),
+        "reason": row.get("reason") or "",
+    }
 
 
 def pending_reasons(view: Any) -> list[dict[str, Any]]:

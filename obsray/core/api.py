@@ -355,10 +355,12 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """One dict for each node: ``NodeID`` (hex), ``Alive``, ``NodeManagerAddress``, ``Resources`` and more.
+    """One dict for each node of the cluster, dead ones too: ``NodeID`` (hex), ``Alive``, ``NodeManagerAddress``,
+    ``NodeManagerPort``, ``Resources``, ``Labels`` and more.
 
-    Processes of a node talk over unix sockets: ``RayletSocketName`` is the node's own, ports of that kind are 0 and
-    the object store has no socket. ``MetricsExportPort`` is 0 until metrics are served.
+    A node has one port for everything; it is 0 for one on its own, whose processes talk over unix sockets. The object
+    store has no socket. ``MetricsExportPort`` is 0 until metrics are served, and for nodes of other machines.
+    ``DeathReasonMessage`` says why a node is dead.
     """
     return [_node_row(node) for node in session().request("nodes")]
 
@@ -367,14 +369,16 @@ def _node_row(node: dict[str, Any]) -> dict[str, Any]:
     # http://127.0.0.1:<port>/metrics, once the collector serves it.
     metrics = str(session_file.read(Path(node["session"])).get("metrics_url") or "")
     port = metrics.rpartition(":")[2].partition("/")[0]
+    host, _, own_port = str(node.get("address") or "").rpartition(":")
+    own = int(own_port) if own_port.isdigit() else 0
     return {
         "NodeID": node["node"].hex(),
         "Alive": node["alive"],
         "alive": node["alive"],
-        "NodeManagerAddress": "127.0.0.1",
+        "NodeManagerAddress": host or "127.0.0.1",
         "NodeManagerHostname": node["host"],
-        "NodeManagerPort": 0,
-        "ObjectManagerPort": 0,
+        "NodeManagerPort": own,
+        "ObjectManagerPort": own,
         "RuntimeEnvAgentPort": 0,
         "ObjectStoreSocketName": "",
         "RayletSocketName": str(Path(node["session"]) / "sockets" / "node.sock"),
@@ -382,8 +386,8 @@ def _node_row(node: dict[str, Any]) -> dict[str, Any]:
         "NodeName": node.get("name", node["host"]),
         "NodeManagerPid": node["pid"],
         "SessionDirectory": node["session"],
-        "DeathReason": 0,
-        "DeathReasonMessage": "",
+        "DeathReason": 0 if node["alive"] else 1,
+        "DeathReasonMessage": "" if node["alive"] else str(node.get("reason") or ""),
         "Resources": {
             **{name: opts.floating(name, amount) for name, amount in node["resources"].items()},
             "object_store_memory": float(node["object_store_memory"]),

@@ -277,6 +277,7 @@ class Abroad:
                 "started_at_ns": peer.registered_at_ns,
                 "resources": {name: n for name, n in peer.facts.resources.items() if name != STORE_RESOURCE},
                 "object_store_memory": peer.facts.resources.get(STORE_RESOURCE, 0),
+                "available": {name: n for name, n in peer.spare.items() if name != STORE_RESOURCE},
                 "labels": dict(peer.facts.labels),
             }
             for peer in sorted(self.peers.peers.values(), key=lambda peer: (peer.registered_at_ns, peer.id))

@@ -59,8 +59,8 @@ class Joining:
         session, wanted = self._options.session, self._options.control_listen
         while not self.address and wanted:
             if self._services.failed("control"):
-                why = _last_line(session / "logs" / "control.log") or "it ended without a word"
-                raise CannotJoin(f"the control store cannot listen at {wanted}: {why}")
+                why = _last_line(session / "logs" / "control.log").removeprefix("obsray control: ")
+                raise CannotJoin(why or f"the control store for {wanted} ended without a word")
             if time.monotonic() > deadline:
                 raise CannotJoin(f"the control store did not listen at {wanted} within {LISTEN_SECONDS_MAX:g} s")
             turn(LOOK_SECONDS)

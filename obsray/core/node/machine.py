@@ -124,7 +124,7 @@ class NodeMachine:
             "resources": self._resources,
             "job": lambda step, client, arguments: self.descriptions.get(arguments.get("job", 0)),
             "nodes": lambda step, client, arguments: [
-                {**self._describe_node(), "labels": self.labels},
+                self._describe_self(),
                 *self.abroad.described(),
             ],
             "get_actor": lambda step, client, arguments: self.actors.find(
@@ -457,6 +457,12 @@ class NodeMachine:
             step.send(client.id, m.Reply(message.request, None, str(error), "not_allowed"))
             return
         step.send(client.id, m.Reply(message.request, value))
+
+    def _describe_self(self) -> dict[str, Any]:
+        free = {name: max(0, amount) for name, amount in self.resources.free.items()}
+        return {
+            **self._describe_node(), "labels": self.labels, "available": free, "draining": self.abroad.draining,
+        }  # fmt: skip
 
     def _resources(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, dict[str, int]]:
         total = dict(self.resources.total)

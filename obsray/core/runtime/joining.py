@@ -92,7 +92,7 @@ def find(address: Address, temp_dir: str | None = None) -> Path:
 
 def running_sessions(temp_dir: str | None = None) -> list[Path]:
     """This user's sessions whose node listens: heads and nodes on their own, newest first, then others."""
-    found = [path for path in _sessions(temp_dir) if _listens(path)]
+    found = [path for path in all_sessions(temp_dir) if _listens(path)]
     return sorted(found, key=lambda path: _rank(session_file.read(path)), reverse=True)
 
 
@@ -100,7 +100,8 @@ def _rank(facts: dict[str, Any]) -> tuple[bool, int]:
     return facts.get("head") is not False, facts.get("started_at_ns") or 0
 
 
-def _sessions(temp_dir: str | None) -> list[Path]:
+def all_sessions(temp_dir: str | None = None) -> list[Path]:
+    """This user's sessions, running or not."""
     bases = {base.resolve(): base for base in reversed(_bases(temp_dir)) if _owner(base) == os.getuid()}
     return [path for base in bases.values() for path in session_file.sessions(base)]
 
@@ -108,7 +109,7 @@ def _sessions(temp_dir: str | None) -> list[Path]:
 def _node_of(address: Address, where: str, temp_dir: str | None) -> Path:
     """A node on this machine of the cluster at ``where``, its head if that is here. Raises ConnectionError."""
     found: list[tuple[tuple[bool, int], Path]] = []
-    for path in _sessions(temp_dir):
+    for path in all_sessions(temp_dir):
         facts = session_file.read(path)
         if where in (facts.get("control_address_tcp"), facts.get("node_address")) and _listens(path):
             found.append((_rank(facts), path))

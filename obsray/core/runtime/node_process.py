@@ -190,6 +190,11 @@ class CannotStart(RuntimeError):
     """A node did not start; the message is for whoever wanted it."""
 
 
+def clean_up_after(directory: Path) -> None:
+    """Remove what a node that was killed left in its session directory; logs and telemetry stay."""
+    clean_session(directory)
+
+
 def abandon(node: NodeProcess) -> None:
     """End a node that nobody will join, and remove what it has written."""
     if node._lifeline is None and node.running:
