@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 
+from obsray import ids
 from obsray.gpu.words import Stage
 from obsray.telemetry.columns import Batch, Texts, after, from_arrow
 from obsray.telemetry.events import BY_NAME, ProcessKind
@@ -278,4 +279,5 @@ class Collector:
 
 def own_ring(session_dir: Path, node: bytes) -> Ring:
     """The collector's ring, for what it records about itself and others."""
-    return Ring(Path(session_dir) / "rings", os.urandom(8), ProcessKind.COLLECTOR, node)
+    own = ids.worker_id(node, os.urandom(ids.WORKER_ID_BYTES - ids.MARK_BYTES))
+    return Ring(Path(session_dir) / "rings", own, ProcessKind.COLLECTOR, node)

@@ -28,7 +28,7 @@ from obsray.core.control.machine import ControlMachine, from_journal
 from obsray.core.control.membership import MembershipSettings
 from obsray.core.control.service import ControlService, instant, serve
 from obsray.core.system.fate import die_with_parent, parent_is_gone
-from obsray.ids import WORKER_ID_BYTES
+from obsray.ids import MARK_BYTES, WORKER_ID_BYTES, worker_id
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
@@ -97,7 +97,8 @@ def _emitter(session: Path, node: bytes) -> Emitter:
         return Silent()
     directory = session / "rings"
     directory.mkdir(mode=0o700, exist_ok=True)
-    return Ring(directory, os.urandom(WORKER_ID_BYTES), ProcessKind.CONTROL, node)
+    own = worker_id(node, os.urandom(WORKER_ID_BYTES - MARK_BYTES))
+    return Ring(directory, own, ProcessKind.CONTROL, node)
 
 
 async def _run(session: Path, listen: str, parent: int) -> int:

@@ -179,7 +179,10 @@ class Node:
         self._watch_zygote()
         if self.options.lifeline_fd is not None:
             self.reactor.on_readable(self.options.lifeline_fd, self._on_lifeline)
-        self.listener = self.reactor.listen(self.session / "sockets" / "node.sock", self.options.token, self._on_link)
+        self.listener = self.reactor.listen(
+            self.session / "sockets" / "node.sock", self.options.token, self._on_link,
+            lambda why: self._log(f"refused a process of this machine: {why}"),
+        )  # fmt: skip
         if self.options.listen:
             self.address = self._open_door(self.options.listen)
         self.emitter.node_started(

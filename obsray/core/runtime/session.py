@@ -42,8 +42,8 @@ from obsray.core.runtime.submitted import SubmittedRun
 from obsray.core.runtime.values import Values
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import Answer, Waiter
-from obsray.core.transport.connection import Connection, Hello
-from obsray.core.transport.dial import dial
+from obsray.core.transport.connection import Connection, Hello, Refused
+from obsray.core.transport.dial import dial, is_address
 from obsray.core.transport.links import Link, Reactor, connect
 from obsray.errors import (
     GetTimeoutError,
@@ -78,12 +78,14 @@ BLOCKED_AFTER_SECONDS = 0.001
 #: 40 µs on an idle machine; with others on it 100 µs kept 10 to 14 k/s where 40 µs fell to 7 k/s).
 SPIN_SECONDS = 100e-6
 FAST_ANSWER_SECONDS = 250e-6
-#: Connecting to a process of another node waits with the lock held.
-DIAL_SECONDS_MAX = 2.0
 _FIRST_INDEX = bytes(4)
 _CORE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: Where the runtime's own code lies, as far as it runs under user code.
 _HERE = (_CORE + os.sep, os.path.join(os.path.dirname(_CORE), "gpu") + os.sep)
+#: A worker at another node is dialed with the lock held: it must be there at once, or count as gone.
+DIAL_SECONDS_MAX = 2.0
+#: After a dial that waited in vain, nobody else at that node is tried for this long.
+SILENT_SECONDS = 5.0
 
 #: What a process hears that was forked from one with a runtime.
 FORKED = (
@@ -156,8 +158,10 @@ class Session:
         self.inbox.on_runtime_gone = self.values.abandon_futures
         self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
         self.peers: dict[bytes, Link] = {}
-        #: Mark of another node -> where it listens ("host:port").
+        #: Mark of another node -> its "host:port".
         self.node_addresses: dict[bytes, str] = {}
+        #: Addresses that let us wait in vain, and until when they are not asked again.
+        self._silent: dict[str, float] = {}
         # First a listener, then the node: it may give this process to others as soon as it knows it.
         self.listener = self.reactor.listen(
             directory / "sockets" / f"{worker.hex()}.sock", self.token, self.inbox.on_link
@@ -208,7 +212,10 @@ class Session:
                     f"the node of {self.directory} closed the connection: wrong token or version"
                 )
             fds += new_fds
-            received += connection.receive(data)
+            try:
+                received += connection.receive(data)
+            except Refused as error:
+                raise RaySystemError(f"the node of {self.directory} does not let this process in: {error}") from None
         welcome = m.decode(received[0])
         if not isinstance(welcome, m.Welcome) or not fds:
             raise RaySystemError("the node did not say Welcome")
@@ -270,14 +277,9 @@ class Session:
                     link.send(message)
 
     def _connect(self, worker: bytes) -> Link | None:
-        elsewhere = self.node_addresses.get(mark_of(worker))
         try:
-            if elsewhere is not None:
-                sock = dial(elsewhere, self.token, self._hello(), worker, DIAL_SECONDS_MAX)
-            else:
-                path = self.dispatcher.paths.get(worker) or str(self.directory / "sockets" / f"{worker.hex()}.sock")
-                sock = connect(path, self.token, self._hello())
-            link = self.reactor.adopt(sock, Hello(worker, int(ProcessKind.WORKER), 0))
+            sock, remote = self._reach(worker)
+            link = self.reactor.adopt(sock, Hello(worker, int(ProcessKind.WORKER), 0, remote))
         except OSError:
             # The node will tell how it died; a worker that lives but cannot be reached must not be waited for.
             for lease in self.dispatcher.by_worker.get(worker, ()):
@@ -287,6 +289,26 @@ class Session:
             return None
         self.peers[worker] = link
         return link
+
+    def _reach(self, worker: bytes) -> tuple[socket.socket, bool]:
+        """A connection to a worker or driver, and whether that is at another node. Raises OSError if there is none."""
+        path = self.dispatcher.paths.get(worker) or ""
+        if not is_address(path):
+            mark = mark_of(worker)
+            address = None if mark == mark_of_node(self.node_id) else self.node_addresses.get(mark)
+            if address is None:
+                local = path or str(self.directory / "sockets" / f"{worker.hex()}.sock")
+                return connect(local, self.token, self._hello()), False
+            path = address
+        now = time.monotonic()
+        if self._silent.get(path, 0.0) > now:
+            raise TimeoutError(f"{path} did not answer a moment ago")
+        try:
+            return dial(path, self.token, self._hello(), worker, DIAL_SECONDS_MAX), True
+        except OSError:
+            if time.monotonic() - now > DIAL_SECONDS_MAX / 2:
+                self._silent[path] = time.monotonic() + SILENT_SECONDS
+            raise
 
     def send_everything(self) -> None:
         """This process is about to wait or to run user code: nothing may stay behind. Call with ``lock`` held."""

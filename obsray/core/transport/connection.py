@@ -64,7 +64,7 @@ class VersionMismatch(ProtocolError):
         self.theirs = theirs
 
 
-class Refused(ProtocolError):
+class Refused(ProtocolError, ConnectionError):
     """The peer does not let this side in, and says why."""
 
 
