@@ -516,6 +516,30 @@ _UNION: tuple[Event, ...] = (
     Event(153, "gpu_capture_sample", "What a worker captured since its last sample, and what that cost it.", (
         _WORKER, _label("level", "u8", Level), _measure("buffers", "u32"), _measure("raw_bytes", "u64"),
         _measure("records_lost", "u64"), _measure("capture_seconds", "f32"), _measure("busy_seconds", "f32"))),
+    # objects between nodes: told by the node that fetches, transfer_served by the one that gives
+    Event(160, "transfer_asked", "A process wants an object that is not on this node; its home is asked where it is.", (
+        _OBJECT, _WORKER, _detail("home", "id8"))),
+    Event(161, "transfer_begun", "There is room for an object of another node; its bytes are asked for.", (
+        _OBJECT, _detail("source", "id8"), _detail("destination", "id8"), _measure("object_bytes", "u64"),
+        _measure("queue_seconds", "f32"), _measure("sources", "u16"), _measure("attempts", "u16"))),
+    Event(162, "transfer_done", "A copy of the object is complete and can be read on this node.", (
+        _OBJECT, _detail("source", "id8"), _detail("destination", "id8"), _measure("object_bytes", "u64"),
+        _measure("queue_seconds", "f32"), _measure("wire_seconds", "f32"), _measure("sources", "u16"),
+        _measure("attempts", "u16"))),
+    Event(163, "transfer_failed", "An object of another node does not come to this one.", (
+        _OBJECT, _detail("source", "id8"), _detail("destination", "id8"), _measure("object_bytes", "u64"),
+        _measure("received_bytes", "u64"), _measure("queue_seconds", "f32"), _measure("wire_seconds", "f32"),
+        _measure("attempts", "u16"), _detail("error", "str")), Severity.WARNING),
+    Event(164, "transfer_retried", "A source failed in the middle; the rest comes from another, or later.", (
+        _OBJECT, _detail("source", "id8"), _detail("destination", "id8"), _measure("received_bytes", "u64"),
+        _measure("attempt", "u16"), _detail("error", "str")), Severity.WARNING),
+    Event(165, "transfer_served", "This node sent (a part of) an object to another.", (
+        _OBJECT, _detail("source", "id8"), _detail("destination", "id8"), _measure("sent_bytes", "u64"),
+        _measure("queue_seconds", "f32"), _measure("wire_seconds", "f32"), _detail("error", "str"))),
+    Event(166, "object_copy_dropped", "This node's copy of an object is gone; the object is not.", (
+        _OBJECT, _detail("node", "id8"), _measure("object_bytes", "u64"), _measure("age_seconds", "f32"))),
+    Event(167, "object_copy_kept", "The original is gone; this node's copy takes its place.", (
+        _OBJECT, _detail("node", "id8"), _measure("object_bytes", "u64"))),
 )
 # fmt: on
 

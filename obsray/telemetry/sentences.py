@@ -210,6 +210,34 @@ def _task_unblocked(r: Row, n: Names) -> str:
     return f"{_task(r, n)} goes on after {duration(r['blocked_seconds'])} in {r['waiting_in']}"
 
 
+def _at(r: Row, field: str, n: Names) -> str:
+    return f"node {r[field].hex()[:8]}"
+
+
+def _transfer_begun(r: Row, n: Names) -> str:
+    where = f"{_at(r, 'source', n)}" + (f" and {r['sources'] - 1} more" if r["sources"] > 1 else "")
+    return f"{_object(r)} ({size(r['object_bytes'])}) is being fetched from {where} to {_at(r, 'destination', n)}"
+
+
+def _transfer_done(r: Row, n: Names) -> str:
+    again = f", at the {r['attempts']}. attempt" if r["attempts"] > 1 else ""
+    return (
+        f"{_object(r)} ({size(r['object_bytes'])}) came from {_at(r, 'source', n)} to {_at(r, 'destination', n)} in "
+        f"{duration(r['wire_seconds'])}, after waiting {duration(r['queue_seconds'])}{again}"
+    )
+
+
+def _transfer_retried(r: Row, n: Names) -> str:
+    return f"{_at(r, 'source', n)} failed after {size(r['received_bytes'])} of {_object(r)}"
+
+
+def _transfer_served(r: Row, n: Names) -> str:
+    return (
+        f"{_at(r, 'source', n)} sent {size(r['sent_bytes'])} of {_object(r)} to {_at(r, 'destination', n)} in "
+        f"{duration(r['wire_seconds'])}"
+    )
+
+
 def _object_created(r: Row, n: Names) -> str:
     return f"room of {size(r['object_bytes'])} was reserved for {_object(r)} by {_worker(r, n)}"
 
@@ -361,6 +389,15 @@ SENTENCES: dict[str, Sentence] = {
     "object_allocation_waiting": _waits_for_room,
     "object_allocation_failed": _allocation_failed,
     "object_pinned": lambda r, n: f"{_worker(r, n)} maps {_object(r)} for reading",
+    "transfer_asked": lambda r, n: f"{_worker(r, n)} wants {_object(r)}; {_at(r, 'home', n)} is asked where it is",
+    "transfer_begun": _transfer_begun,
+    "transfer_done": _transfer_done,
+    "transfer_failed": lambda r, n: f"{_object(r)} does not come to {_at(r, 'destination', n)}",
+    "transfer_retried": _transfer_retried,
+    "transfer_served": _transfer_served,
+    "object_copy_dropped": lambda r, n: f"the copy of {_object(r)} on {_at(r, 'node', n)} is gone"
+    f" ({size(r['object_bytes'])} free)",
+    "object_copy_kept": lambda r, n: f"the copy of {_object(r)} on {_at(r, 'node', n)} is now the original",
     "actor_created": _actor_created,
     "actor_placed": _actor_placed,
     "actor_alive": _actor_alive,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from obsray.core.node.step import Step
 from obsray.core.protocol.lifecycle import ObjectState
 from obsray.ids import WORKER_ID_BYTES, short
 
@@ -16,6 +18,7 @@ class Entry:
 
     ``offset`` is where its range begins, -1 while it has none. ``stored_path`` names its complete file on disk,
     "" if there is none. ``doomed``: its owner freed it, and it goes as soon as nobody writes or reads it.
+    ``copy``: it was fetched from another node and can be fetched again.
     """
 
     id: bytes
@@ -31,6 +34,7 @@ class Entry:
     doomed: bool = False
     wants_room: bool = False
     error: str = ""
+    copy: bool = False
 
     @property
     def owner(self) -> bytes:
@@ -39,11 +43,12 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Reader:
-    """A client that waits to pin an object."""
+    """A client that waits to pin an object, or (``serves``) another node: ``request`` is then a transfer's token."""
 
     client: bytes
     request: int
     asked_at: float
+    serves: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +64,34 @@ class Wait:
     @property
     def restores(self) -> bool:
         return not self.client
+
+
+class Sharer(Protocol):
+    """What an object table tells of its objects where there are other nodes (``sharing.py``)."""
+
+    def wanted(self, step: Step, reader: Reader, object_id: bytes) -> bool:
+        """Somebody wants what is not here. False: it is nowhere else either."""
+
+    def sealed(self, step: Step, entry: Entry) -> None:
+        """An object is complete here."""
+
+    def room(self, step: Step, entry: Entry) -> None:
+        """There is room for the copy that was asked for."""
+
+    def no_room(self, step: Step, object_id: bytes, error: str, detail: str) -> None:
+        """There is none; ``error`` as in ``ObjectRefused``."""
+
+    def dropped(self, step: Step, entry: Entry) -> None:
+        """A copy is gone from here."""
+
+    def lost(self, step: Step, entry: Entry) -> None:
+        """An object that was here cannot be read any more."""
+
+    def owner_gone(self, step: Step, owner: bytes) -> None:
+        """A client ended: what it owned goes everywhere."""
+
+    def freed(self, step: Step, owner: bytes, objects: tuple[bytes, ...]) -> None:
+        """An owner wants these to go everywhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,10 @@ from obsray.core.node.jobs import JobDescription
 from obsray.core.node.objects import ObjectTable
 from obsray.core.node.peers import PeerTable
 from obsray.core.node.placement import placement_of
+from obsray.core.node.pulls import Pulled
 from obsray.core.node.resources import MEMORY, Resources
 from obsray.core.node.scheduler import Scheduler
+from obsray.core.node.sharing import Sharing
 from obsray.core.node.step import Broadcast, ReportJob, Shutdown, Step, require
 from obsray.core.node.workers import Death, Ended, WorkerPool
 from obsray.core.protocol import messages as m
@@ -81,6 +83,10 @@ class NodeMachine:
         self.abroad = Abroad(self)
         self.delegation.speak = self.abroad.forward
         self.group_messages = GroupMessages(self)
+        self.sharing = Sharing(node, objects, self.peers, self.clients.__contains__)
+        self.abroad.handlers.update(self.sharing.handlers)
+        self.abroad.on_linked.append(self.sharing.node_linked)
+        self.abroad.on_lost.append(self.sharing.node_lost)
         #: What drivers said about their jobs.
         self.descriptions: dict[int, dict[str, Any]] = {}
         self._describe_node = describe_node
@@ -316,9 +322,35 @@ class NodeMachine:
 
     def object_spilled(self, step: Step, token: int, path: str, seconds: float, error: str) -> None:
         self.objects.spilled(step, token, path, seconds, error)
+        self.sharing.flush(step)
 
     def object_restored(self, step: Step, token: int, seconds: float, error: str) -> None:
         self.objects.restored(step, token, seconds, error)
+        self.sharing.flush(step)
+
+    def object_pulled(self, step: Step, token: int, result: Pulled) -> None:
+        """What PullObject asked for is over."""
+        self.sharing.pulled(step, token, result)
+        self.sharing.flush(step)
+
+    def transfer_asked(self, step: Step, token: int, node: bytes, object_id: bytes) -> None:
+        """Another node wants to read an object."""
+        self.sharing.transfer_asked(step, token, node, object_id)
+        self.sharing.flush(step)
+
+    def transfer_over(
+        self,
+        step: Step,
+        node: bytes,
+        object_id: bytes,
+        sent: int,
+        queue_seconds: float,
+        wire_seconds: float,
+        error: str,
+    ) -> None:
+        """Another node has read what ServeObject granted."""
+        self.sharing.transfer_over(step, node, object_id, sent, queue_seconds, wire_seconds, error)
+        self.sharing.flush(step)
 
     def environment_made(
         self, step: Step, environment: bytes, place: dict[str, Any], size_bytes: int, error: str
@@ -336,6 +368,7 @@ class NodeMachine:
         self.actors.tick(step)
         self.abroad.tick(step)
         self.group_messages.tick(step)
+        self.sharing.tick(step)
         self.look(step)
 
     def sample(self, step: Step, lag_seconds: float) -> None:
@@ -374,6 +407,7 @@ class NodeMachine:
         if self.peers.peers:
             self.delegation.look(step)
             self.abroad.report(step)
+            self.sharing.flush(step)
 
     # --- leases ------------------------------------------------------------------------------------------
 
@@ -420,7 +454,7 @@ class NodeMachine:
     # --- objects and actors ------------------------------------------------------------------------------
 
     def _create_object(self, step: Step, client: Client, message: m.CreateObject) -> None:
-        if owner_of(message.object) not in self.clients and self.peers.home_of(message.object) is None:
+        if not self.sharing.may_create(message.object):
             detail = f"the owner of {short(message.object)} is gone, so nobody could ever free it"
             step.send(client.id, m.ObjectRefused(message.request, "unknown", detail))
             return
@@ -496,6 +530,7 @@ class NodeMachine:
         self.actors.check_invariants()
         self.peers.check_invariants()
         self.delegation.check_invariants()
+        self.sharing.check_invariants()
 
 
 def _text(arguments: dict[str, Any], name: str) -> str:

@@ -3,6 +3,7 @@
 The life of an object: a writer asks for room (CREATED), seals it (SEALED), readers pin it while they map it. When
 room is short the objects read longest ago and pinned by nobody go to disk (SPILLING, SPILLED) and come back when
 they are wanted (RESTORING). It ends when its owner frees it or dies (FREED), or when its file cannot be read (LOST).
+A *copy* of what lies at another node goes when its room is wanted, and is never written to disk.
 
 Requests for room are served first come, first served. One that sees no progress for ``wait_seconds_max`` is refused
 with the sizes and the largest holders.
@@ -17,8 +18,17 @@ from __future__ import annotations
 from collections import deque
 
 from obsray.core.node.allocator import Allocator, rounded
-from obsray.core.node.entries import Entry, Reader, StoreNumbers, Wait, explain_full, show_bytes
-from obsray.core.node.step import RemoveFile, ReserveArena, RestoreObject, SpillObject, Step, require
+from obsray.core.node.entries import Entry, Reader, Sharer, StoreNumbers, Wait, explain_full, show_bytes
+from obsray.core.node.step import (
+    RefuseTransfer,
+    RemoveFile,
+    ReserveArena,
+    RestoreObject,
+    ServeObject,
+    SpillObject,
+    Step,
+    require,
+)
 from obsray.core.protocol.lifecycle import ObjectState, advance
 from obsray.core.protocol.messages import ObjectPinned, ObjectRefused, ObjectRoom
 from obsray.telemetry.events import Reason
@@ -56,6 +66,8 @@ class ObjectTable:
         self._by_owner: dict[bytes, dict[bytes, Entry]] = {}
         self._by_writer: dict[bytes, dict[bytes, Entry]] = {}
         self._by_reader: dict[bytes, dict[bytes, Entry]] = {}
+        #: Set where there are other nodes.
+        self.sharer: Sharer | None = None
 
     # --- writers -----------------------------------------------------------------------------------------
 
@@ -70,14 +82,31 @@ class ObjectTable:
             self._tell_failed(step, object_id, client, size)
             step.send(client, ObjectRefused(request, "too_large", detail))
             return
+        self._enter(step, Entry(object_id, size, client, step.now), request)
+
+    def make_copy(self, step: Step, node: bytes, object_id: bytes, size: int) -> None:
+        """``node`` (this one) will write a copy of what lies elsewhere; its ``Sharer`` is told if there is room."""
+        if rounded(size) > self.capacity:
+            detail = f"{show_bytes(size)} do not fit a store of {show_bytes(self.capacity)}"
+            self._tell_failed(step, object_id, node, size)
+            self._sharer.no_room(step, object_id, "too_large", detail)
+            return
+        self._enter(step, Entry(object_id, size, node, step.now, copy=True), 0)
+
+    def _enter(self, step: Step, entry: Entry, request: int) -> None:
+        known = self.entries.get(entry.id)
         if known is not None:
             advance(known, ObjectState.CREATED)
             self._forget(known)
-        entry = Entry(object_id, size, client, step.now)
-        self.entries[object_id] = entry
-        self._by_owner.setdefault(entry.owner, {})[object_id] = entry
-        self._by_writer.setdefault(client, {})[object_id] = entry
-        self._queue(step, Wait(entry, step.now, client, request))
+        self.entries[entry.id] = entry
+        self._by_owner.setdefault(entry.owner, {})[entry.id] = entry
+        self._by_writer.setdefault(entry.creator, {})[entry.id] = entry
+        self._queue(step, Wait(entry, step.now, entry.creator, request))
+
+    @property
+    def _sharer(self) -> Sharer:
+        assert self.sharer is not None, "there are no other nodes"
+        return self.sharer
 
     def seal(self, step: Step, client: bytes, object_id: bytes) -> None:
         """The writer is done; nothing happens if it is not the writer of such an object."""
@@ -86,13 +115,16 @@ class ObjectTable:
             return
         self._written(entry)
         advance(entry, ObjectState.SEALED)
-        step.emit.object_sealed(step.time_ns, object_id, client, entry.size)
+        if not entry.copy:
+            step.emit.object_sealed(step.time_ns, object_id, client, entry.size)
         if entry.doomed:
             self._drop(step, entry)
             self._serve(step)
             return
         self._add_evictable(entry)
         self._admit_readers(step, entry)
+        if self.sharer is not None:
+            self.sharer.sealed(step, entry)
         if self.waits:
             self._serve(step)
 
@@ -117,13 +149,29 @@ class ObjectTable:
 
     def pin(self, step: Step, client: bytes, request: int, object_id: bytes) -> None:
         """Answered with ObjectPinned once the object is sealed and in memory, or with ObjectRefused."""
+        reader = Reader(client, request, step.now)
+        entry = self.entries.get(object_id)
+        if entry is None or entry.state is ObjectState.LOST:
+            if self.sharer is not None and self.sharer.wanted(step, reader, object_id):
+                return
+        self.admit(step, reader, object_id)
+
+    def serve(self, step: Step, node: bytes, token: int, object_id: bytes) -> None:
+        """Another node wants to read; answered with ServeObject or RefuseTransfer."""
+        reader = Reader(node, token, step.now, serves=True)
+        entry = self.entries.get(object_id)
+        if entry is not None and entry.state is ObjectState.CREATED:
+            self._refuse(step, reader, "unknown", "the object is not complete on this node")
+        else:
+            self.admit(step, reader, object_id)
+
+    def admit(self, step: Step, reader: Reader, object_id: bytes) -> None:
+        """Let somebody read what is here, once it can be."""
         entry = self.entries.get(object_id)
         if entry is None or entry.doomed:
-            step.send(client, ObjectRefused(request, "unknown", "this node has no such object"))
-            return
-        reader = Reader(client, request, step.now)
-        if entry.state is ObjectState.LOST:
-            step.send(client, ObjectRefused(request, "lost", entry.error))
+            self._refuse(step, reader, "unknown", "this node has no such object")
+        elif entry.state is ObjectState.LOST:
+            self._refuse(step, reader, "lost", entry.error)
         elif entry.state is ObjectState.SEALED:
             self._admit(step, entry, reader)
         elif entry.state is ObjectState.SPILLING:
@@ -136,12 +184,21 @@ class ObjectTable:
                 entry.wants_room = True
                 self._queue(step, Wait(entry, step.now))
 
+    def _refuse(self, step: Step, reader: Reader, error: str, detail: str) -> None:
+        if reader.serves:
+            step.effects.append(RefuseTransfer(reader.request, error, detail))
+        else:
+            step.send(reader.client, ObjectRefused(reader.request, error, detail))
+
     def _admit(self, step: Step, entry: Entry, reader: Reader) -> None:
         if not entry.pins:
             self.pinned_bytes += entry.size
             self._remove_evictable(entry)
         entry.pins[reader.client] = entry.pins.get(reader.client, 0) + 1
         self._by_reader.setdefault(reader.client, {})[entry.id] = entry
+        if reader.serves:
+            step.effects.append(ServeObject(reader.request, entry.offset, entry.size))
+            return
         step.emit.object_pinned(step.time_ns, entry.id, reader.client, entry.size, step.now - reader.asked_at)
         step.send(reader.client, ObjectPinned(reader.request, entry.offset, entry.size))
 
@@ -153,7 +210,7 @@ class ObjectTable:
     def _refuse_readers(self, step: Step, entry: Entry, error: str, detail: str) -> None:
         waiting, entry.waiting = entry.waiting, []
         for reader in waiting:
-            step.send(reader.client, ObjectRefused(reader.request, error, detail))
+            self._refuse(step, reader, error, detail)
 
     def unpin(self, step: Step, client: bytes, objects: tuple[bytes, ...]) -> None:
         """The client's views of these are gone, one pin an entry; more than it had change nothing."""
@@ -183,11 +240,37 @@ class ObjectTable:
 
     def free(self, step: Step, client: bytes, objects: tuple[bytes, ...]) -> None:
         """The owner says that nothing refers to these any more. Ids that are not its own are left alone."""
+        if self.sharer is not None:
+            self.sharer.freed(step, client, objects)
         mine = self._by_owner.get(client, {})
         for object_id in objects:
             entry = mine.get(object_id)
             if entry is not None:
                 self._free(step, entry)
+        self._serve(step)
+
+    def free_all(self, step: Step, objects: list[bytes]) -> list[bytes]:
+        """Whoever speaks for their owners says that they may go. Returns those that were here."""
+        found = [entry for each in objects if (entry := self.entries.get(each)) is not None]
+        for entry in found:
+            self._free(step, entry)
+        self._serve(step)
+        return [entry.id for entry in found]
+
+    def owners(self) -> list[bytes]:
+        """Whose objects are here."""
+        return list(self._by_owner)
+
+    def owned_by(self, owner: bytes) -> list[bytes]:
+        """Ids of the objects of one owner that are here."""
+        return list(self._by_owner.get(owner, {}))
+
+    def give_up_copy(self, step: Step, entry: Entry, error: str, detail: str) -> None:
+        """What should have become a copy does not come; those who wait for it here are told why."""
+        self._written(entry)
+        self._cancel_wait(entry)
+        self._refuse_readers(step, entry, error, detail)
+        self._drop(step, entry)
         self._serve(step)
 
     def _free(self, step: Step, entry: Entry) -> None:
@@ -208,6 +291,8 @@ class ObjectTable:
                 entry.waiting = [reader for reader in entry.waiting if reader.client != client]
         for entry in list(self._by_owner.get(client, {}).values()):
             self._free(step, entry)
+        if self.sharer is not None:
+            self.sharer.owner_gone(step, client)
         self._serve(step)
 
     def _drop(self, step: Step, entry: Entry) -> None:
@@ -215,6 +300,7 @@ class ObjectTable:
         if entry.state is ObjectState.SPILLING:
             self._stop_spilling(step, entry, "")
         restoring = entry.state is ObjectState.RESTORING
+        complete = entry.state is not ObjectState.CREATED
         advance(entry, ObjectState.FREED)
         self._cancel_wait(entry)
         self._remove_evictable(entry)
@@ -222,7 +308,10 @@ class ObjectTable:
         if entry.offset >= 0 and not restoring:
             self._release(step, entry)
         self._forget(entry)
-        step.emit.object_freed(step.time_ns, entry.id, entry.size, step.now - entry.created_at)
+        if not entry.copy:
+            step.emit.object_freed(step.time_ns, entry.id, entry.size, step.now - entry.created_at)
+        elif complete:
+            self._sharer.dropped(step, entry)
 
     def _forget(self, entry: Entry) -> None:
         del self.entries[entry.id]
@@ -286,6 +375,8 @@ class ObjectTable:
             self._io[entry.token] = entry
             step.emit.object_restoring(step.time_ns, entry.id, entry.size, step.now - wait.asked_at)
             step.effects.append(RestoreObject(entry.id, entry.token, entry.offset, entry.size, entry.stored_path))
+        elif entry.copy:
+            self._sharer.room(step, entry)
         else:
             step.emit.object_created(step.time_ns, entry.id, wait.client, entry.size, step.now - wait.asked_at)
             step.send(wait.client, ObjectRoom(wait.request, entry.offset))
@@ -304,6 +395,11 @@ class ObjectTable:
         if wait.restores:
             entry.wants_room = False
             self._refuse_readers(step, entry, "full", detail)
+        elif entry.copy:
+            self._written(entry)
+            self._refuse_readers(step, entry, "full", detail)
+            self._drop(step, entry)
+            self._sharer.no_room(step, entry.id, "full", detail)
         else:
             step.send(wait.client, ObjectRefused(wait.request, "full", detail))
             self._written(entry)
@@ -403,7 +499,10 @@ class ObjectTable:
         return needed
 
     def _spill(self, step: Step, entry: Entry) -> bool:
-        """Move one object out. True if its range is free at once because its file exists already."""
+        """Move one object out. True if its range is free at once: it is a copy, or its file exists already."""
+        if entry.copy:
+            self._drop(step, entry)
+            return True
         if not entry.stored_path and not self._disk_allows(step, entry.size):
             return False
         self._remove_evictable(entry)
@@ -475,6 +574,8 @@ class ObjectTable:
             step.emit.object_lost(step.time_ns, entry.id, entry.size, Reason.NONE, step.emit.intern(error))
             entry.error = f"spilled to {entry.stored_path}, which cannot be read back: {error}"
             self._remove_file(step, entry)
+            if self.sharer is not None:
+                self.sharer.lost(step, entry)
             self._refuse_readers(step, entry, "lost", entry.error)
         else:
             advance(entry, ObjectState.SEALED)

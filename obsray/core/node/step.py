@@ -110,6 +110,48 @@ class RestoreObject(NamedTuple):
     path: str
 
 
+class PullObject(NamedTuple):
+    """Fetch the ``missing`` ranges of an object into the arena. Answered by ``object_pulled`` with the same ``token``.
+
+    ``sources`` are ``(node, address)``, the first preferred. Nobody else writes there before the answer.
+    """
+
+    token: int
+    object: bytes
+    offset: int
+    size: int
+    missing: tuple[tuple[int, int], ...]
+    sources: tuple[tuple[bytes, str], ...]
+
+
+class CancelPull(NamedTuple):
+    """Nobody wants it any more: end the transfer soon. It is answered all the same."""
+
+    token: int
+
+
+class ServeObject(NamedTuple):
+    """The answer to ``transfer_asked``: the object lies there until ``transfer_over``."""
+
+    token: int
+    offset: int
+    size: int
+
+
+class RefuseTransfer(NamedTuple):
+    """The answer to ``transfer_asked``: ``error`` as in ``ObjectRefused``."""
+
+    token: int
+    error: str
+    detail: str
+
+
+class CutTransfers(NamedTuple):
+    """A node is dead: end all transfers from and to it."""
+
+    node: bytes
+
+
 class RemoveFile(NamedTuple):
     """Delete the file of a spilled object."""
 
@@ -157,6 +199,11 @@ Effect = (
     | ReserveArena
     | SpillObject
     | RestoreObject
+    | PullObject
+    | CancelPull
+    | ServeObject
+    | RefuseTransfer
+    | CutTransfers
     | RemoveFile
     | RemoveCheckpoints
     | Report

@@ -15,6 +15,7 @@ from obsray.core.protocol.lifecycle import (
     JobState,
     NodeState,
     ObjectState,
+    PullState,
     TaskState,
     WorkerState,
 )
@@ -60,13 +61,28 @@ _PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, 
             ),
             ObjectState.SEALED: (
                 "Complete; it can be read in place.",
-                ("object_sealed", "object_restored", "object_spill_stopped"),
+                ("object_sealed", "object_restored", "object_spill_stopped", "transfer_done"),
             ),
             ObjectState.SPILLING: ("A thread writes it to disk; it can still be read.", ("object_spilling",)),
             ObjectState.SPILLED: ("Only its file is left.", ("object_spilled",)),
             ObjectState.RESTORING: ("A thread reads it back.", ("object_restoring",)),
-            ObjectState.FREED: ("Nothing refers to it any more; its room is free.", ("object_freed",)),
+            ObjectState.FREED: (
+                "Nothing refers to it any more, or it was a copy and others needed the room; its room is free.",
+                ("object_freed", "object_copy_dropped"),
+            ),
             ObjectState.LOST: ("Its file cannot be read.", ("object_lost",)),
+        },
+    ),
+    PullState: (
+        "Pull",
+        "Kept by the node that fetches an object from others (`node/pulls.py`), one for all who want it there.",
+        {
+            PullState.LOCATING: ("Its home was asked where it lies.", ("transfer_asked", "transfer_retried")),
+            PullState.QUEUED: ("It is known where it lies; others are being fetched.", ()),
+            PullState.WAITING_ROOM: ("It is its turn, and the store has no room yet.", ("object_allocation_waiting",)),
+            PullState.PULLING: ("Its bytes come.", ("transfer_begun",)),
+            PullState.DONE: ("The object is here.", ("transfer_done",)),
+            PullState.FAILED: ("Those who wait for it are told why it does not come.", ("transfer_failed",)),
         },
     ),
     WorkerState: (

@@ -34,6 +34,17 @@ class ObjectState(IntEnum):
     LOST = 6
 
 
+class PullState(IntEnum):
+    """A node's fetching of an object that lies elsewhere."""
+
+    LOCATING = 0
+    QUEUED = 1
+    WAITING_ROOM = 2
+    PULLING = 3
+    DONE = 4
+    FAILED = 5
+
+
 class WorkerState(IntEnum):
     """A worker process as its node knows it."""
 
@@ -118,6 +129,18 @@ OBJECT: dict[ObjectState, frozenset[ObjectState]] = {
     ObjectState.LOST: frozenset({ObjectState.FREED, ObjectState.CREATED}),
 }
 
+PULL: dict[PullState, frozenset[PullState]] = {
+    # Done without a transfer: it was made here after all.
+    PullState.LOCATING: frozenset({PullState.QUEUED, PullState.DONE, PullState.FAILED}),
+    # Straight on: it has its room from the try before.
+    PullState.QUEUED: frozenset({PullState.WAITING_ROOM, PullState.PULLING, PullState.DONE, PullState.FAILED}),
+    PullState.WAITING_ROOM: frozenset({PullState.PULLING, PullState.DONE, PullState.FAILED}),
+    # Back: no source could give it all, so its home is asked again.
+    PullState.PULLING: frozenset({PullState.DONE, PullState.LOCATING, PullState.FAILED}),
+    PullState.DONE: frozenset(),
+    PullState.FAILED: frozenset(),
+}
+
 WORKER: dict[WorkerState, frozenset[WorkerState]] = {
     WorkerState.STARTING: frozenset({WorkerState.IDLE, WorkerState.DEAD}),
     WorkerState.IDLE: frozenset({WorkerState.LEASED, WorkerState.ACTOR, WorkerState.DEAD}),
@@ -177,6 +200,7 @@ ENVIRONMENT: dict[EnvironmentState, frozenset[EnvironmentState]] = {
 FIRST: dict[type[IntEnum], IntEnum] = {
     TaskState: TaskState.QUEUED,
     ObjectState: ObjectState.CREATED,
+    PullState: PullState.LOCATING,
     WorkerState: WorkerState.STARTING,
     ActorState: ActorState.DEPENDENCIES_UNREADY,
     GroupState: GroupState.PENDING,
@@ -189,6 +213,7 @@ FIRST: dict[type[IntEnum], IntEnum] = {
 TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
     TaskState: TASK,
     ObjectState: OBJECT,
+    PullState: PULL,
     WorkerState: WORKER,
     ActorState: ACTOR,
     GroupState: GROUP,

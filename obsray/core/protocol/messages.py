@@ -25,6 +25,7 @@ node <-> node          Forward ClientGone JobDescribed LoadReport WantActor With
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
                        ListGroups GroupsListed
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects NodeLeaves
+                       LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects KeepObjects ObjectsFreed NodeLeaves
                        WantPackage PackagePiece
 collectors             TelemetryWanted TelemetryRows
 =====================  ======================================================================================
@@ -815,6 +816,20 @@ class ObjectsGone(NamedTuple):
     objects: list[bytes]
     detail: str
     tag: int = 112
+
+
+class KeepObjects(NamedTuple):
+    """Home -> node: the originals of these are gone; the copies at the receiver take their place and are kept."""
+
+    objects: list[bytes]
+    tag: int = 114
+
+
+class ObjectsFreed(NamedTuple):
+    """Node -> home: these lay here and were freed, as the home said in FreeObjects."""
+
+    objects: list[bytes]
+    tag: int = 115
 
 
 class NodeLeaves(NamedTuple):

@@ -240,6 +240,8 @@ def test_a_file_that_cannot_be_read_back_means_that_the_object_is_lost():
     bench.take(driver)
     bench.send(driver, m.PinObject(3, first))
     bench.restores_end(error="checksum 1, written with 2")
+    (lost,) = bench.take(driver, m.ObjectLost)
+    assert lost.objects == [first]
     (refused,) = bench.take(driver)
     assert refused.error == "lost" and "checksum" in refused.detail and first.hex() in refused.detail
     bench.send(driver, m.PinObject(4, first))
