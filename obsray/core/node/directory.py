@@ -113,7 +113,8 @@ class Directory:
                 elif source in load:
                     load[source] += 1
             # Those that have it longest are asked by most: of equals the youngest copy.
-            nodes = sorted(reversed(nodes), key=load.__getitem__)
+            nodes = nodes[::-1]
+            nodes.sort(key=load.__getitem__)
             if load[nodes[0]] >= READERS_PER_COPY:
                 return False
         if asker != self.node or size >= LARGE_BYTES:

@@ -151,9 +151,9 @@ class ObjectTable:
         """Answered with ObjectPinned once the object is sealed and in memory, or with ObjectRefused."""
         reader = Reader(client, request, step.now)
         entry = self.entries.get(object_id)
-        if entry is None or entry.state is ObjectState.LOST:
-            if self.sharer is not None and self.sharer.wanted(step, reader, object_id):
-                return
+        missing = entry is None or entry.state is ObjectState.LOST
+        if missing and self.sharer is not None and self.sharer.wanted(step, reader, object_id):
+            return
         self.admit(step, reader, object_id)
 
     def serve(self, step: Step, node: bytes, token: int, object_id: bytes) -> None:

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from obsray.core.node.abroad import STORE_RESOURCE
@@ -37,11 +38,15 @@ from obsray.core.node.resources import Resources
 from obsray.core.node.services import Services, services_of, wait_all
 from obsray.core.node.step import (
     Broadcast,
+    CancelPull,
     ConnectPeer,
+    CutTransfers,
     DisconnectPeer,
     Effect,
     EndProcess,
     MakeEnvironment,
+    PullObject,
+    RefuseTransfer,
     RemoveCheckpoints,
     RemoveEnvironment,
     RemoveFile,
@@ -51,11 +56,13 @@ from obsray.core.node.step import (
     RestoreObject,
     Send,
     SendNode,
+    ServeObject,
     Shutdown,
     SpillObject,
     StartWorker,
     Step,
 )
+from obsray.core.node.transfer import Transfers
 from obsray.core.node.workers import SIGNAL_KILL, Ended, WorkerPool
 from obsray.core.protocol.labels import ACCELERATOR
 from obsray.core.protocol.lifecycle import WorkerState
@@ -63,6 +70,7 @@ from obsray.core.protocol.messages import ActorChanged, Exit, Message, NodeLeave
 from obsray.core.system.arena import Arena
 from obsray.core.system.processes import clean_session
 from obsray.core.transport.connection import PROTOCOL_VERSION, Hello
+from obsray.core.transport.dial import TRANSFER_TARGET, dial
 from obsray.core.transport.links import Link, Reactor
 from obsray.core.transport.node_reporter import Membership, NodeReporter
 from obsray.ids import worker_ids
@@ -104,6 +112,10 @@ class Node:
             lambda peer, why: self.reporter.report_unreachable(peer, why),
         )  # fmt: skip
         self.door: Doorman | None = None
+        self.transfers = Transfers(
+            self.arena, self._dial_transfers, self.reactor.post, partial(self._do, self.machine.transfer_asked),
+            partial(self._do, self.machine.transfer_over), partial(self._do, self.machine.object_pulled),
+        )  # fmt: skip
         if options.clustered:
             parcels = Parcels(self.session / "environments" / "packages", self.neighbours, self.reactor.post)
             self.environments.fetch = parcels.fetch
@@ -214,7 +226,14 @@ class Node:
         return door.address
 
     def _on_transfer(self, sock: socket.socket, hello: Hello) -> None:
-        sock.close()
+        peer = self.machine.peers.peers.get(hello.worker)
+        if peer is None or not peer.alive or self._ending:
+            sock.close()
+        else:
+            self.transfers.accept(sock, peer.id)
+
+    def _dial_transfers(self, address: str) -> socket.socket:
+        return dial(address, self.options.token, Hello(self.node, int(ProcessKind.NODE), os.getpid()), TRANSFER_TARGET)
 
     def _admitted(self, membership: Membership) -> None:
         self.machine.jobs = max(self.machine.jobs, membership.jobs_above)
@@ -359,6 +378,14 @@ class Node:
                 self.disk.spill(effect)
             case RestoreObject():
                 self.disk.restore(effect)
+            case PullObject():
+                self.transfers.pull(effect)
+            case CancelPull(token):
+                self.transfers.cancel(token)
+            case ServeObject() | RefuseTransfer():
+                self.transfers.serve(effect)
+            case CutTransfers(node):
+                self.transfers.cut(node)
             case RemoveFile(path):
                 self.disk.remove(path)
             case RemoveCheckpoints(actor):
@@ -580,6 +607,7 @@ class Node:
             link.send(encode(Exit(self._ending)))
         self._end_workers(0.0 if self._fences else grace)
         # 3. Files and threads of the object store.
+        self.transfers.close()
         self.disk.close(grace)
         self.environments.close()
         # 4. What serves people, and what the cluster's state lives in.

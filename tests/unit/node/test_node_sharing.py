@@ -73,7 +73,9 @@ def transfer(cluster: ClusterBench, member: Member, pull: PullObject) -> str:
 def settle(cluster: ClusterBench) -> None:
     """Messages arrive and transfers end until nothing moves."""
     cluster.settle()
-    while any([transfer(cluster, each, pull) or True for each in cluster.nodes if each.up for pull in pulls(each)]):
+    while begun := [(each, pull) for each in cluster.nodes if each.up for pull in pulls(each)]:
+        for each, pull in begun:
+            transfer(cluster, each, pull)
         cluster.settle()
 
 
@@ -500,8 +502,8 @@ def _readable(member: Member, identifier: bytes) -> bool:
 
 
 def test_a_link_that_comes_back_begins_anew():
-    cluster, (owner, maker, reader) = three()
-    home, there, third = cluster.nodes
+    cluster, (owner, maker, _) = three()
+    home, there, _ = cluster.nodes
     identifier = write(there, maker, put_id(owner, 1))
     cluster.settle()
     cluster.cut(home, there)
