@@ -24,7 +24,6 @@ owner -> holder        ObjectValue
 node <-> node          Forward ClientGone JobDescribed LoadReport WantActor WithdrawActor ActorPlaced EndWorker
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
                        ListGroups GroupsListed
-                       LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects NodeLeaves
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects KeepObjects ObjectsFreed NodeLeaves
                        WantPackage PackagePiece
 collectors             TelemetryWanted TelemetryRows

@@ -111,7 +111,7 @@ def relay(sock: socket.socket, change: Callable[[int, bytearray], bool]) -> sock
                 theirs.sendall(data)
         except OSError:
             pass
-        theirs.close()
+        transfer._shut(theirs)
 
     def down() -> None:
         passed = 0
@@ -124,8 +124,8 @@ def relay(sock: socket.socket, change: Callable[[int, bytearray], bool]) -> sock
                 passed += len(data)
         except OSError:
             pass
-        sock.close()
-        theirs.close()
+        for each in (sock, theirs):
+            transfer._shut(each)
 
     for each in (up, down):
         threading.Thread(target=each, daemon=True).start()
