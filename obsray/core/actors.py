@@ -24,6 +24,9 @@ from obsray.core.runtime.session import Session
 from obsray.core.runtime.submission import Plan
 from obsray.errors import ActorAlreadyExistsError, RaySystemError
 
+#: How often ``get_if_exists`` tries to make what it cannot find: others may make and end such actors meanwhile.
+CREATE_ATTEMPTS_MAX = 10
+
 T = TypeVar("T")
 
 
@@ -88,21 +91,26 @@ class ActorClass(Generic[T]):
             options.get("_actor_generator_backpressure_num_objects") or -1,
         )  # fmt: skip
         spec = self._spec(session, name, namespace, meta)
-        try:
-            client, reference = session.submission.create_actor(
-                plan, spec, args, kwargs, meta.ordered, meta.pending_max
-            )
-        except RaySystemError as error:
-            if getattr(error, "kind", "") != "name_taken":
-                raise
-            found = get_named(session, name, namespace) if options.get("get_if_exists") else None
-            if found is not None:
-                return found
-            raise ActorAlreadyExistsError(
-                f"an actor called {name!r} already exists in namespace {namespace!r}; get_actor({name!r}) finds it, "
-                "get_if_exists=True makes or finds it"
-            ) from None
-        return ActorHandle(client.id, meta, session, reference)
+        for _ in range(CREATE_ATTEMPTS_MAX):
+            try:
+                client, reference = session.submission.create_actor(
+                    plan, dict(spec), args, kwargs, meta.ordered, meta.pending_max
+                )
+            except RaySystemError as error:
+                if getattr(error, "kind", "") != "name_taken":
+                    raise
+                if not options.get("get_if_exists"):
+                    break
+                found = get_named(session, name, namespace)
+                if found is not None:
+                    return found
+                # Whoever had the name is dead by now: try again.
+            else:
+                return ActorHandle(client.id, meta, session, reference)
+        raise ActorAlreadyExistsError(
+            f"an actor called {name!r} already exists in namespace {namespace!r}; get_actor({name!r}) finds it, "
+            "get_if_exists=True makes or finds it"
+        )
 
     def _is_serial(self) -> bool:
         """Whether its calls run one after the other."""

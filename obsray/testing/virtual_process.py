@@ -26,7 +26,16 @@ from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import Answer
 from obsray.core.transport.connection import Hello
 from obsray.errors import ObjectFreedError, ObjectLostError, ObjectStoreFullError
-from obsray.ids import NIL_TASK, NIL_WORKER, SEQUENCE_ACTOR, SEQUENCE_GROUP, SEQUENCE_PUT, object_id, task_id
+from obsray.ids import (
+    NIL_TASK,
+    NIL_WORKER,
+    SEQUENCE_ACTOR,
+    SEQUENCE_DETACHED_ACTOR,
+    SEQUENCE_GROUP,
+    SEQUENCE_PUT,
+    object_id,
+    task_id,
+)
 from obsray.telemetry.events import ProcessKind, TaskType, WaitKind
 from obsray.testing.agenda import MILLISECOND_NS, SECOND_NS, Records
 from obsray.testing.network import VirtualLink
@@ -239,9 +248,10 @@ class VirtualProcess:
         """The id of a new object of this process."""
         return object_id(task_id(self.id, next(self._put_numbers), SEQUENCE_PUT))
 
-    def next_actor(self) -> bytes:
+    def next_actor(self, detached: bool = False) -> bytes:
         """The id of a new actor."""
-        return task_id(self.id, next(self._actor_numbers), SEQUENCE_ACTOR)
+        kind = SEQUENCE_DETACHED_ACTOR if detached else SEQUENCE_ACTOR
+        return task_id(self.id, next(self._actor_numbers), kind)
 
     def store(self, identifier: bytes, value: Value) -> Steps[bytes | int]:
         """A value as it travels: inline, or written to the object store. Raises ObjectStoreFullError."""

@@ -205,6 +205,7 @@ class Abroad:
             self.machine.delegation.granted(client, message[1], peer.id)
         elif message[0] in (_REFUSED, _UNMAKEABLE):
             self.machine.delegation.withdrawn(client, message[1], peer.id)
+        self.machine.distant.heard(client, message)
         step.effects.append(Send(client, message))
 
     def _client_gone(self, step: Step, peer: Peer, message: m.ClientGone) -> None:
@@ -213,8 +214,9 @@ class Abroad:
             self.machine.client_left(step, client.id)
 
     def _worker_died(self, step: Step, peer: Peer, message: m.WorkerDied) -> None:
-        step.effects.append(Broadcast(m.encode(message)))
+        # First what it means for its actor, as at home: callers must know that it starts again before calls come back.
         self.machine.actors.peer_worker_died(step, message)
+        step.effects.append(Broadcast(m.encode(message)))
 
     # --- jobs ------------------------------------------------------------------------------------------------
 

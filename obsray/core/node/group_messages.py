@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from obsray.core.node.bundles import Group
 from obsray.core.node.intake import Malformed
+from obsray.core.node.names import LATER
 from obsray.core.node.peers import Peer
 from obsray.core.node.step import Step
 from obsray.core.protocol import messages as m
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 #: A node that does not answer is left out.
 GATHER_SECONDS_MAX = 3.0
 _REMOVED = "its placement group was removed"
-
-#: What a request is answered with that waits for other nodes.
-LATER = object()
 
 
 @dataclass(slots=True)
@@ -274,6 +272,7 @@ class GroupMessages:
         """A group ends: what runs in it here is killed, and what waits for it is refused."""
         # Actors first, so that the deaths of their processes are not taken for crashes.
         self.machine.actors.group_removed(step, group.id, why)
+        self.machine.guests.group_removed(step, group.id, why)
         for lease in self.scheduler.remove_group(step, group, why, reason):
             self.machine.pool.kill(step, lease.worker, DeathCause.PLACEMENT_REMOVED, why)
 

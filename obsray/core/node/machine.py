@@ -14,22 +14,25 @@ from obsray.core.node.abroad import STORE_RESOURCE, Abroad
 from obsray.core.node.actors import ActorTable
 from obsray.core.node.delegation import Delegation
 from obsray.core.node.demands import describe
+from obsray.core.node.distant import DistantActors
 from obsray.core.node.environments import of_job, runtime_of
-from obsray.core.node.group_messages import LATER, GroupMessages
+from obsray.core.node.group_messages import GroupMessages
+from obsray.core.node.guests import GuestTable
 from obsray.core.node.intake import Malformed, accept
 from obsray.core.node.jobs import JobDescription
+from obsray.core.node.names import LATER
 from obsray.core.node.objects import ObjectTable
-from obsray.core.node.peers import PeerTable
+from obsray.core.node.peers import Peer, PeerTable
 from obsray.core.node.placement import placement_of
 from obsray.core.node.pulls import Pulled
 from obsray.core.node.resources import MEMORY, Resources
 from obsray.core.node.scheduler import Scheduler
 from obsray.core.node.sharing import Sharing
-from obsray.core.node.step import Broadcast, ReportJob, Shutdown, Step, require
+from obsray.core.node.step import Broadcast, FindName, ListNames, ReportJob, Shutdown, Step, require
 from obsray.core.node.workers import Death, Ended, WorkerPool
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.labels import NODE_ID
-from obsray.core.protocol.lifecycle import WorkerState
+from obsray.core.protocol.lifecycle import ActorState, WorkerState
 from obsray.ids import owner_of, short
 from obsray.telemetry.events import DeathCause, ProcessKind, Reason
 
@@ -75,13 +78,16 @@ class NodeMachine:
         self.labels = {NODE_ID: node.hex(), **(labels or {})}
         self.scheduler = Scheduler(node, resources, pool, socket_directory, self.labels, self.peers)
         self.groups = self.scheduler.groups
-        self.actors = ActorTable(node, self.scheduler, pool, socket_directory)
         self.clients: dict[bytes, Client] = {}
         #: Counts the jobs of this node; in a cluster it starts at a number that no other node's reaches.
         self.jobs = 0
         self.delegation = Delegation(node, self.labels, resources, self.peers, self.scheduler)
+        self.actors = ActorTable(node, self.scheduler, pool, socket_directory, self.delegation, self.peers)
+        self.guests = GuestTable(self.scheduler, pool)
         self.abroad = Abroad(self)
         self.delegation.speak = self.abroad.forward
+        self.distant = DistantActors(self.peers, self.abroad.forward)
+        self._join_actors()
         self.group_messages = GroupMessages(self)
         self.sharing = Sharing(node, objects, self.peers, self.clients.__contains__)
         self.abroad.handlers.update(self.sharing.handlers)
@@ -110,7 +116,7 @@ class NodeMachine:
                 step, client.id, message.actor, message.error, message.detail
             ),
             m.WatchActor: lambda step, client, message: self.actors.watch(
-                step, client.id, message.actor, owner_of(message.actor) in self.clients
+                step, client.id, message.actor, self._lives(owner_of(message.actor))
             ),
             m.KillActor: self._kill_actor,
             m.KillWorker: self._kill_worker,
@@ -133,10 +139,6 @@ class NodeMachine:
                 self._describe_self(),
                 *self.abroad.described(),
             ],
-            "get_actor": lambda step, client, arguments: self.actors.find(
-                _text(arguments, "name"), _text(arguments, "namespace")
-            ),
-            "list_actors": lambda step, client, arguments: self.actors.named(arguments.get("namespace")),
             "shutdown": self._shutdown,
             "store": self._store,
         }
@@ -173,6 +175,8 @@ class NodeMachine:
         """One checked message of a client, here or at the node where what it is about is at home."""
         if self.peers.peers:
             peer = self.abroad.goes_to(message)
+            if peer is not None and self.distant.say(step, peer, client.id, message):
+                return
             if peer is not None and peer.linked:
                 self.abroad.forward(step, peer, client.id, message)
                 return
@@ -196,6 +200,7 @@ class NodeMachine:
         self.actors.client_gone(step, client_id)
         self.delegation.client_gone(client_id)
         self.abroad.client_ended(step, client_id)
+        self.distant.client_gone(client_id)
         if client.foreign:
             self.objects.client_gone(step, client_id)
             self.look(step)
@@ -218,7 +223,13 @@ class NodeMachine:
 
     def end_job(self, step: Step, job: int) -> None:
         """A driver ended: of its job only detached actors stay, and what works for them."""
-        stay = self.actors.detached_workers()
+        stay = self.actors.detached_workers() | self.guests.detached_workers()
+        # Whether those of other nodes stay is decided there.
+        stay |= {
+            lease.worker.id
+            for lease in self.scheduler.leases.values()
+            if not lease.demand.actor and self.peers.home_of(lease.demand.client) is not None
+        }
         found = list(stay)
         while found:
             # Tasks and actors of a detached actor are its own.
@@ -298,6 +309,7 @@ class NodeMachine:
             require(lease is None, "a lease on a process that never was")
             return
         self.actors.worker_ended(step, death, end.tail)
+        self.guests.worker_ended(end.worker)
         if death.worker.state is WorkerState.DEAD and death.worker.uses:
             self._tell_death(step, death, end)
         self.pool.keep_prestarted(step)
@@ -398,10 +410,11 @@ class NodeMachine:
     def look(self, step: Step) -> None:
         """Something may have become free, or wanted: decide again."""
         for lease in self.scheduler.schedule(step):
-            self.actors.placed(step, lease)
+            (self.actors if lease.demand.actor in self.actors.actors else self.guests).placed(step, lease)
         for demand, error in self.scheduler.give_up(step):
             if demand.actor:
-                self.actors.environment_failed(step, demand.actor, error)
+                keeper = self.actors if demand.actor in self.actors.actors else self.guests
+                keeper.environment_failed(step, demand.actor, error)
             else:
                 step.send(demand.client, m.EnvironmentFailed(demand.shape, error))
         if self.peers.peers:
@@ -466,6 +479,28 @@ class NodeMachine:
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"CreateActor: {error!r}") from None
 
+    def _join_actors(self) -> None:
+        """Have what other nodes say of actors, and what becomes of the nodes, reach those that it concerns."""
+        self.abroad.handlers |= {
+            m.WantActor: self.guests.want,
+            m.WithdrawActor: self.guests.withdraw,
+            m.EndWorker: self.guests.end_worker,
+            m.ActorPlaced: self.actors.peer_placed,
+        }
+        self.abroad.on_linked.append(self.distant.node_linked)
+        self.abroad.on_lost.append(self._node_lost)
+        self.abroad.on_died += [self.actors.node_died, self.distant.node_died]
+
+    def _node_lost(self, step: Step, peer: Peer, detail: str) -> None:
+        self.actors.node_lost(step, peer, detail)
+        self.guests.home_lost(step, peer.id, detail)
+        self.distant.node_lost(peer)
+
+    def _lives(self, client: bytes) -> bool:
+        """Whether a process may still say something: one of this node, or of one whose processes all may."""
+        peer = self.peers.home_of(client)
+        return client in self.clients if peer is None else peer.linked
+
     def _actor_failed(self, step: Step, client: Client, message: m.ActorFailed) -> None:
         self.actors.failed(step, client.id, message.actor, message.error, message.intended)
 
@@ -475,6 +510,9 @@ class NodeMachine:
     # --- requests ----------------------------------------------------------------------------------------
 
     def _request(self, step: Step, client: Client, message: m.Request) -> None:
+        if message.method in ("get_actor", "list_actors"):
+            self._ask_for_names(step, client, message)
+            return
         asking = self._asking.get(message.method)
         if asking is not None:
             answer = asking(step, client, message.arguments, message.request)
@@ -497,6 +535,37 @@ class NodeMachine:
         return {
             **self._describe_node(), "labels": self.labels, "available": free, "draining": self.abroad.draining,
         }  # fmt: skip
+
+    def _ask_for_names(self, step: Step, client: Client, message: m.Request) -> None:
+        """The answer comes now, or once the control store has been asked."""
+        arguments, names = message.arguments, self.actors.names
+        if message.method == "list_actors":
+            namespace = None if arguments.get("namespace") is None else _text(arguments, "namespace")
+            found = names.listed(step, client.id, message.request, namespace)
+        else:
+            name, namespace = _text(arguments, "name"), _text(arguments, "namespace")
+            found = names.find(step, client.id, message.request, name, namespace)
+        if found is not LATER:
+            step.send(client.id, m.Reply(message.request, found))
+
+    def name_answered(self, step: Step, actor: bytes, error: str, kind: str) -> None:
+        """The control store has said whether an actor may have its name (``ReserveName``)."""
+        self.actors.name_answered(step, actor, error, kind)
+        self.look(step)
+
+    def name_found(self, step: Step, asked: FindName, actor: bytes, meta: bytes, error: str) -> None:
+        """The control store knows who has a name: nobody if ``actor`` is empty. ``error``: it could not be asked."""
+        known = self.actors.actors.get(actor)
+        living = (
+            bool(actor) and actor not in self.actors.unborn and (known is None or known.state is not ActorState.DEAD)
+        )
+        value = {"actor": actor, "meta": meta} if living else None
+        step.send(asked.client, m.Reply(asked.request, value, error, "unavailable" if error else ""))
+
+    def names_listed(self, step: Step, asked: ListNames, names: list[tuple[str, str]], error: str) -> None:
+        """The control store's names in use, as pairs of namespace and name."""
+        rows = [{"name": name, "namespace": namespace} for namespace, name in names]
+        step.send(asked.client, m.Reply(asked.request, rows, error, "unavailable" if error else ""))
 
     def _resources(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, dict[str, int]]:
         total = dict(self.resources.total)
@@ -528,6 +597,8 @@ class NodeMachine:
         self.scheduler.check_invariants()
         self.objects.check_invariants()
         self.actors.check_invariants()
+        self.guests.check_invariants()
+        self.distant.check_invariants()
         self.peers.check_invariants()
         self.delegation.check_invariants()
         self.sharing.check_invariants()

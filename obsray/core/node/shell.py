@@ -29,6 +29,7 @@ from obsray.core.node.intake import Malformed
 from obsray.core.node.joining import JOIN_SECONDS_MAX, CannotJoin, Joining
 from obsray.core.node.machine import NodeMachine
 from obsray.core.node.members import learned
+from obsray.core.node.naming import Naming
 from obsray.core.node.neighbours import Neighbour, Neighbours
 from obsray.core.node.objects import ObjectTable
 from obsray.core.node.options import Machine, Options
@@ -44,6 +45,8 @@ from obsray.core.node.step import (
     DisconnectPeer,
     Effect,
     EndProcess,
+    FindName,
+    ListNames,
     MakeEnvironment,
     PullObject,
     RefuseTransfer,
@@ -53,6 +56,7 @@ from obsray.core.node.step import (
     Report,
     ReportJob,
     ReserveArena,
+    ReserveName,
     RestoreObject,
     Send,
     SendNode,
@@ -128,6 +132,7 @@ class Node:
         self.joining = Joining(options, self.services)
         #: Where other nodes connect to: "host:port", "" on its own.
         self.address = ""
+        self.naming = Naming(self.machine, self.reporter, self._do)
         self._offered = machine
         self._dying: dict[bytes, tuple[int, int, int]] = {}
         self._wake_at: float | None = None
@@ -394,6 +399,8 @@ class Node:
                 self._report(news)
             case ReportJob(job, driver, pid, entrypoint, namespace):
                 self.reporter.start_job(job, driver, pid, entrypoint, namespace)
+            case ReserveName() | FindName() | ListNames():
+                self.naming.ask(effect)
             case Shutdown(reason):
                 self._ending = self._ending or reason
 

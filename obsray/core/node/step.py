@@ -180,6 +180,29 @@ class ReportJob(NamedTuple):
     namespace: str
 
 
+class ReserveName(NamedTuple):
+    """Ask the control store for the name of the actor of this spec. Answered by ``name_answered``."""
+
+    spec: dict[str, Any]
+
+
+class FindName(NamedTuple):
+    """Ask the control store for the living actor of a name. Answered by ``name_found``, for this client's request."""
+
+    client: bytes
+    request: int
+    namespace: str
+    name: str
+
+
+class ListNames(NamedTuple):
+    """Ask the control store for the names in use, in one namespace or in all. Answered by ``names_listed``."""
+
+    client: bytes
+    request: int
+    namespace: str | None
+
+
 class Shutdown(NamedTuple):
     """End the whole runtime in order."""
 
@@ -208,6 +231,9 @@ Effect = (
     | RemoveCheckpoints
     | Report
     | ReportJob
+    | ReserveName
+    | FindName
+    | ListNames
     | Shutdown
 )
 

@@ -437,7 +437,8 @@ class StartActor(NamedTuple):
 
 
 class ActorChanged(NamedTuple):
-    """``state``: an index of lifecycle.ActorState. ``path`` is where calls go when alive.
+    """``state``: an index of lifecycle.ActorState. ``path`` is where calls go when alive, empty if that follows from
+    the marks: the node of the worker, or the receiver's own node's socket of that name.
 
     ``error`` is b"" or the serialized error of the constructor; ``detail`` a sentence for people.
     """
@@ -691,12 +692,13 @@ class LoadReport(NamedTuple):
 class WantActor(NamedTuple):
     """Home -> node: find a worker for this actor; answered by ActorPlaced.
 
-    ``demand`` keys: "owner" 8 bytes, "job" int, "name" str, "label" str, "need" and "hold" fixed point dicts,
+    ``attempt`` counts the times that the home has asked some node for this actor, so that answers to earlier ones are
+    known. ``demand`` keys: "owner" 8 bytes, "job" int, "name" str, "label" str, "need" and "hold" fixed point dicts,
     "runtime" and "placement" as in DefineShape.
     """
 
     actor: bytes
-    incarnation: int
+    attempt: int
     demand: dict[str, Any]
     tag: int = 100
 
@@ -705,18 +707,23 @@ class WithdrawActor(NamedTuple):
     """Home -> node: look no longer. Answered by ActorPlaced with a nil worker, unless one was found before."""
 
     actor: bytes
-    incarnation: int
+    attempt: int
     tag: int = 101
 
 
 class ActorPlaced(NamedTuple):
-    """Node -> home: ``worker`` is this actor's, under ``lease``, until it ends. Nil: there is none; ``detail``: why."""
+    """Node -> home: ``worker`` is this actor's, under ``lease``, until it ends.
+
+    Nil: there is none; ``kind`` is "" (the home asked for no more), "environment" (what it must be cannot be made),
+    "group_removed" or "unschedulable" (as in ShapeRefused), ``detail`` a sentence.
+    """
 
     actor: bytes
-    incarnation: int
+    attempt: int
     worker: bytes
     lease: int
     devices: dict[str, list[int]]
+    kind: str
     detail: str
     tag: int = 102
 

@@ -125,7 +125,8 @@ class ActorCalls:
         active = list(self.active) if len(self.active) == 1 else sorted(self.active, key=_id_of)
         self.active.clear()
         for client in active:
-            if client.state is ActorState.ALIVE:
+            # Between the news of its process' death and those of what becomes of it, it has no worker.
+            if client.state is ActorState.ALIVE and client.worker:
                 self._pump(client, time_ns)
 
     def _pump(self, client: ActorClient, time_ns: int) -> None:
@@ -213,7 +214,8 @@ class ActorCalls:
             advance(client, after)
         if after is ActorState.ALIVE:
             if client.worker and client.worker != message.worker:
-                self._put_back(client)
+                # Another node's news of that death are still on their way: nobody knows what had begun.
+                self.worker_died(WorkerDied(client.worker, 0, message.cause, 0, 0, [], message.detail, ""))
             client.worker = message.worker
             self.dispatcher.paths[message.worker] = message.path
             self.active.add(client)

@@ -52,11 +52,13 @@ from obsray.errors import (
 )
 from obsray.ids import (
     SEQUENCE_ACTOR,
+    SEQUENCE_DETACHED_ACTOR,
     SEQUENCE_DETACHED_GROUP,
     SEQUENCE_GROUP,
     SEQUENCE_PUT,
     mark_of,
     mark_of_node,
+    task_id,
 )
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind, WaitKind
@@ -142,6 +144,7 @@ class Session:
         self.task_numbers = itertools.count(1)
         self._put_numbers = itertools.count(1)
         self._actor_numbers = itertools.count(1)
+        self._detached_numbers = itertools.count(1)
         self._put_prefix = worker + bytes([SEQUENCE_PUT])
         self._actor_prefix = worker + bytes([SEQUENCE_ACTOR])
         self._group_numbers = itertools.count(1)
@@ -568,8 +571,10 @@ class Session:
                 self._kept.add(identifier)
                 self.ownership.entry(identifier).local += 1
 
-    def next_actor(self) -> bytes:
-        """The id of a new actor (16 bytes)."""
+    def next_actor(self, detached: bool = False) -> bytes:
+        """The id of a new actor (16 bytes). A detached one is at home at the head of the cluster."""
+        if detached:
+            return task_id(self.worker, next(self._detached_numbers), SEQUENCE_DETACHED_ACTOR)
         return self._actor_prefix + next(self._actor_numbers).to_bytes(7, "big")
 
     def next_group(self, detached: bool = False) -> bytes:

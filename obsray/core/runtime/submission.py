@@ -304,7 +304,7 @@ class Submission:
     ) -> tuple[ActorClient, Any]:
         """Have an actor created whose handle counts as one reference. With the node's answer if it was asked now."""
         session = self.session
-        actor, answer = session.next_actor(), None
+        actor, answer = session.next_actor(bool(spec["detached"])), None
         with session.lock:
             task = self._make(plan, packed, TaskType.ACTOR_CREATION, actor)
             entry = Entry(actor + _FIRST, True)

@@ -8,9 +8,20 @@ from typing import Any
 from node_bench import Bench
 
 from obsray.core.node.peers import NodeFacts, PeerTable
-from obsray.core.node.step import Broadcast, ConnectPeer, DisconnectPeer, Effect, Send, SendNode
+from obsray.core.node.step import (
+    Broadcast,
+    ConnectPeer,
+    DisconnectPeer,
+    Effect,
+    FindName,
+    ListNames,
+    Report,
+    ReserveName,
+    Send,
+    SendNode,
+)
 from obsray.core.protocol import messages as m
-from obsray.core.protocol.lifecycle import NodeState, WorkerState
+from obsray.core.protocol.lifecycle import ActorState, NodeState, WorkerState
 from obsray.core.transport.connection import Connection
 from obsray.ids import mark_of, worker_id
 
@@ -27,6 +38,11 @@ class ClusterBench:
         self.nodes: list[Member] = []
         self.wires: dict[tuple[bytes, bytes], deque[m.Message]] = {}
         self.codec = Connection()
+        #: The control store's table of names: namespace and name -> actor, what its handles need, its home.
+        self.names: dict[tuple[str, str], tuple[bytes, bytes, bytes]] = {}
+        #: What nodes have asked the control store and not heard yet, in order.
+        self.asked_control: deque[tuple[Member, Effect]] = deque()
+        self.control_answers = True
         for options in nodes:
             self.add(**options)
 
@@ -50,7 +66,9 @@ class ClusterBench:
     def settle(self, workers: bool = True) -> None:
         """Deliver all that waits until all is quiet; ``workers``: processes that were asked for say hello."""
         for _ in range(1000):
-            busy = False
+            busy = self.control_answers and bool(self.asked_control)
+            if busy:
+                self.answer_control()
             for (sender, receiver), wire in list(self.wires.items()):
                 if wire:
                     busy = True
@@ -63,6 +81,41 @@ class ClusterBench:
             if not busy:
                 return
         raise AssertionError("the nodes do not come to rest")
+
+    def answer_control(self) -> None:
+        """The control store hears what waits for it, in order, and answers."""
+        for _ in range(len(self.asked_control)):
+            member, effect = self.asked_control.popleft()
+            machine = member.machine
+            match effect:
+                case Report(m.ActorChanged(actor, ActorState.DEAD)):
+                    for name in [name for name, known in self.names.items() if known[0] == actor]:
+                        del self.names[name]
+                case ReserveName(spec) if member.up:
+                    name = (spec["namespace"], spec["name"])
+                    known = self.names.setdefault(name, (spec["actor"], spec["meta"], member.node))
+                    mine = known[0] == spec["actor"]
+                    error, kind = ("", "") if mine else ("the name is taken", "name_taken")
+                    member.do(machine.name_answered, spec["actor"], error, kind)
+                case FindName(_, _, namespace, called) if member.up:
+                    actor, meta, _ = self.names.get((namespace, called), (b"", b"", b""))
+                    member.do(machine.name_found, effect, actor, meta, "")
+                case ListNames(_, _, namespace) if member.up:
+                    names = [name for name in sorted(self.names) if namespace in (None, name[0])]
+                    member.do(machine.names_listed, effect, names, "")
+
+    def control_is_away(self) -> None:
+        """Whoever waits for the control store has waited long enough."""
+        while self.asked_control:
+            member, effect = self.asked_control.popleft()
+            why = "the control store does not answer"
+            match effect:
+                case ReserveName(spec):
+                    member.do(member.machine.name_answered, spec["actor"], why, "unavailable")
+                case FindName():
+                    member.do(member.machine.name_found, effect, b"", b"", why)
+                case ListNames():
+                    member.do(member.machine.names_listed, effect, [], why)
 
     def deliver(self, sender: bytes, receiver: bytes) -> None:
         """All that one node has said to another."""
@@ -95,6 +148,7 @@ class ClusterBench:
             for other in self.nodes:
                 if other.up:
                     other.hear_of(member, NodeState.DEAD)
+            self.names = {name: known for name, known in self.names.items() if known[2] != member.node}
         self.settle()
 
     def pass_time(self, seconds: float) -> None:
@@ -155,6 +209,8 @@ class Member(Bench):
                     return
                 assert self.do(self.machine.abroad.peer_linked, node)
                 assert other.do(other.machine.abroad.peer_linked, self.node)
+            case ReserveName() | FindName() | ListNames() | Report(m.ActorChanged()):
+                self.cluster.asked_control.append((self, effect))
             case DisconnectPeer():
                 pass
             case _:

@@ -147,7 +147,7 @@ def test_killing_for_good_is_known_at_once():
     bench.take(driver)
     bench.send(driver, m.KillActor(actor, False, False))
     assert states(bench, driver) == [ActorState.DEAD]
-    assert bench.actors.names == {}
+    assert bench.actors.names.names == {}
     assert bench.killed() == [worker]
     bench.worker_dies(worker)
     assert states(bench, driver) == []

@@ -132,4 +132,6 @@ def test_a_node_describes_itself():
     bench = Bench()
     driver = bench.driver()
     bench.send(driver, m.Request(1, "nodes", {}))
-    assert bench.take(driver)[0].value == [{"node": NODE, "labels": {"ray.io/node-id": NODE.hex()}}]
+    (row,) = bench.take(driver)[0].value
+    assert row["node"] == NODE and row["labels"] == {"ray.io/node-id": NODE.hex()} and not row["draining"]
+    assert row["available"]["CPU"] == bench.machine.resources.free["CPU"]

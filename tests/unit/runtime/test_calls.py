@@ -179,17 +179,35 @@ def test_calls_that_overtook_others_are_sorted_by_when_they_were_pushed():
     bench.check()
 
 
-def test_an_actor_that_is_alive_elsewhere_gets_what_was_in_flight_at_its_old_place():
+def test_what_was_in_flight_is_repeated_elsewhere_only_if_it_may_be():
+    """The news of the death of the old process, of another node, come after those of the new one."""
     bench = Bench()
     client = bench.actor()
-    tasks = bench.call(client, 2)
+    (lost,), again = bench.call(client), bench.call(client, 2, retries=1)
     bench.run()
     bench.pushed()
     bench.changed(client, ActorState.RESTARTING)
     bench.changed(client, ActorState.ALIVE, OTHER)
     bench.run()
-    assert bench.pushed() == ids(tasks)
+    assert isinstance(load_error(lost.entries[0].value), ActorUnavailableError)
+    assert bench.pushed() == ids(again)
+    bench.calls.worker_died(death(WORKER))
+    bench.run()
+    assert bench.pushed() == []
     bench.check()
+
+
+def test_calls_wait_while_an_actor_has_lost_its_process_and_nobody_has_said_what_becomes_of_it():
+    bench = Bench()
+    client = bench.actor()
+    bench.calls.worker_died(death(WORKER))
+    tasks = bench.call(client, 2)
+    bench.run()
+    assert bench.pushed() == []
+    bench.changed(client, ActorState.RESTARTING)
+    bench.changed(client, ActorState.ALIVE, OTHER)
+    bench.run()
+    assert bench.pushed() == ids(tasks)
 
 
 def test_every_call_of_a_dead_actor_fails_and_says_why():
