@@ -11,7 +11,7 @@ from typing import Any
 
 from obsray.core.api import session
 from obsray.core.runtime.session import Session, current_or_none
-from obsray.core.transport.control_client import ControlClient, ControlError
+from obsray.core.transport.control_client import ControlClient, ControlError, address_of
 from obsray.errors import RpcError
 
 #: Calls to the control store may take so long.
@@ -28,9 +28,8 @@ def _ask(method: str, **fields: Any) -> Any:
         if _client is None or _client[0] is not found:
             if _client is not None:
                 _client[1].close()
-            path = found.directory / "sockets" / "control.sock"
             # Answers are few: the client's own thread may hand them over.
-            client = ControlClient(path, found.token, lambda answer: answer(), SECONDS_MAX)
+            client = ControlClient(address_of(found.directory), found.token, lambda answer: answer(), SECONDS_MAX)
             client.start()
             _client = (found, client)
         client = _client[1]

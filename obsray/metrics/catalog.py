@@ -221,6 +221,14 @@ _METRICS: tuple[Metric, ...] = (
         "Calls to the control store.",
         ("control_rpc",),
     ),
+    Metric(
+        "obsray_control_write_seconds",
+        "histogram",
+        "seconds",
+        (),
+        "How long the control store's storage took to keep changes that arrived together.",
+        ("control_stored",),
+    ),
     # collective operations
     Metric(
         "obsray_collective_seconds",

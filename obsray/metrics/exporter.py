@@ -159,7 +159,10 @@ class Families(Exposed):
         rpc = _histogram("obsray_gcs_rpc_duration_seconds")
         for slot in np.flatnonzero(s.rpc.counts.sum(axis=1)).tolist():
             _add_histogram(rpc, [s.rpc_methods.name(slot)], s.rpc, slot)
-        return [*found, lost, total, used, lag, start, rpc, *self._collectives()]
+        stored = _histogram("obsray_control_write_seconds")
+        if len(s.stored.counts) and s.stored.counts[0].sum():
+            _add_histogram(stored, [], s.stored, 0)
+        return [*found, lost, total, used, lag, start, rpc, stored, *self._collectives()]
 
     def _collectives(self) -> list[Metric]:
         s = self.series

@@ -206,6 +206,7 @@ class Series:
         self.worker_start = Histogram()
         self.rpc_methods = Labels(texts, 100)
         self.rpc = Histogram()
+        self.stored = Histogram()
         self.operations = Labels(texts, OPERATIONS_MAX)
         self.collectives = Histogram()
         self.collective_wait_seconds = np.zeros(OPERATIONS_MAX + 1)
@@ -239,7 +240,8 @@ class Series:
             "store_sample": self._newest, "collector_sample": self._newest, "resource_sample": self._resources,
             "process_sample": self._process_sample, "worker_registered": self._registered, "worker_died": self._died,
             "actor_checkpoint_saved": self._saved, "actor_restored": self._restored,
-            "actor_restarting": self._restarting, "control_rpc": self._rpc, "events_dropped": self._dropped,
+            "actor_restarting": self._restarting, "control_rpc": self._rpc, "control_stored": self._stored,
+            "events_dropped": self._dropped,
             "group_requested": self._group_requested, "group_created": self._group_created,
             "group_removed": self._group_removed,
             "collective_ended": self._collective, "collective_failed": self._collective_failed,
@@ -460,6 +462,9 @@ class Series:
 
     def _rpc(self, columns: Columns) -> None:
         self.rpc.add(self.rpc_methods.of(columns["method"]), columns["rpc_seconds"])
+
+    def _stored(self, columns: Columns) -> None:
+        self.stored.add(np.zeros(len(columns["write_seconds"]), np.int64), columns["write_seconds"])
 
     def _dropped(self, columns: Columns) -> None:
         self.dropped += int(columns["events"].sum())

@@ -437,6 +437,16 @@ _UNION: tuple[Event, ...] = (
         _measure("workers_blocked", "u16"), _measure("demands_queued", "u32"), _measure("demands_infeasible", "u32"))),
     Event(104, "node_changed", "The control store changed its mind about a node.", (
         _detail("node", "id8"), _label("state", "str"), _measure("incarnation", "u32"), _detail("error", "str"))),
+    Event(180, "control_started", "A control store answers from now on, with what its storage held.", (
+        _measure("epoch", "u64"), _measure("recovery_seconds", "f32"), _measure("entries", "u32"),
+        _detail("storage", "str"))),
+    Event(181, "control_took_over", "A control store that stood by answers from now on: the one before is gone.", (
+        _measure("epoch", "u64"), _measure("recovery_seconds", "f32"), _measure("entries", "u32"),
+        _detail("storage", "str"), _detail("error", "str")), Severity.WARNING),
+    Event(182, "control_stored", "The control store wrote changes to its storage.", (
+        _measure("write_seconds", "f32"), _measure("entries", "u32"), _measure("entry_bytes", "u64"))),
+    Event(183, "control_fenced", "A control store ended because another one had taken over.", (
+        _measure("epoch", "u64"), _detail("error", "str")), Severity.WARNING),
     # telemetry about itself
     Event(112, "ring_opened", "A process began to record.", (
         _WORKER, _detail("pid", "u32"), _label("process_kind", "u8", ProcessKind))),

@@ -459,6 +459,18 @@ SENTENCES: dict[str, Sentence] = {
     "job_started": lambda r, n: f"job {r['job']:08x} began: {r['entrypoint']}",
     "job_ended": lambda r, n: f"job {r['job']:08x} ended ({r['cause']})",
     "control_rpc": lambda r, n: f"control store: {r['method']} took {duration(r['rpc_seconds'])}",
+    "control_started": lambda r, n: (
+        f"the control store answers (epoch {r['epoch']}), {r['entries']} entries of {r['storage']} read in "
+        f"{duration(r['recovery_seconds'])}"
+    ),
+    "control_took_over": lambda r, n: (
+        f"a control store took over (epoch {r['epoch']}, {r['entries']} entries read in "
+        f"{duration(r['recovery_seconds'])}): {r['error']}"
+    ),
+    "control_stored": lambda r, n: (
+        f"control store: {r['entries']} entries ({size(r['entry_bytes'])}) written in {duration(r['write_seconds'])}"
+    ),
+    "control_fenced": lambda r, n: f"a control store ended, its epoch {r['epoch']} is over: {r['error']}",
     "node_sample": _node_sample,
     "ring_opened": lambda r, n: f"{_worker(r, n)} began to record",
     "events_dropped": _events_dropped,

@@ -140,6 +140,21 @@ class Actors:
                 del self.entries[self._dead.pop(0)]
         return entry.published()
 
+    def save(self, snapshot: pb.Snapshot) -> None:
+        """Write all of it down."""
+        snapshot.actors.extend(entry.published() for entry in self.entries.values())
+        snapshot.actors_dead.extend(self._dead)
+
+    def restore(self, snapshot: pb.Snapshot) -> None:
+        """Be what was saved."""
+        self.entries = {row.description.actor: ActorEntry(ActorState(row.state), row) for row in snapshot.actors}
+        self._dead = list(snapshot.actors_dead)
+        self._names = {
+            (entry.row.description.namespace, entry.row.description.name): actor
+            for actor, entry in self.entries.items()
+            if entry.row.description.name and entry.state is not ActorState.DEAD
+        }
+
     def check_invariants(self) -> None:
         """Raise AssertionError if the tables contradict each other."""
         living = {

@@ -18,6 +18,10 @@ class History:
         self._first = 1
         self._changes: list[pb.Change] = []
 
+    def resume(self, sequence: int) -> None:
+        """Go on after ``sequence``, which was the last change of an earlier life."""
+        self.last, self._first, self._changes = sequence, sequence + 1, []
+
     def record(self, now: Instant, row: Row) -> pb.Change:
         """Number a change and keep it."""
         self.last += 1

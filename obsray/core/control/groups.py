@@ -134,6 +134,21 @@ class Groups:
                 del self.entries[self._removed.pop(0)]
         return entry.published()
 
+    def save(self, snapshot: pb.Snapshot) -> None:
+        """Write all of it down."""
+        snapshot.groups.extend(entry.published() for entry in self.entries.values())
+        snapshot.groups_removed.extend(self._removed)
+
+    def restore(self, snapshot: pb.Snapshot) -> None:
+        """Be what was saved."""
+        self.entries = {row.description.group: GroupEntry(GroupState(row.state), row) for row in snapshot.groups}
+        self._removed = list(snapshot.groups_removed)
+        self._names = {
+            (entry.row.description.namespace, entry.row.description.name): group
+            for group, entry in self.entries.items()
+            if entry.row.description.name and entry.state is not GroupState.REMOVED
+        }
+
     def check_invariants(self) -> None:
         """Raise AssertionError if the tables contradict each other."""
         named = {

@@ -109,6 +109,19 @@ class Jobs:
             del self._of_driver[forgotten.row.driver]
         return entry.published()
 
+    def save(self, snapshot: pb.Snapshot) -> None:
+        """Write all of it down."""
+        snapshot.jobs.extend(entry.published() for entry in self.entries.values())
+        snapshot.jobs_ended.extend(self._ended)
+        snapshot.spans.extend(pb.Snapshot.Span(span=span, highest=job) for span, job in self._highest.items())
+
+    def restore(self, snapshot: pb.Snapshot) -> None:
+        """Be what was saved."""
+        self.entries = {row.job: JobEntry(JobState(row.state), row) for row in snapshot.jobs}
+        self._of_driver = {row.driver: row.job for row in snapshot.jobs}
+        self._ended = list(snapshot.jobs_ended)
+        self._highest = {each.span: each.highest for each in snapshot.spans}
+
     def check_invariants(self) -> None:
         """Raise AssertionError if the table contradicts itself."""
         assert {entry.row.driver: job for job, entry in self.entries.items()} == self._of_driver

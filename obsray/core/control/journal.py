@@ -1,23 +1,68 @@
 """Where the inputs of the control machine are kept, so that a new process can become the old one.
 
-The journal holds the *inputs* that changed something (``JournalEntry``), in order; replaying them through a fresh
-machine gives the same tables, changes and answers. Telemetry is the machine's *output*, and no substitute.
+A storage holds the *inputs* that changed something (``JournalEntry``), in order, and now and then the state that they
+led to (``Snapshot``), which takes the place of all entries before it. Replaying the rest through a machine in that
+state gives the same tables and answers. Telemetry is the machine's *output*, and no substitute.
+
+Of several processes with one storage at most one writes: it has *claimed* the storage under an epoch greater than all
+before, and what shows an older epoch is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 
-class Journal(Protocol):
-    """What the shell needs of a durable log."""
+class Held(OSError):
+    """Another process writes here; the sentence names it."""
 
-    def append(self, entry: bytes) -> None:
-        """Keep ``entry``; it survives a crash once this returns. Raises OSError if it cannot be kept."""
 
-    def replay(self) -> Iterator[bytes]:
-        """All entries that were kept, oldest first."""
+class Fenced(OSError):
+    """Another process has taken over since: this one must not answer anybody any more."""
+
+
+class Storage(Protocol):
+    """What the shell needs of a durable log. ``durable``: whether what it keeps outlives the process."""
+
+    durable: bool
+    #: Of the claim; 0 before.
+    epoch: int
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+
+    def acquire(self) -> None:
+        """Become the one that writes. Raises Held if there is one."""
+
+    def stand_by(self, stopped: Callable[[], bool]) -> str:
+        """Wait until the one that writes is gone, and become it. Returns why, or "" if ``stopped`` came first."""
+
+    def load(self) -> tuple[bytes, Iterator[bytes]]:
+        """The newest snapshot (b"": none) and all entries after it. Raises ValueError if some are damaged or lack."""
+
+    def append(self, entries: list[bytes]) -> None:
+        """Keep entries; they survive a crash once this returns. Raises Fenced, or OSError if they cannot be kept."""
+
+    def compact(self, state: bytes) -> None:
+        """``state`` is where all entries so far lead to: they need not be kept any longer. Raises as ``append``."""
+
+    @property
+    def compaction_due(self) -> bool:
+        """Whether the entries take so much room that a snapshot is worth it."""
+
+    def renew(self) -> None:
+        """Say that this process lives, and make sure that it may still answer. Raises Fenced."""
+
+    def announce(self, address: str) -> None:
+        """This process may be found at ``host:port``, now or once it is its turn."""
+
+    def places(self) -> list[str]:
+        """Where the processes of this storage may be found."""
+
+    def close(self) -> None:
+        """Let go: another process may write at once."""
 
 
 class MemoryJournal:
@@ -33,11 +78,39 @@ class MemoryJournal:
         return iter(list(self.entries))
 
 
-class NoJournal:
+class NoStorage:
     """Keeps nothing: the control store of a single machine ends with its node, and nobody could read what it kept."""
 
-    def append(self, entry: bytes) -> None:
+    durable = False
+    place = "memory"
+    compaction_due = False
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def acquire(self) -> None:
         pass
 
-    def replay(self) -> Iterator[bytes]:
-        return iter(())
+    def stand_by(self, stopped: Callable[[], bool]) -> str:
+        raise ValueError("a standby needs a storage that it shares with the one it stands by for: use --storage")
+
+    def load(self) -> tuple[bytes, Iterator[bytes]]:
+        return b"", iter(())
+
+    def append(self, entries: Iterable[bytes]) -> None:
+        pass
+
+    def compact(self, state: bytes) -> None:
+        pass
+
+    def renew(self) -> None:
+        pass
+
+    def announce(self, address: str) -> None:
+        pass
+
+    def places(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass

@@ -78,6 +78,19 @@ class Keys:
         if not 0 < len(key) <= KEY_BYTES_MAX:
             raise Refused(Refusal.INVALID, f"a key has 1 to {KEY_BYTES_MAX} bytes, got {len(key)}")
 
+    def save(self, snapshot: pb.Snapshot) -> None:
+        """Write all of it down."""
+        for namespace, space in self.spaces.items():
+            for key, value in space.items():
+                snapshot.keys.add(namespace=namespace, key=key, value=value)
+
+    def restore(self, snapshot: pb.Snapshot) -> None:
+        """Be what was saved."""
+        for each in snapshot.keys:
+            self.spaces.setdefault(each.namespace, {})[each.key] = each.value
+        self.kept_keys = len(snapshot.keys)
+        self.kept_bytes = sum(len(each.key) + len(each.value) for each in snapshot.keys)
+
     def check_invariants(self) -> None:
         """Raise AssertionError if the totals are wrong."""
         kept = sum(len(key) + len(value) for space in self.spaces.values() for key, value in space.items())
@@ -114,6 +127,16 @@ class Functions:
         if entry is None:
             raise Refused(Refusal.NOT_FOUND, f"there is no function {request.hash.hex()}")
         return Outcome(pb.GetFunctionReply(name=entry[0], blob=entry[1]), [])
+
+    def save(self, snapshot: pb.Snapshot) -> None:
+        """Write all of it down."""
+        for digest, (name, blob) in self.entries.items():
+            snapshot.functions.add(hash=digest, name=name, blob=blob)
+
+    def restore(self, snapshot: pb.Snapshot) -> None:
+        """Be what was saved."""
+        self.entries = {each.hash: (each.name, each.blob) for each in snapshot.functions}
+        self.kept_bytes = sum(len(each.blob) for each in snapshot.functions)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the total is wrong."""

@@ -55,6 +55,7 @@ class ControlMachine:
         self.groups = Groups()
         self.keys = Keys()
         self.functions = Functions()
+        self._tables = (self.membership, self.jobs, self.actors, self.groups, self.keys, self.functions)
         self.history = History(epoch, changes_max)
         self._answers: dict[tuple[str, bytes], Message] = {}
         self._handlers: dict[type[Message], Handler] = {
@@ -114,6 +115,34 @@ class ControlMachine:
     def recovered(self, now: Instant) -> None:
         """The journal has been replayed; the present begins."""
         self.membership.recovered(now)
+
+    def snapshot(self) -> bytes:
+        """All state that entries of the journal led to, to take their place."""
+        found = pb.Snapshot(sequence=self.history.last)
+        for table in self._tables:
+            table.save(found)
+        for (method, request_id), reply in self._answers.items():
+            found.answers.add(method=method, request_id=request_id, reply=reply.SerializeToString())
+        data: bytes = found.SerializeToString()
+        return data
+
+    def restore(self, data: bytes) -> None:
+        """Be what ``snapshot`` saved. Raises ValueError for what is none."""
+        found = pb.Snapshot()
+        try:
+            found.ParseFromString(data)
+            answers = {
+                (each.method, each.request_id): getattr(pb, f"{each.method.removesuffix('Request')}Reply").FromString(
+                    each.reply
+                )
+                for each in found.answers
+            }
+        except Exception as error:
+            raise ValueError(f"not a snapshot of the control store: {error}") from error
+        for table in self._tables:
+            table.restore(found)
+        self._answers = answers
+        self.history.resume(found.sequence)
 
     # --- what concerns two tables ---------------------------------------------------------------------------------
 
@@ -177,7 +206,7 @@ class ControlMachine:
 
     def check_invariants(self) -> None:
         """Raise AssertionError if a table contradicts itself or another one."""
-        for table in (self.membership, self.jobs, self.actors, self.groups, self.keys, self.functions):
+        for table in self._tables:
             table.check_invariants()
         dead = {node for node, entry in self.membership.entries.items() if entry.state is NodeState.DEAD}
         for entry in self.actors.entries.values():

@@ -260,6 +260,20 @@ class Membership:
         for node in dead[: max(0, len(dead) - NODES_DEAD_MAX)]:
             del self.entries[node]
 
+    def save(self, snapshot: pb.Snapshot) -> None:
+        """Write down all that is not a matter of the present."""
+        snapshot.incarnations = self._incarnations
+        snapshot.nodes.extend(entry.published() for entry in self.entries.values())
+        snapshot.buried.extend(sorted(self._buried))
+        snapshot.marked.extend(self._marks.values())
+
+    def restore(self, snapshot: pb.Snapshot) -> None:
+        """Be what was saved. ``recovered`` must follow."""
+        self._incarnations = snapshot.incarnations
+        self.entries = {row.description.node: NodeEntry(NodeState(row.state), row, 0) for row in snapshot.nodes}
+        self._buried = set(snapshot.buried)
+        self._marks = {mark_of_node(node): node for node in snapshot.marked}
+
     def check_invariants(self) -> None:
         """Raise AssertionError if the table contradicts itself."""
         incarnations = [entry.row.incarnation for entry in self.entries.values()]

@@ -4,8 +4,12 @@
 ``session.json`` says ``control_address``. With ``--listen host:port`` other machines' nodes reach it too, and
 ``session.json`` says ``control_address_tcp``.
 
-Its end, in order: 1. no new calls; 2. calls under way get ``GRACE_SECONDS``; 3. the ring is closed; 4. the socket is
-removed. Nothing needs to be saved: what was acknowledged is in the journal already.
+With ``--storage DIR`` (by default, if it listens, ``control/`` of the session) it keeps its state there and begins with
+what is kept there. With ``--standby`` it waits until the process that uses the storage is gone, and takes over; so does
+one that is started again after another has taken over from it.
+
+Its end, in order: 1. no new calls; 2. calls under way get ``GRACE_SECONDS``; 3. the storage is let go; 4. the ring is
+closed; 5. the socket is removed. Nothing needs to be saved: what was acknowledged is in the storage already.
 """
 
 from __future__ import annotations
@@ -23,10 +27,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from obsray.config import Config, variable
-from obsray.core.control.journal import Journal, NoJournal
+from obsray.core.control.journal import Fenced, Held, NoStorage, Storage
 from obsray.core.control.machine import ControlMachine, from_journal
 from obsray.core.control.membership import MembershipSettings
-from obsray.core.control.service import ControlService, instant, serve
+from obsray.core.control.service import ControlService, instant, serve, taken
+from obsray.core.control.sqlite_storage import SqliteStorage
 from obsray.core.system.fate import die_with_parent, parent_is_gone
 from obsray.ids import MARK_BYTES, WORKER_ID_BYTES, worker_id
 from obsray.telemetry import session_file
@@ -46,13 +51,30 @@ and run programs as this user. See docs/security.md.
 **********************************************************************************************"""
 
 
-def recover(journal: Journal, epoch: int, settings: MembershipSettings | None = None) -> ControlMachine:
-    """A machine in the state that the journal describes. Raises ValueError if an entry cannot be read."""
-    machine = ControlMachine(epoch, settings)
-    for entry in journal.replay():
+def recover(storage: Storage, settings: MembershipSettings | None = None) -> tuple[ControlMachine, int]:
+    """A machine in the state that the storage describes, and how many entries led there.
+
+    Raises ValueError if something cannot be read.
+    """
+    machine = ControlMachine(storage.epoch, settings)
+    state, entries = storage.load()
+    if state:
+        machine.restore(state)
+    count = 0
+    for entry in entries:
         machine.step(*from_journal(entry))
+        count += 1
     machine.recovered(instant())
-    return machine
+    return machine, count
+
+
+def open_storage(where: str) -> Storage:
+    """The storage that ``--storage`` names; "" for none. Raises OSError or ValueError if it cannot be used."""
+    if not where:
+        return NoStorage(int.from_bytes(os.urandom(7), "big"))
+    if "://" in where:
+        raise ValueError(f"there is no storage of the kind {where.partition('://')[0]!r}: give a directory")
+    return SqliteStorage(Path(where).resolve())
 
 
 def read_token(session: Path) -> bytes:
@@ -101,38 +123,123 @@ def _emitter(session: Path, node: bytes) -> Emitter:
     return Ring(directory, own, ProcessKind.CONTROL, node)
 
 
-async def _run(session: Path, listen: str, parent: int) -> int:
-    config = Config.from_environment()
-    if listen and not check_listen(listen, config.unsafe_network == "1"):
-        print(WARNING.format(listen), file=sys.stderr, flush=True)
-    token = read_token(session)
-    facts = session_file.read(session)
-    emitter = _emitter(session, bytes.fromhex(facts.get("node", "")) or bytes(8))
-    journal = NoJournal()
-    machine = recover(journal, int.from_bytes(os.urandom(7), "big"), _settings(config))
-    service = ControlService(machine, journal, emitter)
-    socket_path = session / SOCKET
-    socket_path.parent.mkdir(mode=0o700, exist_ok=True)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    server, address = await serve(service, socket_path, token, listen)
-    facts = {"control_address": f"unix:{socket_path}", "control_pid": os.getpid()}
-    session_file.update(session, **facts, **({"control_address_tcp": address} if address else {}))
-    # What is here now stays: spares every later collection a walk over the imported modules.
-    gc.collect()
-    gc.freeze()
-    while not stop.is_set() and not service.broken.is_set() and not parent_is_gone(parent):
-        await service.look()
+class _Process:
+    """One control process: what it needs, its turn, its end."""
+
+    def __init__(self, session: Path, options: argparse.Namespace, parent: int) -> None:
+        self.session, self.options, self.parent = session, options, parent
+        self.config = Config.from_environment()
+        self.token = read_token(session)
+        self.storage = open_storage(options.storage or (str(session / "control") if options.listen else ""))
+        self.standby: bool = options.standby
+        node = bytes.fromhex(session_file.read(session).get("node", "")) or bytes(8)
+        self.emitter = _emitter(session, node)
+        self.service = ControlService(self.storage, self.emitter)
+        self.stop = asyncio.Event()
+        self.socket = session / SOCKET
+        #: Where it listens until it is its turn: a socket's path leads to the one that decides.
+        self.own_socket = self.socket.with_name(f"control.{os.getpid()}.sock")
+        self.address = ""
+
+    async def run(self) -> int:
+        listen = self._listen()
+        if listen and not check_listen(listen, self.config.unsafe_network == "1"):
+            print(WARNING.format(listen), file=sys.stderr, flush=True)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        self.socket.parent.mkdir(mode=0o700, exist_ok=True)
+        if not self.standby:
+            try:
+                self.storage.acquire()
+            except Held:
+                if "control_epoch" not in session_file.read(self.session):
+                    raise
+                # This session's own control store, started again: another one has taken over from it.
+                self.standby = True
+        server, self.address = await serve(self.service, self.own_socket, self.token, listen)
         try:
-            await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
-        except TimeoutError:
-            pass
-    await server.stop(GRACE_SECONDS)
-    emitter.close(time.time_ns())
-    socket_path.unlink(missing_ok=True)
-    return 1 if service.broken.is_set() else 0
+            if self.address:
+                self.storage.announce(self.address)
+            if await self._turn():
+                await self._serve()
+        finally:
+            await server.stop(GRACE_SECONDS)
+            await self.service.close()
+            self.storage.close()
+            self._forget_socket()
+            failure = self.service.failure
+            if isinstance(failure, Fenced):
+                self.emitter.control_fenced(time.time_ns(), self.storage.epoch, self.emitter.intern(str(failure)))
+            self.emitter.close(time.time_ns())
+        if failure is not None:
+            print(f"obsray control: {failure}", file=sys.stderr)
+        return 0 if failure is None else 1
+
+    def _listen(self) -> str:
+        """Where to listen: if any port will do, the one of the last time, which nodes and programs know."""
+        listen: str = self.options.listen
+        before: str = session_file.read(self.session).get("control_address_tcp", "")
+        host, _, port = listen.rpartition(":")
+        known = port == "0" and not self.standby and before.rpartition(":")[0] == host
+        return before if known and not taken(host, before.rpartition(":")[2]) else listen
+
+    async def _turn(self) -> bool:
+        """Wait for the turn and begin to answer; False if the end came first."""
+        why = ""
+        if self.standby:
+            waiting = asyncio.get_running_loop().run_in_executor(None, self.storage.stand_by, self._over)
+            why = await waiting
+            if not why:
+                return False
+        started_at = time.perf_counter()
+        machine, entries = recover(self.storage, _settings(self.config))
+        self.service.begin(machine)
+        seconds = time.perf_counter() - started_at
+        emitter, epoch = self.emitter, self.storage.epoch
+        place = emitter.intern(self.storage.place)
+        if why:
+            emitter.control_took_over(time.time_ns(), epoch, seconds, entries, place, emitter.intern(why))
+            print(f"obsray control: epoch {epoch}: took over: {why}", file=sys.stderr, flush=True)
+        else:
+            emitter.control_started(time.time_ns(), epoch, seconds, entries, place)
+        self.own_socket.rename(self.socket)
+        facts = {"control_address": f"unix:{self.socket}", "control_pid": os.getpid(), "control_epoch": epoch}
+        if self.address:
+            facts["control_address_tcp"] = self.address
+        session_file.update(self.session, **facts)
+        return True
+
+    def _over(self) -> bool:
+        return self.stop.is_set() or parent_is_gone(self.parent)
+
+    async def _serve(self) -> None:
+        service = self.service
+        # What is here now stays: spares every later collection a walk over the imported modules.
+        gc.collect()
+        gc.freeze()
+        while not self._over() and not service.broken.is_set():
+            try:
+                self.storage.renew()
+                service.places = self.storage.places()
+            except OSError as error:
+                service.fail(error)
+                return
+            await service.look()
+            try:
+                await asyncio.wait_for(self.stop.wait(), LOOK_SECONDS)
+            except TimeoutError:
+                pass
+
+    def _forget_socket(self) -> None:
+        """Remove the socket, unless its path leads to another process by now."""
+        self.own_socket.unlink(missing_ok=True)
+        if session_file.read(self.session).get("control_pid") == os.getpid():
+            self.socket.unlink(missing_ok=True)
+
+
+async def _process(session: Path, options: argparse.Namespace, parent: int) -> int:
+    return await _Process(session, options, parent).run()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,13 +247,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="obsray-control", description="The control store of an obsray runtime.")
     parser.add_argument("--session-dir", type=Path, required=True, help="directory of the session")
     parser.add_argument("--listen", default="", metavar="HOST:PORT", help="also listen there, for nodes (port 0: any)")
+    parser.add_argument("--storage", default="", metavar="DIR", help="where it keeps its state")
+    parser.add_argument("--standby", action="store_true", help="take over when the one that uses the storage is gone")
+    parser.add_argument("--join", default="", metavar="HOST:PORT", help="stand by for the control store there")
     parent = os.getppid()
     options = parser.parse_args(arguments)
+    if options.join:
+        options.standby = True
+    if options.standby and not options.storage:
+        print("obsray control: a standby needs the --storage of the control store it stands by for", file=sys.stderr)
+        return 1
     session: Path = options.session_dir
     die_with_parent(parent)
     os.umask(0o077)
     try:
-        return asyncio.run(_run(session, options.listen, parent))
+        return asyncio.run(_process(session, options, parent))
     except (OSError, ValueError) as error:
         print(f"obsray control: {error}", file=sys.stderr)
         return 1

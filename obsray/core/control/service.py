@@ -10,13 +10,14 @@ import hmac
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
-from obsray.core.control.journal import Journal
+from obsray.core.control.journal import Storage
 from obsray.core.control.machine import ControlMachine, journal_entry
 from obsray.core.control.step import Instant, Refuse, Refused
 from obsray.core.protocol import control_pb2 as pb
@@ -70,33 +71,180 @@ async def _reject(requests: Any, context: Any) -> AsyncIterator[bytes]:
 
 
 class ControlService(control_pb2_grpc.ControlServicer):
-    """Feeds requests to the machine and carries out what it answers."""
+    """Feeds requests to the machine and carries out what it answers.
 
-    def __init__(self, machine: ControlMachine, journal: Journal, emitter: Emitter) -> None:
-        self.machine = machine
-        self.journal = journal
+    Entries that arrive while others are being written are written together. Nothing is answered, and no watcher told,
+    before all that led to it is kept; so an answer that only reads waits for what it has read. Without a machine, this
+    process stands by, and says so.
+    """
+
+    def __init__(self, storage: Storage, emitter: Emitter, machine: ControlMachine | None = None) -> None:
+        self.storage = storage
         self.emitter = emitter
-        #: Set when the journal failed: memory is ahead of it, and nothing may be answered any more.
+        self.standing_by = machine is None
+        self.machine = machine or ControlMachine(0)
+        #: Set when the storage failed or another process took over: nothing may be answered any more.
         self.broken = asyncio.Event()
+        self.failure: OSError | None = None
+        #: Where else to find the control store, as nodes are told.
+        self.places: list[str] = []
         self._watchers: set[asyncio.Event] = set()
+        self._pending: list[bytes] = []
+        self._taken = self._kept = 0
+        self._kept_sequence = self.machine.history.last
+        self._settling: list[tuple[int, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "obsray-control-storage")
+
+    def begin(self, machine: ControlMachine) -> None:
+        """It is this process' turn: answer from this machine."""
+        self.machine = machine
+        self._kept_sequence = machine.history.last
+        self.standing_by = False
 
     def take(self, stimulus: Message) -> Message | Refuse:
-        """One step: journal first, then watchers, then the answer. Raises OSError if the journal cannot keep it."""
+        """One step, whose entry is on its way to the storage. Nothing of it may be told before ``settled``."""
         now = instant()
         effects, events = self.machine.step(now, stimulus)
         if events:
-            try:
-                self.journal.append(journal_entry(now, stimulus))
-            except OSError:
-                self.broken.set()
-                raise
-            for watcher in self._watchers:
-                watcher.set()
+            self._taken += 1
+            self._pending.append(journal_entry(now, stimulus))
+            if not self.storage.durable:
+                self._pending.clear()
+                self._keep(self._taken, self.machine.history.last)
+            elif self._writing is None:
+                self._writing = asyncio.get_running_loop().create_task(self._write())
             self._record(now, events)
         elif isinstance(stimulus, pb.ReportUnreachableRequest):
             self.declare_overdue()
         (effect,) = effects
         return effect if isinstance(effect, Refuse) else effect.message
+
+    async def settled(self) -> None:
+        """Wait until all that was taken is kept. Raises OSError if it cannot be."""
+        if self.failure is not None:
+            raise self.failure
+        if self._taken > self._kept:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._settling.append((self._taken, future))
+            await future
+        self.storage.renew()
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._pending:
+                entries, self._pending = self._pending, []
+                taken, sequence = self._taken, self.machine.history.last
+                started_at = time.perf_counter()
+                await loop.run_in_executor(self._thread, self.storage.append, entries)
+                seconds = time.perf_counter() - started_at
+                self.emitter.control_stored(time.time_ns(), seconds, len(entries), sum(map(len, entries)))
+                self._keep(taken, sequence)
+                if self.storage.compaction_due and not self._pending:
+                    # Nothing was taken since: this is the state that all kept entries led to.
+                    await loop.run_in_executor(self._thread, self.storage.compact, self.machine.snapshot())
+        except OSError as error:
+            self.fail(error)
+        finally:
+            self._writing = None
+
+    def _keep(self, taken: int, sequence: int) -> None:
+        self._kept, self._kept_sequence = taken, sequence
+        while self._settling and self._settling[0][0] <= taken:
+            _, future = self._settling.pop(0)
+            if not future.done():
+                future.set_result(None)
+        for watcher in self._watchers:
+            watcher.set()
+
+    def fail(self, error: OSError) -> None:
+        """Memory is ahead of the storage, or another process decides now: answer nobody any more."""
+        self.failure = self.failure or error
+        self.broken.set()
+        for _, future in self._settling:
+            if not future.done():
+                future.set_exception(error)
+        self._settling.clear()
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))
+        self._thread.shutdown()
+
+    async def answer(self, method: str, request: Message, context: Any) -> Message:
+        """A unary call, from request to reply."""
+        started_at = time.perf_counter()
+        error = ""
+        try:
+            if self.standing_by:
+                error = "UNAVAILABLE"
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "this control store stands by; another one decides")
+            answer: Message | Refuse
+            try:
+                await self._may_answer()
+                answer = self.take(request)
+                await self.settled()
+            except OSError as failure:
+                error = type(failure).__name__
+                self.fail(failure)
+                await context.abort(grpc.StatusCode.UNAVAILABLE, f"the control store ends: {failure}")
+                raise
+            if isinstance(answer, Refuse):
+                error = answer.refusal.value
+                await context.abort(grpc.StatusCode[error], answer.detail)
+            assert not isinstance(answer, Refuse)
+            if isinstance(answer, pb.RegisterNodeReply | pb.HeartbeatReply):
+                del answer.control_addresses[:]
+                answer.control_addresses.extend(self.places)
+            return answer
+        except (ValueError, AssertionError) as failure:
+            error = type(failure).__name__
+            raise
+        finally:
+            self._measure(method, time.perf_counter() - started_at, error)
+
+    async def _may_answer(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.storage.renew()
+
+    async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.WatchReply]:
+        """Follow the changes until the caller has enough or falls out of the history."""
+        started_at = time.perf_counter()
+        wanted = {_TABLES[table] for table in request.tables if table in _TABLES}
+        position = request.after_sequence
+        news = asyncio.Event()
+        self._watchers.add(news)
+        error = ""
+        try:
+            if self.standing_by:
+                error = "UNAVAILABLE"
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "this control store stands by; another one decides")
+            # Says that the watch is in place even while nothing changes.
+            await context.send_initial_metadata(())
+            while True:
+                news.clear()
+                changes = [
+                    change
+                    for change in self.machine.changes_after(request.epoch, position)[:WATCH_CHANGES_MAX]
+                    if change.sequence <= self._kept_sequence
+                ]
+                if not changes:
+                    await news.wait()
+                    continue
+                position = changes[-1].sequence
+                if wanted:
+                    changes = [change for change in changes if change.WhichOneof("row") in wanted]
+                if changes:
+                    yield pb.WatchReply(changes=changes, sequence=position)
+        except Refused as refused:
+            error = refused.refusal.value
+            await context.abort(grpc.StatusCode[error], refused.detail)
+        finally:
+            self._watchers.discard(news)
+            self._measure("Watch", time.perf_counter() - started_at, error)
 
     async def look(self) -> None:
         """Find out about silent nodes and declare what follows. Called a few times a second."""
@@ -115,54 +263,6 @@ class ControlService(control_pb2_grpc.ControlServicer):
         """Carry out what silence, and those who were refused, have decided."""
         for stimulus in self.machine.overdue(instant()):
             self.take(stimulus)
-
-    async def answer(self, method: str, request: Message, context: Any) -> Message:
-        """A unary call, from request to reply."""
-        started_at = time.perf_counter()
-        error = ""
-        try:
-            if self.broken.is_set():
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the control store cannot write its journal")
-            answer = self.take(request)
-            if isinstance(answer, Refuse):
-                error = answer.refusal.value
-                await context.abort(grpc.StatusCode[error], answer.detail)
-            assert not isinstance(answer, Refuse)
-            return answer
-        except (OSError, ValueError, AssertionError) as failure:
-            error = type(failure).__name__
-            raise
-        finally:
-            self._measure(method, time.perf_counter() - started_at, error)
-
-    async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.WatchReply]:
-        """Follow the changes until the caller has enough or falls out of the history."""
-        started_at = time.perf_counter()
-        wanted = {_TABLES[table] for table in request.tables if table in _TABLES}
-        position = request.after_sequence
-        news = asyncio.Event()
-        self._watchers.add(news)
-        error = ""
-        try:
-            # Says that the watch is in place even while nothing changes.
-            await context.send_initial_metadata(())
-            while True:
-                news.clear()
-                changes = self.machine.changes_after(request.epoch, position)[:WATCH_CHANGES_MAX]
-                if not changes:
-                    await news.wait()
-                    continue
-                position = changes[-1].sequence
-                if wanted:
-                    changes = [change for change in changes if change.WhichOneof("row") in wanted]
-                if changes:
-                    yield pb.WatchReply(changes=changes, sequence=position)
-        except Refused as refused:
-            error = refused.refusal.value
-            await context.abort(grpc.StatusCode[error], refused.detail)
-        finally:
-            self._watchers.discard(news)
-            self._measure("Watch", time.perf_counter() - started_at, error)
 
     def _measure(self, method: str, seconds: float, error: str) -> None:
         emitter = self.emitter

@@ -728,6 +728,74 @@ class WatchReply(_message.Message):
     sequence: int
     def __init__(self, changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ..., sequence: _Optional[int] = ...) -> None: ...
 
+class Snapshot(_message.Message):
+    __slots__ = ("sequence", "incarnations", "nodes", "buried", "marked", "jobs", "jobs_ended", "spans", "actors", "actors_dead", "groups", "groups_removed", "keys", "functions", "answers")
+    class Key(_message.Message):
+        __slots__ = ("namespace", "key", "value")
+        NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        namespace: str
+        key: bytes
+        value: bytes
+        def __init__(self, namespace: _Optional[str] = ..., key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+    class Function(_message.Message):
+        __slots__ = ("hash", "name", "blob")
+        HASH_FIELD_NUMBER: _ClassVar[int]
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        BLOB_FIELD_NUMBER: _ClassVar[int]
+        hash: bytes
+        name: str
+        blob: bytes
+        def __init__(self, hash: _Optional[bytes] = ..., name: _Optional[str] = ..., blob: _Optional[bytes] = ...) -> None: ...
+    class Span(_message.Message):
+        __slots__ = ("span", "highest")
+        SPAN_FIELD_NUMBER: _ClassVar[int]
+        HIGHEST_FIELD_NUMBER: _ClassVar[int]
+        span: int
+        highest: int
+        def __init__(self, span: _Optional[int] = ..., highest: _Optional[int] = ...) -> None: ...
+    class Answer(_message.Message):
+        __slots__ = ("method", "request_id", "reply")
+        METHOD_FIELD_NUMBER: _ClassVar[int]
+        REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+        REPLY_FIELD_NUMBER: _ClassVar[int]
+        method: str
+        request_id: bytes
+        reply: bytes
+        def __init__(self, method: _Optional[str] = ..., request_id: _Optional[bytes] = ..., reply: _Optional[bytes] = ...) -> None: ...
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    BURIED_FIELD_NUMBER: _ClassVar[int]
+    MARKED_FIELD_NUMBER: _ClassVar[int]
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    JOBS_ENDED_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    ACTORS_FIELD_NUMBER: _ClassVar[int]
+    ACTORS_DEAD_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    incarnations: int
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    buried: _containers.RepeatedScalarFieldContainer[bytes]
+    marked: _containers.RepeatedScalarFieldContainer[bytes]
+    jobs: _containers.RepeatedCompositeFieldContainer[Job]
+    jobs_ended: _containers.RepeatedScalarFieldContainer[int]
+    spans: _containers.RepeatedCompositeFieldContainer[Snapshot.Span]
+    actors: _containers.RepeatedCompositeFieldContainer[Actor]
+    actors_dead: _containers.RepeatedScalarFieldContainer[bytes]
+    groups: _containers.RepeatedCompositeFieldContainer[Group]
+    groups_removed: _containers.RepeatedScalarFieldContainer[bytes]
+    keys: _containers.RepeatedCompositeFieldContainer[Snapshot.Key]
+    functions: _containers.RepeatedCompositeFieldContainer[Snapshot.Function]
+    answers: _containers.RepeatedCompositeFieldContainer[Snapshot.Answer]
+    def __init__(self, sequence: _Optional[int] = ..., incarnations: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., buried: _Optional[_Iterable[bytes]] = ..., marked: _Optional[_Iterable[bytes]] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., jobs_ended: _Optional[_Iterable[int]] = ..., spans: _Optional[_Iterable[_Union[Snapshot.Span, _Mapping]]] = ..., actors: _Optional[_Iterable[_Union[Actor, _Mapping]]] = ..., actors_dead: _Optional[_Iterable[bytes]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., groups_removed: _Optional[_Iterable[bytes]] = ..., keys: _Optional[_Iterable[_Union[Snapshot.Key, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[Snapshot.Function, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[Snapshot.Answer, _Mapping]]] = ...) -> None: ...
+
 class JournalEntry(_message.Message):
     __slots__ = ("monotonic_ns", "wall_ns", "register_node", "heartbeat", "leave_node", "declare_node", "start_job", "end_job", "register_actor", "update_actor", "put_key", "delete_key", "put_function", "register_group", "update_group")
     MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]

@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from obsray.telemetry import session_file
+
 MESSAGE_BYTES_MAX = 64 << 20
 ATTEMPT_SECONDS_MAX = 5.0
 PAUSE_SECONDS_MIN = 0.05
 PAUSE_SECONDS_MAX = 1.0
-#: Answers that mean: not now, or not this process.
-AGAIN = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+#: Answers that mean: not now, or not this process, or that it ended with the call under way.
+AGAIN = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 CLOSE_SECONDS_MAX = 1.0
 
 #: Names and values of a request's fields, or how to find them once it is sent.
@@ -111,6 +113,15 @@ class Route:
 
 def _targets(addresses: Iterable[str]) -> list[str]:
     return [address.strip() for address in addresses if address.strip()]
+
+
+def address_of(session: Path) -> Path | str:
+    """Where a process of this session finds the control store: in the session itself, or wherever its node joined."""
+    path = session / "sockets" / "control.sock"
+    facts = session_file.read(session)
+    if path.exists() or not (facts.get("control_addresses") or facts.get("control_address_tcp")):
+        return path
+    return ",".join([*facts.get("control_addresses", ()), *filter(None, [facts.get("control_address_tcp")])])
 
 
 class ControlClient:

@@ -13,6 +13,7 @@ from obsray.core.protocol.lifecycle import ActorState, GroupState
 from obsray.core.transport.control_client import ControlClient, ControlError, Fields, OnDone, _Call
 from obsray.core.transport.followers import Follower
 from obsray.ids import owner_of
+from obsray.telemetry import session_file
 
 RESTARTS_MAX = (1 << 31) - 1
 DETAIL_CHARACTERS_MAX = 4_096
@@ -75,6 +76,7 @@ class NodeReporter(ControlClient):
         self._groups: dict[bytes, dict[str, Any]] = {}
         self._group_changes: dict[bytes, dict[str, Any]] = {}
         self._incarnation = 0
+        self._learned: list[str] = []
         self._heartbeat_seconds: float | None = None
         self._beat_at = 0.0
 
@@ -363,10 +365,22 @@ class NodeReporter(ControlClient):
 
     def _learn(self, addresses: Any) -> None:
         found = list(addresses)
-        if found:
+        if found and found != self._learned:
+            self._learned = found
+            self._tell_session(found)
             self._route.learn(found)
             if self._follower is not None:
                 self._follower.learn(found)
+
+    def _tell_session(self, addresses: list[str]) -> None:
+        """So that programs on this node find the control store wherever it is."""
+        session = self._description.get("session")
+        try:
+            if session:
+                session_file.update(Path(session), control_addresses=addresses)
+        except OSError:
+            # The node is about to end.
+            pass
 
     def _idle_seconds(self) -> float | None:
         if self._heartbeat_seconds is None:

@@ -101,6 +101,26 @@ def test_invariants_hold_and_the_journal_alone_gives_the_same_machine(seed):
     assert replayed.changes_after(1, 0) == machine.changes_after(1, 0)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_snapshot_takes_the_place_of_all_entries_before_it(seed):
+    print("seed", seed)
+    journal = MemoryJournal()
+    machine, _ = run(seed, journal)
+    entries = list(journal.replay())
+    half = random.Random(seed).randrange(len(entries))
+    before = ControlMachine(1)
+    for entry in entries[:half]:
+        before.step(*from_journal(entry))
+    restored = ControlMachine(1)
+    restored.restore(before.snapshot())
+    restored.check_invariants()
+    for entry in entries[half:]:
+        restored.step(*from_journal(entry))
+        restored.check_invariants()
+    assert snapshot(restored) == snapshot(machine)
+    assert restored.snapshot() == machine.snapshot()
+
+
 def test_the_same_seed_gives_the_same_history_byte_for_byte():
     assert run(99, MemoryJournal())[1] == run(99, MemoryJournal())[1]
 

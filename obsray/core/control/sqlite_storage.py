@@ -1,0 +1,304 @@
+"""The control store's storage in a directory: SQLite in WAL mode.
+
+``control.db`` holds entries, the newest snapshot and the claim (epoch, process); ``lock`` is locked by the process that
+writes, ``beat`` is touched by it several times a second, and ``places/`` says where processes listen.
+
+A commit is one transaction that looks at the epoch first, flushed to the disk before it counts
+(``synchronous=FULL``): a transaction that was cut off at any byte never was. A process that dies gives its lock back at
+once. One that stands still keeps the lock but its beats end: then the claim is taken from it, and when it goes on it
+finds the epoch changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from obsray.core.control.journal import Fenced, Held
+
+BEAT_SECONDS = 0.1
+#: A lock that is free is taken only once no beat came for this long: it may be that of a process that stood still.
+FREE_SECONDS = 0.3
+#: Without a beat for this long, the one that writes has lost its claim.
+TAKEOVER_SECONDS = 1.0
+#: So long after its last beat a process may answer without looking at the epoch again.
+LEASE_SECONDS = 0.7
+LOOK_SECONDS = 0.05
+BUSY_SECONDS = 0.3
+COMPACT_ENTRIES = 10_000
+COMPACT_BYTES = 64 << 20
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, entry BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), number INTEGER, state BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS claim (
+    id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER, pid INTEGER, started INTEGER, host TEXT, since_ns INTEGER);
+"""
+
+
+class SqliteStorage:
+    """One directory. Methods may be called from any thread, one at a time for ``append`` and ``compact``."""
+
+    durable = True
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.epoch = 0
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / "places").mkdir(mode=0o700, exist_ok=True)
+        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._beat = os.open(directory / "beat", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._locked = False
+        self._next = 1
+        self._kept_bytes = self._kept_entries = 0
+        self._renewing = threading.Lock()
+        self._beaten_at = 0.0
+        self._ended = threading.Event()
+        self._beater = threading.Thread(target=self._keep_beating, name="obsray-control-beat", daemon=True)
+        with _as_os_error(self.place):
+            self._writer, self._reader = self._connect(), self._connect()
+            self._writer.executescript(_TABLES)
+
+    @property
+    def place(self) -> str:
+        return str(self.directory)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.directory / "control.db", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
+
+    # --- who writes -----------------------------------------------------------------------------------------
+
+    def acquire(self) -> None:
+        if not self._try_lock():
+            raise Held(self._holder())
+        if self._claimed() and self._is_beaten(FREE_SECONDS):
+            self._unlock()
+            raise Held(self._holder())
+        self._claim()
+
+    def stand_by(self, stopped: Callable[[], bool]) -> str:
+        seen, seen_at = self._last_beat(), time.monotonic()
+        while not stopped():
+            time.sleep(LOOK_SECONDS)
+            now, beat = time.monotonic(), self._last_beat()
+            if beat != seen:
+                seen, seen_at = beat, now
+            quiet_seconds = now - seen_at
+            if quiet_seconds < FREE_SECONDS:
+                continue
+            before = self._holder()
+            if self._try_lock() or quiet_seconds >= TAKEOVER_SECONDS:
+                why = f"no sign of life for {quiet_seconds:.1f} s; {before}"
+                if self._claim_from_anybody():
+                    return why
+        return ""
+
+    def _claim_from_anybody(self) -> bool:
+        try:
+            self._claim()
+        except OSError:
+            # It stands still in the middle of a transaction, which nobody else can end.
+            self._kill_holder()
+            return False
+        return True
+
+    def _claim(self) -> None:
+        with _as_os_error(self.place), self._transaction():
+            row = self._writer.execute("SELECT epoch FROM claim").fetchone()
+            epoch = (row[0] if row else 0) + 1
+            pid = os.getpid()
+            self._writer.execute(
+                "INSERT OR REPLACE INTO claim VALUES (1, ?, ?, ?, ?, ?)",
+                (epoch, pid, _started(pid), socket.gethostname(), time.time_ns()),
+            )
+        self.epoch = epoch
+        self._write_beat(time.monotonic())
+        self._beater.start()
+
+    def _claimed(self) -> tuple[int, int, int, str, int] | None:
+        query = "SELECT epoch, pid, started, host, since_ns FROM claim"
+        with _as_os_error(self.place):
+            row: tuple[int, int, int, str, int] | None = self._reader.execute(query).fetchone()
+        return row
+
+    def _holder(self) -> str:
+        claim = self._claimed()
+        if claim is None:
+            return f"another process is about to use {self.directory}"
+        _, pid, _, host, since_ns = claim
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since_ns / 1e9))
+        return f"the control store with pid {pid} on {host} has held {self.directory} since {since}"
+
+    def _kill_holder(self) -> None:
+        claim = self._claimed()
+        if claim is not None and claim[3] == socket.gethostname() and _started(claim[1]) == claim[2] != 0:
+            os.kill(claim[1], signal.SIGKILL)
+
+    def _try_lock(self) -> bool:
+        if not self._locked:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._locked = True
+        return True
+
+    def _unlock(self) -> None:
+        if self._locked:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._locked = False
+
+    # --- signs of life --------------------------------------------------------------------------------------
+
+    def renew(self) -> None:
+        with self._renewing:
+            now = time.monotonic()
+            if now - self._beaten_at > LEASE_SECONDS:
+                self._check_epoch(self._reader)
+            self._write_beat(now)
+
+    def _write_beat(self, now: float) -> None:
+        os.pwrite(self._beat, int(now * 1e9).to_bytes(8, "little") + self.epoch.to_bytes(8, "little"), 0)
+        self._beaten_at = now
+
+    def _last_beat(self) -> bytes:
+        return os.pread(self._beat, 16, 0)
+
+    def _is_beaten(self, seconds: float) -> bool:
+        before, until = self._last_beat(), time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self._last_beat() != before:
+                return True
+            time.sleep(LOOK_SECONDS)
+        return False
+
+    def _keep_beating(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            try:
+                self.renew()
+            except OSError:
+                # Whoever answers or writes next is told the same.
+                return
+            # Taken over from a process that stood still: its lock is free when it has ended.
+            self._try_lock()
+
+    # --- entries --------------------------------------------------------------------------------------------
+
+    def load(self) -> tuple[bytes, Iterator[bytes]]:
+        with _as_os_error(self.place):
+            row = self._writer.execute("SELECT number, state FROM snapshot").fetchone()
+            last = self._writer.execute("SELECT max(number) FROM entries").fetchone()[0]
+        number, state = row if row else (0, b"")
+        self._next = max(number, last or 0) + 1
+        self._kept_entries = self._next - 1 - number
+        return bytes(state), self._replay(number)
+
+    def _replay(self, after: int) -> Iterator[bytes]:
+        expected = after
+        query = "SELECT number, entry FROM entries WHERE number > ? ORDER BY number"
+        with _as_os_error(self.place):
+            for number, entry in self._writer.execute(query, (after,)):
+                expected += 1
+                if number != expected:
+                    raise ValueError(f"{self.directory}: entry {expected} is missing")
+                self._kept_bytes += len(entry)
+                yield entry
+
+    def append(self, entries: list[bytes]) -> None:
+        with _as_os_error(self.place), self._transaction():
+            self._check_epoch(self._writer)
+            numbered = list(enumerate(entries, self._next))
+            self._writer.executemany("INSERT INTO entries VALUES (?, ?)", numbered)
+        self._next += len(entries)
+        self._kept_entries += len(entries)
+        self._kept_bytes += sum(map(len, entries))
+
+    def compact(self, state: bytes) -> None:
+        with _as_os_error(self.place):
+            with self._transaction():
+                self._check_epoch(self._writer)
+                self._writer.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?)", (self._next - 1, state))
+                self._writer.execute("DELETE FROM entries WHERE number < ?", (self._next,))
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._kept_entries = self._kept_bytes = 0
+
+    @property
+    def compaction_due(self) -> bool:
+        return self._kept_entries >= COMPACT_ENTRIES or self._kept_bytes >= COMPACT_BYTES
+
+    def _check_epoch(self, connection: sqlite3.Connection) -> None:
+        with _as_os_error(self.place):
+            row = connection.execute("SELECT epoch FROM claim").fetchone()
+        if row is None or row[0] != self.epoch:
+            raise Fenced(f"{self._holder()}; epoch {self.epoch} of this process is over")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+    # --- where to find it -----------------------------------------------------------------------------------
+
+    def announce(self, address: str) -> None:
+        path = self.directory / "places" / str(os.getpid())
+        path.with_suffix(".new").write_text(address)
+        path.with_suffix(".new").rename(path)
+
+    def places(self) -> list[str]:
+        found = []
+        for path in sorted((self.directory / "places").iterdir()):
+            if path.suffix:
+                continue
+            if _started(int(path.name)):
+                found.append(path.read_text())
+            else:
+                path.unlink(missing_ok=True)
+        return found
+
+    def close(self) -> None:
+        self._ended.set()
+        if self._beater.is_alive():
+            self._beater.join()
+        (self.directory / "places" / str(os.getpid())).unlink(missing_ok=True)
+        self._writer.close()
+        self._reader.close()
+        os.close(self._beat)
+        # Unlocks it.
+        os.close(self._lock)
+
+
+@contextmanager
+def _as_os_error(place: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OSError(f"{place}/control.db: {error}") from error
+
+
+def _started(pid: int) -> int:
+    """When a process started, in ticks since boot; 0 if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    words = text.rpartition(")")[2].split()
+    return 0 if words[0] in ("Z", "X") else int(words[19])

@@ -1,0 +1,193 @@
+"""The control store's storage in a directory: nothing acknowledged is lost, and only one process writes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from obsray.core.control import sqlite_storage
+from obsray.core.control.journal import Fenced, Held
+from obsray.core.control.sqlite_storage import SqliteStorage
+
+SEED = random.SystemRandom().randrange(1 << 32)
+#: Appends batches of entries that say their numbers, and says on a pipe how many are kept; now and then a snapshot.
+WRITER = """
+import random, sys
+from pathlib import Path
+from obsray.core.control.sqlite_storage import SqliteStorage
+chance = random.Random(int(sys.argv[2]))
+storage = SqliteStorage(Path(sys.argv[1]))
+storage.acquire()
+state, entries = storage.load()
+number = int(state or b"0") + len(list(entries))
+while True:
+    batch = [b"%d " % each + chance.randbytes(chance.randrange(3000)) for each in range(number + 1, number + 4)]
+    storage.append(batch)
+    number += len(batch)
+    print(number, flush=True)
+    if chance.random() < 0.05:
+        storage.compact(b"%d" % number)
+"""
+
+
+def contents(directory: Path) -> int:
+    """Up to which number everything is kept; fails if one is missing."""
+    storage = SqliteStorage(directory)
+    state, entries = storage.load()
+    number = int(state or b"0")
+    for entry in entries:
+        number += 1
+        assert int(entry.split(b" ")[0]) == number
+    storage.close()
+    return number
+
+
+def opened(directory: Path) -> SqliteStorage:
+    storage = SqliteStorage(directory)
+    storage.acquire()
+    storage.load()
+    return storage
+
+
+def test_what_is_kept_is_found_again_in_order_and_a_snapshot_takes_its_place(tmp_path):
+    storage = opened(tmp_path)
+    storage.append([b"1 ", b"2 "])
+    storage.append([b"3 "])
+    storage.close()
+    assert contents(tmp_path) == 3
+    storage = opened(tmp_path)
+    assert storage.epoch == 2
+    storage.compact(b"3")
+    storage.append([b"4 "])
+    storage.close()
+    storage = SqliteStorage(tmp_path)
+    state, entries = storage.load()
+    assert (state, list(entries)) == (b"3", [b"4 "])
+    storage.close()
+
+
+def test_its_files_do_not_grow_without_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_storage, "COMPACT_ENTRIES", 20)
+    storage = opened(tmp_path)
+    for _ in range(15):
+        for _ in range(10):
+            storage.append([b"x" * 2_000, b"y" * 2_000])
+            if storage.compaction_due:
+                storage.compact(b"state")
+    assert sum(path.stat().st_size for path in tmp_path.iterdir() if path.is_file()) < 600_000
+    storage.close()
+
+
+def test_a_writer_that_is_killed_at_any_instant_loses_nothing_it_has_acknowledged(tmp_path):
+    print("seed", SEED)
+    chance = random.Random(SEED)
+    acknowledged = 0
+    for _ in range(5):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(chance.randrange(1 << 30))], stdout=subprocess.PIPE
+        )
+        lines = chance.randrange(1, 60)
+        for _ in range(lines):
+            acknowledged = int(writer.stdout.readline())
+        writer.kill()
+        rest = writer.stdout.read().split(b"\n")
+        acknowledged = max([acknowledged, *(int(line) for line in rest[:-1])])
+        writer.stdout.close()
+        writer.wait()
+        assert contents(tmp_path) >= acknowledged
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_write_ahead_log_that_ends_anywhere_gives_the_transactions_before(tmp_path, damage):
+    print("seed", SEED)
+    chance = random.Random(SEED)
+    storage = opened(tmp_path / "origin")
+    sizes = [0]
+    wal = tmp_path / "origin" / "control.db-wal"
+    for number in range(1, 21):
+        storage.append([b"%d " % number + chance.randbytes(500)])
+        sizes.append(wal.stat().st_size)
+    for turn in range(12):
+        copy = tmp_path / f"copy{turn}"
+        shutil.copytree(tmp_path / "origin", copy)
+        (copy / "control.db-shm").unlink(missing_ok=True)
+        where = chance.randrange(sizes[1], sizes[-1])
+        with open(copy / "control.db-wal", "r+b") as file:
+            if damage == "cut":
+                file.truncate(where)
+            else:
+                file.seek(where)
+                byte = file.read(1)
+                file.seek(where)
+                file.write(bytes([byte[0] ^ 0xFF]))
+        whole = sum(size <= where for size in sizes) - 1
+        assert contents(copy) >= whole
+    storage.close()
+
+
+def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path):
+    storage = opened(tmp_path)
+    second = SqliteStorage(tmp_path)
+    with pytest.raises(Held) as caught:
+        second.acquire()
+    assert f"pid {os.getpid()} on " in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert "since 20" in str(caught.value)
+    storage.close()
+    second.acquire()
+    second.close()
+
+
+def test_who_lost_the_claim_writes_nothing_more(tmp_path, monkeypatch):
+    first = opened(tmp_path)
+    first.append([b"1 "])
+    first._ended.set()
+    first._beater.join()
+    second = SqliteStorage(tmp_path)
+    why = second.stand_by(lambda: False)
+    assert f"pid {os.getpid()}" in why and "no sign of life" in why
+    second.load()
+    for attempt in (lambda: first.append([b"2 "]), lambda: first.compact(b"9"), first.renew):
+        with pytest.raises(Fenced, match="epoch 1 of this process is over"):
+            attempt()
+    second.append([b"2 "])
+    first.close()
+    second.close()
+    assert contents(tmp_path) == 2
+
+
+def test_one_that_stands_still_in_a_transaction_is_ended_by_the_next(tmp_path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from obsray.core.control.sqlite_storage import SqliteStorage
+storage = SqliteStorage(Path(sys.argv[1]))
+storage.acquire()
+storage.load()
+storage.append([b"1 "])
+storage._writer.execute("BEGIN IMMEDIATE")
+print("stopping", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout.readline()
+    storage = SqliteStorage(tmp_path)
+    assert storage.stand_by(lambda: False)
+    assert process.wait(10) == -signal.SIGKILL
+    process.stdout.close()
+    storage.load()
+    storage.append([b"2 "])
+    storage.close()
+    assert contents(tmp_path) == 2
+
+
+def test_a_directory_that_holds_something_else_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "control.db").write_bytes(b"not a database" * 1000)
+    with pytest.raises(OSError, match=r"control\.db"):
+        SqliteStorage(tmp_path)
