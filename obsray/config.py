@@ -80,6 +80,8 @@ class Config:
     #: A node that was silent for this long is dead for good. Longer than an interruption of the network that may cost
     #: nothing. A process that is gone is noticed much sooner, because its port refuses connections.
     node_dead_seconds: float = 10.0
+    #: A node that has heard of no control store for this long ends in order: its cluster is gone.
+    control_gone_seconds_max: float = 60.0
     #: "1" lets a cluster listen on addresses others than loopback, without encryption: who can read the network can
     #: take part in the cluster.
     unsafe_network: str = "0"

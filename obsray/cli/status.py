@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
                     "session": directory.name,
                     "live": live,
                     "pending_reasons": reasons,
-                    "nodes": nodes,
+                    "cluster_nodes": nodes,
                     **view.overview(refresh=False),
                 }
             )

@@ -550,6 +550,15 @@ _UNION: tuple[Event, ...] = (
         _OBJECT, _detail("node", "id8"), _measure("object_bytes", "u64"), _measure("age_seconds", "f32"))),
     Event(167, "object_copy_kept", "The original is gone; this node's copy takes its place.", (
         _OBJECT, _detail("node", "id8"), _measure("object_bytes", "u64"))),
+    # clusters
+    Event(184, "node_drains", "A node takes no more work and leaves when what runs there has ended.", (
+        _detail("node", "id8"), _measure("deadline_seconds", "f32"), _detail("error", "str"))),
+    Event(185, "node_joined", "A node has become one of a cluster.", (
+        _detail("node", "id8"), _detail("address", "str"), _measure("join_seconds", "f32"))),
+    Event(186, "control_lost", "A node has not heard of a control store for so long that it ends.", (
+        _detail("node", "id8"), _measure("silent_seconds", "f32")), Severity.ERROR),
+    Event(187, "logs_dropped", "Output of a worker did not reach its driver; its own file has it.", (
+        _WORKER, _detail("job", "u32"), _measure("bytes", "u64")), Severity.WARNING),
 )
 # fmt: on
 

@@ -452,6 +452,10 @@ SENTENCES: dict[str, Sentence] = {
         else f"node {r['node'].hex()[:8]} is gone; what it recorded in its last {duration(r['silent_seconds'])} is "
         f"not here, only the {r['events']:,} records before"
     ),
+    "node_drains": lambda r, n: f"node {r['node'].hex()[:8]} takes no more work: {r['error'] or 'it drains'}",
+    "node_joined": lambda r, n: f"node {r['node'].hex()[:8]} joined the cluster at {r['address']}",
+    "control_lost": lambda r, n: f"node {r['node'].hex()[:8]} has no control store any more and ends",
+    "logs_dropped": lambda r, n: f"{r['bytes']} bytes of its output did not reach its driver",
     "node_stopped": lambda r, n: f"node {r['node'].hex()[:8]} ended in order",
     "node_changed": lambda r, n: f"node {r['node'].hex()[:8]} is now {r['state']}",
     "resource_sample": lambda r, n: f"{r['resource']}: {r['used']:g} of {r['total']:g} used",

@@ -56,7 +56,7 @@ class Abroad:
             m.Forward: self._forwarded,
             m.ClientGone: self._client_gone,
             m.JobDescribed: self._job_described,
-            m.LoadReport: lambda step, peer, message: self.peers.reported(peer.id, message),
+            m.LoadReport: self._reported_load,
             m.WorkerDied: self._worker_died,
             m.NodeLeaves: self._node_leaves,
         }
@@ -152,6 +152,12 @@ class Abroad:
         machine.delegation.node_lost(step, peer.id)
         for hook in self.on_lost:
             hook(step, peer, detail)
+
+    def _reported_load(self, step: Step, peer: Peer, message: m.LoadReport) -> None:
+        drained = peer.draining
+        self.peers.reported(peer.id, message)
+        if peer.draining and not drained:
+            self.machine.delegation.node_drains(step, peer.id)
 
     def _node_leaves(self, step: Step, peer: Peer, message: m.NodeLeaves) -> None:
         peer.draining = True

@@ -402,6 +402,17 @@ class Delegation:
                 self.actors_away[actor] = (demand, node, step.now)
                 self.recall_actor(step, actor, node)
 
+    def node_drains(self, step: Step, node: bytes) -> None:
+        """A node takes no more work: what waits there comes back, and is given to others as if it were new."""
+        for demand in list(self.away.values()):
+            count = demand.away.get(node, 0)
+            if count:
+                self._recall(step, demand, node, count)
+                self.scheduler.request(step, demand.client, demand.shape, demand.wanted + count, demand.backlog)
+        for actor, (_, where, _) in list(self.actors_away.items()):
+            if where == node:
+                self.recall_actor(step, actor, node)
+
     def _may_come_back(self, step: Step, demand: Demand, since: float) -> bool:
         placement = demand.placement
         if placement.group or placement.node or (placement.spread and not demand.actor):

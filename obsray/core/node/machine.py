@@ -15,6 +15,7 @@ from obsray.core.node.actors import ActorTable
 from obsray.core.node.delegation import Delegation
 from obsray.core.node.demands import describe
 from obsray.core.node.distant import DistantActors
+from obsray.core.node.draining import Draining
 from obsray.core.node.environments import of_job, runtime_of
 from obsray.core.node.group_messages import GroupMessages
 from obsray.core.node.guests import GuestTable
@@ -132,6 +133,7 @@ class NodeMachine:
             "get_group": self.group_messages.find,
             "groups": self.group_messages.describe,
         }
+        self.draining = Draining(self)
         self._methods: dict[str, Callable[[Step, Client, dict[str, Any]], Any]] = {
             "resources": self._resources,
             "job": lambda step, client, arguments: self.descriptions.get(arguments.get("job", 0)),
@@ -140,6 +142,7 @@ class NodeMachine:
                 *self.abroad.described(),
             ],
             "shutdown": self._shutdown,
+            "drain": lambda step, client, arguments: self.draining.ask(step, arguments),
             "store": self._store,
         }
 
@@ -421,6 +424,8 @@ class NodeMachine:
             self.delegation.look(step)
             self.abroad.report(step)
             self.sharing.flush(step)
+        if self.draining.active:
+            self.draining.look(step)
 
     # --- leases ------------------------------------------------------------------------------------------
 
@@ -506,6 +511,15 @@ class NodeMachine:
 
     def _kill_actor(self, step: Step, client: Client, message: m.KillActor) -> None:
         self.actors.kill(step, message.actor, message.restart, message.graceful)
+
+    def answer_by(self, method: str, answer: Callable[[Client, dict[str, Any], int], Any]) -> None:
+        """Have the shell answer requests for ``method``: at once, or later (it returns LATER) with ``answered``."""
+        self._asking[method] = lambda step, client, arguments, number: answer(client, arguments, number)
+
+    def answered(self, step: Step, client: bytes, number: int, value: Any) -> None:
+        """The answer to a request that had to wait is there."""
+        if client in self.clients:
+            step.send(client, m.Reply(number, value))
 
     # --- requests ----------------------------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ RESERVE_SECONDS_MAX = 10.0
 LOOK_SECONDS = 0.1
 _MEAN_WEIGHT = 0.2
 _U32 = 0xFFFFFFFF
+#: Why nothing is possible on a node that drains.
+DRAINING = "this node is draining"
 
 
 class Scheduler:
@@ -55,6 +57,8 @@ class Scheduler:
         self.resources = resources
         self.labels = labels
         self.peers = peers or PeerTable(node)
+        #: No more work is taken: this node is about to leave.
+        self.draining = False
         self.groups = GroupTable(node, labels, resources, self.peers)
         self.copies = GroupCopies(self.groups)
         self.pool = pool
@@ -224,8 +228,16 @@ class Scheduler:
         queue.add(demand)
         queue.unannounced.append(demand)
 
+    def drain(self) -> None:
+        """Grant nothing any more; what waits here waits for other nodes."""
+        self.draining, self._reserved = True, None
+        for queue in self.queues.values():
+            queue.infeasible = DRAINING
+
     def infeasible(self, demand: Demand) -> str:
         """Why this node could never meet the demand, as it is now; empty if it could."""
+        if self.draining:
+            return DRAINING
         if demand.group is not None:
             return self.groups.infeasible(demand.group)
         lack = demand.placement.unmet(self.node, self.labels)

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from obsray.core.node import log_mirror
 from obsray.core.node.abroad import STORE_RESOURCE
 from obsray.core.node.black_box import BlackBox
 from obsray.core.node.disk import Disk
@@ -27,8 +28,10 @@ from obsray.core.node.environments import EnvironmentTable
 from obsray.core.node.forks import Forks
 from obsray.core.node.intake import Malformed
 from obsray.core.node.joining import JOIN_SECONDS_MAX, CannotJoin, Joining
-from obsray.core.node.machine import NodeMachine
+from obsray.core.node.log_mirror import LogMirror
+from obsray.core.node.machine import Client, NodeMachine
 from obsray.core.node.members import learned
+from obsray.core.node.names import LATER
 from obsray.core.node.naming import Naming
 from obsray.core.node.neighbours import Neighbour, Neighbours
 from obsray.core.node.objects import ObjectTable
@@ -120,6 +123,8 @@ class Node:
             self.arena, self._dial_transfers, self.reactor.post, partial(self._do, self.machine.transfer_asked),
             partial(self._do, self.machine.transfer_over), partial(self._do, self.machine.object_pulled),
         )  # fmt: skip
+        self.log_mirror = LogMirror(self.session, self.machine, self.neighbours, self.emitter, self._logs_are_here)
+        self.machine.answer_by("flush_logs", self._flush_logs)
         if options.clustered:
             parcels = Parcels(self.session / "environments" / "packages", self.neighbours, self.reactor.post)
             self.environments.fetch = parcels.fetch
@@ -240,6 +245,16 @@ class Node:
     def _dial_transfers(self, address: str) -> socket.socket:
         return dial(address, self.options.token, Hello(self.node, int(ProcessKind.NODE), os.getpid()), TRANSFER_TARGET)
 
+    def _flush_logs(self, client: Client, arguments: dict[str, Any], number: int) -> Any:
+        return LATER if self.log_mirror.ask(client.id, client.job, number) else {"nodes": []}
+
+    def _logs_are_here(self, client: bytes, number: int, nodes: list[bytes]) -> None:
+        self._do(self.machine.answered, client, number, {"nodes": nodes})
+
+    def _mirror_logs(self) -> None:
+        self.log_mirror.look()
+        self.reactor.call_at(time.monotonic() + log_mirror.LOOK_SECONDS, self._mirror_logs)
+
     def _admitted(self, membership: Membership) -> None:
         self.machine.jobs = max(self.machine.jobs, membership.jobs_above)
         self.joining.admitted(membership)
@@ -260,7 +275,11 @@ class Node:
         self.services.start({"control"})
         self.reporter.start()
         try:
+            began = time.monotonic()
             self.joining.wait(self._turn)
+            took, address = time.monotonic() - began, self.emitter.intern(self.joining.address)
+            self.emitter.node_joined(time.time_ns(), self.node, address, took)
+            self._mirror_logs()
             if self._ending:
                 raise CannotJoin(self._ending)
         except CannotJoin as error:
@@ -584,6 +603,7 @@ class Node:
             now = time.monotonic()
             self._do(self.machine.sample, now - instant)
             self.services.check()
+            self._check_control(now)
             for link in list(self.links.values()):
                 if link.unsent_bytes() > UNSENT_BYTES_MAX:
                     self._log(f"client {link.state.hex()} does not read and is cut off")
@@ -594,13 +614,25 @@ class Node:
 
         self.reactor.call_at(instant, sample)
 
+    def _check_control(self, now: float) -> None:
+        """A node without a control store is in no cluster; that of the head is started again by itself."""
+        silent = now - self.reporter.heard_at
+        if not self.options.clustered or self.options.head or silent <= self.config.control_gone_seconds_max:
+            return
+        self.emitter.control_lost(time.time_ns(), self.node, silent)
+        self._ending = self._ending or (
+            f"it has heard of no control store of its cluster at {self.joining.address} for {silent:.0f} s "
+            "(control_gone_seconds_max)"
+        )
+
     # --- the end -------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
         """End in order; after this nothing of the runtime is left but its logs and telemetry."""
         grace = self.config.shutdown_grace_seconds
         self._log(f"ending: {self._ending}")
-        # 1. Nobody new comes in, and the other nodes know.
+        # 1. Nobody new comes in, and the other nodes know, after what workers here have printed so far.
+        self.log_mirror.look()
         self.neighbours.send_all(encode(NodeLeaves(self._ending)))
         if self.options.clustered and not self._fences:
             self.reporter.leave(self._ending)

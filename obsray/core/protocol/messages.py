@@ -25,6 +25,7 @@ node <-> node          Forward ClientGone JobDescribed LoadReport WantActor With
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
                        ListGroups GroupsListed
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects KeepObjects ObjectsFreed NodeLeaves
+                       LogChunk LogsWanted LogsSent DrainNode
                        WantPackage PackagePiece
 collectors             TelemetryWanted TelemetryRows
 =====================  ======================================================================================
@@ -334,6 +335,9 @@ NODE_METHODS: dict[str, str] = {
     "nodes": "{} -> [node description]",
     "get_actor": "{'name', 'namespace'} -> {'actor': bytes, 'meta': bytes} or None",
     "list_actors": "{'namespace': str or None} -> [{'name', 'namespace'}]",
+    "drain": "{'node': 8 bytes, 'reason': str, 'deadline_seconds': float or None} -> {}; that node takes no more work, "
+    "and leaves when what runs there has ended",
+    "flush_logs": "{} -> {'nodes': [id]}; what this driver's workers elsewhere have printed is in logs/remote",
     "shutdown": "{} -> {}; ends the whole runtime (only from the driver that started it)",
     "get_group": "{'name', 'namespace'} -> description of the group or None",
     "groups": "{'group': bytes or None} -> [description of a group]: that one, or all that are remembered",
@@ -883,6 +887,43 @@ class GroupsListed(NamedTuple):
     number: int
     groups: list[dict[str, Any]]
     tag: int = 119
+
+
+class LogChunk(NamedTuple):
+    """Node of a worker -> node of its job's driver: the worker printed ``data``, at ``offset`` of its file ``stream``.
+
+    ``stream`` is "out" or "err". ``dropped`` bytes before these were left out because they came too fast.
+    """
+
+    worker: bytes
+    job: int
+    stream: str
+    offset: int
+    data: bytes
+    dropped: int
+    tag: int = 122
+
+
+class LogsWanted(NamedTuple):
+    """Node of a driver that is about to end -> other nodes: send what its workers have printed, then LogsSent."""
+
+    job: int
+    tag: int = 123
+
+
+class LogsSent(NamedTuple):
+    """Answer to LogsWanted, after the last LogChunk."""
+
+    job: int
+    tag: int = 128
+
+
+class DrainNode(NamedTuple):
+    """Node -> node: take no more work, and leave when what runs has ended, at the latest after ``deadline_seconds``."""
+
+    reason: str
+    deadline_seconds: float | None
+    tag: int = 129
 
 
 # --- collector <-> collector -------------------------------------------------------------------------

@@ -26,11 +26,13 @@ from obsray.core.runtime.logs import set_up_logging, tear_down_logging
 from obsray.core.runtime.node_process import NodeProcess, abandon, driver_id, new_session_directory, start_node
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.submission import Submission
+from obsray.errors import RayError
 from obsray.job_config import JobConfig
 from obsray.telemetry.events import ProcessKind
 
 #: The release of Ray whose API is offered (docs/api-compatibility.md).
 RAY_VERSION = "2.60.0"
+LAST_WORDS_SECONDS_MAX = 1.5
 
 
 class Context(Mapping[str, Any]):
@@ -166,12 +168,22 @@ class Context(Mapping[str, Any]):
         cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
         return f"<table>{cells}</table>"
 
+    def _fetch_last_words(self) -> None:
+        """What workers at other nodes have printed comes with a delay: have the rest of it sent now."""
+        try:
+            self.session.request("flush_logs", LAST_WORDS_SECONDS_MAX)
+        except (RayError, RuntimeError, OSError, KeyboardInterrupt):
+            # The runtime is gone, or the program is in a hurry; what is there is shown.
+            return
+
     def stop(self) -> None:
         """Leave the runtime; whoever started it waits until its processes are gone."""
         # 1. Say goodbye, so that nothing of ours counts as a crash. 2. The node ends everything, or is killed if it
         # does not listen. 3. Show the workers' last words.
         restore_interrupts(self.session)
         tear_down_logging()
+        if self._logs is not None and self._facts().get("control_address_tcp"):
+            self._fetch_last_words()
         self.session.close()
         try:
             if self._node is not None:

@@ -1,7 +1,8 @@
 """What tasks and actors print reaches the terminal of the driver that started them, and no other's.
 
 Workers write to files of the session, which outlive them; this follows the files, whole lines only, each with the
-worker that wrote it in front. The files stay the truth: what is shown here may lag by ``POLL_SECONDS``.
+worker that wrote it in front, and its node if that is another one (its node sends it here, ``node/log_mirror.py``). The
+files stay the truth: what is shown here may lag by ``POLL_SECONDS``.
 
 A worker says whose it is before it runs anything for a job: ``jobs/<worker>`` holds the job's number. It works for no
 other afterwards. What nobody claims (a process that did not start) is for the driver that started the runtime.
@@ -19,6 +20,8 @@ READ_BYTES_MAX = 1 << 20
 
 
 CLAIMS = "jobs"
+#: Below ``logs``: a directory for each other node, with its ``name`` and copies of what workers print there.
+REMOTE = "remote"
 
 
 def claim_output(session: Path, worker: bytes, job: int) -> None:
@@ -45,6 +48,8 @@ class LogFollower:
         self._unclaimed = unclaimed
         self._jobs: dict[str, int] = {}
         self._offsets: dict[str, int] = {}
+        #: File -> what is said of the node it comes from, if that is not the driver's own.
+        self._nodes: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="obsray-logs", daemon=True)
 
@@ -64,11 +69,7 @@ class LogFollower:
         self._poll(final=True)
 
     def _poll(self, final: bool) -> None:
-        try:
-            entries = [entry for entry in os.scandir(self._directory) if entry.name.startswith("worker-")]
-        except OSError:
-            return
-        for entry in entries:
+        for entry in self._entries():
             try:
                 # The size first: whoever claims a file does so before writing to it.
                 while (
@@ -80,6 +81,27 @@ class LogFollower:
             except (OSError, ValueError):
                 # The file went with its session, or the program has closed its own output: nothing left to show.
                 continue
+
+    def _entries(self) -> list[os.DirEntry[str]]:
+        """The files of workers here, and copies of those of workers elsewhere."""
+        try:
+            found = [entry for entry in os.scandir(self._directory) if entry.name.startswith("worker-")]
+        except OSError:
+            return []
+        try:
+            nodes = list(os.scandir(self._directory / REMOTE))
+        except OSError:
+            return found
+        for node in nodes:
+            try:
+                theirs = [entry for entry in os.scandir(node.path) if entry.name.startswith("worker-")]
+                name = Path(node.path, "name").read_text()
+            except OSError:
+                # It is being made, or the session has ended.
+                continue
+            self._nodes.update({entry.name: f", node {name}" for entry in theirs})
+            found += theirs
+        return found
 
     def _is_mine(self, name: str) -> bool:
         worker = name.removeprefix("worker-").partition(".")[0]
@@ -109,6 +131,7 @@ class LogFollower:
         worker = entry.name.removeprefix("worker-")[:8]
         stream = sys.stderr if entry.name.endswith(".err") else sys.stdout
         lines = data[:end].decode("utf-8", "replace").splitlines()
-        stream.write("".join(f"(worker {worker}) {line}\n" for line in lines))
+        node = self._nodes.get(entry.name, "")
+        stream.write("".join(f"(worker {worker}{node}) {line}\n" for line in lines))
         stream.flush()
         return True

@@ -143,6 +143,8 @@ class ControlClient:
         self._news = threading.Condition()
         self._caller = os.urandom(8)
         self._numbers = itertools.count(1)
+        #: When a control store answered last (monotonic).
+        self.heard_at = time.monotonic()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="obsray-control-client", daemon=True)
 
@@ -247,11 +249,15 @@ class ControlClient:
             if "request_id" in request.DESCRIPTOR.fields_by_name:
                 request.request_id = call.request_id
             method = getattr(self._route.stub(), call.method)
-            return method(request, timeout=seconds_max, metadata=self._route.metadata)
+            reply = method(request, timeout=seconds_max, metadata=self._route.metadata)
+            self.heard_at = time.monotonic()
+            return reply
         except grpc.RpcError as failure:
             code = failure.code().name
             if code in AGAIN:
                 self._route.turn()
+            else:
+                self.heard_at = time.monotonic()
             raise ControlError(call.method, code, failure.details() or "") from failure
         except (AttributeError, TypeError, ValueError) as failure:
             raise ControlError(call.method, "INVALID_ARGUMENT", str(failure)) from failure

@@ -1,0 +1,88 @@
+"""Machine: a node that takes no more work and leaves when what runs there has ended.
+
+Draining is for good: who drains never takes work again. What was wanted here and has not begun goes to other nodes.
+Drivers of this node, tasks and actors are waited for, up to the deadline if there is one. Objects that lie only here go
+with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from obsray.core.node.intake import Malformed
+from obsray.core.node.step import Shutdown, Step
+from obsray.core.protocol import messages as m
+from obsray.telemetry.events import ProcessKind
+
+if TYPE_CHECKING:
+    from obsray.core.node.machine import NodeMachine
+    from obsray.core.node.peers import Peer
+
+REASON_CHARACTERS_MAX = 500
+
+
+class Draining:
+    """``active`` once this node drains; ``deadline``: when it leaves whatever runs, None for never."""
+
+    def __init__(self, machine: NodeMachine) -> None:
+        self._machine = machine
+        self.active = False
+        self.deadline: float | None = None
+        self._reason = ""
+        machine.abroad.handlers[m.DrainNode] = self._told
+
+    def ask(self, step: Step, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The request "drain". Raises PermissionError, with a sentence, for a node that cannot be drained."""
+        node, reason, seconds = (arguments.get(name) for name in ("node", "reason", "deadline_seconds"))
+        if not isinstance(node, bytes) or not isinstance(reason or "", str):
+            raise Malformed("drain takes a node's id and a text")
+        if seconds is not None and (not isinstance(seconds, int | float) or not seconds >= 0):
+            raise Malformed("deadline_seconds is no number of seconds")
+        message = m.DrainNode((reason or "")[:REASON_CHARACTERS_MAX], None if seconds is None else float(seconds))
+        peers = self._machine.peers
+        if node == self._machine.node:
+            if peers.is_head:
+                raise PermissionError("the head of a cluster cannot be drained; obsray stop ends the cluster")
+            self.begin(step, message.reason, message.deadline_seconds)
+            return {}
+        peer = peers.peers.get(node)
+        if peer is None or not peer.alive:
+            raise PermissionError(f"node {node.hex()} is not, or no longer, in the cluster")
+        if peer.facts.head:
+            raise PermissionError("the head of a cluster cannot be drained; obsray stop ends the cluster")
+        if not peer.linked:
+            raise PermissionError(f"node {node.hex()} cannot be reached now; try again")
+        step.tell_node(node, message)
+        return {}
+
+    def _told(self, step: Step, peer: Peer, message: m.DrainNode) -> None:
+        if not self._machine.peers.is_head:
+            self.begin(step, str(message.reason), message.deadline_seconds)
+
+    def begin(self, step: Step, reason: str, deadline_seconds: float | None) -> None:
+        """Take no more work. Saying it again can only bring the deadline nearer."""
+        machine = self._machine
+        if deadline_seconds is not None:
+            deadline = step.now + deadline_seconds
+            self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
+            step.wake(self.deadline)
+        if not self.active:
+            self.active = machine.abroad.draining = True
+            self._reason = reason
+            machine.scheduler.drain()
+            told = -1.0 if deadline_seconds is None else deadline_seconds
+            step.emit.node_drains(step.time_ns, machine.node, told, step.emit.intern(reason))
+        machine.look(step)
+
+    def look(self, step: Step) -> None:
+        """Leave if nothing holds this node any more."""
+        machine = self._machine
+        why = f"it was drained{': ' + self._reason if self._reason else ''}"
+        if self.deadline is not None and step.now >= self.deadline:
+            step.effects.append(Shutdown(f"{why} (its deadline has come)"))
+            return
+        drivers = any(client.kind is ProcessKind.DRIVER and not client.foreign for client in machine.clients.values())
+        if not machine.scheduler.leases and not drivers:
+            step.effects.append(Shutdown(why))
+        elif self.deadline is not None:
+            step.wake(self.deadline)

@@ -1,0 +1,199 @@
+"""Clusters: started from terminals and by programs, joined, looked at and ended; and the ways in which that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.programs import ROOT, eventually, gone, leftovers
+
+pytest_plugins = ["tests.integration.fixtures"]
+pytestmark = pytest.mark.timeout(90)
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+START_HEAD = ("start", "--head", "--port", "0", "--include-dashboard", "false", "--json")
+
+
+@pytest.fixture
+def obsray(root: Path) -> Iterator[Run]:
+    """The command line, with its sessions below ``root``; nodes that a test leaves are ended."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "obsray.cli", *arguments], capture_output=True, text=True, timeout=30, cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(root), "COLUMNS": "200", **environment},
+        )  # fmt: skip
+
+    yield run
+    run("stop", "--force")
+
+
+def started(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert ended.returncode == 0, ended.stderr
+    facts: dict[str, Any] = json.loads(ended.stdout)
+    return facts
+
+
+def family(pid: int) -> list[psutil.Process]:
+    node = psutil.Process(pid)
+    return [node, *node.children(recursive=True)]
+
+
+DRIVER = """
+context = obsray.init(address=os.environ["WHERE"])
+
+@obsray.remote(num_cpus=0, resources={"there": 1})
+def far(x):
+    print("printed far away")
+    print("an error far away", file=sys.stderr)
+    return x + 1
+
+say(answer=obsray.get(far.remote(1)), address=context.address_info["address"],
+    context=obsray.get_runtime_context().gcs_address, names=sorted(row["NodeName"] for row in obsray.nodes()))
+"""
+
+
+def test_two_terminals_make_a_cluster_that_programs_join_and_stop_ends(obsray, program, root):
+    head = started(obsray(*START_HEAD, "--num-cpus", "1"))
+    other = started(
+        obsray("start", "--address", head["address"], "--num-cpus", "2", "--resources", '{"there": 1}', "--labels",
+               "zone=a", "--node-name", "far", "--json")
+    )  # fmt: skip
+    assert head["head"] and not other["head"] and other["address"] == head["address"]
+    for where in ("auto", head["address"].replace("127.0.0.1", "localhost")):
+        driver = program(DRIVER, WHERE=where)
+        said = driver.hear()
+        assert said["answer"] == 2 and said["address"] == said["context"] == head["address"]
+        assert said["names"] == sorted([socket.gethostname(), "far"])
+        out, errors = driver.process.communicate(timeout=20)
+        assert driver.process.returncode == 0
+        # Also the last words of a program that ends at once.
+        assert b", node far) printed far away" in out and b", node far) an error far away" in errors
+    shown = json.loads(obsray("status", "--json").stdout)["cluster_nodes"]
+    assert [(row["role"], row["state"]) for row in shown] == [("head", "ALIVE"), ("", "ALIVE")]
+    assert shown[1]["labels"] == "zone=a" and "CPU 2/2" in shown[1]["free"]
+    assert "nodes of the cluster at" in obsray("status").stdout
+    processes = [*family(head["pid"]), *family(other["pid"])]
+    ended = obsray("stop")
+    assert ended.returncode == 0 and ended.stdout.count("in order") == 2, ended.stdout + ended.stderr
+    gone(processes, 5)
+    assert leftovers(root) == []
+    assert "no node" in obsray("stop").stdout
+
+
+def test_a_drained_node_leaves_and_the_cluster_goes_on(obsray):
+    head = started(obsray(*START_HEAD))
+    started(obsray("start", "--address", head["address"], "--node-name", "left", "--json"))
+    assert "the head of a cluster cannot be drained" in obsray("drain", head["node_id"]).stderr
+    assert "no living node" in obsray("drain", "right").stderr
+    assert obsray("drain", "left", "--reason", "repairs").returncode == 0
+
+    def dead() -> list[dict[str, Any]]:
+        return [row for row in json.loads(obsray("status", "--json").stdout)["cluster_nodes"] if row["state"] == "DEAD"]
+
+    (row,) = eventually(dead)
+    assert row["name"] == "left" and "repairs" in row["reason"]
+
+
+def test_what_cannot_start_or_join_says_why_and_leaves_nothing(obsray, root):
+    head = started(obsray(*START_HEAD, "--node-name", "one"))
+    address = head["address"]
+    before = {path.name for path in root.glob("obsray-*/s_*")}
+    token = "00" * 32
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        nobody = f"127.0.0.1:{stranger.getsockname()[1]}"
+        wrong: list[tuple[list[str], dict[str, str], str]] = [
+            (["--head", "--port", address.rpartition(":")[2]], {}, "Address already in use"),
+            (["--address", address, "--node-name", "one"], {}, "a node called 'one' is in the cluster already"),
+            (["--address", address], {"OBSRAY_TOKEN": token}, "--token-file FILE"),
+            (["--address", address], {"OBSRAY_TOKEN": "x"}, "holds no token"),
+            (["--address", "127.0.0.1:1"], {}, "Connection refused"),
+            (["--address", nobody], {"OBSRAY_TOKEN": token}, "no control store of an obsray cluster answers"),
+            (["--address", "nowhere"], {}, "written host:port"),
+            (["--address", address, "--port", "1"], {}, "the head's"),
+            (["--head", "--resources", "{"], {}, "not JSON"),
+            (["--head", "--labels", "a"], {}, "KEY=VALUE"),
+            (["--head", "--num-cpus", "-1"], {}, "num_cpus"),
+            (["--head", "--host", "0.0.0.0", "--port", "0"], {}, "unsafe_network"),
+            (["--head", "--min-worker-port", "1"], {}, "workers share the node's one port"),
+            ([], {}, "either --head"),
+        ]  # fmt: skip
+        for arguments, environment, why in wrong:
+            ended = obsray("start", *arguments, **environment)
+            assert ended.returncode in (1, 2) and why in ended.stderr, (arguments, ended.stdout, ended.stderr)
+            assert "Traceback" not in ended.stderr
+    assert {path.name for path in root.glob("obsray-*/s_*")} == before
+
+
+CLUSTER = """
+from obsray.cluster_utils import AutoscalingCluster, Cluster
+
+cluster = Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": 1})
+left = cluster.add_node(num_cpus=2, resources={"left": 1}, labels={"side": "left"}, node_name="left")
+right = cluster.add_node(num_cpus=2)
+"""
+
+
+def test_a_program_makes_a_cluster_whose_nodes_come_go_and_crash(program, root):
+    test = program(
+        CLUSTER
+        + """
+cpus = obsray.cluster_resources()["CPU"]
+row = {row["NodeID"]: row for row in obsray.nodes()}[left.node_id]
+say(cpus=cpus, labels=row["Labels"]["side"], name=row["NodeName"], port=row["NodeManagerPort"] ==
+left.node_manager_port,
+    address=cluster.address == obsray.get_runtime_context().gcs_address)
+listen()
+cluster.remove_node(right)
+cluster.remove_node(left, allow_graceful=False)
+cluster.wait_for_nodes(20)
+alive = {row["NodeID"]: row["Alive"] for row in obsray.nodes()}
+def refused(call):
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__
+wrong = [refused(lambda: cluster.remove_node(left)), refused(lambda: cluster.remove_node(cluster.head_node)),
+         refused(lambda: cluster.add_node(num_cpu=1)), refused(lambda: cluster.add_node(port=1)),
+         refused(lambda: cluster.add_node(num_cpus=-1)), refused(lambda: Cluster(connect=True)),
+         refused(AutoscalingCluster)]
+say(alive=[alive[left.node_id], alive[right.node_id]], cpus=obsray.cluster_resources()["CPU"], wrong=wrong)
+obsray.shutdown()
+context = obsray.init(address=cluster.address)
+say(again=context.address_info["address"] == cluster.address)
+obsray.shutdown()
+cluster.shutdown()
+cluster.shutdown()
+"""
+    )
+    assert test.hear() == {"cpus": 5, "labels": "left", "name": "left", "port": True, "address": True}
+    processes = test.family()
+    test.tell()
+    assert test.hear() == {
+        "alive": [False, False],
+        "cpus": 1,
+        "wrong": ["ValueError", "ValueError", "TypeError", "ValueError", "ValueError", "RuntimeError",
+                  "NotImplementedError"],
+    }  # fmt: skip
+    assert test.hear() == {"again": True}
+    assert test.wait() == 0, test.errors()
+    gone(processes, 5)
+    assert leftovers(root) == []
+
+
+def test_nodes_end_with_the_program_that_made_them_even_by_kill(program, root):
+    test = program(CLUSTER + "say(ready=True)\nlisten()")
+    test.hear()
+    processes = test.family()
+    test.process.kill()
+    gone(processes, 10)
+    eventually(lambda: leftovers(root) == [])
