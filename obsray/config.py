@@ -47,6 +47,9 @@ class Config:
     spill_bytes_max: int = 0
     #: A request for room fails after this time without progress.
     store_wait_seconds_max: float = 30.0
+    #: Tasks whose results lie in the store are remembered, so that what is lost can be computed again. Most bytes of
+    #: their arguments in one process; beyond, the oldest are forgotten.
+    lineage_bytes_max: int = 256 << 20
     #: Most bytes of a working_dir or of one of py_modules, packed; larger ones are refused.
     environment_package_bytes_max: int = 512 << 20
     #: Most bytes of environments kept on a node although no process uses them.

@@ -6,7 +6,8 @@ RayError                              base: carries the story and the trace of w
 ├── TaskCancelledError                somebody asked for it
 ├── GetTimeoutError                   (also TimeoutError) the caller waited as long as it said
 ├── WorkerCrashedError                the process that ran the task ended; says how
-│   └── OutOfMemoryError              ... because it used too much memory
+│   ├── OutOfMemoryError              ... because it used too much memory
+│   └── NodeDiedError                 ... because a host of the cluster went away
 ├── RayActorError                     the actor cannot answer
 │   ├── ActorDiedError                ... ever again
 │   │   ├── ActorPlacementGroupRemoved    ... with its placement group
@@ -18,9 +19,10 @@ RayError                              base: carries the story and the trace of w
 │   ├── ObjectFetchTimedOutError      ... in time
 │   ├── ReferenceCountingAssertionError   ... although it should be
 │   └── ObjectReconstructionFailedError   ... and could not be computed again
+│       ├── ObjectReconstructionFailedMaxAttemptsExceededError    ... because its task has no retries left
+│       └── ObjectReconstructionFailedLineageEvictedError     ... because its task is not remembered any more
 ├── ObjectStoreFullError              no room in the object store
 │   └── OutOfDiskError                ... nor in the spill directory
-├── NodeDiedError                     a host went away
 ├── LocalRayletDiedError              this host's node process went away
 ├── RuntimeEnvSetupError              the environment a task asked for cannot be made
 ├── TaskUnschedulableError            no node can ever run the task
@@ -211,6 +213,10 @@ class OutOfMemoryError(WorkerCrashedError):
     """The process was killed because it used too much memory."""
 
 
+class NodeDiedError(WorkerCrashedError):
+    """The process that ran the task ended with its whole node; the text says which one and why."""
+
+
 class RayActorError(RayError):
     """The actor cannot answer. ``actor_id``: 32 hex digits; ``actor_init_failed``: its constructor raised."""
 
@@ -289,16 +295,20 @@ class ObjectReconstructionFailedError(ObjectLostError):
     """The object was lost and computing it again failed."""
 
 
+class ObjectReconstructionFailedMaxAttemptsExceededError(ObjectReconstructionFailedError):
+    """The object was lost and its task may not run again: its retries (``max_retries``) are used up, or it has none."""
+
+
+class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedError):
+    """The object was lost and its task was forgotten to bound memory (``lineage_bytes_max``)."""
+
+
 class ObjectStoreFullError(RayError):
     """There is no room for the object; the text has the sizes and the largest holders."""
 
 
 class OutOfDiskError(ObjectStoreFullError):
     """Neither the store nor the spill directory has room."""
-
-
-class NodeDiedError(RayError):
-    """A host of the cluster went away."""
 
 
 class LocalRayletDiedError(RayError):

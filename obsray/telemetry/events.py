@@ -131,6 +131,8 @@ class Outcome(IntEnum):
     ENVIRONMENT_FAILED = 10
     #: The actor of the call was between two processes.
     ACTOR_UNAVAILABLE = 11
+    #: It finished, and later no copy of a result was left.
+    RESULT_LOST = 12
 
 
 class DeathCause(IntEnum):
@@ -559,6 +561,15 @@ _UNION: tuple[Event, ...] = (
         _detail("node", "id8"), _measure("silent_seconds", "f32")), Severity.ERROR),
     Event(187, "logs_dropped", "Output of a worker did not reach its driver; its own file has it.", (
         _WORKER, _detail("job", "u32"), _measure("bytes", "u64")), Severity.WARNING),
+    # what is lost, as its owner sees it
+    Event(176, "object_missing", "The owner of a stored value learned that no copy of it is left.", (
+        _OBJECT, _measure("object_bytes", "u64"), _detail("error", "str")), Severity.WARNING),
+    Event(177, "object_rebuilding", "A lost value is needed, so the task that made it runs again.", (
+        _OBJECT, _TASK, _measure("retries_left", "i32"))),
+    Event(178, "object_rebuild_failed", "A lost value is needed and cannot be made again; who waits for it fails.", (
+        _OBJECT, _detail("error", "str")), Severity.ERROR),
+    Event(179, "argument_lost", "A worker gave an attempt back before it began: an argument cannot be read.", (
+        _TASK, _ATTEMPT, _WORKER, _LEASE, _OBJECT, _detail("error", "str")), Severity.WARNING),
 )
 # fmt: on
 

@@ -83,12 +83,31 @@ def _task_finished(r: Row, n: Names) -> str:
         "lost_argument": "failed: an argument was lost", "actor_died": "failed: its actor died",
         "actor_unavailable": "failed: its actor was not there",
         "system_error": "failed by an error of the runtime",
-        "environment_failed": "failed because its environment cannot be made",
+        "environment_failed": "failed because its environment cannot be made", "result_lost": "finished and was lost",
     }.get(r["outcome"], r["outcome"])  # fmt: skip
     return f"{_task(r, n)} {outcome}"
 
 
+def _object_missing(r: Row, n: Names) -> str:
+    return f"{n.process_label(r['process'])} learned that no copy of its {_object(r)} is left: {r['error']}"
+
+
+def _object_rebuilding(r: Row, n: Names) -> str:
+    left = "" if r["retries_left"] < 0 else f" ({_many(r['retries_left'], 'retry')} left before that)"
+    return f"{_object(r)} is needed and lost: {_task(r, n)} runs again to make it{left}"
+
+
+def _object_rebuild_failed(r: Row, n: Names) -> str:
+    return f"{_object(r)} cannot be made again: {r['error']}"
+
+
+def _argument_lost(r: Row, n: Names) -> str:
+    return f"{_worker(r, n)} gave {_task(r, n)} back: its argument {_object(r)} cannot be read: {r['error']}"
+
+
 def _task_retried(r: Row, n: Names) -> str:
+    if r["outcome"] == "result_lost":
+        return f"{_task(r, n)} had finished with attempt {r['attempt']} and runs again: {r['error']}"
     why = {"worker_died": "died", "oom": "was killed for its memory"}.get(r["outcome"], f"ended with {r['outcome']}")
     delay = f" after {duration(r['delay_seconds'])}" if r["delay_seconds"] > 0 else ""
     if r["outcome"] in ("worker_died", "oom"):
@@ -365,6 +384,10 @@ SENTENCES: dict[str, Sentence] = {
     "tasks_dispatched": _tasks_dispatched,
     "task_finished": _task_finished,
     "task_retried": _task_retried,
+    "object_missing": _object_missing,
+    "object_rebuilding": _object_rebuilding,
+    "object_rebuild_failed": _object_rebuild_failed,
+    "argument_lost": _argument_lost,
     "task_recalled": lambda r, n: f"{_task(r, n)} was taken back from {_worker(r, n)} before it started",
     "task_cancel_requested": lambda r, n: f"somebody asked to cancel {_task(r, n)}{' by force' * r['force']}",
     "task_arguments_waiting": _task_arguments_waiting,

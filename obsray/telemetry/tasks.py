@@ -61,6 +61,7 @@ SPEC: dict[str, tuple[str, Any]] = {
     "recalled_at": ("<i8", 0),
     "blocked_at": ("<i8", 0),
     "unblocked_at": ("<i8", 0),
+    "waiting_at": ("<i8", 0),
     "started_attempt": ("<i2", -1),
     "ended_attempt": ("<i2", -1),
     "finished_attempt": ("<i2", -1),
@@ -112,6 +113,8 @@ class TaskTable:
         self._folds = {
             "task_submitted": self._submitted,
             "task_ready": self._ready,
+            "task_arguments_waiting": self._waiting,
+            "argument_lost": self._recalled,
             "tasks_dispatched": self._dispatched,
             "task_started": self._started,
             "task_ended": self._ended,
@@ -166,6 +169,10 @@ class TaskTable:
     def _ready(self, columns: Columns) -> None:
         rows, good = self._rows(columns["task"])
         self.grid["ready_at"][rows[good]] = columns["time_ns"][good]
+
+    def _waiting(self, columns: Columns) -> None:
+        rows, good = self._rows(columns["task"])
+        np.maximum.at(self.grid["waiting_at"], rows[good], columns["time_ns"][good].astype(np.int64))
 
     def _dispatched(self, columns: Columns) -> None:
         start = self.dispatches.count
@@ -288,9 +295,11 @@ class TaskTable:
         # A finished task runs again if its result was lost.
         over = (owner != OPEN) & ~((retried >= finished) & (get["retried_at"] > get["finished_at"]))
         current = retried + 1
-        waits = (get["unready"] > 0) & (get["ready_at"] == 0)
+        # Again, if an argument that was there is lost.
+        waits = (get["unready"] > 0) & (get["ready_at"] == 0) | (get["waiting_at"] > get["ready_at"])
         state = np.where(waits, WAITING_ARGUMENTS, QUEUED).astype(np.uint8)
         started = (get["started_attempt"] >= current) & (get["started_attempt"] > get["ended_attempt"])
+        started &= ~(waits & (get["waiting_at"] > get["started_at"]))
         state[started] = RUNNING
         state[started & (get["blocked_at"] > get["unblocked_at"]) & (get["blocked_at"] >= get["started_at"])] = BLOCKED
         ended = (get["ended_attempt"] >= current) & ~over
@@ -373,6 +382,7 @@ class TaskTable:
 _STATE_COLUMNS = (
     "owner_outcome", "worker_outcome", "retried_attempt", "finished_attempt", "retried_at", "finished_at", "unready",
     "ready_at", "started_attempt", "ended_attempt", "blocked_at", "unblocked_at", "started_at", "retries_max",
+    "waiting_at",
 )  # fmt: skip
 
 

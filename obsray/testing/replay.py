@@ -30,6 +30,7 @@ class Replay:
         #: Tasks that have ended, with how.
         self.ended: dict[bytes, TaskState] = {}
         self.attempts: dict[bytes, int] = {}
+        self._last: dict[bytes, int] = {}
         self.actors: dict[bytes, ActorState] = {}
         self.objects: dict[bytes, ObjectState] = {}
         self.workers: dict[bytes, WorkerState] = {}
@@ -42,6 +43,7 @@ class Replay:
             "task_submitted": self._submitted,
             "tasks_submitted": self._many_submitted,
             "task_ready": self._ready,
+            "task_arguments_waiting": self._waiting,
             "task_retried": self._retried,
             "task_finished": self._finished,
             "tasks_finished": self._many_finished,
@@ -110,8 +112,17 @@ class Replay:
     def _ready(self, process: bytes, row: tuple[Any, ...]) -> None:
         self._known(process, row[0], "task_ready")[row[0]] = TaskState.QUEUED
 
+    def _waiting(self, process: bytes, row: tuple[Any, ...]) -> None:
+        self._known(process, row[0], "task_arguments_waiting")[row[0]] = TaskState.WAITING_ARGUMENTS
+
     def _retried(self, process: bytes, row: tuple[Any, ...]) -> None:
-        task, attempt = row[:2]
+        task, attempt, outcome = row[:3]
+        if outcome == Outcome.RESULT_LOST:
+            # It had ended, and runs once more.
+            if self.ended.pop(task, None) is not TaskState.FINISHED:
+                raise Contradiction(f"a result of {task.hex()} was lost, which has not finished")
+            self.open[process][task] = TaskState.QUEUED
+            self.attempts[task] = self._last.pop(task, 0)
         self._known(process, task, "task_retried")
         if attempt != self.attempts.get(task, 0):
             raise Contradiction(f"attempt {attempt} of {task.hex()} is retried after {self.attempts.get(task, 0)}")
@@ -120,6 +131,8 @@ class Replay:
     def _finished(self, process: bytes, row: tuple[Any, ...]) -> None:
         task, attempt, outcome = row[:3]
         mine = self._known(process, task, "task_finished")
+        if attempt:
+            self._last[task] = attempt
         if attempt != self.attempts.pop(task, 0):
             raise Contradiction(f"{task.hex()} ended with attempt {attempt}, which is not its last")
         del mine[task]

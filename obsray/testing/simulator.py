@@ -261,6 +261,10 @@ class Simulator:
         executor = process.executor
         self.ledger.begin(process.id, running, executor is not None and bool(executor.actor))
 
+    def attempt_given_back(self, running: Running) -> None:
+        """An attempt had no argument: it has not begun after all."""
+        self.ledger.begun[running.task] -= 1
+
     def attempt_ended(self, process: VirtualProcess, running: Running, outcome: Outcome) -> None:
         """A virtual worker has ended an attempt."""
         self.ledger.ended += 1

@@ -17,13 +17,14 @@ from obsray.core.protocol import messages as m
 from obsray.core.runtime.calls import ActorCalls, ActorClient
 from obsray.core.runtime.dispatch import Dispatcher, Function, Shape
 from obsray.core.runtime.inbox import Inbox
-from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
+from obsray.core.runtime.ownership import NODE, READY, Entry, Ownership, Task
 from obsray.core.runtime.reservations import Reservations
 from obsray.core.runtime.serialization import KIND_ERROR, load_error
 from obsray.core.runtime.submission import Packed, Plan, Submission
 from obsray.core.runtime.submitted import SubmittedRun
+from obsray.core.runtime.values import READS_MAX, Unreadable
 from obsray.core.runtime.verdicts import Verdicts
-from obsray.core.runtime.waiting import Answer
+from obsray.core.runtime.waiting import Answer, Waiter
 from obsray.core.transport.connection import Hello
 from obsray.errors import ObjectFreedError, ObjectLostError, ObjectStoreFullError
 from obsray.ids import (
@@ -76,6 +77,8 @@ class VirtualProcess:
         self.executor: VirtualExecutor | None = None
         self.answers: dict[int, Answer] = {}
         self.placements: dict[bytes, Task] = {}
+        self.node_addresses: dict[bytes, str] = {}
+        self.node_ids: dict[bytes, bytes] = {}
         self.sleepers: list[Any] = []
         self.streams: Any = None
         self.submission: Any = None
@@ -285,11 +288,49 @@ class VirtualProcess:
                 answer.undo = m.UnpinObjects([identifier])
         told = answer.message
         if isinstance(told, m.ObjectRefused):
+            if told.error in ("lost", "unknown"):
+                raise Unreadable(identifier, told.detail)
             raise ObjectLostError(f"object {identifier.hex()} cannot be read: {told.detail}", identifier.hex())
         self._pins[identifier] = told.offset
         self.simulator.check_read(identifier, told.offset, told.size)
         value: Value = self.simulator.node.arena[told.offset][1]
         return value
+
+    def read(self, entry: Entry) -> Steps[Any]:
+        """A value as ``Values._read`` gets it: inline bytes, or a Value that lies in the store and is pinned."""
+        for _ in range(READS_MAX):
+            value = entry.value
+            if type(value) is bytes:
+                return value
+            if value is None and entry.state == READY:
+                raise ObjectFreedError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
+            if value is not None:
+                try:
+                    return (yield from self.pinned(entry.id))
+                except Unreadable as lost:
+                    self.inbox.recovery.unreadable(entry, str(lost))
+            if entry.state != READY:
+                waiter = Waiter(1, fail_fast=True)
+                self.ownership.wait_for(entry, waiter)
+                self.send_everything()
+                try:
+                    yield Until(waiter)
+                finally:
+                    self.ownership.stop_waiting(entry, waiter)
+        raise ObjectLostError(f"object {entry.id.hex()} cannot be read", entry.id.hex())
+
+    def recovered(self, identifier: bytes, detail: str) -> Steps[Any]:
+        """As ``Values.recovered``."""
+        entry = self.ownership.entry(identifier)
+        entry.local += 1
+        if entry.state == READY:
+            self.inbox.recovery.unreadable(entry, detail)
+        elif not entry.owned:
+            self.ownership.lost[identifier] = detail
+        try:
+            return (yield from self.read(entry))
+        finally:
+            self.dropped.append(identifier)
 
     def unpin(self, identifier: bytes) -> None:
         """The last view of the object is gone; it was not moved meanwhile."""

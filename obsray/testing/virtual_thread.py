@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from obsray.core.runtime.ownership import READY, Entry
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.waiting import Waiter
-from obsray.errors import GetTimeoutError, ObjectFreedError
+from obsray.errors import GetTimeoutError
 from obsray.ids import NIL_TASK
 from obsray.telemetry.events import WaitKind
 from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS
@@ -179,19 +179,17 @@ class VirtualThread:
             raise GetTimeoutError("not there in time")
         values = []
         for entry in entries:
-            values.append((yield from self.read(entry.value, entry.id)))
+            values.append((yield from self.read(entry)))
         return values
 
-    def read(self, value: Any, identifier: bytes) -> Steps[Value]:
+    def read(self, entry: Entry) -> Steps[Value]:
         """Open a value, inline or in the store."""
-        if type(value) is bytes:
-            return self.process.open(value, self)
-        if value is None:
-            raise ObjectFreedError(f"object {identifier.hex()} has been freed by its owner", identifier.hex())
-        stored = yield from self.process.pinned(identifier)
-        found: Value = self.process.adopt(stored, self)
-        self.process.unpin(identifier)
-        return found
+        found = yield from self.process.read(entry)
+        if type(found) is bytes:
+            return self.process.open(found, self)
+        value: Value = self.process.adopt(found, self)
+        self.process.unpin(entry.id)
+        return value
 
     def wait(self, identifiers: list[bytes], count: int, timeout_ns: int | None = None) -> Steps[list[bytes]]:
         """Those that are ready, at most ``count``."""

@@ -14,6 +14,7 @@ from obsray.core.protocol import messages as m
 from obsray.core.runtime.executor import SEND_AFTER_NS, LoadedFunction
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import dump_error
+from obsray.core.runtime.values import Unreadable
 from obsray.core.runtime.waiting import Waiter
 from obsray.errors import ActorDiedError, RayError, RayTaskError, TaskCancelledError
 from obsray.telemetry.events import Outcome, Reason, WaitKind
@@ -250,6 +251,9 @@ class VirtualExecutor:
             else:
                 result = yield from body(running.loaded.name)(call)
             values, extra = yield from self._store_results(running, result)
+        except Unreadable as lost:
+            thread.let_go()
+            self._give_back(running, lost)
         except (Exception, KeyboardInterrupt) as error:
             thread.let_go()
             self._fail(running, error)
@@ -260,6 +264,15 @@ class VirtualExecutor:
             self._end(running, Outcome.OK, values, extra)
             if self.checkpoints is not None:
                 self.checkpoints.save_if_due()
+
+    def _give_back(self, running: Running, lost: Unreadable) -> None:
+        process = self.process
+        self.slots.pop(0, None)
+        self._thread.running = process.local.running = None
+        process.records.idle(0)
+        self.simulator.attempt_given_back(running)
+        running.link.send(m.encode(m.ArgumentLost(running.task, running.attempt, lost.identifier, str(lost))))
+        process.send_everything()
 
     def _begin(self, running: Running) -> None:
         running.started_at = running.ready_at = self.agenda.time_ns()
@@ -281,7 +294,12 @@ class VirtualExecutor:
         call = Call(thread, running, self.instance)
         for _, kind, data in running.arguments or ():
             if kind == m.ARGUMENT_STORED:
-                stored = yield from process.pinned(data)
+                try:
+                    stored = yield from process.pinned(data)
+                except Unreadable as lost:
+                    if running.lease and not running.cancelled:
+                        raise
+                    stored = yield from process.recovered(data, str(lost))
                 call.arguments.append(process.adopt(stored, thread))
                 process.unpin(data)
             else:
@@ -295,7 +313,12 @@ class VirtualExecutor:
     def _store_results(self, running: Running, result: Value | None) -> Steps[tuple[list[Any], dict[str, Any] | None]]:
         values: list[Any] = []
         contained: list[list[bytes]] = []
+        wanted = (running.options or {}).get("wanted")
         for index in range(running.returns):
+            if wanted is not None and index not in wanted:
+                values.append(None)
+                contained.append([])
+                continue
             value = Value(0) if result is None else result._replace(number=result.number + index)
             values.append((yield from self.process.store(running.task + index.to_bytes(4, "big"), value)))
             contained.append(list(value.inner))

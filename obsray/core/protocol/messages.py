@@ -17,9 +17,10 @@ client -> node         DefineShape LeaseRequest LeaseReturn Blocked Unblocked Cr
                        CreateGroup RemoveGroup WatchGroup
 node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom ObjectRefused ObjectPinned
                        StartActor ActorChanged Reply Exit GroupChanged ShapeRefused EnvironmentFailed
+                       NodeChanged ObjectLost
 owner -> worker        DefineFunction Push Recall CancelTask
-worker -> owner        Done Returned Item
-holder -> owner        GetObject AddHolder ReleaseHolders ItemsTaken
+worker -> owner        Done Returned Item ArgumentLost
+holder -> owner        GetObject ObjectMissing AddHolder ReleaseHolders ItemsTaken
 owner -> holder        ObjectValue
 node <-> node          Forward ClientGone JobDescribed LoadReport WantActor WithdrawActor ActorPlaced EndWorker
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
@@ -61,7 +62,8 @@ TASK_FIELDS = (
     "arguments",  # None or list of (position int | keyword str, ARGUMENT_*, bytes value | bytes object id)
     "returns",  # int >= 0, or -1 streaming
     "trace",  # bytes 16
-    "options",  # None or dict: "retry" (True or pickled classes), "max_calls", "name", "group", "backpressure"
+    "options",  # None or dict: "retry" (True or pickled classes), "max_calls", "name", "group", "backpressure",
+    #             "wanted" (indices of the results, or items, that are needed again: the others are there)
 )
 
 #: Fields of a result inside ``Done.results``, in order.
@@ -69,7 +71,7 @@ RESULT_FIELDS = (
     "task",  # bytes 16
     "attempt",  # int
     "outcome",  # int, an events.Outcome
-    "values",  # list of Value; for a failure one serialized error
+    "values",  # list of Value, None for one that is not "wanted"; for a failure one serialized error
     "extra",  # None or {"kept": [object ids the worker still holds], "contained": [[object ids] per value],
     #           "retry": True (the exception is one of retry_exceptions), "retire": True (max_calls reached)}
     "run_ns",  # int: how long user code ran
@@ -617,13 +619,15 @@ class GetObject(NamedTuple):
 class ObjectValue(NamedTuple):
     """Owner -> holder. ``value`` None: the owner does not know it (freed); ``error`` says why.
 
-    ``contained``: references inside the value; the owner has already registered the receiver for them.
+    ``contained``: references inside the value; the owner has already registered the receiver for them. ``mark``: of
+    the node where a stored value was made.
     """
 
     object: bytes
     value: Value | None
     contained: list[bytes]
     error: str = ""
+    mark: bytes = b""
     tag: int = 81
 
 
@@ -643,6 +647,30 @@ class ReleaseHolders(NamedTuple):
 
     objects: list[bytes]
     tag: int = 83
+
+
+class ObjectMissing(NamedTuple):
+    """Holder -> owner: its node cannot read this stored value (``detail``); else as GetObject.
+
+    The owner asks its own node, and has the value made again if it is lost.
+    """
+
+    object: bytes
+    detail: str
+    tag: int = 84
+
+
+class ArgumentLost(NamedTuple):
+    """Worker -> owner: ``object``, an argument of this attempt, cannot be read here (``detail``).
+
+    The attempt has not begun and will not: the owner has it run again once the argument exists again.
+    """
+
+    task: bytes
+    attempt: int
+    object: bytes
+    detail: str
+    tag: int = 85
 
 
 # --- node <-> node (docs/adr/0019) -----------------------------------------------------------------------

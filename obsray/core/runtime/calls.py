@@ -11,6 +11,7 @@ Invariant: a call is in exactly one of ``queue`` and ``in_flight``, or has ended
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 from typing import Any
 
 from obsray.core.protocol.lifecycle import ActorState, TaskState, advance
@@ -83,6 +84,9 @@ class ActorCalls:
         self.active: set[ActorClient] = set()
         self._send = ownership.outbox.append
         verdicts.requeue = self.requeue
+        self.lineage = dispatcher.lineage
+        self.lineage.enqueue = self._again
+        self.lineage.argument_ready = self._argument_ready
 
     def client(self, identifier: bytes, class_name: str, created_here: bool = False) -> ActorClient:
         """The client of an actor; on first sight the node is asked to keep it informed."""
@@ -119,6 +123,21 @@ class ActorCalls:
         if client is not None:
             self.active.add(client)
 
+    def _argument_ready(self, task: Task, entry: Entry) -> None:
+        time_ns = self.verdicts.clock_ns()
+        if task.actor is None:
+            self.dispatcher.argument_ready(task, entry, time_ns)
+        else:
+            self.argument_ready(task, entry, time_ns)
+
+    def _again(self, task: Task) -> None:
+        """A finished task or call is to run once more, because a result of it was lost."""
+        if task.actor is None:
+            self.dispatcher.enqueue(task)
+        else:
+            task.actor.queue.append(task)
+            self.active.add(task.actor)
+
     def run(self, time_ns: int) -> None:
         """Move every line that can move."""
         # In an order that does not depend on addresses, so that a run can be repeated.
@@ -140,6 +159,13 @@ class ActorCalls:
                 if client.ordered:
                     break
                 waiting.append(queue.popleft())
+                continue
+            if (
+                task.arguments is not None
+                and self.lineage.losses
+                and task.state is TaskState.QUEUED
+                and self.lineage.waits_again(task)
+            ):
                 continue
             queue.popleft()
             if task.state is not TaskState.QUEUED:
@@ -252,7 +278,9 @@ class ActorCalls:
             client.lost = []
             in_flight = list(client.in_flight.values())
             client.outgoing.clear()
-            begun = calls_begun(in_flight, death, self.ownership.worker, client.ordered)
+            # One that ran before and was asked for again is not where its number says.
+            ordered = client.ordered and all(a.id < b.id for a, b in pairwise(in_flight))
+            begun = calls_begun(in_flight, death, self.ownership.worker, ordered)
             for index in range(len(in_flight) - 1, -1, -1):
                 task = in_flight[index]
                 if client.concurrent:

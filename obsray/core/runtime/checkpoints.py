@@ -19,6 +19,7 @@ from obsray.core.protocol import messages as m
 from obsray.core.runtime.producers import ABANDONED
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, serialize
+from obsray.core.runtime.values import Unreadable
 from obsray.core.runtime.waiting import Waiter
 from obsray.core.system.checkpoints import CheckpointFiles
 from obsray.errors import ActorCheckpointError
@@ -207,7 +208,11 @@ class Checkpoints:
             self.runner.give_up(self._error("the record of its calls", error))
 
     def _bytes_of(self, identifier: bytes) -> bytes:
-        return bytes(self.session.values.pinned_view(identifier))
+        values = self.session.values
+        try:
+            return bytes(values.pinned_view(identifier))
+        except Unreadable as lost:
+            return bytes(values.recovered(identifier, str(lost)))
 
     # --- saving -----------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from obsray.core.protocol.messages import (
     ShapeRefused,
     encode,
 )
+from obsray.core.runtime.lineage import Lineage
 from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.ids import TASK_ID_BYTES
@@ -161,6 +162,8 @@ class Dispatcher:
     def __init__(self, ownership: Ownership, verdicts: Verdicts, emitter: Any, config: Config, job: int) -> None:
         self.ownership = ownership
         self.verdicts = verdicts
+        self.lineage = Lineage(ownership, verdicts, emitter, config.lineage_bytes_max)
+        self.lineage.enqueue = self.enqueue
         self.emitter = emitter
         self.job = job
         self.shapes: dict[Any, Shape] = {}
@@ -239,6 +242,8 @@ class Dispatcher:
             if in_flight and (not estimate or lease.load_ns + estimate > window or len(in_flight) >= self._tasks_max):
                 break
             queue.popleft()
+            if task.arguments is not None and self.lineage.losses and self.lineage.waits_again(task):
+                continue
             self._assign(lease, task, estimate or window)
         if lease.outgoing and (was_idle or len(lease.outgoing) >= BATCH_TASKS):
             if was_idle:
@@ -427,6 +432,24 @@ class Dispatcher:
             if not lease.in_flight and lease.reclaimed:
                 self._give_back(lease, Reason.RECLAIMED_FOR_OTHERS)
 
+    def argument_lost(self, worker: bytes, task: Task, argument: bytes, detail: str, time_ns: int) -> None:
+        """A worker gave a task back whose argument it cannot read: it waits until that is there again."""
+        lease = task.dispatched_to
+        lease.forget(task)
+        self.emitter.argument_lost(
+            time_ns, task.id, task.attempt, worker, lease.number, argument, self.emitter.intern(detail)
+        )
+        if task.cancelled:
+            self.verdicts.cancelled(task)
+        elif self.lineage.gave_back(task, argument, detail):
+            task.dispatched_to = None
+            advance(task, TaskState.QUEUED)
+            if not self.lineage.waits_again(task):
+                task.shape.queue.appendleft(task)
+        self.active.add(lease.shape)
+        if not lease.in_flight and lease.reclaimed:
+            self._give_back(lease, Reason.RECLAIMED_FOR_OTHERS)
+
     def requeue(self, task: Task) -> None:
         """A task goes back to the front of its queue."""
         if task.cancelled:
@@ -464,15 +487,27 @@ class Dispatcher:
             if outcome == 0:
                 contained = extra.get("contained") if extra is not None else None
                 size = 0
-                for index, entry in enumerate(task.entries):
-                    value = values[index]
-                    size += len(value) if type(value) is bytes else value
-                    ownership.fulfil(entry, value, False, contained[index] if contained else ())
+                stored = task.returns < 0
+                if attempt:
+                    self.lineage.made_again(task, values, contained, worker)
+                    size = sum(len(value) if type(value) is bytes else value or 0 for value in values)
+                    stored = True
+                else:
+                    for index, entry in enumerate(task.entries):
+                        value = values[index]
+                        if type(value) is bytes:
+                            size += len(value)
+                        else:
+                            size += value
+                            stored = True
+                        ownership.fulfil(entry, value, False, contained[index] if contained else ())
+                if stored:
+                    self.lineage.keep(task, worker)
                 # Only now: a result may refer to what only the task's arguments kept alive.
                 ownership.finish(task, TaskState.FINISHED)
-                for group in contained or ():
-                    ownership.arrive(group, worker)
                 if attempt == 0:
+                    for group in contained or ():
+                        ownership.arrive(group, worker)
                     if identifier != run_next:
                         if run_count:
                             self.emitter.tasks_finished(time_ns, run_first, run_count, run_bytes)
@@ -481,8 +516,6 @@ class Dispatcher:
                     run_bytes += size
                     run_next = _successor(identifier)
                 else:
-                    # An earlier attempt may have returned something larger.
-                    ownership.discard(entry.id for entry in task.entries if type(entry.value) is bytes)
                     self.emitter.task_finished(time_ns, identifier, attempt, 0, size, 0)
             else:
                 self.verdicts.failed(task, outcome, values[0], extra, worker, time_ns)

@@ -25,6 +25,7 @@ from obsray.core.runtime.references import dropped
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, dump_error, serialize
 from obsray.core.runtime.session import Session, in_runtime
+from obsray.core.runtime.values import Unreadable
 from obsray.core.runtime.waiting import Waiter
 from obsray.core.transport.links import Link
 from obsray.errors import RayError, RayTaskError, TaskCancelledError
@@ -333,6 +334,8 @@ class Executor:
             values, extra = self.store_results(running, result)
             result = None
             self.end(running, Outcome.OK, values, extra, ended_at)
+        except Unreadable as lost:
+            self.give_back(running, lost)
         except BaseException as error:
             ended_at = time.time_ns()
             args = kwargs = result = None
@@ -395,7 +398,7 @@ class Executor:
             views: dict[Any, Any] = {}
             for position, kind, data in arguments:
                 if kind == m.ARGUMENT_STORED:
-                    views[position] = self.session.values.pinned_view(data)
+                    views[position] = self._stored(running, data)
             if views:
                 running.fetched_at = time.time_ns()
             args, kwargs = deserialize(views.get("*", running.payload))
@@ -409,10 +412,34 @@ class Executor:
                 else:
                     kwargs[position] = value
             return args, kwargs
-        except (RayError, KeyboardInterrupt):
+        except (RayError, KeyboardInterrupt, Unreadable):
             raise
         except BaseException as error:
             raise ArgumentError from error
+
+    def _stored(self, running: Running, identifier: bytes) -> Any:
+        """An argument that lies in the store. Raises Unreadable if the attempt is to be given back instead."""
+        try:
+            return self.session.values.pinned_view(identifier)
+        except Unreadable as lost:
+            if running.lease and not running.cancelled:
+                raise
+            # Calls of an actor keep their order: this one waits where it is.
+            return self.session.values.recovered(identifier, str(lost))
+
+    def give_back(self, running: Running, lost: Unreadable) -> None:
+        """An argument cannot be read: the owner has the attempt run again when that is there again."""
+        session = self.session
+        self._interrupt = b""
+        session.interrupt_pending.clear()
+        if running.gpu:
+            self._gpu.end(running.gpu)
+        self.slots.pop(running.slot, None)
+        session.local.running = None
+        session.emitter.idle(running.slot)
+        with session.lock:
+            running.link.send(m.encode(m.ArgumentLost(running.task, running.attempt, lost.identifier, str(lost))))
+            session.send_everything()
 
     def store_results(self, running: Running, result: Any) -> tuple[list[Any], dict[str, Any] | None]:
         """The results as they travel. Raises what makes them unfit to: wrong number, not picklable, store full."""
@@ -431,7 +458,12 @@ class Executor:
                 )
         values: list[Any] = []
         contained: list[list[bytes]] = []
+        wanted = running.options.get("wanted") if running.options is not None else None
         for index, value in enumerate(results):
+            if wanted is not None and index not in wanted:
+                values.append(None)
+                contained.append([])
+                continue
             stored, references = self.store_one(running.task + index.to_bytes(4, "big"), value, "the result")
             values.append(stored)
             contained.append(references)
@@ -517,7 +549,7 @@ class Executor:
             self.checkpoints.ended(running, outcome, extra is not None and "retry" in extra)
         size = 0
         for value in values:
-            size += len(value) if type(value) is bytes else value
+            size += len(value) if type(value) is bytes else value or 0
         self._add(running.link, (running.task, running.attempt, int(outcome), values, extra, run_ns))
         run_seconds = run_ns / 1e9
         cpu_started = running.cpu_started

@@ -13,11 +13,12 @@ from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import ActorState, TaskState
 from obsray.core.runtime.calls import death_error
 from obsray.core.runtime.ownership import NODE
+from obsray.core.runtime.recovery import Recovery
 from obsray.core.runtime.serialization import KIND_ERROR, dump_error
 from obsray.core.runtime.verdicts import tasks_begun
 from obsray.core.transport.links import Link
 from obsray.errors import LocalRayletDiedError, ObjectFreedError, OwnerDiedError, RuntimeEnvSetupError
-from obsray.ids import SEQUENCE_ACTOR, mark_of_node
+from obsray.ids import SEQUENCE_ACTOR, mark_of
 from obsray.telemetry.events import DeathCause, Outcome
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Inbox:
         self.session = session
         self.monotonic = monotonic
         self.time_ns = time_ns
+        self.recovery = Recovery(session, time_ns, self._on_worker_died)
         self.handlers = self._make_handlers()
         #: Told in drivers, with the session's lock held.
         self.on_runtime_gone: Callable[[Exception], None] = lambda error: None
@@ -53,7 +55,6 @@ class Inbox:
             m.GroupChanged: lambda link, x: self.session.reservations.changed(m.decode(x)),
             m.EnvironmentFailed: lambda link, x: self.session.dispatcher.environment_failed(x[1], x[2]),
             m.WorkerDied: lambda link, x: self._on_worker_died(m.decode(x)),
-            m.NodeChanged: lambda link, x: self._on_node_changed(m.decode(x)),
             m.ObjectRoom: self._on_answer,
             m.ObjectRefused: self._on_answer,
             m.ObjectPinned: self._on_answer,
@@ -63,6 +64,10 @@ class Inbox:
             m.Done: lambda link, x: self.session.dispatcher.done(link.peer.worker, x[1], monotonic(), time_ns()),
             m.Returned: lambda link, x: self.session.dispatcher.returned(link.peer.worker, x[1], x[2], time_ns()),
             m.GetObject: lambda link, x: self.session.ownership.asked_for(x[1], link.peer.worker),
+            m.ObjectMissing: self.recovery.on_missing,
+            m.ArgumentLost: self.recovery.on_argument_lost,
+            m.ObjectLost: lambda link, x: self.recovery.objects_lost(m.decode(x)),
+            m.NodeChanged: lambda link, x: self.recovery.node_changed(m.decode(x)),
             m.ObjectValue: self._on_value,
             m.AddHolder: self._on_add_holder,
             m.ReleaseHolders: self._on_release_holders,
@@ -109,7 +114,7 @@ class Inbox:
                 self.session.ownership.outbox.append((NODE, m.encode(answer.undo)))
 
     def _on_value(self, link: Link, message: m.Message) -> None:
-        _, identifier, value, contained, error = message
+        _, identifier, value, contained, error, mark = message
         entry = self.session.ownership.entries.get(identifier)
         if entry is None:
             # Nobody here wants it any more; the holds registered for what is inside must still be given up.
@@ -119,6 +124,8 @@ class Inbox:
         if value is None:
             value = dump_error(ObjectFreedError(f"object {identifier.hex()}: {error}", identifier.hex()))
         failed = type(value) is bytes and value[0] == KIND_ERROR
+        if mark and mark != mark_of(self.session.worker):
+            self.session.ownership.places[identifier] = mark
         self.session.ownership.fulfil(entry, value, failed, contained)
         self.session.ownership.arrive(contained, link.peer.worker)
 
@@ -154,11 +161,6 @@ class Inbox:
         if link is not None:
             self.session.reactor.close(link)
         self.owner_lost(worker, death)
-
-    def _on_node_changed(self, message: m.NodeChanged) -> None:
-        mark = mark_of_node(message.node)
-        if message.alive:
-            self.session.node_addresses[mark] = message.address
 
     def owner_lost(self, worker: bytes, death: m.WorkerDied | None = None) -> None:
         """What this process still waits for from ``worker`` will not come."""

@@ -9,6 +9,9 @@ Invariants
   too soon. Counts of one holder may be negative for a moment.
 * A reference that travels back to its own owner is registered by the sender for the journey (``AddHolder`` naming the
   owner itself), because the sender's hold may end, on another connection, before the value arrives.
+* A stored value may be *lost*: its entry is PENDING again and in ``lost``, and is made again when somebody waits for it
+  (``wait_for``, the one door of all waiters): ``lineage.py``. Of a borrowed one, ``lost`` says that the owner is to be
+  told that it cannot be read here.
 * Arguments need no registration: the submitter pins them until the task ends. What the worker still holds then it
   lists in ``Done``, and the submitter registers it before it unpins.
 
@@ -21,8 +24,17 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from obsray.core.protocol.lifecycle import TaskState, advance
-from obsray.core.protocol.messages import AddHolder, FreeObjects, GetObject, ObjectValue, ReleaseHolders, Value, encode
-from obsray.ids import WORKER_ID_BYTES, owner_of, task_of
+from obsray.core.protocol.messages import (
+    AddHolder,
+    FreeObjects,
+    GetObject,
+    ObjectMissing,
+    ObjectValue,
+    ReleaseHolders,
+    Value,
+    encode,
+)
+from obsray.ids import WORKER_ID_BYTES, mark_of, owner_of, task_of
 
 #: Destination of an effect: this process' node.
 NODE = b""
@@ -134,6 +146,7 @@ class Ownership:
     def __init__(self, worker: bytes) -> None:
         self.worker = worker
         self.entries: dict[bytes, Entry] = {}
+        #: Those that have not ended.
         self.tasks: dict[bytes, Task] = {}
         #: Ids of the entries that do not exist yet, so that many references can be looked through at once.
         self.pending: set[bytes] = set()
@@ -142,6 +155,16 @@ class Ownership:
         self.holders: dict[bytes, dict[bytes, int]] = {}
         self.held_by: dict[bytes, set[bytes]] = {}
         self._dead_holders: set[bytes] = set()
+        #: Stored values that are not there any more, with the reason; those of this process are made again when needed.
+        self.lost: dict[bytes, str] = {}
+        #: Stored value -> mark of the node where it was made, if that is not the node of its owner.
+        self.places: dict[bytes, bytes] = {}
+        #: A lost value of this process is needed.
+        self.on_needed: Callable[[Entry], None] = lambda entry: None
+        #: Nobody refers to a stored value of this process any more; True if its entry must stay nevertheless.
+        self.on_unreferenced: Callable[[Entry], bool] = lambda entry: False
+        #: A task has ended; None while nobody needs to know.
+        self.on_finished: Callable[[Task], None] | None = None
         self._free: list[bytes] = []
         self._release: dict[bytes, list[bytes]] = {}
         #: Called with the id of an owned entry that ended (actors end with their last handle).
@@ -168,6 +191,8 @@ class Ownership:
             return "unknown here"
         task = self.tasks.get(task_of(identifier))
         by = f" by {task.function.name}" if task is not None else ""
+        if identifier in self.lost:
+            return "lost; it is made again when somebody needs it"
         if entry.state == PENDING:
             return f"pending{by}" if entry.owned else "borrowed, not asked for yet"
         if entry.failed:
@@ -199,7 +224,9 @@ class Ownership:
         if entry.local > 0 or entry.pins > 0:
             return
         if entry.owned:
-            if entry.state == PENDING or any(self.holders.get(entry.id, {}).values()):
+            if entry.state == PENDING and (entry.waiters or entry.id not in self.lost):
+                return
+            if any(self.holders.get(entry.id, {}).values()):
                 return
             self._end_owned(entry)
         elif not entry.waiters:
@@ -208,10 +235,27 @@ class Ownership:
                 self._release.setdefault(owner, []).extend([entry.id] * entry.registered)
                 entry.registered = 0
             self.pending.discard(entry.id)
+            if self.lost or self.places:
+                self.lost.pop(entry.id, None)
+                self.places.pop(entry.id, None)
             if self.entries.pop(entry.id, None) is not None and entry.contained:
                 self.drop_local(entry.contained)
 
+    def look_at(self, entry: Entry) -> None:
+        """It may be that nothing needs this entry any more: then it ends."""
+        if entry.local <= 0 and entry.pins <= 0:
+            self._maybe_end(entry)
+
     def _end_owned(self, entry: Entry) -> None:
+        if type(entry.value) is int or entry.state == PENDING:
+            if entry.id not in self.entries or self.on_unreferenced(entry):
+                return
+            self.places.pop(entry.id, None)
+            if entry.state == PENDING:
+                self.pending.discard(entry.id)
+                if self.lost.pop(entry.id, ""):
+                    # The node remembers that it is lost.
+                    self._free.append(entry.id)
         if self.entries.pop(entry.id, None) is None:
             return
         holders = self.holders.pop(entry.id, None)
@@ -249,6 +293,8 @@ class Ownership:
         entry.value = value
         entry.failed = failed
         self.pending.discard(entry.id)
+        if self.lost:
+            self.lost.pop(entry.id, None)
         if contained:
             self._keep(entry, contained)
         waiters = entry.waiters
@@ -283,9 +329,14 @@ class Ownership:
             entry.waiters = [waiter]
         else:
             entry.waiters.append(waiter)
-        if not entry.owned and not entry.requested:
+        if entry.owned:
+            if self.lost and entry.id in self.lost:
+                self.on_needed(entry)
+        elif not entry.requested:
             entry.requested = True
-            self.outbox.append((owner_of(entry.id), encode(GetObject(entry.id))))
+            detail = self.lost.pop(entry.id, None) if self.lost else None
+            question = GetObject(entry.id) if detail is None else ObjectMissing(entry.id, detail)
+            self.outbox.append((owner_of(entry.id), encode(question)))
 
     def stop_waiting(self, entry: Entry, waiter: Waiting) -> None:
         """The waiter gave up (timeout)."""
@@ -294,6 +345,23 @@ class Ownership:
             if not entry.waiters:
                 entry.waiters = None
                 self._maybe_end(entry)
+
+    # --- lost values ----------------------------------------------------------------------------------------------
+
+    def withdraw(self, entry: Entry) -> None:
+        """A stored value cannot be read now: its entry is PENDING until it is fulfilled again."""
+        entry.state, entry.value = PENDING, None
+        self.pending.add(entry.id)
+
+    def lose(self, entry: Entry, detail: str) -> None:
+        """No copy of a stored value is left, or (borrowed) this process' node cannot read it."""
+        if entry.state == READY:
+            self.withdraw(entry)
+        self.places.pop(entry.id, None)
+        contained, entry.contained = entry.contained, ()
+        self.lost[entry.id] = detail
+        if contained:
+            self.drop_local(contained)
 
     # --- holders in other processes -----------------------------------------------------------------------------
 
@@ -386,7 +454,8 @@ class Ownership:
         self.hand_out(entry.contained, worker)
         value = None if entry.value is None else entry.value
         error = "its owner has already freed it" if value is None else ""
-        self.outbox.append((worker, encode(ObjectValue(entry.id, value, list(entry.contained), error))))
+        mark = self.places.get(entry.id) or (mark_of(self.worker) if type(value) is int else b"")
+        self.outbox.append((worker, encode(ObjectValue(entry.id, value, list(entry.contained), error, mark))))
 
     # --- tasks ------------------------------------------------------------------------------------------------------
 
@@ -411,6 +480,8 @@ class Ownership:
         if task.pinned is not None:
             pinned, task.pinned = task.pinned, None
             self.unpin(pinned)
+        if self.on_finished is not None:
+            self.on_finished(task)
 
     def needed_by_others(self) -> tuple[int, int]:
         """How many objects of this process others hold, and how many of its tasks have not ended."""

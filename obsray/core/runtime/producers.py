@@ -21,10 +21,12 @@ ABANDONED = -1
 class Window:
     """How far one stream is. ``ahead``: items that may be sent before they are taken, -1 without bound."""
 
-    __slots__ = ("ahead", "sent", "taken", "wake")
+    __slots__ = ("ahead", "sent", "taken", "wake", "wanted")
 
-    def __init__(self, ahead: int) -> None:
+    def __init__(self, ahead: int, wanted: list[int] | None = None) -> None:
         self.ahead = ahead
+        #: Items that were lost, if the others are there: nobody takes those that are made again.
+        self.wanted = wanted
         self.sent = 0
         self.taken = 0
         #: Called, with the session's lock held, when there is room; None while nobody waits for it.
@@ -54,17 +56,20 @@ class Producers:
                 other.wake()
 
     def _is_full(self, window: Window) -> bool:
-        if window.taken == ABANDONED:
+        if window.taken == ABANDONED or window.wanted is not None:
             return False
         if 0 < window.ahead <= window.sent - window.taken:
             return True
         if self.together_max < 0:
             return False
-        waiting = sum(max(0, w.sent - w.taken) for w in self._windows.values() if w.taken != ABANDONED)
+        waiting = sum(
+            max(0, w.sent - w.taken) for w in self._windows.values() if w.taken != ABANDONED and w.wanted is None
+        )
         return waiting >= self.together_max
 
     def _open(self, running: Running) -> Window:
-        window = self._windows[running.task] = Window((running.options or {}).get("backpressure", -1))
+        options = running.options or {}
+        window = self._windows[running.task] = Window(options.get("backpressure", -1), options.get("wanted"))
         return window
 
     def stream(self, running: Running, items: Any) -> None:
@@ -135,6 +140,9 @@ class Producers:
 
     def _send(self, running: Running, window: Window, value: Any) -> None:
         executor, session, index = self.executor, self.session, window.sent
+        if window.wanted is not None and index not in window.wanted:
+            window.sent = index + 1
+            return
         stored, references = executor.store_one(
             running.task + (index + 1).to_bytes(4, "big"), value, "the yielded value"
         )

@@ -134,6 +134,9 @@ class Session:
         self.streams: Any = None
         #: actor id -> creation task that the node is placing.
         self.placements: dict[bytes, Task] = {}
+        #: The other living nodes, by their marks: ``host:port`` and ids.
+        self.node_addresses: dict[bytes, str] = {}
+        self.node_ids: dict[bytes, bytes] = {}
         #: Interrupts that met the machines: at most one. Whoever takes it out raises it, so that it is raised once.
         self.interrupt_pending: deque[None] = deque(maxlen=1)
         self.closed = False
@@ -161,8 +164,6 @@ class Session:
         self.inbox.on_runtime_gone = self.values.abandon_futures
         self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
         self.peers: dict[bytes, Link] = {}
-        #: Mark of another node -> its "host:port".
-        self.node_addresses: dict[bytes, str] = {}
         #: Addresses that let us wait in vain, and until when they are not asked again.
         self._silent: dict[str, float] = {}
         # First a listener, then the node: it may give this process to others as soon as it knows it.
@@ -227,6 +228,7 @@ class Session:
         self.settings = dict(welcome.settings)
         for node, address in self.settings.pop("nodes", {}).items():
             self.node_addresses[mark_of_node(node)] = address
+            self.node_ids[mark_of_node(node)] = node
         self.arena = Arena(fds[0], welcome.arena_bytes)
         link = self.reactor.adopt(sock, Hello(NODE, int(ProcessKind.NODE), 0))
         link.connection = connection

@@ -38,14 +38,16 @@ class Stream:
         """Whether taking the next item would not wait."""
         return bool(self.ready) or self.ended
 
-    def add(self, index: int, value: m.Value, contained: tuple[bytes, ...]) -> bool:
-        """An item arrived. False for one that an earlier attempt sent already: it is ignored."""
+    def add(self, index: int, value: m.Value, contained: tuple[bytes, ...], worker: bytes) -> bool:
+        """An item of ``worker`` arrived. False for one that an earlier attempt sent already: it is ignored."""
         if index != self.received:
             return False
         self.received += 1
         entry = Entry(self.task + (index + 1).to_bytes(4, "big"), True)
         ownership = self.session.ownership
         ownership.entries[entry.id] = entry
+        if type(value) is int:
+            self.session.dispatcher.lineage.item_stored(self.task, entry, worker)
         if self.abandoned:
             ownership.fulfil(entry, value, False, contained)
             return True
@@ -206,7 +208,9 @@ class Streams:
     def _on_item(self, link: Link, message: m.Message) -> None:
         _, task, index, value, contained = message
         stream, ownership, worker = self.streams.get(task), self.session.ownership, link.peer.worker
-        if stream is not None and stream.add(index, value, contained):
+        if (
+            stream is not None and stream.add(index, value, contained, worker)
+        ) or self.session.dispatcher.lineage.item_again(task, index, value, contained, worker):
             ownership.arrive(contained, worker)
         else:
             ownership.refuse(contained, worker)

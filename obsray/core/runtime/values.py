@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections import deque
@@ -42,6 +43,16 @@ class _FutureWaiter:
         self.values.completions.append((self.future, entry))
 
 
+class Unreadable(Exception):
+    """A stored object cannot be read on this node; the text says why. ``identifier``: which."""
+
+    def __init__(self, identifier: bytes, detail: str) -> None:
+        super().__init__(detail)
+        self.identifier = identifier
+
+
+#: How often a value is waited for again that could not be read when it was there.
+READS_MAX = 8
 #: Fewer references than this are looked at one by one.
 LOOK_AHEAD = 8
 
@@ -172,7 +183,7 @@ class Values:
                 if entry.state != READY:
                     waiter.missing += 1
                     self.session.ownership.wait_for(entry, waiter)
-                elif entry.failed:
+                if entry.failed:
                     return
             self.session.send_everything()
         try:
@@ -205,9 +216,7 @@ class Values:
     def value(self, entry: Entry, deadline: float | None = None) -> Any:
         """The value of an entry that is READY; raises the error if it is one."""
         value = entry.value
-        if value is None:
-            raise ObjectFreedError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
-        data = value if type(value) is bytes else self.pinned_view(entry.id, deadline)
+        data = value if type(value) is bytes else self._read(entry, deadline)
         try:
             return deserialize(data)
         except Exception as error:
@@ -217,6 +226,42 @@ class Values:
                 f"the value of {entry.id.hex()} was there but could not be rebuilt here: {type(error).__name__}: "
                 f"{error}. Classes and modules that it needs must be importable in this process, too"
             ) from error
+
+    def _read(self, entry: Entry, deadline: float | None) -> Any:
+        """A stored value, mapped. One that is lost is waited for until its task has made it again."""
+        why = ""
+        for _ in range(READS_MAX):
+            value = entry.value
+            if type(value) is bytes:
+                return value
+            if value is None and entry.state == READY:
+                raise ObjectFreedError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
+            if value is not None:
+                try:
+                    return self.pinned_view(entry.id, deadline)
+                except Unreadable as lost:
+                    why = str(lost)
+                    with self.session.lock:
+                        self.session.inbox.recovery.unreadable(entry, why)
+            self._wait_for_all([entry], deadline, None)
+            if entry.state != READY:
+                raise GetTimeoutError(f"object {entry.id.hex()} is lost and was not made again in time: {why}")
+        raise ObjectLostError(f"object {entry.id.hex()} cannot be read: {why}", entry.id.hex())
+
+    def recovered(self, identifier: bytes, detail: str) -> Any:
+        """A stored value that another process refers to and that cannot be read here: once it is there again."""
+        session = self.session
+        with session.lock:
+            entry = session.ownership.entry(identifier)
+            entry.local += 1
+            if entry.state == READY:
+                session.inbox.recovery.unreadable(entry, detail)
+            elif not entry.owned:
+                session.ownership.lost[identifier] = detail
+        try:
+            return self._read(entry, None)
+        finally:
+            dropped.append(identifier)
 
     def pinned_view(self, identifier: bytes, deadline: float | None = None) -> memoryview:
         """A stored object, mapped; it stays where it is while the view or anything made from it lives."""
@@ -238,6 +283,8 @@ class Values:
         if pinned is None:
             raise GetTimeoutError(f"object {identifier.hex()} could not be read in time")
         if isinstance(pinned, m.ObjectRefused):
+            if pinned.error in ("lost", "unknown"):
+                raise Unreadable(identifier, pinned.detail)
             raise ObjectLostError(f"object {identifier.hex()} cannot be read: {pinned.detail}", identifier.hex())
         return self.session.arena.open(identifier, pinned.offset, pinned.size)
 
@@ -257,7 +304,12 @@ class Values:
         with self.session.lock:
             answers = [(i, self.session.ask(lambda number, i=i: m.PinObject(number, i))) for i in batch]  # type: ignore[misc]
             self.session.after()
-        return [self._open_pinned(i, answer, deadline) for i, answer in answers]
+        found = []
+        for identifier, answer in answers:
+            # What cannot be read is looked at once more when its turn comes.
+            with contextlib.suppress(Unreadable):
+                found.append(self._open_pinned(identifier, answer, deadline))
+        return found
 
     def wait(
         self,

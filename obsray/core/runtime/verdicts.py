@@ -18,6 +18,7 @@ from obsray.core.runtime.serialization import dump_error
 from obsray.errors import (
     ActorDiedError,
     ActorUnavailableError,
+    NodeDiedError,
     OutOfMemoryError,
     RayError,
     RuntimeEnvSetupError,
@@ -26,7 +27,7 @@ from obsray.errors import (
     TaskUnschedulableError,
     WorkerCrashedError,
 )
-from obsray.ids import NIL_TASK, owner_of
+from obsray.ids import NIL_TASK, NIL_WORKER, owner_of
 from obsray.telemetry.events import DeathCause, Outcome
 
 #: How much of an error's text is kept with its event.
@@ -35,6 +36,8 @@ ERROR_TEXT_MAX = 2000
 
 def describe_death(death: WorkerDied) -> str:
     """How a process ended, in words, from its wait status."""
+    if death.cause == DeathCause.NODE_DIED:
+        return f"worker {death.worker.hex()} was lost with its node: {death.detail}"
     if death.cause == DeathCause.OOM:
         how = f"was killed because it ran out of memory. {death.detail}".rstrip()
     elif death.signal:
@@ -56,6 +59,8 @@ def ran_last(task: Task, death: WorkerDied) -> bool:
 
 def tasks_begun(in_flight: list[Task], death: WorkerDied) -> int:
     """How many of a lease's tasks, in order, may have run: up to the one that ran last; one if nobody knows."""
+    if death.cause == DeathCause.NODE_DIED:
+        return len(in_flight)
     if not death.started:
         return min(1, len(in_flight))
     return max((index + 1 for index, task in enumerate(in_flight) if ran_last(task, death)), default=0)
@@ -134,6 +139,8 @@ class Verdicts:
                 outcome = Outcome.ACTOR_UNAVAILABLE
         elif outcome is Outcome.OOM:
             error = OutOfMemoryError(message)
+        elif death.cause == DeathCause.NODE_DIED:
+            error = NodeDiedError(message)
         else:
             error = WorkerCrashedError(message)
         self.end(task, TaskState.FAILED, outcome, self._with_story(task, error))
@@ -157,13 +164,25 @@ class Verdicts:
         self.end(task, TaskState.FAILED, Outcome.ACTOR_UNAVAILABLE, self._with_story(task, error))
 
     def _again(self, task: Task, outcome: int, worker: bytes, why: str) -> None:
+        self._next_attempt(task, outcome, worker, why)
+        self.requeue(task)
+
+    def _next_attempt(self, task: Task, outcome: int, worker: bytes, why: str) -> None:
         if task.retries_left > 0:
             task.retries_left -= 1
         self.emitter.task_retried(
             self.clock_ns(), task.id, task.attempt, outcome, worker, 0.0, self.emitter.intern(why[:ERROR_TEXT_MAX])
         )
         task.attempt += 1
-        self.requeue(task)
+
+    def run_again(self, task: Task, why: str) -> None:
+        """A finished task runs once more, because a result of it was lost: that uses up a retry."""
+        self.tell(task, f"after attempt {task.attempt}: {why}")
+        self._next_attempt(task, int(Outcome.RESULT_LOST), NIL_WORKER, why)
+
+    def argument_lost(self, task: Task, error: RayError) -> None:
+        """A worker that was given this task cannot read an argument, again and again."""
+        self.end(task, TaskState.FAILED, Outcome.LOST_ARGUMENT, self._with_story(task, error))
 
     def cancelled(self, task: Task) -> None:
         """The task will not run (again): whoever asks for its result hears that it was cancelled."""
@@ -208,7 +227,9 @@ class Verdicts:
         if holder is not None:
             holder.forget(task)
         if holder is not None or task.attempt:
-            self.ownership.discard(entry.id for entry in task.entries)
+            # But not what an attempt before has made and is still there.
+            known = self.ownership.entries
+            self.ownership.discard(e.id for e in task.entries if type(e.value) is not int or known.get(e.id) is not e)
         self.stories.pop(task.id, None)
         self.before_end()
         self.emitter.task_finished(

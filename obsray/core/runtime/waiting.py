@@ -34,15 +34,17 @@ class Waiter:
 class Answer(Waiter):
     """A thread that waits for the node's answer to one request.
 
-    ``undo``: nobody waits any more; what to tell the node if it grants the request nevertheless.
+    ``undo``: nobody waits any more; what to tell the node if it grants the request nevertheless. ``then``: called with
+    the answer.
     """
 
-    __slots__ = ("message", "undo")
+    __slots__ = ("message", "then", "undo")
 
     def __init__(self) -> None:
         super().__init__(1)
         self.message: Any = None
         self.undo: Any = None
+        self.then: Any = None
 
     def arrived(self, message: Any) -> None:
         """The answer is here."""
@@ -50,3 +52,5 @@ class Answer(Waiter):
         self.missing = 0
         if self.event is not None:
             self.event.set()
+        if self.then is not None:
+            self.then(message)
