@@ -28,6 +28,8 @@ WAIT_SECONDS = 10.0
 WAIT_AFTER_DEATH_SECONDS = 2.0
 #: What is known to be lost may be made again, and the news of it be under way.
 WAIT_IF_LOST_SECONDS = 1.0
+#: How often it is looked whether all can be heard again.
+UNSETTLED_SECONDS = 1.0
 LARGE_BYTES = 8 << 20
 READERS_PER_COPY = 2
 #: A node that was sent to a copy and is not heard of for this long, plus what so many bytes take, counts no more.
@@ -137,8 +139,13 @@ class Directory:
         if self.nodes_of(object_id):
             readers = self.places[object_id].readers.values()
             step.wake(min((until for _, until in readers if until > step.now), default=step.now + READING_SECONDS))
+        elif object_id in self.lost:
+            step.wake(min(self.waiting[object_id].values()) + WAIT_SECONDS)
         elif (settled := self._settled()) is not None:
             step.wake(max(settled, min(self.waiting[object_id].values())) + WAIT_SECONDS)
+        else:
+            # A node that cannot be heard comes back or is declared dead; neither need say anything of this object.
+            step.wake(step.now + UNSETTLED_SECONDS)
 
     def retry(self, step: Step, object_id: bytes) -> None:
         """There may be (another) copy now, or a reader less."""
@@ -332,11 +339,11 @@ class Directory:
         settled = self._settled()
         for object_id, waiting in list(self.waiting.items()):
             self.retry(step, object_id)
-            if object_id not in self.waiting or settled is None or self.nodes_of(object_id):
+            if object_id not in self.waiting or self.nodes_of(object_id):
                 continue
             if object_id in self.lost and step.now >= min(waiting.values()) + WAIT_SECONDS:
                 self._refuse(step, object_id, self.lost[object_id])
-            elif step.now >= max(settled, min(waiting.values())) + WAIT_SECONDS:
+            elif settled is not None and step.now >= max(settled, min(waiting.values())) + WAIT_SECONDS:
                 self._lose(step, [self.places.get(object_id) or Place(object_id, 0)], "no node has it", Reason.NONE)
             else:
                 self._wake_for(step, object_id)

@@ -514,3 +514,20 @@ def test_a_link_that_comes_back_begins_anew():
     again = write(there, maker, put_id(owner, 2))
     assert isinstance(read(cluster, home, owner, again), m.ObjectPinned)
     assert cluster.nodes[0].machine.peers.peers[there.node].state is NodeState.ALIVE
+
+
+def test_who_asks_for_what_is_lost_hears_it_although_its_node_is_not_declared_dead():
+    cluster, (owner, maker, _) = three()
+    home, there, _ = cluster.nodes
+    identifier = write(there, maker, put_id(owner, 1))
+    cluster.settle()
+    cluster.kill(there, declare=False)
+    assert read(cluster, home, owner, identifier) is None
+    assert read(cluster, home, owner, put_id(owner, 2), 6) is None
+    cluster.pass_time(1.5)
+    (refused,) = home.take(owner, m.ObjectRefused)
+    assert (refused.request, refused.error) == (5, "lost")
+    # Of the other nobody knows, and it may be on the node that cannot be heard.
+    home.hear_of(there, NodeState.DEAD)
+    cluster.pass_time(WAIT_SECONDS + 1)
+    assert [each.request for each in home.take(owner, m.ObjectRefused)] == [6]
