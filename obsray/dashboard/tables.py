@@ -149,6 +149,8 @@ OBJECTS = Table(
         _count("pins", "Reads"),
         Column("created_at_ns", "Created", "clock"),
         _seconds("age_seconds", "Age"),
+        Column("node", "Node", "id", rank=2),
+        _count("transfers", "Transfers", 3),
         Column("call_site", "Call site", rank=2),
         _id("owner", "Owner", "worker", 2),
         Column("sealed_at_ns", "Sealed", "clock", rank=3),

@@ -11,15 +11,17 @@ from obsray.util.state import ask
 
 
 def get_object_locations(obj_refs: list[Any], timeout_ms: int = -1) -> dict[Any, dict[str, Any]]:
-    """For each reference ``node_ids`` (hex; empty while there is no value), ``object_size`` (bytes), ``did_spill``.
+    """For each reference ``node_ids`` (hex, of all nodes that have it; empty while there is no value), ``object_size``
+    (bytes), ``did_spill``.
 
     An object that travels inside messages (up to ``inline_bytes_max``) is said to lie on its owner's node. Raises
     TypeError for anything but a list of references. ``timeout_ms`` is there for compatibility: nobody else is asked.
     """
     if not isinstance(obj_refs, list) or any(type(ref) is not ObjectRef for ref in obj_refs):
         raise TypeError("get_object_locations takes a list of references")
-    node = session().node_id.hex()
-    return ask(None, lambda views: {ref: _where(views, ref, node) for ref in obj_refs})
+    here = session()
+    located = here.request("locations", objects=[bytes(ref) for ref in obj_refs])
+    return ask(None, lambda views: {ref: _where(views, ref, here.node_id, located) for ref in obj_refs})
 
 
 def get_local_object_locations(obj_refs: list[Any]) -> dict[Any, dict[str, Any]]:
@@ -27,7 +29,7 @@ def get_local_object_locations(obj_refs: list[Any]) -> dict[Any, dict[str, Any]]
     return get_object_locations(obj_refs)
 
 
-def _where(views: Any, ref: Any, node: str) -> dict[str, Any]:
+def _where(views: Any, ref: Any, here: bytes, located: dict[bytes, list[bytes]]) -> dict[str, Any]:
     found = session()
     with found.lock:
         entry = found.ownership.entries.get(bytes(ref))
@@ -37,8 +39,13 @@ def _where(views: Any, ref: Any, node: str) -> dict[str, Any]:
     state = STATES[int(table.states()[row])] if row >= 0 else ""
     size = len(value) if isinstance(value, bytes) else value or (int(table["bytes"][row]) if row >= 0 else 0)
     exists = value is not None or state in ("SEALED", "SPILLED", "IN_OWNER")
+    nodes = located.get(bytes(ref)) or []
+    if not nodes and exists and state not in ("FREED", "LOST"):
+        # At home elsewhere, or nothing that lies in a store.
+        nodes = table.nodes_of(row, STATES.index(state)) if row >= 0 else []
+        nodes = nodes or [here]
     return {
-        "node_ids": [node] if exists and state not in ("FREED", "LOST") else [],
+        "node_ids": [node.hex() for node in nodes],
         "object_size": size,
         "did_spill": state == STATES[SPILLED],
     }

@@ -153,6 +153,38 @@ _METRICS: tuple[Metric, ...] = (
     Metric("obsray_object_freed_bytes", "counter", "bytes", ("node",), "Room of freed objects.", ("object_freed",)),
     Metric("obsray_object_spilled_bytes", "counter", "bytes", ("node",), "Moved to disk.", ("object_spilled",)),
     Metric("obsray_object_restored_bytes", "counter", "bytes", ("node",), "Read back from disk.", ("object_restored",)),
+    Metric(
+        "obsray_object_received_bytes",
+        "counter",
+        "bytes",
+        ("node", "peer"),
+        "Bytes of objects that came from other nodes.",
+        ("transfer_done",),
+    ),
+    Metric(
+        "obsray_object_sent_bytes",
+        "counter",
+        "bytes",
+        ("node", "peer"),
+        "Bytes of objects that went to other nodes.",
+        ("transfer_served",),
+    ),
+    Metric(
+        "obsray_object_transfer_seconds",
+        "histogram",
+        "seconds",
+        ("node",),
+        "Time on the wire of an object that came from another node.",
+        ("transfer_done",),
+    ),
+    Metric(
+        "obsray_object_transfers_failed",
+        "counter",
+        "",
+        ("node",),
+        "Objects of other nodes that did not come.",
+        ("transfer_failed",),
+    ),
     Metric("obsray_objects_lost", "counter", "", ("node",), "Objects that can no longer be read.", ("object_lost",)),
     # workers, actors, resources
     Metric(

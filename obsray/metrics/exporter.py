@@ -140,6 +140,16 @@ class Families(Exposed):
             found.append(family)
         lost = _counter("obsray_objects_lost")
         lost.add_metric([node], s.objects_lost)
+        failed, seconds = _counter("obsray_object_transfers_failed"), _histogram("obsray_object_transfer_seconds")
+        failed.add_metric([node], s.transfers_failed)
+        if len(s.transfer_seconds.sums):
+            _add_histogram(seconds, [node], s.transfer_seconds, 0)
+        found += [failed, seconds]
+        for name, by_peer in (("received", s.received), ("sent", s.sent)):
+            moved = _counter(f"obsray_object_{name}_bytes")
+            for peer, count in by_peer.items():
+                moved.add_metric([node, peer], count)
+            found.append(moved)
         groups, waited = _gauge("obsray_placement_groups"), _histogram("obsray_placement_group_pending_seconds")
         states = Counter(s.groups.values())
         for state in ("pending", "created"):

@@ -39,6 +39,18 @@ _HISTOGRAMS = ("duration", "queue", "fetch", "deserialize", "store")
 OPERATIONS_MAX = 20
 
 
+#: Peers with a label of their own.
+PEERS_MAX = 64
+
+
+def _add_by_peer(sums: dict[str, int], peers: Array, sizes: Array) -> None:
+    for node in np.unique(peers):
+        peer = node.tobytes().hex()
+        if peer not in sums and len(sums) >= PEERS_MAX:
+            peer = "others"
+        sums[peer] = sums.get(peer, 0) + int(sizes[peers == node].sum())
+
+
 class Histogram:
     """Bucket counts and sums for a growing number of label values."""
 
@@ -224,6 +236,11 @@ class Series:
         self.group_pending = Histogram()
         self.object_bytes = dict.fromkeys(("created", "freed", "spilled", "restored"), 0)
         self.objects_lost = 0
+        #: Peer -> bytes; beyond so many, all others together.
+        self.received: dict[str, int] = {}
+        self.sent: dict[str, int] = {}
+        self.transfer_seconds = Histogram()
+        self.transfers_failed = 0
         self.dropped = 0
         self.resources: dict[str, tuple[float, float]] = {}
         self.processes: dict[bytes, tuple[ProcessKind, int, int]] = {}
@@ -243,7 +260,7 @@ class Series:
             "actor_restarting": self._restarting, "control_rpc": self._rpc, "control_stored": self._stored,
             "events_dropped": self._dropped,
             "group_requested": self._group_requested, "group_created": self._group_created,
-            "group_removed": self._group_removed,
+            "group_removed": self._group_removed, "transfer_done": self._transferred, "transfer_served": self._served,
             "collective_ended": self._collective, "collective_failed": self._collective_failed,
         }  # fmt: skip
 
@@ -260,6 +277,17 @@ class Series:
                 self.object_bytes[name] += int(columns["object_bytes"].sum())
         if "object_lost" in batch:
             self.objects_lost += len(batch["object_lost"])
+        if "transfer_failed" in batch:
+            self.transfers_failed += len(batch["transfer_failed"])
+
+    # --- transfers ----------------------------------------------------------------------------------------
+
+    def _transferred(self, columns: Columns) -> None:
+        _add_by_peer(self.received, columns["source"], columns["object_bytes"])
+        self.transfer_seconds.add(np.zeros(len(columns), np.int64), columns["wire_seconds"])
+
+    def _served(self, columns: Columns) -> None:
+        _add_by_peer(self.sent, columns["destination"], columns["sent_bytes"])
 
     # --- tasks --------------------------------------------------------------------------------------------
 

@@ -39,6 +39,8 @@ class ObjectViews(Tables):
             "state": lambda: Column("enum", states, STATES),
             "bytes": lambda: Column("number", table["bytes"]),
             "pins": lambda: Column("number", table["pins"]),
+            "node": lambda: Column("id", table["node"]),
+            "transfers": lambda: Column("number", table["transfers"]),
             "age_seconds": lambda: Column("number", self._ages(np.arange(len(table)), now)),
         }  # fmt: skip
         for name in ("created", "sealed", "spilled", "freed", "put", "lost", "restored"):
@@ -68,7 +70,10 @@ class ObjectViews(Tables):
         identifier = table["id"][row].tobytes()
         creator = table["creator"][row].tobytes()
         at = np.array([row])
+        nodes = [node.hex() for node in table.nodes_of(row, int(states[row]))]
         values: Row = {
+            "node": nodes[0] if nodes else None,
+            "nodes": " ".join(nodes) or None,
             "object_id": identifier.hex(),
             "owner": ids.owner_of(identifier).hex(),
             "owner_label": self.process_label(ids.owner_of(identifier)),
@@ -80,6 +85,7 @@ class ObjectViews(Tables):
             "bytes": int(table["bytes"][row]),
             "state": STATES[int(states[row])],
             "pins": int(table["pins"][row]),
+            "transfers": int(table["transfers"][row]),
             "age_seconds": float(self._ages(at, now)[0]),
             "error": texts[int(table["error"][row])] or None,
         }

@@ -29,6 +29,8 @@ SPEC: dict[str, tuple[str, Any]] = {
     "lost_at": ("<i8", 0),
     "pins": ("<u4", 0),
     "pinned_at": ("<i8", 0),
+    "node": ("V8", 0),
+    "transfers": ("<u4", 0),
 }
 
 
@@ -84,6 +86,8 @@ class ObjectTable:
     def __init__(self) -> None:
         self.index = ObjectIndex()
         self.grid = Grid(SPEC)
+        #: Row -> nodes that have a copy besides the original.
+        self.copies: dict[int, set[bytes]] = {}
         self._times = {
             "object_created": "created_at",
             "object_sealed": "sealed_at",
@@ -119,6 +123,7 @@ class ObjectTable:
             np.maximum.at(self.grid["bytes"], rows, columns["object_bytes"])
             if event == "object_created":
                 self.grid["creator"][rows] = columns["worker"]
+                self.grid["node"][rows] = columns["process"]
             elif event == "object_lost":
                 self.grid["error"][rows] = columns["error"]
         pinned = batch.get("object_pinned")
@@ -126,6 +131,41 @@ class ObjectTable:
             rows, pinned = self._rows(pinned)
             np.add.at(self.grid["pins"], rows, 1)
             np.maximum.at(self.grid["pinned_at"], rows, pinned["time_ns"].astype(np.int64))
+        self._fold_copies(batch)
+
+    def _fold_copies(self, batch: Batch) -> None:
+        """Where copies are: what came and what went, in order of time."""
+        changes: list[tuple[int, int, str, bytes]] = []
+        for event, field in (
+            ("transfer_done", "destination"), ("object_copy_dropped", "node"), ("object_copy_kept", "node")
+        ):  # fmt: skip
+            columns = batch.get(event)
+            if columns is None:
+                continue
+            rows, columns = self._rows(columns)
+            if event == "transfer_done":
+                np.add.at(self.grid["transfers"], rows, 1)
+                np.maximum.at(self.grid["bytes"], rows, columns["object_bytes"])
+            times, nodes = columns["time_ns"].tolist(), columns[field]
+            changes += [
+                (at, row, event, node.tobytes()) for at, row, node in zip(times, rows.tolist(), nodes, strict=True)
+            ]
+        for _, row, event, node in sorted(changes):
+            copies = self.copies.setdefault(row, set())
+            if event == "transfer_done":
+                copies.add(node)
+                continue
+            copies.discard(node)
+            if event == "object_copy_kept":
+                self.grid["node"][row] = np.frombuffer(node, "V8")[0]
+
+    def nodes_of(self, row: int, state: int) -> list[bytes]:
+        """The nodes in whose store an object lies, that of the original first."""
+        if state in (FREED, LOST):
+            return []
+        original = self.grid["node"][row].tobytes()
+        here = [original] if any(original) and state in (CREATED, SEALED, SPILLED) else []
+        return here + sorted(self.copies.get(row, set()) - set(here))
 
     def _rows(self, columns: Columns) -> tuple[Array, Columns]:
         ids = columns["object"]

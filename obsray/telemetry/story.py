@@ -39,7 +39,8 @@ _RUNS = frozenset({"tasks_submitted", "tasks_dispatched", "tasks_finished"})
 #: What happens to an object in the store, except that it is read.
 _OBJECT_LIFE = (
     "object_created", "object_sealed", "object_spilling", "object_spill_stopped", "object_spilled", "object_restoring",
-    "object_restored", "object_lost", "object_freed",
+    "object_restored", "object_lost", "object_freed", "transfer_begun", "transfer_done", "transfer_failed",
+    "transfer_retried", "object_copy_dropped", "object_copy_kept",
 )  # fmt: skip
 _CODES = {8: "id8", 16: "id16", 20: "id20"}
 

@@ -159,6 +159,7 @@ class ObjectState(StateRow):
     # detail
     owner_id: str | None = None
     producer: str | None = None
+    node_ids: list[str] | None = None
     pins: int | None = None
     age_seconds: float | None = None
     creation_time_ms: float | None = None
@@ -416,6 +417,7 @@ def object_row(row: _Row, task_status: str | None, owner: tuple[str, int] | None
         ip=_ADDRESS,
         owner_id=row["owner"],
         producer=row["producer"],
+        node_ids=(row["nodes"] or "").split(),
         pins=row["pins"],
         age_seconds=row["age_seconds"],
         creation_time_ms=_ms(row["put_at_ns"] or row["created_at_ns"]),

@@ -295,6 +295,9 @@ class FakeViews:
                 "age_seconds": 1.5 * number,
                 "owner": OWNER,
                 "pins": number % 3,
+                "transfers": number % 2,
+                "node": "ab" * 8,
+                "nodes": "ab" * 8,
             }
             for number in range(300)
         ]

@@ -72,6 +72,7 @@ class Directory:
         self.waiting: dict[bytes, dict[bytes, float]] = {}
         self._here, self._lives, self._tell_here = here, lives, answer
         self._keep_here, self._settled, self._others = keep, settled, others
+        self._died_at: float | None = None
         self._by_owner: dict[bytes, set[bytes]] = {}
         self._by_node: dict[bytes, dict[bytes, Place]] = {}
 
@@ -89,7 +90,11 @@ class Directory:
         elif not self._send_to_copy(step, asker, object_id):
             self._remember(object_id)
             # It may have been made again, and who asks has heard of it before us.
-            ago = WAIT_SECONDS - WAIT_IF_LOST_SECONDS if object_id in self.lost else 0.0
+            ago = 0.0
+            if object_id in self.lost:
+                ago = WAIT_SECONDS - WAIT_IF_LOST_SECONDS
+            elif self._died_at is not None and step.now < self._died_at + WAIT_SECONDS:
+                ago = WAIT_SECONDS - WAIT_AFTER_DEATH_SECONDS
             self.waiting.setdefault(object_id, {})[asker] = step.now - ago
             self._wake_for(step, object_id)
 
@@ -281,6 +286,7 @@ class Directory:
 
     def node_gone(self, step: Step, node: bytes, detail: str) -> None:
         """A node is dead or out of reach: its copies are gone, and it asks for nothing any more."""
+        self._died_at = step.now
         for object_id, waiting in list(self.waiting.items()):
             waiting.pop(node, None)
             for asker in waiting:

@@ -144,6 +144,7 @@ class NodeMachine:
             "shutdown": self._shutdown,
             "drain": lambda step, client, arguments: self.draining.ask(step, arguments),
             "store": self._store,
+            "locations": self._locations,
         }
 
     # --- clients -----------------------------------------------------------------------------------------
@@ -597,6 +598,12 @@ class NodeMachine:
             for entry in self.objects.largest_pinned()
         ]
         return {**asdict(self.objects.numbers()), "largest_pinned": largest}
+
+    def _locations(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[bytes, list[bytes]]:
+        wanted = arguments.get("objects")
+        if not isinstance(wanted, list | tuple) or not all(isinstance(each, bytes) for each in wanted):
+            raise Malformed("objects is no list of ids")
+        return {each: self.sharing.directory.nodes_of(each) for each in wanted}
 
     def _shutdown(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, Any]:
         if client.kind is not ProcessKind.TOOL and client.job != 1:

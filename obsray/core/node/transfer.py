@@ -1,7 +1,7 @@
 """Shell: the bytes of objects between nodes, in threads with sockets of their own.
 
 Whoever fetches asks for ranges; whoever has the object answers in blocks, each with its checksum, from the arena into
-the socket and from the socket into the arena (docs/adr/0020)::
+the socket and from the socket into the arena (docs/adr/0022)::
 
     request: operation B | pad 3x | object 20s | start Q | length Q
     answer:  status B | pad 3x | crc32 I | length Q, then so many bytes: of the object, or (status not 0) of a sentence

@@ -343,6 +343,7 @@ NODE_METHODS: dict[str, str] = {
     "shutdown": "{} -> {}; ends the whole runtime (only from the driver that started it)",
     "get_group": "{'name', 'namespace'} -> description of the group or None",
     "groups": "{'group': bytes or None} -> [description of a group]: that one, or all that are remembered",
+    "locations": "{'objects': [ids]} -> {id: [nodes]} of those that are at home here or lie here",
     "store": "{} -> the numbers of a store_sample, plus the ten largest pinned objects",
 }
 
