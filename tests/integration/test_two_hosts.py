@@ -1,0 +1,145 @@
+"""Two nodes on two hosts: each in a network namespace of its own, with nothing between them but one cable."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD, OTHER = "10.77.0.1", "10.77.0.2"
+PORT = 6379
+COMMAND = "import sys; from obsray.cli.command import main; sys.exit(main())"
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def ip(*arguments: str) -> str:
+    """Run ``ip``. Needs root; a machine where that is not to be had cannot say that obsray works between hosts."""
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr.strip()} (these tests need root and iproute2)"
+    return done.stdout
+
+
+class Host:
+    """One network namespace, and what runs in it."""
+
+    def __init__(self, name: str, address: str, root: Path) -> None:
+        self.name, self.address, self.root = name, address, root
+        root.mkdir()
+        ip("netns", "add", name)
+        ip("-n", name, "link", "set", "lo", "up")
+
+    def run(self, *command: str, seconds: float = 40.0) -> subprocess.CompletedProcess[str]:
+        """A command there, to its end."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.root)}
+        return subprocess.run(
+            ["ip", "netns", "exec", self.name, sys.executable, *command],
+            capture_output=True, text=True, timeout=seconds, env=environment, cwd=ROOT,
+        )  # fmt: skip
+
+    def start_node(self, *options: str) -> subprocess.CompletedProcess[str]:
+        here = ("--node-ip-address", self.address, "--unsafe-network")
+        return self.run("-c", COMMAND, "start", "--temp-dir", str(self.root), "--num-cpus", "1", *here, *options)
+
+    @property
+    def session(self) -> Path:
+        return max(self.root.glob("obsray-*/s_*"), key=lambda path: path.stat().st_mtime)
+
+    def remove(self) -> None:
+        pids = [int(pid) for pid in ip("netns", "pids", self.name).split()]
+        processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        psutil.wait_procs(processes, 10)
+        ip("netns", "del", self.name)
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Host, Host]]:
+    # Not pytest's: a unix socket's path may not be longer than about a hundred characters.
+    base = Path(tempfile.mkdtemp(prefix="h"))
+    made: list[Host] = []
+    try:
+        for letter, address in (("a", HEAD), ("b", OTHER)):
+            made.append(Host(f"obsray{os.getpid()}{letter}", address, base / letter))
+        first, second = made
+        ip("link", "add", "cable", "netns", first.name, "type", "veth", "peer", "name", "cable", "netns", second.name)
+        for host in made:
+            ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "cable")
+            ip("-n", host.name, "link", "set", "cable", "up")
+        started = first.start_node("--head", "--port", str(PORT), "--include-dashboard", "false")
+        assert started.returncode == 0, started
+        yield first, second
+    finally:
+        for host in made:
+            host.remove()
+        shutil.rmtree(base)
+
+
+def token_of(host: Host, tmp_path: Path) -> str:
+    path = tmp_path / "token"
+    path.write_bytes((host.session / "token").read_bytes())
+    path.chmod(0o600)
+    return str(path)
+
+
+def test_a_node_with_another_token_is_refused_by_name(hosts, tmp_path):
+    _, other = hosts
+    wrong = tmp_path / "wrong"
+    wrong.write_bytes(bytes(32))
+    began = time.monotonic()
+    done = other.start_node("--address", f"{HEAD}:{PORT}", "--token-file", str(wrong))
+    assert done.returncode != 0 and "token" in done.stderr
+    assert time.monotonic() - began < 15
+
+
+def test_a_host_without_a_cluster_is_an_error_in_seconds(hosts, tmp_path):
+    head, other = hosts
+    for address in (f"{HEAD}:1", "10.77.0.99:6379"):
+        began = time.monotonic()
+        done = other.start_node("--address", address, "--token-file", token_of(head, tmp_path))
+        assert done.returncode != 0 and address in done.stderr, done
+        assert time.monotonic() - began < 20
+
+
+PROGRAM = """
+import sys
+import obsray
+
+obsray.init(address=sys.argv[1])
+
+@obsray.remote(num_cpus=1, resources={"far": 0.1})
+def far(text):
+    return obsray.get_runtime_context().get_node_id(), len(text)
+
+here = obsray.get_runtime_context().get_node_id()
+answers = obsray.get([far.remote("x" * 10_000) for _ in range(200)], timeout=30)
+assert {size for _, size in answers} == {10_000}
+assert {node for node, _ in answers} == {sys.argv[2]} != {here}
+"""
+
+
+def test_two_hosts_act_as_one(hosts, tmp_path):
+    head, other = hosts
+    joined = other.start_node(
+        "--address", f"{HEAD}:{PORT}", "--token-file", token_of(head, tmp_path), "--resources", '{"far": 1}'
+    )
+    assert joined.returncode == 0, joined
+    node = json.loads((other.session / "session.json").read_text())["node"]
+    done = head.run("-c", PROGRAM, str(head.session), node, seconds=80)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
