@@ -19,6 +19,7 @@ import pytest
 
 from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol import control_pb2_grpc
+from obsray.core.transport.connection import control_credential
 from obsray.core.transport.control_client import ControlClient, ControlError
 from obsray.core.transport.node_reporter import NodeReporter
 from obsray.telemetry import session_file
@@ -60,7 +61,7 @@ class Control:
         self.stub = control_pb2_grpc.ControlStub(self.channel)
 
     def call(self, method: str, request, token: str | None = None):
-        metadata = (("authorization", token or f"Bearer {self.token.hex()}"),)
+        metadata = (("authorization", token or f"Bearer {control_credential(self.token)}"),)
         return getattr(self.stub, method)(request, metadata=metadata, timeout=WAIT_SECONDS)
 
     def stop(self) -> int:
@@ -198,8 +199,18 @@ def test_without_a_proper_token_it_does_not_start(tmp_path, damage, message):
 @pytest.mark.parametrize("method", [method.name for method in pb.DESCRIPTOR.services_by_name["Control"].methods])
 def test_no_call_works_without_the_token(control, method):
     request = getattr(pb, f"{method}Request")()
-    right = control.token.hex()
-    wrong = [None, "", right, "Bearer", f"Bearer {right[:-1]}", f"Bearer {'0' * 64}", f"bearer {right}", "Bearer é"]
+    right = control_credential(control.token)
+    wrong = [
+        None,
+        "",
+        right,
+        "Bearer",
+        f"Bearer {right[:-1]}",
+        f"Bearer {'0' * 64}",
+        f"bearer {right}",
+        f"Bearer {control.token.hex()}",
+        "Bearer é",
+    ]
     for offered in wrong:
         metadata = () if offered is None else (("authorization", offered),)
         with pytest.raises((grpc.RpcError, ValueError, UnicodeEncodeError)) as caught:
@@ -219,7 +230,7 @@ def test_a_stranger_does_not_learn_which_calls_exist(control):
         unknown(b"", timeout=WAIT_SECONDS)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
     with pytest.raises(grpc.RpcError) as caught:
-        unknown(b"", timeout=WAIT_SECONDS, metadata=(("authorization", f"Bearer {control.token.hex()}"),))
+        unknown(b"", timeout=WAIT_SECONDS, metadata=(("authorization", f"Bearer {control_credential(control.token)}"),))
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -227,7 +238,7 @@ def test_bytes_that_are_no_request_are_refused_and_the_store_lives(control):
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
-    metadata = (("authorization", f"Bearer {control.token.hex()}"),)
+    metadata = (("authorization", f"Bearer {control_credential(control.token)}"),)
     for method in ("RegisterNode", "UpdateActor", "PutKey", "Watch"):
         for _ in range(20):
             raw = control.channel.unary_stream(f"/obsray.v1.Control/{method}")

@@ -18,6 +18,7 @@ from test_control_process import COMMAND, NODE, WAIT_SECONDS, make_session
 from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol import control_pb2_grpc
 from obsray.core.protocol.lifecycle import NodeState
+from obsray.core.transport.connection import control_credential
 from obsray.core.transport.control_client import ControlClient, address_of
 from obsray.telemetry import session_file
 
@@ -160,7 +161,7 @@ def test_one_that_only_stood_still_acknowledges_nothing_after_the_takeover_and_e
     put(client, 0)
     channel = grpc.insecure_channel(control.addresses[first.pid])
     stub = control_pb2_grpc.ControlStub(channel)
-    metadata = (("authorization", f"Bearer {control.token.hex()}"),)
+    metadata = (("authorization", f"Bearer {control_credential(control.token)}"),)
     stub.GetState(pb.GetStateRequest(), metadata=metadata, timeout=WAIT_SECONDS)
     acknowledged = [0]
     stop = threading.Event()

@@ -23,6 +23,7 @@ from obsray.core.control.step import Instant, Refuse, Refused
 from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol import control_pb2_grpc
 from obsray.core.protocol.lifecycle import NodeState
+from obsray.core.transport.connection import control_credential
 from obsray.telemetry.spine import Emitter
 
 MESSAGE_BYTES_MAX = 64 << 20
@@ -49,10 +50,10 @@ def instant() -> Instant:
 
 
 class TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Lets a call pass only with ``authorization: Bearer <hex of the token>``, exactly once."""
+    """Lets a call pass only with ``authorization: Bearer <credential>``, exactly once."""
 
     def __init__(self, token: bytes) -> None:
-        self._expected = b"Bearer " + token.hex().encode()
+        self._expected = b"Bearer " + control_credential(token).encode()
         self.rejected = 0
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:

@@ -120,6 +120,11 @@ def _mismatch(theirs: str, ours: str, advice: str) -> VersionMismatch:
     return VersionMismatch(f"the peer {theirs}, this side {ours}{advice}", f"it {ours}, this side {theirs}{advice}")
 
 
+def control_credential(token: bytes) -> str:
+    """What calls to the control store carry: made of the token, and of no use where the token itself must be known."""
+    return hmac.digest(token, b"obsray control store", "sha256").hex()
+
+
 class Connection:
     """The framing state of one connection after its handshake."""
 

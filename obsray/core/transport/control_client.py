@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from obsray.core.transport.connection import control_credential
 from obsray.telemetry import session_file
 
 MESSAGE_BYTES_MAX = 64 << 20
@@ -61,7 +62,7 @@ class Route:
 
     def __init__(self, address: Path | str, token: bytes) -> None:
         self._targets = [f"unix:{address}"] if isinstance(address, Path) else _targets(address.split(","))
-        self.metadata = (("authorization", f"Bearer {token.hex()}"),)
+        self.metadata = (("authorization", f"Bearer {control_credential(token)}"),)
         self._current = 0
         self._channels: dict[str, tuple[Any, Any]] = {}
 
