@@ -19,7 +19,7 @@ from obsray.core.node.resources import Amounts
 from obsray.core.node.step import Broadcast, Send, Step
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import NodeState
-from obsray.ids import mark_of, mark_of_node
+from obsray.ids import TASK_ID_BYTES, mark_of, mark_of_node
 
 if TYPE_CHECKING:
     from obsray.core.node.machine import NodeMachine
@@ -173,6 +173,8 @@ class Abroad:
         match message:
             case m.CreateActor(_, spec) | m.CreateGroup(_, spec):
                 return self.peers.head if spec.get("detached") is True else None
+            case m.Request(method="checkpoint", arguments={"actor": bytes(actor)}) if len(actor) == TASK_ID_BYTES:
+                return self.peers.home_of(actor)
             case m.LeaseReturn(lease=lease) | m.KillWorker(lease=lease):
                 mark = (lease >> m.LEASE_MARK_SHIFT).to_bytes(5, "big")[-4:]
                 return self.peers.by_mark.get(mark)

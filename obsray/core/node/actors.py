@@ -151,7 +151,11 @@ class ActorTable:
         step.emit.actor_placed(
             step.time_ns, actor.id, worker, node, step.now - actor.waiting_since, actor.incarnation & 0xFFFF
         )
-        step.send(worker, StartActor(actor.spec, actor.incarnation, devices))
+        spec = actor.spec
+        if node != self.node and spec.get("checkpoint") is not None:
+            # What it saves is kept here, so that it outlives that node.
+            spec = {**spec, "checkpoint": {**spec["checkpoint"], "distant": True}}
+        step.send(worker, StartActor(spec, actor.incarnation, devices))
 
     def _ask_node(self, step: Step, demand: Demand, peer: Peer) -> None:
         """The actor's worker shall be found by another node."""

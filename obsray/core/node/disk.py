@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from obsray.core.node.step import ReserveArena, RestoreObject, SpillObject
 from obsray.core.system.arena import Arena
@@ -98,6 +99,19 @@ class Disk:
     def remove_directory(self, path: Path) -> None:
         """Delete a directory with what is in it, if it is there."""
         self._run("files", self._files, SPILL_THREADS, lambda: shutil.rmtree(path, ignore_errors=True))
+
+    def do(self, work: Callable[[], Any], done: Callable[[Any, str], None]) -> None:
+        """Have ``work`` done; ``done`` is told what it returned, or why it could not be done."""
+
+        def job() -> None:
+            value, error = None, ""
+            try:
+                value = work()
+            except OSError as failure:
+                error = f"{failure.filename or 'a file'}: {failure.strerror or failure}"
+            self._post(lambda: done(value, error))
+
+        self._run("files", self._files, SPILL_THREADS, job)
 
     def _run(self, name: str, queue: SimpleQueue[Job | None], count: int, job: Job) -> None:
         for number in range(count):

@@ -239,7 +239,7 @@ class GroupMessages:
             self.end(step, group, ended, Reason.REMOVED)
             return
         for demand, why in self.scheduler.group_known(step, group):
-            self.machine.actors.unplaceable(step, demand.actor, DeathCause.UNSCHEDULABLE, why)
+            self.machine.keeper(demand.actor).unplaceable(step, demand.actor, DeathCause.UNSCHEDULABLE, why)
 
     def _release(self, step: Step, peer: Peer, message: m.ReleaseBundles) -> None:
         group = self.copies.release(step, peer, message)

@@ -19,7 +19,7 @@ from obsray.core.node.peers import Peer
 from obsray.core.node.placement import placement_of
 from obsray.core.node.resources import amounts_of
 from obsray.core.node.scheduler import Scheduler
-from obsray.core.node.step import Step, require
+from obsray.core.node.step import RemoveCheckpoints, Step, require
 from obsray.core.node.workers import WorkerPool
 from obsray.core.protocol.messages import ActorPlaced, EndWorker, WantActor, WithdrawActor
 from obsray.ids import NIL_WORKER, is_detached
@@ -123,15 +123,24 @@ class GuestTable:
         if guest is not None:
             self._refuse(step, guest, "environment", error)
 
+    def unplaceable(self, step: Step, actor: bytes, cause: DeathCause, why: str) -> None:
+        """It can never run where it shall be."""
+        guest = self.waiting.get(actor)
+        if guest is not None:
+            self._forget(step, guest)
+            self._refuse(step, guest, "unschedulable", why)
+
     def group_removed(self, step: Step, group: bytes, why: str) -> None:
         """What waits for bundles that are gone gets none; the processes in them are the scheduler's to name."""
         for guest in [guest for guest in self.waiting.values() if guest.demand.placement.group == group]:
             self._forget(step, guest)
             self._refuse(step, guest, "group_removed", why)
 
-    def worker_ended(self, worker: bytes) -> None:
-        """The process is gone; its home hears it from ``WorkerDied``."""
-        self.by_worker.pop(worker, None)
+    def worker_ended(self, step: Step, worker: bytes) -> None:
+        """The process is gone; its home hears it from ``WorkerDied``, and has what it saved."""
+        guest = self.by_worker.pop(worker, None)
+        if guest is not None:
+            step.effects.append(RemoveCheckpoints(guest.actor))
 
     def home_lost(self, step: Step, home: bytes, why: str) -> None:
         """Nobody keeps these actors any more: they end."""

@@ -29,7 +29,17 @@ from obsray.core.node.pulls import Pulled
 from obsray.core.node.resources import MEMORY, Resources
 from obsray.core.node.scheduler import Scheduler
 from obsray.core.node.sharing import Sharing
-from obsray.core.node.step import Broadcast, FindName, ListNames, ReportJob, Shutdown, Step, require
+from obsray.core.node.step import (
+    Broadcast,
+    FindName,
+    KeepCheckpoint,
+    ListNames,
+    ReadCheckpoint,
+    ReportJob,
+    Shutdown,
+    Step,
+    require,
+)
 from obsray.core.node.workers import Death, Ended, WorkerPool
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.labels import NODE_ID
@@ -87,13 +97,13 @@ class NodeMachine:
         self.guests = GuestTable(self.scheduler, pool)
         self.abroad = Abroad(self)
         self.delegation.speak = self.abroad.forward
-        self.distant = DistantActors(self.peers, self.abroad.forward)
-        self._join_actors()
         self.group_messages = GroupMessages(self)
         self.sharing = Sharing(node, objects, self.peers, self.clients.__contains__)
         self.abroad.handlers.update(self.sharing.handlers)
         self.abroad.on_linked.append(self.sharing.node_linked)
         self.abroad.on_lost.append(self.sharing.node_lost)
+        self.distant = DistantActors(self.peers, self.abroad.forward)
+        self._join_actors()
         #: What drivers said about their jobs.
         self.descriptions: dict[int, dict[str, Any]] = {}
         self._describe_node = describe_node
@@ -132,6 +142,9 @@ class NodeMachine:
         self._asking: dict[str, Callable[[Step, Client, dict[str, Any], int], Any]] = {
             "get_group": self.group_messages.find,
             "groups": self.group_messages.describe,
+            "get_actor": self._get_actor,
+            "list_actors": self._list_actors,
+            "checkpoint": self._checkpoint,
         }
         self.draining = Draining(self)
         self._methods: dict[str, Callable[[Step, Client, dict[str, Any]], Any]] = {
@@ -313,7 +326,7 @@ class NodeMachine:
             require(lease is None, "a lease on a process that never was")
             return
         self.actors.worker_ended(step, death, end.tail)
-        self.guests.worker_ended(end.worker)
+        self.guests.worker_ended(step, end.worker)
         if death.worker.state is WorkerState.DEAD and death.worker.uses:
             self._tell_death(step, death, end)
         self.pool.keep_prestarted(step)
@@ -414,11 +427,10 @@ class NodeMachine:
     def look(self, step: Step) -> None:
         """Something may have become free, or wanted: decide again."""
         for lease in self.scheduler.schedule(step):
-            (self.actors if lease.demand.actor in self.actors.actors else self.guests).placed(step, lease)
+            self.keeper(lease.demand.actor).placed(step, lease)
         for demand, error in self.scheduler.give_up(step):
             if demand.actor:
-                keeper = self.actors if demand.actor in self.actors.actors else self.guests
-                keeper.environment_failed(step, demand.actor, error)
+                self.keeper(demand.actor).environment_failed(step, demand.actor, error)
             else:
                 step.send(demand.client, m.EnvironmentFailed(demand.shape, error))
         if self.peers.peers:
@@ -497,6 +509,10 @@ class NodeMachine:
         self.abroad.on_lost.append(self._node_lost)
         self.abroad.on_died += [self.actors.node_died, self.distant.node_died]
 
+    def keeper(self, actor: bytes) -> ActorTable | GuestTable:
+        """Who knows what to do with a worker for an actor: it is at home here, or a guest."""
+        return self.actors if actor in self.actors.actors else self.guests
+
     def _node_lost(self, step: Step, peer: Peer, detail: str) -> None:
         self.actors.node_lost(step, peer, detail)
         self.guests.home_lost(step, peer.id, detail)
@@ -525,9 +541,6 @@ class NodeMachine:
     # --- requests ----------------------------------------------------------------------------------------
 
     def _request(self, step: Step, client: Client, message: m.Request) -> None:
-        if message.method in ("get_actor", "list_actors"):
-            self._ask_for_names(step, client, message)
-            return
         asking = self._asking.get(message.method)
         if asking is not None:
             answer = asking(step, client, message.arguments, message.request)
@@ -551,17 +564,38 @@ class NodeMachine:
             **self._describe_node(), "labels": self.labels, "available": free, "draining": self.abroad.draining,
         }  # fmt: skip
 
-    def _ask_for_names(self, step: Step, client: Client, message: m.Request) -> None:
-        """The answer comes now, or once the control store has been asked."""
-        arguments, names = message.arguments, self.actors.names
-        if message.method == "list_actors":
-            namespace = None if arguments.get("namespace") is None else _text(arguments, "namespace")
-            found = names.listed(step, client.id, message.request, namespace)
+    def _get_actor(self, step: Step, client: Client, arguments: dict[str, Any], request: int) -> Any:
+        name, namespace = _text(arguments, "name"), _text(arguments, "namespace")
+        return self.actors.names.find(step, client.id, request, name, namespace)
+
+    def _list_actors(self, step: Step, client: Client, arguments: dict[str, Any], request: int) -> Any:
+        namespace = None if arguments.get("namespace") is None else _text(arguments, "namespace")
+        return self.actors.names.listed(step, client.id, request, namespace)
+
+    def _checkpoint(self, step: Step, client: Client, arguments: dict[str, Any], request: int) -> Any:
+        """An actor that runs elsewhere has something kept here, or reads it. Only its own process may."""
+        what, file, gone = arguments.get("what"), arguments.get("file", ""), arguments.get("gone", [])
+        data, append = arguments.get("data", b""), arguments.get("append")
+        if (
+            (file and not m.is_checkpoint_file(file))
+            or not isinstance(data, bytes)
+            or not isinstance(gone, list | tuple)
+        ):
+            raise Malformed("checkpoint: not a file of an actor")
+        actor = self.actors.by_worker.get(client.id)
+        if actor is None or actor.id != arguments.get("actor"):
+            step.send(client.id, m.Reply(request, None, "it is not the process of that actor", "not_allowed"))
+        elif what == "keep" and file and all(map(m.is_checkpoint_file, gone)):
+            step.effects.append(KeepCheckpoint(client.id, request, actor.id, file, data, append is True, tuple(gone)))
+        elif what in ("list", "read") and bool(file) == (what == "read"):
+            step.effects.append(ReadCheckpoint(client.id, request, actor.id, file))
         else:
-            name, namespace = _text(arguments, "name"), _text(arguments, "namespace")
-            found = names.find(step, client.id, message.request, name, namespace)
-        if found is not LATER:
-            step.send(client.id, m.Reply(message.request, found))
+            raise Malformed("checkpoint: nothing that can be done")
+        return LATER
+
+    def checkpoint_done(self, step: Step, asked: KeepCheckpoint | ReadCheckpoint, value: Any, error: str) -> None:
+        """The files of a checkpoint were written or read."""
+        step.send(asked.client, m.Reply(asked.request, value, error, "disk" if error else ""))
 
     def name_answered(self, step: Step, actor: bytes, error: str, kind: str) -> None:
         """The control store has said whether an actor may have its name (``ReserveName``)."""

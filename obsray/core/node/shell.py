@@ -49,9 +49,11 @@ from obsray.core.node.step import (
     Effect,
     EndProcess,
     FindName,
+    KeepCheckpoint,
     ListNames,
     MakeEnvironment,
     PullObject,
+    ReadCheckpoint,
     RefuseTransfer,
     RemoveCheckpoints,
     RemoveEnvironment,
@@ -75,6 +77,7 @@ from obsray.core.protocol.labels import ACCELERATOR
 from obsray.core.protocol.lifecycle import WorkerState
 from obsray.core.protocol.messages import ActorChanged, Exit, Message, NodeLeaves, Welcome, encode
 from obsray.core.system.arena import Arena
+from obsray.core.system.checkpoints import keep, kept
 from obsray.core.system.processes import clean_session
 from obsray.core.transport.connection import PROTOCOL_VERSION, Hello
 from obsray.core.transport.dial import TRANSFER_TARGET, dial
@@ -418,6 +421,13 @@ class Node:
                 self._report(news)
             case ReportJob(job, driver, pid, entrypoint, namespace):
                 self.reporter.start_job(job, driver, pid, entrypoint, namespace)
+            case KeepCheckpoint(_, _, actor, file, data, append, gone):
+                directory = self.session / "checkpoints" / actor.hex()
+                done = partial(self._do, self.machine.checkpoint_done, effect)
+                self.disk.do(partial(keep, directory, file, data, append, gone), done)
+            case ReadCheckpoint(_, _, actor, file):
+                done = partial(self._do, self.machine.checkpoint_done, effect)
+                self.disk.do(partial(kept, self.session / "checkpoints" / actor.hex(), file), done)
             case ReserveName() | FindName() | ListNames():
                 self.naming.ask(effect)
             case Shutdown(reason):

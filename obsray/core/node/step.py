@@ -164,6 +164,30 @@ class RemoveCheckpoints(NamedTuple):
     actor: bytes
 
 
+class KeepCheckpoint(NamedTuple):
+    """Write what an actor that runs elsewhere has saved: ``data`` becomes ``file``, or (``append``) goes to its end.
+
+    ``gone``: files that are not needed any more. Answered by ``checkpoint_done`` for this client's request.
+    """
+
+    client: bytes
+    request: int
+    actor: bytes
+    file: str
+    data: bytes
+    append: bool
+    gone: tuple[str, ...]
+
+
+class ReadCheckpoint(NamedTuple):
+    """Read a file that an actor has saved; "": the names of all. Answered by ``checkpoint_done``."""
+
+    client: bytes
+    request: int
+    actor: bytes
+    file: str
+
+
 class Report(NamedTuple):
     """Let the control store know of an actor: its spec when it is created, then every change of it."""
 
@@ -229,6 +253,8 @@ Effect = (
     | CutTransfers
     | RemoveFile
     | RemoveCheckpoints
+    | KeepCheckpoint
+    | ReadCheckpoint
     | Report
     | ReportJob
     | ReserveName

@@ -38,6 +38,7 @@ receiver with the owner (``AddHolder``) on the same connection on which it later
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 RETIRED: frozenset[int] = frozenset()
@@ -76,6 +77,14 @@ RESULT_FIELDS = (
     #           "retry": True (the exception is one of retry_exceptions), "retire": True (max_calls reached)}
     "run_ns",  # int: how long user code ran
 )
+
+
+_CHECKPOINT_FILE = re.compile(r"\d{1,12}\.(state|calls)")
+
+
+def is_checkpoint_file(name: Any) -> bool:
+    """Whether what an actor saves has files of this name (``system/checkpoints.py``)."""
+    return isinstance(name, str) and _CHECKPOINT_FILE.fullmatch(name) is not None
 
 
 def tag_of(message: Message) -> int:
@@ -340,6 +349,8 @@ NODE_METHODS: dict[str, str] = {
     "drain": "{'node': 8 bytes, 'reason': str, 'deadline_seconds': float or None} -> {}; that node takes no more work, "
     "and leaves when what runs there has ended",
     "flush_logs": "{} -> {'nodes': [id]}; what this driver's workers elsewhere have printed is in logs/remote",
+    "checkpoint": "{'actor', 'what': 'keep', 'file', 'data', 'append', 'gone'} -> None; 'list' -> [file]; 'read', "
+    "'file' -> bytes; only from the actor's process, at the actor's home",
     "shutdown": "{} -> {}; ends the whole runtime (only from the driver that started it)",
     "get_group": "{'name', 'namespace'} -> description of the group or None",
     "groups": "{'group': bytes or None} -> [description of a group]: that one, or all that are remembered",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +22,7 @@ from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, serialize
 from obsray.core.runtime.values import Unreadable
 from obsray.core.runtime.waiting import Waiter
-from obsray.core.system.checkpoints import CheckpointFiles
+from obsray.core.system.checkpoints import DISTANT_BYTES_MAX, CheckpointFiles
 from obsray.errors import ActorCheckpointError
 from obsray.ids import owner_of
 from obsray.telemetry.events import Outcome
@@ -73,12 +74,42 @@ class Checkpoints:
         #: Whether calls are written down and repeated.
         self.repeats: bool = wishes["repeats"]
         self.requested = False
-        self.files = CheckpointFiles(self.session.directory / "checkpoints" / runner.id.hex())
+        self.files = self._open(wishes.get("distant") is True)
         self._since = 0
         self._saved_at = time.monotonic()
         self._answers: dict[bytes, Answer] = {}
         self._answers_until = 0.0
         self._answering = False
+
+    def _open(self, distant: bool) -> CheckpointFiles:
+        """The actor's files. ``distant``: what counts are those at its home, another node, which outlive this one."""
+        directory = self.session.directory / "checkpoints" / self.runner.id.hex()
+        if not distant:
+            return CheckpointFiles(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700, parents=True)
+        for name in self._ask_home(what="list") if self.runner.incarnation else ():
+            if m.is_checkpoint_file(name):
+                (directory / name).write_bytes(self._ask_home(what="read", file=name))
+        return CheckpointFiles(directory, self._keep_at_home)
+
+    def _keep_at_home(self, file: str, data: bytes, append: bool, gone: list[str]) -> None:
+        if len(data) > DISTANT_BYTES_MAX:
+            raise ValueError(
+                f"{len(data):,} bytes cannot be kept by the node of the actor's owner, which takes "
+                f"{DISTANT_BYTES_MAX:,} at once: save less, or have the actor run on that node "
+                "(NodeAffinitySchedulingStrategy)"
+            )
+        self._ask_home(what="keep", file=file, data=data, append=append, gone=gone)
+
+    def _ask_home(self, **arguments: Any) -> Any:
+        # Not a wait of the call that runs: its resources stay its own.
+        local = self.session.local
+        running, local.running = local.running, None
+        try:
+            return self.session.request("checkpoint", actor=self.runner.id, **arguments)
+        finally:
+            local.running = running
 
     # --- a new process ----------------------------------------------------------------------------------------------
 

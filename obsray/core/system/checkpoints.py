@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from struct import Struct
 
@@ -18,13 +18,45 @@ _MAGIC = b"OBSCKPT\x01"
 _STATE = Struct("<8sQI4x")
 _RECORD = Struct("<II")
 STATES_KEPT = 2
+#: The larger ones of what an actor saves cannot be kept by another node.
+DISTANT_BYTES_MAX = 64 << 20
+
+#: Keeps a copy elsewhere: a file's name, what to write, whether at its end, and files that are not needed any more.
+Mirror = Callable[[str, bytes, bool, list[str]], None]
+
+
+def keep(directory: Path, file: str, data: bytes, append: bool, gone: Iterable[str]) -> None:
+    """Do as the process of an actor on another node has done. Raises OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / file
+    if append:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as end:
+            end.write(data)
+    else:
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(data)
+        os.rename(temporary, path)
+    for name in gone:
+        (directory / name).unlink(missing_ok=True)
+
+
+def kept(directory: Path, file: str) -> bytes | list[str]:
+    """What a file has; for "" the names of all files. Raises OSError."""
+    if file:
+        return (directory / file).read_bytes()
+    return sorted(path.name for kind in ("state", "calls") for path in directory.glob(f"*.{kind}"))
 
 
 class CheckpointFiles:
-    """``state``: the newest intact one, None before the first. ``calls``: what ended since, oldest first."""
+    """``state``: the newest intact one, None before the first. ``calls``: what ended since, oldest first.
 
-    def __init__(self, directory: Path) -> None:
+    ``mirror`` is told of all that is written, before it counts as written; what it raises, its caller gets.
+    """
+
+    def __init__(self, directory: Path, mirror: Mirror | None = None) -> None:
         self.directory = directory
+        self._mirror = mirror
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         numbers = sorted((int(path.stem) for path in directory.glob("*.state")), reverse=True)
         self.number = 0
@@ -72,6 +104,8 @@ class CheckpointFiles:
     def append(self, record: bytes) -> None:
         """A call has ended. Raises OSError."""
         data = _RECORD.pack(len(record), zlib.crc32(record)) + record
+        if self._mirror is not None:
+            self._mirror(f"{self.number}.calls", data, True, [])
         while data:
             data = data[os.write(self._calls, data) :]
         self.calls_bytes += len(record)
@@ -88,6 +122,9 @@ class CheckpointFiles:
                     view = view[os.write(fd, view) :]
         finally:
             os.close(fd)
+        if self._mirror is not None:
+            old_files = [f"{number - STATES_KEPT}.{kind}" for kind in ("state", "calls") if number >= STATES_KEPT]
+            self._mirror(path.name, _STATE.pack(_MAGIC, len(state), zlib.crc32(state)) + state, False, old_files)
         os.rename(temporary, path)
         os.close(self._calls)
         self.number, self.calls_bytes = number, 0

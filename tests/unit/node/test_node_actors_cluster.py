@@ -9,8 +9,9 @@ import pytest
 from cluster_bench import ClusterBench, Member
 from node_bench import actor_spec
 
+from obsray.core.node.intake import Malformed
 from obsray.core.node.resources import UNIT
-from obsray.core.node.step import DisconnectPeer
+from obsray.core.node.step import DisconnectPeer, KeepCheckpoint, RemoveCheckpoints
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import ActorState
 from obsray.ids import NIL_WORKER, SEQUENCE_ACTOR, SEQUENCE_DETACHED_ACTOR, mark_of, task_id
@@ -382,6 +383,34 @@ def test_an_actor_whose_owner_ends_before_it_has_its_name_gives_it_back(cluster)
     cluster.control_answers = True
     cluster.settle()
     assert head.actors.actors[actor].state is ActorState.DEAD and cluster.names == {}
+
+
+# --- what is saved ---------------------------------------------------------------------------------------------
+
+
+def test_what_an_actor_saves_elsewhere_is_kept_at_its_home(cluster):
+    head, first, _ = cluster.nodes
+    driver = head.driver()
+    actor = elsewhere(cluster, head, driver, checkpoint={"every": 1}, restarts_max=1)
+    worker = worker_of(cluster, actor)
+    node = at(cluster, worker)
+    (start,) = node.take(worker, m.StartActor)
+    assert start.spec["checkpoint"] == {"every": 1, "distant": True}
+    kept = {"what": "keep", "actor": actor, "file": "1.state", "data": b"state", "append": False, "gone": ["0.calls"]}
+    node.send(worker, m.Request(7, "checkpoint", kept))
+    cluster.settle()
+    (write,) = head.take_effects(KeepCheckpoint)
+    assert (write.actor, write.file, write.data, write.gone) == (actor, "1.state", b"state", ("0.calls",))
+    head.do(head.machine.checkpoint_done, write, None, "")
+    cluster.settle()
+    assert [(each.request, each.error) for each in node.take(worker, m.Reply)] == [(7, "")]
+    # Nobody else may, and nobody writes anywhere else.
+    stranger = first.driver()
+    assert reply(cluster, first, stranger, m.Request(8, "checkpoint", kept)).kind == "not_allowed"
+    with pytest.raises(Malformed):
+        head.send(driver, m.Request(9, "checkpoint", {**kept, "file": "../../x"}))
+    node.worker_dies(worker)
+    assert node.take_effects(RemoveCheckpoints) == [RemoveCheckpoints(actor)]
 
 
 # --- detached actors ------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from obsray.core.system.checkpoints import CheckpointFiles
+from obsray.core.protocol.messages import is_checkpoint_file
+from obsray.core.system.checkpoints import CheckpointFiles, keep, kept
 
 
 def reopened(directory: Path) -> tuple[int, bytes | None, list[bytes]]:
@@ -74,3 +75,33 @@ def test_a_damaged_state_is_done_without_and_more_calls_are_repeated(tmp_path, a
     data[at] ^= 1
     path.write_bytes(data)
     assert reopened(tmp_path) == (2, b"first" * 1000, [b"one", b"two", b"three"])
+
+
+def test_what_a_mirror_is_told_makes_the_same_files_elsewhere(tmp_path):
+    near, far = tmp_path / "near", tmp_path / "far"
+    files = CheckpointFiles(near, lambda name, data, append, gone: keep(far, name, data, append, gone))
+    for number in range(5):
+        files.append(b"call %d" % number)
+        files.save(b"state %d" % number)
+        files.append(b"later %d" % number)
+    written = {path.name: path.read_bytes() for path in near.iterdir()}
+    assert {name: kept(far, name) for name in kept(far, "")} == written
+    again = CheckpointFiles(far)
+    assert (again.state, again.calls) == (b"state 4", [b"later 4"])
+
+
+def test_what_could_not_be_kept_elsewhere_does_not_count_as_saved(tmp_path):
+    def refuse(name, data, append, gone):
+        raise ValueError("too large")
+
+    files = CheckpointFiles(tmp_path, refuse)
+    with pytest.raises(ValueError, match="too large"):
+        files.save(b"state")
+    with pytest.raises(ValueError, match="too large"):
+        files.append(b"call")
+    assert CheckpointFiles(tmp_path).state is None and CheckpointFiles(tmp_path).calls == []
+
+
+@pytest.mark.parametrize("name", ["../x", "1.new", "a.state", "", 3, "1.state/..", "1.state\n"])
+def test_only_files_of_checkpoints_can_be_named(name):
+    assert not is_checkpoint_file(name) and is_checkpoint_file("12.state") and is_checkpoint_file("0.calls")
