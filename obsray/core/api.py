@@ -283,7 +283,8 @@ def wait(
     """``(ready, rest)`` as soon as ``num_returns`` references are ready or ``timeout`` seconds have passed.
 
     Both lists keep the order of the input; ``ready`` has at most ``num_returns``; a failed task counts as ready.
-    ``progress`` as for ``get``.
+    ``progress`` as for ``get``. ``fetch_local``: a value that lies on another node is ready once it has come here;
+    False: as soon as it exists anywhere.
     Raises ValueError for duplicates, a bad ``num_returns`` or a negative timeout, TypeError for anything but a list of
     references.
     """
@@ -306,7 +307,7 @@ def wait(
     if not 1 <= num_returns <= len(refs):
         raise ValueError(f"num_returns={num_returns}: must be between 1 and the number of references, {len(refs)}")
     return _session_of(refs[0]).values.wait(
-        refs, num_returns, timeout, streams=ObjectRefGenerator in kinds, progress=progress
+        refs, num_returns, timeout, streams=ObjectRefGenerator in kinds, progress=progress, fetch_local=fetch_local
     )
 
 

@@ -341,7 +341,8 @@ class CompiledDAG:
         from obsray.errors import RayCgraphCapacityExceeded
 
         if self._inflight:
-            _, self._inflight = current().values.wait(self._inflight, len(self._inflight), 0, streams=False)
+            count = len(self._inflight)
+            _, self._inflight = current().values.wait(self._inflight, count, 0, fetch_local=False)
         if self._inflight_max is not None and len(self._inflight) >= self._inflight_max:
             raise RayCgraphCapacityExceeded(
                 f"{len(self._inflight)} executions are not finished and _max_inflight_executions is "

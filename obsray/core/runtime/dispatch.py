@@ -41,6 +41,13 @@ from obsray.core.runtime.verdicts import Verdicts
 from obsray.ids import TASK_ID_BYTES
 from obsray.telemetry.events import DispatchReason, Reason
 
+#: A task goes to where its arguments are if those elsewhere have at least so many bytes: a megabyte comes over in a few
+#: milliseconds, about what asking another node for a worker takes.
+NEAR_BYTES_MIN = 1 << 20
+#: Beyond so many shapes tasks do not get one of their own for where their arguments are.
+SHAPES_MAX = 4000
+#: Conditions that may be joined with a wish for a node.
+_LABELS_ONLY = {"selectors", "preferred"}
 #: Tasks collected for a worker before they are sent, when it has others to run meanwhile.
 BATCH_TASKS = 64
 _PUSH_TAG = Push._field_defaults["tag"]
@@ -65,17 +72,23 @@ class Shape:
     """A scheduling class: what a worker must have and be to run these tasks, and where it must be.
 
     ``inherited`` is what those tasks know of where they run: their placement group, and whether what they submit goes
-    there too. ``refusal``: why no task of this shape will ever run, as in ``ShapeRefused``.
+    there too. ``refusal``: why no task of this shape will ever run, as in ``ShapeRefused``. ``base``: the shape
+    that this one is a variant of, for tasks whose arguments lie on another node.
     """
 
     __slots__ = (
-        "inherited", "leases", "name", "name_number", "number", "queue", "refusal", "resources", "runtime", "wanted",
+        "base", "inherited", "leases", "name", "name_number", "number", "placement", "queue", "refusal", "resources",
+        "runtime", "spread", "wanted",
     )  # fmt: skip
 
     def __init__(
         self, number: int, name: str, name_number: int, resources: dict[str, int], runtime: Any,
-        inherited: dict[str, Any] | None = None,
+        inherited: dict[str, Any] | None = None, placement: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
+        self.base = self
+        self.placement = placement
+        #: Each task is to be placed by itself.
+        self.spread = bool(placement and placement.get("spread"))
         self.number = number
         self.name = name
         self.name_number = name_number
@@ -175,6 +188,8 @@ class Dispatcher:
         #: Shapes whose queue may have something to dispatch; leases with tasks not yet sent.
         self.active: set[Shape] = set()
         self.unsent: list[Lease] = []
+        #: Mark of another living node -> its id.
+        self.node_ids: dict[bytes, bytes] = {}
         self._numbers: dict[int, Shape] = {}
         self._window_ns = int(config.pipeline_seconds * 1e9)
         self._tasks_max = config.pipeline_tasks_max
@@ -192,16 +207,45 @@ class Dispatcher:
         shape = self.shapes.get(key)
         if shape is None:
             number = len(self._numbers) + 1
-            shape = self.shapes[key] = Shape(number, name, self.emitter.intern(name), resources, runtime, inherited)
+            label = self.emitter.intern(name)
+            shape = self.shapes[key] = Shape(number, name, label, resources, runtime, inherited, placement)
             self._numbers[number] = shape
             self._send((NODE, encode(DefineShape(number, name, resources, runtime, placement))))
         return shape
 
     def enqueue(self, task: Task) -> None:
         """A task whose arguments exist waits for a worker."""
+        if task.arguments is not None and (self.ownership.places or task.shape.base is not task.shape):
+            task.shape = self._shape_near(task)
         shape = task.shape
         shape.queue.append(task)
         self.active.add(shape)
+
+    def _shape_near(self, task: Task) -> Shape:
+        """The variant of the task's shape that runs where most bytes of its arguments are, if they are many."""
+        base: Shape = task.shape.base
+        if base.placement is not None and not base.placement.keys() <= _LABELS_ONLY:
+            return base
+        places, sums = self.ownership.places, dict[bytes, int]()
+        for _, entry in task.arguments or ():
+            if type(entry.value) is int:
+                mark = places.get(entry.id, b"")
+                sums[mark] = sums.get(mark, 0) + entry.value
+        if not sums:
+            return base
+        # Equal sums: here, which is b"".
+        mark = min(sums, key=lambda each: (-sums[each], each))
+        node = self.node_ids.get(mark)
+        if node is None or sums[mark] < NEAR_BYTES_MIN:
+            return base
+        near = 1 << (sums[mark].bit_length() - 1)
+        key = ("near", base.number, node, near)
+        if key not in self.shapes and len(self.shapes) >= SHAPES_MAX:
+            return base
+        placement = {**(base.placement or {}), "near": node, "near_bytes": near}
+        shape = self.shape(base.name, base.resources, base.runtime, key, placement, base.inherited)
+        shape.base = base
+        return shape
 
     def argument_ready(self, task: Task, entry: Entry, time_ns: int) -> None:
         """The last missing argument exists, or one has failed and the task with it."""
@@ -230,7 +274,7 @@ class Dispatcher:
     def _fill(self, lease: Lease, queue: deque[Task], now: float, time_ns: int) -> None:
         if lease.blocked or lease.reclaimed or lease.retire:
             return
-        in_flight, window = lease.in_flight, self._window_ns
+        in_flight, window, alone = lease.in_flight, self._window_ns, lease.shape.spread
         was_idle = not in_flight
         while queue:
             task = queue[0]
@@ -239,7 +283,9 @@ class Dispatcher:
                 continue
             function = task.function
             estimate = 0 if function.max_calls else function.mean_ns
-            if in_flight and (not estimate or lease.load_ns + estimate > window or len(in_flight) >= self._tasks_max):
+            if in_flight and (
+                alone or not estimate or lease.load_ns + estimate > window or len(in_flight) >= self._tasks_max
+            ):
                 break
             queue.popleft()
             if task.arguments is not None and self.lineage.losses and self.lineage.waits_again(task):
@@ -527,7 +573,7 @@ class Dispatcher:
             lease.recalled = False
             if not lease.in_flight:
                 lease.idle_since = now
-                if lease.retire or lease.reclaimed:
+                if lease.retire or lease.reclaimed or lease.shape.spread:
                     self._give_back(lease, Reason.RECLAIMED_FOR_OTHERS if lease.reclaimed else Reason.NONE)
                     continue
             if lease.shape.queue:

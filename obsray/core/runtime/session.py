@@ -180,6 +180,7 @@ class Session:
         self.ownership = Ownership(worker)
         self.verdicts = Verdicts(self.ownership, self.emitter, time.time_ns)
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.emitter, config, self.job)
+        self.dispatcher.node_ids = self.node_ids
         self.calls = ActorCalls(self.ownership, self.dispatcher, self.verdicts, self.emitter)
         self.reservations = Reservations(self.ownership)
         #: In workers: what has a plan made where tasks go to the placement group of the task that runs; it holds there.

@@ -144,7 +144,9 @@ class Submission:
             if session.closed or session.failure is not None:
                 session.check_open()
             task = self._make(plan, packed, TaskType.TASK, NIL_TASK)
-            if task.state is TaskState.QUEUED:
+            if task.state is TaskState.QUEUED and task.arguments is not None and session.ownership.places:
+                session.dispatcher.enqueue(task)
+            elif task.state is TaskState.QUEUED:
                 shape = plan.shape
                 assert shape is not None
                 queue = shape.queue
@@ -337,7 +339,7 @@ class Submission:
     def _wait_for_arguments(self, packed: Packed) -> None:
         session = self.session
         references = [session.reference(identifier) for _, identifier in packed.arguments or ()]
-        session.values.wait(references, len(references), None)
+        session.values.wait(references, len(references), None, fetch_local=False)
 
     def _never_born(self, client: ActorClient, task: Task, error: bytes) -> None:
         """The node must hear of it: others may have handles of this actor and wait for it."""

@@ -51,6 +51,67 @@ class Unreadable(Exception):
         self.identifier = identifier
 
 
+class _Fetched:
+    """A value that ``wait`` wants on this node. Guarded by the session's lock."""
+
+    def __init__(self, session: Session, entry: Entry) -> None:
+        self.session = session
+        self.entry = entry
+        self.id = entry.id
+        self.watchers: list[Waiter] = []
+        self._tries = 0
+
+    @property
+    def state(self) -> int:
+        """That of the value, wherever it is."""
+        return self.entry.state
+
+    def is_ready(self) -> bool:
+        """Whether it exists and does not lie elsewhere only."""
+        if self.entry.state != READY:
+            return False
+        return type(self.entry.value) is not int or self.id not in self.session.ownership.places
+
+    def begin(self) -> None:
+        """Wait for it, or have it fetched."""
+        if self.entry.state == READY:
+            self._fetch()
+        else:
+            self.session.ownership.wait_for(self.entry, self)
+
+    def on_ready(self, entry: Entry) -> None:
+        """It exists, or has failed."""
+        if self.is_ready():
+            watchers, self.watchers = self.watchers, []
+            for watcher in watchers:
+                watcher.on_ready(entry)
+        elif self.watchers:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        answer = self.session.ask(lambda number: m.PinObject(number, self.id))
+        answer.then = self._arrived
+
+    def _arrived(self, answer: m.ObjectPinned | m.ObjectRefused) -> None:
+        ownership = self.session.ownership
+        if isinstance(answer, m.ObjectPinned):
+            self.session.node.send(m.encode(m.UnpinObjects([self.id])))
+            ownership.places.pop(self.id, None)
+            self.on_ready(self.entry)
+            return
+        self._tries += 1
+        if self._tries < READS_MAX and answer.error in ("lost", "unknown"):
+            self.session.inbox.recovery.unreadable(self.entry, answer.detail)
+        else:
+            # Whoever reads it hears why it cannot be read.
+            ownership.places.pop(self.id, None)
+        if self.watchers:
+            if self.entry.state == READY:
+                self.on_ready(self.entry)
+            else:
+                ownership.wait_for(self.entry, self)
+
+
 #: How often a value is waited for again that could not be read when it was there.
 READS_MAX = 8
 #: Fewer references than this are looked at one by one.
@@ -286,6 +347,9 @@ class Values:
             if pinned.error in ("lost", "unknown"):
                 raise Unreadable(identifier, pinned.detail)
             raise ObjectLostError(f"object {identifier.hex()} cannot be read: {pinned.detail}", identifier.hex())
+        if self.session.ownership.places:
+            # A copy is here now.
+            self.session.ownership.places.pop(identifier, None)
         return self.session.arena.open(identifier, pinned.offset, pinned.size)
 
     def _give_up(self, answer: Answer, undo: Any) -> None:
@@ -318,10 +382,12 @@ class Values:
         timeout: float | None,
         streams: bool = False,
         progress: bool | None = None,
+        fetch_local: bool = True,
     ) -> tuple[list[Any], list[Any]]:
         """The references that are ready, at most ``count``, and the rest; both in input order.
 
-        ``streams``: whether there are streams among them.
+        ``streams``: whether there are streams among them. ``fetch_local``: what lies on another node is ready once it
+        is here, and is fetched.
         """
         self.session.check_open()
         if self.session.interrupt_pending:
@@ -330,18 +396,21 @@ class Values:
             with self.session.lock:
                 self.session.send_everything()
         pending = self.session.ownership.pending
-        if len(references) > LOOK_AHEAD and not streams:
+        fetch = fetch_local and bool(self.session.node_addresses)
+        if len(references) > LOOK_AHEAD and not streams and not (fetch and self.session.ownership.places):
             # Usually enough of them are ready: then one pass over the ids does, without a look at each entry.
             where = list(itertools.islice((i for i, x in enumerate(references) if x not in pending), count))
             if len(where) == count:
                 self.entries_of([references[i] for i in where])
                 return _split(references, where)
-        return self._wait(references, count, timeout, progress)
+        return self._wait(references, count, timeout, progress, fetch)
 
     def _wait(
-        self, references: list[Any], count: int, timeout: float | None, progress: bool | None
+        self, references: list[Any], count: int, timeout: float | None, progress: bool | None, fetch: bool
     ) -> tuple[list[Any], list[Any]]:
         sources = [x._stream if type(x) is not ObjectRef else self.entries_of([x])[0] for x in references]
+        if fetch:
+            sources = [_Fetched(self.session, x) if type(x) is Entry else x for x in sources]
         deadline = None if timeout is None else time.monotonic() + timeout
         waiter = Waiter(count)
         pending: list[Any] = []
@@ -353,7 +422,7 @@ class Values:
                     pending.append(source)
             if waiter.missing > 0:
                 first = pending[0]
-                waiter.first = first.id if type(first) is Entry else first.task + bytes(4)
+                waiter.first = first.id if isinstance(first, (Entry, _Fetched)) else first.task + bytes(4)
                 for source in pending:
                     self._watch_source(source, waiter)
             self.session.send_everything()
@@ -379,14 +448,18 @@ class Values:
     def _watch_source(self, source: Any, waiter: Waiter) -> None:
         if type(source) is Entry:
             self.session.ownership.wait_for(source, waiter)
-        else:
-            source.watchers.append(waiter)
+            return
+        source.watchers.append(waiter)
+        if type(source) is _Fetched:
+            source.begin()
 
     def _unwatch_source(self, source: Any, waiter: Waiter) -> None:
         if type(source) is Entry:
             self.session.ownership.stop_waiting(source, waiter)
         elif waiter in source.watchers:
             source.watchers.remove(waiter)
+            if type(source) is _Fetched:
+                self.session.ownership.stop_waiting(source.entry, source)
 
     def future_of(self, reference: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A concurrent future that gets the value or the error."""
