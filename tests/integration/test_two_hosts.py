@@ -143,3 +143,52 @@ def test_two_hosts_act_as_one(hosts, tmp_path):
     done = head.run("-c", PROGRAM, str(head.session), node, seconds=80)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+CUT = """
+import subprocess, sys, time
+import obsray
+
+obsray.init(address=sys.argv[1])
+
+@obsray.remote(num_cpus=0, resources={"far": 0.1}, max_retries=0)
+def forever():
+    time.sleep(1000)
+
+@obsray.remote(num_cpus=0)
+class Counter:
+    def where(self):
+        return obsray.get_runtime_context().get_node_id()
+
+    def wait(self):
+        time.sleep(1000)
+
+lost = forever.remote()
+actor = Counter.options(resources={"far": 0.1}).remote()
+assert obsray.get(actor.where.remote(), timeout=20) == sys.argv[2]
+call = actor.wait.remote()
+assert obsray.wait([lost, call], timeout=1) == ([], [lost, call])
+subprocess.run(["ip", "link", "set", "cable", "down"], check=True)
+began = time.monotonic()
+for ref, kind in ((lost, obsray.exceptions.WorkerCrashedError), (call, obsray.exceptions.ActorDiedError)):
+    try:
+        obsray.get(ref, timeout=40)
+    except kind as error:
+        print(f"{time.monotonic() - began:.1f} s", error, flush=True)
+    else:
+        raise AssertionError(kind)
+# What is here goes on.
+@obsray.remote
+def here():
+    return obsray.get_runtime_context().get_node_id()
+
+assert obsray.get(here.remote(), timeout=20) == obsray.get_runtime_context().get_node_id()
+"""
+
+
+def test_what_ran_on_the_other_side_of_a_cut_cable_ends_and_the_rest_goes_on(hosts):
+    head, other = hosts
+    node = json.loads((other.session / "session.json").read_text())["node"]
+    done = head.run("-c", CUT, str(head.session), node, seconds=80)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -142,7 +142,6 @@ class Abroad:
         machine = self.machine
         mark = mark_of_node(peer.id)
         detail = f"node {peer.facts.name or peer.id.hex()} is gone: {why}"
-        step.effects.append(Broadcast(m.encode(m.NodeChanged(peer.id, False, peer.facts.address, detail))))
         for client in [client for client in machine.clients.values() if client.foreign and mark_of(client.id) == mark]:
             machine.client_left(step, client.id)
         for job in [job for job, home in self.jobs.items() if home == peer.id]:
@@ -152,6 +151,8 @@ class Abroad:
         machine.delegation.node_lost(step, peer.id)
         for hook in self.on_lost:
             hook(step, peer, detail)
+        # Last: whether an actor starts again must be known before its calls are asked what becomes of them.
+        step.effects.append(Broadcast(m.encode(m.NodeChanged(peer.id, False, peer.facts.address, detail))))
 
     def _reported_load(self, step: Step, peer: Peer, message: m.LoadReport) -> None:
         drained = peer.draining
