@@ -16,7 +16,7 @@ _COLOURS = {"ok": "32", "run": "34", "sent": "35", "wait": "33", "block": "33", 
 _TONES = {
     "FINISHED": "ok", "FAILED": "bad", "CANCELLED": "off", "RUNNING": "run", "RUNNING_IN_RAY_GET": "block",
     "PENDING_ARGS_AVAIL": "wait", "PENDING_NODE_ASSIGNMENT": "wait", "SUBMITTED_TO_WORKER": "sent", "ALIVE": "ok",
-    "DEAD": "off", "RESTARTING": "block", "LEASED": "run", "ACTOR": "run", "IDLE": "off",
+    "DEAD": "off", "RESTARTING": "block", "RESCHEDULING": "block", "LEASED": "run", "ACTOR": "run", "IDLE": "off",
     "BUSY": "run",
     "BLOCKED": "block", "LOST": "bad",
     "SPILLED": "block",

@@ -41,6 +41,7 @@ STATE_TONES = {
     "PENDING_CREATION": "wait",
     "DEPENDENCIES_UNREADY": "wait",
     "RESTARTING": "block",
+    "RESCHEDULING": "block",
     "DEAD": "off",
     "IDLE": "off",
     "LEASED": "run",

@@ -12,7 +12,8 @@ PREFIX_CHARACTERS_MIN = 4
 
 _HEX = re.compile(r"[0-9a-f]+")
 _SHORT = re.compile(r"([0-9a-f]{8}):([pag]?)(\d{1,16})(?:\[(\d{1,9})\])?")
-_MARKS = {"": "00", "p": "01", "a": "02", "g": "03"}
+#: What was numbered, plain or detached.
+_MARKS = {"": ("00",), "p": ("01",), "a": ("02", "04"), "g": ("03", "05")}
 #: Noun -> the column that names it and how many hex digits that has.
 KEYS = {
     "tasks": ("task_id", 32),
@@ -76,10 +77,10 @@ def _rows(view: Any, noun: str, conditions: list[Condition]) -> list[dict[str, A
 def _spelled_out(view: Any, short: re.Match[str]) -> list[str]:
     """The full ids that ``3fa2c1d0:42`` or ``3fa2c1d0:42[1]`` may stand for, one for each process it may begin with."""
     owner, mark, sequence, index = short.groups()
-    tail = f"{_MARKS[mark]}{int(sequence):014x}"
+    tails = [f"{kind}{int(sequence):014x}" for kind in _MARKS[mark]]
     owners = [row["worker_id"] for row in view.workers(refresh=False) if row["worker_id"].startswith(owner)]
-    tasks = [one + tail for one in owners] if index is None else []
-    return tasks + [f"{one}{tail}{int(index or 0):08x}" for one in owners]
+    tasks = [one + tail for one in owners for tail in tails] if index is None else []
+    return tasks + [f"{one}{tail}{int(index or 0):08x}" for one in owners for tail in tails]
 
 
 def _only(found: list[str], kind: str, text: str) -> str:

@@ -200,6 +200,7 @@ PLACEMENT_GROUPS = Table(
         Column("state", "State", "state"),
         Column("strategy", "Strategy"),
         _count("bundles", "Bundles"),
+        Column("nodes", "Nodes", rank=2),
         _count("workers", "Workers"),
         _seconds("pending_seconds", "Waited"),
         Column("why", "Why"),

@@ -217,7 +217,7 @@ _METRICS: tuple[Metric, ...] = (
         "",
         ("state",),
         "Placement groups by state; pending ones wait for room.",
-        ("group_requested", "group_created", "group_removed"),
+        ("group_requested", "group_created", "group_rescheduling", "group_removed"),
     ),
     Metric(
         "obsray_placement_group_pending_seconds",

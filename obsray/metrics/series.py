@@ -260,7 +260,8 @@ class Series:
             "actor_restarting": self._restarting, "control_rpc": self._rpc, "control_stored": self._stored,
             "events_dropped": self._dropped,
             "group_requested": self._group_requested, "group_created": self._group_created,
-            "group_removed": self._group_removed, "transfer_done": self._transferred, "transfer_served": self._served,
+            "group_removed": self._group_removed, "group_rescheduling": self._group_rescheduling,
+            "transfer_done": self._transferred, "transfer_served": self._served,
             "collective_ended": self._collective, "collective_failed": self._collective_failed,
         }  # fmt: skip
 
@@ -458,6 +459,10 @@ class Series:
         self.group_pending.add(np.zeros(len(columns), np.int64), columns["pending_seconds"])
         for group in columns["group"]:
             self.groups[group.tobytes()] = "created"
+
+    def _group_rescheduling(self, columns: Columns) -> None:
+        for group in columns["group"]:
+            self.groups[group.tobytes()] = "rescheduling"
 
     def _group_removed(self, columns: Columns) -> None:
         self.groups_removed += len(columns)

@@ -63,12 +63,12 @@ class GroupTable:
         lost = record["node"].hex()
         kept = {bundle: node for bundle, node in row["bundle_nodes"].items() if node != lost}
         row.update(
-            state="RESCHEDULING", bundle_nodes=kept, reason="NODE_DIED",
+            state="RESCHEDULING", bundle_nodes=kept, reason="node_died",
             deficit=f"it lost {record['bundles']} of its bundles with node {lost[:8]}",
         )  # fmt: skip
 
     def _group_attempt_failed(self, row: Row, time_ns: int, record: Row) -> None:
-        row.update(attempts=record["attempts"], reason="NO_CAPACITY", deficit=record["error"])
+        row.update(attempts=record["attempts"], reason="no_capacity", deficit=record["error"])
 
     def _group_removed(self, row: Row, time_ns: int, record: Row) -> None:
         row.update(

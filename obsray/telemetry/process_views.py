@@ -93,7 +93,9 @@ class ProcessViews(TaskViews):
             if row["pending_seconds"] is None and row["requested_at_ns"] is not None:
                 until = row["removed_at_ns"] or now
                 values["pending_seconds"] = max(0, until - row["requested_at_ns"]) / NS
-            waits = row["state"] == "PENDING" and row["reason"] is not None
+            nodes = Counter(node[:8] for node in values["bundle_nodes"] if node)
+            values["nodes"] = ", ".join(node if n == 1 else f"{node} ×{n}" for node, n in nodes.items())
+            waits = row["state"] in ("PENDING", "RESCHEDULING") and row["reason"] is not None
             values["why"] = explain.decision_text({**row, "outcome": row["reason"]}) if waits else row["ended"] or ""
             found.append(values)
         found.sort(key=lambda values: -(values["requested_at_ns"] or 0))

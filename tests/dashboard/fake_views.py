@@ -42,8 +42,8 @@ ACTOR = (
     "checkpointed_at_ns", "calls_replayed", "environment",
 )  # fmt: skip
 GROUP = (
-    "group_id", "name", "namespace", "state", "strategy", "bundles", "resources", "bundle_nodes", "job_id", "owner",
-    "detached", "requested_at_ns", "created_at_ns", "removed_at_ns", "pending_seconds", "attempts", "reason", "deficit",
+    "group_id", "name", "namespace", "state", "strategy", "bundles", "resources", "bundle_nodes", "nodes", "job_id",
+    "owner", "detached", "requested_at_ns", "created_at_ns", "removed_at_ns", "pending_seconds", "attempts", "reason", "deficit",
     "workers_killed", "ended", "workers", "why", "bundle_amounts",
 )  # fmt: skip
 COLLECTIVE = (
@@ -268,6 +268,7 @@ class FakeViews:
             "workers": 0,
             "why": HOSTILE,
             "bundle_nodes": [None, None],
+            "nodes": "",
             "bundle_amounts": [{"CPU": None}],
         }
         return [dict.fromkeys(GROUP) | facts | {"requested_at_ns": NOW_NS}]

@@ -107,7 +107,8 @@ class Scheduler:
         if placement.group:
             group = self.copies.meet(placement.group)
             if group is None or group.state is GroupState.REMOVED:
-                return "group_removed", (group.ended if group else "") or "its placement group was removed"
+                why = f": {group.ended}" if group is not None and group.reason is not Reason.REMOVED else ""
+                return "group_removed", f"its placement group was removed{why}"
             detail = group.refusal(placement.bundle, need)
             if detail:
                 return "unschedulable", detail
