@@ -43,8 +43,8 @@ ACTOR = (
 )  # fmt: skip
 GROUP = (
     "group_id", "name", "namespace", "state", "strategy", "bundles", "resources", "bundle_nodes", "nodes", "job_id",
-    "owner", "detached", "requested_at_ns", "created_at_ns", "removed_at_ns", "pending_seconds", "attempts", "reason", "deficit",
-    "workers_killed", "ended", "workers", "why", "bundle_amounts",
+    "owner", "detached", "requested_at_ns", "created_at_ns", "removed_at_ns", "pending_seconds", "attempts", "reason",
+    "deficit", "workers_killed", "ended", "workers", "why", "bundle_amounts",
 )  # fmt: skip
 COLLECTIVE = (
     "group_id", "name", "backend", "members", "broken", "formed_at_ns", "ended_at_ns", "operations", "failed",
