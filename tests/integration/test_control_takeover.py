@@ -226,6 +226,45 @@ def test_a_second_control_store_is_refused_and_one_that_is_started_again_stands_
     client.close()
 
 
+def test_a_standby_of_another_node_learns_from_the_first_where_the_storage_is(control, tmp_path):
+    first = control.start()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    session = make_session(elsewhere)
+    (session / "token").write_bytes(control.token)
+    command = [*COMMAND, str(session), "--listen", "127.0.0.1:0", "--join", control.address]
+    standby = subprocess.Popen(command, stderr=subprocess.PIPE)
+    control.processes.append(standby)
+    client = control.client()
+    put(client, 1)
+    while not (control.storage / "places" / str(standby.pid)).exists():
+        assert standby.poll() is None, standby.stderr.read().decode()
+        time.sleep(0.01)
+    first.kill()
+    while session_file.read(session).get("control_pid") != standby.pid:
+        assert standby.poll() is None, standby.stderr.read().decode()
+        time.sleep(0.01)
+    own = ControlClient(address_of(session), control.token, lambda answer: answer())
+    own.start()
+    assert ask(own, "GetKey", namespace="n", key=b"1").value == b"v"
+    own.close()
+    client.close()
+
+
+def test_nobody_stands_by_for_what_is_kept_in_memory(tmp_path):
+    session = make_session(tmp_path)
+    first = subprocess.Popen([*COMMAND, str(session)])
+    try:
+        while "control_pid" not in session_file.read(session):
+            time.sleep(0.01)
+        command = [*COMMAND, str(session), "--join", f"unix:{session}/sockets/control.sock"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS)
+        assert ended.returncode == 1 and "in memory" in ended.stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
 def test_a_standby_without_a_storage_is_refused(tmp_path):
     session = make_session(tmp_path)
     ended = subprocess.run([*COMMAND, str(session), "--standby"], capture_output=True, text=True, timeout=WAIT_SECONDS)

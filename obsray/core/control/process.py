@@ -30,7 +30,8 @@ from obsray.config import Config, variable
 from obsray.core.control.journal import Fenced, Held, NoStorage, Storage
 from obsray.core.control.machine import ControlMachine, from_journal
 from obsray.core.control.membership import MembershipSettings
-from obsray.core.control.service import ControlService, instant, serve, taken
+from obsray.core.control.redis_storage import RedisStorage
+from obsray.core.control.service import ControlService, instant, serve, storage_of, taken
 from obsray.core.control.sqlite_storage import SqliteStorage
 from obsray.core.system.fate import die_with_parent, parent_is_gone
 from obsray.ids import MARK_BYTES, WORKER_ID_BYTES, worker_id
@@ -43,6 +44,8 @@ TOKEN_BYTES = 32
 #: Well below MembershipSettings.pause_seconds, which tells this process' own standstill from a node's silence.
 LOOK_SECONDS = 0.25
 GRACE_SECONDS = 0.5
+#: How long a standby waits for the one that it stands by for to say where its storage is.
+JOIN_SECONDS_MAX = 10.0
 WARNING = """\
 **********************************************************************************************
 WARNING: the control store listens at {}, where others than this machine reach it.
@@ -72,8 +75,11 @@ def open_storage(where: str) -> Storage:
     """The storage that ``--storage`` names; "" for none. Raises OSError or ValueError if it cannot be used."""
     if not where:
         return NoStorage(int.from_bytes(os.urandom(7), "big"))
+    if where.startswith("redis://"):
+        return RedisStorage(where)
     if "://" in where:
-        raise ValueError(f"there is no storage of the kind {where.partition('://')[0]!r}: give a directory")
+        kind = where.partition("://")[0]
+        raise ValueError(f"there is no storage of the kind {kind!r}: give a directory or redis://HOST:PORT")
     return SqliteStorage(Path(where).resolve())
 
 
@@ -238,7 +244,21 @@ class _Process:
             self.socket.unlink(missing_ok=True)
 
 
+async def _storage_to_share(address: str, token: bytes) -> str:
+    where = await storage_of(address, token, JOIN_SECONDS_MAX)
+    if not where:
+        raise ValueError(f"the control store at {address} keeps its state in memory: nobody can stand by for it")
+    if "://" not in where and not Path(where).is_dir():
+        raise ValueError(
+            f"the control store at {address} keeps its state in {where}, which is not on this machine: start the head "
+            "with --storage redis://HOST:PORT, or the standby on the head's machine"
+        )
+    return where
+
+
 async def _process(session: Path, options: argparse.Namespace, parent: int) -> int:
+    if options.standby and not options.storage:
+        options.storage = await _storage_to_share(options.join, read_token(session))
     return await _Process(session, options, parent).run()
 
 
@@ -247,14 +267,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="obsray-control", description="The control store of an obsray runtime.")
     parser.add_argument("--session-dir", type=Path, required=True, help="directory of the session")
     parser.add_argument("--listen", default="", metavar="HOST:PORT", help="also listen there, for nodes (port 0: any)")
-    parser.add_argument("--storage", default="", metavar="DIR", help="where it keeps its state")
+    parser.add_argument("--storage", default="", metavar="WHERE", help="a directory, or redis://HOST:PORT,...")
     parser.add_argument("--standby", action="store_true", help="take over when the one that uses the storage is gone")
     parser.add_argument("--join", default="", metavar="HOST:PORT", help="stand by for the control store there")
     parent = os.getppid()
     options = parser.parse_args(arguments)
     if options.join:
         options.standby = True
-    if options.standby and not options.storage:
+    if options.standby and not options.storage and not options.join:
         print("obsray control: a standby needs the --storage of the control store it stands by for", file=sys.stderr)
         return 1
     session: Path = options.session_dir

@@ -199,6 +199,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
             if isinstance(answer, pb.RegisterNodeReply | pb.HeartbeatReply):
                 del answer.control_addresses[:]
                 answer.control_addresses.extend(self.places)
+            elif isinstance(answer, pb.GetStateReply) and self.storage.durable:
+                answer.storage = self.storage.place
             return answer
         except (ValueError, AssertionError) as failure:
             error = type(failure).__name__
@@ -340,6 +342,19 @@ def taken(host: str, port: str) -> str:
     except (OSError, ValueError) as error:
         return str(getattr(error, "strerror", None) or error)
     return ""
+
+
+async def storage_of(address: str, token: bytes, timeout_seconds: float) -> str:
+    """Where the control store at ``host:port`` keeps its state. Raises ValueError if it does not say so in time."""
+    request = pb.GetStateRequest(tables=[pb.TABLE_NODES], rows_max=1)
+    metadata = (("authorization", f"Bearer {token.hex()}"),)
+    async with grpc.aio.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+        stub = control_pb2_grpc.ControlStub(channel)  # type: ignore[no-untyped-call]
+        try:
+            state = await stub.GetState(request, timeout=timeout_seconds, metadata=metadata, wait_for_ready=True)
+        except grpc.RpcError as error:
+            raise ValueError(f"the control store at {address} does not answer: {error.details()}") from error
+    return str(state.storage)
 
 
 async def refuses(address: str, timeout_seconds: float) -> bool:

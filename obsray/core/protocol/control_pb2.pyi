@@ -659,7 +659,7 @@ class FunctionRow(_message.Message):
     def __init__(self, hash: _Optional[bytes] = ..., name: _Optional[str] = ..., blob_bytes: _Optional[int] = ...) -> None: ...
 
 class GetStateReply(_message.Message):
-    __slots__ = ("epoch", "sequence", "nodes", "jobs", "actors", "key_spaces", "functions", "truncated", "groups")
+    __slots__ = ("epoch", "sequence", "nodes", "jobs", "actors", "key_spaces", "functions", "truncated", "groups", "storage")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -669,6 +669,7 @@ class GetStateReply(_message.Message):
     FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     sequence: int
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
@@ -678,7 +679,8 @@ class GetStateReply(_message.Message):
     functions: _containers.RepeatedCompositeFieldContainer[FunctionRow]
     truncated: bool
     groups: _containers.RepeatedCompositeFieldContainer[Group]
-    def __init__(self, epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., actors: _Optional[_Iterable[_Union[Actor, _Mapping]]] = ..., key_spaces: _Optional[_Iterable[_Union[KeySpace, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[FunctionRow, _Mapping]]] = ..., truncated: _Optional[bool] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ...) -> None: ...
+    storage: str
+    def __init__(self, epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., actors: _Optional[_Iterable[_Union[Actor, _Mapping]]] = ..., key_spaces: _Optional[_Iterable[_Union[KeySpace, _Mapping]]] = ..., functions: _Optional[_Iterable[_Union[FunctionRow, _Mapping]]] = ..., truncated: _Optional[bool] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., storage: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("epoch", "after_sequence", "tables")
