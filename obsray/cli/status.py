@@ -127,6 +127,8 @@ def _text(
     if live and facts.get("dashboard_url"):
         url = units.plain(facts["dashboard_url"])
         pairs.append(("dashboard", f"{url}  (obsray dashboard prints the link that opens it)"))
+    if live and facts.get("control_address_tcp"):
+        pairs.append(("control store", _control_text(facts)))
     pairs += [(units.plain(item["name"]), _meter(item["percent"], _amounts(item))) for item in shape["resources"]]
     pairs += [("store", _store_text(shape["store"])), ("workers", _workers_text(shape["workers_by_state"]))]
     if len(shape["jobs"]) > 1:
@@ -148,6 +150,15 @@ def _text(
     if shape["errors"]:
         lines += ["", output.bold("recent errors", coloured), *map(_error_text, shape["errors"][:ERRORS_SHOWN])]
     return "\n".join(lines)
+
+
+def _control_text(facts: dict[str, Any]) -> str:
+    """Where it answers now, since which epoch if it runs here, and who else would take over."""
+    address = facts["control_address_tcp"]
+    others = [place for place in facts.get("control_addresses", ()) if place != address]
+    epoch = f"  epoch {facts['control_epoch']}" if "control_epoch" in facts else ""
+    more = f"  (stands by: {', '.join(map(units.plain, others))})" if others else ""
+    return f"{units.plain(address)}{epoch}{more}"
 
 
 def _store_text(store: dict[str, Any]) -> str:

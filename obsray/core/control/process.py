@@ -210,7 +210,9 @@ class _Process:
         else:
             emitter.control_started(time.time_ns(), epoch, seconds, entries, place)
         self.own_socket.rename(self.socket)
-        facts = {"control_address": f"unix:{self.socket}", "control_pid": os.getpid(), "control_epoch": epoch}
+        facts = {"control_address": f"unix:{self.socket}", "control_pid": os.getpid()}
+        if self.storage.durable:
+            facts["control_epoch"] = epoch
         if self.address:
             facts["control_address_tcp"] = self.address
         session_file.update(self.session, **facts)
