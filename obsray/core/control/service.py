@@ -347,7 +347,7 @@ def taken(host: str, port: str) -> str:
 async def storage_of(address: str, token: bytes, timeout_seconds: float) -> str:
     """Where the control store at ``host:port`` keeps its state. Raises ValueError if it does not say so in time."""
     request = pb.GetStateRequest(tables=[pb.TABLE_NODES], rows_max=1)
-    metadata = (("authorization", f"Bearer {token.hex()}"),)
+    metadata = (("authorization", f"Bearer {control_credential(token)}"),)
     async with grpc.aio.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
         stub = control_pb2_grpc.ControlStub(channel)  # type: ignore[no-untyped-call]
         try:

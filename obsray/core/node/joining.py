@@ -23,6 +23,7 @@ JOIN_SECONDS_MAX = 5.0
 #: How long the head's own control store may take to listen.
 LISTEN_SECONDS_MAX = 20.0
 LOOK_SECONDS = 0.01
+RETRY_SECONDS = 0.1
 
 
 class CannotJoin(RuntimeError):
@@ -82,15 +83,24 @@ class Joining:
 
 def check_reachable(address: str) -> None:
     """Raises CannotJoin with the system's own words if nothing can be connected to at the control store's address."""
-    host, port = parse(address)
+    deadline = time.monotonic() + CONNECT_SECONDS_MAX
+    while error := _connection_error(parse(address)):
+        # One that ended is started again in less than that.
+        if time.monotonic() + RETRY_SECONDS > deadline:
+            why = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
+            raise CannotJoin(
+                f"no control store can be reached at {address}: {why}; it is the address that 'obsray start --head' "
+                "printed, and that node must be running"
+            )
+        time.sleep(RETRY_SECONDS)
+
+
+def _connection_error(address: tuple[str, int]) -> OSError | None:
     try:
-        socket.create_connection((host, port), CONNECT_SECONDS_MAX).close()
+        socket.create_connection(address, CONNECT_SECONDS_MAX).close()
     except OSError as error:
-        why = "no answer" if isinstance(error, TimeoutError) else error.strerror or str(error)
-        raise CannotJoin(
-            f"no control store can be reached at {address}: {why}; it is the address that 'obsray start --head' "
-            "printed, and that node must be running"
-        ) from None
+        return error
+    return None
 
 
 def _last_line(path: Path) -> str:
