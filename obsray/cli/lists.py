@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+from typing import Any
 
 from obsray.cli import output, sessions
 from obsray.dashboard import plain_json, queries, units
@@ -29,6 +31,8 @@ def run_list(options: argparse.Namespace) -> int:
     directory = sessions.find(options.session)
     found = queries.rows(sessions.views(directory), table, query)
     rows, total = found["rows"], found["total"]
+    if options.noun == "nodes":
+        _complete(rows, directory)
     if options.json:
         print(plain_json.dumps({"session": directory.name, **found, "limit": query.limit, "offset": query.offset}))
         return 0
@@ -36,6 +40,23 @@ def run_list(options: argparse.Namespace) -> int:
         print(output.table(table.shown(), rows, output.width(), output.is_coloured(sys.stdout)))
     print(_summary(options.noun, len(rows), total, query))
     return 0
+
+
+def _complete(rows: list[dict[str, Any]], directory: Path) -> None:
+    """What this session has not recorded of other nodes, because they record it themselves, their cluster knows."""
+    from obsray.telemetry import session_file
+    from obsray.telemetry.store import is_live
+    from obsray.util.state import cluster_members
+
+    members = cluster_members(directory, session_file.read(directory)) if is_live(directory) else []
+    known = {member["node"].hex(): member for member in members}
+    for row in rows:
+        member = known.get(row["node_id"])
+        if member is not None and not row["pid"]:
+            row.update(
+                host=member["host"], pid=member["pid"], store_bytes=member["object_store_memory"],
+                started_at_ns=member["started_at_ns"],
+            )  # fmt: skip
 
 
 def _summary(noun: str, shown: int, total: int, query: queries.Query) -> str:

@@ -31,7 +31,11 @@ def run(options: argparse.Namespace) -> int:
         return _print_listing(logs, directory, options.json)
     files = _files(logs, directory, wanted)
     if not files:
-        raise sessions.Problem(f"no log of {units.plain(wanted)} in {logs}", "'obsray logs' lists the files there are.")
+        raise sessions.Problem(
+            f"no log of {units.plain(wanted)} in {logs}",
+            "'obsray logs' lists the files there are. Output of workers of other nodes is in the logs of their own "
+            "sessions, and here as far as it was for a program of this node.",
+        )
     if options.json:
         print(plain_json.dumps({path.name: [line for _, line in _tail(path, options.tail)[0]] for path in files}))
         return 0
@@ -40,9 +44,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _print_listing(logs: Path, directory: Path, json: bool) -> int:
     found = [
-        {"file": path.name, "bytes": path.stat().st_size, "written_at_ns": path.stat().st_mtime_ns}
-        for path in sorted(logs.glob("*"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        if path.is_file() and not path.is_symlink()
+        {"file": str(path.relative_to(logs)), "bytes": path.stat().st_size, "written_at_ns": path.stat().st_mtime_ns}
+        for path in sorted(_there(logs), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     ]
     if json:
         print(plain_json.dumps({"session": directory.name, "rows": found, "total": len(found)}))
@@ -68,7 +71,7 @@ def _worker_of_task(directory: Path, text: str) -> str:
 
 def _files(logs: Path, directory: Path, wanted: str) -> list[Path]:
     """The log files that a worker id, part of one, a pid or a name means. Only names that lie in ``logs`` can match."""
-    there = sorted(path for path in logs.glob("*") if path.is_file() and not path.is_symlink())
+    there = sorted(_there(logs))
     named = [path for path in there if path.name == wanted or path.stem == wanted]
     if named:
         return named
@@ -83,6 +86,12 @@ def _files(logs: Path, directory: Path, wanted: str) -> list[Path]:
         ids = [row["worker_id"] for row in view.workers(refresh=False) if str(row.get("pid")) == wanted]
         found = [path for path in there if path.stem.removeprefix("worker-") in ids]
     return found
+
+
+def _there(logs: Path) -> list[Path]:
+    """The log files of a session, and its copies of what workers of other nodes printed for its programs."""
+    paths = [*logs.glob("*"), *logs.glob("remote/*/worker-*")]
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def _print_files(files: list[Path], tail: int, follow: bool, directory: Path) -> int:

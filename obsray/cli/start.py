@@ -106,7 +106,9 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--standby is for a node that joins: the head runs the control store it stands by for")
     if options.session:
         raise ValueError("--session is for commands about a session that is there")
-    for name in ("port", "storage", "include_dashboard", "dashboard_port"):
+    if options.address and options.storage and not options.standby:
+        raise ValueError("--storage is for a node with a control store: the head, or one with --standby")
+    for name in ("port", "include_dashboard", "dashboard_port"):
         if options.address and getattr(options, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} is the head's: leave it out with --address")
 

@@ -63,9 +63,10 @@ def init(
 ) -> Context:
     """Start a runtime on this machine for this program: node, workers, telemetry and dashboard; or join one.
 
-    ``address`` (else the variables OBSRAY_ADDRESS and RAY_ADDRESS) names a runtime of this user to join: its session
-    directory, as ``context.address_info["address"]`` says it in the program that started it, or ``"auto"`` for the
-    newest. Without one, or with ``"local"``, a runtime is started, and ends with this program.
+    ``address`` (else the variables OBSRAY_ADDRESS and RAY_ADDRESS) names a runtime of this user to join: what
+    ``context.address_info["address"]`` says in a program of it (``host:port`` of a cluster of which a node runs on this
+    machine, else a session directory), or ``"auto"`` for the newest. Without one, or with ``"local"``, a runtime is
+    started, and ends with this program.
 
     ``num_cpus`` defaults to the cores this process may use (the cgroup's limit counts), ``object_store_memory`` (bytes)
     to 30 % of memory. ``labels`` are the node's, for label selectors.

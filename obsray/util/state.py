@@ -22,7 +22,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from obsray.core.protocol.addresses import is_address
+from obsray.core.runtime import joining
+from obsray.core.runtime.questions import ask as ask_node
 from obsray.core.runtime.session import current_or_none
+from obsray.errors import RaySystemError
 from obsray.telemetry.store import Store, find_session
 from obsray.telemetry.tasks import STATES as TASK_STATES
 from obsray.telemetry.views import Views
@@ -44,6 +48,7 @@ from obsray.util.state_rows import (
     event_row,
     group_row,
     job_row,
+    member_row,
     node_row,
     object_row,
     task_rows,
@@ -81,6 +86,8 @@ def ask(address: str | None, question: Callable[[Views], T]) -> T:
 
 def _directory(address: str | None) -> Path:
     if address is not None:
+        if is_address(address):
+            return joining.find(joining.Address(address, f"address={address!r}"))
         return find_session(address)
     session = current_or_none()
     return find_session() if session is None or session.closed else session.directory
@@ -277,13 +284,27 @@ def list_nodes(
     detail: bool = False,
     raise_on_missing_output: bool = True,
 ) -> list[NodeState]:
-    """Nodes, dead ones too."""
+    """Nodes, dead ones too. While the runtime runs its node is asked, afterwards what was recorded."""
 
     def question(views: Views) -> list[NodeState]:
         facts = views.store.session()
-        return _rows(NodeState, (node_row(row, facts) for row in views.nodes(refresh=False)), filters, limit, detail)
+        members = cluster_members(views.store.session_dir, facts) if views.store.is_live() else []
+        recorded = [node_row(row, facts) for row in views.nodes(refresh=False)]
+        rows = [member_row(member) for member in members] or recorded
+        return _rows(NodeState, iter(rows), filters, limit, detail)
 
     return ask(address, question)
+
+
+def cluster_members(directory: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the node of a session says of all nodes of its cluster; empty for a node on its own, or a silent one."""
+    if not facts.get("control_address_tcp"):
+        return []
+    try:
+        found: list[dict[str, Any]] = ask_node(directory, "nodes")
+    except (OSError, RaySystemError):
+        return []
+    return found
 
 
 def list_jobs(

@@ -467,6 +467,27 @@ def node_row(row: _Row, facts: _Row) -> NodeState:
     )
 
 
+def member_row(row: _Row) -> NodeState:
+    """What a node of a cluster answers about one of its nodes (the request "nodes")."""
+    host = str(row.get("address") or "").rpartition(":")[0]
+    return NodeState(
+        node_id=row["node"].hex(),
+        node_ip=host or _ADDRESS,
+        node_name=row["name"],
+        is_head_node=bool(row.get("head")),
+        state="ALIVE" if row["alive"] else "DEAD",
+        state_message=None if row["alive"] else row.get("reason") or None,
+        resources_total={
+            **{name: opts.floating(name, amount) for name, amount in row["resources"].items()},
+            "object_store_memory": float(row["object_store_memory"]),
+        },
+        labels=dict(row["labels"]),
+        pid=row["pid"],
+        start_time_ms=_ms(row["started_at_ns"]),
+        end_time_ms=None,
+    )
+
+
 def job_row(row: _Row) -> JobState:
     """A row of ``Views.jobs``."""
     return JobState(

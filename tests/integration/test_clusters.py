@@ -82,6 +82,13 @@ def test_two_terminals_make_a_cluster_that_programs_join_and_stop_ends(obsray, p
     assert [(row["role"], row["state"]) for row in shown] == [("head", "ALIVE"), ("", "ALIVE")]
     assert shown[1]["labels"] == "zone=a" and "CPU 2/2" in shown[1]["free"]
     assert "nodes of the cluster at" in obsray("status").stdout
+    listed = json.loads(obsray("list", "nodes", "--json").stdout)["rows"]
+    assert {row["node_id"]: row["pid"] for row in listed} == {each["node_id"]: each["pid"] for each in (head, other)}
+    files = [row["file"] for row in json.loads(obsray("logs", "--json").stdout)["rows"]]
+    copies = [name for name in files if name.startswith(f"remote/{other['node_id']}/worker-") and name.endswith(".out")]
+    # One of each program.
+    assert len(copies) == 2
+    assert "printed far away" in obsray("logs", Path(copies[0]).name).stdout
     processes = [*family(head["pid"]), *family(other["pid"])]
     ended = obsray("stop")
     assert ended.returncode == 0 and ended.stdout.count("in order") == 2, ended.stdout + ended.stderr
@@ -162,6 +169,9 @@ def refused(call):
         call()
     except Exception as error:
         return type(error).__name__
+from obsray.util.state import list_nodes
+listed = {row.node_id: row.state for row in list_nodes(address=cluster.address)}
+assert listed == {name: "ALIVE" if lives else "DEAD" for name, lives in alive.items()}, listed
 wrong = [refused(lambda: cluster.remove_node(left)), refused(lambda: cluster.remove_node(cluster.head_node)),
          refused(lambda: cluster.add_node(num_cpu=1)), refused(lambda: cluster.add_node(port=1)),
          refused(lambda: cluster.add_node(num_cpus=-1)), refused(lambda: Cluster(connect=True)),

@@ -43,18 +43,18 @@ class Service:
 def services_of(options: Options) -> list[Service]:
     """What runs beside a node: everywhere a collector; control store and dashboard where the head is.
 
-    The control store is told with ``--listen HOST:PORT`` where it listens for other nodes, with ``--join HOST:PORT``
-    that it stands by for the one there, with ``--storage WHERE`` where its state lies.
+    The control store is told with ``--listen HOST:PORT`` where it listens for other nodes, with ``--storage WHERE``
+    where its state lies, with ``--join HOST:PORT`` (or ``--standby`` and the same storage) for which one it stands by.
     """
     found = []
     if options.head or options.standby:
         arguments = []
         if options.control_listen:
             arguments += ["--listen", options.control_listen]
-        if options.control:
-            arguments += ["--join", options.control]
         if options.storage:
-            arguments += ["--storage", options.storage]
+            arguments += ["--storage", options.storage, *(["--standby"] if options.control else [])]
+        elif options.control:
+            arguments += ["--join", options.control]
         found.append(Service("control", "obsray.core.control.process", arguments))
     found.append(Service("collector", "obsray.telemetry.process"))
     if options.head and options.include_dashboard:
