@@ -119,6 +119,7 @@ ACTORS = Table(
         Column("state", "State", "state"),
         _id("worker_id", "Worker", "worker"),
         Column("pid", "PID"),
+        _id("node_id", "Node", "node", 2),
         _count("calls", "Calls"),
         _count("restarts", "Restarts"),
         _seconds("start_seconds", "Start", 2),

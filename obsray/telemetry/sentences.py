@@ -269,7 +269,10 @@ def _actor_created(r: Row, n: Names) -> str:
 
 
 def _actor_placed(r: Row, n: Names) -> str:
-    return f"{_worker(r, n)} was chosen for {_actor(r)} after {duration(r['pending_seconds'])}"
+    # At its home nobody asks for the node.
+    elsewhere = ids.mark_of(r["actor"]) != ids.mark_of_node(r["node"])
+    where = f" on {_at(r, 'node', n)}" if elsewhere else ""
+    return f"{_worker(r, n)}{where} was chosen for {_actor(r)} after {duration(r['pending_seconds'])}"
 
 
 def _actor_alive(r: Row, n: Names) -> str:
