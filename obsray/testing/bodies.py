@@ -69,6 +69,12 @@ def _large(call: Call) -> Program:
     return Value(call.numbers[0], size=call.numbers[1])
 
 
+@function("add_large")
+def _add_large(call: Call) -> Program:
+    yield Sleep(100 * MICROSECOND_NS)
+    return Value(call.numbers[0] + sum(argument.number for argument in call.arguments), size=call.numbers[1])
+
+
 @function("flaky")
 def _flaky(call: Call) -> Program:
     yield Sleep(100 * MICROSECOND_NS)

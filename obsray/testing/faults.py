@@ -181,6 +181,21 @@ def disk_fails(simulator: Simulator, ratio: float) -> None:
 
 
 @fault
+def files_vanish(simulator: Simulator, mean_ms: float, count_max: int = 1000) -> None:
+    """Files of spilled objects are damaged: what was in them is lost when it is wanted again."""
+
+    def strike() -> bool:
+        files = simulator.node.files
+        if not files:
+            return False
+        del files[simulator.chance.choice(sorted(files))]
+        simulator.ledger.files_lost += 1
+        return True
+
+    _now_and_then(simulator, mean_ms, count_max, strike)
+
+
+@fault
 def memory_pressure(simulator: Simulator, mean_ms: float, count_max: int = 1000) -> None:
     """The kernel kills workers that run something and says so."""
 

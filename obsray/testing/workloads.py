@@ -68,7 +68,7 @@ def excuse(thread: VirtualThread, identifier: bytes, error: RayError) -> None:
             excused = False
         case OwnerDiedError() | ObjectLostError():
             # What a process owns ends with it, also if it ends in order.
-            excused = simulator.ledger.deaths + simulator.ledger.exits > 0
+            excused = simulator.ledger.deaths + simulator.ledger.exits + simulator.ledger.files_lost > 0
         case ActorDiedError():
             excused = simulator.ledger.deaths > 0 or error.actor_init_failed
         case ActorUnavailableError():
@@ -258,6 +258,41 @@ def _read_inner(thread: VirtualThread, outer: bytes, number: int) -> Program:
     thread.drop(inner)
     yield from expect(thread, reader, number)
     thread.drop(reader)
+
+
+@workload
+def remade(thread: VirtualThread, rounds: int, length: int, object_bytes: int) -> Program:
+    """Chains of large values of which only some are kept: whatever is lost, each has its value, and nothing fails."""
+    chance = thread.process.chance
+    for _ in range(rounds):
+        made: list[tuple[int, bytes]] = []
+        for _ in range(length):
+            first = [made[-1]] if made else []
+            second = [chance.choice(made)] if made and chance.random() < 0.3 else []
+            inputs = first + [each for each in second if each not in first]
+            identifier = thread.submit("add_large", 1, object_bytes, arguments=[each for _, each in inputs], retries=-1)
+            made.append((1 + sum(value for value, _ in inputs), identifier))
+            if chance.random() < 0.2:
+                yield from pause(thread, 4)
+        kept = [each for each in made if chance.random() < 0.4] or made[-1:]
+        for each in made:
+            if each not in kept:
+                thread.drop(each[1])
+        chance.shuffle(kept)
+        for number, identifier in kept:
+            how = chance.randrange(3)
+            if how == 0:
+                reader = thread.submit("read_inside", nested=[identifier], retries=-1)
+            else:
+                reader = thread.submit("add", 0, arguments=[identifier], retries=-1)
+            if how == 2:
+                (value,) = yield from thread.get([identifier])
+                if value.number != number:
+                    raise WrongResult(f"{thread.name}: {identifier.hex()} is {value.number}, should be {number}")
+            (value,) = yield from thread.get([reader])
+            if value.number != number:
+                raise WrongResult(f"{thread.name}: {identifier.hex()} was read as {value.number}, should be {number}")
+            thread.drop(identifier, reader)
 
 
 @workload

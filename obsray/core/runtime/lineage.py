@@ -412,6 +412,22 @@ class Lineage:
             if entry.state == PENDING and self.ownership.entries.get(entry.id) is entry:
                 self.ownership.fulfil(entry, error, failed=True)
 
+    def check_invariants(self) -> None:
+        """Raise AssertionError if a count contradicts what is remembered. For simulation and tests."""
+        able = {task: record for task, record in self.remembered.items() if record.task is not None}
+        assert able == self._able and self.bytes == sum(record.bytes for record in able.values()) <= self.bytes_max
+        assert not self.remembered.keys() & self.ownership.tasks.keys(), "a task is remembered and runs"
+        counts: dict[bytes, int] = {}
+        for record in able.values():
+            for identifier in record.needs:
+                counts[identifier] = counts.get(identifier, 0) + 1
+        assert counts == self.needed, "an entry is needed more or less often than remembered"
+        for record in self.remembered.values():
+            assert record.alive and record.alive <= self.ownership.entries.keys()
+        for identifier, entry in self.ownership.entries.items():
+            if entry.owned and identifier in self.ownership.lost:
+                assert entry.state == PENDING and entry.value is None
+
     def _finished(self, task: Task) -> None:
         """A task has ended, however."""
         self._given_back.pop(task.id, None)
