@@ -118,16 +118,24 @@ class ProcessViews(TaskViews):
         """Every node with its resources and its newest samples."""
         if refresh:
             self.refresh()
-        store = self.samples.latest.get("store_sample", {})
-        sample = self.samples.latest.get("node_sample", {})
+        latest = self.samples.latest
         live = self.store.is_live()
         found = []
         for row in self.cluster_table.nodes.values():
-            values = {**row, "resources": self.samples.resources, "store": public(store), "sample": public(sample)}
+            node = bytes.fromhex(row["node_id"])
+            store, sample = (latest.get(event, {}).get(node, {}) for event in ("store_sample", "node_sample"))
+            resources = self.samples.resources_of.get(node, {})
+            values = {**row, "resources": resources, "store": public(store), "sample": public(sample)}
             if not live and values["state"] == "ALIVE":
                 values["state"] = "DEAD"
             found.append(values)
         return found
+
+    def living_nodes(self) -> set[bytes]:
+        """Those whose samples count; in a session that is over, all that were there to its end."""
+        nodes = self.cluster_table.nodes.values()
+        found = {bytes.fromhex(row["node_id"]) for row in nodes if row["state"] != "DEAD"}
+        return found or {bytes.fromhex(row["node_id"]) for row in nodes} or set(self.samples.resources_of)
 
     def environments(self, refresh: bool = True) -> list[Row]:
         """Every environment that somebody needed, newest first, with how many processes are in it now."""

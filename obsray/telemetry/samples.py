@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,10 @@ class SampleTable:
         self.events_total = 0
         self.last_at_ns = 0
         self.first_at_ns = 0
-        self.resources: dict[str, dict[str, float]] = {}
-        self.latest: dict[str, dict[str, Any]] = {}
+        #: Node -> resource -> how much there is and is used.
+        self.resources_of: dict[bytes, dict[str, dict[str, float]]] = {}
+        #: Kind of sample -> who took it (a node, a collector) -> its newest.
+        self.latest: dict[str, dict[bytes, dict[str, Any]]] = {}
         self.dropped_events = 0
 
     def update(self, batch: Batch) -> None:
@@ -84,15 +87,48 @@ class SampleTable:
             self.dropped_events += int(batch["events_dropped"]["events"].sum())
         for event in ("store_sample", "node_sample", "collector_sample"):
             if event in batch:
-                newest = int(np.argmax(batch[event]["time_ns"]))
-                row = batch[event].take(np.array([newest])).rows(self.texts)[0]
-                if row["time_ns"] >= self.latest.get(event, {}).get("time_ns", 0):
-                    self.latest[event] = row
+                columns = batch[event]
+                latest = self.latest.setdefault(event, {})
+                for row in columns.take(_last_of_each(columns["process"].view("<u8"))).rows(self.texts):
+                    if row["time_ns"] >= latest.get(row["process"], {}).get("time_ns", 0):
+                        latest[row["process"]] = row
         if "resource_sample" in batch:
             columns = batch["resource_sample"]
-            _, index = np.unique(columns["resource"][::-1], return_index=True)
-            for at in len(columns) - 1 - index:
-                self.resources[self.texts[int(columns["resource"][at])]] = {
+            who = np.stack([columns["process"].view("<u8"), columns["resource"].astype(np.uint64)], axis=1)
+            for at in _last_of_each(who):
+                of_node = self.resources_of.setdefault(columns["process"][at].tobytes(), {})
+                of_node[self.texts[int(columns["resource"][at])]] = {
                     "total": float(columns["total"][at]),
                     "used": float(columns["used"][at]),
                 }
+
+    def resources(self, nodes: Container[bytes]) -> dict[str, dict[str, float]]:
+        """What these nodes have and use in sum, by resource."""
+        found: dict[str, dict[str, float]] = {}
+        for node, of_node in self.resources_of.items():
+            if node in nodes:
+                for name, amounts in of_node.items():
+                    known = found.setdefault(name, {"total": 0.0, "used": 0.0})
+                    known["total"] += amounts["total"]
+                    known["used"] += amounts["used"]
+        return found
+
+    def totals(self, event: str, nodes: Container[bytes]) -> dict[str, float]:
+        """The newest samples of one kind of these nodes in sum."""
+        found: dict[str, float] = {}
+        for node, row in self.latest.get(event, {}).items():
+            if node in nodes:
+                for name, value in row.items():
+                    if isinstance(value, int | float):
+                        found[name] = found.get(name, 0) + value
+        return found
+
+    def newest(self, event: str) -> dict[str, Any]:
+        """The newest sample of one kind, whoever took it."""
+        return max(self.latest.get(event, {}).values(), key=lambda row: row["time_ns"], default={})
+
+
+def _last_of_each(keys: Array) -> Array:
+    """Where each key (a row of several) stands for the last time."""
+    _, index = np.unique(keys[::-1], return_index=True, axis=0 if keys.ndim > 1 else None)
+    return len(keys) - 1 - index

@@ -71,8 +71,9 @@ class Views(ProcessViews):
         facts, now = self.store.session(), self.now_ns()
         started = facts.get("started_at_ns") or self.samples.first_at_ns
         states = np.bincount(self.task_table["state"], minlength=len(STATES))
-        store = self.samples.latest.get("store_sample", {})
-        collector = self.samples.latest.get("collector_sample", {})
+        living = self.living_nodes()
+        store = self.samples.totals("store_sample", living)
+        collector = self.samples.newest("collector_sample")
         book = self.ledger(refresh=False)
         second = now // NS
         submitted, finished = self.samples.submitted, self.samples.finished
@@ -81,7 +82,7 @@ class Views(ProcessViews):
             "uptime_seconds": max(0, now - started) / NS if started else 0.0,
             "now_ns": now,
             "nodes": self.nodes(refresh=False),
-            "resources": self.samples.resources,
+            "resources": self.samples.resources(living),
             "tasks": {name: int(states[number]) for number, name in enumerate(STATES)},
             "tasks_total": len(self.task_table),
             "rates": {
