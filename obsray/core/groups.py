@@ -219,7 +219,7 @@ def namespace_of(found: Session) -> str:
     executor = found.executor
     if executor is not None and executor.actor is not None:
         return str(executor.actor.spec["namespace"])
-    return str(found.settings.get("namespace", ""))
+    return found.namespace
 
 
 def _checked(group: Any, what: str) -> PlacementGroup:
