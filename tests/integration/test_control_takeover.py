@@ -237,7 +237,10 @@ def test_a_standby_of_another_node_learns_from_the_first_where_the_storage_is(co
     control.processes.append(standby)
     client = control.client()
     put(client, 1)
-    while not (control.storage / "places" / str(standby.pid)).exists():
+    # The node that the first one runs beside: it knows it by its socket.
+    head = Member(control, NODE, address=control.session / "sockets" / "control.sock")
+    head.register(head=True, session=str(control.session))
+    while len(session_file.read(control.session).get("control_addresses", ())) < 2:
         assert standby.poll() is None, standby.stderr.read().decode()
         time.sleep(0.01)
     first.kill()
@@ -247,8 +250,18 @@ def test_a_standby_of_another_node_learns_from_the_first_where_the_storage_is(co
     own = ControlClient(address_of(session), control.token, lambda answer: answer())
     own.start()
     assert ask(own, "GetKey", namespace="n", key=b"1").value == b"v"
-    own.close()
-    client.close()
+    heads = ControlClient(address_of(control.session), control.token, lambda answer: answer())
+    heads.start()
+    assert ask(heads, "GetKey", namespace="n", key=b"1").value == b"v"
+    # It was told of the first one alone, which is started again and stands by, and says so.
+    again = control.start("--standby")
+    late = Member(control, OTHER, address=control.addresses[again.pid])
+    assert late.register(join_seconds=WAIT_SECONDS).incarnation
+    head.until(lambda: head.rows.get(OTHER, (None,))[0] is NodeState.ALIVE)
+    for each in (own, heads, client):
+        each.close()
+    for node in (head, late):
+        node.end()
 
 
 def test_nobody_stands_by_for_what_is_kept_in_memory(tmp_path):

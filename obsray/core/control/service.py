@@ -24,6 +24,7 @@ from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol import control_pb2_grpc
 from obsray.core.protocol.lifecycle import NodeState
 from obsray.core.transport.connection import control_credential
+from obsray.core.transport.control_client import PLACES_KEY
 from obsray.telemetry.spine import Emitter
 
 MESSAGE_BYTES_MAX = 64 << 20
@@ -181,7 +182,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         try:
             if self.standing_by:
                 error = "UNAVAILABLE"
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "this control store stands by; another one decides")
+                await self._send_elsewhere(context)
             answer: Message | Refuse
             try:
                 await self._may_answer()
@@ -208,6 +209,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
         finally:
             self._measure(method, time.perf_counter() - started_at, error)
 
+    async def _send_elsewhere(self, context: Any) -> None:
+        context.set_trailing_metadata(((PLACES_KEY, ",".join(self.storage.places())),))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "this control store stands by; another one decides")
+
     async def _may_answer(self) -> None:
         if self.failure is not None:
             raise self.failure
@@ -224,7 +229,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         try:
             if self.standing_by:
                 error = "UNAVAILABLE"
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "this control store stands by; another one decides")
+                await self._send_elsewhere(context)
             # Says that the watch is in place even while nothing changes.
             await context.send_initial_metadata(())
             while True:

@@ -31,9 +31,13 @@ PAUSE_SECONDS_MAX = 1.0
 #: Answers that mean: not now, or not this process, or that it ended with the call under way.
 AGAIN = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 CLOSE_SECONDS_MAX = 1.0
+#: Trailing metadata of a control store that stands by: where all of them are.
+PLACES_KEY = "control-addresses"
 
 #: Names and values of a request's fields, or how to find them once it is sent.
 Fields = dict[str, Any] | Callable[[], dict[str, Any]]
+#: Where a control store may be, as ``Route`` takes it.
+Address = Path | str | list[str]
 #: Called with the reply (a message of ``control.proto``) or None, and the error or None.
 OnDone = Callable[[Any, "ControlError | None"], None]
 
@@ -57,11 +61,15 @@ class _Call(NamedTuple):
 class Route:
     """Where a control store may be, and a channel to each place, made when it is first needed. One thread uses it.
 
-    ``address`` is the path of a unix socket, or ``host:port``, or several of those with commas between them.
+    ``address`` is the path of a unix socket, or ``host:port`` (several with commas between them), or a list of targets
+    as gRPC has them.
     """
 
-    def __init__(self, address: Path | str, token: bytes) -> None:
-        self._targets = [f"unix:{address}"] if isinstance(address, Path) else _targets(address.split(","))
+    def __init__(self, address: Address, token: bytes) -> None:
+        if isinstance(address, Path):
+            self._targets = [f"unix:{address}"]
+        else:
+            self._targets = _targets(address.split(",") if isinstance(address, str) else address)
         self.metadata = (("authorization", f"Bearer {control_credential(token)}"),)
         self._current = 0
         self._channels: dict[str, tuple[Any, Any]] = {}
@@ -76,9 +84,8 @@ class Route:
         return len(self._targets)
 
     def learn(self, addresses: Iterable[str]) -> None:
-        """Further places. Those of a unix socket need none: the socket's path always leads to the one that decides."""
-        if not self._targets[0].startswith("unix:"):
-            self._targets += [address for address in _targets(addresses) if address not in self._targets]
+        """Further places, beside those that are known."""
+        self._targets += [address for address in _targets(addresses) if address not in self._targets]
 
     def stub(self) -> Any:
         """What calls are made on. Loads gRPC."""
@@ -103,8 +110,11 @@ class Route:
             self._channels[target] = (channel, stub)
         return self._channels[target][1]
 
-    def turn(self) -> None:
-        """The place did not answer: the next try goes to the next one."""
+    def failed(self, error: Any) -> None:
+        """The place did not answer, or one that stands by says where others are: the next try goes elsewhere."""
+        for key, value in error.trailing_metadata() or ():
+            if key == PLACES_KEY:
+                self.learn(value.split(","))
         self._current = (self._current + 1) % len(self._targets)
 
     def close(self) -> None:
@@ -116,13 +126,13 @@ def _targets(addresses: Iterable[str]) -> list[str]:
     return [address.strip() for address in addresses if address.strip()]
 
 
-def address_of(session: Path) -> Path | str:
+def address_of(session: Path) -> Address:
     """Where a process of this session finds the control store: in the session itself, or wherever its node joined."""
     path = session / "sockets" / "control.sock"
     facts = session_file.read(session)
-    if path.exists() or not (facts.get("control_addresses") or facts.get("control_address_tcp")):
-        return path
-    return ",".join([*facts.get("control_addresses", ()), *filter(None, [facts.get("control_address_tcp")])])
+    others = [*facts.get("control_addresses", ()), *filter(None, [facts.get("control_address_tcp")])]
+    # A socket may be one that nobody listens at any more, if the one that decides is elsewhere by now.
+    return [f"unix:{path}", *others] if path.exists() else others or path
 
 
 class ControlClient:
@@ -130,7 +140,7 @@ class ControlClient:
 
     def __init__(
         self,
-        address: Path | str,
+        address: Address,
         token: bytes,
         post: Callable[[Callable[[], None]], None],
         give_up_seconds: float = 30.0,
@@ -256,7 +266,7 @@ class ControlClient:
         except grpc.RpcError as failure:
             code = failure.code().name
             if code in AGAIN:
-                self._route.turn()
+                self._route.failed(failure)
             else:
                 self.heard_at = time.monotonic()
             raise ControlError(call.method, code, failure.details() or "") from failure

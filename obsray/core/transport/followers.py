@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from obsray.core.transport.control_client import AGAIN, CLOSE_SECONDS_MAX, PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN, Route
+from obsray.core.transport.control_client import (
+    AGAIN,
+    CLOSE_SECONDS_MAX,
+    PAUSE_SECONDS_MAX,
+    PAUSE_SECONDS_MIN,
+    Address,
+    Route,
+)
 
 GET_STATE_SECONDS_MAX = 5.0
 #: A watch ends by itself after this time and is resumed, so that none outlives a connection that died silently.
@@ -23,7 +29,7 @@ class Follower:
 
     def __init__(
         self,
-        address: Path | str,
+        address: Address,
         token: bytes,
         table: str,
         field: str,
@@ -88,7 +94,7 @@ class Follower:
                     elif code in AGAIN and position is not None and code == "DEADLINE_EXCEEDED":
                         continue
                     else:
-                        self._route.turn()
+                        self._route.failed(error)
                     self._closing.wait(pause_seconds)
                     pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
         finally:

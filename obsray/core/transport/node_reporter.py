@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from obsray.core.protocol.lifecycle import ActorState, GroupState
-from obsray.core.transport.control_client import ControlClient, ControlError, Fields, OnDone, _Call
+from obsray.core.transport.control_client import Address, ControlClient, ControlError, Fields, OnDone, _Call
 from obsray.core.transport.followers import Follower
 from obsray.ids import owner_of
 from obsray.telemetry import session_file
@@ -54,7 +54,7 @@ class NodeReporter(ControlClient):
 
     def __init__(
         self,
-        address: Path | str,
+        address: Address,
         token: bytes,
         node: bytes,
         post: Callable[[Callable[[], None]], None],
