@@ -154,6 +154,7 @@ class Cluster:
         #: ``head_node`` and ``worker_nodes`` change under it: nodes may be added from several threads.
         self._lock = threading.Lock()
         self._settings: dict[str, Any] = {}
+        self._storage: str | None = None
         if connect and not initialize_head:
             raise RuntimeError("Cluster(connect=True) needs a head to connect to: pass initialize_head=True as well")
         if head_node_args and not initialize_head:
@@ -191,7 +192,8 @@ class Cluster:
         ``node_args``: ``num_cpus`` (1), ``num_gpus`` (0), ``memory``, ``object_store_memory`` (1 GiB), ``resources``,
         ``labels``, ``node_name``, ``env_vars`` (of its processes), ``node_ip_address`` ("127.0.0.1"), ``temp_dir``; for
         the head also ``port`` (0: any), ``include_dashboard`` (False), ``dashboard_port`` and ``_system_config``
-        (settings of all nodes).
+        (settings of all nodes) and ``storage``; for others ``standby`` (a control store that takes over if the head is
+        gone).
 
         Raises TypeError or ValueError for arguments, RuntimeError with the node's words if it does not start,
         TimeoutError if the others do not get to know it.
@@ -199,12 +201,19 @@ class Cluster:
         head = self.head_node
         if head is None:
             self._settings = _settings(node_args.get("_system_config"))
+            self._storage = node_args.get("storage")
         wanted = _node_options(node_args, head is None)
         wanted["config"] = {**self._settings}
         temp_dir = node_args.get("temp_dir") or node_args.get("_temp_dir")
         token = None
         if head is not None:
             wanted["control"] = head.gcs_address
+            if node_args.get("standby"):
+                wanted |= {
+                    "standby": True,
+                    "storage": self._storage or str(Path(head.session_dir) / "control"),
+                    "control_listen": wanted["listen"],
+                }
             token = (Path(head.session_dir) / "token").read_bytes()
         config = Config.from_environment(**self._settings)
         process = start_node(new_session_directory(temp_dir, token), wanted, environment=node_args.get("env_vars"))
@@ -326,6 +335,7 @@ _KNOWN = (
     "num_cpus", "num_gpus", "memory", "object_store_memory", "resources", "labels", "node_name", "env_vars",
     "node_ip_address", "temp_dir", "_temp_dir",
 )  # fmt: skip
+_OTHERS_ONLY = ("standby",)
 _HEAD_ONLY = ("port", "include_dashboard", "dashboard_host", "dashboard_port", "_system_config", "storage")
 
 
@@ -340,12 +350,14 @@ def _settings(given: Any) -> dict[str, Any]:
 
 def _node_options(given: dict[str, Any], head: bool) -> dict[str, Any]:
     """What a node is started with. Raises TypeError or ValueError with the name of the argument."""
-    known = (*_KNOWN, *(_HEAD_ONLY if head else ()))
+    known = (*_KNOWN, *(_HEAD_ONLY if head else _OTHERS_ONLY))
     for name, value in given.items():
         if name in known or value is None:
             continue
         if name in _HEAD_ONLY:
             raise ValueError(f"add_node({name}={value!r}): only the head, the first node, decides that")
+        if name in _OTHERS_ONLY:
+            raise ValueError(f"add_node({name}={value!r}): the head, the first node, runs what others stand by for")
         if name in _INSTEAD:
             raise ValueError(f"add_node({name}={value!r}) is not offered: {_INSTEAD[name]}")
         raise TypeError(f"add_node() has no argument {name!r}; there are {', '.join(known)}")

@@ -91,7 +91,7 @@ def _add_start(made: argparse.ArgumentParser) -> None:
     what.add_argument("--address", metavar="HOST:PORT", help="join the cluster there")
     what.add_argument("--token-file", metavar="FILE", help="the cluster's token (else OBSRAY_TOKEN, else found here)")
     what.add_argument("--port", type=int, metavar="N", help=f"where the head listens (default {PORT}; 0: any)")
-    what.add_argument("--storage", metavar="WHERE", help="directory in which the control store keeps its state")
+    what.add_argument("--storage", metavar="WHERE", help="state of the control store: directory or redis://")
     what.add_argument("--standby", action="store_true", help="also run a control store that takes over from the head's")
     where = made.add_argument_group("where it listens")
     where.add_argument(

@@ -43,7 +43,7 @@ def run_start(options: argparse.Namespace) -> int:
     except (RuntimeError, OSError) as error:
         advice = "With --token-file FILE, or OBSRAY_TOKEN: 64 hex digits." if "'s token" in str(error) else ""
         raise Problem(str(error), advice) from None
-    session_file.update(directory, started_by=STARTED_BY)
+    session_file.update(directory, started_by=STARTED_BY, storage=options.storage)
     if options.json:
         print(plain_json.dumps(_facts(node)), flush=True)
     else:
@@ -91,12 +91,28 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
             wanted["control"] = addresses.normal(options.address, "--address")
             if options.standby:
                 wanted["control_listen"] = addresses.join(host, 0)
+                wanted["storage"] = options.storage or _storage_of(options.address, options.temp_dir)
         for name in ("listen", "control_listen"):
             if wanted.get(name):
                 addresses.parse(wanted[name], name)
     except (TypeError, ValueError) as error:
         raise Problem(str(error), "See obsray start --help.") from None
     return wanted
+
+
+def _storage_of(address: str, temp_dir: str | None) -> str:
+    """The storage of a cluster whose head is on this machine. Raises ValueError if it is not."""
+    try:
+        head = joining.find(joining.Address(address, address), temp_dir)
+    except ConnectionError:
+        head = Path()
+    facts = session_file.read(head)
+    if not facts.get("head"):
+        raise ValueError(
+            "--standby needs --storage: the directory (on a disk that both machines share) or redis:// address that "
+            "the head was started with"
+        )
+    return str(facts.get("storage") or head / "control")
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -122,17 +122,9 @@ def test_what_cannot_start_or_join_says_why_and_leaves_nothing(obsray, root):
             (["--head", "--port", address.rpartition(":")[2]], {}, "Address already in use"),
             (["--address", address, "--node-name", "one"], {}, "a node called 'one' is in the cluster already"),
             (["--address", address], {"OBSRAY_TOKEN": token}, "--token-file FILE"),
-            (["--address", address], {"OBSRAY_TOKEN": "x"}, "holds no token"),
             (["--address", "127.0.0.1:1"], {}, "Connection refused"),
             (["--address", nobody], {"OBSRAY_TOKEN": token}, "no control store of an obsray cluster answers"),
-            (["--address", "nowhere"], {}, "written host:port"),
-            (["--address", address, "--port", "1"], {}, "the head's"),
-            (["--head", "--resources", "{"], {}, "not JSON"),
-            (["--head", "--labels", "a"], {}, "KEY=VALUE"),
-            (["--head", "--num-cpus", "-1"], {}, "num_cpus"),
             (["--head", "--host", "0.0.0.0", "--port", "0"], {}, "unsafe_network"),
-            (["--head", "--min-worker-port", "1"], {}, "workers share the node's one port"),
-            ([], {}, "either --head"),
         ]  # fmt: skip
         for arguments, environment, why in wrong:
             ended = obsray("start", *arguments, **environment)
@@ -207,3 +199,47 @@ def test_nodes_end_with_the_program_that_made_them_even_by_kill(program, root):
     test.process.kill()
     gone(processes, 10)
     eventually(lambda: leftovers(root) == [])
+
+
+def test_a_standby_takes_over_from_a_head_that_is_killed(program):
+    test = program(
+        """
+from obsray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+standby = cluster.add_node(standby=True, num_cpus=0)
+worker = cluster.add_node(num_cpus=1)
+obsray.init(address=worker.address)
+old = cluster.head_node.node_id
+cluster.remove_node(cluster.head_node, allow_graceful=False)
+
+@obsray.remote
+def f():
+    return obsray.get_runtime_context().get_node_id()
+
+assert obsray.get(f.remote(), timeout=20) == worker.node_id
+deadline = time.monotonic() + 20
+while {row["NodeID"]: row["Alive"] for row in obsray.nodes()}[old] and time.monotonic() < deadline:
+    time.sleep(0.05)
+say(alive=sorted(row["NodeID"] for row in obsray.nodes() if row["Alive"]) == sorted([standby.node_id, worker.node_id]))
+"""
+    )
+    assert test.hear() == {"alive": True}
+
+
+def test_a_node_whose_control_store_is_gone_for_too_long_ends_and_says_why(program):
+    test = program(
+        """
+from obsray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"_system_config": {"control_gone_seconds_max": 1}})
+node = cluster.add_node()
+cluster.remove_node(cluster.head_node, allow_graceful=False)
+deadline = time.monotonic() + 20
+while node.any_processes_alive() and time.monotonic() < deadline:
+    time.sleep(0.05)
+say(alive=node.any_processes_alive(), log=open(node.session_dir + "/logs/node.log").read())
+"""
+    )
+    said = test.hear()
+    assert said["alive"] is False and "it has heard of no control store" in said["log"]

@@ -17,7 +17,8 @@ listen                 "host:port" where its data plane listens for other nodes 
                        nothing listens on a network)
 control                "host:port" of the control store to join; absent: this node is the head and starts its own
 control_listen         "host:port" where the head's control store listens besides its unix socket; needs ``listen``
-standby                this node also runs a control store that takes over if that of the head is gone
+standby                this node also runs a control store that takes over if that of the head is gone; needs the
+                       same ``storage``, and ``control_listen``
 storage                where the control store keeps its state (default: in the session directory)
 node_id                16 hex digits (default: random)
 settings               {name: value} handed to every client in ``Welcome``
@@ -127,6 +128,8 @@ def _check_addresses(options: Options) -> None:
         raise ValueError("a node of a cluster needs an address to listen at")
     if options.control and options.control_listen and not options.standby:
         raise ValueError("a node either joins a control store or is the head with its own")
+    if options.standby and not (options.control and options.storage and options.control_listen):
+        raise ValueError("a standby joins a control store, listens itself, and needs the storage that both use")
     if options.node_id is not None and len(bytes.fromhex(options.node_id)) != NODE_ID_BYTES:
         raise ValueError(f"node_id={options.node_id!r}: a node's id has {2 * NODE_ID_BYTES} hex digits")
 

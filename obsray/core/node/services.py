@@ -44,7 +44,7 @@ def services_of(options: Options) -> list[Service]:
     """What runs beside a node: everywhere a collector; control store and dashboard where the head is.
 
     The control store is told with ``--listen HOST:PORT`` where it listens for other nodes, with ``--storage WHERE``
-    where its state lies, with ``--join HOST:PORT`` (or ``--standby`` and the same storage) for which one it stands by.
+    where its state lies, and with ``--standby`` that it waits until another one that uses the same storage is gone.
     """
     found = []
     if options.head or options.standby:
@@ -52,9 +52,9 @@ def services_of(options: Options) -> list[Service]:
         if options.control_listen:
             arguments += ["--listen", options.control_listen]
         if options.storage:
-            arguments += ["--storage", options.storage, *(["--standby"] if options.control else [])]
-        elif options.control:
-            arguments += ["--join", options.control]
+            arguments += ["--storage", options.storage]
+        if options.standby:
+            arguments.append("--standby")
         found.append(Service("control", "obsray.core.control.process", arguments))
     found.append(Service("collector", "obsray.telemetry.process"))
     if options.head and options.include_dashboard:
