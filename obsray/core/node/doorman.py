@@ -8,6 +8,7 @@ they listen on no port, and nothing of what is said then passes through the node
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from obsray.telemetry.events import ProcessKind
 
 #: Processes beside the workers that others may talk to, by the names of their sockets.
 SERVICES = (b"collector",)
+#: How members of collective groups name their sockets (``util/collective/mesh.py``).
+_MEMBER = re.compile(rb"c[0-9a-f]{12}")
 PEER_SECONDS_MAX = 5.0
 
 
@@ -86,7 +89,7 @@ class Doorman:
             return lambda sock: self._on_peer(self._reactor.adopt(sock, here))
         if target == TRANSFER_TARGET:
             return lambda sock: self._transfer(sock, here)
-        name = target.hex() if len(target) == WORKER_ID_BYTES else target.decode() if target in SERVICES else ""
+        name = _socket_of(target)
         return self._hand_over(name, here) if name else Refusal.UNKNOWN_TARGET
 
     def _transfer(self, sock: socket.socket, hello: Hello) -> None:
@@ -98,7 +101,7 @@ class Doorman:
         # A process that hangs must not make the node wait for it.
         carrier.setblocking(False)
         try:
-            carrier.connect(str(self._sockets / f"{name}.sock"))
+            carrier.connect(str(self._sockets / name))
         except BlockingIOError:
             carrier.close()
             return Refusal.BUSY
@@ -120,6 +123,15 @@ class Doorman:
 
     def _refused(self, what: str) -> None:
         self._tell(f"{self.address}: {what}")
+
+
+def _socket_of(target: bytes) -> str:
+    """The name of the socket of a process that others may talk to, "" if it cannot be one."""
+    if len(target) == WORKER_ID_BYTES:
+        return f"{target.hex()}.sock"
+    if target in SERVICES:
+        return f"{target.decode()}.sock"
+    return target.decode() if _MEMBER.fullmatch(target) else ""
 
 
 def _reachable(address: str) -> str:

@@ -8,6 +8,7 @@ members each sends 2(n-1)/n of an array to reduce it everywhere. Every member co
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from obsray import errors
 from obsray.core import api
 from obsray.core.protocol.lifecycle import CollectiveState, advance
 from obsray.core.runtime.session import Session
+from obsray.core.transport.connection import Hello
 from obsray.errors import (
     CollectiveError,
     CollectiveMemberDiedError,
@@ -27,7 +29,8 @@ from obsray.errors import (
     CollectiveTimeoutError,
     RayActorError,
 )
-from obsray.util.collective.mesh import DATA, DESCRIPTION, Mesh, Receiving, Sending
+from obsray.telemetry import session_file
+from obsray.util.collective.mesh import DATA, DESCRIPTION, Mesh, Receiving, Sending, split_member
 from obsray.util.collective.rendezvous import key_of, rendezvous
 from obsray.util.collective.types import Array, Backend, Tensor, ufunc_of
 
@@ -52,7 +55,9 @@ class Group:
         self.lock = threading.Lock()
         self._emitter = session.emitter
         self._name_number = self._emitter.intern(name)
-        self.mesh = Mesh(session.directory / "sockets", session.token, name)
+        node = str(session_file.read(session.directory).get("node_address") or "")
+        me = Hello(session.worker, int(session.kind), os.getpid())
+        self.mesh = Mesh(session.directory / "sockets", session.token, name, node, me)
 
     def _running_task(self) -> bytes:
         running = getattr(self.session.local, "running", None)
@@ -84,10 +89,10 @@ class Group:
         if isinstance(found[0], str):
             raise getattr(errors, found[0])(found[1])
         self.id, addresses = found
-        here = str(Path(self.mesh.address).parent)
-        elsewhere = [rank for rank, address in enumerate(addresses) if not Path(address).parent.exists()]
+        places = map(split_member, addresses)
+        elsewhere = [rank for rank, (node, path) in enumerate(places) if not node and not Path(path).parent.exists()]
         if elsewhere:
-            raise CollectiveError(f"group {self.name!r}: ranks {elsewhere} are on other machines than {here}")
+            raise CollectiveError(f"group {self.name!r}: ranks {elsewhere} are on machines that do not listen")
         self.mesh.connect(self.id, self.rank, addresses, deadline)
 
     # --- one operation ----------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Members of a group connected each with each: unix sockets in the session's directory, and nobody in between.
+"""Members of a group connected each with each: unix sockets in the session's directory, or TCP between machines, which
+a node hands over to its member; and nobody in between.
 
 A member that ends is the end of file of its sockets, which all others notice at once. Everything said is a frame: a
 header with a kind and a length, then bytes. A member that gives up sends ``ABORT`` with its reason between two frames.
@@ -15,6 +16,8 @@ import struct
 import time
 from pathlib import Path
 
+from obsray.core.transport.connection import HELLO_BYTES, Hello, ProtocolError, check_hello
+from obsray.core.transport.dial import DIAL_SECONDS_MAX, dial
 from obsray.errors import CollectiveError, CollectiveMemberDiedError, CollectiveTimeoutError
 
 DESCRIPTION, DATA, ABORT = 1, 2, 3
@@ -22,6 +25,7 @@ DESCRIPTION, DATA, ABORT = 1, 2, 3
 _HEADER = struct.Struct("<IIQ")
 _MAGIC = 0x0B5C0110
 _RANK = struct.Struct("<I")
+_FD = struct.Struct("@i")
 #: Bytes of a description or a reason; data is as long as both sides know.
 _WORDS_MAX = 1 << 16
 _READ = select.POLLIN | select.POLLHUP | select.POLLERR
@@ -101,10 +105,12 @@ class Receiving:
 
 
 class Mesh:
-    """The sockets of one member."""
+    """The sockets of one member. ``node`` is where its node listens, "" if other machines cannot reach it."""
 
-    def __init__(self, directory: Path, token: bytes, name: str) -> None:
+    def __init__(self, directory: Path, token: bytes, name: str, node: str = "", me: Hello | None = None) -> None:
         self._token = token
+        self._node = node
+        self._me = me or Hello(bytes(8), 0, os.getpid())
         self._path = directory / f"c{os.urandom(6).hex()}"
         self.name = name
         self.peers: dict[int, socket.socket] = {}
@@ -118,33 +124,43 @@ class Mesh:
 
     @property
     def address(self) -> str:
-        return str(self._path)
+        """Where others find this member: ``path``, or ``host:port path``."""
+        return f"{self._node} {self._path}" if self._node else str(self._path)
 
     def connect(self, group: bytes, rank: int, addresses: list[str], deadline: float) -> None:
         """Connect with all others. Raises CollectiveMemberDiedError, CollectiveTimeoutError."""
         for other in range(rank):
-            self.peers[other] = self._call(other, addresses[other])
+            self.peers[other], proven = self._call(other, addresses[other], deadline)
             self._settle(self.peers[other], deadline, other)
             try:
-                self.peers[other].sendall(self._token + group + _RANK.pack(rank), socket.MSG_NOSIGNAL)
+                shown = b"" if proven else self._token
+                self.peers[other].sendall(shown + group + _RANK.pack(rank), socket.MSG_NOSIGNAL)
             except OSError as error:
                 raise self._died(other, str(error.strerror).lower()) from None
             self.peers[other].setblocking(False)
         for other in range(rank + 1, len(addresses)):
             # Whoever is to call us has to be there; a call that says nothing is taken for such a look.
-            self._call(other, addresses[other]).close()
+            self._call(other, addresses[other], deadline)[0].close()
         while len(self.peers) < len(addresses) - 1:
             self._accept(group, rank, len(addresses), deadline)
         # Whoever is not done yet may still look whether we are there: the listener stays as long as the mesh.
 
-    def _call(self, rank: int, address: str) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def _call(self, rank: int, address: str, deadline: float) -> tuple[socket.socket, bool]:
+        """A connection to a member, and whether both sides have proved themselves already."""
+        node, path = split_member(address)
         try:
-            sock.connect(address)
+            if node:
+                seconds = max(0.001, min(DIAL_SECONDS_MAX, deadline - time.monotonic()))
+                return dial(node, self._token, self._me, os.path.basename(path).encode(), seconds), True
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.connect(path)
+            except OSError:
+                sock.close()
+                raise
         except OSError as error:
-            sock.close()
-            raise self._died(rank, f"it cannot be reached ({error.strerror})") from None
-        return sock
+            raise self._died(rank, f"it cannot be reached ({error.strerror or error})") from None
+        return sock, False
 
     def _settle(self, sock: socket.socket, deadline: float, rank: int) -> None:
         left = deadline - time.monotonic()
@@ -162,20 +178,43 @@ class Mesh:
                 f"group {self.name!r}: ranks {missing} did not connect in time", self.name, rank
             ) from None
         self._settle(sock, deadline, rank)
-        wanted = len(self._token) + len(group) + _RANK.size
-        said = b""
-        try:
-            while len(said) < wanted and (more := sock.recv(wanted - len(said))):
-                said += more
-        except OSError:
-            said = b""
-        known = hmac.compare_digest(said[: -_RANK.size], self._token + group) if len(said) == wanted else False
+        sock, proven = self._adopt(sock)
+        shown = group if proven else self._token + group
+        said = _read(sock, len(shown) + _RANK.size)
+        known = hmac.compare_digest(said[: -_RANK.size], shown) if len(said) == len(shown) + _RANK.size else False
         other = _RANK.unpack(said[-_RANK.size :])[0] if known else -1
         if not rank < other < members or other in self.peers:
             sock.close()
             return
         sock.setblocking(False)
         self.peers[other] = sock
+
+    def _adopt(self, sock: socket.socket) -> tuple[socket.socket, bool]:
+        """The connection that the node hands over, if it is one, and whether it is."""
+        fds: list[int] = []
+        try:
+            # Looks, and takes nothing: only the node's greeting comes with a descriptor. (recv_fds takes no flags.)
+            _, extras, _, _ = sock.recvmsg(1, socket.CMSG_LEN(_FD.size), socket.MSG_PEEK)
+            fds += [
+                _FD.unpack(data)[0]
+                for level, kind, data in extras
+                if (level, kind, len(data)) == (socket.SOL_SOCKET, socket.SCM_RIGHTS, _FD.size)
+            ]
+            if not fds:
+                return sock, False
+            hello = check_hello(_read(sock, HELLO_BYTES), self._token)
+            if not hello.remote:
+                return sock, False
+            carried = socket.socket(fileno=fds.pop())
+            carried.settimeout(sock.gettimeout())
+            sock.close()
+            return carried, True
+        except (OSError, ProtocolError):
+            # What is left to read is no greeting of a member.
+            return sock, False
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def _died(self, rank: int, how: str) -> CollectiveMemberDiedError:
         return CollectiveMemberDiedError(f"group {self.name!r}: rank {rank} is gone: {how}", self.name)
@@ -262,6 +301,23 @@ class Mesh:
         for sock in self.peers.values():
             sock.close()
         self.peers.clear()
+
+
+def split_member(address: str) -> tuple[str, str]:
+    """Which node to ask for a member ("" for nobody: its socket is on this machine), and its socket's path."""
+    node, _, path = ("", "", address) if address.startswith("/") else address.partition(" ")
+    return ("" if os.path.exists(os.path.dirname(path)) else node), path
+
+
+def _read(sock: socket.socket, size: int) -> bytes:
+    """So many bytes, or fewer if there are no more."""
+    said = b""
+    try:
+        while len(said) < size and (more := sock.recv(size - len(said))):
+            said += more
+    except OSError:
+        return b""
+    return said
 
 
 _REASONS = {cls.__name__: cls for cls in (CollectiveError, CollectiveMemberDiedError, CollectiveTimeoutError)}

@@ -11,6 +11,8 @@ import types
 import numpy as np
 import pytest
 
+from obsray.core.node.doorman import Doorman
+from obsray.core.transport.links import Reactor
 from obsray.exceptions import CollectiveError, CollectiveMemberDiedError, CollectiveTimeoutError
 from obsray.util.collective.mesh import DATA, DESCRIPTION, Mesh, Receiving, Sending
 from obsray.util.collective.types import Backend, ReduceOp, Tensor, ufunc_of
@@ -135,3 +137,64 @@ def test_an_end_without_a_reason_and_a_frame_that_nobody_expects_are_told_apart(
 def test_nobody_waits_longer_than_was_said(meshes):
     with pytest.raises(CollectiveTimeoutError, match=r"\[1\] did not connect"):
         meshes[0].connect(GROUP, 0, [mesh.address for mesh in meshes], time.monotonic() + 0.05)
+
+
+def serve(reactor, ending):
+    while not ending.is_set():
+        reactor.run_once(0.05)
+
+
+def test_members_on_other_machines_are_reached_through_their_nodes(tmp_path, monkeypatch):
+    """The token that shows who is a member stays on its machine: between machines the handshake has done that."""
+    directories = [tmp_path / name for name in ("first", "second")]
+    ending = threading.Event()
+    reactors, doors, threads = [], [], []
+    for number, directory in enumerate(directories):
+        (directory / "sockets").mkdir(parents=True)
+        reactor = Reactor(lambda link, messages: None, lambda link: None)
+        doors.append(
+            Doorman(
+                reactor,
+                b"node___%d" % number,
+                directory,
+                TOKEN,
+                "127.0.0.1:0",
+                lambda link: None,
+                lambda sock, hello: None,
+                lambda line: None,
+            )
+        )
+        reactors.append(reactor)
+        threads.append(threading.Thread(target=serve, args=(reactor, ending)))
+    # Neither sees the other's files.
+    monkeypatch.setattr("obsray.util.collective.mesh.os.path.exists", lambda path: False)
+    made = [
+        Mesh(directory / "sockets", TOKEN, "group", door.address)
+        for directory, door in zip(directories, doors, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        connect(made)
+        assert {sock.family for mesh in made for sock in mesh.peers.values()} == {socket.AF_INET}
+        data = np.random.default_rng(1).bytes(1_000_000)
+        into = bytearray(len(data))
+        receiving = threading.Thread(
+            target=made[0].run, args=([Receiving(1, DATA, memoryview(into))], time.monotonic() + 20)
+        )
+        receiving.start()
+        made[1].run([Sending(0, DATA, data)], time.monotonic() + 20)
+        receiving.join()
+        assert bytes(into) == data
+        made[1].close()
+        with pytest.raises(CollectiveMemberDiedError):
+            made[0].run([Receiving(1, DATA, memoryview(into))], time.monotonic() + 20)
+        with pytest.raises(CollectiveMemberDiedError, match="nobody with the name"):
+            made[0]._call(1, made[1].address, time.monotonic() + 5)
+    finally:
+        ending.set()
+        for thread, reactor in zip(threads, reactors, strict=True):
+            thread.join()
+            reactor.shutdown()
+        for mesh in made:
+            mesh.close()
