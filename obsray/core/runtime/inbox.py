@@ -24,6 +24,9 @@ from obsray.telemetry.events import DeathCause, Outcome
 if TYPE_CHECKING:
     from obsray.core.runtime.session import Session
 
+#: How long the news of the death of a worker elsewhere may take after its connection broke.
+BROKEN_SECONDS = 2.0
+
 Handler = Callable[[Link, m.Message], None]
 
 
@@ -103,8 +106,19 @@ class Inbox:
             del self.session.peers[worker]
             self.session.dispatcher.functions.pop(worker, None)
             self.owner_lost(worker)
+            leases = self.session.dispatcher.by_worker.get(worker)
+            if link.peer.remote and leases:
+                held = [lease.id for lease in leases]
+                later = self.monotonic() + BROKEN_SECONDS
+                self.session.reactor.call_at(later, lambda: self._give_up(worker, held))
         elif self.session.executor is not None:
             self.session.executor.link_closed(link)
+
+    def _give_up(self, worker: bytes, leases: list[int]) -> None:
+        """The connection to a worker elsewhere broke, and nobody says it is dead: what was sent may never have come."""
+        for lease in self.session.dispatcher.by_worker.get(worker, ()):
+            if lease.id in leases:
+                self.session.node.send(m.encode(m.KillWorker(worker, lease.id)))
 
     def _on_answer(self, link: Link, message: m.Message) -> None:
         answer = self.session.answers.pop(message[1], None)
