@@ -89,25 +89,25 @@ def _task_finished(r: Row, n: Names) -> str:
 
 
 def _object_missing(r: Row, n: Names) -> str:
-    return f"{n.process_label(r['process'])} learned that no copy of its {_object(r)} is left: {r['error']}"
+    return f"{n.process_label(r['process'])} learned that no copy of its {_object(r)} is left"
 
 
 def _object_rebuilding(r: Row, n: Names) -> str:
-    left = "" if r["retries_left"] < 0 else f" ({_many(r['retries_left'], 'retry')} left before that)"
+    left = "" if r["retries_left"] < 0 else f" (retries left before that: {r['retries_left']})"
     return f"{_object(r)} is needed and lost: {_task(r, n)} runs again to make it{left}"
 
 
 def _object_rebuild_failed(r: Row, n: Names) -> str:
-    return f"{_object(r)} cannot be made again: {r['error']}"
+    return f"{_object(r)} is needed and cannot be made again"
 
 
 def _argument_lost(r: Row, n: Names) -> str:
-    return f"{_worker(r, n)} gave {_task(r, n)} back: its argument {_object(r)} cannot be read: {r['error']}"
+    return f"{_worker(r, n)} gave {_task(r, n)} back: its argument {_object(r)} cannot be read"
 
 
 def _task_retried(r: Row, n: Names) -> str:
     if r["outcome"] == "result_lost":
-        return f"{_task(r, n)} had finished with attempt {r['attempt']} and runs again: {r['error']}"
+        return f"{_task(r, n)} had finished with attempt {r['attempt']} and runs again"
     why = {"worker_died": "died", "oom": "was killed for its memory"}.get(r["outcome"], f"ended with {r['outcome']}")
     delay = f" after {duration(r['delay_seconds'])}" if r["delay_seconds"] > 0 else ""
     if r["outcome"] in ("worker_died", "oom"):

@@ -377,6 +377,8 @@ class Executor:
         if not running.payload and running.arguments is None:
             return function, (), {}
         args, kwargs = self._arguments(running)
+        # Waiting for arguments was no part of running.
+        running.blocked_ns = 0
         running.ready_at = time.time_ns()
         return function, args, kwargs
 
