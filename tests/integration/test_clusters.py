@@ -243,3 +243,34 @@ say(alive=node.any_processes_alive(), log=open(node.session_dir + "/logs/node.lo
     )
     said = test.hear()
     assert said["alive"] is False and "it has heard of no control store" in said["log"]
+
+
+def test_a_node_that_was_taken_for_dead_meanwhile_ends_at_once_with_its_workers(program):
+    test = program(
+        """
+from obsray.cluster_utils import Cluster
+
+soon = {"node_heartbeat_seconds": 0.1, "node_suspect_seconds": 0.5, "node_dead_seconds": 1.0}
+cluster = Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": 0, "_system_config": soon})
+node = cluster.add_node()
+
+@obsray.remote(max_retries=0)
+def pid():
+    return os.getpid()
+
+worker = obsray.get(pid.remote())
+os.kill(node.pid, signal.SIGSTOP)
+deadline = time.monotonic() + 20
+while {row["NodeID"]: row["Alive"] for row in obsray.nodes()}[node.node_id] and time.monotonic() < deadline:
+    time.sleep(0.05)
+(row,) = [row for row in obsray.nodes() if row["NodeID"] == node.node_id]
+os.kill(node.pid, signal.SIGCONT)
+while (node.any_processes_alive() or os.path.exists(f"/proc/{worker}")) and time.monotonic() < deadline:
+    time.sleep(0.05)
+say(alive=[row["Alive"], node.any_processes_alive(), os.path.exists(f"/proc/{worker}")],
+    why=row["DeathReasonMessage"], log=open(node.session_dir + "/logs/node.log").read())
+"""
+    )
+    said = test.hear()
+    assert said["alive"] == [False, False, False] and "no heartbeat" in said["why"]
+    assert "the cluster takes this node for dead" in said["log"]

@@ -104,12 +104,13 @@ class LogMirror:
             return 0
         try:
             size = entry.stat().st_size
-            if size - offset > BEHIND_BYTES_MAX:
-                dropped = size - BYTES_PER_LOOK - offset
-                offset = size - BYTES_PER_LOOK
-                self._emitter.logs_dropped(time.time_ns(), worker, job, dropped)
             with open(entry.path, "rb") as file:
                 file.seek(offset)
+                if size - offset > BEHIND_BYTES_MAX:
+                    file.seek(size - BYTES_PER_LOOK)
+                    file.readline(CHUNK_BYTES)
+                    dropped, offset = file.tell() - offset, file.tell()
+                    self._emitter.logs_dropped(time.time_ns(), worker, job, dropped)
                 while sent < room and (data := file.read(min(CHUNK_BYTES, room - sent))):
                     self._neighbours.send(home, encode(LogChunk(worker, job, stream, offset, data, dropped)))
                     sent, offset, dropped = sent + len(data), offset + len(data), 0
@@ -131,9 +132,12 @@ class LogMirror:
                 directory.mkdir(mode=0o700, parents=True)
                 (directory / "name").write_text(self._name(node))
             self._claim(worker, message.job)
-            with open(path, "ab") as file:
+            with open(path, "a+b") as file:
                 if message.dropped:
-                    file.write(f"\n... {message.dropped} bytes left out here: they came too fast ...\n".encode())
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+                    begun = file.read() not in (b"", b"\n")
+                    said = f"... {message.dropped} bytes left out here: they came too fast ..."
+                    file.write(f"{chr(10) if begun else ''}{said}\n".encode())
                 if file.tell() < FILE_BYTES_MAX:
                     file.write(message.data)
                     return

@@ -132,3 +132,23 @@ def test_what_only_the_starter_decides_is_a_value_error_when_joining():
         parameters.refuse_when_joining("RAY_ADDRESS=auto", {"num_cpus": 2, "labels": None})
     with pytest.raises(ValueError, match="labels and _node_name must not be provided"):
         parameters.refuse_when_joining("init(address='auto')", {"num_cpus": None, "labels": {}, "_node_name": "x"})
+
+
+def test_the_address_of_a_cluster_means_a_node_of_it_on_this_machine_the_head_if_it_is_here(base, sockets):
+    cluster = {"control_address_tcp": "127.0.0.1:7001"}
+    session(base, "s_other", 4, sockets, head=True, control_address_tcp="127.0.0.1:7002")
+    session(base, "s_ended", 5, None, head=False, **cluster)
+    head = session(base, "s_head", 1, sockets, head=True, node_address="127.0.0.1:9001", **cluster)
+    node = session(base, "s_node", 3, sockets, head=False, node_address="127.0.0.1:9002", **cluster)
+    assert joining.find(Address("127.0.0.1:7001", "")) == joining.find(Address("localhost:7001", "")) == head
+    assert joining.find(Address("127.0.0.1:9002", "")) == node
+    # Of all that run, heads come first.
+    assert joining.find(Address("auto", "")).name == "s_other"
+
+
+def test_an_address_without_a_node_here_says_what_is_there_and_what_to_start(base):
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        where = f"127.0.0.1:{stranger.getsockname()[1]}"
+        said = refused(where)
+        assert "runs on this machine" in said and f"obsray start --address={where}" in said
+    assert f"nothing can be reached at {where}: Connection refused" in refused(where)
