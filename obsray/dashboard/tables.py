@@ -229,6 +229,7 @@ NODES = Table(
         Column("state", "State", "state"),
         Column("host", "Host"),
         Column("pid", "PID"),
+        Column("used", "Used"),
         _size("store_bytes", "Object store"),
         Column("started_at_ns", "Started", "clock"),
         Column("stopped_at_ns", "Stopped", "clock"),

@@ -125,7 +125,14 @@ class ProcessViews(TaskViews):
             node = bytes.fromhex(row["node_id"])
             store, sample = (latest.get(event, {}).get(node, {}) for event in ("store_sample", "node_sample"))
             resources = self.samples.resources_of.get(node, {})
-            values = {**row, "resources": resources, "store": public(store), "sample": public(sample)}
+            used = ", ".join(
+                f"{name} {amounts['used']:g} of {amounts['total']:g}"
+                for name, amounts in sorted(resources.items())
+                if "memory" not in name
+            )
+            values = {
+                **row, "resources": resources, "store": public(store), "sample": public(sample), "used": used,
+            }  # fmt: skip
             if not live and values["state"] == "ALIVE":
                 values["state"] = "DEAD"
             found.append(values)

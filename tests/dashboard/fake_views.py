@@ -60,7 +60,7 @@ ENVIRONMENT = (
     "setup_seconds", "environment_bytes", "error", "workers",
 )  # fmt: skip
 NODE = (
-    "node_id", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns", "error", "resources", "store",
+    "node_id", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns", "error", "resources", "store", "used",
     "sample",
 )  # fmt: skip
 JOB = (
@@ -312,6 +312,7 @@ class FakeViews:
             "host": HOSTILE,
             "pid": 3999,
             "store_bytes": 2 << 30,
+            "used": "CPU 2 of 4",
             "started_at_ns": NOW_NS,
         }
         return [dict.fromkeys(NODE) | facts]

@@ -45,6 +45,7 @@ def test_what_other_nodes_recorded_is_at_the_head_and_stays_when_they_are_gone(c
     assert set(obsray.get([work.remote() for _ in range(10)])) == {node.node_id}
     opened = store()
     eventually(lambda: len(ran_on(opened, node.node_id)) == 10)
+    opened.refresh()
     states = {state.process: alive for state, alive in opened.ring_states() if state.node.hex() == node.node_id}
     assert states and any(states.values())
     cluster.remove_node(node, allow_graceful=graceful)
