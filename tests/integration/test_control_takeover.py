@@ -123,7 +123,7 @@ def test_a_standby_takes_over_in_time_and_clients_go_on(control):
     member = Member(control, NODE, address=control.addresses[first.pid])
     member.register(head=True)
     member.until(lambda: NODE in member.rows)
-    while len(member.reporter._learned) < 2:
+    while len(member.reporter._learned[0]) < 2:
         time.sleep(0.01)
     client = control.client()
     for number in range(3):
@@ -257,6 +257,13 @@ def test_a_standby_of_another_node_learns_from_the_first_where_the_storage_is(co
     again = control.start("--standby")
     late = Member(control, OTHER, address=control.addresses[again.pid])
     assert late.register(join_seconds=WAIT_SECONDS).incarnation
+    # Who looks at the first one's node finds the one that decides now.
+    while session_file.read(control.session)["control_epoch"] != 2:
+        time.sleep(0.01)
+    assert (
+        session_file.read(control.session)["control_address_tcp"]
+        == (control.storage / "places" / str(standby.pid)).read_text()
+    )
     head.until(lambda: head.rows.get(OTHER, (None,))[0] is NodeState.ALIVE)
     for each in (own, heads, client):
         each.close()

@@ -159,7 +159,7 @@ class _Process:
             try:
                 self.storage.acquire()
             except Held:
-                if "control_epoch" not in session_file.read(self.session):
+                if "control_pid" not in session_file.read(self.session):
                     raise
                 # This session's own control store, started again: another one has taken over from it.
                 self.standby = True
@@ -185,7 +185,7 @@ class _Process:
     def _listen(self) -> str:
         """Where to listen: if any port will do, the one of the last time, which nodes and programs know."""
         listen: str = self.options.listen
-        before: str = session_file.read(self.session).get("control_address_tcp", "")
+        before: str = session_file.read(self.session).get("control_own_address", "")
         host, _, port = listen.rpartition(":")
         known = port == "0" and not self.standby and before.rpartition(":")[0] == host
         return before if known and not taken(host, before.rpartition(":")[2]) else listen
@@ -214,7 +214,7 @@ class _Process:
         if self.storage.durable:
             facts["control_epoch"] = epoch
         if self.address:
-            facts["control_address_tcp"] = self.address
+            facts |= {"control_address_tcp": self.address, "control_own_address": self.address}
         session_file.update(self.session, **facts)
         return True
 
@@ -229,7 +229,8 @@ class _Process:
         while not self._over() and not service.broken.is_set():
             try:
                 self.storage.renew()
-                service.places = self.storage.places()
+                others = [place for place in self.storage.places() if place != self.address]
+                service.places = [self.address, *others] if self.address else others
             except OSError as error:
                 service.fail(error)
                 return

@@ -200,6 +200,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
             if isinstance(answer, pb.RegisterNodeReply | pb.HeartbeatReply):
                 del answer.control_addresses[:]
                 answer.control_addresses.extend(self.places)
+                answer.control_epoch = self.storage.epoch if self.storage.durable else 0
             elif isinstance(answer, pb.GetStateReply) and self.storage.durable:
                 answer.storage = self.storage.place
             return answer

@@ -139,20 +139,22 @@ class RegisterNodeRequest(_message.Message):
     def __init__(self, request_id: _Optional[bytes] = ..., node: _Optional[_Union[NodeDescription, _Mapping]] = ...) -> None: ...
 
 class RegisterNodeReply(_message.Message):
-    __slots__ = ("incarnation", "heartbeat_seconds", "suspect_seconds", "dead_seconds", "jobs_above", "control_addresses")
+    __slots__ = ("incarnation", "heartbeat_seconds", "suspect_seconds", "dead_seconds", "jobs_above", "control_addresses", "control_epoch")
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SUSPECT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DEAD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     JOBS_ABOVE_FIELD_NUMBER: _ClassVar[int]
     CONTROL_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_EPOCH_FIELD_NUMBER: _ClassVar[int]
     incarnation: int
     heartbeat_seconds: float
     suspect_seconds: float
     dead_seconds: float
     jobs_above: int
     control_addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, incarnation: _Optional[int] = ..., heartbeat_seconds: _Optional[float] = ..., suspect_seconds: _Optional[float] = ..., dead_seconds: _Optional[float] = ..., jobs_above: _Optional[int] = ..., control_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    control_epoch: int
+    def __init__(self, incarnation: _Optional[int] = ..., heartbeat_seconds: _Optional[float] = ..., suspect_seconds: _Optional[float] = ..., dead_seconds: _Optional[float] = ..., jobs_above: _Optional[int] = ..., control_addresses: _Optional[_Iterable[str]] = ..., control_epoch: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("node", "incarnation", "available", "backlog_tasks")
@@ -174,12 +176,14 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, node: _Optional[bytes] = ..., incarnation: _Optional[int] = ..., available: _Optional[_Mapping[str, int]] = ..., backlog_tasks: _Optional[int] = ...) -> None: ...
 
 class HeartbeatReply(_message.Message):
-    __slots__ = ("standing", "control_addresses")
+    __slots__ = ("standing", "control_addresses", "control_epoch")
     STANDING_FIELD_NUMBER: _ClassVar[int]
     CONTROL_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_EPOCH_FIELD_NUMBER: _ClassVar[int]
     standing: NodeStanding
     control_addresses: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, standing: _Optional[_Union[NodeStanding, str]] = ..., control_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+    control_epoch: int
+    def __init__(self, standing: _Optional[_Union[NodeStanding, str]] = ..., control_addresses: _Optional[_Iterable[str]] = ..., control_epoch: _Optional[int] = ...) -> None: ...
 
 class ReportUnreachableRequest(_message.Message):
     __slots__ = ("node", "by", "by_incarnation", "reason")

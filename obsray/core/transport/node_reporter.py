@@ -76,7 +76,7 @@ class NodeReporter(ControlClient):
         self._groups: dict[bytes, dict[str, Any]] = {}
         self._group_changes: dict[bytes, dict[str, Any]] = {}
         self._incarnation = 0
-        self._learned: list[str] = []
+        self._learned: tuple[list[str], int] = ([], 0)
         self._heartbeat_seconds: float | None = None
         self._beat_at = 0.0
 
@@ -352,7 +352,7 @@ class NodeReporter(ControlClient):
             self._incarnation = reply.incarnation
             self._heartbeat_seconds = reply.heartbeat_seconds
             self._beat_at = time.monotonic() + reply.heartbeat_seconds
-            self._learn(reply.control_addresses)
+            self._learn(reply)
             if self._follower is not None and not self._following:
                 self._following = True
                 self._follower.start()
@@ -363,21 +363,22 @@ class NodeReporter(ControlClient):
             self._on_idle()
         return reply
 
-    def _learn(self, addresses: Any) -> None:
-        found = list(addresses)
-        if found and found != self._learned:
-            self._learned = found
-            self._tell_session(found)
+    def _learn(self, reply: Any) -> None:
+        found, epoch = list(reply.control_addresses), reply.control_epoch
+        if found and (found, epoch) != self._learned:
+            self._learned = found, epoch
+            self._tell_session(found, epoch)
             self._route.learn(found)
             if self._follower is not None:
                 self._follower.learn(found)
 
-    def _tell_session(self, addresses: list[str]) -> None:
-        """So that programs on this node find the control store wherever it is."""
+    def _tell_session(self, addresses: list[str], epoch: int) -> None:
+        """So that programs and people on this node find the control store wherever it is."""
         session = self._description.get("session")
         try:
             if session:
-                session_file.update(Path(session), control_addresses=addresses)
+                facts = {"control_addresses": addresses, "control_address_tcp": addresses[0], "control_epoch": epoch}
+                session_file.update(Path(session), **facts)
         except OSError:
             # The node is about to end.
             pass
@@ -397,7 +398,7 @@ class NodeReporter(ControlClient):
             reply = self._attempt(_Call("Heartbeat", fields, None, b"", 0.0), HEARTBEAT_SECONDS_MAX)
         except ControlError:
             return
-        self._learn(reply.control_addresses)
+        self._learn(reply)
         if reply.standing == 1:
             # The answer to the registration puts it back to what the control store wants; until then, no more of these.
             self._beat_at += HEARTBEAT_SECONDS
