@@ -60,8 +60,8 @@ ENVIRONMENT = (
     "setup_seconds", "environment_bytes", "error", "workers",
 )  # fmt: skip
 NODE = (
-    "node_id", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns", "error", "resources", "store", "used",
-    "sample",
+    "node_id", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns", "error", "resources", "store",
+    "used", "sample",
 )  # fmt: skip
 JOB = (
     "job_id", "driver_id", "pid", "entrypoint", "namespace", "state", "cause", "started_at_ns", "ended_at_ns", "tasks",
