@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,18 +27,62 @@ def once_slowly(marker: str) -> str:
     return "the second time"
 
 
-def test_a_task_whose_connection_broke_runs_again(tmp_path):
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+@obsray.remote(num_cpus=0, resources={"far": 1})
+class Slow:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def wait(self) -> int:
+        self.calls += 1
+        threading.Event().wait(0.1 if self.calls > 1 else 3)
+        return self.calls
+
+    def count(self) -> int:
+        return self.calls
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
-        cluster.add_node(num_cpus=1, resources={"far": 1})
-        obsray.init(address=cluster.address)
-        marker = tmp_path / "marker"
-        ref = once_slowly.remote(str(marker))
-        while not marker.exists():
-            obsray.wait([ref], timeout=0.05)
-        (link,) = [link for link in session().peers.values() if link.peer.remote]
-        link.socket.shutdown(socket.SHUT_RDWR)
-        assert obsray.get(ref, timeout=30) == "the second time"
+        made.add_node(num_cpus=1, resources={"far": 2})
+        obsray.init(address=made.address)
+        yield made
     finally:
         obsray.shutdown()
-        cluster.shutdown()
+        made.shutdown()
+
+
+def break_links() -> None:
+    links = [link for link in session().peers.values() if link.peer.remote]
+    assert links
+    for link in links:
+        link.socket.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_task_whose_connection_broke_runs_again(cluster, tmp_path):
+    marker = tmp_path / "marker"
+    ref = once_slowly.remote(str(marker))
+    while not marker.exists():
+        obsray.wait([ref], timeout=0.05)
+    break_links()
+    assert obsray.get(ref, timeout=30) == "the second time"
+
+
+def test_a_call_whose_connection_broke_is_not_waited_for_and_the_actor_lives(cluster):
+    actor = Slow.remote()
+    assert obsray.get(actor.count.remote(), timeout=20) == 0
+    ref = actor.wait.remote()
+    assert obsray.wait([ref], timeout=0.5) == ([], [ref])
+    break_links()
+    with pytest.raises(obsray.exceptions.ActorUnavailableError, match=r"the connection to worker .* broke"):
+        obsray.get(ref, timeout=20)
+    assert obsray.get(actor.count.remote(), timeout=20) == 1
+
+
+def test_a_call_that_may_be_repeated_is_made_again(cluster):
+    actor = Slow.options(max_task_retries=1).remote()
+    ref = actor.wait.remote()
+    assert obsray.wait([ref], timeout=1.5) == ([], [ref])
+    break_links()
+    assert obsray.get(ref, timeout=20) == 2

@@ -288,6 +288,18 @@ class ActorCalls:
                 else:
                     self.verdicts.crashed(task, death, index < begun)
 
+    def in_flight_at(self, worker: bytes) -> list[Task]:
+        """Calls that an actor's process has been sent and has not answered."""
+        clients = (client for client in self.clients.values() if client.worker == worker)
+        return [task for client in clients for task in client.in_flight.values()]
+
+    def cut_off(self, worker: bytes, tasks: list[Task]) -> None:
+        """The connection to a living actor broke, with these calls in flight; those that still are fail or go again."""
+        there = set(map(id, self.in_flight_at(worker)))
+        for task in reversed(tasks):
+            if id(task) in there:
+                self.verdicts.cut_off(task, worker)
+
     def requeue(self, task: Task) -> None:
         """A call goes back to the front of its line; a task of no actor to its shape's queue."""
         client = task.actor

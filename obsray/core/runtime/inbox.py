@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import ActorState, TaskState
 from obsray.core.runtime.calls import death_error
-from obsray.core.runtime.ownership import NODE
+from obsray.core.runtime.ownership import NODE, Task
 from obsray.core.runtime.recovery import Recovery
 from obsray.core.runtime.serialization import KIND_ERROR, dump_error
 from obsray.core.runtime.verdicts import tasks_begun
@@ -106,19 +106,24 @@ class Inbox:
             del self.session.peers[worker]
             self.session.dispatcher.functions.pop(worker, None)
             self.owner_lost(worker)
-            leases = self.session.dispatcher.by_worker.get(worker)
-            if link.peer.remote and leases:
-                held = [lease.id for lease in leases]
-                later = self.monotonic() + BROKEN_SECONDS
-                self.session.reactor.call_at(later, lambda: self._give_up(worker, held))
+            if link.peer.remote:
+                self._await_news(worker)
         elif self.session.executor is not None:
             self.session.executor.link_closed(link)
 
-    def _give_up(self, worker: bytes, leases: list[int]) -> None:
-        """The connection to a worker elsewhere broke, and nobody says it is dead: what was sent may never have come."""
+    def _await_news(self, worker: bytes) -> None:
+        """The connection to a process elsewhere broke. If nobody says it is dead, what was sent may never have come."""
+        leases = [lease.id for lease in self.session.dispatcher.by_worker.get(worker, ())]
+        calls = self.session.calls.in_flight_at(worker)
+        if leases or calls:
+            later = self.monotonic() + BROKEN_SECONDS
+            self.session.reactor.call_at(later, lambda: self._give_up(worker, leases, calls))
+
+    def _give_up(self, worker: bytes, leases: list[int], calls: list[Task]) -> None:
         for lease in self.session.dispatcher.by_worker.get(worker, ()):
             if lease.id in leases:
                 self.session.node.send(m.encode(m.KillWorker(worker, lease.id)))
+        self.session.calls.cut_off(worker, calls)
 
     def _on_answer(self, link: Link, message: m.Message) -> None:
         answer = self.session.answers.pop(message[1], None)

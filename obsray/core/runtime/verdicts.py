@@ -154,6 +154,22 @@ class Verdicts:
             actor,
         )
 
+    def cut_off(self, task: Task, worker: bytes) -> None:
+        """The connection to the actor of this call broke, and its process may live: the call may have run."""
+        if task.cancelled:
+            self.cancelled(task)
+            return
+        why = f"the connection to worker {worker.hex()} broke"
+        self.tell(task, f"attempt {task.attempt}: {why}")
+        if task.retries_left != 0:
+            self._again(task, Outcome.ACTOR_UNAVAILABLE, worker, why)
+            return
+        text = f"{task.function.name}: {why} while the call was running"
+        error = ActorUnavailableError(
+            f"{text}. The call may have had its effect; max_task_retries repeats such calls", task.actor.id.hex()
+        )
+        self.end(task, TaskState.FAILED, Outcome.ACTOR_UNAVAILABLE, self._with_story(task, error))
+
     def actor_restarts(self, task: Task) -> None:
         """The actor of this new call is between two processes, and the call asked for no retries."""
         error = ActorUnavailableError(
