@@ -111,7 +111,7 @@ def _node_of(address: Address, where: str, temp_dir: str | None) -> Path:
     found: list[tuple[tuple[bool, int], Path]] = []
     for path in all_sessions(temp_dir):
         facts = session_file.read(path)
-        if where in (facts.get("control_address_tcp"), facts.get("node_address")) and _listens(path):
+        if where in _addresses(facts) and _listens(path):
             found.append((_rank(facts), path))
     if found:
         return _as_the_node_knows_it(max(found)[1])
@@ -250,3 +250,8 @@ def _refusal(address: Address, what: str, temp_dir: str | None = None) -> Connec
         "No runtime of this user is running here. Start one with obsray.init() in another program"
     )  # fmt: skip
     return ConnectionError(f"{address.given}: {what}. {there}; say 'local' to start one for this program alone")
+
+
+def _addresses(facts: dict[str, Any]) -> list[Any]:
+    """Where a node is known: its own address, and those of its cluster's control stores, whichever decides now."""
+    return [facts.get("control_address_tcp"), facts.get("node_address"), *facts.get("control_addresses", ())]
