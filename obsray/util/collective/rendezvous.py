@@ -89,4 +89,4 @@ def rendezvous() -> Any:
 
 def key_of(group_name: str) -> Key:
     """A group's name is known within its namespace."""
-    return str(session().settings.get("namespace", "")), group_name
+    return session().namespace, group_name

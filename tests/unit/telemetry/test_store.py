@@ -320,7 +320,7 @@ def test_facts_of_several_processes_are_kept_together(tmp_path):
 
 def test_a_stream_is_plain_arrow_that_any_reader_opens(tmp_path, chance):
     ring = open_ring(tmp_path, chance)
-    emitted = emit_many(ring, 500, chance)
+    emitted = emit_many(ring, 4000, chance)
     collector = Collector(tmp_path, 1 << 30)
     collector.close()
     path = next((tmp_path / "telemetry" / "live").glob("task_submitted.*"))
