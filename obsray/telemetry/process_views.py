@@ -59,7 +59,10 @@ class ProcessViews(TaskViews):
 
     def _alive(self, process: bytes) -> bool:
         reader = self.store.ring(process)
-        return reader is None or not reader.state.pid or self.store.rings.alive(process)
+        if reader is None or not reader.state.pid:
+            # It has recorded nothing (yet).
+            return self.store.is_live()
+        return self.store.rings.alive(process)
 
     def actors(self, refresh: bool = True) -> list[Row]:
         """Every actor, newest first, with how many calls it had."""

@@ -18,6 +18,8 @@ class ProcessTable:
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
         self.rows: dict[bytes, Row] = {}
+        #: Actor of each process that has one; other nodes' processes are named here before they are known.
+        self._actors: dict[bytes, str] = {}
 
     def _row(self, process: bytes) -> Row:
         row = self.rows.get(process)
@@ -27,7 +29,7 @@ class ProcessTable:
                 "registered_at_ns": None, "start_seconds": None, "died_at_ns": None, "died_cause": None,
                 "exit_code": None, "signal": None, "error": None, "last_task": None, "rss_bytes": None,
                 "unique_bytes": None, "cpu_seconds": None, "threads": None, "descriptors": None,
-                "sampled_at_ns": None, "actor_id": None, "closed_at_ns": None,
+                "sampled_at_ns": None, "actor_id": self._actors.get(process), "closed_at_ns": None,
                 "environment_id": None,
             }  # fmt: skip
         return row
@@ -82,7 +84,9 @@ class ProcessTable:
 
     def _placed(self, columns: Columns) -> None:
         for record in columns.rows(self.texts):
-            self._row(record["worker"])["actor_id"] = record["actor"].hex()
+            actor = self._actors[record["worker"]] = record["actor"].hex()
+            if record["worker"] in self.rows:
+                self.rows[record["worker"]]["actor_id"] = actor
 
     def _sampled(self, columns: Columns) -> None:
         for index in last_of_each(columns["worker"]):

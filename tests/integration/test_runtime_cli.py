@@ -80,11 +80,12 @@ def check(directory: str, said: dict[str, Any], live: bool) -> None:
     def started() -> list[dict[str, Any]]:
         # A process that was asked for has no pid until it exists, and services come late.
         rows: list[dict[str, Any]] = as_json(directory, "list", "workers")["rows"]
-        there = all(row["pid"] for row in rows if row["kind"] == "worker")
+        there = all(row["pid"] for row in rows)
         return rows if there and {"worker", "driver", "collector"} <= {row["kind"] for row in rows} else []
 
     workers = eventually(started) if live else as_json(directory, "list", "workers")["rows"]
     assert {"worker", "driver", "collector"} <= {worker["kind"] for worker in workers}
+    assert all(worker["pid"] for worker in workers), workers
     assert any(worker["state"] != "DEAD" for worker in workers) is live, workers
     assert "driver" in obsray(directory, "list", "workers")
     (job,) = as_json(directory, "list", "jobs")["rows"]

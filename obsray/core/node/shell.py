@@ -687,5 +687,8 @@ class Node:
                     self.forks.signal(worker.id, SIGNAL_KILL)
             if waited >= 2 * grace + 1 or self.forks.socket is None:
                 self._log(f"{len(workers)} workers did not end")
+                # The zygote kills them when it ends; this is the last chance to record it.
+                for worker in list(workers):
+                    self._do(self.machine.worker_ended, Ended(worker, self.forks.pids.get(worker, 0), 0, SIGNAL_KILL))
                 return
             self._turn(0.05)

@@ -24,7 +24,7 @@ from obsray.core.protocol.addresses import LOCALHOST
 from obsray.core.runtime.log_follower import LogFollower
 from obsray.core.runtime.logs import set_up_logging, tear_down_logging
 from obsray.core.runtime.node_process import NodeProcess, abandon, driver_id, new_session_directory, start_node
-from obsray.core.runtime.session import Session
+from obsray.core.runtime.session import Session, on_interrupt, set_current
 from obsray.core.runtime.submission import Submission
 from obsray.errors import RayError
 from obsray.job_config import JobConfig
@@ -180,7 +180,7 @@ class Context(Mapping[str, Any]):
         """Leave the runtime; whoever started it waits until its processes are gone."""
         # 1. Say goodbye, so that nothing of ours counts as a crash. 2. The node ends everything, or is killed if it
         # does not listen. 3. Show the workers' last words.
-        restore_interrupts(self.session)
+        restore_interrupts()
         tear_down_logging()
         if self._logs is not None and self._facts().get("control_address_tcp"):
             self._fetch_last_words()
@@ -258,22 +258,25 @@ def begin(
 ) -> Context:
     """A driver that has joined: its calls, its interrupts, the output of its workers. ``node``: it started it."""
     Submission(session)
-    take_interrupts(session)
+    # From here on an interrupt finds it.
+    set_current(session)
+    take_interrupts()
     follower = LogFollower(session.directory, session.job, node is not None) if log_to_driver else None
     if follower is not None:
         follower.start()
     return Context(session, node, follower, on_disconnect, job, version)
 
 
-def take_interrupts(session: Session) -> None:
+def take_interrupts() -> None:
     """Have Ctrl-C end a blocked call soon without tearing the machines open, if Python's own handler is in place."""
     in_main = threading.current_thread() is threading.main_thread()
     if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, session.on_interrupt)
+        signal.signal(signal.SIGINT, on_interrupt)
 
 
-def restore_interrupts(session: Session) -> None:
-    """Undo ``take_interrupts``."""
+def restore_interrupts() -> None:
+    """Undo ``take_interrupts``, unless the program has put a handler of its own there. Other threads cannot: the
+    handler stays, and serves the next session."""
     in_main = threading.current_thread() is threading.main_thread()
-    if in_main and signal.getsignal(signal.SIGINT) == session.on_interrupt:
+    if in_main and signal.getsignal(signal.SIGINT) is on_interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)

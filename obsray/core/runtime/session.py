@@ -73,6 +73,8 @@ QUIET_SECONDS = 0.1
 #: Python runs signal handlers between two instructions: a signal that comes after the last of them and before the
 #: process sleeps, or that another thread gets, wakes nobody. So a thread that waits never sleeps longer than this.
 LEADER_SECONDS_MAX = 0.5
+#: Who leaves waits this long for another thread that is inside the machines.
+CLOSE_SECONDS_MAX = 5.0
 #: A task counts as blocked, and gives its CPU back, after waiting this long.
 BLOCKED_AFTER_SECONDS = 0.001
 #: Before falling asleep the leader looks this long for an answer, if the last one came within ``FAST_ANSWER_SECONDS``:
@@ -81,9 +83,12 @@ BLOCKED_AFTER_SECONDS = 0.001
 SPIN_SECONDS = 100e-6
 FAST_ANSWER_SECONDS = 250e-6
 _FIRST_INDEX = bytes(4)
-_CORE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-#: Where the runtime's own code lies, as far as it runs under user code.
-_HERE = (_CORE + os.sep, os.path.join(os.path.dirname(_CORE), "gpu") + os.sep)
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+#: Parts of the package that use the runtime as a user's program does: they hold nothing of it, and some wait long.
+_LIKE_USERS = tuple(
+    _PACKAGE + part
+    for part in ("__init__", "autoscaler", "cli", "cluster_utils", "dashboard", "demo", "experimental", "testing", "util")
+)
 #: A worker at another node is dialed with the lock held: it must be there at once, or count as gone.
 DIAL_SECONDS_MAX = 2.0
 #: After a dial that waited in vain, nobody else at that node is tried for this long.
@@ -468,14 +473,6 @@ class Session:
                 return
             raise KeyboardInterrupt
 
-    def on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        """SIGINT on the main thread: never inside the machines, always soon."""
-        if in_runtime(frame):
-            self.interrupt_pending.append(None)
-            self.reactor.wake()
-        else:
-            signal.default_int_handler(number, frame)
-
     @property
     def address(self) -> str:
         """Where others join: ``host:port`` of the cluster, or the session directory of a node on its own."""
@@ -638,16 +635,31 @@ class Session:
         self.reactor.wake()
         if self._watcher.is_alive() and threading.current_thread() is not self._watcher:
             self._watcher.join(1.0)
-        with self.lock:
-            self.reactor.shutdown()
+        # Who holds it may be stuck, or torn from it by an interrupt; the sockets close with the process then.
+        if self.lock.acquire(timeout=CLOSE_SECONDS_MAX):
+            try:
+                self.reactor.shutdown()
+            finally:
+                self.lock.release()
+
+
+def on_interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGINT on the main thread, whichever session this process has then: never inside the machines, always soon."""
+    session = _current
+    if session is not None and not session.closed and in_runtime(frame):
+        session.interrupt_pending.append(None)
+        session.reactor.wake()
+    else:
+        signal.default_int_handler(number, frame)
 
 
 def in_runtime(frame: FrameType | None) -> bool:
     """Whether the innermost frames of a thread are the runtime's own (and must not be torn open by an exception)."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_HERE):
+        file = frame.f_code.co_filename
+        if file.startswith(_PACKAGE) and not file.startswith(_LIKE_USERS):
             return frame.f_code.co_name != "call_user_code"
-        if "threading.py" not in frame.f_code.co_filename and not frame.f_code.co_filename.startswith("<"):
+        if "threading.py" not in file and not file.startswith("<"):
             # Standard library frames may stand between; user code ends the search.
             module = frame.f_globals.get("__name__", "")
             if module not in sys.stdlib_module_names and module.partition(".")[0] not in sys.stdlib_module_names:

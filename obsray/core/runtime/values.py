@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -493,13 +494,23 @@ class Values:
                 future, entry = self.completions.popleft()
             except IndexError:
                 return
-            if not future.set_running_or_notify_cancel():
-                continue
+            value, failed = None, None
             try:
                 if isinstance(entry, Exception):
                     raise entry
-                value = self.value(entry)
+                if not future.cancelled():
+                    value = self.value(entry)
+            except KeyboardInterrupt as error:
+                if threading.current_thread() is threading.main_thread():
+                    # It is for this thread, not for who waits for the future: the next call tells that one.
+                    self.completions.appendleft((future, entry))
+                    raise
+                failed = error
             except BaseException as error:
-                future.set_exception(error)
+                failed = error
+            if not future.set_running_or_notify_cancel():
+                continue
+            if failed is not None:
+                future.set_exception(failed)
             else:
                 future.set_result(value)

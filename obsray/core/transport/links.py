@@ -175,6 +175,8 @@ class Reactor:
         self._view = memoryview(self._buffer)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
+        #: Whoever wakes must not write to a descriptor that is closed, and another's by now. Signal handlers wake, too.
+        self._wake_lock = threading.RLock()
         self._posted: list[Callable[[], None]] = []
         self._posted_lock = threading.Lock()
 
@@ -231,11 +233,14 @@ class Reactor:
         self.wake()
 
     def wake(self) -> None:
-        """From any thread: end the current ``wait``."""
-        try:
-            os.eventfd_write(self._wake_fd, 1)
-        except (OSError, BlockingIOError):
-            pass
+        """From any thread: end the current ``wait``. After ``shutdown`` it does nothing."""
+        with self._wake_lock:
+            if self._wake_fd < 0:
+                return
+            try:
+                os.eventfd_write(self._wake_fd, 1)
+            except OSError:
+                pass
 
     # --- one round --------------------------------------------------------------------------------------------
 
@@ -330,7 +335,10 @@ class Reactor:
         for greeting in self._greetings.values():
             greeting.close()
         self._epoll.close()
-        os.close(self._wake_fd)
+        with self._wake_lock:
+            fd, self._wake_fd = self._wake_fd, -1
+            if fd >= 0:
+                os.close(fd)
 
     # --- reading ------------------------------------------------------------------------------------------------
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 import signal
+import sys
+import threading
 from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from obsray.core.runtime import launch
-from obsray.core.runtime.session import LEADER_SECONDS_MAX, Session
+import obsray
+from obsray.core.runtime import launch, session
+from obsray.core.runtime.session import LEADER_SECONDS_MAX, Session, in_runtime, on_interrupt, set_current
+from obsray.core.runtime.values import Values
+from obsray.core.transport.links import Reactor
+
+_PACKAGE = Path(obsray.__file__).parent
 
 
 def interrupted() -> Any:
@@ -18,35 +30,35 @@ def interrupted() -> Any:
 
 
 def test_an_interrupt_is_raised_once():
-    session = interrupted()
+    pending = interrupted()
     with pytest.raises(KeyboardInterrupt):
-        Session.take_interrupt(session)
-    Session.take_interrupt(session)
+        Session.take_interrupt(pending)
+    Session.take_interrupt(pending)
 
 
 def test_what_the_watcher_sends_again_is_not_raised_by_who_waits_as_well(monkeypatch):
-    session = interrupted()
-    seen = session.interrupt_pending
+    waiting = interrupted()
+    seen = waiting.interrupt_pending
     sent = []
 
     def send(thread: int, number: int) -> None:
         # The main thread has looked before and takes it now.
-        Session.take_interrupt(session)
+        Session.take_interrupt(waiting)
         sent.append(number)
 
     monkeypatch.setattr(signal, "pthread_kill", send)
-    session.lock, session.closed, session.executor = _Nothing(), False, None
-    session.dispatcher = SimpleNamespace(tick=lambda *_: None)
-    session.values, session.send_everything = SimpleNamespace(completions=()), lambda: None
-    Session._tick(session)
+    waiting.lock, waiting.closed, waiting.executor = _Nothing(), False, None
+    waiting.dispatcher = SimpleNamespace(tick=lambda *_: None)
+    waiting.values, waiting.send_everything = SimpleNamespace(completions=()), lambda: None
+    Session._tick(waiting)
     assert sent == [signal.SIGINT] and not seen
 
 
 def test_who_waits_for_the_dashboard_hears_it(monkeypatch):
     monkeypatch.setattr(launch.Context, "dashboard_url", "")
-    session: Any = interrupted()
-    session.take_interrupt = lambda: Session.take_interrupt(session)
-    context = launch.Context(session, None, None, None, lambda: None)
+    waiting: Any = interrupted()
+    waiting.take_interrupt = lambda: Session.take_interrupt(waiting)
+    context = launch.Context(waiting, None, None, None, lambda: None)
     with pytest.raises(KeyboardInterrupt):
         context.wait_for_dashboard(20)
 
@@ -54,10 +66,124 @@ def test_who_waits_for_the_dashboard_hears_it(monkeypatch):
 def test_who_drives_never_sleeps_without_an_end():
     asked: list[float] = []
     waiter = SimpleNamespace(missing=1)
-    session: Any = SimpleNamespace(driving=_Nothing(), sleepers=[], turn=asked.append)
+    driver: Any = SimpleNamespace(driving=_Nothing(), sleepers=[], turn=asked.append)
     for timeout in (None, 600.0, 0.0):
-        Session.drive_or_sleep(session, waiter, timeout)
+        Session.drive_or_sleep(driver, waiter, timeout)
     assert asked == [LEADER_SECONDS_MAX, LEADER_SECONDS_MAX, 0.0]
+
+
+@pytest.fixture
+def own_handler() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+    set_current(None)
+
+
+def inside(part: str, name: str = "step", call: Any = None) -> Any:
+    """What ``call`` says when a function in this part of the package calls it."""
+    scope: dict[str, Any] = {"__name__": "obsray." + part.removesuffix(".py").replace("/", ".")}
+    exec(compile(f"def {name}(call): return call()", str(_PACKAGE / part), "exec"), scope)
+    return scope[name](call or (lambda: in_runtime(sys._getframe(1))))
+
+
+@pytest.mark.parametrize(
+    "part", ["core/runtime/session.py", "telemetry/spine.py", "ids.py", "config.py", "errors.py", "gpu/capture.py"]
+)
+def test_what_the_machines_call_is_not_torn_open(part):
+    assert (_PACKAGE / part).exists() and inside(part)
+    # Nor is what is made of text there, as the emitters are.
+    assert inside(part, call=eval("lambda: ask()", {"ask": lambda: in_runtime(sys._getframe(1))}))
+
+
+@pytest.mark.parametrize("part", ["util/queue.py", "demo/command.py", "cli/command.py", "cluster_utils.py"])
+def test_what_only_uses_the_runtime_is_interrupted_at_once(part):
+    assert (_PACKAGE / part).exists() and not inside(part)
+    assert not inside("core/runtime/executor.py", "call_user_code")
+
+
+def test_the_handler_serves_whatever_session_there_is(own_handler):
+    # One that another thread has shut down could not take its handler away.
+    first, second = interrupted(), interrupted()
+    for each in (first, second):
+        each.closed, each.reactor = False, SimpleNamespace(wake=lambda: None)
+        each.interrupt_pending.clear()
+    set_current(first)
+    launch.take_interrupts()
+    stopping = threading.Thread(target=launch.restore_interrupts)
+    stopping.start()
+    stopping.join()
+    first.closed = True
+    set_current(second)
+    launch.take_interrupts()
+    inside("telemetry/spine.py", call=partial(signal.raise_signal, signal.SIGINT))
+    assert second.interrupt_pending and not first.interrupt_pending
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    launch.restore_interrupts()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_a_session_the_handler_is_python_s_own(own_handler):
+    signal.signal(signal.SIGINT, on_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        inside("telemetry/spine.py", call=partial(signal.raise_signal, signal.SIGINT))
+
+
+def test_a_handler_of_the_program_stays(own_handler):
+    launch.take_interrupts()
+    mine = lambda number, frame: None  # noqa: E731
+    signal.signal(signal.SIGINT, mine)
+    launch.restore_interrupts()
+    assert signal.getsignal(signal.SIGINT) is mine
+
+
+def test_a_reactor_that_is_shut_down_wakes_nobody_else():
+    reactor = Reactor(lambda link, messages: None, lambda link: None)
+    fd = reactor._wake_fd
+    reactor.shutdown()
+    reused = os.eventfd(0, os.EFD_NONBLOCK)
+    try:
+        assert reused == fd or os.dup2(reused, fd) == fd
+        reactor.wake()
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(fd)
+    finally:
+        os.close(fd)
+        if reused != fd:
+            os.close(reused)
+
+
+def test_an_interrupt_while_a_future_gets_its_value_is_for_the_thread_and_the_value_comes_later():
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    answers: Iterator[Any] = iter([KeyboardInterrupt(), 7])
+
+    def value(entry: Any) -> Any:
+        answer = next(answers)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    values: Any = SimpleNamespace(completions=deque([(future, object())]), value=value)
+    with pytest.raises(KeyboardInterrupt):
+        Values.complete_futures(values)
+    assert not future.done()
+    Values.complete_futures(values)
+    assert future.result(0) == 7
+
+
+def test_who_leaves_does_not_wait_for_ever_for_who_is_inside(monkeypatch):
+    monkeypatch.setattr(session, "CLOSE_SECONDS_MAX", 0.01)
+    said: list[str] = []
+    leaving: Any = SimpleNamespace(
+        lock=threading.Lock(), closed=False, failure=RuntimeError(), executor=object(),
+        submitted=SimpleNamespace(flush=lambda: None), emitter=SimpleNamespace(close=lambda at: None),
+        reactor=SimpleNamespace(wake=lambda: leaving.lock.acquire(), shutdown=lambda: said.append("shut down")),
+        _watcher=threading.current_thread(),
+    )  # fmt: skip
+    Session.close(leaving)
+    assert leaving.closed and not said
+    leaving.lock.release()
 
 
 class _Nothing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import numpy as np
@@ -471,3 +472,31 @@ def test_an_id_is_looked_for_where_there_is_none(size):
     identifier = bytes(range(size))
     assert list(same_id(np.array([], f"S{size}"), identifier)) == []
     assert list(same_id(np.array([identifier, bytes(size - 1) + b"x"], f"S{size}"), identifier)) == [True, False]
+
+
+# --- processes that are named before they are known -----------------------------------------------------------
+
+
+def test_a_process_that_another_node_is_asked_for_is_no_row_before_it_is_known(session, tmp_path):
+    driver, _, _, view = session
+    elsewhere, actor = bytes([9]) * 8, bytes([7]) * 16
+    driver.actor_placed(1000, actor, elsewhere, bytes(8), 0.1, 0)
+    assert elsewhere.hex() not in {row["worker_id"] for row in view.workers()}
+    Ring(tmp_path / "rings", elsewhere, ProcessKind.WORKER)
+    (row,) = [row for row in view.workers() if row["worker_id"] == elsewhere.hex()]
+    assert row["pid"] and row["actor_id"] == actor.hex()
+
+
+def test_a_process_that_never_came_to_be_is_not_starting_when_the_session_is_over(session, tmp_path):
+    driver, _, _, view = session
+    asked = bytes([9]) * 8
+    now = json.dumps({"node_pid": os.getpid(), "node_started_at_ns": 0})
+    (tmp_path / "session.json").write_text(now)
+    driver.worker_starting(1000, asked, 0, bytes(8))
+
+    def found() -> str:
+        return next(row["state"] for row in view.workers() if row["worker_id"] == asked.hex())
+
+    assert found() == "STARTING"
+    (tmp_path / "session.json").write_text(json.dumps({**json.loads(now), "stopped_at_ns": 2000}))
+    assert found() == "DEAD"
