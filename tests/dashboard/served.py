@@ -24,7 +24,7 @@ class Served:
         request = urllib.request.Request(self.url + path)
         request.add_header("authorization", f"Bearer {self.token if token is None else token}")
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -50,5 +50,10 @@ def served(directory: Path, port: int = 0) -> Iterator[Served]:
         yield Served(process, log[-1].split()[-1], (directory / "token").read_bytes().hex(), log)
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
         process.stderr.close() if process.poll() is None else None

@@ -29,7 +29,11 @@ def listening_addresses(pid: int) -> set[str]:
     """Local addresses (hex, as the kernel prints them) of the listening sockets of a process."""
     inodes = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(descriptor)
+        try:
+            target = os.readlink(descriptor)
+        except FileNotFoundError:
+            # Closed since.
+            continue
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
     rows = [
@@ -84,7 +88,7 @@ def test_it_ends_by_itself_when_its_node_ends(directory):
         assert dashboard.get("/healthz")[0] == 200
         node.kill()
         # Not reaped yet: a node that is a zombie is gone as well.
-        assert dashboard.process.wait(20) == 0
+        assert dashboard.process.wait(30) == 0
     node.communicate()
 
 
@@ -93,7 +97,7 @@ def test_it_serves_a_recorded_session_until_it_is_told_to_stop(directory):
     with served(directory) as dashboard:
         assert "recorded" in dashboard.get("/")[1]
         dashboard.process.send_signal(signal.SIGINT)
-        assert dashboard.process.wait(20) == 0
+        assert dashboard.process.wait(30) == 0
 
 
 @pytest.mark.parametrize("token", [None, b"", b"short"])
@@ -102,12 +106,12 @@ def test_without_a_good_token_it_does_not_serve(directory, token):
     if token is not None:
         (directory / "token").write_bytes(token)
     command = [sys.executable, "-m", "obsray.dashboard.process", "--session-dir", str(directory)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1 and "token" in ended.stderr
 
 
 def test_it_imports_nothing_of_the_node_or_the_control_store():
     code = "import sys, json, obsray.dashboard.process; print(json.dumps(list(sys.modules)))"
-    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30).stdout)
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout)
     assert [name for name in loaded if name.startswith("obsray.dashboard")]
     assert not [name for name in loaded if name.startswith("obsray.core")]

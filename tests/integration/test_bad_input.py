@@ -13,7 +13,7 @@ import pytest
 import obsray
 from obsray import exceptions
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module", autouse=True)

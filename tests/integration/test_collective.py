@@ -210,7 +210,8 @@ def test_a_dead_member_fails_the_others_at_once():
 
 
 def test_a_late_member_fails_all_of_them_itself_included():
-    actors = group_of(3, name="late", timeout=300)
+    # Long enough for three processes that exist to meet, however busy the machine is.
+    actors = group_of(3, name="late", timeout=2000)
     errors = failures_of([actor.barrier.remote("late") for actor in actors[:2]])
     assert all(isinstance(error, CollectiveTimeoutError) for error in errors)
     (own,) = failures_of([actors[2].barrier.remote("late")])

@@ -26,7 +26,7 @@ def directory():
 
 
 def wait_until_it_waits():
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while not pdb.waiting(directory()):
         time.sleep(0.01)
         assert time.monotonic() < deadline

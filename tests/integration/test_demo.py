@@ -16,17 +16,18 @@ import pytest
 
 from obsray.demo import evolution, pipeline, wordcount
 from obsray.demo.progress import Progress
+from tests.integration.programs import SOON_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEMO = [sys.executable, "-m", "obsray.demo", "--quick"]
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
 def report():
     """One quick run of everything, as JSON, and how it looked on stderr."""
-    ended = subprocess.run([*DEMO, "--once", "--json"], capture_output=True, text=True, timeout=80, cwd=ROOT)
+    ended = subprocess.run([*DEMO, "--once", "--json"], capture_output=True, text=True, timeout=150, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr
     document = json.loads(ended.stdout)
     document["stderr"] = ended.stderr
@@ -62,7 +63,7 @@ def test_the_three_commands_answer_after_the_run(report):
             [sys.executable, "-m", "obsray.cli", *arguments, "--session", report["session"]],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             cwd=ROOT,
         )
         assert ended.returncode == 0, f"{command}: {ended.stderr}"
@@ -70,7 +71,9 @@ def test_the_three_commands_answer_after_the_run(report):
 
 
 def test_only_runs_the_part_that_was_asked_for():
-    ended = subprocess.run([*DEMO, "--once", "--only", "pipeline"], capture_output=True, text=True, cwd=ROOT)
+    ended = subprocess.run(
+        [*DEMO, "--once", "--only", "pipeline"], capture_output=True, text=True, cwd=ROOT, timeout=150
+    )
     assert ended.returncode == 0, ended.stderr
     assert "pipeline" in ended.stdout and "word count" not in ended.stdout
 
@@ -87,34 +90,39 @@ def test_a_wrong_answer_is_exit_code_1_and_says_what_is_wrong():
         "wordcount.count_distributed = wrong\n"
         "sys.exit(main(['--once', '--quick', '--only', 'wordcount']))\n"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=150)
     assert ended.returncode == 1
     assert "check failed: word count: 'self' counted" in ended.stderr
 
 
 @pytest.mark.parametrize("moment", ["word count:", "evolution:", "stays up until Ctrl-C"])
-def test_ctrl_c_at_any_time_ends_it_within_two_seconds(moment):
+def test_ctrl_c_at_any_time_ends_it_soon(moment):
     # With SIGABRT it says where it stands.
     command = [sys.executable, "-X", "faulthandler", *DEMO[1:]]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
     ) as process:
         assert process.stderr is not None
+        shown = ""
         try:
             for line in process.stderr:
+                shown += line
                 if moment in line:
                     break
+            assert moment in shown, shown
             # As a terminal does it: to the whole process group.
             os.killpg(process.pid, signal.SIGINT)
             started = time.monotonic()
             try:
-                code = process.wait(timeout=20)
+                code = process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGABRT)
-                pytest.fail(f"it did not end; it stood here:\n{process.stderr.read()}")
-            assert time.monotonic() - started < 2
-            assert code == (0 if moment == "stays up until Ctrl-C" else 130)
-            assert "Traceback" not in process.stderr.read()
+                pytest.fail(f"it did not end; it stood here:\n{shown}{process.stderr.read()}")
+            took = time.monotonic() - started
+            shown += process.stderr.read()
+            assert code == (0 if moment == "stays up until Ctrl-C" else 130), shown
+            assert "Traceback" not in shown, shown
+            assert took < SOON_SECONDS
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ from obsray.cluster_utils import Cluster
 from obsray.telemetry.store import Store
 from tests.integration.programs import eventually
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture

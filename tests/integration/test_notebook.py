@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jupyter_client.manager import KernelManager
 
-from tests.integration.programs import PATIENCE_SECONDS, ROOT
+from tests.integration.programs import PATIENCE_SECONDS, ROOT, SOON_SECONDS
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -125,7 +125,7 @@ def test_interrupting_a_cell_returns_and_the_runtime_goes_on(notebook):
             notebook.kernel.interrupt_kernel()
         elif kind == "error":
             errors.append(content["ename"])
-    assert errors == ["KeyboardInterrupt"] and time.monotonic() - began < 5
+    assert errors == ["KeyboardInterrupt"] and time.monotonic() - began < 2 * SOON_SECONDS
     assert notebook.run("obsray.cancel(reference)\nobsray.get(double.remote(1))") == "2"
 
 

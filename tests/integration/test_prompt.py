@@ -14,7 +14,7 @@ from tests.integration.programs import ROOT
 from tests.integration.terminal import Terminal
 
 pytest_plugins = ["tests.integration.fixtures"]
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 class Prompt:

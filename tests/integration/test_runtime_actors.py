@@ -17,7 +17,7 @@ import obsray
 from obsray import exceptions
 from tests.integration.programs import eventually
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module", autouse=True)

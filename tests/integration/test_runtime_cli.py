@@ -18,7 +18,7 @@ from obsray.cli import main as cli
 from tests.integration.programs import ROOT, eventually
 
 pytest_plugins = ["tests.integration.fixtures"]
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 SESSION = """
 start(include_dashboard=True, log_to_driver=False).wait_for_dashboard()
@@ -119,9 +119,9 @@ def test_every_command_answers_during_a_session_and_after_it(program):
     opener = urllib.request.build_opener(
         urllib.request.HTTPCookieProcessor(CookieJar()), urllib.request.ProxyHandler({})
     )
-    with opener.open(link, timeout=10) as page:
+    with opener.open(link, timeout=30) as page:
         assert page.status == 200 and "obsray" in page.read().decode()
-    with opener.open(link.partition("/auth")[0] + "/tasks?where=state+%3D+FAILED", timeout=10) as page:
+    with opener.open(link.partition("/auth")[0] + "/tasks?where=state+%3D+FAILED", timeout=30) as page:
         assert "fails" in page.read().decode()
 
     driver.tell()
@@ -134,7 +134,7 @@ def test_a_driver_that_was_killed_leaves_a_session_that_can_be_asked(program):
     directory = driver.hear()["directory"]
     said = driver.hear()
     driver.process.kill()
-    eventually(lambda: not as_json(directory, "status")["session"]["live"], 5)
+    eventually(lambda: not as_json(directory, "status")["session"]["live"])
     (job,) = as_json(directory, "list", "jobs")["rows"]
     assert job["state"] == "FAILED", job
     assert as_json(directory, "get", "task", said["failed"])["state"] == "FAILED"
@@ -144,6 +144,6 @@ def test_a_driver_that_was_killed_leaves_a_session_that_can_be_asked(program):
 def test_without_a_session_the_commands_say_what_to_do(tmp_path: Path):
     ended = subprocess.run(
         [sys.executable, "-m", "obsray.cli", "status"],
-        capture_output=True, text=True, timeout=20, cwd=ROOT, env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, timeout=30, cwd=ROOT, env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert ended.returncode == 1 and "no session" in ended.stderr and "Traceback" not in ended.stderr, ended.stderr

@@ -19,7 +19,7 @@ import obsray
 from obsray import exceptions
 from tests.integration.programs import ROOT, eventually, views
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,13 @@ def test_a_task_whose_worker_is_killed_runs_again_and_its_story_says_why(session
 
     told = subprocess.run(
         [sys.executable, "-m", "obsray.cli", "story", task, "--session", str(session)],
-        capture_output=True, text=True, timeout=20, cwd=ROOT,
+        capture_output=True, text=True, timeout=30, cwd=ROOT,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     assert "signal 9" in told.stdout and str(killed) in told.stdout
     as_json = subprocess.run(
         [sys.executable, "-m", "obsray.cli", "story", task, "--session", str(session), "--json"],
-        capture_output=True, text=True, timeout=20, cwd=ROOT,
+        capture_output=True, text=True, timeout=30, cwd=ROOT,
     )  # fmt: skip
     assert {"worker_died", "task_retried"} <= {event["event"] for event in json.loads(as_json.stdout)["events"]}
 

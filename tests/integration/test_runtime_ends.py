@@ -9,10 +9,10 @@ import time
 import psutil
 import pytest
 
-from tests.integration.programs import eventually, gone, leftovers
+from tests.integration.programs import SOON_SECONDS, eventually, gone, leftovers
 
 pytest_plugins = ["tests.integration.fixtures"]
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 #: A busy runtime: tasks that run, a child of a task, an actor, an object on disk.
 BUSY = """
@@ -63,12 +63,12 @@ def test_what_is_killed_leaves_no_process_socket_or_spilled_object(program, root
         driver.process.kill()
     else:
         family = [process for process in family if process.pid != driver.process.pid]
-    gone(family, within_seconds=5)
+    gone(family)
     if "driver" not in killed:
         driver.tell("get")
         assert driver.hear()["error"] == "LocalRayletDiedError"
         assert driver.wait() == 0, driver.errors()
-    eventually(lambda: not leftovers(root), within_seconds=5)
+    eventually(lambda: not leftovers(root))
 
 
 def test_an_orderly_end_is_quick_and_leaves_nothing(program, root):
@@ -80,10 +80,10 @@ def test_an_orderly_end_is_quick_and_leaves_nothing(program, root):
     driver.tell()
     driver.hear()
     took = time.monotonic() - started
-    gone(family, within_seconds=0.5)
+    gone(family, within_seconds=SOON_SECONDS)
     assert not leftovers(root)
     print(f"shutdown of a busy runtime took {took:.2f} s")
-    assert took < 3
+    assert took < SOON_SECONDS
 
 
 def test_a_result_is_there_soon_after_the_start(program):
@@ -97,7 +97,7 @@ def test_a_result_is_there_soon_after_the_start(program):
     said = driver.hear()
     assert said["value"] == 7
     print(f"init to the first result took {said['seconds']:.2f} s")
-    assert said["seconds"] < 3
+    assert said["seconds"] < 2 * SOON_SECONDS
 
 
 def test_two_runtimes_side_by_side_do_not_disturb_one_another(program, root):
@@ -121,12 +121,12 @@ listen()
     first.tell()
     assert first.hear() == {"sum": 5050, "where": "first"}
     first.process.kill()
-    gone([psutil.Process(nodes[0])] if psutil.pid_exists(nodes[0]) else [], within_seconds=5)
+    gone([psutil.Process(nodes[0])] if psutil.pid_exists(nodes[0]) else [])
     second.tell()
     assert second.hear() == {"sum": 5050, "where": "second"}
     second.tell()
     assert second.wait() == 0
-    eventually(lambda: not leftovers(root), within_seconds=5)
+    eventually(lambda: not leftovers(root))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ listen()
         "obsray.get(Actor.remote().forever.remote())",
     ],
 )
-def test_ctrl_c_in_a_blocked_call_is_a_keyboard_interrupt_within_a_second(program, root, blocked_in):
+def test_ctrl_c_in_a_blocked_call_is_a_keyboard_interrupt_soon(program, root, blocked_in):
     driver = program(f"""
 start()
 begun = os.path.join(obsray.get_runtime_context().gcs_address, "begun")
@@ -163,7 +163,7 @@ except KeyboardInterrupt:
     started = time.monotonic()
     os.killpg(driver.process.pid, signal.SIGINT)
     assert driver.hear() == {"interrupted": True}
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < SOON_SECONDS
     assert driver.wait() == 0
-    gone(family, within_seconds=3)
+    gone(family)
     assert not leftovers(root)

@@ -86,7 +86,7 @@ class Actor:
 
 for reference in (task.remote(), task.remote(), Actor.remote().method.remote()):
     try:
-        obsray.get(reference, timeout=15)
+        obsray.get(reference, timeout=30)
     except obsray.exceptions.RuntimeEnvSetupError as error:
         say(error=str(error))
 

@@ -7,7 +7,7 @@ import pytest
 from tests.integration.programs import eventually, views
 
 pytest_plugins = ["tests.integration.fixtures"]
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 #: Tasks of every fate: done, raised, cancelled, waiting for one that failed, streamed; calls of an actor.
 MIXED = """

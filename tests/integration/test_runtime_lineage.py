@@ -14,7 +14,7 @@ import obsray
 from obsray import exceptions
 from tests.integration.programs import eventually, views
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 MB = 1 << 20
 
 

@@ -16,7 +16,7 @@ import obsray
 from obsray import exceptions
 from tests.integration.programs import eventually, views
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(120)
 MB = 1 << 20
 
 
@@ -41,8 +41,8 @@ def used_bytes() -> int:
 def nothing_is_left(session: Path) -> Iterator[None]:
     """Whatever a test did, the store is empty when its references are gone."""
     yield
-    eventually(lambda: used_bytes() == 0, 5)
-    eventually(lambda: not list((session / "spill").iterdir()), 5)
+    eventually(lambda: used_bytes() == 0)
+    eventually(lambda: not list((session / "spill").iterdir()))
 
 
 def ones(megabytes: int) -> np.ndarray:
@@ -108,7 +108,7 @@ def test_a_reference_an_actor_keeps_outlives_the_call_that_brought_it(session):
     assert used_bytes() >= 3 * MB
     assert obsray.get(keeper.read.remote()) == 3 * MB // 8
     obsray.get(keeper.forget.remote())
-    eventually(lambda: used_bytes() == 0, 5)
+    eventually(lambda: used_bytes() == 0)
 
 
 def test_arguments_stay_while_a_task_needs_them(session):

@@ -30,7 +30,7 @@ from obsray.util.scheduling_strategies import (
 )
 from tests.integration.programs import eventually, views
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 NOWHERE = "ab" * 8
 
 

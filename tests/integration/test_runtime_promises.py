@@ -10,7 +10,7 @@ import pytest
 from tests.integration.programs import PATIENCE_SECONDS, eventually, views
 
 pytest_plugins = ["tests.integration.fixtures"]
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 HANDLES = """
 import gc

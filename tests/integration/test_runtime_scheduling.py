@@ -12,7 +12,7 @@ import pytest
 import obsray
 from tests.integration.programs import eventually, views
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_what_waits_behind_a_task_that_is_suddenly_long_runs_on_other_workers(se
     gate = tmp_path / "gate"
     obsray.get([until.remote(None) for _ in range(500)])  # now it is known to be short
     references = [until.remote(gate if number == 100 else None) for number in range(400)]
-    ready, rest = obsray.wait(references, num_returns=399, timeout=10)
+    ready, rest = obsray.wait(references, num_returns=399, timeout=30)
     assert len(ready) == 399 and rest == [references[100]]
     gate.touch()
     obsray.get(rest)
@@ -74,7 +74,7 @@ def test_a_task_blocked_in_get_lends_its_cpu(session):
 
         return obsray.get(inner.remote())
 
-    assert obsray.get(outer.remote(), timeout=20) == 0.0
+    assert obsray.get(outer.remote(), timeout=30) == 0.0
 
 
 def test_a_task_and_its_decision_are_found_with_reason_and_candidates(session):

@@ -23,7 +23,7 @@ from obsray.core.transport.connection import HELLO_BYTES, Hello, pack_hello
 from obsray.telemetry.events import ProcessKind
 from tests.integration.programs import eventually
 
-pytestmark = pytest.mark.timeout(40)
+pytestmark = pytest.mark.timeout(120)
 
 
 @obsray.remote
@@ -75,7 +75,7 @@ def framed(data: bytes) -> bytes:
 def refused(path: Path, data: bytes) -> bool:
     """Whether whoever listens at ``path`` closes the connection without a word."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(10)
+        sock.settimeout(30)
         sock.connect(str(path))
         try:
             sock.sendall(data)
@@ -131,7 +131,7 @@ def test_a_peer_that_has_the_token_but_talks_nonsense_is_cut_off_alone(session, 
     hello = pack_hello(token(session), Hello(os.urandom(8), int(ProcessKind.DRIVER), os.getpid()))
     for nonsense in (framed(b"\xc1" * 50), framed(msgpack.packb([[12345, "?"], 7, None])), b"\xff" * 64):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(10)
+            sock.settimeout(30)
             sock.connect(str(session / "sockets" / "node.sock"))
             sock.sendall(hello + nonsense)
             while sock.recv(1 << 16):
@@ -143,7 +143,7 @@ def status_of(url: str, method: str = "GET", **headers: str) -> int:
     request = urllib.request.Request(url, method=method, headers=headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=10) as answer:
+        with opener.open(request, timeout=30) as answer:
             assert not any(name.lower().startswith("access-control") for name in answer.headers)
             return int(answer.status)
     except urllib.error.HTTPError as error:

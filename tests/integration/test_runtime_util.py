@@ -20,7 +20,7 @@ from obsray.util.multiprocessing import Pool
 from obsray.util.queue import Queue
 from tests.integration.programs import eventually
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_metric_recorded_by_a_task_that_is_killed_is_not_lost(session):
         if not url:
             return False
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return 'obsray_user_hits_before_the_kill_total{who="victim"} 100.0' in answer.read().decode()
 
     eventually(scraped)

@@ -688,7 +688,7 @@ class Node:
             if waited >= 2 * grace + 1 or self.forks.socket is None:
                 self._log(f"{len(workers)} workers did not end")
                 # The zygote kills them when it ends; this is the last chance to record it.
-                for worker in list(workers):
-                    self._do(self.machine.worker_ended, Ended(worker, self.forks.pids.get(worker, 0), 0, SIGNAL_KILL))
+                for name in list(workers):
+                    self._do(self.machine.worker_ended, Ended(name, self.forks.pids.get(name, 0), 0, SIGNAL_KILL))
                 return
             self._turn(0.05)

@@ -87,7 +87,17 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 #: Parts of the package that use the runtime as a user's program does: they hold nothing of it, and some wait long.
 _LIKE_USERS = tuple(
     _PACKAGE + part
-    for part in ("__init__", "autoscaler", "cli", "cluster_utils", "dashboard", "demo", "experimental", "testing", "util")
+    for part in (
+        "__init__",
+        "autoscaler",
+        "cli",
+        "cluster_utils",
+        "dashboard",
+        "demo",
+        "experimental",
+        "testing",
+        "util",
+    )
 )
 #: A worker at another node is dialed with the lock held: it must be there at once, or count as gone.
 DIAL_SECONDS_MAX = 2.0

@@ -494,7 +494,8 @@ class Values:
                 future, entry = self.completions.popleft()
             except IndexError:
                 return
-            value, failed = None, None
+            value: Any = None
+            failed: BaseException | None = None
             try:
                 if isinstance(entry, Exception):
                     raise entry

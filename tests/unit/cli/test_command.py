@@ -221,15 +221,18 @@ def test_followed_logs_end_with_the_session(recorded, tmp_path):
     arguments = ["-u", "-m", "obsray.cli", "logs", made.workers[0].hex(), "-f", "--session", str(made.directory)]
     with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout is not None
-        assert follower.stdout.readline() == "first\n"
-        with path.open("a") as file:
-            file.write("second\nhalf")
-        assert follower.stdout.readline() == "second\n"
-        with path.open("a") as file:
-            file.write(" a line\n")
-        session_file.update(made.directory, node_pid=DEAD_PID)
-        assert follower.stdout.readline() == "half a line\n"
-        assert follower.wait(20) == 0
+        try:
+            assert follower.stdout.readline() == "first\n"
+            with path.open("a") as file:
+                file.write("second\nhalf")
+            assert follower.stdout.readline() == "second\n"
+            with path.open("a") as file:
+                file.write(" a line\n")
+            session_file.update(made.directory, node_pid=DEAD_PID)
+            assert follower.stdout.readline() == "half a line\n"
+            assert follower.wait(30) == 0
+        finally:
+            follower.kill()
 
 
 def test_the_newest_live_session_is_meant_else_the_newest_recorded_which_is_said(
@@ -266,9 +269,12 @@ def test_an_unserved_dashboard_is_served_at_once(recorded, tmp_path):
     arguments = ["-u", "-m", "obsray.cli", "dashboard", "--port", "0", "--session", str(recorded.directory)]
     with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout is not None
-        link = serving.stdout.readline()
-        serving.terminate()
-        assert serving.wait(20) == 0
+        try:
+            link = serving.stdout.readline()
+            serving.terminate()
+            assert serving.wait(30) == 0
+        finally:
+            serving.kill()
     assert link.startswith("http://127.0.0.1:") and link.endswith(f"/auth?token={'5a' * 32}\n")
 
 
@@ -305,14 +311,14 @@ def test_no_command_is_help(capsys):
 
 def test_help_loads_nothing_heavy():
     code = "import sys; from obsray.cli import main; main(['--help']); print(','.join(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30).stdout
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
     loaded_names = set(loaded.splitlines()[-1].split(","))
     assert not loaded_names & {"numpy", "pyarrow", "starlette", "uvicorn", "jinja2", "grpc", "asyncio", "cloudpickle"}
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(recorded: Recorded):
     arguments = f"{sys.executable} -m obsray.cli list tasks --limit 300 --session {recorded.directory} | head -1"
-    ended = subprocess.run(["sh", "-c", arguments], capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(["sh", "-c", arguments], capture_output=True, text=True, timeout=60)
     assert ended.stdout.startswith("Task") and ended.stderr == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from obsray.telemetry import process, session_file
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
 from obsray.testing.recorded_session import record_session
+from tests.integration.programs import eventually
 
 
 @pytest.fixture
@@ -24,27 +26,40 @@ def session(tmp_path):
     return made
 
 
-def start(directory, parent=None):
-    command = [sys.executable, "-m", "obsray.telemetry.process", "--session-dir", str(directory)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE)
+@pytest.fixture
+def start():
+    """Starts collectors; what the test leaves of them is killed."""
+    started = []
+
+    def start(directory):
+        command = [sys.executable, "-m", "obsray.telemetry.process", "--session-dir", str(directory)]
+        started.append(subprocess.Popen(command, stderr=subprocess.PIPE))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.communicate()
 
 
 def wait_for_metrics(directory, collector) -> str:
     """Poll the file the collector writes its address to: that is how anybody learns of it."""
-    while collector.poll() is None:
-        url = session_file.read(directory).get("metrics_url")
-        if url:
-            return str(url)
-    raise AssertionError(collector.stderr.read().decode())
+
+    def said():
+        if collector.poll() is not None:
+            raise AssertionError(collector.stderr.read().decode())
+        return session_file.read(directory).get("metrics_url")
+
+    return str(eventually(said))
 
 
 def scrape(url, token) -> str:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token.hex()}"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return str(answer.read().decode())
 
 
-def test_it_stores_serves_and_ends_on_sigterm_with_a_last_drain(session):
+def test_it_stores_serves_and_ends_on_sigterm_with_a_last_drain(session, start):
     directory = session.directory
     collector = start(directory)
     try:
@@ -59,7 +74,7 @@ def test_it_stores_serves_and_ends_on_sigterm_with_a_last_drain(session):
     assert book["totals"]["events_lost"] == 0
 
 
-def test_it_ends_when_the_session_is_said_to_be_over(session):
+def test_it_ends_when_the_session_is_said_to_be_over(session, start):
     collector = start(session.directory)
     wait_for_metrics(session.directory, collector)
     session_file.update(session.directory, stopped_at_ns=1)
@@ -76,20 +91,19 @@ def test_it_ends_when_its_parent_dies(session):
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
     descriptor = os.pidfd_open(pid)
-    wait_for_metrics(session.directory, parent_as_collector(parent))
-    parent.kill()
-    parent.wait()
-    import select
-
-    assert select.select([descriptor], [], [], 30)[0], "the collector is still there"
-    os.close(descriptor)
+    try:
+        wait_for_metrics(session.directory, parent)
+        parent.kill()
+        parent.communicate()
+        assert select.select([descriptor], [], [], 30)[0], "the collector is still there"
+    finally:
+        parent.kill()
+        if not select.select([descriptor], [], [], 0)[0]:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        os.close(descriptor)
     store = Store.open(session.directory)
     store.refresh()
     assert store.catalog.finished
-
-
-def parent_as_collector(parent):
-    return parent
 
 
 def test_a_directory_that_is_no_session_is_refused(tmp_path, capsys):
@@ -97,7 +111,7 @@ def test_a_directory_that_is_no_session_is_refused(tmp_path, capsys):
     assert "not a session" in capsys.readouterr().err
 
 
-def test_without_a_token_telemetry_is_stored_and_nothing_is_served(tmp_path):
+def test_without_a_token_telemetry_is_stored_and_nothing_is_served(tmp_path, start):
     record_session(tmp_path)
     collector = start(tmp_path)
     session_file.update(tmp_path, stopped_at_ns=1)
@@ -106,7 +120,7 @@ def test_without_a_token_telemetry_is_stored_and_nothing_is_served(tmp_path):
     assert Views(Store.open(tmp_path)).ledger()["totals"]["events_lost"] == 0
 
 
-def test_wrong_tokens_hosts_and_paths_are_turned_away(session):
+def test_wrong_tokens_hosts_and_paths_are_turned_away(session, start):
     directory = session.directory
     collector = start(directory)
     try:
@@ -122,10 +136,10 @@ def test_wrong_tokens_hosts_and_paths_are_turned_away(session):
         ]
         for address, headers, status in bad:
             with pytest.raises(urllib.error.HTTPError) as caught:
-                urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=10)
+                urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=30)
             assert caught.value.code == status
         cookie = urllib.request.Request(url, headers={"Cookie": f"a=b; obsray_token={token}"})
-        with urllib.request.urlopen(cookie, timeout=10) as answer:
+        with urllib.request.urlopen(cookie, timeout=30) as answer:
             assert answer.status == 200
             assert "openmetrics" in answer.headers["Content-Type"]
     finally:
