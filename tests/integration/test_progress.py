@@ -47,12 +47,12 @@ def test_it_counts_and_says_why_nothing_moves(tmp_path, capsys):
 
 def test_it_says_how_many_failed(tmp_path, capsys):
     references = [wait_for.remote(str(tmp_path), "no"), wait_for.remote(str(tmp_path / "never"))]
-    # The first has failed before anybody waits for both, however slowly its process starts.
-    obsray.wait(references[:1])
-    ready, rest = obsray.wait(references, num_returns=2, timeout=0.8, progress=True)
-    assert (ready, rest) == (references[:1], references[1:])
-    assert "1/2, 1 failed" in capsys.readouterr().err
-    obsray.cancel(references[1], force=True)
+    try:
+        ready, rest = obsray.wait(references, num_returns=2, timeout=3, progress=True)
+        assert (ready, rest) == (references[:1], references[1:])
+        assert "1/2, 1 failed" in capsys.readouterr().err
+    finally:
+        obsray.cancel(references[1], force=True)
 
 
 def test_nothing_is_shown_unasked_or_for_what_is_there(capsys):
