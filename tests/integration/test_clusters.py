@@ -74,7 +74,7 @@ def test_two_terminals_make_a_cluster_that_programs_join_and_stop_ends(obsray, p
         said = driver.hear()
         assert said["answer"] == 2 and said["address"] == said["context"] == head["address"]
         assert said["names"] == sorted([socket.gethostname(), "far"])
-        out, errors = driver.process.communicate(timeout=20)
+        out, errors = driver.process.communicate(timeout=30)
         assert driver.process.returncode == 0
         # Also the last words of a program that ends at once.
         assert b", node far) printed far away" in out and b", node far) an error far away" in errors
@@ -92,7 +92,7 @@ def test_two_terminals_make_a_cluster_that_programs_join_and_stop_ends(obsray, p
     processes = [*family(head["pid"]), *family(other["pid"])]
     ended = obsray("stop")
     assert ended.returncode == 0 and ended.stdout.count("in order") == 2, ended.stdout + ended.stderr
-    gone(processes, 5)
+    gone(processes)
     assert leftovers(root) == []
     assert "no node" in obsray("stop").stdout
 
@@ -188,7 +188,7 @@ cluster.shutdown()
     }  # fmt: skip
     assert test.hear() == {"again": True}
     assert test.wait() == 0, test.errors()
-    gone(processes, 5)
+    gone(processes)
     assert leftovers(root) == []
 
 
@@ -197,7 +197,7 @@ def test_nodes_end_with_the_program_that_made_them_even_by_kill(program, root):
     test.hear()
     processes = test.family()
     test.process.kill()
-    gone(processes, 10)
+    gone(processes)
     eventually(lambda: leftovers(root) == [])
 
 
