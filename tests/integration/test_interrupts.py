@@ -80,8 +80,8 @@ def test_a_program_ends_by_ctrl_c_and_leaves_nothing(terminal, root, busy):
 def test_a_program_that_catches_it_goes_on_and_what_it_waited_for_is_cancelled(terminal):
     running = terminal(f"""{_START}
 reference = slow.remote()
-print("busy", flush=True)
 try:
+    print("busy", flush=True)
     obsray.get(reference)
 except KeyboardInterrupt:
     print("caught", obsray.get(quick.remote()), flush=True)
