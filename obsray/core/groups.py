@@ -238,6 +238,8 @@ def remove_placement_group(placement_group: PlacementGroup) -> None:
         found.check_open()
         found.node.send(m.encode(m.RemoveGroup(group.id.binary())))
         found.after()
+    # The answer comes from where the group is at home, and after the removal: who returns from here can count on it.
+    found.request("groups", group=group.id.binary())
 
 
 def get_placement_group(placement_group_name: str) -> PlacementGroup:

@@ -37,6 +37,8 @@ _AT_HOME: dict[type, str] = {
     m.ActorGaveUp: "actor",
     m.RemoveGroup: "group",
 }
+#: Messages of nodes that have promised some of what is here to somebody.
+_ASKING = frozenset({m.Forward, m.WantActor, m.PrepareBundles})
 _GRANTED = m.LeaseGranted._field_defaults["tag"]
 _REFUSED = m.ShapeRefused._field_defaults["tag"]
 _UNMAKEABLE = m.EnvironmentFailed._field_defaults["tag"]
@@ -68,6 +70,8 @@ class Abroad:
         self._reports = 0
         self._reported: tuple[Any, ...] = ()
         self._report_at = 0.0
+        #: Another node has asked for something here: it counts on less now, until it hears what there is.
+        self._asked = False
         self.draining = False
 
     # --- who is there ----------------------------------------------------------------------------------------
@@ -134,6 +138,7 @@ class Abroad:
                 if handler is None:
                     raise Malformed(f"{type(decoded).__name__} is not for another node")
                 handler(step, peer, decoded)
+                self._asked = self._asked or type(decoded) in _ASKING
         finally:
             self._look(step)
 
@@ -318,9 +323,9 @@ class Abroad:
         spare[STORE_RESOURCE] = machine.objects.capacity - machine.objects.allocator.used_bytes
         mean = weighted / queued if queued else 0.0
         facts = (spare, queued, self.draining, total)
-        if facts == self._reported:
+        if facts == self._reported and not self._asked:
             return
-        self._reported = facts
+        self._reported, self._asked = facts, False
         self._report_at = step.now + REPORT_SECONDS
         self._reports += 1
         message = m.LoadReport(self._reports, total, spare, queued, mean, spare[STORE_RESOURCE], self.draining)

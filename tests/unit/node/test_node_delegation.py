@@ -53,6 +53,28 @@ def test_a_lease_elsewhere_is_returned_to_the_node_that_gave_it():
     assert other.leased() == 0 and other.machine.resources.free["CPU"] == UNIT
 
 
+def test_what_was_taken_and_given_back_at_once_is_known_to_be_free_again():
+    cluster = ClusterBench({"cpus": 0}, {"cpus": 2})
+    head, other = cluster.nodes
+    driver = head.driver()
+    define(head, driver, 1, CPU=1)
+    want(cluster, head, driver, 1, 2)
+    cluster.pass_time(0.1)
+    for lease in granted(head, driver):
+        head.send(driver, m.LeaseReturn(lease.lease, 1, 0))
+    cluster.settle()
+    peer = head.machine.peers.peers[other.node]
+    assert peer.spare["CPU"] == 2 * UNIT
+    # It has just been said what there is; what follows happens before it may be said again, and changes nothing.
+    want(cluster, head, driver, 1, 2)
+    for lease in granted(head, driver):
+        head.send(driver, m.LeaseReturn(lease.lease, 1, 0))
+    cluster.settle()
+    assert other.leased() == 0
+    cluster.pass_time(0.1)
+    assert peer.spare["CPU"] == 2 * UNIT
+
+
 def test_infeasible_work_waits_is_named_so_and_runs_when_a_fitting_node_joins():
     cluster = ClusterBench({"cpus": 1})
     head = cluster.nodes[0]
