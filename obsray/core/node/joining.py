@@ -79,6 +79,20 @@ class Joining:
                 raise CannotJoin(f"no control store of an obsray cluster answers at {address}")
             turn(LOOK_SECONDS)
         self.address = address
+        if self._options.standby:
+            self._wait_for_standby(turn)
+
+    def _wait_for_standby(self, turn: Callable[[float], None]) -> None:
+        """Until the control store that decides tells nodes of the one here: before, nobody would find it."""
+        deadline = time.monotonic() + LISTEN_SECONDS_MAX
+        session = self._options.session
+        while len(session_file.read(session).get("control_addresses") or ()) < 2:
+            if self._services.failed("control"):
+                why = _last_line(session / "logs" / "control.log").removeprefix("obsray control: ")
+                raise CannotJoin(why or "the standby control store ended without a word")
+            if time.monotonic() > deadline:
+                raise CannotJoin(f"the standby control store was not known to the cluster in {LISTEN_SECONDS_MAX:g} s")
+            turn(LOOK_SECONDS)
 
 
 def check_reachable(address: str) -> None:
