@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from obsray.core.protocol.addresses import join
 from obsray.core.transport.connection import Hello, pack_hello
-from obsray.core.transport.dial import TRANSFER_TARGET, dial, join_address, split_address
+from obsray.core.transport.dial import TRANSFER_TARGET, dial, split_address
 from obsray.core.transport.handshake import Refusal
 from obsray.core.transport.links import Link, Reactor
 from obsray.core.transport.tcp import Taker, TcpListener
@@ -138,7 +139,7 @@ def _reachable(address: str) -> str:
     """Where others reach who listens at ``address``, which may be at every address of this machine."""
     host, port = split_address(address)
     if host not in ("0.0.0.0", "::"):
-        return join_address(host, port)
+        return join(host, port)
     family, elsewhere, loopback = (
         (socket.AF_INET, "192.0.2.1", "127.0.0.1") if host == "0.0.0.0" else (socket.AF_INET6, "2001:db8::1", "::1")
     )  # fmt: skip
@@ -147,5 +148,5 @@ def _reachable(address: str) -> str:
             # Connecting a datagram socket only asks for the route; the addresses are reserved for documentation.
             probe.connect((elsewhere, 9))
         except OSError:
-            return join_address(loopback, port)
-        return join_address(str(probe.getsockname()[0]), port)
+            return join(loopback, port)
+        return join(str(probe.getsockname()[0]), port)

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any
 
+from obsray.core.protocol.addresses import PORT_MAX
 from obsray.core.transport.connection import Hello
 from obsray.core.transport.handshake import NONCE_BYTES, Dialer, HandshakeError, NotAPeer, Refusal, sentence
 
@@ -24,7 +25,6 @@ KEEPALIVE_INTERVAL_SECONDS = 2
 KEEPALIVE_COUNT = 5
 #: How long what was sent may stay without an acknowledgement before the connection counts as broken.
 UNACKNOWLEDGED_SECONDS_MAX = 15
-PORT_MAX = 65_535
 
 #: The target of a connection that carries objects: its socket goes to the node's transfers.
 TRANSFER_TARGET = b"transfers"
@@ -43,11 +43,6 @@ def split_address(address: str) -> tuple[str, int]:
     if ":" in bare and bare == host:
         raise ValueError(f"{address!r} is not an address: an IPv6 address is written in brackets, e.g. [::1]:6379")
     return bare, int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """``host:port``, with brackets round an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_address(path: str) -> bool:

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from obsray.core.protocol.addresses import join
 from obsray.core.transport.connection import Hello
-from obsray.core.transport.dial import join_address, split_address, tune
+from obsray.core.transport.dial import split_address, tune
 from obsray.core.transport.handshake import NONCE_BYTES, Answerer, HandshakeError, Refusal, sentence
 from obsray.core.transport.links import ACCEPT_PAUSE_SECONDS, HANDSHAKE_SECONDS_MAX, UNAUTHENTICATED_MAX, Reactor
 
@@ -50,7 +51,7 @@ class TcpListener:
         host, port = split_address(address)
         self.socket = _bind(host, port, address)
         self.socket.setblocking(False)
-        self.address = join_address(host, self.socket.getsockname()[1])
+        self.address = join(host, self.socket.getsockname()[1])
         self.rejected = 0
         self._greetings: dict[int, _Greeting] = {}
         self._sweeping = False
@@ -94,7 +95,7 @@ class TcpListener:
                 continue
             answerer = Answerer(self._token, self._me, os.urandom(NONCE_BYTES))
             fd, deadline = sock.fileno(), time.monotonic() + HANDSHAKE_SECONDS_MAX
-            self._greetings[fd] = _Greeting(sock, answerer, join_address(*place[:2]), deadline)
+            self._greetings[fd] = _Greeting(sock, answerer, join(*place[:2]), deadline)
             self.reactor.on_readable(fd, lambda fd=fd: self._greet(fd))  # type: ignore[misc]
             self._sweep_at(deadline)
 

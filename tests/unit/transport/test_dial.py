@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from obsray.core.node.doorman import Doorman
+from obsray.core.protocol.addresses import join
 from obsray.core.transport import handshake
 from obsray.core.transport.connection import Connection, Hello, pack_hello
 from obsray.core.transport.dial import (
@@ -20,7 +21,6 @@ from obsray.core.transport.dial import (
     Unreachable,
     dial,
     is_address,
-    join_address,
     split_address,
 )
 from obsray.core.transport.handshake import HandshakeError, NotAPeer, OtherToken, OtherVersion, UnknownTarget
@@ -81,7 +81,7 @@ class House:
         self.node, self.worker = Running(), Running()
         self.lines: list[str] = []
         self.door = Doorman(
-            self.node.reactor, NODE, directory, TOKEN, join_address(host, 0),
+            self.node.reactor, NODE, directory, TOKEN, join(host, 0),
             lambda link: self.node.see(("peer", link.peer)), self.transfer, self.tell,
         )  # fmt: skip
         path = directory / "sockets" / f"{WORKER.hex()}.sock"
@@ -218,7 +218,7 @@ def test_what_is_no_address_is_a_value_error(address):
 
 def test_addresses_are_written_as_they_are_read():
     for host, port in (("10.0.0.1", 1), ("::1", 65535), ("node-1.example", 6379)):
-        assert split_address(join_address(host, port)) == (host, port)
+        assert split_address(join(host, port)) == (host, port)
     assert is_address("[::1]:5") and is_address("host:5") and not is_address("/tmp/a:b/x.sock") and not is_address("")
 
 
