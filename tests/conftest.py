@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 # Whoever runs the tests in the background of a shell without job control has them ignore Ctrl-C, and every program that
 # they start would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show why a test failed that was run again (continuous integration asks for that: ``--reruns``) and then passed."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"failed at first: {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
