@@ -18,6 +18,7 @@ from obsray import config  # noqa: E402
 from obsray.core.protocol import docs as lifecycles  # noqa: E402
 from obsray.metrics import docs as metrics  # noqa: E402
 from obsray.telemetry import docs as events  # noqa: E402
+from obsray.telemetry.database import docs as sql  # noqa: E402
 
 _CONFIGURATION = """# Configuration
 
@@ -75,6 +76,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/events.md": events.markdown,
     "docs/lifecycles.md": lifecycles.markdown,
     "docs/metrics.md": metrics.markdown,
+    "docs/sql.md": sql.markdown,
 }
 
 if __name__ == "__main__":

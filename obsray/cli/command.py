@@ -25,6 +25,7 @@ _EXAMPLES = """examples:
   obsray list tasks --sort -run_seconds          what took longest
   obsray story 3fa2c1d0:42                       everything that happened to one task
   obsray timeline                                what ran when, for ui.perfetto.dev
+  obsray sql "FROM tasks LIMIT 10"               anything, in SQL
   obsray sim --scenario attrition --seed 7       the scheduler and its friends against dying workers
 """
 _LIST_EXAMPLES = """a filter is 'column op value'; op: = != < <= > >= contains in. Several filters must all hold.
@@ -125,9 +126,10 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     verbs.add_parser("demo", help="run real work on this machine and watch it (see obsray demo --help)", add_help=False)
-    from obsray.cli import cluster_options
+    from obsray.cli import cluster_options, history_options
 
     cluster_options.add(verb, _start, _stop, _drain)
+    history_options.add(verb)
     verb(
         "status",
         "How the session is: nodes, resources, workers, tasks, store, events and losses.",

@@ -34,7 +34,7 @@ class ObjectViews(Tables):
             "object_id": lambda: Column("id", table["id"]),
             "task_id": lambda: Column("id", table["put_by"]),
             "owner": lambda: Column("id", _words(table["id"])[:, :2].copy().view("V8").ravel()),
-            "producer": lambda: Column("text", self._producers(np.arange(len(table)))),
+            "producer": lambda: Column("text", self.producers(np.arange(len(table)))),
             "call_site": lambda: Column("text", table["call_site"]),
             "state": lambda: Column("enum", states, STATES),
             "bytes": lambda: Column("number", table["bytes"]),
@@ -50,7 +50,7 @@ class ObjectViews(Tables):
         rows, total = query(columns, len(table), self.store.texts, filters, sort, limit, offset)
         return {"rows": [self._object_row(int(row), states, now) for row in rows], "total": total}
 
-    def _producers(self, rows: Array) -> Array:
+    def producers(self, rows: Array) -> Array:
         """The name (code) of the task that produced each object; 0 for put objects."""
         raw = _words(self.object_table["id"][rows])
         tasks = self.task_table.index.rows(raw[:, :4].copy().view("V16").ravel(), create=False)
@@ -79,7 +79,7 @@ class ObjectViews(Tables):
             "owner_label": self.process_label(ids.owner_of(identifier)),
             "task_id": ids.task_of(identifier).hex(),
             "kind": "put" if ids.kind_of(identifier) == ids.SEQUENCE_PUT else "result",
-            "producer": texts[int(self._producers(at)[0])] or ("put" if table["put_at"][row] else None),
+            "producer": texts[int(self.producers(at)[0])] or ("put" if table["put_at"][row] else None),
             "creator": creator.hex() if any(creator) else None,
             "call_site": texts[int(table["call_site"][row])] or None,
             "bytes": int(table["bytes"][row]),

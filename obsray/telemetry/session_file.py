@@ -13,6 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+#: The session that this process is part of, if it is part of one: what questions without an address are about.
+current: Path | None = None
+
 
 def root() -> Path:
     """The directory that holds this user's sessions."""

@@ -165,6 +165,17 @@ class TaskViews(GpuViews):
         until = np.where(table["state"][rows] < FINISHED, now, self._ended_at(rows))
         return np.where((since > 0) & (until > 0), _seconds(since, until), np.nan)
 
+    def task_times(self, rows: Array, now: int) -> dict[str, Array]:
+        """When tasks ended (nanoseconds, 0 if they have not), and how long each stretch of their lives took (NaN: it
+        was not, or is not known)."""
+        return {
+            "ended_at": np.where(self.task_table["state"][rows] >= FINISHED, self._ended_at(rows), 0),
+            "wait_arguments_seconds": self._waited(rows, now),
+            "queue_seconds": self._queued(rows, now),
+            "dispatch_seconds": self._dispatched(rows, now),
+            "total_seconds": self._total(rows, now),
+        }
+
     def _task_row(self, row: int, now: int) -> Row:
         table, texts = self.task_table, self.store.texts
         at = np.array([row])

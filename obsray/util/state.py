@@ -13,7 +13,6 @@ are accepted for compatibility: an answer is complete and needs no other process
 from __future__ import annotations
 
 import heapq
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
@@ -27,7 +26,8 @@ from obsray.core.runtime import joining
 from obsray.core.runtime.questions import ask as ask_node
 from obsray.core.runtime.session import current_or_none
 from obsray.errors import RaySystemError
-from obsray.telemetry.store import Store, find_session
+from obsray.telemetry import asking
+from obsray.telemetry.store import find_session
 from obsray.telemetry.tasks import STATES as TASK_STATES
 from obsray.telemetry.views import Views
 from obsray.util.state_rows import (
@@ -62,10 +62,6 @@ R = TypeVar("R", bound=StateRow)
 LIMIT_DEFAULT = 100
 _MB = 1 << 20
 
-#: Views may be used by one thread at a time; those of the session asked for last are kept.
-_lock = threading.Lock()
-_open: tuple[Path, Views] | None = None
-
 #: Keys that the views can compare themselves and that are the same for every attempt of a task.
 _TASK_KEYS = frozenset({"task_id", "name", "type", "actor_id", "parent_task_id"})
 _OPERATORS = ("=", "!=")
@@ -74,14 +70,7 @@ _EXISTING: list[Filter] = [("state", "!=", "FREED"), ("state", "!=", "LOST")]
 
 def ask(address: str | None, question: Callable[[Views], T]) -> T:
     """Put a question to the views of a session, brought up to date."""
-    global _open
-    directory = _directory(address)
-    with _lock:
-        if _open is None or _open[0] != directory:
-            _open = (directory, Views(Store.open(directory)))
-        views = _open[1]
-        views.refresh()
-        return question(views)
+    return asking.ask(_directory(address), question)
 
 
 def _directory(address: str | None) -> Path:

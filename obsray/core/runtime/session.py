@@ -129,6 +129,7 @@ def set_current(session: Session | None) -> None:
     """Make ``session`` the one behind the API of this process."""
     global _current
     _current = session
+    session_file.current = None if session is None else session.directory
 
 
 class Session:

@@ -1,0 +1,64 @@
+"""``obsray sql`` as a user types it."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from obsray.cli import command
+from obsray.testing.recorded_session import record_session
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return record_session(tmp_path_factory.mktemp("session"), tasks=60, live=False).directory
+
+
+@pytest.fixture
+def obsray(directory, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments):
+        code = command.main([*arguments, "--session", str(directory)])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_an_answer_is_a_table_json_or_csv(obsray):
+    query = "SELECT name, count(*) AS n FROM tasks GROUP BY name ORDER BY name"
+    code, out, _ = obsray("sql", query)
+    assert code == 0 and out.splitlines()[0].split() == ["name", "n"]
+    rows = json.loads(obsray("sql", query, "--json")[1])
+    assert {"name": "matrix", "n": next(row["n"] for row in rows if row["name"] == "matrix")} in rows
+    assert obsray("sql", query, "--format", "csv")[1].splitlines()[0] == "name,n"
+    assert json.loads(obsray("sql", query, "--format", "jsonl")[1].splitlines()[0])["name"] == rows[0]["name"]
+
+
+def test_more_rows_than_are_shown_are_counted(obsray):
+    assert obsray("sql", "FROM tasks", "--limit", "3")[1].splitlines()[-1].startswith("3 of ")
+
+
+def test_a_file_takes_everything(obsray, tmp_path):
+    path = tmp_path / "tasks.parquet"
+    assert obsray("sql", "FROM tasks", "--format", "parquet", "-o", str(path))[0] == 0
+    assert pq.read_table(path).num_rows > 60
+    code, _, err = obsray("sql", "FROM tasks", "-o", str(tmp_path / "no" / "file.csv"))
+    assert code == 1 and "cannot write" in err
+
+
+def test_a_query_comes_from_stdin_and_without_one_the_tables_are_told(obsray, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT 42 AS answer"))
+    assert "42" in obsray("sql", "-")[1]
+    assert "tasks  One task" in obsray("sql")[1]
+
+
+def test_a_wrong_query_is_one_line_of_advice_and_no_traceback(obsray):
+    code, out, err = obsray("sql", "SELECT x FROM nowhere")
+    assert code == 1 and out == "" and "nowhere" in err and "Traceback" not in err
+    assert "--output" in obsray("sql", "FROM tasks", "--format", "arrow")[2]
+    assert obsray("sql", "FROM tasks", "--timeout", "0")[0] == 2
