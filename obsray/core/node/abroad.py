@@ -103,8 +103,8 @@ class Abroad:
         if peer is None:
             return False
         for client in self.machine.clients.values():
-            if client.described and client.job in self.machine.descriptions:
-                described = m.JobDescribed(client.job, client.id, self.machine.descriptions[client.job])
+            if client.described and client.job in self.machine.jobs.descriptions:
+                described = m.JobDescribed(client.job, client.id, self.machine.jobs.descriptions[client.job])
                 step.tell_node(peer.id, described)
         step.effects.append(Broadcast(m.encode(m.NodeChanged(peer.id, True, peer.facts.address, ""))))
         for hook in self.on_linked:
@@ -189,7 +189,7 @@ class Abroad:
     def forward(self, step: Step, peer: Peer, client: bytes, message: Any) -> None:
         """Say ``message`` to another node for one of ours. What is said to a node that is gone nobody answers."""
         self.spoken.setdefault(client, set()).add(peer.id)
-        step.tell_node(peer.id, m.Forward(client, self.machine.job_of(client), m.encode(message)))
+        step.tell_node(peer.id, m.Forward(client, self.machine.jobs.of(client), m.encode(message)))
 
     def client_ended(self, step: Step, client: bytes) -> None:
         """One of ours ended: what it had elsewhere ends, too."""
@@ -250,13 +250,13 @@ class Abroad:
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"JobDescribed: {error!r}") from None
         self.jobs[message.job] = peer.id
-        self.machine.descriptions[message.job] = description.told
+        self.machine.jobs.descriptions[message.job] = description.told
         self.machine.pool.environments.job_paths[message.job] = description.told.get("sys_path") or ()
 
     def _end_job(self, step: Step, job: int) -> None:
         del self.jobs[job]
         self.machine.group_messages.job_ended(step, job)
-        self.machine.end_job(step, job)
+        self.machine.jobs.end(step, job)
 
     # --- what there is ---------------------------------------------------------------------------------------
 

@@ -1,13 +1,24 @@
-"""What a driver says about its job, checked."""
+"""Machine: the jobs of drivers: what they say about them, and what ends with them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from obsray.core.node.environments import runtime_of
+from obsray.core.node.intake import Malformed
+from obsray.core.node.step import ReportJob, Step
+from obsray.core.protocol import messages as m
+from obsray.core.protocol.lifecycle import WorkerState
+from obsray.telemetry.events import DeathCause, ProcessKind
+
+if TYPE_CHECKING:
+    from obsray.core.node.machine import Client, NodeMachine
 
 PATHS_MAX = 1000
 TEXT_CHARACTERS_MAX = 500
+_U32 = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +52,73 @@ class JobDescription:
             eager=description.get("eager") is not False,
             told=dict(description),
         )
+
+
+class Jobs:
+    """The jobs of this node's drivers, and what is known of those of others."""
+
+    def __init__(self, machine: NodeMachine) -> None:
+        self.machine = machine
+        #: How many there have been here; in a cluster it starts at a number that no other node's reaches.
+        self.count = 0
+        #: What drivers said about their jobs.
+        self.descriptions: dict[int, dict[str, Any]] = {}
+
+    def describe(self, step: Step, client: Client, message: m.DescribeJob) -> None:
+        """A driver says what its job is."""
+        machine = self.machine
+        if client.kind is not ProcessKind.DRIVER or client.described:
+            raise Malformed("a job is described once, by its driver")
+        try:
+            description = JobDescription.read(message.description)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Malformed(f"DescribeJob: {error!r}") from None
+        client.described = True
+        self.descriptions[client.job] = description.told
+        machine.abroad.job_described(step, client.job, client.id, description.told)
+        machine.pool.environments.job_paths[client.job] = description.told.get("sys_path") or ()
+        intern = step.emit.intern
+        step.emit.job_started(
+            step.time_ns, client.job, client.id, client.pid & _U32, intern(description.entrypoint),
+            intern(description.namespace), intern(description.metadata),
+        )  # fmt: skip
+        step.effects.append(ReportJob(client.job, client.id, client.pid, description.entrypoint, description.namespace))
+        if description.runtime and description.eager:
+            runtime = runtime_of(description.runtime)
+            machine.pool.environments.define(runtime, description.runtime, client.job)
+            machine.pool.prepare(step, runtime)
+
+    def of(self, client_id: bytes) -> int:
+        """Whose job a client works for; 0 if nobody has described it."""
+        machine = self.machine
+        worker = machine.pool.workers.get(client_id)
+        if worker is not None:
+            return worker.job
+        client = machine.clients.get(client_id)
+        return client.job if client is not None and (client.described or client.foreign) else 0
+
+    def end(self, step: Step, job: int) -> None:
+        """A driver ended: of its job only detached actors stay, and what works for them."""
+        machine = self.machine
+        stay = machine.actors.detached_workers() | machine.guests.detached_workers()
+        # Whether those of other nodes stay is decided there.
+        stay |= {
+            lease.worker.id
+            for lease in machine.scheduler.leases.values()
+            if not lease.demand.actor and machine.peers.home_of(lease.demand.client) is not None
+        }
+        found = list(stay)
+        while found:
+            # Tasks and actors of a detached actor are its own.
+            client = found.pop()
+            theirs = {lease.worker.id for lease in machine.scheduler.leases.values() if lease.demand.client == client}
+            new = (theirs | machine.actors.workers_of(client)) - stay
+            stay |= new
+            found += new
+        machine.actors.job_ended(step, job, stay)
+        for worker in list(machine.pool.workers.values()):
+            if worker.job == job and worker.id not in stay and worker.state is WorkerState.LEASED:
+                machine.pool.kill(
+                    step, worker, DeathCause.KILLED_BY_REQUEST, f"the driver of its job ({job:08x}) ended"
+                )
+        machine.pool.job_ended(step, job)

@@ -20,35 +20,24 @@ from obsray.core.node.environments import of_job, runtime_of
 from obsray.core.node.group_messages import GroupMessages
 from obsray.core.node.guests import GuestTable
 from obsray.core.node.intake import Malformed, accept
-from obsray.core.node.jobs import JobDescription
-from obsray.core.node.names import LATER
+from obsray.core.node.jobs import Jobs
 from obsray.core.node.objects import ObjectTable
 from obsray.core.node.peers import Peer, PeerTable
 from obsray.core.node.placement import placement_of
 from obsray.core.node.pulls import Pulled
+from obsray.core.node.requests import Requests
 from obsray.core.node.resources import MEMORY, Resources
 from obsray.core.node.scheduler import Scheduler
 from obsray.core.node.sharing import Sharing
-from obsray.core.node.step import (
-    Broadcast,
-    FindName,
-    KeepCheckpoint,
-    ListNames,
-    ReadCheckpoint,
-    ReportJob,
-    Shutdown,
-    Step,
-    require,
-)
+from obsray.core.node.step import Broadcast, Step, require
 from obsray.core.node.workers import Death, Ended, WorkerPool
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.labels import NODE_ID
-from obsray.core.protocol.lifecycle import ActorState, WorkerState
+from obsray.core.protocol.lifecycle import WorkerState
 from obsray.ids import owner_of, short
 from obsray.telemetry.events import DeathCause, ProcessKind, Reason
 
 SHAPES_PER_CLIENT_MAX = 10_000
-_U32 = 0xFFFFFFFF
 _REASONS = frozenset(Reason)
 
 
@@ -90,8 +79,7 @@ class NodeMachine:
         self.scheduler = Scheduler(node, resources, pool, socket_directory, self.labels, self.peers)
         self.groups = self.scheduler.groups
         self.clients: dict[bytes, Client] = {}
-        #: Counts the jobs of this node; in a cluster it starts at a number that no other node's reaches.
-        self.jobs = 0
+        self.jobs = Jobs(self)
         self.delegation = Delegation(node, self.labels, resources, self.peers, self.scheduler)
         self.actors = ActorTable(node, self.scheduler, pool, socket_directory, self.delegation, self.peers)
         self.guests = GuestTable(self.scheduler, pool)
@@ -104,11 +92,10 @@ class NodeMachine:
         self.abroad.on_lost.append(self.sharing.node_lost)
         self.distant = DistantActors(self.peers, self.abroad.forward)
         self._join_actors()
-        #: What drivers said about their jobs.
-        self.descriptions: dict[int, dict[str, Any]] = {}
-        self._describe_node = describe_node
+        self.draining = Draining(self)
+        self.requests = Requests(self, describe_node)
         self._handlers: dict[type, Callable[[Step, Client, Any], None]] = {
-            m.DescribeJob: self._describe_job,
+            m.DescribeJob: self.jobs.describe,
             m.DefineShape: self._define_shape,
             m.LeaseRequest: self._lease_request,
             m.LeaseReturn: self._lease_return,
@@ -131,33 +118,12 @@ class NodeMachine:
             ),
             m.KillActor: self._kill_actor,
             m.KillWorker: self._kill_worker,
-            m.Request: self._request,
+            m.Request: self.requests.ask,
             m.StillNeeded: self._still_needed,
             m.Goodbye: self._goodbye,
             m.CreateGroup: self.group_messages.create,
             m.RemoveGroup: self.group_messages.remove,
             m.WatchGroup: self.group_messages.watch,
-        }
-        #: Those whose answer may have to wait for other nodes; they get the number of the request.
-        self._asking: dict[str, Callable[[Step, Client, dict[str, Any], int], Any]] = {
-            "get_group": self.group_messages.find,
-            "groups": self.group_messages.describe,
-            "get_actor": self._get_actor,
-            "list_actors": self._list_actors,
-            "checkpoint": self._checkpoint,
-        }
-        self.draining = Draining(self)
-        self._methods: dict[str, Callable[[Step, Client, dict[str, Any]], Any]] = {
-            "resources": self._resources,
-            "job": lambda step, client, arguments: self.descriptions.get(arguments.get("job", 0)),
-            "nodes": lambda step, client, arguments: [
-                self._describe_self(),
-                *self.abroad.described(),
-            ],
-            "shutdown": self._shutdown,
-            "drain": lambda step, client, arguments: self.draining.ask(step, arguments),
-            "store": self._store,
-            "locations": self._locations,
         }
 
     # --- clients -----------------------------------------------------------------------------------------
@@ -173,8 +139,8 @@ class NodeMachine:
         elif client_id in self.pool.workers:
             return None
         elif kind is ProcessKind.DRIVER:
-            self.jobs += 1
-            client.job = self.jobs
+            self.jobs.count += 1
+            client.job = self.jobs.count
         self.clients[client_id] = client
         self.look(step)
         return client
@@ -232,64 +198,11 @@ class NodeMachine:
             cause = DeathCause.INTENDED if client.said_goodbye else DeathCause.UNKNOWN
             if client.described:
                 step.emit.job_ended(step.time_ns, client.job, client_id, cause)
-                self.end_job(step, client.job)
+                self.jobs.end(step, client.job)
                 self.abroad.job_described(step, client.job, client_id, None)
             detail = "it ended in order" if client.said_goodbye else "its connection broke"
             self._broadcast(step, m.WorkerDied(client_id, client.pid, cause, 0, 0, [], detail, ""))
         self.look(step)
-
-    def end_job(self, step: Step, job: int) -> None:
-        """A driver ended: of its job only detached actors stay, and what works for them."""
-        stay = self.actors.detached_workers() | self.guests.detached_workers()
-        # Whether those of other nodes stay is decided there.
-        stay |= {
-            lease.worker.id
-            for lease in self.scheduler.leases.values()
-            if not lease.demand.actor and self.peers.home_of(lease.demand.client) is not None
-        }
-        found = list(stay)
-        while found:
-            # Tasks and actors of a detached actor are its own.
-            client = found.pop()
-            theirs = {lease.worker.id for lease in self.scheduler.leases.values() if lease.demand.client == client}
-            new = (theirs | self.actors.workers_of(client)) - stay
-            stay |= new
-            found += new
-        self.actors.job_ended(step, job, stay)
-        for worker in list(self.pool.workers.values()):
-            if worker.job == job and worker.id not in stay and worker.state is WorkerState.LEASED:
-                self.pool.kill(step, worker, DeathCause.KILLED_BY_REQUEST, f"the driver of its job ({job:08x}) ended")
-        self.pool.job_ended(step, job)
-
-    def _describe_job(self, step: Step, client: Client, message: m.DescribeJob) -> None:
-        if client.kind is not ProcessKind.DRIVER or client.described:
-            raise Malformed("a job is described once, by its driver")
-        try:
-            description = JobDescription.read(message.description)
-        except (KeyError, TypeError, ValueError) as error:
-            raise Malformed(f"DescribeJob: {error!r}") from None
-        client.described = True
-        self.descriptions[client.job] = description.told
-        self.abroad.job_described(step, client.job, client.id, description.told)
-        self.pool.environments.job_paths[client.job] = description.told.get("sys_path") or ()
-        intern = step.emit.intern
-        step.emit.job_started(
-            step.time_ns, client.job, client.id, client.pid & _U32, intern(description.entrypoint),
-            intern(description.namespace), intern(description.metadata),
-        )  # fmt: skip
-        step.effects.append(ReportJob(client.job, client.id, client.pid, description.entrypoint, description.namespace))
-        if description.runtime and description.eager:
-            runtime = runtime_of(description.runtime)
-            self.pool.environments.define(runtime, description.runtime, client.job)
-            self.pool.prepare(step, runtime)
-
-    def job_of(self, client_id: bytes) -> int:
-        """Whose job a client works for; 0 if nobody has described it."""
-        worker = self.pool.workers.get(client_id)
-        if worker is not None:
-            return worker.job
-        client = self.clients.get(client_id)
-        return client.job if client is not None and (client.described or client.foreign) else 0
 
     def _goodbye(self, step: Step, client: Client, message: m.Goodbye) -> None:
         client.said_goodbye = True
@@ -450,7 +363,7 @@ class NodeMachine:
         if client.shapes > SHAPES_PER_CLIENT_MAX:
             raise Malformed(f"more than {SHAPES_PER_CLIENT_MAX} shapes")
         try:
-            job = self.job_of(client.id)
+            job = self.jobs.of(client.id)
             runtime = of_job(runtime_of(message.runtime), job)
             self.pool.environments.define(runtime, message.runtime, job)
             placement = placement_of(message.placement)
@@ -493,7 +406,7 @@ class NodeMachine:
 
     def _create_actor(self, step: Step, client: Client, message: m.CreateActor) -> None:
         try:
-            self.actors.create(step, client.id, message.request, message.spec, self.job_of(client.id))
+            self.actors.create(step, client.id, message.request, message.spec, self.jobs.of(client.id))
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"CreateActor: {error!r}") from None
 
@@ -529,121 +442,10 @@ class NodeMachine:
     def _kill_actor(self, step: Step, client: Client, message: m.KillActor) -> None:
         self.actors.kill(step, message.actor, message.restart, message.graceful)
 
-    def answer_by(self, method: str, answer: Callable[[Client, dict[str, Any], int], Any]) -> None:
-        """Have the shell answer requests for ``method``: at once, or later (it returns LATER) with ``answered``."""
-        self._asking[method] = lambda step, client, arguments, number: answer(client, arguments, number)
-
-    def answered(self, step: Step, client: bytes, number: int, value: Any) -> None:
-        """The answer to a request that had to wait is there."""
-        if client in self.clients:
-            step.send(client, m.Reply(number, value))
-
-    # --- requests ----------------------------------------------------------------------------------------
-
-    def _request(self, step: Step, client: Client, message: m.Request) -> None:
-        asking = self._asking.get(message.method)
-        if asking is not None:
-            answer = asking(step, client, message.arguments, message.request)
-            if answer is not LATER:
-                step.send(client.id, m.Reply(message.request, answer))
-            return
-        method = self._methods.get(message.method)
-        if method is None:
-            step.send(client.id, m.Reply(message.request, None, f"unknown method {message.method!r}", "unknown_method"))
-            return
-        try:
-            value = method(step, client, message.arguments)
-        except PermissionError as error:
-            step.send(client.id, m.Reply(message.request, None, str(error), "not_allowed"))
-            return
-        step.send(client.id, m.Reply(message.request, value))
-
-    def _describe_self(self) -> dict[str, Any]:
-        free = {name: max(0, amount) for name, amount in self.resources.free.items()}
-        return {
-            **self._describe_node(), "labels": self.labels, "available": free, "draining": self.abroad.draining,
-        }  # fmt: skip
-
-    def _get_actor(self, step: Step, client: Client, arguments: dict[str, Any], request: int) -> Any:
-        name, namespace = _text(arguments, "name"), _text(arguments, "namespace")
-        return self.actors.names.find(step, client.id, request, name, namespace)
-
-    def _list_actors(self, step: Step, client: Client, arguments: dict[str, Any], request: int) -> Any:
-        namespace = None if arguments.get("namespace") is None else _text(arguments, "namespace")
-        return self.actors.names.listed(step, client.id, request, namespace)
-
-    def _checkpoint(self, step: Step, client: Client, arguments: dict[str, Any], request: int) -> Any:
-        """An actor that runs elsewhere has something kept here, or reads it. Only its own process may."""
-        what, file, gone = arguments.get("what"), arguments.get("file", ""), arguments.get("gone", [])
-        data, append = arguments.get("data", b""), arguments.get("append")
-        if (
-            (file and not m.is_checkpoint_file(file))
-            or not isinstance(data, bytes)
-            or not isinstance(gone, list | tuple)
-        ):
-            raise Malformed("checkpoint: not a file of an actor")
-        actor = self.actors.by_worker.get(client.id)
-        if actor is None or actor.id != arguments.get("actor"):
-            step.send(client.id, m.Reply(request, None, "it is not the process of that actor", "not_allowed"))
-        elif what == "keep" and file and all(map(m.is_checkpoint_file, gone)):
-            step.effects.append(KeepCheckpoint(client.id, request, actor.id, file, data, append is True, tuple(gone)))
-        elif what in ("list", "read") and bool(file) == (what == "read"):
-            step.effects.append(ReadCheckpoint(client.id, request, actor.id, file))
-        else:
-            raise Malformed("checkpoint: nothing that can be done")
-        return LATER
-
-    def checkpoint_done(self, step: Step, asked: KeepCheckpoint | ReadCheckpoint, value: Any, error: str) -> None:
-        """The files of a checkpoint were written or read."""
-        step.send(asked.client, m.Reply(asked.request, value, error, "disk" if error else ""))
-
     def name_answered(self, step: Step, actor: bytes, error: str, kind: str) -> None:
         """The control store has said whether an actor may have its name (``ReserveName``)."""
         self.actors.name_answered(step, actor, error, kind)
         self.look(step)
-
-    def name_found(self, step: Step, asked: FindName, actor: bytes, meta: bytes, error: str) -> None:
-        """The control store knows who has a name: nobody if ``actor`` is empty. ``error``: it could not be asked."""
-        known = self.actors.actors.get(actor)
-        living = (
-            bool(actor) and actor not in self.actors.unborn and (known is None or known.state is not ActorState.DEAD)
-        )
-        value = {"actor": actor, "meta": meta} if living else None
-        step.send(asked.client, m.Reply(asked.request, value, error, "unavailable" if error else ""))
-
-    def names_listed(self, step: Step, asked: ListNames, names: list[tuple[str, str]], error: str) -> None:
-        """The control store's names in use, as pairs of namespace and name."""
-        rows = [{"name": name, "namespace": namespace} for namespace, name in names]
-        step.send(asked.client, m.Reply(asked.request, rows, error, "unavailable" if error else ""))
-
-    def _resources(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, dict[str, int]]:
-        total = dict(self.resources.total)
-        available = {name: max(0, amount) for name, amount in self.resources.free.items()}
-        total[STORE_RESOURCE] = self.objects.capacity
-        available[STORE_RESOURCE] = self.objects.capacity - self.objects.allocator.used_bytes
-        for mine, theirs in zip((total, available), self.abroad.resources(), strict=True):
-            for name, amount in theirs.items():
-                mine[name] = mine.get(name, 0) + amount
-        return {"total": total, "available": available}
-
-    def _store(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, Any]:
-        largest = [
-            {"object": entry.id, "bytes": entry.size, "pinned_by": list(entry.pins)}
-            for entry in self.objects.largest_pinned()
-        ]
-        return {**asdict(self.objects.numbers()), "largest_pinned": largest}
-
-    def _locations(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[bytes, list[bytes]]:
-        wanted = arguments.get("objects")
-        if not isinstance(wanted, list | tuple) or not all(isinstance(each, bytes) for each in wanted):
-            raise Malformed("objects is no list of ids")
-        return {each: self.sharing.directory.nodes_of(each) for each in wanted}
-
-    def _shutdown(self, step: Step, client: Client, arguments: dict[str, Any]) -> dict[str, Any]:
-        if client.kind is not ProcessKind.TOOL and client.job != 1:
-            raise PermissionError("only the driver that started the runtime may end it")
-        step.effects.append(Shutdown("it was asked to end"))
-        return {}
 
     def check_invariants(self) -> None:
         """Raise InvariantViolated if any machine's books do not balance."""
@@ -657,10 +459,3 @@ class NodeMachine:
         self.peers.check_invariants()
         self.delegation.check_invariants()
         self.sharing.check_invariants()
-
-
-def _text(arguments: dict[str, Any], name: str) -> str:
-    value = arguments.get(name, "")
-    if not isinstance(value, str):
-        raise Malformed(f"{name} is not text")
-    return value

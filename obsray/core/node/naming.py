@@ -41,15 +41,15 @@ class Naming:
     def _found(self, asked: FindName, reply: Any, error: ControlError | None) -> None:
         if error is None:
             described = reply.actor.description
-            self.do(self.machine.name_found, asked, described.actor, described.meta, "")
+            self.do(self.machine.requests.name_found, asked, described.actor, described.meta, "")
         else:
             why = "" if error.code == "NOT_FOUND" else f"nobody can be found by name: {_why(error)}"
-            self.do(self.machine.name_found, asked, b"", b"", why)
+            self.do(self.machine.requests.name_found, asked, b"", b"", why)
 
     def _listed(self, asked: ListNames, reply: Any, error: ControlError | None) -> None:
         rows = [] if error is not None else [row.description for row in reply.actors]
         why = "" if error is None else f"names cannot be listed: {_why(error)}"
-        self.do(self.machine.names_listed, asked, [(row.namespace, row.name) for row in rows], why)
+        self.do(self.machine.requests.names_listed, asked, [(row.namespace, row.name) for row in rows], why)
 
 
 def _why(error: ControlError) -> str:

@@ -127,7 +127,7 @@ class Node:
             partial(self._do, self.machine.transfer_over), partial(self._do, self.machine.object_pulled),
         )  # fmt: skip
         self.log_mirror = LogMirror(self.session, self.machine, self.neighbours, self.emitter, self._logs_are_here)
-        self.machine.answer_by("flush_logs", self._flush_logs)
+        self.machine.requests.answer_by("flush_logs", self._flush_logs)
         if options.clustered:
             parcels = Parcels(self.session / "environments" / "packages", self.neighbours, self.reactor.post)
             self.environments.fetch = parcels.fetch
@@ -252,14 +252,14 @@ class Node:
         return LATER if self.log_mirror.ask(client.id, client.job, number) else {"nodes": []}
 
     def _logs_are_here(self, client: bytes, number: int, nodes: list[bytes]) -> None:
-        self._do(self.machine.answered, client, number, {"nodes": nodes})
+        self._do(self.machine.requests.answered, client, number, {"nodes": nodes})
 
     def _mirror_logs(self) -> None:
         self.log_mirror.look()
         self.reactor.call_at(time.monotonic() + log_mirror.LOOK_SECONDS, self._mirror_logs)
 
     def _admitted(self, membership: Membership) -> None:
-        self.machine.jobs = max(self.machine.jobs, membership.jobs_above)
+        self.machine.jobs.count = max(self.machine.jobs.count, membership.jobs_above)
         self.joining.admitted(membership)
 
     def _on_nodes(self, rows: list[Any]) -> None:
@@ -423,10 +423,10 @@ class Node:
                 self.reporter.start_job(job, driver, pid, entrypoint, namespace)
             case KeepCheckpoint(_, _, actor, file, data, append, gone):
                 directory = self.session / "checkpoints" / actor.hex()
-                done = partial(self._do, self.machine.checkpoint_done, effect)
+                done = partial(self._do, self.machine.requests.checkpoint_done, effect)
                 self.disk.do(partial(keep, directory, file, data, append, gone), done)
             case ReadCheckpoint(_, _, actor, file):
-                done = partial(self._do, self.machine.checkpoint_done, effect)
+                done = partial(self._do, self.machine.requests.checkpoint_done, effect)
                 self.disk.do(partial(kept, self.session / "checkpoints" / actor.hex(), file), done)
             case ReserveName() | FindName() | ListNames():
                 self.naming.ask(effect)

@@ -99,10 +99,10 @@ class ClusterBench:
                     member.do(machine.name_answered, spec["actor"], error, kind)
                 case FindName(_, _, namespace, called) if member.up:
                     actor, meta, _ = self.names.get((namespace, called), (b"", b"", b""))
-                    member.do(machine.name_found, effect, actor, meta, "")
+                    member.do(machine.requests.name_found, effect, actor, meta, "")
                 case ListNames(_, _, namespace) if member.up:
                     names = [name for name in sorted(self.names) if namespace in (None, name[0])]
-                    member.do(machine.names_listed, effect, names, "")
+                    member.do(machine.requests.names_listed, effect, names, "")
 
     def control_is_away(self) -> None:
         """Whoever waits for the control store has waited long enough."""
@@ -113,9 +113,9 @@ class ClusterBench:
                 case ReserveName(spec):
                     member.do(member.machine.name_answered, spec["actor"], why, "unavailable")
                 case FindName():
-                    member.do(member.machine.name_found, effect, b"", b"", why)
+                    member.do(member.machine.requests.name_found, effect, b"", b"", why)
                 case ListNames():
-                    member.do(member.machine.names_listed, effect, [], why)
+                    member.do(member.machine.requests.names_listed, effect, [], why)
 
     def deliver(self, sender: bytes, receiver: bytes) -> None:
         """All that one node has said to another."""
@@ -178,7 +178,7 @@ class Member(Bench):
             node, f"10.0.0.{number}:1", f"host{number}", f"node{number}", 1, dict(self.machine.resources.total), labels,
             f"/s{number}", number == 0,
         )  # fmt: skip
-        self.machine.jobs = number << 16
+        self.machine.jobs.count = number << 16
 
     def hear_of(self, other: Member, state: NodeState) -> None:
         assert other.facts is not None

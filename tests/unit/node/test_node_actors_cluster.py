@@ -401,7 +401,7 @@ def test_what_an_actor_saves_elsewhere_is_kept_at_its_home(cluster):
     cluster.settle()
     (write,) = head.take_effects(KeepCheckpoint)
     assert (write.actor, write.file, write.data, write.gone) == (actor, "1.state", b"state", ("0.calls",))
-    head.do(head.machine.checkpoint_done, write, None, "")
+    head.do(head.machine.requests.checkpoint_done, write, None, "")
     cluster.settle()
     assert [(each.request, each.error) for each in node.take(worker, m.Reply)] == [(7, "")]
     # Nobody else may, and nobody writes anywhere else.

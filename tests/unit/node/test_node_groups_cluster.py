@@ -24,7 +24,7 @@ def ask(member: Member, owner: bytes, *cpus: float, number: int = 1, detached: b
     group = task_id(owner, number, SEQUENCE_DETACHED_GROUP if detached else SEQUENCE_GROUP)
     spec = {
         "group": group, "name": "", "namespace": "", "strategy": "PACK", "selectors": [], "detached": detached,
-        "bundles": [{"CPU": round(each * UNIT)} for each in cpus], "job": member.machine.jobs, "target": bytes(8),
+        "bundles": [{"CPU": round(each * UNIT)} for each in cpus], "job": member.machine.jobs.count, "target": bytes(8),
     }  # fmt: skip
     member.send(owner, m.CreateGroup(100 + number, {**spec, **changes}))
     return group
