@@ -260,14 +260,14 @@ class NodeMachine:
     # --- the store's threads -----------------------------------------------------------------------------
 
     def arena_reserved(self, step: Step, end: int, error: str) -> None:
-        self.objects.arena_reserved(step, end, error)
+        self.objects.room.arena_reserved(step, end, error)
 
     def object_spilled(self, step: Step, token: int, path: str, seconds: float, error: str) -> None:
-        self.objects.spilled(step, token, path, seconds, error)
+        self.objects.spilling.spilled(step, token, path, seconds, error)
         self.sharing.flush(step)
 
     def object_restored(self, step: Step, token: int, seconds: float, error: str) -> None:
-        self.objects.restored(step, token, seconds, error)
+        self.objects.spilling.restored(step, token, seconds, error)
         self.sharing.flush(step)
 
     def object_pulled(self, step: Step, token: int, result: Pulled) -> None:
@@ -306,7 +306,7 @@ class NodeMachine:
     def tick(self, step: Step) -> None:
         """An instant that some machine asked for (``Step.wake_at``) has come."""
         self.pool.tick(step)
-        self.objects.tick(step)
+        self.objects.room.tick(step)
         self.actors.tick(step)
         self.abroad.tick(step)
         self.group_messages.tick(step)

@@ -385,4 +385,4 @@ def test_the_books_balance_whatever_happens(script):
     for restore in bench.take_effects(RestoreObject):
         bench.do(bench.machine.object_restored, restore.token, 0.1, "")
     assert bench.objects.entries == {}
-    assert bench.objects.allocator.used_bytes == bench.objects.spilled_bytes == 0
+    assert bench.objects.allocator.used_bytes == bench.objects.spilling.stored_bytes == 0

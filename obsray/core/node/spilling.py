@@ -1,0 +1,186 @@
+"""Machine: objects of a node that go to disk when room is short, and come back when they are wanted.
+
+Those read longest ago and pinned by nobody go first. Copies of what lies at another node are dropped instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from obsray.core.node.allocator import rounded
+from obsray.core.node.entries import Entry, show_bytes
+from obsray.core.node.step import RemoveFile, RestoreObject, SpillObject, Step
+from obsray.core.protocol.lifecycle import ObjectState, advance
+from obsray.telemetry.events import Reason
+
+if TYPE_CHECKING:
+    from obsray.core.node.objects import ObjectTable
+
+SPILL_RETRY_SECONDS = 1.0
+
+
+class Spilling:
+    """Objects go to files in ``directory``, ``bytes_max`` at most (0: all there is)."""
+
+    def __init__(self, table: ObjectTable, directory: str, bytes_max: int) -> None:
+        self._table = table
+        self._directory = directory
+        self._bytes_max = bytes_max
+        #: What nobody reads, those read longest ago first.
+        self.evictable: dict[bytes, Entry] = {}
+        self.evictable_bytes = 0
+        #: On their way to disk, and there.
+        self.writing_bytes = 0
+        self.stored_bytes = 0
+        #: What threads write and read, by token.
+        self.io: dict[int, Entry] = {}
+        #: Why the last attempt failed.
+        self.error = ""
+        self._tokens = 0
+        self._not_before = 0.0
+
+    def add(self, entry: Entry) -> None:
+        """Nobody reads it: it may go when room is short, after those that were read longer ago."""
+        self.evictable[entry.id] = entry
+        self.evictable_bytes += entry.size
+
+    def remove(self, entry: Entry) -> None:
+        """Somebody reads it, or it is gone."""
+        if self.evictable.pop(entry.id, None) is not None:
+            self.evictable_bytes -= entry.size
+
+    def make_room(self, step: Step, size: int) -> bool:
+        """Start to spill enough for ``size`` bytes. True if some room is free at once."""
+        if step.now < self._not_before:
+            step.wake(self._not_before)
+            return False
+        free = self._table.allocator.capacity - self._table.allocator.used_bytes
+        coming = self.writing_bytes
+        # Enough free bytes, but in pieces: then only what spilling joins together counts.
+        lacking = size - coming - (free if free + coming < size else 0)
+        if lacking <= 0:
+            return False
+        freed = False
+        for entry in self._victims(lacking):
+            freed |= self._spill(step, entry)
+        return freed
+
+    def _victims(self, lacking: int) -> list[Entry]:
+        """Those read longest ago that together suffice, without the ones that the larger among them make needless."""
+        chosen: list[Entry] = []
+        total = 0
+        for entry in self.evictable.values():
+            chosen.append(entry)
+            total += rounded(entry.size)
+            if total >= lacking:
+                break
+        needed = []
+        for entry in chosen:
+            if total - rounded(entry.size) >= lacking:
+                total -= rounded(entry.size)
+            else:
+                needed.append(entry)
+        return needed
+
+    def _spill(self, step: Step, entry: Entry) -> bool:
+        """Move one object out. True if its range is free at once: it is a copy, or its file exists already."""
+        if entry.copy:
+            self._table.drop(step, entry)
+            return True
+        if not entry.stored_path and not self._disk_allows(step, entry.size):
+            return False
+        self.remove(entry)
+        advance(entry, ObjectState.SPILLING)
+        if entry.stored_path:
+            advance(entry, ObjectState.SPILLED)
+            self._table.room.release(step, entry)
+            step.emit.object_spilled(step.time_ns, entry.id, entry.size, 0.0, step.emit.intern(entry.stored_path))
+            return True
+        self._number(entry)
+        self.writing_bytes += rounded(entry.size)
+        path = f"{self._directory}/{entry.id.hex()}.{entry.token}"
+        step.emit.object_spilling(step.time_ns, entry.id, entry.size)
+        step.effects.append(SpillObject(entry.id, entry.token, entry.offset, entry.size, path))
+        return False
+
+    def _disk_allows(self, step: Step, size: int) -> bool:
+        limit = self._bytes_max
+        if not limit or self.stored_bytes + self.writing_bytes + size <= limit:
+            return True
+        for entry in list(self._table.entries.values()):
+            if entry.stored_path and entry.state is ObjectState.SEALED:
+                self.remove_file(step, entry)
+        if self.stored_bytes + self.writing_bytes + size <= limit:
+            return True
+        self.error = f"the limit of {show_bytes(limit)} on disk is reached"
+        return False
+
+    def stop(self, step: Step, entry: Entry, error: str) -> None:
+        """It stays in memory; ``error`` says why if it could not be written."""
+        self.writing_bytes -= rounded(entry.size)
+        entry.token = 0
+        advance(entry, ObjectState.SEALED)
+        step.emit.object_spill_stopped(step.time_ns, entry.id, entry.size, step.emit.intern(error))
+        self.add(entry)
+
+    def spilled(self, step: Step, token: int, path: str, seconds: float, error: str) -> None:
+        """A thread has written the file, or could not."""
+        entry = self.io.pop(token)
+        if entry.token != token:
+            # Wanted or freed meanwhile.
+            if not error:
+                step.effects.append(RemoveFile(path))
+        elif error:
+            self.stop(step, entry, error)
+            self.error = error
+            self._not_before = step.now + SPILL_RETRY_SECONDS
+        else:
+            self.writing_bytes -= rounded(entry.size)
+            self.error = ""
+            entry.token = 0
+            entry.stored_path = path
+            self.stored_bytes += entry.size
+            advance(entry, ObjectState.SPILLED)
+            self._table.room.release(step, entry)
+            step.emit.object_spilled(step.time_ns, entry.id, entry.size, seconds, step.emit.intern(path))
+        self._table.room.serve(step)
+
+    def restore(self, step: Step, entry: Entry) -> None:
+        """Have it read back into its range."""
+        self._number(entry)
+        step.effects.append(RestoreObject(entry.id, entry.token, entry.offset, entry.size, entry.stored_path))
+
+    def _number(self, entry: Entry) -> None:
+        self._tokens += 1
+        entry.token = self._tokens
+        self.io[entry.token] = entry
+
+    def restored(self, step: Step, token: int, seconds: float, error: str) -> None:
+        """A thread has read the file back, or it cannot be read: then the object is lost."""
+        entry = self.io.pop(token)
+        entry.token = 0
+        if entry.state is ObjectState.FREED:
+            self._table.room.release(step, entry)
+        elif error:
+            advance(entry, ObjectState.LOST)
+            self._table.room.release(step, entry)
+            step.emit.object_lost(step.time_ns, entry.id, entry.size, Reason.NONE, step.emit.intern(error))
+            entry.error = f"spilled to {entry.stored_path}, which cannot be read back: {error}"
+            self.remove_file(step, entry)
+            if self._table.sharer is not None:
+                self._table.sharer.lost(step, entry)
+            self._table.refuse_readers(step, entry, "lost", entry.error)
+        else:
+            advance(entry, ObjectState.SEALED)
+            path = step.emit.intern(entry.stored_path)
+            step.emit.object_restored(step.time_ns, entry.id, entry.size, seconds, path)
+            self.add(entry)
+            self._table.admit_readers(step, entry)
+        self._table.room.serve(step)
+
+    def remove_file(self, step: Step, entry: Entry) -> None:
+        """What is on disk of it is not needed any more."""
+        if entry.stored_path:
+            step.effects.append(RemoveFile(entry.stored_path))
+            self.stored_bytes -= entry.size
+            entry.stored_path = ""
