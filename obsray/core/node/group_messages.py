@@ -238,7 +238,7 @@ class GroupMessages:
         if ended:
             self.end(step, group, ended, Reason.REMOVED)
             return
-        for demand, why in self.scheduler.group_known(step, group):
+        for demand, why in self.scheduler.group_demands.known(step, group):
             self.machine.keeper(demand.actor).unplaceable(step, demand.actor, DeathCause.UNSCHEDULABLE, why)
 
     def _release(self, step: Step, peer: Peer, message: m.ReleaseBundles) -> None:
@@ -273,7 +273,7 @@ class GroupMessages:
         # Actors first, so that the deaths of their processes are not taken for crashes.
         self.machine.actors.group_removed(step, group.id, why)
         self.machine.guests.group_removed(step, group.id, why)
-        for lease in self.scheduler.remove_group(step, group, why, reason):
+        for lease in self.scheduler.group_demands.end(step, group, why, reason):
             self.machine.pool.kill(step, lease.worker, DeathCause.PLACEMENT_REMOVED, why)
 
     def job_ended(self, step: Step, job: int) -> None:

@@ -1,13 +1,12 @@
-"""The local scheduler: who gets which worker and when, and why not yet.
+"""Machine: the local scheduler: who gets which worker and when, and why not yet.
 
 Demands that need the same share a queue, so a decision costs as much as there are *different* needs, however many
 tasks wait. First comes who holds least, among equals whose turn is oldest: round robin over all demands. One that
-does not fit now does not hold up smaller ones; but once it has waited ``RESERVE_AFTER_SECONDS`` and others took what it
-lacks meanwhile, what comes free is kept for it for a while. Demands that cannot be met now ask the holders of other
-leases to give idle ones back.
+does not fit now does not hold up smaller ones, and has its turn kept once it was overtaken for too long
+(``reservation.py``). Demands that cannot be met now ask the holders of other leases to give idle ones back.
 
 A lease takes from its *place*: the node's own resources, or a bundle of a placement group. A group that is not placed
-yet waits in a queue of its own, by the same rules; work for it waits until it is.
+yet waits in a queue of its own, by the same rules (``group_demands.py``); work for it waits until it is.
 
 Invariants: resources free + held by leases + reserved by bundles == total, and in each bundle free + held == its share;
 a worker has at most one lease; a demand is in exactly one queue while it wants something. Amounts beyond the node's
@@ -19,15 +18,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 
-from obsray.core.node.bundles import Bundle, Group
+from obsray.core.node.bundles import Bundle
 from obsray.core.node.decisions import Decisions
 from obsray.core.node.demands import Demand, Lease, Queue, Signature
-from obsray.core.node.environments import DEFAULT_RUNTIME, Runtime
+from obsray.core.node.environments import Runtime
 from obsray.core.node.group_copies import GroupCopies
+from obsray.core.node.group_demands import GroupDemands
 from obsray.core.node.groups import GroupTable
 from obsray.core.node.peers import PeerTable
 from obsray.core.node.placement import ANYWHERE, Placement
 from obsray.core.node.reclaim import Reclaimer
+from obsray.core.node.reservation import Reservation
 from obsray.core.node.resources import Amounts, Resources, default_need, free_in
 from obsray.core.node.step import Step, require
 from obsray.core.node.workers import Worker, WorkerPool
@@ -36,9 +37,6 @@ from obsray.core.protocol.messages import LEASE_MARK_SHIFT, DefineShape, LeaseGr
 from obsray.ids import mark_of_node
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Reason
 
-RESERVE_AFTER_SECONDS = 1.0
-#: A reservation that led to nothing ends, lest what it holds back is what the holders wait for.
-RESERVE_SECONDS_MAX = 10.0
 LOOK_SECONDS = 0.1
 _MEAN_WEIGHT = 0.2
 _U32 = 0xFFFFFFFF
@@ -64,7 +62,7 @@ class Scheduler:
         self.pool = pool
         self.demands: dict[tuple[bytes, int], Demand] = {}
         self.actor_demands: dict[bytes, Demand] = {}
-        self.group_demands: dict[bytes, Demand] = {}
+        self.group_demands = GroupDemands(self)
         #: Shapes that can never run: what their clients still ask for them is not heard.
         self.refused: set[tuple[bytes, int]] = set()
         self.queues: dict[Signature, Queue] = {}
@@ -78,10 +76,7 @@ class Scheduler:
         )
         self._reclaimer = Reclaimer(resources, self.groups)
         self.decisions = Decisions(node, labels, resources, self.groups, self.queues)
-        self._taken_at: dict[str, float] = {}
-        self._reserved: Queue | None = None
-        self._reserved_until = 0.0
-        self._reserve_again_at = 0.0
+        self.reservation = Reservation(resources, self.leases)
 
     # --- demands -----------------------------------------------------------------------------------------
 
@@ -95,7 +90,7 @@ class Scheduler:
         need = default_need(need)
         kind, detail = self.refusal(placement, need)
         if kind:
-            self._refuse(step, client, shape, kind, detail)
+            self.refuse(step, client, shape, kind, detail)
         else:
             demand = Demand(client, shape, name, need, need, runtime, label=label, placement=placement)
             demand.foreign = self.peers.home_of(client) is not None
@@ -118,7 +113,8 @@ class Scheduler:
                 return "unschedulable", f"node {placement.node.hex()} does not exist or is dead"
         return "", ""
 
-    def _refuse(self, step: Step, client: bytes, shape: int, kind: str, detail: str) -> None:
+    def refuse(self, step: Step, client: bytes, shape: int, kind: str, detail: str) -> None:
+        """The client's shape can never run; it is told why."""
         self.refused.add((client, shape))
         step.send(client, ShapeRefused(shape, kind, detail))
 
@@ -129,9 +125,9 @@ class Scheduler:
         demand = self.demands[client, shape]
         demand.backlog = backlog
         if wanted and not demand.wanted:
-            self._enqueue(step, demand)
+            self.enqueue(step, demand)
         elif demand.wanted and not wanted:
-            self._dequeue(demand)
+            self.dequeue(demand)
             if demand.outcome is not LeaseOutcome.GRANTED:
                 self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
         demand.wanted = wanted
@@ -140,80 +136,22 @@ class Scheduler:
         """Find a worker for ``demand.actor``; its lease comes out of ``schedule``."""
         demand.wanted = 1
         self.actor_demands[demand.actor] = demand
-        self._enqueue(step, demand)
+        self.enqueue(step, demand)
 
     def take_actor(self, actor: bytes) -> Demand:
         """The actor waits here no longer: its demand goes elsewhere."""
         demand = self.actor_demands.pop(actor)
-        self._dequeue(demand)
+        self.dequeue(demand)
         return demand
 
     def withdraw_actor(self, step: Step, actor: bytes) -> None:
         """The actor is not wanted any more; nothing happens if it does not wait."""
         demand = self.actor_demands.pop(actor, None)
         if demand is not None:
-            self._dequeue(demand)
-            demand.wanted = 0
-            self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NONE, "", None)
+            self.withdraw(step, demand, Reason.NONE)
 
-    def want_group(self, step: Step, group: Group) -> None:
-        """Place the group, or what it has lost, as soon as all of that fits."""
-        before = self.group_demands.pop(group.id, None)
-        if before is not None:
-            self._dequeue(before)
-        need = group.need
-        demand = Demand(
-            group.owner, -1, group.name, need, need, DEFAULT_RUNTIME, label=group.label, wanted=1,
-            placement=Placement(group=group.id), group=group,
-        )  # fmt: skip
-        self.group_demands[group.id] = demand
-        self._enqueue(step, demand)
-        # Tries that failed do not cost it its turn.
-        self.queues[demand.signature()].waiting_since = demand.waiting_since = group.waiting_since
-
-    def remove_group(self, step: Step, group: Group, why: str, reason: Reason) -> list[Lease]:
-        """The group ends: nothing more runs in it. Returns the leases in it, whose workers must end.
-
-        Actors that wait for it are not this machine's to end.
-        """
-        demand = self.group_demands.pop(group.id, None)
-        if demand is not None:
-            self._dequeue(demand)
-            demand.wanted = 0
-            self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
-        for (client, shape), demand in list(self.demands.items()):
-            if demand.placement.group == group.id:
-                if demand.wanted:
-                    self._dequeue(demand)
-                    demand.wanted = 0
-                    self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.REMOVED, "", None)
-                del self.demands[client, shape]
-                self._refuse(step, client, shape, "group_removed", why)
-        held = [lease for lease in self.leases.values() if lease.demand.placement.group == group.id]
-        self.groups.remove(step, group, "somebody removed it" if reason is Reason.REMOVED else why, reason, len(held))
-        return held
-
-    def group_known(self, step: Step, group: Group) -> list[tuple[Demand, str]]:
-        """Its home has said what a group is: what can never run in it is refused. Returns the actors, and why."""
-        actors = []
-        for (client, shape), demand in list(self.demands.items()):
-            if demand.placement.group == group.id:
-                kind, detail = self.refusal(demand.placement, demand.need)
-                if kind:
-                    if demand.wanted:
-                        self._dequeue(demand)
-                        demand.wanted = 0
-                        self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.INFEASIBLE, detail, None)
-                    del self.demands[client, shape]
-                    self._refuse(step, client, shape, kind, detail)
-        for demand in self.actor_demands.values():
-            if demand.placement.group == group.id:
-                kind, detail = self.refusal(demand.placement, demand.need)
-                if kind:
-                    actors.append((demand, detail))
-        return actors
-
-    def _enqueue(self, step: Step, demand: Demand) -> None:
+    def enqueue(self, step: Step, demand: Demand) -> None:
+        """It wants something and waits, behind all that are as modest."""
         signature = demand.signature()
         queue = self.queues.get(signature)
         if queue is None:
@@ -231,7 +169,7 @@ class Scheduler:
 
     def drain(self) -> None:
         """Grant nothing any more; what waits here waits for other nodes."""
-        self.draining, self._reserved = True, None
+        self.draining, self.reservation.queue = True, None
         for queue in self.queues.values():
             queue.infeasible = DRAINING
 
@@ -246,25 +184,29 @@ class Scheduler:
             return lack
         return ", ".join(filter(None, (lack, self.resources.infeasible(demand.need))))
 
-    def _dequeue(self, demand: Demand) -> None:
+    def dequeue(self, demand: Demand) -> None:
+        """It waits here no longer; what it wants is for the caller to say."""
         signature = demand.signature()
         queue = self.queues[signature]
         queue.remove(demand)
         if not queue.demands:
             del self.queues[signature]
-            if queue is self._reserved:
-                self._reserved = None
+            self.reservation.over(queue)
+
+    def withdraw(self, step: Step, demand: Demand, reason: Reason, detail: str = "") -> None:
+        """It waits here no longer, and wants nothing any more."""
+        self.dequeue(demand)
+        demand.wanted = 0
+        self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, reason, detail, None)
 
     def node_lost(self, step: Step, node: bytes) -> None:
         """The node is dead: what is tied to it will never run."""
         for (client, shape), demand in list(self.demands.items()):
             if demand.placement.node == node and not demand.placement.soft:
                 if demand.wanted:
-                    self._dequeue(demand)
-                    demand.wanted = 0
-                    self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, Reason.NODE_DIED, "", None)
+                    self.withdraw(step, demand, Reason.NODE_DIED)
                 del self.demands[client, shape]
-                self._refuse(step, client, shape, *self.refusal(demand.placement, demand.need))
+                self.refuse(step, client, shape, *self.refusal(demand.placement, demand.need))
 
     # --- leases ------------------------------------------------------------------------------------------
 
@@ -327,7 +269,7 @@ class Scheduler:
         for key in [key for key in self.demands if key[0] == client]:
             demand = self.demands.pop(key)
             if demand.wanted:
-                self._dequeue(demand)
+                self.dequeue(demand)
                 demand.wanted = 0
         self.refused -= {key for key in self.refused if key[0] == client}
         self.groups.client_gone(client)
@@ -340,41 +282,31 @@ class Scheduler:
         for_actors: list[Lease] = []
         self.copies.ask(step)
         self.groups.look_again()
-        self._shelter(step)
+        self.group_demands.shelter(step)
         if self.queues:
-            self._reserve(step, [queue for queue in self.queues.values() if not queue.infeasible])
+            self.reservation.choose(step, [queue for queue in self.queues.values() if not queue.infeasible])
             # Once more after a group was placed: work for it may have come first.
             while self._grant_all(step, for_actors):
                 pass
             self._start_workers(step)
-            self.decisions.explain(step, self._reserved)
+            self.decisions.explain(step, self.reservation.queue)
             self._reclaimer.ask_back(step, sorted(self.queues.values(), key=self._precedence), self.leases.values())
             if any(not queue.infeasible for queue in self.queues.values()):
                 step.wake(step.now + LOOK_SECONDS)
         return for_actors
 
-    def _shelter(self, step: Step) -> None:
-        """Groups that look for a place wait like everybody else; those that no node could take may be able to now."""
-        if self.groups.homeless:
-            homeless, self.groups.homeless = self.groups.homeless, []
-            for group in homeless:
-                self.want_group(step, group)
-        if self.group_demands and self.groups.nodes_changed():
-            for demand in self.group_demands.values():
-                queue = self.queues[demand.signature()]
-                queue.infeasible = self.infeasible(demand)
-
     def _grant_all(self, step: Step, for_actors: list[Lease]) -> bool:
         """One pass over the queues in order of precedence. Returns whether a group was placed."""
         grouped = False
+        reservation = self.reservation
         order = [(self._precedence(queue), queue) for queue in self.queues.values() if not queue.infeasible]
         # No two have the same precedence: every demand has a turn of its own.
         heapq.heapify(order)
         while order:
             _, queue = heapq.heappop(order)
-            keep = self._reserved.need if self._reserved not in (None, queue) else None
+            keep = reservation.queue.need if reservation.queue not in (None, queue) else None
             if queue.group is not None:
-                grouped |= self._place_group(step, queue, keep)
+                grouped |= self.group_demands.place(step, queue, keep)
                 continue
             place, bundle = self._place_for(queue, keep)
             if place is None:
@@ -414,29 +346,9 @@ class Scheduler:
         bundle = min(fitting)[2]
         return bundle.pool, bundle
 
-    def _place_group(self, step: Step, queue: Queue, keep: Amounts | None) -> bool:
-        """Place the group that waits in this queue, if all its bundles fit. Returns whether it is there now."""
-        group = queue.group
-        assert group is not None
-        queue.reason = Reason.NO_CAPACITY
-        if step.now < group.not_before:
-            step.wake(group.not_before)
-            return False
-        found = self.groups.arranged(group, queue.need, keep)
-        if isinstance(found, str):
-            return False
-        demand = self.group_demands.pop(group.id)
-        self._dequeue(demand)
-        demand.wanted = 0
-        for name in demand.need:
-            self._taken_at[name] = step.now
-        self.decisions.announce(step, demand, LeaseOutcome.GRANTED, Reason.PLACEMENT, "", None)
-        self.groups.place(step, group, found)
-        return group.state is GroupState.CREATED
-
     def _precedence(self, queue: Queue) -> tuple[bool, int, int]:
         head = queue.head()
-        return queue is not self._reserved, head.held, head.turn
+        return queue is not self.reservation.queue, head.held, head.turn
 
     def _grant(self, step: Step, queue: Queue, worker: Worker, place: Resources, bundle: Bundle | None) -> Lease:
         demand = queue.head()
@@ -447,8 +359,7 @@ class Scheduler:
         lease = Lease(key, demand, worker, devices, step.now, place, bundle)
         self.leases[key] = self.by_worker[worker.id] = lease
         if bundle is None:
-            for name in demand.hold:
-                self._taken_at[name] = step.now
+            self.reservation.took(step, demand.hold)
         reason = Reason.CAPACITY_FREE if bundle is None else Reason.PLACEMENT
         self.decisions.announce(step, demand, LeaseOutcome.GRANTED, reason, "", lease)
         queue.remove(demand)
@@ -464,42 +375,11 @@ class Scheduler:
             self.actor_demands.pop(demand.actor, None)
             if not queue.demands:
                 del self.queues[demand.signature()]
-        if queue is self._reserved:
-            self._reserved = None
+        self.reservation.over(queue)
         if not demand.actor:
             path = f"{self._socket_directory}/{worker.id.hex()}.sock"
             step.send(demand.client, LeaseGranted(demand.shape, key, worker.id, path, devices))
         return lease
-
-    def _reserve(self, step: Step, queues: list[Queue]) -> None:
-        """Choose the demand for which freed resources are kept: overtaken for too long in what it lacks."""
-        if self._reserved is not None:
-            if step.now < self._reserved_until:
-                return
-            self._reserved = None
-            self._reserve_again_at = step.now + RESERVE_SECONDS_MAX
-        if step.now < self._reserve_again_at:
-            return
-        outside = [queue for queue in queues if not queue.placement.group or queue.group is not None]
-        for queue in sorted(outside, key=lambda queue: queue.waiting_since):
-            missing = self.resources.deficit(queue.need)
-            overtaken = any(self._taken_at.get(name, 0.0) > queue.waiting_since for name in missing)
-            if overtaken and step.now - queue.waiting_since >= RESERVE_AFTER_SECONDS and self._can_come_free(missing):
-                self._reserved, self._reserved_until = queue, step.now + RESERVE_SECONDS_MAX
-                step.wake(self._reserved_until)
-                return
-
-    def _can_come_free(self, missing: Amounts) -> bool:
-        """Whether ended task leases would give what is missing; what actors hold for life does not come back."""
-        for name, lack in missing.items():
-            held = sum(
-                self.resources.shares[lease.key].amounts.get(name, 0)
-                for lease in self.leases.values()
-                if not lease.demand.actor and lease.bundle is None
-            )
-            if held < lack:
-                return False
-        return True
 
     def _start_workers(self, step: Step) -> None:
         """Ask for as many processes as could be given work now."""
@@ -537,10 +417,8 @@ class Scheduler:
         lost = []
         for queue in [queue for queue in self.queues.values() if queue.reason is Reason.ENVIRONMENT_FAILED]:
             for demand in list(queue.demands.values()):
-                self._dequeue(demand)
-                demand.wanted = 0
+                self.withdraw(step, demand, queue.reason, queue.deficit)
                 self.actor_demands.pop(demand.actor, None)
-                self.decisions.announce(step, demand, LeaseOutcome.WITHDRAWN, queue.reason, queue.deficit, None)
                 lost.append((demand, queue.deficit))
         return lost
 
@@ -581,7 +459,9 @@ class Scheduler:
             and group.state in (GroupState.PENDING, GroupState.RESCHEDULING)
             and not (group.trying or group in self.groups.homeless)
         }
-        require(waiting == set(self.group_demands), "a group that waits nowhere, or waits although it is placed")
+        require(
+            waiting == set(self.group_demands.waiting), "a group that waits nowhere, or waits although it is placed"
+        )
         require(len(self.by_worker) == len(self.leases), "a worker with two leases")
         held: dict[int, int] = {}
         for lease in self.leases.values():

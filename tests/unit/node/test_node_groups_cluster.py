@@ -440,7 +440,7 @@ def test_shares_are_conserved_whatever_is_lost_and_whoever_dies(seed):
             continue
         elif found.state is GroupState.PENDING:
             assert not opened
-            assert group in home.scheduler.group_demands or found.trying, "nobody looks after it any more"
+            assert group in home.scheduler.group_demands.waiting or found.trying, "nobody looks after it any more"
         for bundle in opened:
             wanted[bundle.node] += bundle.amounts["CPU"]
     assert held == wanted
