@@ -18,7 +18,7 @@ from obsray.core.calling import (
 from obsray.core.graph import ClassNode
 from obsray.core.handles import ActorHandle, HandleMeta, get_named, methods_of
 from obsray.core.runtime.bindings import Bindings, interactive
-from obsray.core.runtime.dispatch import Function
+from obsray.core.runtime.leases import Function
 from obsray.core.runtime.serialization import dump_function
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.submission import Plan

@@ -9,7 +9,7 @@ from typing import Any
 from obsray.core import options as opts
 from obsray.core import placement
 from obsray.core.protocol.environment_key import environment_id, environment_key
-from obsray.core.runtime.dispatch import Shape
+from obsray.core.runtime.leases import Shape
 from obsray.core.runtime.serialization import dump_function
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.submission import STREAMING

@@ -20,7 +20,7 @@ from obsray.core.calling import (
 )
 from obsray.core.graph import FunctionNode
 from obsray.core.runtime.bindings import Bindings, interactive
-from obsray.core.runtime.dispatch import Function
+from obsray.core.runtime.leases import Function
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import dump_function
 from obsray.core.runtime.session import Session

@@ -16,7 +16,7 @@ from obsray.core.calling import (
     signature_of,
 )
 from obsray.core.graph import ClassMethodNode
-from obsray.core.runtime.dispatch import Function
+from obsray.core.runtime.leases import Function
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import collector
 from obsray.core.runtime.session import Session, current

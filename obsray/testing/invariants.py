@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol.lifecycle import ActorState, GroupState, ObjectState, TaskState, WorkerState
-from obsray.core.runtime.dispatch import Lease
+from obsray.core.runtime.leases import Lease
 from obsray.core.runtime.ownership import Task
 from obsray.telemetry.events import ProcessKind
 from obsray.testing.ledger import Broken

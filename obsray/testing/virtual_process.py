@@ -15,8 +15,9 @@ import msgpack
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.calls import ActorCalls, ActorClient
-from obsray.core.runtime.dispatch import Dispatcher, Function, Shape
+from obsray.core.runtime.dispatch import Dispatcher
 from obsray.core.runtime.inbox import Inbox
+from obsray.core.runtime.leases import Function, Shape
 from obsray.core.runtime.ownership import NODE, READY, Entry, Ownership, Task
 from obsray.core.runtime.reservations import Reservations
 from obsray.core.runtime.serialization import KIND_ERROR, load_error

@@ -20,9 +20,10 @@ from typing import Any
 
 from obsray.core.node import log_mirror
 from obsray.core.node.abroad import STORE_RESOURCE
-from obsray.core.node.black_box import BlackBox
+from obsray.core.node.deeds import Deeds
 from obsray.core.node.disk import Disk
 from obsray.core.node.doorman import Doorman
+from obsray.core.node.ending import end
 from obsray.core.node.environment_maker import EnvironmentMaker
 from obsray.core.node.environments import EnvironmentTable
 from obsray.core.node.forks import Forks
@@ -39,46 +40,14 @@ from obsray.core.node.options import Machine, Options
 from obsray.core.node.parcels import Parcels
 from obsray.core.node.peers import PeerTable
 from obsray.core.node.resources import Resources
-from obsray.core.node.services import Services, services_of, wait_all
-from obsray.core.node.step import (
-    Broadcast,
-    CancelPull,
-    ConnectPeer,
-    CutTransfers,
-    DisconnectPeer,
-    Effect,
-    EndProcess,
-    FindName,
-    KeepCheckpoint,
-    ListNames,
-    MakeEnvironment,
-    PullObject,
-    ReadCheckpoint,
-    RefuseTransfer,
-    RemoveCheckpoints,
-    RemoveEnvironment,
-    RemoveFile,
-    Report,
-    ReportJob,
-    ReserveArena,
-    ReserveName,
-    RestoreObject,
-    Send,
-    SendNode,
-    ServeObject,
-    Shutdown,
-    SpillObject,
-    StartWorker,
-    Step,
-)
+from obsray.core.node.services import Services, services_of
+from obsray.core.node.step import Step
 from obsray.core.node.transfer import Transfers
-from obsray.core.node.workers import SIGNAL_KILL, Ended, WorkerPool
+from obsray.core.node.worker_processes import WorkerProcesses
+from obsray.core.node.workers import WorkerPool
 from obsray.core.protocol.labels import ACCELERATOR
-from obsray.core.protocol.lifecycle import WorkerState
-from obsray.core.protocol.messages import ActorChanged, Exit, Message, NodeLeaves, Welcome, encode
+from obsray.core.protocol.messages import Message, Welcome, encode
 from obsray.core.system.arena import Arena
-from obsray.core.system.checkpoints import keep, kept
-from obsray.core.system.processes import clean_session
 from obsray.core.transport.connection import PROTOCOL_VERSION, Hello
 from obsray.core.transport.dial import TRANSFER_TARGET, dial
 from obsray.core.transport.links import Link, Reactor
@@ -90,13 +59,8 @@ from obsray.telemetry.spine import Emitter, Ring, Silent
 
 #: Children other than workers start once the first worker is there, or after this time.
 SERVICES_AFTER_SECONDS = 0.3
-#: A dead worker's link is read to its end first; if somebody else keeps it open, only this long.
-LAST_WORDS_SECONDS = 0.1
-#: A worker in the middle of a task cannot end in order; at a shutdown it gets only this long.
-BUSY_GRACE_SECONDS = 0.3
 #: A client that does not read what it is sent is cut off beyond this.
 UNSENT_BYTES_MAX = 256 << 20
-ZYGOTE_BACKOFF_SECONDS_MAX = 30.0
 
 
 class Node:
@@ -112,26 +76,28 @@ class Node:
         self.reactor = Reactor(self._on_messages, self._on_close)
         self.arena = Arena.create(machine.store_bytes)
         self.links: dict[bytes, Link] = {}
-        self.disk = Disk(self.arena, self.reactor.post, self._reserved, self._spilled, self._restored)
-        self.black_box = BlackBox(self.session)
-        self.environments = EnvironmentMaker(self.session, self.reactor.post, self._environment_made)
+        deeds = Deeds(self)
+        self._deeds = deeds.table
+        self.disk = Disk(self.arena, self.reactor.post, deeds.reserved, deeds.spilled, deeds.restored)
+        self.environments = EnvironmentMaker(self.session, self.reactor.post, deeds.environment_made)
         self.forks = forks
         self.machine = self._build(machine)
+        self.processes = WorkerProcesses(self)
         self.neighbours = Neighbours(
-            self.reactor, self.machine, self._do, self._log,
+            self.reactor, self.machine, self.do, self.log,
             lambda peer, why: self.reporter.report_unreachable(peer, why),
         )  # fmt: skip
         self.door: Doorman | None = None
         self.transfers = Transfers(
-            self.arena, self._dial_transfers, self.reactor.post, partial(self._do, self.machine.transfer_asked),
-            partial(self._do, self.machine.transfer_over), partial(self._do, self.machine.object_pulled),
+            self.arena, self._dial_transfers, self.reactor.post, partial(self.do, self.machine.transfer_asked),
+            partial(self.do, self.machine.transfer_over), partial(self.do, self.machine.object_pulled),
         )  # fmt: skip
         self.log_mirror = LogMirror(self.session, self.machine, self.neighbours, self.emitter, self._logs_are_here)
         self.machine.requests.answer_by("flush_logs", self._flush_logs)
         if options.clustered:
             parcels = Parcels(self.session / "environments" / "packages", self.neighbours, self.reactor.post)
             self.environments.fetch = parcels.fetch
-        self.services = Services(self.session, services_of(options), self._log)
+        self.services = Services(self.session, services_of(options), self.log)
         # Keeps what it is told until it is started, after the first worker: only then it loads gRPC, in its thread.
         self.reporter = NodeReporter(
             options.control or self.session / "sockets" / "control.sock", options.token, node, self.reactor.post,
@@ -140,14 +106,12 @@ class Node:
         self.joining = Joining(options, self.services)
         #: Where other nodes connect to: "host:port", "" on its own.
         self.address = ""
-        self.naming = Naming(self.machine, self.reporter, self._do)
+        self.naming = Naming(self.machine, self.reporter, self.do)
         self._offered = machine
-        self._dying: dict[bytes, tuple[int, int, int]] = {}
         self._wake_at: float | None = None
-        self._ending = ""
-        self._fences = False
+        self.ending = ""
+        self.fenced = False
         self._child_ended = False
-        self._zygote_failures = 0
         self._shared_settings: dict[str, Any] = {}
         self._started_at_ns = time.time_ns()
 
@@ -188,7 +152,7 @@ class Node:
             "object_store_memory": self._offered.store_bytes,
         }
 
-    def _log(self, line: str) -> None:
+    def log(self, line: str) -> None:
         print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
     # --- the life of a node --------------------------------------------------------------------------------
@@ -201,19 +165,19 @@ class Node:
             "session_directory": str(self.session),
         }
         self._watch_signals()
-        self._watch_zygote()
+        self.processes.watch()
         if self.options.lifeline_fd is not None:
             self.reactor.on_readable(self.options.lifeline_fd, self._on_lifeline)
         self.listener = self.reactor.listen(
             self.session / "sockets" / "node.sock", self.options.token, self._on_link,
-            lambda why: self._log(f"refused a process of this machine: {why}"),
+            lambda why: self.log(f"refused a process of this machine: {why}"),
         )  # fmt: skip
         if self.options.listen:
             self.address = self._open_door(self.options.listen)
         self.emitter.node_started(
             time.time_ns(), self.node, os.getpid(), self.emitter.intern(socket.gethostname()), self.arena.size_bytes
         )
-        self._do(self.machine.start)
+        self.do(self.machine.start)
         self.reporter.register_node(
             socket.gethostname(), self.address or str(self.session / "sockets" / "node.sock"),
             {**self._offered.total, STORE_RESOURCE: self._offered.store_bytes},
@@ -231,7 +195,7 @@ class Node:
         try:
             door = Doorman(
                 self.reactor, self.node, self.session, self.options.token, where, self.neighbours.arrived,
-                self._on_transfer, self._log,
+                self._on_transfer, self.log,
             )  # fmt: skip
         except OSError as error:
             raise CannotJoin(f"this node cannot listen at {where}: {error}") from None
@@ -240,7 +204,7 @@ class Node:
 
     def _on_transfer(self, sock: socket.socket, hello: Hello) -> None:
         peer = self.machine.peers.peers.get(hello.worker)
-        if peer is None or not peer.alive or self._ending:
+        if peer is None or not peer.alive or self.ending:
             sock.close()
         else:
             self.transfers.accept(sock, peer.id)
@@ -252,7 +216,7 @@ class Node:
         return LATER if self.log_mirror.ask(client.id, client.job, number) else {"nodes": []}
 
     def _logs_are_here(self, client: bytes, number: int, nodes: list[bytes]) -> None:
-        self._do(self.machine.requests.answered, client, number, {"nodes": nodes})
+        self.do(self.machine.requests.answered, client, number, {"nodes": nodes})
 
     def _mirror_logs(self) -> None:
         self.log_mirror.look()
@@ -265,7 +229,7 @@ class Node:
     def _on_nodes(self, rows: list[Any]) -> None:
         """The control store says who is there."""
         for row in rows:
-            self._do(self.machine.abroad.node_learned, *learned(row))
+            self.do(self.machine.abroad.node_learned, *learned(row))
         if self.options.head:
             # For the collector, which takes over the records of all nodes.
             known = self.machine.peers.peers.values()
@@ -279,22 +243,22 @@ class Node:
         self.reporter.start()
         try:
             began = time.monotonic()
-            self.joining.wait(self._turn)
+            self.joining.wait(self.turn)
             took, address = time.monotonic() - began, self.emitter.intern(self.joining.address)
             self.emitter.node_joined(time.time_ns(), self.node, address, took)
             self._mirror_logs()
-            if self._ending:
-                raise CannotJoin(self._ending)
+            if self.ending:
+                raise CannotJoin(self.ending)
         except CannotJoin as error:
-            self._ending = str(error)
-            self._end()
+            self.ending = str(error)
+            end(self)
             raise
 
     def _fenced(self) -> None:
-        self._log("the control store takes this node for dead")
+        self.log("the control store takes this node for dead")
         if self.options.clustered:
             # What it does is not part of the cluster any more, and others do it again: no time for anything.
-            self._ending, self._fences = "the cluster takes this node for dead", True
+            self.ending, self.fenced = "the cluster takes this node for dead", True
             self.reactor.wake()
 
     def announce(self) -> None:
@@ -311,11 +275,11 @@ class Node:
 
     def run(self) -> None:
         """Serve until told to end, then end."""
-        while not self._ending:
-            self._turn()
-        self._end()
+        while not self.ending:
+            self.turn()
+        end(self)
 
-    def _turn(self, timeout: float | None = None) -> None:
+    def turn(self, timeout: float | None = None) -> None:
         self.forks.flush()
         if self._wake_at is not None:
             until = max(0.0, self._wake_at - time.monotonic())
@@ -325,21 +289,21 @@ class Node:
         self.reactor.run_once(timeout)
         if self._wake_at is not None and time.monotonic() >= self._wake_at:
             self._wake_at = None
-            self._do(self.machine.tick)
+            self.do(self.machine.tick)
         if self._child_ended:
             self._child_ended = False
             self.services.check()
 
     def _watch_signals(self) -> None:
-        def end(number: int, _: Any) -> None:
-            self._ending = self._ending or f"it got signal {number}"
+        def stop(number: int, _: Any) -> None:
+            self.ending = self.ending or f"it got signal {number}"
             self.reactor.wake()
 
         def child(*_: Any) -> None:
             self._child_ended = True
             self.reactor.wake()
 
-        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGCHLD, child)
         # A ^C in a terminal is for the driver, which ends the node in order.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -349,11 +313,11 @@ class Node:
         assert lifeline is not None
         if not os.read(lifeline, 4096):
             self.reactor.forget(lifeline)
-            self._ending = self._ending or "the program that started it has ended"
+            self.ending = self.ending or "the program that started it has ended"
 
     # --- machine and effects -------------------------------------------------------------------------------
 
-    def _do(self, stimulus: Callable[..., Any], *arguments: Any) -> Any:
+    def do(self, stimulus: Callable[..., Any], *arguments: Any) -> Any:
         """One turn of the machine: give it a stimulus, carry out what it wants."""
         step = self._step()
         try:
@@ -365,101 +329,11 @@ class Node:
         return Step(time.monotonic(), time.time_ns(), self.emitter)
 
     def _carry_out(self, step: Step) -> None:
+        deeds = self._deeds
         for effect in step.effects:
-            self._effect(effect)
+            deeds[type(effect)](effect)
         if step.wake_at is not None and (self._wake_at is None or step.wake_at < self._wake_at):
             self._wake_at = step.wake_at
-
-    def _effect(self, effect: Effect) -> None:
-        match effect:
-            case Send(client, message):
-                link = self.links.get(client)
-                if link is not None:
-                    link.send(message)
-                elif self.neighbours.links:
-                    self.neighbours.send_client(client, message)
-            case SendNode(node, message):
-                self.neighbours.send(node, message)
-            case Broadcast(message, abroad):
-                for link in self.links.values():
-                    link.send(message)
-                if abroad:
-                    self.neighbours.send_all(message)
-            case ConnectPeer(node, address):
-                self.neighbours.connect(node, address)
-            case DisconnectPeer(node):
-                self.neighbours.disconnect(node)
-            case StartWorker(worker, environment, place):
-                if not self.forks.fork(worker, environment, place):
-                    why = "the process that forks workers does not run; see logs/zygote.log"
-                    self.reactor.post(lambda: self._do(self.machine.worker_not_forked, worker, why))
-            case MakeEnvironment():
-                self.environments.make(effect)
-            case RemoveEnvironment(environment_id):
-                self.environments.remove(environment_id)
-            case EndProcess(worker, number):
-                self.forks.signal(worker, number)
-            case ReserveArena():
-                self.disk.reserve(effect)
-            case SpillObject():
-                self.disk.spill(effect)
-            case RestoreObject():
-                self.disk.restore(effect)
-            case PullObject():
-                self.transfers.pull(effect)
-            case CancelPull(token):
-                self.transfers.cancel(token)
-            case ServeObject() | RefuseTransfer():
-                self.transfers.serve(effect)
-            case CutTransfers(node):
-                self.transfers.cut(node)
-            case RemoveFile(path):
-                self.disk.remove(path)
-            case RemoveCheckpoints(actor):
-                self.disk.remove_directory(self.session / "checkpoints" / actor.hex())
-            case Report(news):
-                self._report(news)
-            case ReportJob(job, driver, pid, entrypoint, namespace):
-                self.reporter.start_job(job, driver, pid, entrypoint, namespace)
-            case KeepCheckpoint(_, _, actor, file, data, append, gone):
-                directory = self.session / "checkpoints" / actor.hex()
-                done = partial(self._do, self.machine.requests.checkpoint_done, effect)
-                self.disk.do(partial(keep, directory, file, data, append, gone), done)
-            case ReadCheckpoint(_, _, actor, file):
-                done = partial(self._do, self.machine.requests.checkpoint_done, effect)
-                self.disk.do(partial(kept, self.session / "checkpoints" / actor.hex(), file), done)
-            case ReserveName() | FindName() | ListNames():
-                self.naming.ask(effect)
-            case Shutdown(reason):
-                self._ending = self._ending or reason
-
-    def _report(self, news: dict[str, Any] | ActorChanged) -> None:
-        if isinstance(news, dict):
-            self.reporter.actor_created(news)
-        else:
-            self.reporter.actor_changed(
-                news.actor, news.state, news.incarnation, news.worker, news.path, news.cause, news.detail
-            )
-
-    def _reserved(self, end: int, error: str) -> None:
-        if error:
-            self._log(f"object store: no memory up to {end} bytes: {error}")
-        self._do(self.machine.arena_reserved, end, error)
-
-    def _spilled(self, token: int, path: str, seconds: float, error: str) -> None:
-        if error:
-            self._log(f"object store: spilling failed: {error}")
-        self._do(self.machine.object_spilled, token, path, seconds, error)
-
-    def _restored(self, token: int, seconds: float, error: str) -> None:
-        if error:
-            self._log(f"object store: an object is lost: {error}")
-        self._do(self.machine.object_restored, token, seconds, error)
-
-    def _environment_made(self, environment: bytes, place: dict[str, Any], size_bytes: int, error: str) -> None:
-        if error:
-            self._log(f"environment {environment.hex()} cannot be made: {error}")
-        self._do(self.machine.environment_made, environment, place, size_bytes, error)
 
     # --- links ---------------------------------------------------------------------------------------------
 
@@ -473,7 +347,7 @@ class Node:
         step = self._step()
         client = self.machine.client_joined(step, peer.worker, kind, peer.pid)
         if client is None:
-            self._log(f"refused {kind.name.lower()} {peer.worker.hex()} (pid {peer.pid}): not expected")
+            self.log(f"refused {kind.name.lower()} {peer.worker.hex()} (pid {peer.pid}): not expected")
             self.reactor.close(link)
         else:
             link.state = peer.worker
@@ -481,7 +355,7 @@ class Node:
             # Before anything that the machine has for it: the first message carries the arena.
             self._welcome(link, client.job)
         self._carry_out(step)
-        if kind is ProcessKind.WORKER and not self.services.started and not self._ending:
+        if kind is ProcessKind.WORKER and not self.services.started and not self.ending:
             self.reactor.post(self._start_services)
 
     def _welcome(self, link: Link, job: int) -> None:
@@ -502,15 +376,15 @@ class Node:
             self.neighbours.received(link, messages)
             return
         try:
-            self._do(self.machine.client_messages, link.state, messages)
+            self.do(self.machine.client_messages, link.state, messages)
         except Malformed as error:
             self.malformed += 1
-            self._log(f"client {link.state.hex()} is cut off: {error}")
+            self.log(f"client {link.state.hex()} is cut off: {error}")
             self.reactor.close(link)
         except Exception:
             # A bug here must not end everybody's work; whoever met it is cut off and the log has the story.
             self.malformed += 1
-            self._log(f"client {link.state.hex()} is cut off after an error in the node:\n{traceback.format_exc()}")
+            self.log(f"client {link.state.hex()} is cut off after an error in the node:\n{traceback.format_exc()}")
             self.reactor.close(link)
 
     def _on_close(self, link: Link) -> None:
@@ -522,101 +396,27 @@ class Node:
             return
         del self.links[client]
         known = self.machine.clients.get(client)
-        self._do(self.machine.client_left, client)
+        self.do(self.machine.client_left, client)
         if known is not None and known.described:
             self.reporter.end_job(known.job, DeathCause.INTENDED if known.said_goodbye else DeathCause.UNKNOWN)
-        if client in self._dying:
-            self._bury(client)
-
-    # --- worker processes ----------------------------------------------------------------------------------
-
-    def _watch_zygote(self) -> None:
-        if self.forks.socket is not None:
-            self.reactor.on_readable(self.forks.socket.fileno(), self._on_zygote)
-
-    def _on_zygote(self) -> None:
-        messages = self.forks.receive()
-        if messages is None:
-            self._zygote_died()
-            return
-        for message in messages:
-            match message:
-                case ("ready", int()):
-                    self._zygote_failures = 0
-                case ("forked", worker, pid):
-                    self._do(self.machine.worker_forked, worker, pid)
-                case ("failed", worker, why):
-                    self._do(self.machine.worker_not_forked, worker, why)
-                case ("ended", worker, pid, status, rss_bytes):
-                    self._worker_ended(worker, pid, status, rss_bytes)
-
-    def _worker_ended(self, worker: bytes, pid: int, status: int, rss_bytes: int) -> None:
-        self._dying[worker] = (pid, status, rss_bytes)
-        link = self.links.get(worker)
-        if link is None:
-            self._bury(worker)
-        else:
-            # What it sent before it died is still in the socket; the end of file behind it buries the worker.
-            self.reactor.call_at(time.monotonic() + LAST_WORDS_SECONDS, lambda: self.reactor.close(link))
-
-    def _bury(self, worker: bytes) -> None:
-        pid, status, rss_bytes = self._dying.pop(worker)
-        self._remove_socket(worker)
-        end = self.black_box.read(worker, pid, status, rss_bytes)
-        known = self.machine.pool.workers.get(worker)
-        if known is not None and known.state is WorkerState.STARTING:
-            how = f"signal {end.signal}" if end.signal else f"exit code {end.exit_code}"
-            self._log(f"worker {worker.hex()} (pid {pid}) ended before it said hello: {how}\n{end.tail}".rstrip())
-        self._do(self.machine.worker_ended, end)
-
-    def _remove_socket(self, worker: bytes) -> None:
-        (self.session / "sockets" / f"{worker.hex()}.sock").unlink(missing_ok=True)
-
-    def _zygote_died(self) -> None:
-        assert self.forks.socket is not None
-        self.reactor.forget(self.forks.socket.fileno())
-        gone = self.forks.lost()
-        self._log(f"the zygote (pid {self.forks.pid}) died with {len(gone)} workers")
-        wait_all([self.forks.pid], 1.0, self._log)
-        for worker, pid in gone.items():
-            link = self.links.get(worker)
-            if link is not None:
-                self.reactor.close(link)
-            self._remove_socket(worker)
-            self._do(self.machine.worker_ended, Ended(worker, pid, 0, SIGNAL_KILL, parent_died=True))
-        if not self._ending:
-            delay = min(ZYGOTE_BACKOFF_SECONDS_MAX, 0.1 * 2**self._zygote_failures)
-            self._zygote_failures += 1
-            self.reactor.call_at(time.monotonic() + delay, self._start_zygote)
-
-    def _start_zygote(self) -> None:
-        if self._ending:
-            return
-        try:
-            self.forks.start()
-        except OSError as error:
-            self._log(f"the zygote cannot be started: {error}")
-            self.reactor.call_at(time.monotonic() + ZYGOTE_BACKOFF_SECONDS_MAX, self._start_zygote)
-            return
-        self._watch_zygote()
-        self._do(self.machine.tick)
+        self.processes.link_closed(client)
 
     # --- time ----------------------------------------------------------------------------------------------
 
     def _start_services(self) -> None:
-        if not self.services.started and not self._ending:
+        if not self.services.started and not self.ending:
             self.services.start()
             self.reporter.start()
 
     def _sample_at(self, instant: float) -> None:
         def sample() -> None:
             now = time.monotonic()
-            self._do(self.machine.sample, now - instant)
+            self.do(self.machine.sample, now - instant)
             self.services.check()
             self._check_control(now)
             for link in list(self.links.values()):
                 if link.unsent_bytes() > UNSENT_BYTES_MAX:
-                    self._log(f"client {link.state.hex()} does not read and is cut off")
+                    self.log(f"client {link.state.hex()} does not read and is cut off")
                     self.reactor.close(link)
             # From the plan, not from now: lateness must not add up.
             interval = self.config.sample_interval_seconds
@@ -630,65 +430,7 @@ class Node:
         if not self.options.clustered or self.options.head or silent <= self.config.control_gone_seconds_max:
             return
         self.emitter.control_lost(time.time_ns(), self.node, silent)
-        self._ending = self._ending or (
+        self.ending = self.ending or (
             f"it has heard of no control store of its cluster at {self.joining.address} for {silent:.0f} s "
             "(control_gone_seconds_max)"
         )
-
-    # --- the end -------------------------------------------------------------------------------------------
-
-    def _end(self) -> None:
-        """End in order; after this nothing of the runtime is left but its logs and telemetry."""
-        grace = self.config.shutdown_grace_seconds
-        self._log(f"ending: {self._ending}")
-        # 1. Nobody new comes in, and the other nodes know, after what workers here have printed so far.
-        self.log_mirror.look()
-        self.neighbours.send_all(encode(NodeLeaves(self._ending)))
-        if self.options.clustered and not self._fences:
-            self.reporter.leave(self._ending)
-        self.neighbours.close()
-        if self.door is not None:
-            self.door.close()
-        self.listener.close()
-        self.machine.pool.draining = True
-        # 2. Everybody is told; workers end by themselves, what does not is killed.
-        for link in self.links.values():
-            link.send(encode(Exit(self._ending)))
-        self._end_workers(0.0 if self._fences else grace)
-        # 3. Files and threads of the object store.
-        self.transfers.close()
-        self.disk.close(grace)
-        self.environments.close()
-        # 4. What serves people, and what the cluster's state lives in.
-        self.reporter.close(grace)
-        self.services.end({"dashboard", "control"}, grace)
-        # 5. The last records are written before the collector reads for the last time.
-        now = time.time_ns()
-        self.emitter.node_stopped(now, self.node, self.emitter.intern(self._ending))
-        self.emitter.close(now)
-        self.services.end({"collector"}, grace)
-        # 6. The zygote ends what workers may have left running, then itself.
-        self.forks.close()
-        wait_all([self.forks.pid], grace, self._log)
-        # 7. Sockets, spilled objects, memory. Clients see their links close only now, when all is gone.
-        clean_session(self.session)
-        self.reactor.shutdown()
-        self.arena.close()
-
-    def _end_workers(self, grace: float) -> None:
-        started = time.monotonic()
-        workers = self.machine.pool.workers
-        while workers:
-            waited = time.monotonic() - started
-            for worker in list(workers.values()):
-                busy = worker.state in (WorkerState.LEASED, WorkerState.STARTING)
-                if waited >= (min(grace, BUSY_GRACE_SECONDS) if busy else grace) and not worker.killed:
-                    worker.killed = True
-                    self.forks.signal(worker.id, SIGNAL_KILL)
-            if waited >= 2 * grace + 1 or self.forks.socket is None:
-                self._log(f"{len(workers)} workers did not end")
-                # The zygote kills them when it ends; this is the last chance to record it.
-                for name in list(workers):
-                    self._do(self.machine.worker_ended, Ended(name, self.forks.pids.get(name, 0), 0, SIGNAL_KILL))
-                return
-            self._turn(0.05)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import TaskState
-from obsray.core.runtime.dispatch import Lease
+from obsray.core.runtime.leases import Lease
 from obsray.core.runtime.ownership import NODE, READY, Entry
 from obsray.core.transport.links import Link
 from obsray.ids import WORKER_ID_BYTES, mark_of, mark_of_node, owner_of

@@ -11,7 +11,8 @@ from typing import Any
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import TaskState, advance
 from obsray.core.runtime.calls import ActorClient
-from obsray.core.runtime.dispatch import Function, Shape, wire_arguments
+from obsray.core.runtime.dispatch import wire_arguments
+from obsray.core.runtime.leases import Function, Shape
 from obsray.core.runtime.ownership import NODE, READY, Entry, Task
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import PLAIN, Serialized, serialize

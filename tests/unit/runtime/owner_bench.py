@@ -8,7 +8,8 @@ from obsray.config import Config
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import ActorState
 from obsray.core.runtime.calls import ActorCalls, ActorClient
-from obsray.core.runtime.dispatch import Dispatcher, Function, Shape
+from obsray.core.runtime.dispatch import Dispatcher
+from obsray.core.runtime.leases import Function, Shape
 from obsray.core.runtime.ownership import Entry, Ownership, Task
 from obsray.core.runtime.serialization import dump_error
 from obsray.core.runtime.verdicts import Verdicts

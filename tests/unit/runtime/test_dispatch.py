@@ -7,7 +7,8 @@ from owner_bench import CPU, INLINE, ME, MS, OTHER, WORKER, Bench, death, ids
 
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import TaskState
-from obsray.core.runtime.dispatch import BATCH_TASKS, Function
+from obsray.core.runtime.dispatch import BATCH_TASKS
+from obsray.core.runtime.leases import Function
 from obsray.core.runtime.ownership import Entry
 from obsray.core.runtime.serialization import load_error
 from obsray.core.runtime.verdicts import tasks_begun
