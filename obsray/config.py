@@ -62,6 +62,9 @@ class Config:
     telemetry_bytes_max: int = 2 << 30
     #: Ended sessions kept on disk, newest first; older ones are removed when a new one starts. 0 keeps none.
     sessions_max: int = 50
+    #: Where ``/metrics`` of every node listens, as host:port; port 0 takes any that is free. Other interfaces than
+    #: loopback need ``unsafe_network``.
+    metrics_address: str = "127.0.0.1:0"
     #: What workers that own a GPU capture of its work: "off", "kernels" (kernels, copies, waits), or "full" (also every
     #: call of CUDA's interfaces).
     gpu_telemetry: str = "kernels"

@@ -35,6 +35,7 @@ is the same in all its processes. A name that does not exist or a value of the w
 #: How names end -> what the number counts.
 _UNITS = {
     "sessions": "sessions",
+    "_address": "host:port",
     "_seconds": "seconds",
     "_bytes": "bytes",
     "_ratio": "share",

@@ -37,7 +37,6 @@ REFUSED: dict[str, str] = {
     "--dashboard-agent-listen-port": "there is no agent",
     "--dashboard-agent-grpc-port": "there is no agent",
     "--runtime-env-agent-port": "the node makes environments itself",
-    "--metrics-export-port": "/metrics takes a free port; session.json and obsray status name it",
     "--plasma-directory": "objects lie in anonymous shared memory",
     "--object-spilling-directory": "spilled objects lie in the session directory: --temp-dir",
     "--autoscaling-config": "nothing starts machines by itself",
@@ -98,6 +97,12 @@ def _add_start(made: argparse.ArgumentParser) -> None:
         "--node-ip-address", "--host", metavar="HOST", default="127.0.0.1", help="interface (default 127.0.0.1)"
     )
     where.add_argument("--node-manager-port", type=int, default=0, metavar="N", help="the node's own port (0: any)")
+    where.add_argument(
+        "--metrics-export-port",
+        type=int,
+        metavar="N",
+        help="where its /metrics listens (default: any free port)",
+    )
     where.add_argument(
         "--unsafe-network", action="store_true",
         help="allow an interface that other machines reach; traffic is not encrypted (docs/security.md)",

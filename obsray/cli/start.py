@@ -58,6 +58,9 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
         settings = _json(options.system_config, "--system-config", dict) or {}
         if options.unsafe_network:
             settings["unsafe_network"] = "1"
+        if options.metrics_export_port is not None:
+            settings["metrics_address"] = addresses.join(options.node_ip_address, options.metrics_export_port)
+            addresses.parse(settings["metrics_address"], "--metrics-export-port")
         Config.from_environment(**settings)
         resources = _json(options.resources, "--resources", dict) or {}
         names = ("num_cpus", "num_gpus", "memory", "object_store_memory")

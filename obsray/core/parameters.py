@@ -25,7 +25,7 @@ INSTEAD: dict[str, str] = {
     "_redis_username": "the control store is embedded",
     "_redis_password": "the control store is embedded",
     "_tracing_startup_hook": "every task is recorded with its trace already",
-    "_metrics_export_port": "/metrics takes a free port; session.json and obsray status name it",
+    "_metrics_export_port": "say it as a setting: _system_config={'metrics_address': '127.0.0.1:PORT'}",
     "_enable_object_reconstruction": "lost objects are not computed again yet",
     "_node_ip_address": "everything listens on this machine alone",
     "storage": "it was removed from Ray as well",

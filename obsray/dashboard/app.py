@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -19,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from obsray.telemetry.explain import gist
 
-from . import api, pages, units
+from . import api, pages, scraping, units
 from .auth import Guard
 from .queries import BadQuery
 from .source import Busy, Source
@@ -76,6 +77,7 @@ def create_app(source: Source, token: str, port: int) -> Guard:
     routes = [
         Route("/healthz", _healthz),
         *api.routes(),
+        *scraping.routes(),
         *pages.routes(),
         Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
     ]
@@ -86,9 +88,12 @@ def create_app(source: Source, token: str, port: int) -> Guard:
         FileNotFoundError: _nothing_yet,
         Exception: _broken,
     }
-    application = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    measured = scraping.Measured()
+    measuring = [Middleware(scraping.Measuring, measured=measured)]
+    application = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan, middleware=measuring)
     application.state.source = source
     application.state.environment = _environment()
+    application.state.measured = measured
     return Guard(application, token, port)
 
 

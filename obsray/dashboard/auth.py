@@ -21,10 +21,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from obsray.metrics import credential
+
 TOKEN_BYTES_MIN = 16
 URL_CHARACTERS_MAX = 8192
 METHODS = ("GET", "HEAD")
 AUTH_PATH = "/auth"
+#: What a scraper of metrics may read with a credential that opens nothing else (``metrics/credential.py``).
+METRICS_PATHS = frozenset({"/metrics", "/api/prometheus/sd"})
 OPEN_PATHS = frozenset({"/healthz", "/static/app.css", "/static/favicon.svg", "/static/vendor/inter-5.3.0-latin.woff2"})
 
 #: Where ``/auth`` may lead: a path of this server, never ``//host`` and nothing that a browser turns into it.
@@ -61,6 +65,7 @@ class Guard:
             raise ValueError("a token that short protects nothing")
         self._app = app
         self._token = token.encode()
+        self._metrics_token = credential.of(bytes.fromhex(token)).encode()
         # Browsers share cookies between the ports of a host: the name keeps two sessions apart.
         self.cookie = f"obsray_{port}"
         names = ("127.0.0.1", "localhost", "[::1]")
@@ -109,7 +114,7 @@ class Guard:
             )
         if path == AUTH_PATH:
             return self._admit(scope, headers)
-        if path in OPEN_PATHS or self._is_known(headers):
+        if path in OPEN_PATHS or self._is_known(headers) or (path in METRICS_PATHS and self._is_scraper(headers)):
             return None
         return _say(
             scope,
@@ -130,6 +135,12 @@ class Guard:
         except CookieError:
             return False
         return morsel is not None and self._equals(morsel.value)
+
+    def _is_scraper(self, headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode("utf-8", "surrogateescape"), self._metrics_token
+        )
 
     def _equals(self, given: str) -> bool:
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token)

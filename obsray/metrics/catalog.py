@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 FUNCTIONS_MAX = 200
 SHAPES_MAX = 200
+#: Of everything else that is named: classes of actors, methods of the control store, resources, ...
+NAMES_MAX = 100
+#: Jobs with series of their own: the newest.
+JOBS_MAX = 100
 OTHER = "other"
 
 #: Upper bounds of histogram buckets in seconds.
@@ -29,6 +33,8 @@ class Metric:
     labels: tuple[str, ...]
     help: str
     events: tuple[str, ...]
+    #: Who serves it: the collector of every node (``node``), of the head alone (``head``), or the dashboard.
+    served_by: str = "node"
 
     @property
     def exposed(self) -> str:
@@ -81,7 +87,7 @@ _METRICS: tuple[Metric, ...] = (
         "histogram",
         "seconds",
         ("fn",),
-        "From submission (or the last argument) to dispatch, first attempts.",
+        "From submission (or the last argument) to dispatch: first attempts that ran on their owner's node.",
         ("task_submitted", "tasks_submitted", "task_ended"),
     ),
     Metric("obsray_task_fetch_seconds", "histogram", "seconds", ("fn",), "Fetching arguments.", ("task_ended",)),
@@ -199,7 +205,15 @@ _METRICS: tuple[Metric, ...] = (
         "From asking for a process to its hello.",
         ("worker_registered",),
     ),
-    Metric("obsray_actor_restarts", "counter", "", ("cause",), "Actors started again.", ("actor_restarting",)),
+    Metric(
+        "obsray_actor_restarts",
+        "counter",
+        "",
+        ("actor_class", "cause"),
+        "Actors started again.",
+        ("actor_restarting", "actor_created"),
+        "head",
+    ),
     Metric("obsray_actor_checkpoints", "counter", "", (), "States saved by actors.", ("actor_checkpoint_saved",)),
     Metric("obsray_actor_checkpoint_bytes", "counter", "bytes", (), "What they hold.", ("actor_checkpoint_saved",)),
     Metric(
@@ -352,4 +366,116 @@ _METRICS: tuple[Metric, ...] = (
     Metric("obsray_build", "info", "", ("version", "node"), "Version of the runtime.", ()),
 )
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}
+# What only counts events, sums a field or shows the newest sample: see ``tallies.py``; then what has a fold of its own.
+# fmt: off
+_MORE: tuple[Metric, ...] = (
+    # tasks
+    Metric("obsray_tasks_unfinished", "gauge", "", ("fn",),
+        "Tasks submitted and not over. Of a method: the calls that its actors have before them.",
+        ("task_submitted", "tasks_submitted", "task_finished", "tasks_finished")),
+    Metric("obsray_task_blocked_seconds", "counter", "seconds", ("fn",),
+        "Time that tasks waited inside get, wait or put.", ("task_ended",)),
+    # scheduler and workers
+    Metric("obsray_scheduler_demands_infeasible", "gauge", "", ("node",),
+        "Demands that no node can meet.", ("node_sample",)),
+    Metric("obsray_scheduler_lease_wait_seconds", "histogram", "seconds", ("node",),
+        "From a demand to its worker.", ("lease_decided",)),
+    Metric("obsray_worker_seconds", "counter", "seconds", ("node", "activity"),
+        "Time of worker processes by what they did: the sum over activities is processes times time.",
+        ("node_sample",)),
+    Metric("obsray_environment_setup_seconds", "histogram", "seconds", ("node",),
+        "Making an environment for workers.", ("environment_ready",)),
+    Metric("obsray_environment_failures", "counter", "", ("node",),
+        "Environments that could not be made.", ("environment_failed",)),
+    Metric("obsray_logs_dropped_bytes", "counter", "bytes", ("node",),
+        "Output of workers that did not reach its driver.", ("logs_dropped",)),
+    # objects
+    Metric("obsray_object_store_largest_free_bytes", "gauge", "bytes", ("node",),
+        "The largest object that fits without making room.", ("store_sample",)),
+    Metric("obsray_object_allocations_waiting", "gauge", "", ("node",),
+        "Processes that wait for room in the store.", ("store_sample",)),
+    Metric("obsray_object_allocation_failures", "counter", "", ("node",),
+        "Objects for which there was no room, on disk either.", ("object_allocation_failed",)),
+    Metric("obsray_object_spill_seconds", "histogram", "seconds", ("node",),
+        "Writing an object to disk.", ("object_spilled",)),
+    Metric("obsray_object_restore_seconds", "histogram", "seconds", ("node",),
+        "Reading an object back from disk.", ("object_restored",)),
+    Metric("obsray_object_pulls_inflight", "gauge", "", ("node",),
+        "Objects of other nodes whose bytes are on their way.",
+        ("transfer_begun", "transfer_done", "transfer_failed")),
+    Metric("obsray_object_transfer_retries", "counter", "", ("node",),
+        "Transfers whose source failed in the middle.", ("transfer_retried",)),
+    Metric("obsray_object_rebuilds", "counter", "", ("node",),
+        "Lost values whose task runs again.", ("object_rebuilding",)),
+    Metric("obsray_object_rebuild_failures", "counter", "", ("node",),
+        "Lost values that cannot be made again.", ("object_rebuild_failed",)),
+    # processes and hosts
+    Metric("obsray_processes", "gauge", "", ("node", "process"),
+        "Processes of the runtime by kind.", ("process_sample", "worker_died")),
+    Metric("obsray_process_cpu_seconds", "counter", "seconds", ("node", "process"),
+        "CPU time of the runtime's processes, dead ones included.", ("process_sample", "worker_died")),
+    Metric("obsray_process_open_descriptors", "gauge", "", ("node", "process"),
+        "Open files and sockets, summed over processes of a kind.", ("process_sample", "worker_died")),
+    Metric("obsray_node_cpus", "gauge", "", ("node",), "CPUs of the machine.", ()),
+    Metric("obsray_node_cpu_seconds", "counter", "seconds", ("node", "mode"),
+        "CPU time of the machine by mode.", ()),
+    Metric("obsray_node_load1", "gauge", "", ("node",), "Processes that run or want to, over a minute.", ()),
+    Metric("obsray_node_memory_bytes", "gauge", "bytes", ("node", "state"),
+        "Memory of the machine: total, available.", ()),
+    Metric("obsray_node_disk_bytes", "gauge", "bytes", ("node", "state"),
+        "The file system of the session directory: total, free.", ()),
+    Metric("obsray_node_network_bytes", "counter", "bytes", ("node", "direction"),
+        "Bytes of the machine's network interfaces, loopback left out.", ()),
+    # GPUs
+    Metric("obsray_gpu_capture_refusals", "counter", "", ("node",),
+        "Workers with a GPU whose work cannot be captured.", ("gpu_capture_refused",)),
+    Metric("obsray_gpu_capture_reductions", "counter", "", ("node",),
+        "Times that less was captured because capturing cost too much.", ("gpu_capture_changed",)),
+    # the cluster, as the head knows it
+    Metric("obsray_nodes", "gauge", "", ("state",), "Nodes by state.", ("node_changed",), "head"),
+    Metric("obsray_node_changes", "counter", "", ("state",),
+        "Times that a node came into a state.", ("node_changed",), "head"),
+    Metric("obsray_node_drains", "counter", "", (), "Nodes asked to leave.", ("node_drains",), "head"),
+    Metric("obsray_actors", "gauge", "", ("actor_class", "state"), "Actors by state.",
+        ("actor_created", "actor_placed", "actor_alive", "actor_restarting", "actor_died"), "head"),
+    Metric("obsray_actor_deaths", "counter", "", ("actor_class", "cause"), "Actors that are gone for good.",
+        ("actor_died",), "head"),
+    Metric("obsray_actor_start_seconds", "histogram", "seconds", (),
+        "Constructors of actors.", ("actor_alive",), "head"),
+    Metric("obsray_jobs_started", "counter", "", (), "Drivers that joined.", ("job_started",), "head"),
+    Metric("obsray_jobs_ended", "counter", "", ("cause",), "Drivers that left.", ("job_ended",), "head"),
+    Metric("obsray_job_attempts", "counter", "", ("job",), "Attempts of tasks that ended, by job.",
+        ("task_ended", "task_submitted", "job_started"), "head"),
+    Metric("obsray_job_task_seconds", "counter", "seconds", ("job",), "Time that workers spent on tasks, by job.",
+        ("task_ended", "task_submitted", "job_started"), "head"),
+    Metric("obsray_job_cpu_seconds", "counter", "seconds", ("job",), "CPU time of tasks, by job.",
+        ("task_ended", "task_submitted", "job_started"), "head"),
+    Metric("obsray_job_gpu_seconds", "counter", "seconds", ("job",), "Time that kernels of tasks ran, by job.",
+        ("gpu_kernel", "task_submitted", "job_started"), "head"),
+    Metric("obsray_control_epoch", "gauge", "", (),
+        "How often the control store of this cluster has changed hands or started.",
+        ("control_started", "control_took_over"), "head"),
+    Metric("obsray_control_takeovers", "counter", "", (),
+        "Control stores that took over from one that was gone.", ("control_took_over",), "head"),
+    Metric("obsray_gcs_rpc_failures", "counter", "", ("method",),
+        "Calls to the control store that it refused or could not answer.", ("control_rpc",), "head"),
+    Metric("obsray_telemetry_incomplete_nodes", "counter", "", (),
+        "Nodes that went before the head had all of their records.", ("node_records_ended",), "head"),
+    # telemetry itself
+    Metric("obsray_telemetry_rings", "gauge", "", ("node",), "Rings that are read.", ("collector_sample",)),
+    Metric("obsray_metric_label_values", "gauge", "", ("node", "label"),
+        "Values of a label that have series of their own; what comes beyond the limit is other.", ()),
+    Metric("obsray_metric_label_values_limit", "gauge", "", ("node", "label"),
+        "How many values of a label may have series of their own.", ()),
+    # the dashboard
+    Metric("obsray_dashboard_requests", "counter", "", ("route", "status"),
+        "Requests that the dashboard answered.", (), "dashboard"),
+    Metric("obsray_dashboard_request_seconds", "histogram", "seconds", ("route",),
+        "From a request to its answer.", (), "dashboard"),
+    Metric("obsray_dashboard_cpu_seconds", "counter", "seconds", (), "CPU time of the dashboard.", (), "dashboard"),
+    Metric("obsray_dashboard_resident_memory_bytes", "gauge", "bytes", (),
+        "Resident memory of the dashboard.", (), "dashboard"),
+)
+# fmt: on
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_METRICS, *_MORE)}

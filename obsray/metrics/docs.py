@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import sys
 
-from obsray.metrics.catalog import BUCKETS, FUNCTIONS_MAX, METRICS, OTHER, Metric
+from obsray.metrics.catalog import BUCKETS, FUNCTIONS_MAX, JOBS_MAX, METRICS, NAMES_MAX, OTHER, SHAPES_MAX, Metric
 from obsray.metrics.user import FAMILIES_MAX, PREFIX, SERIES_MAX
 
 _HEAD = f"""# Metrics
 
 What `/metrics` serves, in OpenMetrics. Generated from `obsray/metrics/catalog.py`; do not edit.
 
-All of it is folded from the [events](events.md) by the collector's process; the address is `metrics_url` in
-`session.json`, and the session's token is required (`Authorization: Bearer <hex>`). `fn` keeps the first
-{FUNCTIONS_MAX} function names and calls the rest `{OTHER}`. Histograms of tasks carry exemplars with `trace_id` and
-`span_id`. Buckets, in seconds: {", ".join(f"{bound:g}" for bound in BUCKETS)}.
+All of it is folded from the [events](events.md) by the collector of each node; the address is `metrics_url` in
+`session.json` (setting `metrics_address`), and `Authorization: Bearer` with the content of the session's file
+`metrics_token` is required, which opens nothing else. How to scrape a cluster, alerts and dashboards:
+[monitoring.md](monitoring.md).
+
+Every label is bounded. `fn` keeps the first {FUNCTIONS_MAX} function names and calls the rest `{OTHER}`, `shape` the
+first {SHAPES_MAX}, `actor_class` the first {NAMES_MAX}, `job` the newest {JOBS_MAX}; how near they are is in
+`obsray_metric_label_values`. A counter never goes back while its collector lives, and what is said of a process ends
+with it. Histograms of tasks carry exemplars with `trace_id` and `span_id`.
+Buckets, in seconds: {", ".join(f"{bound:g}" for bound in BUCKETS)}.
 
 Metrics made with `obsray.util.metrics` follow as `{PREFIX}<name>`, with their own labels: at most {FAMILIES_MAX}
 families of {SERIES_MAX} combinations of label values, the rest is `{OTHER}`. Of a gauge the newest value is served.
 
-| metric | type | labels | what it is | folded from |
-|---|---|---|---|---|
+| metric | type | labels | served by | what it is | folded from |
+|---|---|---|---|---|---|
 """
 
 
@@ -31,8 +37,10 @@ def markdown() -> str:
 
 def _row(metric: Metric) -> str:
     labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
-    events = ", ".join(f"[`{event}`](events.md#{event})" for event in metric.events) or "the collector itself"
-    return f"| `{metric.exposed}` | {metric.type} | {labels} | {metric.help} | {events} |\n"
+    events = ", ".join(f"[`{event}`](events.md#{event})" for event in metric.events) or (
+        "the collector itself" if metric.served_by == "node" else "the dashboard itself"
+    )
+    return f"| `{metric.exposed}` | {metric.type} | {labels} | {metric.served_by} | {metric.help} | {events} |\n"
 
 
 if __name__ == "__main__":

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import hmac
+import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
-from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector as Exposed
-from prometheus_client.samples import Exemplar
 
-from obsray.metrics.catalog import BUCKETS, METRICS
+from obsray.config import Config
+from obsray.core.protocol.addresses import is_loopback, parse
+from obsray.metrics import credential, exposed, host, tallies
+from obsray.metrics.catalog import FUNCTIONS_MAX, METRICS, NAMES_MAX, SHAPES_MAX
+from obsray.metrics.cluster import ClusterSeries
 from obsray.metrics.gpu import GpuSeries
-from obsray.metrics.series import Histogram, Series
-from obsray.metrics.user import UserSeries
+from obsray.metrics.jobs import JobSeries
+from obsray.metrics.processes import ProcessSeries, by_state
+from obsray.metrics.pulls import Pulls
+from obsray.metrics.series import METHODS_MAX, OPERATIONS_MAX, PEERS_MAX, Series
+from obsray.metrics.server import Server, start_server
+from obsray.metrics.targets import Targets
+from obsray.metrics.user import FAMILIES_MAX, UserSeries
 from obsray.telemetry import session_file
 from obsray.telemetry.collector import Collector
 from obsray.telemetry.columns import Batch
@@ -41,40 +41,69 @@ _DECISIONS = {
     LeaseOutcome.SPILLED: "spillback",
     LeaseOutcome.WITHDRAWN: "withdrawn",
 }
-#: A client that does not read or send for this long is dropped.
-_CLIENT_SECONDS = 10
+#: How often the head looks which nodes are there.
+_LOOK_SECONDS = 1.0
+
+log = logging.getLogger("obsray.collector")
 
 
 class Families(Exposed):
     """What prometheus_client asks for the families; ``update`` is a fold of the collector."""
 
-    def __init__(self, collector: Collector, node: str) -> None:
+    def __init__(self, collector: Collector, node: str, head: bool = True) -> None:
         self.collector = collector
-        self.series = Series(collector.texts)
-        self.gpu = GpuSeries(self.series.functions)
-        self.user = UserSeries(collector.texts)
         self.node = node
+        #: Only the head says what is so in the whole cluster.
+        self.head = head
+        texts = collector.texts
+        self.series = Series(texts)
+        self.gpu = GpuSeries(self.series.functions)
+        self.processes, self.pulls = ProcessSeries(), Pulls()
+        self.tallies = tallies.Tallies(tallies.OF_NODES, texts)
+        self.user = UserSeries(texts)
+        self.cluster, self.jobs = ClusterSeries(texts), JobSeries()
+        self.cluster_tallies = tallies.Tallies(tallies.OF_THE_CLUSTER, texts)
         self._lock = threading.Lock()
 
     def update(self, batch: Batch) -> None:
-        """Fold a batch."""
+        """Fold a batch of this node."""
+        running = self._running() if "node_sample" in batch else 0
         with self._lock:
             self.series.update(batch)
             self.gpu.update(batch)
+            self.processes.update(batch, running)
+            self.pulls.update(batch)
+            self.tallies.update(batch)
             if "user_metric" in batch:
                 self.user.update(batch["user_metric"])
+        self.update_cluster(batch)
+
+    def update_cluster(self, batch: Batch) -> None:
+        """Fold a batch of any node."""
+        with self._lock:
+            self.cluster.update(batch)
+            self.cluster_tallies.update(batch)
+            self.jobs.update(batch)
 
     def collect(self) -> Iterator[Metric]:
         """All families, in the order of the catalogue, then those of user code."""
         running = self._running()
         with self._lock:
             made = [*self._tasks(running), *self._node(running), *self.gpu.families(self.node), *self._telemetry()]
+            made += [*self.processes.families(self.node), *self.tallies.families(self.node), *self._bounds()]
+            made += [*tallies.newest(self.series.samples, self.node), *host.families(self.node, self._directory)]
+            if self.head:
+                made += [*self.cluster.families(), *self.cluster_tallies.families(self.node), *self.jobs.families()]
             users = list(self.user.families())
         by_name = {family.name: family for family in made}
         for name in METRICS:
             if name in by_name:
                 yield by_name[name]
         yield from users
+
+    @property
+    def _directory(self) -> Path:
+        return self.collector.session_dir
 
     def _running(self) -> int:
         rings = self.collector.rings
@@ -88,35 +117,38 @@ class Families(Exposed):
 
     def _tasks(self, running: int) -> list[Metric]:
         s = self.series
-        submitted, finished = _counter("obsray_tasks_submitted"), _counter("obsray_tasks_finished")
-        cpu, retries = _counter("obsray_task_cpu_seconds"), _counter("obsray_task_retries")
+        submitted, finished = exposed.counter("obsray_tasks_submitted"), exposed.counter("obsray_tasks_finished")
+        unfinished, blocked = exposed.gauge("obsray_tasks_unfinished"), exposed.counter("obsray_task_blocked_seconds")
+        cpu, retries = exposed.counter("obsray_task_cpu_seconds"), exposed.counter("obsray_task_retries")
         outcomes = [outcome.name.lower() for outcome in Outcome]
         for slot in np.flatnonzero(s.submitted + s.finished.sum(axis=1) + (s.cpu_seconds > 0)).tolist():
             fn = s.functions.name(slot)
             submitted.add_metric([fn], int(s.submitted[slot]))
             cpu.add_metric([fn], float(s.cpu_seconds[slot]))
+            blocked.add_metric([fn], float(s.blocked_seconds[slot]))
+            if s.submitted[slot]:
+                unfinished.add_metric([fn], max(0, int(s.submitted[slot] - s.finished[slot].sum())))
             for outcome, text in enumerate(outcomes):
                 if s.finished[slot, outcome]:
                     finished.add_metric([fn, text], int(s.finished[slot, outcome]))
                 if s.retries[slot, outcome]:
                     retries.add_metric([fn, text], int(s.retries[slot, outcome]))
-        pending = _gauge("obsray_tasks_pending")
+        pending = exposed.gauge("obsray_tasks_pending")
         for (reason, shape), count in s.pending(running).items():
             pending.add_metric([reason, shape], count)
-        now = _gauge("obsray_tasks_running")
+        now = exposed.gauge("obsray_tasks_running")
         now.add_metric([], running)
-        found = [submitted, finished, pending, now, cpu, retries]
+        found = [submitted, finished, unfinished, pending, now, cpu, blocked, retries]
         for name, histogram in s.task_histograms.items():
-            family = _histogram(f"obsray_task_{name}_seconds")
+            family = exposed.histogram(f"obsray_task_{name}_seconds")
             for slot in np.flatnonzero(histogram.counts.sum(axis=1)).tolist():
-                _add_histogram(family, [s.functions.name(slot)], histogram, slot)
+                exposed.add_histogram(family, [s.functions.name(slot)], histogram, slot)
             found.append(family)
         return found
 
     def _node(self, running: int) -> list[Metric]:
         s, node = self.series, self.node
-        decisions, deaths = _counter("obsray_scheduler_decisions"), _counter("obsray_worker_deaths")
-        restarts = _counter("obsray_actor_restarts")
+        decisions, deaths = exposed.counter("obsray_scheduler_decisions"), exposed.counter("obsray_worker_deaths")
         for outcome in LeaseOutcome:
             for reason in Reason:
                 if s.decisions[outcome, reason]:
@@ -124,65 +156,75 @@ class Families(Exposed):
                     decisions.add_metric(labels, int(s.decisions[outcome, reason]))
         for cause in DeathCause:
             deaths.add_metric([node, cause.name.lower()], int(s.deaths[cause]))
-            if s.restarts[cause]:
-                restarts.add_metric([cause.name.lower()], int(s.restarts[cause]))
-        found: list[Metric] = [decisions, deaths, restarts, *self._store(), *self._processes(running)]
+        found: list[Metric] = [decisions, deaths, *self._store(), *self._workers(running)]
         for name, count in (
             ("checkpoints", s.checkpoints), ("checkpoint_bytes", s.checkpoint_bytes),
             ("checkpoint_seconds", s.checkpoint_seconds), ("calls_replayed", s.calls_replayed),
         ):  # fmt: skip
-            family = _counter(f"obsray_actor_{name}")
+            family = exposed.counter(f"obsray_actor_{name}")
             family.add_metric([], count)
             found.append(family)
         for name in s.object_bytes:
-            family = _counter(f"obsray_object_{name}_bytes")
+            family = exposed.counter(f"obsray_object_{name}_bytes")
             family.add_metric([node], s.object_bytes[name])
             found.append(family)
-        lost = _counter("obsray_objects_lost")
+        lost = exposed.counter("obsray_objects_lost")
         lost.add_metric([node], s.objects_lost)
-        failed, seconds = _counter("obsray_object_transfers_failed"), _histogram("obsray_object_transfer_seconds")
+        failed, seconds = (
+            exposed.counter("obsray_object_transfers_failed"),
+            exposed.histogram("obsray_object_transfer_seconds"),
+        )
         failed.add_metric([node], s.transfers_failed)
         if len(s.transfer_seconds.sums):
-            _add_histogram(seconds, [node], s.transfer_seconds, 0)
+            exposed.add_histogram(seconds, [node], s.transfer_seconds, 0)
         found += [failed, seconds]
         for name, by_peer in (("received", s.received), ("sent", s.sent)):
-            moved = _counter(f"obsray_object_{name}_bytes")
+            moved = exposed.counter(f"obsray_object_{name}_bytes")
             for peer, count in by_peer.items():
                 moved.add_metric([node, peer], count)
             found.append(moved)
-        groups, waited = _gauge("obsray_placement_groups"), _histogram("obsray_placement_group_pending_seconds")
+        groups, waited = (
+            exposed.gauge("obsray_placement_groups"),
+            exposed.histogram("obsray_placement_group_pending_seconds"),
+        )
         states = Counter(s.groups.values())
         for state in ("pending", "created"):
             groups.add_metric([state], states[state])
         groups.add_metric(["removed"], s.groups_removed)
         if len(s.group_pending.sums):
-            _add_histogram(waited, [], s.group_pending, 0)
+            exposed.add_histogram(waited, [], s.group_pending, 0)
         found += [groups, waited]
-        total, used = _gauge("obsray_resource_total"), _gauge("obsray_resource_used")
+        total, used = exposed.gauge("obsray_resource_total"), exposed.gauge("obsray_resource_used")
         for resource, (all_, taken) in s.resources.items():
             total.add_metric([node, resource], all_)
             used.add_metric([node, resource], taken)
-        lag, start = _histogram("obsray_scheduler_loop_lag_seconds"), _histogram("obsray_worker_start_seconds")
-        for exposed, histogram in ((lag, s.loop_lag), (start, s.worker_start)):
+        lag, start = (
+            exposed.histogram("obsray_scheduler_loop_lag_seconds"),
+            exposed.histogram("obsray_worker_start_seconds"),
+        )
+        for family_, histogram in ((lag, s.loop_lag), (start, s.worker_start)):
             if len(histogram.sums):
-                _add_histogram(exposed, [node], histogram, 0)
-        rpc = _histogram("obsray_gcs_rpc_duration_seconds")
+                exposed.add_histogram(family_, [node], histogram, 0)
+        rpc = exposed.histogram("obsray_gcs_rpc_duration_seconds")
         for slot in np.flatnonzero(s.rpc.counts.sum(axis=1)).tolist():
-            _add_histogram(rpc, [s.rpc_methods.name(slot)], s.rpc, slot)
-        stored = _histogram("obsray_control_write_seconds")
+            exposed.add_histogram(rpc, [s.rpc_methods.name(slot)], s.rpc, slot)
+        stored = exposed.histogram("obsray_control_write_seconds")
         if len(s.stored.counts) and s.stored.counts[0].sum():
-            _add_histogram(stored, [], s.stored, 0)
+            exposed.add_histogram(stored, [], s.stored, 0)
         return [*found, lost, total, used, lag, start, rpc, stored, *self._collectives()]
 
     def _collectives(self) -> list[Metric]:
         s = self.series
-        took = _histogram("obsray_collective_seconds")
-        waited, sent = _counter("obsray_collective_wait_seconds"), _counter("obsray_collective_sent_bytes")
-        failed = _counter("obsray_collective_failures")
+        took = exposed.histogram("obsray_collective_seconds")
+        waited, sent = (
+            exposed.counter("obsray_collective_wait_seconds"),
+            exposed.counter("obsray_collective_sent_bytes"),
+        )
+        failed = exposed.counter("obsray_collective_failures")
         for slot in range(len(s.operations.names)):
             name = s.operations.name(slot)
             if slot < len(s.collectives.sums):
-                _add_histogram(took, [name], s.collectives, slot)
+                exposed.add_histogram(took, [name], s.collectives, slot)
             waited.add_metric([name], float(s.collective_wait_seconds[slot]))
             sent.add_metric([name], float(s.collective_sent_bytes[slot]))
             failed.add_metric([name], int(s.collective_failures[slot]))
@@ -192,89 +234,68 @@ class Families(Exposed):
         sample = self.series.samples.get("store_sample")
         found: list[Metric] = []
         for name in ("capacity", "used", "pinned", "spilled"):
-            family = _gauge(f"obsray_object_store_{name}_bytes")
+            family = exposed.gauge(f"obsray_object_store_{name}_bytes")
             if sample is not None:
                 family.add_metric([self.node], sample[f"{name}_bytes"])
             found.append(family)
-        objects = _gauge("obsray_objects")
+        objects = exposed.gauge("obsray_objects")
         if sample is not None:
             objects.add_metric([self.node, "memory"], sample["objects"])
             objects.add_metric([self.node, "spilled"], sample["objects_spilled"])
         return [*found, objects]
 
-    def _processes(self, running: int) -> list[Metric]:
+    def _workers(self, running: int) -> list[Metric]:
         s, node = self.series, self.node
-        workers, queue = _gauge("obsray_workers"), _gauge("obsray_scheduler_queue_depth")
+        workers, queue = exposed.gauge("obsray_workers"), exposed.gauge("obsray_scheduler_queue_depth")
         sample = s.samples.get("node_sample")
         if sample is not None:
-            blocked = sample["workers_blocked"]
-            busy = max(0, min(running, sample["workers"]) - blocked)
-            states = {
-                "starting": sample["workers_starting"], "idle": sample["workers_idle"], "busy": busy,
-                "blocked_in_get": blocked,
-                "leased": max(0, sample["workers_leased"] + sample["workers_actor"] - busy - blocked),
-            }  # fmt: skip
-            for state, count in states.items():
+            for state, count in by_state(sample, running).items():
                 workers.add_metric([node, state], count)
             queue.add_metric([node], sample["demands_queued"])
-        resident = _gauge("obsray_process_resident_memory_bytes")
-        unique = _gauge("obsray_process_unique_memory_bytes")
-        sums: dict[str, list[int]] = {}
-        for kind, rss, uss in s.processes.values():
-            entry = sums.setdefault(kind.name.lower(), [0, 0])
-            entry[0] += rss
-            entry[1] += uss
-        for kind_name, (rss, uss) in sums.items():
-            resident.add_metric([node, kind_name], rss)
-            unique.add_metric([node, kind_name], uss)
-        return [workers, queue, resident, unique]
+        pulls = exposed.gauge("obsray_object_pulls_inflight")
+        pulls.add_metric([node], len(self.pulls.begun))
+        return [workers, queue, pulls]
+
+    def _bounds(self) -> list[Metric]:
+        """How many values of each label there are, and may be: what is beyond is not hidden."""
+        s = self.series
+        used = {
+            "fn": (len(s.functions.names), FUNCTIONS_MAX),
+            "shape": (len(s.shapes.names), SHAPES_MAX),
+            "operation": (len(s.operations.names), OPERATIONS_MAX),
+            "method": (len(s.rpc_methods.names), METHODS_MAX),
+            "peer": (len(s.received.keys() | s.sent.keys()), PEERS_MAX),
+            "actor_class": (len(self.cluster.classes), NAMES_MAX),
+            "user_family": (len(self.user), FAMILIES_MAX),
+        }
+        values = exposed.gauge("obsray_metric_label_values")
+        limits = exposed.gauge("obsray_metric_label_values_limit")
+        for label, (count, limit) in used.items():
+            values.add_metric([self.node, label], count)
+            limits.add_metric([self.node, label], limit)
+        return [values, limits]
 
     def _telemetry(self) -> list[Metric]:
         c, node = self.collector, self.node
-        events, written = _counter("obsray_telemetry_events"), _counter("obsray_telemetry_bytes")
+        events, written = exposed.counter("obsray_telemetry_events"), exposed.counter("obsray_telemetry_bytes")
         events.add_metric([node], c.events_total)
         written.add_metric([node], c.bytes_total)
-        dropped = _counter("obsray_telemetry_events_dropped")
+        dropped = exposed.counter("obsray_telemetry_events_dropped")
         dropped.add_metric([node, "ring"], self.series.dropped)
         dropped.add_metric([node, "gap"], sum(reader.state.gaps for reader in list(c.rings.readers.values())))
-        fill, lag = _gauge("obsray_telemetry_ring_fill_ratio"), _gauge("obsray_telemetry_export_lag_seconds")
+        fill, lag = (
+            exposed.gauge("obsray_telemetry_ring_fill_ratio"),
+            exposed.gauge("obsray_telemetry_export_lag_seconds"),
+        )
         sample = self.series.samples.get("collector_sample")
         if sample is not None:
             fill.add_metric([node], sample["ring_fill_ratio"])
         lag.add_metric([node, "store"], c.lag_seconds())
-        cpu = _counter("obsray_telemetry_cpu_seconds")
+        cpu = exposed.counter("obsray_telemetry_cpu_seconds")
         cpu.add_metric([node, "collector"], c.cpu_seconds())
         build = InfoMetricFamily("obsray_build", METRICS["obsray_build"].help)
         build.add_metric([], {"version": version(), "node": node})
         return [events, written, dropped, fill, lag, cpu, build]
-
-
-def _counter(name: str) -> CounterMetricFamily:
-    metric = METRICS[name]
-    return CounterMetricFamily(name, metric.help, labels=metric.labels)
-
-
-def _gauge(name: str) -> GaugeMetricFamily:
-    metric = METRICS[name]
-    return GaugeMetricFamily(name, metric.help, labels=metric.labels)
-
-
-def _histogram(name: str) -> HistogramMetricFamily:
-    metric = METRICS[name]
-    return HistogramMetricFamily(name, metric.help, labels=metric.labels)
-
-
-def _add_histogram(family: HistogramMetricFamily, labels: list[str], histogram: Histogram, slot: int) -> None:
-    buckets: list[Any] = []
-    counts = np.cumsum(histogram.counts[slot])
-    for index, count in enumerate(counts.tolist()):
-        bound = str(BUCKETS[index]) if index < len(BUCKETS) else "+Inf"
-        known = histogram.exemplars.get((slot, index))
-        if known is None:
-            buckets.append((bound, count))
-        else:
-            buckets.append((bound, count, Exemplar(known[0], known[1], known[2] / 1e9)))
-    family.add_metric(labels, buckets=buckets, sum_value=float(histogram.sums[slot]))
 
 
 def version() -> str:
@@ -285,91 +306,62 @@ def version() -> str:
         return "unknown"
 
 
-# --- http ------------------------------------------------------------------------------------------------
-
-
-class _Handler(BaseHTTPRequestHandler):
-    timeout = _CLIENT_SECONDS
-    server: _Server
-
-    def do_GET(self) -> None:
-        if not self._host_is_ours():
-            return self._say(421, "this server answers to its loopback address only\n")
-        if self.path.partition("?")[0] != "/metrics":
-            return self._say(404, "there is only /metrics\n")
-        if not self._authorized():
-            return self._say(401, "send 'Authorization: Bearer <token>'; the token is in the session directory\n")
-        body: bytes = openmetrics.generate_latest(self.server.registry)  # type: ignore[no-untyped-call]
-        self.send_response(200)
-        self.send_header("Content-Type", openmetrics.CONTENT_TYPE_LATEST)
-        self._send(body)
-
-    def _host_is_ours(self) -> bool:
-        port = self.server.server_address[1]
-        return self.headers.get("Host", "") in {f"127.0.0.1:{port}", f"localhost:{port}"}
-
-    def _authorized(self) -> bool:
-        given = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        if not given:
-            for part in self.headers.get("Cookie", "").split(";"):
-                name, _, value = part.strip().partition("=")
-                if name == "obsray_token":
-                    given = value
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self.server.token)
-
-    def _say(self, status: int, text: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
-        if status == 401:
-            self.send_header("WWW-Authenticate", "Bearer")
-        self._send(text.encode())
-
-    def _send(self, body: bytes) -> None:
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Scrapes are not worth a line."""
-
-    def version_string(self) -> str:
-        return "obsray"
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    registry: CollectorRegistry
-    token: bytes
-
-
 class Exporter:
     """The running server; ``url`` is where it answers."""
 
-    def __init__(self, families: Families, token: bytes) -> None:
+    def __init__(self, families: Families, session_dir: Path, address: str, token: bytes) -> None:
         self.families = families
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.registry = CollectorRegistry(auto_describe=False)
-        self._server.registry.register(families)
-        self._server.token = token.hex().encode()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/metrics"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
+        self._session = session_dir
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(families)
+        self._server: Server = start_server(address, registry, token)
+        self.url = self._server.url
+        self.targets = Targets(session_dir, families.collector.texts)
+        self._looked_at = 0.0
+
+    def look(self) -> None:
+        """Call now and then: the head writes down where the metrics of all nodes are."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        facts = session_file.read(self._session)
+        self.families.head = facts.get("head") is not False
+        if self.families.head:
+            self.targets.write(facts)
 
     def close(self) -> None:
         """Stop answering."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.close()
 
 
 def start(collector: Collector, session_dir: Path) -> Exporter:
-    """Serve the metrics of a collector. Raises FileNotFoundError if the session has no token: nothing is served
-    without one."""
-    token = (Path(session_dir) / "token").read_bytes()
+    """Serve the metrics of a collector. Raises FileNotFoundError if the session has no token (nothing is served without
+    one), ValueError or OSError if the address of the settings cannot be listened at."""
+    session_dir = Path(session_dir)
+    token = (session_dir / "token").read_bytes()
     if len(token) < 16:
         raise ValueError(f"the token of {session_dir} is too short")
-    node = session_file.read(session_dir).get("node") or ""
-    families = Families(collector, node[:8])
-    collector.folds.append(families.update)
-    return Exporter(families, token)
+    credential.write(session_dir, token)
+    facts = session_file.read(session_dir)
+    node = str(facts.get("node") or "")
+    families = Families(collector, node[:8], facts.get("head") is not False)
+    exporter = Exporter(families, session_dir, _address(Config.from_environment()), token)
+    collector.folds += [families.update, exporter.targets.update]
+    collector.gathered_folds += [families.update_cluster, exporter.targets.update]
+    if collector.ring is not None and node:
+        address = collector.ring.intern(exporter.url)
+        collector.ring.metrics_served(time.time_ns(), bytes.fromhex(node), address)
+    log.info("metrics at %s", exporter.url)
+    return exporter
+
+
+def _address(config: Config) -> str:
+    """Where to listen. Raises ValueError for an address that others could reach unasked."""
+    host_, _ = parse(config.metrics_address, "metrics_address")
+    if not is_loopback(host_) and config.unsafe_network != "1":
+        raise ValueError(
+            f"metrics_address={config.metrics_address!r}: what is served there is not encrypted, so it is for this "
+            "machine alone unless the setting unsafe_network=1 says that everybody who can read the network is trusted"
+        )
+    return config.metrics_address

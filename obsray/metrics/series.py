@@ -39,15 +39,19 @@ _HISTOGRAMS = ("duration", "queue", "fetch", "deserialize", "store")
 OPERATIONS_MAX = 20
 
 
+#: Methods of the control store that are told apart.
+METHODS_MAX = 100
+
+
 #: Peers with a label of their own.
 PEERS_MAX = 64
 
 
 def _add_by_peer(sums: dict[str, int], peers: Array, sizes: Array) -> None:
     for node in np.unique(peers):
-        peer = node.tobytes().hex()
+        peer = node.tobytes().hex()[:8]
         if peer not in sums and len(sums) >= PEERS_MAX:
-            peer = "others"
+            peer = OTHER
         sums[peer] = sums.get(peer, 0) + int(sizes[peers == node].sum())
 
 
@@ -211,12 +215,13 @@ class Series:
         self.finished = np.zeros((slots, len(Outcome)), np.int64)
         self.retries = np.zeros((slots, len(Outcome)), np.int64)
         self.cpu_seconds = np.zeros(slots)
+        self.blocked_seconds = np.zeros(slots)
         self.unready = 0
         self.task_histograms = {name: Histogram() for name in _HISTOGRAMS}
         self.decisions = np.zeros((len(LeaseOutcome), _REASONS), np.int64)
         self.loop_lag = Histogram()
         self.worker_start = Histogram()
-        self.rpc_methods = Labels(texts, 100)
+        self.rpc_methods = Labels(texts, METHODS_MAX)
         self.rpc = Histogram()
         self.stored = Histogram()
         self.operations = Labels(texts, OPERATIONS_MAX)
@@ -225,7 +230,6 @@ class Series:
         self.collective_sent_bytes = np.zeros(OPERATIONS_MAX + 1)
         self.collective_failures = np.zeros(OPERATIONS_MAX + 1, np.int64)
         self.deaths = np.zeros(len(DeathCause), np.int64)
-        self.restarts = np.zeros(len(DeathCause), np.int64)
         self.checkpoints = 0
         self.checkpoint_bytes = 0
         self.checkpoint_seconds = 0.0
@@ -243,7 +247,6 @@ class Series:
         self.transfers_failed = 0
         self.dropped = 0
         self.resources: dict[str, tuple[float, float]] = {}
-        self.processes: dict[bytes, tuple[ProcessKind, int, int]] = {}
         self.samples: dict[str, dict[str, Any]] = {}
         self.demand: dict[tuple[bytes, int], int] = {}
         self.answers: dict[tuple[bytes, int], tuple[int | None, int]] = {}
@@ -255,9 +258,9 @@ class Series:
             "task_finished": self._finished, "tasks_finished": self._finished_run, "task_retried": self._retried,
             "lease_requested": self._requested, "lease_decided": self._decided, "node_sample": self._node_sample,
             "store_sample": self._newest, "collector_sample": self._newest, "resource_sample": self._resources,
-            "process_sample": self._process_sample, "worker_registered": self._registered, "worker_died": self._died,
+            "worker_registered": self._registered, "worker_died": self._died,
             "actor_checkpoint_saved": self._saved, "actor_restored": self._restored,
-            "actor_restarting": self._restarting, "control_rpc": self._rpc, "control_stored": self._stored,
+            "control_rpc": self._rpc, "control_stored": self._stored,
             "events_dropped": self._dropped,
             "group_requested": self._group_requested, "group_created": self._group_created,
             "group_removed": self._group_removed, "group_rescheduling": self._group_rescheduling,
@@ -338,6 +341,8 @@ class Series:
     def _ended(self, columns: Columns) -> None:
         slots = self.functions.of(columns["name"])
         self.cpu_seconds += np.bincount(slots, weights=columns["cpu_seconds"], minlength=len(self.cpu_seconds))
+        blocked = self.blocked_seconds
+        blocked += np.bincount(slots, weights=columns["blocked_seconds"], minlength=len(blocked))
         for name, field in (
             ("duration", "run_seconds"), ("fetch", "fetch_seconds"), ("deserialize", "deserialize_seconds"),
             ("store", "store_seconds"),
@@ -431,13 +436,6 @@ class Series:
             name = self.texts[int(columns["resource"][at])]
             self.resources[name] = (float(columns["total"][at]), float(columns["used"][at]))
 
-    def _process_sample(self, columns: Columns) -> None:
-        for worker, kind, rss, unique in zip(
-            columns["worker"], columns["process_kind"].tolist(), columns["rss_bytes"].tolist(),
-            columns["unique_bytes"].tolist(), strict=True,
-        ):  # fmt: skip
-            self.processes[worker.tobytes()] = (ProcessKind(kind), rss, unique)
-
     def _registered(self, columns: Columns) -> None:
         workers = columns["start_seconds"][columns["process_kind"] == ProcessKind.WORKER]
         self.worker_start.add(np.zeros(len(workers), np.int64), workers)
@@ -445,8 +443,6 @@ class Series:
     def _died(self, columns: Columns) -> None:
         causes = np.minimum(columns["cause"], len(DeathCause) - 1)
         self.deaths += np.bincount(causes, minlength=len(self.deaths))
-        for worker in columns["worker"]:
-            self.processes.pop(worker.tobytes(), None)
         gone = {worker.tobytes() for worker in columns["worker"]}
         self.demand = {key: backlog for key, backlog in self.demand.items() if key[0] not in gone}
         self.answers = {key: answer for key, answer in self.answers.items() if key[0] not in gone}
@@ -468,10 +464,6 @@ class Series:
         self.groups_removed += len(columns)
         for group in columns["group"]:
             self.groups.pop(group.tobytes(), None)
-
-    def _restarting(self, columns: Columns) -> None:
-        causes = np.minimum(columns["cause"], len(DeathCause) - 1)
-        self.restarts += np.bincount(causes, minlength=len(self.restarts))
 
     def _saved(self, columns: Columns) -> None:
         self.checkpoints += len(columns["state_bytes"])

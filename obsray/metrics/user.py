@@ -84,6 +84,9 @@ class UserSeries:
         #: (name, tags, instrument, definition) -> where its values go; None if they are not served.
         self._places: dict[tuple[int, ...], tuple[_Family, _Series] | None] = {}
 
+    def __len__(self) -> int:
+        return len(self._families)
+
     def update(self, columns: Columns) -> None:
         """Fold the new records, group by group of equal texts."""
         keys = np.stack(

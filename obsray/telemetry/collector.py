@@ -52,6 +52,8 @@ class Collector:
         self.gpu = GpuStreams(self.rings, self.texts, self._gpu_lost)
         self.writer = SegmentWriter(self.session_dir / "telemetry", self.texts, bytes_max)
         self.folds: list[Fold] = []
+        #: Folds of what is taken over from other nodes.
+        self.gathered_folds: list[Fold] = []
         self.events_total = 0
         self.bytes_total = 0
         self.ring = ring
@@ -95,13 +97,7 @@ class Collector:
             oldest = min(int(columns["time_ns"].min()) for columns in batch.values()) if batch else 0
             self._oldest_pending_ns = min(self._oldest_pending_ns or oldest, oldest)
             self.writer.append(batch)
-            for fold in list(self.folds):
-                try:
-                    fold(batch)
-                except Exception:
-                    # Storing comes first: a fold that fails is left out from now on, and says so.
-                    log.exception("%r failed and is given no more records", fold)
-                    self.folds.remove(fold)
+            _hand(self.folds, batch)
         return count
 
     def due(self) -> bool:
@@ -126,7 +122,8 @@ class Collector:
     def gather(self, node: bytes, parts: list[tuple[str, bytes]], rings: dict[bytes, RingState]) -> int:
         """Take over records of another node: ``parts`` are Arrow streams by kind, ``rings`` how far they go.
 
-        Returns how many were new. They are stored like own ones; folds are not given them, since their node's are.
+        Returns how many were new. They are stored like own ones; ``folds`` are not given them, since their node's are,
+        ``gathered_folds`` are.
         """
         positions = {process: state.position for process, state in self.gathered.items()}
         count = 0
@@ -140,6 +137,7 @@ class Collector:
                 if len(new):
                     count += len(new)
                     self.writer.append({name: new})
+                    _hand(self.gathered_folds, {name: new})
         for process, state in rings.items():
             known = self.gathered.get(process)
             if process not in self.rings.readers and (known is None or known.position <= state.position):
@@ -275,6 +273,16 @@ class Collector:
         if known is None or now - known[0] > UNIQUE_SECONDS:
             known = self._unique[pid] = (now, process.memory_full_info().uss)
         return known[1]
+
+
+def _hand(folds: list[Fold], batch: Batch) -> None:
+    for fold in list(folds):
+        try:
+            fold(batch)
+        except Exception:
+            # Storing comes first: a fold that fails is left out from now on, and says so.
+            log.exception("%r failed and is given no more records", fold)
+            folds.remove(fold)
 
 
 def own_ring(session_dir: Path, node: bytes) -> Ring:

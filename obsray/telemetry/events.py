@@ -561,6 +561,8 @@ _UNION: tuple[Event, ...] = (
         _detail("node", "id8"), _measure("silent_seconds", "f32")), Severity.ERROR),
     Event(187, "logs_dropped", "Output of a worker did not reach its driver; its own file has it.", (
         _WORKER, _detail("job", "u32"), _measure("bytes", "u64")), Severity.WARNING),
+    Event(232, "metrics_served", "The metrics of a node can be read at this address.", (
+        _detail("node", "id8"), _detail("address", "str"))),
     # what is lost, as its owner sees it
     Event(176, "object_missing", "The owner of a stored value learned that no copy of it is left.", (
         _OBJECT, _measure("object_bytes", "u64"), _detail("error", "str")), Severity.WARNING),

@@ -43,6 +43,8 @@ class Exporter(Protocol):
 
     url: str
 
+    def look(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -107,6 +109,8 @@ class Process:
                 self._gather()
                 if collector.due():
                     collector.flush()
+                if self.exporter is not None:
+                    self.exporter.look()
             except OSError as error:
                 log.error("cannot store telemetry, trying again: %s", error)
                 more = False

@@ -479,6 +479,7 @@ SENTENCES: dict[str, Sentence] = {
         f"not here, only the {r['events']:,} records before"
     ),
     "node_drains": lambda r, n: f"node {r['node'].hex()[:8]} takes no more work: {r['error'] or 'it drains'}",
+    "metrics_served": lambda r, n: f"metrics of node {r['node'].hex()[:8]} are at {r['address']}",
     "node_joined": lambda r, n: f"node {r['node'].hex()[:8]} joined the cluster at {r['address']}",
     "control_lost": lambda r, n: f"node {r['node'].hex()[:8]} has no control store any more and ends",
     "logs_dropped": lambda r, n: f"{r['bytes']} bytes of its output did not reach its driver",

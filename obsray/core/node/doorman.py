@@ -14,9 +14,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from obsray.core.protocol.addresses import join
 from obsray.core.transport.connection import Hello, pack_hello
-from obsray.core.transport.dial import TRANSFER_TARGET, dial, split_address
+from obsray.core.transport.dial import TRANSFER_TARGET, dial, reachable
 from obsray.core.transport.handshake import Refusal
 from obsray.core.transport.links import Link, Reactor
 from obsray.core.transport.tcp import Taker, TcpListener
@@ -55,7 +54,7 @@ class Doorman:
         self._me = Hello(node, int(ProcessKind.NODE), os.getpid())
         self._listener = TcpListener(reactor, address, token, self._me, self._route, self._refused)
         #: Where others reach this node: "host:port".
-        self.address = _reachable(self._listener.address)
+        self.address = reachable(self._listener.address)
 
     def close(self) -> None:
         """Take nobody new; what was made stays."""
@@ -133,20 +132,3 @@ def _socket_of(target: bytes) -> str:
     if target in SERVICES:
         return f"{target.decode()}.sock"
     return target.decode() if _MEMBER.fullmatch(target) else ""
-
-
-def _reachable(address: str) -> str:
-    """Where others reach who listens at ``address``, which may be at every address of this machine."""
-    host, port = split_address(address)
-    if host not in ("0.0.0.0", "::"):
-        return join(host, port)
-    family, elsewhere, loopback = (
-        (socket.AF_INET, "192.0.2.1", "127.0.0.1") if host == "0.0.0.0" else (socket.AF_INET6, "2001:db8::1", "::1")
-    )  # fmt: skip
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            # Connecting a datagram socket only asks for the route; the addresses are reserved for documentation.
-            probe.connect((elsewhere, 9))
-        except OSError:
-            return join(loopback, port)
-        return join(str(probe.getsockname()[0]), port)

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from obsray.core.protocol.addresses import PORT_MAX
+from obsray.core.protocol.addresses import PORT_MAX, join
 from obsray.core.transport.connection import Hello
 from obsray.core.transport.handshake import NONCE_BYTES, Dialer, HandshakeError, NotAPeer, Refusal, sentence
 
@@ -43,6 +43,23 @@ def split_address(address: str) -> tuple[str, int]:
     if ":" in bare and bare == host:
         raise ValueError(f"{address!r} is not an address: an IPv6 address is written in brackets, e.g. [::1]:6379")
     return bare, int(port)
+
+
+def reachable(address: str) -> str:
+    """Where others reach who listens at ``address``, which may be at every address of this machine."""
+    host, port = split_address(address)
+    if host not in ("0.0.0.0", "::"):
+        return join(host, port)
+    family, elsewhere, loopback = (
+        (socket.AF_INET, "192.0.2.1", "127.0.0.1") if host == "0.0.0.0" else (socket.AF_INET6, "2001:db8::1", "::1")
+    )  # fmt: skip
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            # Connecting a datagram socket only asks for the route; the addresses are reserved for documentation.
+            probe.connect((elsewhere, 9))
+        except OSError:
+            return join(loopback, port)
+        return join(str(probe.getsockname()[0]), port)
 
 
 def is_address(path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def exposed(recorded):
 
 
 def test_the_exposition_holds_the_catalogue_and_nothing_else(exposed):
-    assert set(exposed.families) == set(METRICS)
+    assert set(exposed.families) == {name for name, metric in METRICS.items() if metric.served_by != "dashboard"}
     for name, family in exposed.families.items():
         assert family.type == METRICS[name].type
         assert family.documentation == METRICS[name].help
@@ -68,6 +69,18 @@ def test_every_metric_names_events_that_exist():
         assert metric.name.startswith("obsray_")
         assert not metric.name.endswith("_total") or metric.type == "gauge"
         assert not {"task", "task_id", "object", "worker", "trace", "actor_id"} & set(metric.labels)
+
+
+def test_names_say_unit_and_kind_as_prometheus_wants_them():
+    for metric in METRICS.values():
+        name = metric.name
+        assert re.fullmatch(r"obsray_[a-z0-9]+(_[a-z0-9]+)*", name)
+        assert metric.type in {"counter", "gauge", "histogram", "info"}
+        assert metric.help.endswith(".")
+        assert not re.search(r"milli|micro|minutes|hours|kilo|mega|percent|_ms$", name), "base units"
+        assert {word for word in ("seconds", "bytes", "ratio") if word in name.split("_")} <= {metric.unit}
+        assert metric.type != "histogram" or metric.unit == "seconds"
+        assert "le" not in metric.labels and "quantile" not in metric.labels
 
 
 def test_tasks_are_counted_by_function_and_outcome(exposed, recorded):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -54,7 +55,9 @@ def wait_for_metrics(directory, collector) -> str:
 
 
 def scrape(url, token) -> str:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token.hex()}"})
+    request = urllib.request.Request(
+        url, headers={"Authorization": f"Bearer {token if isinstance(token, str) else token.hex()}"}
+    )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return str(answer.read().decode())
 
@@ -72,6 +75,49 @@ def test_it_stores_serves_and_ends_on_sigterm_with_a_last_drain(session, start):
     book = Views(Store.open(directory)).ledger()
     assert book["totals"]["events_stored"] == book["totals"]["events_recorded"] > session.events
     assert book["totals"]["events_lost"] == 0
+
+
+def test_the_file_for_scrapers_opens_the_metrics_and_says_where_they_are(session, start):
+    directory = session.directory
+    collector = start(directory)
+    url = wait_for_metrics(directory, collector)
+    assert "obsray_build_info" in scrape(url, (directory / "metrics_token").read_text())
+    assert (directory / "metrics_token").stat().st_mode & 0o077 == 0
+    targets = eventually(
+        lambda: (
+            (directory / "prometheus_targets.json").exists()
+            and json.loads((directory / "prometheus_targets.json").read_text())
+        )
+    )
+    assert [entry["targets"] for entry in targets] == [[url.split("/")[2]]]
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        scrape(url, "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("0.0.0.0:0", "unsafe_network=1"), ("nonsense", "host:port"), ("192.0.2.1:1", "unsafe_network=1")],
+)
+def test_metrics_are_not_served_where_others_could_ask_unasked(session, start, monkeypatch, address, why):
+    monkeypatch.setenv("OBSRAY_METRICS_ADDRESS", address)
+    collector = start(session.directory)
+    session_file.update(session.directory, stopped_at_ns=1)
+    assert collector.wait(30) == 0
+    assert why in collector.stderr.read().decode()
+    assert session_file.read(session.directory)["metrics_url"] is None
+
+
+def test_on_a_network_that_is_trusted_metrics_are_served_at_every_address(session, start, monkeypatch):
+    monkeypatch.setenv("OBSRAY_METRICS_ADDRESS", "0.0.0.0:0")
+    monkeypatch.setenv("OBSRAY_UNSAFE_NETWORK", "1")
+    collector = start(session.directory)
+    url = wait_for_metrics(session.directory, collector)
+    port = url.split("/")[2].rpartition(":")[2]
+    mine = (session.directory / "metrics_token").read_text()
+    assert "obsray_build_info" in scrape(f"http://127.0.0.1:{port}/metrics", mine)
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Cookie": f"obsray_token={mine}"})
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(request, timeout=30)
 
 
 def test_it_ends_when_the_session_is_said_to_be_over(session, start):

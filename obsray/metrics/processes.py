@@ -1,0 +1,111 @@
+"""The numbers of processes: what those that live use now, what all of them used, what workers spend their time on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from prometheus_client.core import Metric
+
+from obsray.metrics import exposed
+from obsray.telemetry.columns import Batch, Columns
+from obsray.telemetry.events import ProcessKind
+
+#: A process that was not sampled for this long is gone, whether somebody said so or not.
+GONE_NS = 30_000_000_000
+#: A longer time between two samples of the node is not known to have been like its end.
+SAMPLE_SECONDS_MAX = 15.0
+#: Dead processes that are remembered, because their last sample may come after the news of their death.
+DEAD_KEPT = 1024
+
+
+@dataclass(slots=True)
+class _Process:
+    kind: ProcessKind
+    seen_ns: int
+    rss: int
+    unique: int
+    descriptors: int
+    cpu: float
+
+
+class ProcessSeries:
+    """Sums over processes of a kind. ``update`` folds a batch; ``running`` is how many tasks run at that moment."""
+
+    def __init__(self) -> None:
+        self.alive: dict[bytes, _Process] = {}
+        self.cpu_seconds: dict[ProcessKind, float] = {}
+        self.worker_seconds = dict.fromkeys(("starting", "idle", "leased", "busy", "blocked_in_get"), 0.0)
+        self._dead: deque[bytes] = deque(maxlen=DEAD_KEPT)
+        self._sampled_ns = 0
+
+    def update(self, batch: Batch, running: int) -> None:
+        """Fold a batch."""
+        if "worker_died" in batch:
+            for worker in batch["worker_died"]["worker"]:
+                self.alive.pop(worker.tobytes(), None)
+                self._dead.append(worker.tobytes())
+        if "process_sample" in batch:
+            self._sample(batch["process_sample"])
+        if "node_sample" in batch:
+            self._spend(batch["node_sample"], running)
+
+    def _sample(self, columns: Columns) -> None:
+        fields = ("process_kind", "time_ns", "rss_bytes", "unique_bytes", "descriptors", "cpu_seconds_total")
+        for worker, *values in zip(columns["worker"], *(columns[name].tolist() for name in fields), strict=True):
+            key = worker.tobytes()
+            known = self.alive.get(key)
+            now = _Process(ProcessKind(values[0]), *values[1:])
+            used = max(0.0, now.cpu - (known.cpu if known is not None else 0.0))
+            self.cpu_seconds[now.kind] = self.cpu_seconds.get(now.kind, 0.0) + used
+            if key not in self._dead:
+                self.alive[key] = now
+        newest = int(columns["time_ns"].max())
+        for key in [key for key, process in self.alive.items() if newest - process.seen_ns > GONE_NS]:
+            del self.alive[key]
+
+    def _spend(self, columns: Columns, running: int) -> None:
+        for at in np.argsort(columns["time_ns"]).tolist():
+            time_ns = int(columns["time_ns"][at])
+            seconds = (time_ns - self._sampled_ns) / 1e9 if self._sampled_ns else 0.0
+            self._sampled_ns = max(time_ns, self._sampled_ns)
+            sample = {name: values[at].item() for name, values in columns.arrays.items() if name.startswith("workers")}
+            if 0 < seconds <= SAMPLE_SECONDS_MAX:
+                for activity, workers in by_state(sample, running).items():
+                    self.worker_seconds[activity] += workers * seconds
+
+    def families(self, node: str) -> Iterator[Metric]:
+        """The families, for the exposition of ``node``."""
+        count, cpu = exposed.gauge("obsray_processes"), exposed.counter("obsray_process_cpu_seconds")
+        resident = exposed.gauge("obsray_process_resident_memory_bytes")
+        unique = exposed.gauge("obsray_process_unique_memory_bytes")
+        descriptors = exposed.gauge("obsray_process_open_descriptors")
+        for kind, used in self.cpu_seconds.items():
+            labels = [node, kind.name.lower()]
+            mine = [process for process in self.alive.values() if process.kind == kind]
+            cpu.add_metric(labels, used)
+            if mine:
+                count.add_metric(labels, len(mine))
+                resident.add_metric(labels, sum(process.rss for process in mine))
+                unique.add_metric(labels, sum(process.unique for process in mine))
+                descriptors.add_metric(labels, sum(process.descriptors for process in mine))
+        seconds = exposed.counter("obsray_worker_seconds")
+        for activity, spent in self.worker_seconds.items():
+            seconds.add_metric([node, activity], spent)
+        yield from (count, cpu, resident, unique, descriptors, seconds)
+
+
+def by_state(sample: dict[str, Any], running: int) -> dict[str, int]:
+    """How many workers are in each state: a sample of the node, and how many tasks run."""
+    blocked = sample["workers_blocked"]
+    busy = max(0, min(running, sample["workers"]) - blocked)
+    return {
+        "starting": sample["workers_starting"],
+        "idle": sample["workers_idle"],
+        "busy": busy,
+        "blocked_in_get": blocked,
+        "leased": max(0, sample["workers_leased"] + sample["workers_actor"] - busy - blocked),
+    }

@@ -1,0 +1,216 @@
+"""What the head says of the whole cluster, and what is said of processes, jobs and transfers, from events alone."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from obsray import ids
+from obsray.metrics.catalog import JOBS_MAX, METRICS, NAMES_MAX, OTHER
+from obsray.metrics.exporter import Families
+from obsray.metrics.targets import FILE, Targets
+from obsray.telemetry.collector import Collector
+from obsray.telemetry.columns import Texts
+from obsray.telemetry.events import DeathCause, LeaseOutcome, ProcessKind
+from obsray.telemetry.spine import Ring
+
+NS = 1_000_000_000
+START = 1_700_000_000 * NS
+NODE = bytes(range(8))
+
+
+class Told:
+    """A session of which only a ring is there: ``ring`` tells, ``value`` asks what is exposed."""
+
+    def __init__(self, directory, head=True):
+        (directory / "rings").mkdir()
+        self.ring = Ring(directory / "rings", ids.worker_id(NODE, b"drvr"), ProcessKind.DRIVER, NODE)
+        self.collector = Collector(directory, 1 << 30)
+        self.families = Families(self.collector, "n0", head)
+        self.collector.folds.append(self.families.update)
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self.families)
+
+    def text(self, name):
+        return self.ring.intern(name)
+
+    def samples(self, name):
+        while self.collector.poll():
+            pass
+        families = text_string_to_metric_families(generate_latest(self.registry).decode())
+        return [s for family in families for s in family.samples if s.name == name]
+
+    def value(self, name, **labels):
+        return sum(s.value for s in self.samples(name) if labels.items() <= s.labels.items())
+
+    def actor(self, number, name="Counter", at=START):
+        actor = ids.task_id(self.ring.process, number, ids.SEQUENCE_ACTOR)
+        self.ring.actor_created(at, actor, ids.NIL_TASK, self.text(name), 0, 0, 0, 0, 0, 1, bytes(16))
+        return actor
+
+
+@pytest.fixture
+def told(tmp_path):
+    return Told(tmp_path)
+
+
+def test_nodes_are_counted_by_what_was_said_last_of_each(told):
+    for at, node, state in (
+        (0, b"a" * 8, "alive"),
+        (1, b"b" * 8, "alive"),
+        (2, b"b" * 8, "suspected"),
+        (3, b"b" * 8, "dead"),
+    ):
+        told.ring.node_changed(START + at, node, told.text(state), 1, 0)
+    assert [told.value("obsray_nodes", state=state) for state in ("alive", "suspected", "dead")] == [1, 0, 1]
+    assert told.value("obsray_node_changes_total", state="alive") == 2
+    assert told.value("obsray_node_changes_total", state="dead") == 1
+
+
+def test_an_actor_is_in_one_state_at_a_time_and_none_after_its_death(told):
+    actor, worker = told.actor(1), ids.worker_id(NODE, b"wrk1")
+    assert told.value("obsray_actors", actor_class="Counter", state="pending") == 1
+    told.ring.actor_placed(START + 1, actor, worker, NODE, 0.1, 1)
+    told.ring.actor_alive(START + 2, actor, worker, 1, 0.2)
+    told.ring.actor_restarting(START + 3, actor, worker, 1, int(DeathCause.SIGNAL), 0)
+    assert told.value("obsray_actors") == told.value("obsray_actors", state="restarting") == 1
+    assert told.value("obsray_actor_restarts_total", actor_class="Counter", cause="signal") == 1
+    told.ring.actor_died(START + 4, actor, worker, 1, int(DeathCause.KILLED_BY_REQUEST), told.text("Counter"), 0)
+    assert told.value("obsray_actors") == 0
+    assert told.value("obsray_actor_deaths_total", actor_class="Counter", cause="killed_by_request") == 1
+    told.ring.actor_alive(START + 5, actor, worker, 1, 0.2)
+    assert told.value("obsray_actors") == 0, "news of a dead actor that came late"
+
+
+def test_classes_beyond_the_bound_are_called_other_and_the_bound_is_visible(told):
+    for number in range(NAMES_MAX + 7):
+        told.actor(number, f"C{number}")
+    assert told.value("obsray_actors") == NAMES_MAX + 7
+    assert told.value("obsray_actors", actor_class=OTHER) == 7
+    assert told.value("obsray_metric_label_values", label="actor_class") == NAMES_MAX
+    assert told.value("obsray_metric_label_values_limit", label="actor_class") == NAMES_MAX
+
+
+def ended(told, task, seconds, at=START + 5):
+    run = told.text("f")
+    told.ring.task_ended(at, task, 0, 1, 0, bytes(16), run, at, at, at, 0, 0.0, 0.0, seconds, 0.0, seconds / 2, 0.0, 0)
+
+
+def test_what_jobs_cost_follows_from_whose_tasks_ran(told):
+    nested = ids.worker_id(NODE, b"wrk1")
+    told.ring.job_started(START, 7, told.ring.process, 1, 0, 0, 0)
+    told.ring.task_submitted(
+        START, ids.task_id(nested, 1), ids.NIL_TASK, bytes(16), bytes(16), told.text("f"), 0, 7, 0, 0, 0, 0, 0
+    )
+    ended(told, ids.task_id(told.ring.process, 1), 2.0)
+    ended(told, ids.task_id(nested, 1), 3.0)
+    ended(told, ids.task_id(ids.worker_id(b"elsewher", b"wrk9"), 1), 4.0)
+    assert told.value("obsray_job_task_seconds_total", job="7") == pytest.approx(5.0)
+    assert told.value("obsray_job_cpu_seconds_total", job="7") == pytest.approx(2.5)
+    assert told.value("obsray_job_attempts_total", job="7") == 2
+    assert told.value("obsray_job_task_seconds_total", job="unknown") == pytest.approx(4.0)
+
+
+def test_the_newest_jobs_have_series_and_nothing_is_lost_of_the_older_ones(told):
+    jobs = JOBS_MAX + 20
+    for job in range(1, jobs + 1):
+        driver = ids.worker_id(NODE, job.to_bytes(4, "big"))
+        told.ring.job_started(START, job, driver, 1, 0, 0, 0)
+        ended(told, ids.task_id(driver, 1), 1.0)
+        if not job % 40:
+            told.collector.poll()
+    assert told.value("obsray_job_attempts_total") == jobs
+    assert told.value("obsray_job_attempts_total", job=str(jobs)) == 1
+    assert len(told.samples("obsray_job_attempts_total")) == JOBS_MAX + 1
+    assert told.value("obsray_job_attempts_total", job=OTHER) == 20
+
+
+def test_counters_never_go_back_and_dead_processes_have_no_series(told):
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    alive: dict[bytes, float] = {}
+    before = 0.0
+    for step in range(60):
+        at = START + step * NS
+        if chance.random() < 0.4 or not alive:
+            alive[ids.worker_id(NODE, chance.randbytes(4))] = 0.0
+        for worker in alive:
+            alive[worker] += chance.random()
+            told.ring.process_sample(at, worker, 1, int(ProcessKind.WORKER), 100, 50, alive[worker], 1, 3)
+        if chance.random() < 0.3:
+            worker = chance.choice(list(alive))
+            del alive[worker]
+            told.ring.worker_died(at + 1, worker, 1, int(DeathCause.SIGNAL), 0, 9, 0, bytes(16), 0)
+        now = told.value("obsray_process_cpu_seconds_total", process="worker")
+        assert now >= before
+        before = now
+        assert told.value("obsray_processes", process="worker") == len(alive)
+        assert told.value("obsray_process_resident_memory_bytes", process="worker") == 100 * len(alive)
+
+
+def test_the_time_of_workers_adds_up_to_processes_times_time(told):
+    for second in range(11):
+        told.ring.node_sample(START + second * NS, 0.0, 6, 3, 2, 1, 1, 0, 0, 0)
+    total = told.value("obsray_worker_seconds_total")
+    assert total == pytest.approx(7 * 10), "six processes and one that starts, ten seconds"
+    assert told.value("obsray_worker_seconds_total", activity="idle") == pytest.approx(30)
+
+
+def test_time_that_was_not_sampled_is_not_made_up(told):
+    for second in (0, 1, 3600):
+        told.ring.node_sample(START + second * NS, 0.0, 1, 1, 0, 0, 0, 0, 0, 0)
+    assert told.value("obsray_worker_seconds_total") == pytest.approx(1)
+
+
+def test_a_transfer_is_in_flight_from_its_beginning_to_its_end(told):
+    first, second = (ids.task_id(told.ring.process, n) + bytes(4) for n in (1, 2))
+    for identifier in (first, second):
+        told.ring.transfer_begun(START, identifier, NODE, NODE, 10, 0.0, 1, 1)
+    assert told.value("obsray_object_pulls_inflight") == 2
+    told.ring.transfer_done(START + 1, first, NODE, NODE, 10, 0.0, 0.5, 1, 1)
+    told.ring.transfer_failed(START + 1, second, NODE, NODE, 10, 0, 0.0, 0.0, 1, 0)
+    told.ring.transfer_begun(START + 2, second, NODE, NODE, 10, 0.0, 1, 2)
+    assert told.value("obsray_object_pulls_inflight") == 1
+
+
+def test_leases_count_as_waited_for_only_when_granted(told):
+    for outcome in LeaseOutcome:
+        told.ring.lease_decided(START, 1, NODE, 0, int(outcome), 1, NODE, bytes(8), 1, 1, 0, 2.0, 0, 0, bytes(16), -1)
+    assert told.value("obsray_scheduler_lease_wait_seconds_count") == 1
+    assert told.value("obsray_scheduler_lease_wait_seconds_sum") == pytest.approx(2.0)
+
+
+def test_only_the_head_speaks_for_the_cluster(tmp_path):
+    told = Told(tmp_path, head=False)
+    told.samples("obsray_nodes")
+    served = {family.name for family in told.families.collect()}
+    assert served == {name for name, metric in METRICS.items() if metric.served_by == "node"}
+
+
+def test_targets_are_the_living_nodes_and_survive_the_collector(tmp_path):
+    told = Told(tmp_path)
+    targets = Targets(tmp_path, told.collector.texts)
+    told.collector.folds.append(targets.update)
+    other, dead = b"other...", b"dead...."
+    for node, port in ((NODE, 1), (other, 2), (dead, 3)):
+        told.ring.metrics_served(START, node, told.text(f"http://127.0.0.1:{port}/metrics"))
+    told.collector.poll()
+    facts = {
+        "node": NODE.hex(), "control_address_tcp": "127.0.0.1:6379", "dashboard_url": "http://127.0.0.1:8265",
+        "nodes": {node.hex(): {"alive": node != dead} for node in (NODE, other, dead)},
+    }  # fmt: skip
+    targets.write(facts)
+    found = json.loads((tmp_path / FILE).read_text())
+    assert {(entry["targets"][0], entry["labels"]["role"]) for entry in found} == {
+        ("127.0.0.1:1", "head"), ("127.0.0.1:2", "node"), ("127.0.0.1:8265", "dashboard"),
+    }  # fmt: skip
+    assert {entry["labels"]["cluster"] for entry in found} == {"127.0.0.1:6379"}
+    assert (tmp_path / FILE).stat().st_mode & 0o077 == 0
+    again = Targets(tmp_path, Texts())
+    assert again.entries(facts) == found
