@@ -24,6 +24,7 @@ _EXAMPLES = """examples:
   obsray list tasks --filter state=FAILED        what failed
   obsray list tasks --sort -run_seconds          what took longest
   obsray story 3fa2c1d0:42                       everything that happened to one task
+  obsray why 3fa2c1d0:42                         why it waits, is slow or failed
   obsray timeline                                what ran when, for ui.perfetto.dev
   obsray sql "FROM tasks LIMIT 10"               anything, in SQL
   obsray sim --scenario attrition --seed 7       the scheduler and its friends against dying workers
@@ -40,6 +41,12 @@ examples:
   obsray get task 3fa2c1d0:42
   obsray get task 3fa2c1d0aa00bb11000000000000002a --json
   obsray get placement-group 3fa2c1d0:g1
+"""
+_WHY_EXAMPLES = """an id may be cut short as long as it is unique, or be given as lists print it.
+examples:
+  obsray why 3fa2c1d0:42            a task: why it waits, is slow, failed; where its time went
+  obsray why 3fa2c1d0:a1            an actor
+  obsray why 3fa2c1d0:g1 --json     a placement group, for programs
 """
 _SIM_EXAMPLES = """a run is decided by its scenario and its seed alone; the digest of two equal runs is equal.
 examples:
@@ -161,6 +168,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     story.add_argument("id")
 
+    reason = verb(
+        "why", "Why a task, actor, placement group or object is as it is, in one sentence.", _why, _WHY_EXAMPLES
+    )
+    reason.add_argument("id")
+
     logs = verb("logs", "What workers printed, and the logs of the runtime's own processes.", _logs, _LOGS_EXAMPLES)
     logs.add_argument("worker", nargs="?", help="worker id (or part of it), pid, or the name of a log file")
     logs.add_argument("--task", metavar="ID", help="the worker that ran this task")
@@ -256,6 +268,12 @@ def _story(options: argparse.Namespace) -> int:
     from obsray.cli import things
 
     return things.run_story(options)
+
+
+def _why(options: argparse.Namespace) -> int:
+    from obsray.cli import answers
+
+    return answers.run_why(options)
 
 
 def _logs(options: argparse.Namespace) -> int:

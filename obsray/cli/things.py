@@ -20,7 +20,7 @@ def run_get(options: argparse.Namespace) -> int:
     view = sessions.views(directory)
     if options.noun != "task":
         return _get_row(view, f"{options.noun}s", options)
-    task_id = _resolved(view, "tasks", options.id)
+    task_id = resolved(view, "tasks", options.id)
     task = view.task(task_id, refresh=False)
     if task is None:
         raise sessions.Problem(f"no task {options.id}", "See 'obsray list tasks'.")
@@ -33,7 +33,7 @@ def run_get(options: argparse.Namespace) -> int:
 
 def _get_row(view: Any, noun: str, options: argparse.Namespace) -> int:
     """One row of a listing, with all its columns."""
-    table, identifier = TABLES[noun], _resolved(view, noun, options.id)
+    table, identifier = TABLES[noun], resolved(view, noun, options.id)
     query = queries.read(table, [("where", f"{identifiers.KEYS[noun][0]} = {identifier}")])
     found = queries.rows(view, table, query)["rows"]
     if not found:
@@ -56,7 +56,7 @@ def _get_row(view: Any, noun: str, options: argparse.Namespace) -> int:
 def run_story(options: argparse.Namespace) -> int:
     directory = sessions.find(options.session)
     view = sessions.views(directory)
-    found = queries.story(view, _resolved(view, None, options.id))
+    found = queries.story(view, resolved(view, None, options.id))
     if options.json:
         print(plain_json.dumps(found))
         return 0
@@ -86,7 +86,8 @@ def run_timeline(options: argparse.Namespace) -> int:
     return 0
 
 
-def _resolved(view: Any, noun: str | None, text: str) -> str:
+def resolved(view: Any, noun: str | None, text: str) -> str:
+    """The full id that ``text`` means, of anything if ``noun`` is None. Raises Problem."""
     try:
         return identifiers.resolve(view, noun, text) if noun else identifiers.anything(view, text)[1]
     except identifiers.UnknownId as error:

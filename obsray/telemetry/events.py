@@ -563,6 +563,13 @@ _UNION: tuple[Event, ...] = (
         _WORKER, _detail("job", "u32"), _measure("bytes", "u64")), Severity.WARNING),
     Event(232, "metrics_served", "The metrics of a node can be read at this address.", (
         _detail("node", "id8"), _detail("address", "str"))),
+    # waiting that no task sees
+    Event(216, "process_waited", "A driver waited inside get, wait or put for longer than a moment.", (
+        _label("waiting_in", "u8", WaitKind), _measure("objects", "u32"), _OBJECT, _measure("wait_seconds", "f32"))),
+    Event(217, "actor_concurrency", "An actor runs calls beside each other: how many of one concurrency group.", (
+        _ACTOR, _WORKER, _label("group_name", "str"), _measure("calls", "u32"), _detail("methods", "str"))),
+    Event(218, "call_refused", "As many calls of one caller wait for an actor as may (max_pending_calls).", (
+        _ACTOR, _label("name", "str"), _measure("pending", "u32"), _measure("pending_max", "u32")), Severity.WARNING),
     # what is lost, as its owner sees it
     Event(176, "object_missing", "The owner of a stored value learned that no copy of it is left.", (
         _OBJECT, _measure("object_bytes", "u64"), _detail("error", "str")), Severity.WARNING),

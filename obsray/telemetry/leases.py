@@ -22,6 +22,8 @@ class LeaseTable:
         self.candidates: deque[Row] = deque(maxlen=DECISIONS_MAX)
         self.demand: dict[tuple[bytes, str], Row] = {}
         self.latest: dict[tuple[bytes, str], Row] = {}
+        #: The newest decision that was neither a grant nor the end of a demand.
+        self.waiting: dict[tuple[bytes, str], Row] = {}
         self.held: dict[int, Row] = {}
         self.returned = 0
         self.decided = 0
@@ -59,6 +61,10 @@ class LeaseTable:
         known = self.latest.get(key)
         if known is None or record["time_ns"] >= known["time_ns"]:
             self.latest[key] = record
+        if record["outcome"] in ("queued", "infeasible"):
+            waited = self.waiting.get(key)
+            if waited is None or record["time_ns"] >= waited["time_ns"]:
+                self.waiting[key] = record
         if record["outcome"] == "granted" and record["lease"]:
             if record["lease"] in self._over:
                 self._over.discard(record["lease"])

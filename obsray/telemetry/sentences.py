@@ -509,6 +509,12 @@ SENTENCES: dict[str, Sentence] = {
     "ring_closed": lambda r, n: f"{_worker(r, n)} stopped recording in order after {r['events']} records",
     "user_span": lambda r, n: f"{r['name']} took {duration(r['span_seconds'])} in {_task(r, n)}",
     "user_mark": lambda r, n: f"{_task(r, n)} marked {r['name']}",
+    "process_waited": lambda r, n: f"{n.process_label(r['process'])} waited {duration(r['wait_seconds'])} in "
+    f"{r['waiting_in']} for {_many(r['objects'], 'object')}",
+    "actor_concurrency": lambda r, n: f"{_actor(r)} runs {_many(r['calls'], 'call')} at a time"
+    + (f" of its concurrency group {r['group_name']!r}" if r["group_name"] else ""),
+    "call_refused": lambda r, n: f"a call of {r['name']} to {_actor(r)} was refused: {r['pending']} of its caller "
+    f"wait, {r['pending_max']} may",
     "gpu_kernel": _gpu_kernel,
     "gpu_copy": _gpu_copy,
     "gpu_memset": _gpu_memset,

@@ -8,6 +8,7 @@ from typing import Any
 from obsray.telemetry import explain
 from obsray.telemetry.collectives import CollectiveTable
 from obsray.telemetry.columns import Batch
+from obsray.telemetry.concurrency import ConcurrencyTable
 from obsray.telemetry.environments import EnvironmentTable
 from obsray.telemetry.gpu_work import GpuTable
 from obsray.telemetry.groups import GroupTable
@@ -37,6 +38,7 @@ class Tables:
         self.group_table = GroupTable(texts)
         self.environment_table = EnvironmentTable(texts)
         self.collective_table = CollectiveTable(texts)
+        self.concurrency_table = ConcurrencyTable(texts)
         self.gpu_table = GpuTable(texts)
         self.samples = SampleTable(texts)
         self.version = 0
@@ -47,7 +49,7 @@ class Tables:
         for table in (
             self.task_table, self.object_table, self.process_table, self.actor_table, self.cluster_table,
             self.lease_table, self.group_table, self.environment_table, self.collective_table,
-            self.gpu_table, self.samples,
+            self.concurrency_table, self.gpu_table, self.samples,
         ):  # fmt: skip
             table.update(batch)
 

@@ -354,7 +354,9 @@ class TaskTable:
     def _overlay(self, running: Iterable[Running]) -> None:
         for now in running:
             row = self.index.row(now.task)
-            if row < 0 or self.grid["state"][row] >= FINISHED or now.attempt <= self.grid["ended_attempt"][row]:
+            if row < 0 or self.grid["state"][row] >= FINISHED:
+                continue
+            if now.attempt <= max(self.grid["ended_attempt"][row], self.grid["retried_attempt"][row]):
                 continue
             if self.grid["state"][row] != BLOCKED:
                 blocked = self.grid["blocked_at"][row]

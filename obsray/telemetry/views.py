@@ -133,6 +133,12 @@ class Views(ProcessViews):
             self.refresh()
         return story.troubles(self, limit)
 
+    def why(self, id_hex: str, refresh: bool = True) -> Row:
+        """Why a task, actor, placement group or object is as it is (``answers/why.py``). Raises UnknownThing."""
+        from obsray.telemetry.answers import why
+
+        return why.why(self, id_hex, refresh)
+
     def story(self, id_hex: str, refresh: bool = True) -> list[Row]:
         """What happened to a task, actor, object, worker, node or lease, in order of time."""
         if refresh:

@@ -190,6 +190,15 @@ class FakeViews:
             },
         }
 
+    def why(self, identifier: str, refresh: bool = True) -> dict[str, Any]:
+        row = next((row for row in self.rows if row["task_id"] == identifier), None)
+        name = row["name"] if row else HOSTILE
+        return {
+            "id": identifier, "noun": "task", "name": name, "state": "RUNNING", "code": "RUNNING",
+            "root_code": "RUNNING", "sentence": f"{name} has been running for 3 s", "fix": "", "facts": [HOSTILE],
+            "time": [], "eta_seconds": None, "chain": [],
+        }  # fmt: skip
+
     def story(self, identifier: str, refresh: bool = True) -> list[dict[str, Any]]:
         row = next((row for row in self.rows if row["task_id"] == identifier), None)
         if row is None and identifier not in {worker_id(number) for number in range(1, 5)}:

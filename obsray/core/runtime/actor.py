@@ -35,6 +35,8 @@ log = logging.getLogger("obsray.actor")
 ASYNC_CONCURRENCY_DEFAULT = 1000
 #: The group of methods that name none.
 DEFAULT_GROUP = ""
+#: How much of the names of a concurrency group's methods is recorded.
+METHODS_TEXT_MAX = 1000
 
 
 class ActorExit(SystemExit):
@@ -170,6 +172,23 @@ class ActorRunner:
         elif len(groups) > 1 or limit > 1:
             self.concurrent = True
             self._groups = {name: _Threads(self, name, size) for name, size in groups.items()}
+        if self.concurrent:
+            self._tell_concurrency(cls, groups)
+
+    def _tell_concurrency(self, cls: type, groups: dict[str, int]) -> None:
+        """Record how many calls run at a time, and which methods belong to which group."""
+        methods: dict[str, list[str]] = {}
+        for name, function in inspect.getmembers(cls, inspect.isfunction):
+            options = getattr(function, "__obsray_method__", {})
+            methods.setdefault(options.get("concurrency_group") or DEFAULT_GROUP, []).append(name)
+        emitter = self.executor.session.emitter
+        with self.executor.session.lock:
+            for name, size in groups.items():
+                told = "" if name == DEFAULT_GROUP else ",".join(methods.get(name, ()))
+                emitter.actor_concurrency(
+                    time.time_ns(), self.id, self.executor.session.worker, emitter.intern(name), size,
+                    emitter.intern(told[:METHODS_TEXT_MAX]),
+                )  # fmt: skip
 
     def _run_loop(self) -> None:
         assert self.loop is not None

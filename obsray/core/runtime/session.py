@@ -358,10 +358,11 @@ class Session:
     def wait_until(self, waiter: Waiter, deadline: float | None, blocking: WaitKind = WaitKind.GET) -> None:
         """Block this thread until ``waiter`` has what it wants or ``deadline`` (monotonic) has passed."""
         running = self.local.running
-        blocked_at = 0
+        blocked_at, began, objects = 0, 0.0, waiter.missing
         try:
             while waiter.missing > 0:
                 now = time.monotonic()
+                began = began or now
                 if self.interrupt_pending:
                     self.take_interrupt()
                 if self.failure is not None:
@@ -375,6 +376,10 @@ class Session:
         finally:
             if blocked_at > 1 and running is not None:
                 self._unblock(running, blocked_at, blocking)
+            elif began and self.executor is None and time.monotonic() - began > BLOCKED_AFTER_SECONDS:
+                seconds = time.monotonic() - began
+                with self.lock:
+                    self.emitter.process_waited(time.time_ns(), int(blocking), objects, waiter.first, seconds)
 
     def drive_or_sleep(self, waiter: Waiter, timeout: float | None) -> None:
         """One turn of the sockets if nobody drives them; else sleep until ``waiter`` is served or may drive."""

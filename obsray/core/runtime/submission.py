@@ -169,6 +169,9 @@ class Submission:
             plan.check(args, kwargs)
         session = self.session
         if client.pending_max > 0 and len(client.queue) + len(client.in_flight) >= client.pending_max:
+            with session.lock:
+                pending = len(client.queue) + len(client.in_flight)
+                session.emitter.call_refused(self._time_ns(), client.id, plan.name_number, pending, client.pending_max)
             raise PendingCallsLimitExceeded(
                 f"{client.class_name} has {client.pending_max} calls of this process waiting (max_pending_calls); "
                 "get some of their results first"

@@ -1,0 +1,39 @@
+"""Analyses for programs, under ``/api/v1/``: ``why/{id}`` and its like, as the command line gives them with --json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from . import identifiers, plain_json, queries
+from .source import Source
+
+
+def routes(prefix: str) -> list[BaseRoute]:
+    """The addresses of all analyses."""
+    return [Route(prefix + "why/{id}", why)]
+
+
+async def why(request: Request) -> Response:
+    identifier = queries.identifier(request.path_params["id"])
+
+    def question(view: Any) -> Any:
+        return view.why(identifiers.anything(view, identifier)[1], refresh=False)
+
+    return await _answered(request, question)
+
+
+async def _answered(request: Request, question: Callable[[Any], Any]) -> Response:
+    source: Source = request.app.state.source
+    try:
+        found = await source.ask(question, key=str(request.url))
+    except LookupError as error:
+        raise HTTPException(404, str(error)) from None
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from None
+    return Response(plain_json.dumps(found), media_type="application/json")

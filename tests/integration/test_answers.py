@@ -1,0 +1,135 @@
+"""Analyses of real runs: causes planted in a running program are named, and the books of its workers close."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.integration.programs import eventually, views
+
+pytest_plugins = ["tests.integration.fixtures"]
+pytestmark = pytest.mark.timeout(180)
+
+PLANTED = """
+import numpy as np
+from obsray.util.placement_group import placement_group
+start(resources={"slot": 1}, object_store_memory=100 * 1024 * 1024)
+
+@obsray.remote
+def hog(): time.sleep(600)
+@obsray.remote(num_cpus=0)
+def use(*values): return 1
+@obsray.remote(num_gpus=1)
+def gpu(): pass
+@obsray.remote(num_cpus=0)
+def bad(): raise ValueError("planted")
+@obsray.remote(num_cpus=0, max_retries=0)
+def crash(): os._exit(7)
+@obsray.remote(num_cpus=0, label_selector={"zone": "mars"})
+def labelled(): pass
+@obsray.remote(num_cpus=0, resources={"slot": 1})
+def outer(): return obsray.get(inner.remote())
+@obsray.remote(num_cpus=0, resources={"slot": 1})
+def inner(): return 1
+@obsray.remote(num_cpus=0)
+def big(size): return np.zeros(size, np.uint8)
+@obsray.remote(num_cpus=0)
+def hold(references):
+    values = obsray.get(references)
+    time.sleep(600)
+    return len(values)
+@obsray.remote(num_cpus=0)
+class Plain:
+    def slow(self): time.sleep(600)
+    def fast(self, value=None): return 1
+    def again(self, me): return obsray.get(me[0].fast.remote())
+@obsray.remote(num_cpus=0, max_concurrency=2)
+class Wide:
+    def slow(self): time.sleep(600)
+    def fast(self): return 1
+@obsray.remote(num_cpus=0)
+class Slow:
+    def __init__(self): time.sleep(600)
+    def call(self): return 1
+
+hogs = [hog.remote() for _ in range(2)]
+busy, wide, limited, itself, ordered = Plain.remote(), Wide.remote(), Plain.options(max_pending_calls=1).remote(), \\
+    Plain.remote(), Plain.remote()
+slow = Slow.remote()
+asleep = [busy.slow.remote(), wide.slow.remote(), wide.slow.remote(), limited.slow.remote()]
+try: limited.fast.remote()
+except obsray.exceptions.PendingCallsLimitExceeded: pass
+stored = [big.remote(30_000_000) for _ in range(3)]
+obsray.wait(stored, num_returns=3)
+holder = hold.remote(stored)
+failed = bad.remote()
+waiting = hog.remote()
+behind = ordered.fast.remote(waiting)
+tasks = {
+    "held_cpu": waiting, "no_gpu": gpu.remote(), "argument": use.remote(waiting), "failed": failed,
+    "failed_argument": use.remote(failed), "crashed": crash.remote(), "labels": labelled.remote(),
+    "deadlock": outer.remote(), "busy_actor": busy.fast.remote(), "concurrency": wide.fast.remote(),
+    "ordering": ordered.fast.remote(), "constructor": slow.call.remote(), "calls_itself": itself.again.remote([itself]),
+}
+group = placement_group([{"CPU": 9}])
+listen()
+full = big.remote(60_000_000)
+say(tasks={name: reference.hex()[:32] for name, reference in {**tasks, "store_full": full}.items()},
+    limited=limited._actor_id.hex(), group=group.id.hex(), holder=holder.hex()[:32])
+listen()
+"""
+#: What was planted -> the code of the answer, that of its root, a word of the sentence.
+EXPECTED = {
+    "held_cpu": ("NO_CAPACITY", "NO_CAPACITY", "held by hog"),
+    "no_gpu": ("INFEASIBLE", "INFEASIBLE", "GPU 1"),
+    "argument": ("WAIT_ARGUMENTS", "NO_CAPACITY", "the result of hog"),
+    "failed": ("APP_ERROR", "APP_ERROR", "ValueError: planted"),
+    "failed_argument": ("ARGUMENT_FAILED", "APP_ERROR", "ValueError: planted"),
+    "crashed": ("WORKER_DIED", "WORKER_DIED", "exited with code 7"),
+    "labels": ("LABELS", "LABELS", "zone=mars"),
+    "deadlock": ("DEADLOCK", "DEADLOCK", "waits for itself"),
+    "busy_actor": ("ACTOR_BUSY", "RUNNING", "busy with Plain.slow"),
+    "concurrency": ("CONCURRENCY", "RUNNING", "max_concurrency of 2 is full"),
+    "ordering": ("ORDERING", "NO_CAPACITY", "in the order in which they were made"),
+    "constructor": ("ACTOR_PENDING", "RUNNING", "its constructor has been running"),
+    "calls_itself": ("DEADLOCK", "DEADLOCK", "waits for itself"),
+    "store_full": ("STORE_FULL", "STORE_FULL", "60.0 MB wanted"),
+}
+
+
+def test_causes_planted_in_a_running_program_are_named(program):
+    driver = program(PLANTED)
+    directory = driver.hear()["directory"]
+    view = views(directory)
+
+    def holds() -> bool:
+        rows = view.tasks([("name", "=", "hold")])["rows"]
+        return bool(rows) and rows[0]["state"] == "RUNNING" and _pinned(view) == 3
+
+    eventually(holds)
+    driver.tell()
+    said = driver.hear()
+    found: dict[str, Any] = {}
+
+    def named(name: str) -> bool:
+        found[name] = why = view.why(said["tasks"][name])
+        code, root, word = EXPECTED[name]
+        return (why["code"], why["root_code"]) == (code, root) and word in why["sentence"]
+
+    wrong = set(EXPECTED)
+
+    def all_named() -> bool:
+        wrong.difference_update({name for name in wrong if named(name)})
+        return not wrong
+
+    try:
+        eventually(all_named)
+    except AssertionError:
+        raise AssertionError("\n".join(f"{name}: {found[name]['sentence']}" for name in wrong)) from None
+    assert view.why(said["limited"])["code"] == "QUOTA"
+    assert view.why(said["group"])["code"] == "INFEASIBLE"
+
+
+def _pinned(view: Any) -> int:
+    return int(view.objects([("pins", ">", 0)])["total"])
