@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any
 
+from obsray import chaos
+
 #: Settings that take one of a few words.
 CHOICES = {
     "gpu_telemetry": ("off", "kernels", "full"),
@@ -91,6 +93,9 @@ class Config:
     #: "1" lets a cluster listen on addresses others than loopback, without encryption: who can read the network can
     #: take part in the cluster.
     unsafe_network: str = "0"
+    #: Faults to inject on purpose into calls to the control store and messages between processes ("" is none):
+    #: ``NAME=REQUEST:REPLY:INFLIGHT[:MAX]``, ``NAME=delay:MIN:MAX``, ``seed=N``; see reliability.md.
+    chaos: str = ""
     #: How long an orderly shutdown may take before processes are killed.
     shutdown_grace_seconds: float = 2.0
 
@@ -114,6 +119,8 @@ class Config:
         for name, allowed in CHOICES.items():
             if name in values and values[name] not in allowed:
                 raise ValueError(f"{name}={values[name]!r} is not one of {', '.join(allowed)}")
+        if values.get("chaos"):
+            chaos.parse(values["chaos"], "chaos" if "chaos" in overrides else variable("chaos"))
         return cls(**values)
 
 

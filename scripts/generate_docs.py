@@ -41,6 +41,7 @@ _UNITS = {
     "_ratio": "share",
     "tasks": "tasks",
     "workers": "processes",
+    "chaos": "faults",
 }
 
 

@@ -24,6 +24,7 @@ _NODES = (
 PENDING_ASKED_MAX = 20
 REASONS_SHOWN = 3
 ERRORS_SHOWN = 3
+FAULTS_SHOWN = 6
 
 
 def run(options: argparse.Namespace) -> int:
@@ -143,6 +144,8 @@ def _text(
     pairs.append(("events", _events_text(shape, coloured)))
     if shape["gpu"]["kernels"] or shape["gpu"]["notices"]:
         pairs.append(("GPU work", _gpu_text(shape["gpu"])))
+    if shape.get("chaos"):
+        pairs.append(("chaos", _chaos_text(shape["chaos"], coloured)))
     lines = [output.facts(pairs, coloured)]
     if reasons:
         lines += ["", output.bold("why tasks wait", coloured)]
@@ -194,6 +197,18 @@ def _gpu_text(gpu: dict[str, Any]) -> str:
     for text in dict.fromkeys(notice["text"] for notice in gpu["notices"]):
         said += f"; {units.plain(text)}"
     return said
+
+
+def _chaos_text(chaos: dict[str, Any], coloured: bool) -> str:
+    """That faults are injected on purpose must not be overlooked."""
+    told = "; ".join(map(units.plain, chaos["specifications"]))
+    said = f"{output.paint('faults are injected on purpose', 'bad', coloured)} (OBSRAY_CHAOS={told})"
+    hit = [
+        f"{units.plain(item['method'])} {item['fault'].replace('_', ' ')} {units.count(item['count'])}x"
+        for item in chaos["faults"][:FAULTS_SHOWN]
+    ]
+    more = len(chaos["faults"]) - len(hit)
+    return "; ".join([said, ", ".join(hit) + (f", and {more} more kinds" if more else "") if hit else "none so far"])
 
 
 def _error_text(error: dict[str, Any]) -> str:

@@ -52,6 +52,7 @@ def overview_shape(view: Any) -> dict[str, Any]:
         "telemetry_lag_seconds": raw["telemetry_lag_seconds"],
         "ledger": raw["ledger"],
         "gpu": raw["gpu"],
+        "chaos": raw["chaos"],
         "errors": raw["recent_errors"],
         "workers_by_state": raw["workers"],
         "workers": _workers(view),

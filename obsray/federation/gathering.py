@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from obsray.core.protocol.messages import TelemetryRows, TelemetryWanted, decode, encode
+from obsray.core.transport import chaos
 from obsray.core.transport.connection import Connection, Hello
 from obsray.core.transport.dial import dial
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.rings import RingState
+from obsray.telemetry.spine import Emitter, Silent
 
 TARGET = b"collector"
 GATHER_SECONDS = 0.5
@@ -49,9 +51,15 @@ class Snapshot:
 
 
 class Gathering:
-    """``snapshots`` is what has come and is to be stored."""
+    """``snapshots`` is what has come and is to be stored.
 
-    def __init__(self, session: Path, node: str, token: bytes) -> None:
+    ``specification``: faults to inject on purpose, recorded by ``emitter``.
+    """
+
+    def __init__(
+        self, session: Path, node: str, token: bytes, specification: str = "", emitter: Emitter | None = None
+    ) -> None:
+        chaos.activate(specification, ProcessKind.COLLECTOR, bytes.fromhex(node), emitter or Silent())
         self.snapshots: queue.Queue[Snapshot] = queue.Queue(WAITING_MAX)
         self._session, self._node, self._token = session, node, token
         self._known: set[str] = set()
@@ -123,7 +131,11 @@ class Gathering:
 
 
 def _ask(sock: Any, connection: Connection, taken: dict[str, int]) -> TelemetryRows:
-    sock.sendall(connection.pack([encode(TelemetryWanted(taken))]))
+    question, faults = encode(TelemetryWanted(taken)), chaos.active()
+    breaks = faults is not None and faults.pause("TelemetryWanted", b"", question)
+    sock.sendall(connection.pack([question]))
+    if breaks:
+        raise ConnectionError("it was broken on purpose (OBSRAY_CHAOS)")
     deadline = time.monotonic() + ANSWER_SECONDS_MAX
     while time.monotonic() < deadline:
         data = sock.recv(RECEIVE_BYTES)

@@ -12,8 +12,11 @@ from typing import Any
 import pyarrow as pa
 
 from obsray.core.protocol.messages import TelemetryRows, TelemetryWanted, decode, encode
+from obsray.core.transport import chaos
 from obsray.core.transport.links import Link, Reactor
+from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.segments import Catalog, read_batches
+from obsray.telemetry.spine import Emitter, Silent
 
 SOCKET = "collector.sock"
 #: Rows of one answer; what is left is asked for again.
@@ -27,12 +30,20 @@ log = logging.getLogger("obsray.collector")
 
 
 class Serving:
-    """Listens at the socket that the node's port leads to. ``node`` is this node's id in hex."""
+    """Listens at the socket that the node's port leads to. ``node`` is this node's id in hex.
 
-    def __init__(self, session: Path, node: str, token: bytes) -> None:
+    ``specification``: faults to inject on purpose, recorded by ``emitter``.
+    """
+
+    def __init__(
+        self, session: Path, node: str, token: bytes, specification: str = "", emitter: Emitter | None = None
+    ) -> None:
         self._node = node
         self._catalog = Catalog(session / "telemetry")
         self._reactor = Reactor(self._on_messages, lambda link: None)
+        chaos.activate(
+            specification, ProcessKind.COLLECTOR, bytes.fromhex(node), emitter or Silent(), self._reactor
+        )  # fmt: skip
         self._reactor.listen(session / "sockets" / SOCKET, token, lambda link: None)
         self._stopping = False
         self._served_all = threading.Event()

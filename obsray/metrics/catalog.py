@@ -275,6 +275,14 @@ _METRICS: tuple[Metric, ...] = (
         "How long the control store's storage took to keep changes that arrived together.",
         ("control_stored",),
     ),
+    Metric(
+        "obsray_faults_injected",
+        "counter",
+        "",
+        ("method", "fault"),
+        "Calls to the control store and messages that were hit on purpose (OBSRAY_CHAOS).",
+        ("fault_injected", "delay_injected"),
+    ),
     # collective operations
     Metric(
         "obsray_collective_seconds",

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector as Exposed
 
+from obsray.chaos import Fault
 from obsray.config import Config
 from obsray.core.protocol.addresses import is_loopback, parse
 from obsray.metrics import credential, exposed, host, tallies
@@ -211,7 +212,13 @@ class Families(Exposed):
         stored = exposed.histogram("obsray_control_write_seconds")
         if len(s.stored.counts) and s.stored.counts[0].sum():
             exposed.add_histogram(stored, [], s.stored, 0)
-        return [*found, lost, total, used, lag, start, rpc, stored, *self._collectives()]
+        return [*found, lost, total, used, lag, start, rpc, stored, self._faults(), *self._collectives()]
+
+    def _faults(self) -> Metric:
+        s, faults = self.series, exposed.counter("obsray_faults_injected")
+        for slot, fault in zip(*map(np.ndarray.tolist, np.nonzero(s.faults)), strict=True):
+            faults.add_metric([s.fault_methods.name(slot), Fault(fault).name.lower()], int(s.faults[slot, fault]))
+        return faults
 
     def _collectives(self) -> list[Metric]:
         s = self.series

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from obsray.chaos import Fault
 from obsray.metrics.catalog import BUCKETS, FUNCTIONS_MAX, OTHER, SHAPES_MAX
 from obsray.telemetry.columns import Array, Batch, Columns, Texts
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, ProcessKind, Reason
@@ -41,6 +42,8 @@ OPERATIONS_MAX = 20
 
 #: Methods of the control store that are told apart.
 METHODS_MAX = 100
+#: Calls and messages that are told apart when faults are injected into them.
+FAULTED_MAX = 200
 
 
 #: Peers with a label of their own.
@@ -224,6 +227,8 @@ class Series:
         self.rpc_methods = Labels(texts, METHODS_MAX)
         self.rpc = Histogram()
         self.stored = Histogram()
+        self.fault_methods = Labels(texts, FAULTED_MAX)
+        self.faults = np.zeros((FAULTED_MAX + 1, len(Fault)), np.int64)
         self.operations = Labels(texts, OPERATIONS_MAX)
         self.collectives = Histogram()
         self.collective_wait_seconds = np.zeros(OPERATIONS_MAX + 1)
@@ -261,7 +266,7 @@ class Series:
             "worker_registered": self._registered, "worker_died": self._died,
             "actor_checkpoint_saved": self._saved, "actor_restored": self._restored,
             "control_rpc": self._rpc, "control_stored": self._stored,
-            "events_dropped": self._dropped,
+            "events_dropped": self._dropped, "fault_injected": self._fault, "delay_injected": self._fault,
             "group_requested": self._group_requested, "group_created": self._group_created,
             "group_removed": self._group_removed, "group_rescheduling": self._group_rescheduling,
             "transfer_done": self._transferred, "transfer_served": self._served,
@@ -490,6 +495,9 @@ class Series:
 
     def _stored(self, columns: Columns) -> None:
         self.stored.add(np.zeros(len(columns["write_seconds"]), np.int64), columns["write_seconds"])
+
+    def _fault(self, columns: Columns) -> None:
+        np.add.at(self.faults, (self.fault_methods.of(columns["method"]), columns["fault"]), 1)
 
     def _dropped(self, columns: Columns) -> None:
         self.dropped += int(columns["events"].sum())

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from struct import Struct, calcsize
 
+from obsray.chaos import Fault
 from obsray.gpu.words import Attribution, Direction, Interface, Level, Memory, Stage, WaitingFor
 
 SCHEMA_VERSION = 1
@@ -570,6 +571,17 @@ _UNION: tuple[Event, ...] = (
         _ACTOR, _WORKER, _label("group_name", "str"), _measure("calls", "u32"), _detail("methods", "str"))),
     Event(218, "call_refused", "As many calls of one caller wait for an actor as may (max_pending_calls).", (
         _ACTOR, _label("name", "str"), _measure("pending", "u32"), _measure("pending_max", "u32")), Severity.WARNING),
+    # faults on purpose (OBSRAY_CHAOS)
+    Event(208, "chaos_started", "This process injects faults on purpose, as it was told.", (
+        _WORKER, _measure("seed", "u64"), _detail("specification", "str")), Severity.WARNING),
+    Event(209, "fault_injected", "A call to the control store or a message was lost or cut off on purpose.", (
+        _label("method", "str"), _label("fault", "u8", Fault), _measure("delay_seconds", "f32"), _detail("peer", "id8"),
+        _TASK, _OBJECT, _ACTOR), Severity.WARNING),
+    Event(210, "fault_hit", "One more task was in the message that a fault on purpose hit.", (
+        _label("method", "str"), _label("fault", "u8", Fault), _TASK), Severity.WARNING),
+    Event(211, "delay_injected", "A call to the control store or a message was made late on purpose.", (
+        _label("method", "str"), _label("fault", "u8", Fault), _measure("delay_seconds", "f32"), _detail("peer", "id8"),
+        _TASK, _OBJECT, _ACTOR)),
     # what is lost, as its owner sees it
     Event(176, "object_missing", "The owner of a stored value learned that no copy of it is left.", (
         _OBJECT, _measure("object_bytes", "u64"), _detail("error", "str")), Severity.WARNING),

@@ -133,6 +133,18 @@ def _worker_died(r: Row, n: Names) -> str:
     return f"{_worker(r, n)} {how}{running}"
 
 
+def _hurt(r: Row) -> str:
+    return {
+        "request_lost": "lost on the way", "reply_lost": "its answer was lost", "in_flight": "cut off under way",
+    }.get(r["fault"], r["fault"])  # fmt: skip
+
+
+def _fault_injected(r: Row, n: Names) -> str:
+    repeated = f", and repeated after {duration(r['delay_seconds'])}" if r["delay_seconds"] > 0 else ""
+    again = repeated if r["fault"] != "in_flight" else ""
+    return f"{r['method']} of {n.process_label(r['process'])} was hit on purpose: {_hurt(r)}{again}"
+
+
 def _group(r: Row) -> str:
     return f"placement group {ids.short(r['group'])}"
 
@@ -438,6 +450,10 @@ SENTENCES: dict[str, Sentence] = {
     "bundle_placed": _bundle_placed,
     "group_created": _group_created,
     "group_removed": _group_removed,
+    "chaos_started": lambda r, n: f"{_worker(r, n)} injects faults on purpose: OBSRAY_CHAOS={r['specification']}",
+    "fault_injected": _fault_injected,
+    "fault_hit": lambda r, n: f"{_task(r, n)} was in a {r['method']} that was hit on purpose: {_hurt(r)}",
+    "delay_injected": lambda r, n: f"{r['method']} was {duration(r['delay_seconds'])} late on purpose",
     "group_rescheduling": lambda r, n: f"{_group(r)} lost {_many(r['bundles'], 'bundle')} with a node",
     "group_attempt_failed": lambda r, n: (
         f"try {r['attempts']} to place {_group(r)} failed, what was held for it is free again: {r['error']}"

@@ -10,6 +10,7 @@ from obsray.telemetry.collectives import CollectiveTable
 from obsray.telemetry.columns import Batch
 from obsray.telemetry.concurrency import ConcurrencyTable
 from obsray.telemetry.environments import EnvironmentTable
+from obsray.telemetry.faults import FaultTable
 from obsray.telemetry.gpu_work import GpuTable
 from obsray.telemetry.groups import GroupTable
 from obsray.telemetry.leases import LeaseTable
@@ -40,6 +41,7 @@ class Tables:
         self.collective_table = CollectiveTable(texts)
         self.concurrency_table = ConcurrencyTable(texts)
         self.gpu_table = GpuTable(texts)
+        self.fault_table = FaultTable(texts)
         self.samples = SampleTable(texts)
         self.version = 0
         self.running: list[Running] = []
@@ -49,7 +51,7 @@ class Tables:
         for table in (
             self.task_table, self.object_table, self.process_table, self.actor_table, self.cluster_table,
             self.lease_table, self.group_table, self.environment_table, self.collective_table,
-            self.concurrency_table, self.gpu_table, self.samples,
+            self.concurrency_table, self.gpu_table, self.fault_table, self.samples,
         ):  # fmt: skip
             table.update(batch)
 

@@ -113,6 +113,7 @@ class Views(ProcessViews):
             "ledger": {**book["totals"], **book["tasks"]},
             "telemetry_lag_seconds": collector.get("lag_seconds", 0.0),
             "gpu": self.gpu_summary(),
+            "chaos": self.fault_table.summary(),
             "recent_errors": self._recent_errors(),
         }  # fmt: skip
 

@@ -98,7 +98,12 @@ class VirtualProcess:
         self._plans: dict[Any, Plan] = {}
         session = cast(Any, self)
         self.inbox = Inbox(session, self.agenda.monotonic, self.agenda.time_ns)
-        self.reactor = SimpleNamespace(close=self._close_link, read_to_end=self.network.read_to_end)
+        self.reactor = SimpleNamespace(
+            close=self._close_link, read_to_end=self.network.read_to_end,
+            call_at=lambda instant, action: self.agenda.after(
+                max(0, round((instant - self.agenda.monotonic()) * 1e9)), self.do, action
+            ),
+        )  # fmt: skip
         self.ownership = Ownership(identifier)
         self.verdicts = Verdicts(self.ownership, self.records, self.agenda.time_ns)
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.records, self.config, 0)

@@ -46,6 +46,8 @@ def end(node: Node) -> None:
     # 5. The last records are written before the collector reads for the last time.
     now = time.time_ns()
     node.emitter.node_stopped(now, node.node, node.emitter.intern(node.ending))
+    if node.faults is not None:
+        node.faults.close()
     node.emitter.close(now)
     node.services.end({"collector"}, grace)
     # 6. The zygote ends what workers may have left running, then itself.

@@ -48,6 +48,7 @@ from obsray.core.node.workers import WorkerPool
 from obsray.core.protocol.labels import ACCELERATOR
 from obsray.core.protocol.messages import Message, Welcome, encode
 from obsray.core.system.arena import Arena
+from obsray.core.transport import chaos
 from obsray.core.transport.connection import PROTOCOL_VERSION, Hello
 from obsray.core.transport.dial import TRANSFER_TARGET, dial
 from obsray.core.transport.links import Link, Reactor
@@ -74,6 +75,7 @@ class Node:
             Silent() if self.config.telemetry == "off" else Ring(self.session / "rings", node, ProcessKind.NODE, node)
         )
         self.reactor = Reactor(self._on_messages, self._on_close)
+        self.faults = chaos.activate(self.config.chaos, ProcessKind.NODE, node, self.emitter, self.reactor)
         self.arena = Arena.create(machine.store_bytes)
         self.links: dict[bytes, Link] = {}
         deeds = Deeds(self)

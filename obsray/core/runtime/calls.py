@@ -35,7 +35,7 @@ class ActorClient:
     """An actor as one of its callers sees it."""
 
     __slots__ = (
-        "active", "batch", "class_name", "concurrent", "ends_with_handles", "error", "id", "in_flight", "incarnation",
+        "active", "batch", "class_name", "concurrent", "cut", "ends_with_handles", "error", "id", "in_flight", "incarnation",
         "lost", "ordered", "outgoing", "pending_max", "pinned", "queue", "state", "worker",
     )  # fmt: skip
 
@@ -47,6 +47,8 @@ class ActorClient:
         self.state = ActorState.PENDING_CREATION
         self.incarnation = 0
         self.worker = b""
+        #: The connection to its process broke, and it is not known yet what became of the calls in flight.
+        self.cut = False
         self.queue: deque[Task] = deque()
         self.in_flight: dict[bytes, Task] = {}
         self.outgoing: list[tuple[Any, ...]] = []
@@ -145,7 +147,7 @@ class ActorCalls:
         self.active.clear()
         for client in active:
             # Between the news of its process' death and those of what becomes of it, it has no worker.
-            if client.state is ActorState.ALIVE and client.worker:
+            if client.state is ActorState.ALIVE and client.worker and not client.cut:
                 self._pump(client, time_ns)
 
     def _pump(self, client: ActorClient, time_ns: int) -> None:
@@ -242,6 +244,8 @@ class ActorCalls:
             if client.worker and client.worker != message.worker:
                 # Another node's news of that death are still on their way: nobody knows what had begun.
                 self.worker_died(WorkerDied(client.worker, 0, message.cause, 0, 0, [], message.detail, ""))
+            if client.worker != message.worker:
+                client.cut = False
             client.worker = message.worker
             self.dispatcher.paths[message.worker] = message.path
             self.active.add(client)
@@ -293,12 +297,30 @@ class ActorCalls:
         clients = (client for client in self.clients.values() if client.worker == worker)
         return [task for client in clients for task in client.in_flight.values()]
 
+    def connection_broke(self, worker: bytes, unsent: set[bytes]) -> list[Task] | None:
+        """The connection to an actor broke: calls wait until it is known whether it lives. Those in flight; None if no
+        actor is meant. What is ``unsent`` goes back in line."""
+        clients = [client for client in self.clients.values() if client.worker == worker]
+        if not clients:
+            return None
+        for client in clients:
+            client.cut = True
+            back = unsent | {wired[0] for wired in client.outgoing}
+            client.outgoing.clear()
+            for task in [task for task in reversed(client.in_flight.values()) if task.id in back]:
+                self.requeue(task)
+        return self.in_flight_at(worker)
+
     def cut_off(self, worker: bytes, tasks: list[Task]) -> None:
         """The connection to a living actor broke, with these calls in flight; those that still are fail or go again."""
         there = set(map(id, self.in_flight_at(worker)))
         for task in reversed(tasks):
             if id(task) in there:
                 self.verdicts.cut_off(task, worker)
+        for client in self.clients.values():
+            if client.worker == worker and client.cut:
+                client.cut = False
+                self.active.add(client)
 
     def requeue(self, task: Task) -> None:
         """A call goes back to the front of its line; a task of no actor to its shape's queue."""

@@ -50,6 +50,7 @@ SHAPES_MAX = 4000
 _LABELS_ONLY = {"selectors", "preferred"}
 #: Tasks collected for a worker before they are sent, when it has others to run meanwhile.
 BATCH_TASKS = 64
+_DEFINE_TAG = DefineFunction._field_defaults["tag"]
 _PUSH_TAG = Push._field_defaults["tag"]
 
 
@@ -488,6 +489,24 @@ class Dispatcher:
         self.functions.pop(worker, None)
         self.paths.pop(worker, None)
         return in_flight
+
+    def cut_off(self, worker: bytes, unsent: set[bytes]) -> list[int]:
+        """The connection to a worker broke: its leases get nothing more. What is ``unsent`` goes back in line."""
+        leases = self.by_worker.get(worker, ())
+        for lease in leases:
+            lease.retire = True
+            back = unsent | {wired[0] for wired in lease.outgoing}
+            lease.outgoing.clear()
+            for task in [task for task in reversed(lease.in_flight.values()) if task.id in back]:
+                self.verdicts.requeue(task)
+        return [lease.id for lease in leases]
+
+    def take_unsent(self, worker: bytes) -> set[bytes]:
+        """Take back what waits to be routed to a worker: pushes, and what the functions in them are. Their tasks."""
+        outbox = self.ownership.outbox
+        pushes = [message for to, message in outbox if to == worker and message[0] == _PUSH_TAG]
+        outbox[:] = [pair for pair in outbox if pair[0] != worker or pair[1][0] not in (_PUSH_TAG, _DEFINE_TAG)]
+        return {wired[0] for message in pushes for wired in message[5]}
 
     # --- cancellation -----------------------------------------------------------------------------------------------
 

@@ -106,22 +106,29 @@ class Inbox:
             del self.session.peers[worker]
             self.session.dispatcher.functions.pop(worker, None)
             self.owner_lost(worker)
-            if link.peer.remote:
-                self._await_news(worker)
+            self._await_news(worker)
         elif self.session.executor is not None:
             self.session.executor.link_closed(link)
 
     def _await_news(self, worker: bytes) -> None:
-        """The connection to a process elsewhere broke. If nobody says it is dead, what was sent may never have come."""
-        leases = [lease.id for lease in self.session.dispatcher.by_worker.get(worker, ())]
-        calls = self.session.calls.in_flight_at(worker)
-        if leases or calls:
+        """The connection to a process broke. If nobody says it is dead, what was sent may never have come.
+
+        Until that is known nothing else goes there: calls keep their order, and functions have no numbers there yet.
+        """
+        unsent = self.session.dispatcher.take_unsent(worker)
+        leases = self.session.dispatcher.cut_off(worker, unsent)
+        calls = self.session.calls.connection_broke(worker, unsent)
+        if leases or calls is not None:
             later = self.monotonic() + BROKEN_SECONDS
-            self.session.reactor.call_at(later, lambda: self._give_up(worker, leases, calls))
+            self.session.reactor.call_at(later, lambda: self._give_up(worker, leases, calls or []))
 
     def _give_up(self, worker: bytes, leases: list[int], calls: list[Task]) -> None:
         for lease in self.session.dispatcher.by_worker.get(worker, ()):
             if lease.id in leases:
+                for task in lease.in_flight.values():
+                    self.session.verdicts.tell(
+                        task, f"attempt {task.attempt}: the connection to worker {worker.hex()} broke, so it is ended"
+                    )
                 self.session.node.send(m.encode(m.KillWorker(worker, lease.id)))
         self.session.calls.cut_off(worker, calls)
 

@@ -42,6 +42,7 @@ from obsray.core.runtime.submitted import SubmittedRun
 from obsray.core.runtime.values import Values
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import Answer, Waiter
+from obsray.core.transport import chaos
 from obsray.core.transport.connection import Connection, Hello, Refused
 from obsray.core.transport.dial import dial, is_address
 from obsray.core.transport.links import Link, Reactor, connect
@@ -179,6 +180,7 @@ class Session:
         self.values = Values(self)
         self.inbox.on_runtime_gone = self.values.abandon_futures
         self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
+        self.faults = chaos.activate(config.chaos, kind, worker, self.emitter, self.reactor)
         self.peers: dict[bytes, Link] = {}
         #: Addresses that let us wait in vain, and until when they are not asked again.
         self._silent: dict[str, float] = {}
@@ -240,6 +242,8 @@ class Session:
         welcome = m.decode(received[0])
         if not isinstance(welcome, m.Welcome) or not fds:
             raise RaySystemError("the node did not say Welcome")
+        if self.faults is not None:
+            self.faults.pause("Welcome", NODE, received[0])
         self.node_id = welcome.node
         self.job = welcome.job
         self.settings = dict(welcome.settings)
@@ -647,6 +651,8 @@ class Session:
             self.submitted.flush()
             if self.executor is None:
                 self.verdicts.leave()
+            if self.faults is not None:
+                self.faults.close()
             self.emitter.close(time.time_ns())
         self.reactor.wake()
         if self._watcher.is_alive() and threading.current_thread() is not self._watcher:

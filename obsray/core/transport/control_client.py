@@ -94,6 +94,7 @@ class Route:
             import grpc
 
             from obsray.core.protocol import control_pb2_grpc
+            from obsray.core.transport import chaos
 
             channel = grpc.insecure_channel(
                 target,
@@ -107,7 +108,7 @@ class Route:
                 ),
             )
             stub = control_pb2_grpc.ControlStub(channel)  # type: ignore[no-untyped-call]
-            self._channels[target] = (channel, stub)
+            self._channels[target] = (channel, chaos.disturbed(stub))
         return self._channels[target][1]
 
     def failed(self, error: Any) -> None:

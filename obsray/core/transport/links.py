@@ -162,6 +162,8 @@ class Reactor:
     ) -> None:
         self.on_messages = on_messages
         self.on_close = on_close
+        #: Faults on purpose make links of their own kind (``chaos.py``).
+        self.make_link: Callable[[Reactor, socket.socket, Hello], Link] = Link
         self.dirty: list[Link] = []
         self.broken: list[Link] = []
         self.links: dict[int, Link] = {}
@@ -212,7 +214,7 @@ class Reactor:
     def adopt(self, sock: socket.socket, peer: Hello) -> Link:
         """Make a link of a socket whose handshake is over."""
         sock.setblocking(False)
-        link = Link(self, sock, peer)
+        link = self.make_link(self, sock, peer)
         self.links[link.fd] = link
         self._epoll.register(link.fd, _READ)
         return link
