@@ -64,20 +64,20 @@ def _on(carrier: Carrier, names: str) -> dict[str, Carrier]:
 
 
 #: Calls to the control store. One that is not here cannot be disturbed, and a test says so.
-RPCS: tuple[str, ...] = tuple(
-    """
-    RegisterNode Heartbeat LeaveNode ReportUnreachable StartJob EndJob RegisterActor UpdateActor GetNamedActor ListActors
-    RegisterGroup UpdateGroup FindGroup PutKey GetKey DeleteKey ListKeys PutFunction GetFunction GetState Watch
-    """.split()
-)
+RPCS: tuple[str, ...] = (
+    "RegisterNode", "Heartbeat", "LeaveNode", "ReportUnreachable", "StartJob", "EndJob", "RegisterActor", "UpdateActor",
+    "GetNamedActor", "ListActors", "RegisterGroup", "UpdateGroup", "FindGroup", "PutKey", "GetKey", "DeleteKey",
+    "ListKeys", "PutFunction", "GetFunction", "GetState", "Watch",
+)  # fmt: skip
 
 #: Messages of the data plane, by their classes.
 MESSAGES: dict[str, Carrier] = {
     **_on(
         Carrier.OWN_NODE,
         """
-        DefineShape LeaseRequest LeaseReturn Blocked Unblocked CreateObject SealObject AbortObject PinObject UnpinObjects
-        FreeObjects CreateActor ActorReady ActorFailed ActorGaveUp WatchActor KillActor KillWorker Request StillNeeded
+        DefineShape LeaseRequest LeaseReturn Blocked Unblocked CreateObject SealObject AbortObject PinObject
+        UnpinObjects FreeObjects CreateActor ActorReady ActorFailed ActorGaveUp WatchActor KillActor KillWorker Request
+        StillNeeded
         Goodbye DescribeJob CreateGroup RemoveGroup WatchGroup Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom
         ObjectRefused ObjectPinned StartActor ActorChanged Reply Exit GroupChanged ShapeRefused EnvironmentFailed
         NodeChanged ObjectLost

@@ -85,7 +85,9 @@ class Process:
             token = (self.session_dir / "token").read_bytes()
             chaos = (self.config.chaos, self.collector.ring)
             if facts.get("head"):
-                self.gathering = importlib.import_module(GATHERING).Gathering(self.session_dir, facts["node"], token, *chaos)
+                self.gathering = importlib.import_module(GATHERING).Gathering(
+                    self.session_dir, facts["node"], token, *chaos
+                )
             else:
                 self.serving = importlib.import_module(SERVING).Serving(self.session_dir, facts["node"], token, *chaos)
         except Exception:

@@ -136,7 +136,7 @@ def _worker_died(r: Row, n: Names) -> str:
 def _hurt(r: Row) -> str:
     return {
         "request_lost": "lost on the way", "reply_lost": "its answer was lost", "in_flight": "cut off under way",
-    }.get(r["fault"], r["fault"])  # fmt: skip
+    }.get(r["fault"], "")  # fmt: skip
 
 
 def _fault_injected(r: Row, n: Names) -> str:

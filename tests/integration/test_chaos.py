@@ -146,7 +146,9 @@ def command(*arguments: str) -> str:
 
 
 def test_with_every_call_and_message_disturbed_all_is_as_it_should_be_and_can_be_seen():
-    specification = "rpc.*=25:25:25:60;message.*=4:4:0:60;Push=100:0:0:2;rpc.*=delay:0:0.02;message.*=delay:0:0.002;seed=11"
+    specification = (
+        "rpc.*=25:25:25:60;message.*=4:4:0:60;Push=100:0:0:2;rpc.*=delay:0:0.02;message.*=delay:0:0.002;seed=11"
+    )
     context = obsray.init(num_cpus=2, include_dashboard=False, _system_config={"chaos": specification})
     session = Path(context.address_info["session_dir"])
     try:
@@ -196,6 +198,6 @@ def test_links_between_nodes_and_to_workers_may_break_and_nothing_is_lost_or_han
 
 
 def test_a_wrong_specification_is_an_error_before_anything_starts():
-    with pytest.raises(ValueError, match="chaos: entry 1, 'Pusch=1:1:1': .* did you mean Push?"):
+    with pytest.raises(ValueError, match=r"chaos: entry 1, 'Pusch=1:1:1': .* did you mean Push\?"):
         obsray.init(_system_config={"chaos": "Pusch=1:1:1"})
     assert not obsray.is_initialized()

@@ -10,6 +10,7 @@ from obsray.core.node.workers import SIGNAL_KILL, Ended
 from obsray.core.protocol.lifecycle import WorkerState
 from obsray.core.protocol.messages import Exit, NodeLeaves, encode
 from obsray.core.system.processes import clean_session
+from obsray.core.transport import chaos
 
 if TYPE_CHECKING:
     from obsray.core.node.shell import Node
@@ -46,8 +47,7 @@ def end(node: Node) -> None:
     # 5. The last records are written before the collector reads for the last time.
     now = time.time_ns()
     node.emitter.node_stopped(now, node.node, node.emitter.intern(node.ending))
-    if node.faults is not None:
-        node.faults.close()
+    chaos.deactivate()
     node.emitter.close(now)
     node.services.end({"collector"}, grace)
     # 6. The zygote ends what workers may have left running, then itself.

@@ -75,7 +75,7 @@ class Node:
             Silent() if self.config.telemetry == "off" else Ring(self.session / "rings", node, ProcessKind.NODE, node)
         )
         self.reactor = Reactor(self._on_messages, self._on_close)
-        self.faults = chaos.activate(self.config.chaos, ProcessKind.NODE, node, self.emitter, self.reactor)
+        chaos.activate(self.config.chaos, ProcessKind.NODE, node, self.emitter, self.reactor)
         self.arena = Arena.create(machine.store_bytes)
         self.links: dict[bytes, Link] = {}
         deeds = Deeds(self)

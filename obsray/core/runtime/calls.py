@@ -35,8 +35,8 @@ class ActorClient:
     """An actor as one of its callers sees it."""
 
     __slots__ = (
-        "active", "batch", "class_name", "concurrent", "cut", "ends_with_handles", "error", "id", "in_flight", "incarnation",
-        "lost", "ordered", "outgoing", "pending_max", "pinned", "queue", "state", "worker",
+        "active", "batch", "class_name", "concurrent", "cut", "ends_with_handles", "error", "id", "in_flight",
+        "incarnation", "lost", "ordered", "outgoing", "pending_max", "pinned", "queue", "state", "worker",
     )  # fmt: skip
 
     def __init__(self, identifier: bytes, class_name: str, active: set[ActorClient]) -> None:

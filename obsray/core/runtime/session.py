@@ -180,7 +180,7 @@ class Session:
         self.values = Values(self)
         self.inbox.on_runtime_gone = self.values.abandon_futures
         self.reactor = Reactor(self.inbox.on_messages, self.inbox.on_close)
-        self.faults = chaos.activate(config.chaos, kind, worker, self.emitter, self.reactor)
+        chaos.activate(config.chaos, kind, worker, self.emitter, self.reactor)
         self.peers: dict[bytes, Link] = {}
         #: Addresses that let us wait in vain, and until when they are not asked again.
         self._silent: dict[str, float] = {}
@@ -242,8 +242,9 @@ class Session:
         welcome = m.decode(received[0])
         if not isinstance(welcome, m.Welcome) or not fds:
             raise RaySystemError("the node did not say Welcome")
-        if self.faults is not None:
-            self.faults.pause("Welcome", NODE, received[0])
+        faults = chaos.active()
+        if faults is not None:
+            faults.pause("Welcome", NODE, received[0])
         self.node_id = welcome.node
         self.job = welcome.job
         self.settings = dict(welcome.settings)
@@ -651,8 +652,7 @@ class Session:
             self.submitted.flush()
             if self.executor is None:
                 self.verdicts.leave()
-            if self.faults is not None:
-                self.faults.close()
+            chaos.deactivate()
             self.emitter.close(time.time_ns())
         self.reactor.wake()
         if self._watcher.is_alive() and threading.current_thread() is not self._watcher:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from obsray.chaos import BREAKABLE, REPEAT_SECONDS, Fault, Losses, Plan, parse
 from obsray.core.protocol.messages import MESSAGES, Exit, Goodbye, Message, NodeLeaves, decode
@@ -21,7 +21,7 @@ from obsray.telemetry.spine import Emitter
 #: Of the tasks in one message, at most so many get a record of the fault that hit them.
 HITS_MAX = 64
 #: Who says one of these ends next: nothing may stay behind, as the system sends what a dead process has written.
-_LAST = {cls._field_defaults["tag"] for cls in (Goodbye, Exit, NodeLeaves)}  # type: ignore[attr-defined]
+_LAST = {cls._field_defaults["tag"] for cls in (Goodbye, Exit, NodeLeaves)}
 
 _NIL8, _NIL16, _NIL20 = bytes(8), bytes(16), bytes(20)
 
@@ -75,7 +75,7 @@ class Faults:
         if bounds is None:
             return 0.0
         with self._lock:
-            return self._random(name).uniform(*bounds)
+            return float(self._random(name).uniform(*bounds))
 
     # --- what is recorded ---------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ def _subjects(subject: Any) -> tuple[list[bytes], bytes, bytes]:
     return tasks, found if _is_id(found, 20) else _NIL20, actor if _is_id(actor, 16) else _NIL16
 
 
-def _is_id(value: Any, size: int) -> bool:
+def _is_id(value: Any, size: int) -> TypeGuard[bytes]:
     return isinstance(value, bytes) and len(value) == size
 
 
@@ -155,6 +155,19 @@ def activate(
     _active = Faults(plan, who, emitter, process) if plan else None
     if _active is not None and reactor is not None:
         disturb(reactor, _active)
+    return _active
+
+
+def deactivate() -> None:
+    """This process stops recording and injects nothing any more."""
+    global _active
+    if _active is not None:
+        _active.close()
+    _active = None
+
+
+def active() -> Faults | None:
+    """What this process injects, None if nothing."""
     return _active
 
 
@@ -273,7 +286,9 @@ class _DisturbedStub:
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._stub, name)
-        return _disturbed_watch(name, call, self._faults) if name == "Watch" else _disturbed_call(name, call, self._faults)
+        return (
+            _disturbed_watch(name, call, self._faults) if name == "Watch" else _disturbed_call(name, call, self._faults)
+        )
 
 
 _SIDE = (Fault.REQUEST_LOST, Fault.REPLY_LOST, Fault.IN_FLIGHT)

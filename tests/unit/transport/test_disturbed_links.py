@@ -26,7 +26,9 @@ WAIT_SECONDS = 30
 def test_every_call_and_every_message_can_be_disturbed():
     methods = [method.name for method in pb.DESCRIPTOR.services_by_name["Control"].methods]
     assert Counter(RPCS) == Counter(methods), "obsray/chaos.py: RPCS"
-    assert Counter(list(MESSAGES)) == Counter(kind.__name__ for kind in m.MESSAGES.values()), "obsray/chaos.py: MESSAGES"
+    assert Counter(list(MESSAGES)) == Counter(kind.__name__ for kind in m.MESSAGES.values()), (
+        "obsray/chaos.py: MESSAGES"
+    )
     assert not set(RPCS) & set(MESSAGES)
 
 
@@ -62,7 +64,7 @@ def test_a_wrong_specification_is_refused_with_the_place_that_is_wrong(text, say
 
 def test_a_setting_that_comes_from_the_environment_is_called_so(monkeypatch):
     monkeypatch.setenv("OBSRAY_CHAOS", "PutKey=1")
-    with pytest.raises(ValueError, match="^OBSRAY_CHAOS: entry 1"):
+    with pytest.raises(ValueError, match=r"^OBSRAY_CHAOS: entry 1"):
         Config.from_environment()
 
 
@@ -143,7 +145,6 @@ class Pair:
     def close(self) -> None:
         self.here.shutdown()
         self.there.shutdown()
-
 
 
 def encoded(kind: type) -> tuple:
