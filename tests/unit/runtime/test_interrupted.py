@@ -106,7 +106,7 @@ def test_the_handler_serves_whatever_session_there_is(own_handler):
     # One that another thread has shut down could not take its handler away.
     first, second = interrupted(), interrupted()
     for each in (first, second):
-        each.closed, each.reactor = False, SimpleNamespace(wake=lambda: None)
+        each.closed, each.reactor, each.directory = False, SimpleNamespace(wake=lambda: None), None
         each.interrupt_pending.clear()
     set_current(first)
     launch.take_interrupts()
