@@ -40,6 +40,7 @@ test: $(VENV)/.installed-test  ## all tests and checks
 	@scripts/system-package chromium chromium || echo "no browser could be installed: the tests of pages will fail; install chromium"
 	@scripts/system-package ip iproute2 || echo "no ip command could be installed: the tests between two hosts will fail"
 	@scripts/system-package redis-server redis-server || echo "no redis-server could be installed: tests of it will fail"
+	@scripts/system-package promtool prometheus || echo "no prometheus could be installed: tests of rules and dashboards will fail"
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed-test  ## style, types and import contracts only

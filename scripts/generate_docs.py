@@ -1,4 +1,4 @@
-"""Write the pages of docs/ that are made from code: ``python scripts/generate_docs.py``.
+"""Write the pages and files that are made from code: ``python scripts/generate_docs.py``.
 
 ``tests/test_docs.py`` compares what is committed with what this makes.
 """
@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 from obsray import config  # noqa: E402
 from obsray.core.protocol import docs as lifecycles  # noqa: E402
 from obsray.metrics import docs as metrics  # noqa: E402
+from obsray.monitoring.files import files  # noqa: E402
 from obsray.telemetry import docs as events  # noqa: E402
 from obsray.telemetry.database import docs as sql  # noqa: E402
 
@@ -78,9 +79,11 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/events.md": events.markdown,
     "docs/lifecycles.md": lifecycles.markdown,
     "docs/metrics.md": metrics.markdown,
+    **files(),
     "docs/sql.md": sql.markdown,
 }
 
 if __name__ == "__main__":
     for path, make in PAGES.items():
+        (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
         (ROOT / path).write_text(make())

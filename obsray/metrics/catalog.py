@@ -378,6 +378,9 @@ _METRICS: tuple[Metric, ...] = (
 # fmt: off
 _MORE: tuple[Metric, ...] = (
     # tasks
+    Metric("obsray_task_outcomes", "counter", "", ("outcome",),
+        "Tasks that are over, of all functions together; every outcome has a series from the start.",
+        ("task_finished", "tasks_finished")),
     Metric("obsray_tasks_unfinished", "gauge", "", ("fn",),
         "Tasks submitted and not over. Of a method: the calls that its actors have before them.",
         ("task_submitted", "tasks_submitted", "task_finished", "tasks_finished")),

@@ -130,16 +130,20 @@ class Families(Exposed):
             if s.submitted[slot]:
                 unfinished.add_metric([fn], max(0, int(s.submitted[slot] - s.finished[slot].sum())))
             for outcome, text in enumerate(outcomes):
-                if s.finished[slot, outcome]:
+                # From zero on, where that is affordable: a rate does not see what a series begins with.
+                if s.finished[slot, outcome] or outcome in (Outcome.OK, Outcome.APP_ERROR):
                     finished.add_metric([fn, text], int(s.finished[slot, outcome]))
                 if s.retries[slot, outcome]:
                     retries.add_metric([fn, text], int(s.retries[slot, outcome]))
+        ends = exposed.counter("obsray_task_outcomes")
+        for outcome, text in enumerate(outcomes):
+            ends.add_metric([text], int(s.finished[:, outcome].sum()))
         pending = exposed.gauge("obsray_tasks_pending")
         for (reason, shape), count in s.pending(running).items():
             pending.add_metric([reason, shape], count)
         now = exposed.gauge("obsray_tasks_running")
         now.add_metric([], running)
-        found = [submitted, finished, unfinished, pending, now, cpu, blocked, retries]
+        found = [submitted, finished, ends, unfinished, pending, now, cpu, blocked, retries]
         for name, histogram in s.task_histograms.items():
             family = exposed.histogram(f"obsray_task_{name}_seconds")
             for slot in np.flatnonzero(histogram.counts.sum(axis=1)).tolist():

@@ -19,8 +19,8 @@ from obsray.telemetry.events import BY_NAME
 class Tally:
     """``metric`` counts the records of ``event``, or sums (of a histogram: observes) their ``field``.
 
-    ``label``: the field of the event that is the metric's label of ``label_name``. ``where``: only records whose field
-    has that value.
+    ``label``: the field of the event that is the metric's label. ``where``: only records whose field has that value.
+    ``zero``: values of the label that have a series from the start: a rate does not see what a series begins with.
     """
 
     metric: str
@@ -28,6 +28,7 @@ class Tally:
     field: str = ""
     label: str = ""
     where: tuple[str, int] | None = None
+    zero: tuple[str, ...] = ()
 
 
 #: What every node says of itself.
@@ -47,7 +48,7 @@ OF_NODES: tuple[Tally, ...] = (
 )
 #: What the head says of the cluster.
 OF_THE_CLUSTER: tuple[Tally, ...] = (
-    Tally("obsray_node_changes", "node_changed", label="state"),
+    Tally("obsray_node_changes", "node_changed", label="state", zero=("alive", "suspected", "dead")),
     Tally("obsray_node_drains", "node_drains"),
     Tally("obsray_actor_start_seconds", "actor_alive", "start_seconds"),
     Tally("obsray_jobs_started", "job_started"),
@@ -117,22 +118,25 @@ class Tallies:
                 yield histogram
                 continue
             counter = exposed.counter(name)
+            values = dict.fromkeys(tally.zero, 0.0)
             for slot, value in enumerate(self._values[name].tolist()):
                 if value or not tally.label:
-                    counter.add_metric([*of_node, *self._label(tally, slot)], value)
+                    values[self._label(tally, slot)] = value
+            for label, value in values.items():
+                counter.add_metric([*of_node, *([label] if tally.label else [])], value)
             yield counter
 
-    def _label(self, tally: Tally, slot: int) -> list[str]:
+    def _label(self, tally: Tally, slot: int) -> str:
         if not tally.label:
-            return []
+            return ""
         if tally.metric in self.names:
-            return [self.names[tally.metric].name(slot)]
+            return self.names[tally.metric].name(slot)
         labels = next(field.labels for field in BY_NAME[tally.event].fields if field.name == tally.label)
         assert labels is not None
         try:
-            return [labels(slot).name.lower()]
+            return labels(slot).name.lower()
         except ValueError:
-            return ["unknown"]
+            return "unknown"
 
 
 def newest(samples: dict[str, dict[str, float]], node: str) -> Iterator[Metric]:
