@@ -233,6 +233,8 @@ NODES = Table(
         _size("store_bytes", "Object store"),
         Column("started_at_ns", "Started", "clock"),
         Column("stopped_at_ns", "Stopped", "clock"),
+        _seconds("clock_offset_seconds", "Clock ahead of the head's by", 2),
+        _seconds("clock_uncertainty_seconds", "Known to", 2),
         Column("error", "Error", rank=2),
     ),
     "-started_at_ns",

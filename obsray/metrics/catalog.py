@@ -191,6 +191,22 @@ _METRICS: tuple[Metric, ...] = (
         "Objects of other nodes that did not come.",
         ("transfer_failed",),
     ),
+    Metric(
+        "obsray_clock_offset_seconds",
+        "gauge",
+        "seconds",
+        ("node", "peer"),
+        "How far the clock of another node is ahead of this one's, the head's.",
+        ("clock_measured",),
+    ),
+    Metric(
+        "obsray_clock_uncertainty_seconds",
+        "gauge",
+        "seconds",
+        ("node", "peer"),
+        "How wrong that may be.",
+        ("clock_measured",),
+    ),
     Metric("obsray_objects_lost", "counter", "", ("node",), "Objects that can no longer be read.", ("object_lost",)),
     # workers, actors, resources
     Metric(

@@ -188,6 +188,14 @@ class Families(Exposed):
             for peer, count in by_peer.items():
                 moved.add_metric([node, peer], count)
             found.append(moved)
+        offset, uncertainty = (
+            exposed.gauge("obsray_clock_offset_seconds"),
+            exposed.gauge("obsray_clock_uncertainty_seconds"),
+        )
+        for peer, measured in s.clocks.items():
+            offset.add_metric([node, peer], measured[0])
+            uncertainty.add_metric([node, peer], measured[1])
+        found += [offset, uncertainty]
         groups, waited = (
             exposed.gauge("obsray_placement_groups"),
             exposed.histogram("obsray_placement_group_pending_seconds"),

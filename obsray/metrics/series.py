@@ -250,6 +250,8 @@ class Series:
         self.sent: dict[str, int] = {}
         self.transfer_seconds = Histogram()
         self.transfers_failed = 0
+        #: Peer -> how far its clock is ahead, and how wrong that may be.
+        self.clocks: dict[str, tuple[float, float]] = {}
         self.dropped = 0
         self.resources: dict[str, tuple[float, float]] = {}
         self.samples: dict[str, dict[str, Any]] = {}
@@ -270,6 +272,7 @@ class Series:
             "group_requested": self._group_requested, "group_created": self._group_created,
             "group_removed": self._group_removed, "group_rescheduling": self._group_rescheduling,
             "transfer_done": self._transferred, "transfer_served": self._served,
+            "clock_measured": self._clock,
             "collective_ended": self._collective, "collective_failed": self._collective_failed,
         }  # fmt: skip
 
@@ -297,6 +300,13 @@ class Series:
 
     def _served(self, columns: Columns) -> None:
         _add_by_peer(self.sent, columns["destination"], columns["sent_bytes"])
+
+    def _clock(self, columns: Columns) -> None:
+        for index, node in enumerate(columns["node"]):
+            peer = node.tobytes().hex()
+            if peer in self.clocks or len(self.clocks) < PEERS_MAX:
+                measured = float(columns["offset_seconds"][index]), float(columns["uncertainty_seconds"][index])
+                self.clocks[peer] = measured
 
     # --- tasks --------------------------------------------------------------------------------------------
 

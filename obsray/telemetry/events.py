@@ -558,6 +558,9 @@ _UNION: tuple[Event, ...] = (
         _detail("node", "id8"), _measure("deadline_seconds", "f32"), _detail("error", "str"))),
     Event(185, "node_joined", "A node has become one of a cluster.", (
         _detail("node", "id8"), _detail("address", "str"), _measure("join_seconds", "f32"))),
+    Event(200, "clock_measured", "The head knows how far another node's clock is from its own.", (
+        _detail("node", "id8"), _measure("offset_seconds", "f64"), _measure("uncertainty_seconds", "f32"),
+        _measure("round_trip_seconds", "f32"), _measure("samples", "u16"), _detail("node_time", "u64"))),
     Event(186, "control_lost", "A node has not heard of a control store for so long that it ends.", (
         _detail("node", "id8"), _measure("silent_seconds", "f32")), Severity.ERROR),
     Event(187, "logs_dropped", "Output of a worker did not reach its driver; its own file has it.", (

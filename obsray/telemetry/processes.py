@@ -180,7 +180,7 @@ class ClusterTable:
         """Fold the new records of a batch."""
         for event, fold in (
             ("node_started", self._node_started), ("node_stopped", self._node_stopped), ("node_changed", self._changed),
-            ("job_started", self._job_started), ("job_ended", self._job_ended),
+            ("job_started", self._job_started), ("job_ended", self._job_ended), ("clock_measured", self._clock),
         ):  # fmt: skip
             if event in batch:
                 for record in batch[event].rows(self.texts):
@@ -191,9 +191,15 @@ class ClusterTable:
             node,
             {
                 "node_id": node.hex(), "pid": None, "host": "", "state": "ALIVE", "store_bytes": None,
-                "started_at_ns": None, "stopped_at_ns": None, "error": None,
+                "started_at_ns": None, "stopped_at_ns": None, "error": None, "clock_offset_seconds": None,
+                "clock_uncertainty_seconds": None,
             },
         )  # fmt: skip
+
+    def _clock(self, record: Row) -> None:
+        self._node(record["node"]).update(
+            clock_offset_seconds=record["offset_seconds"], clock_uncertainty_seconds=record["uncertainty_seconds"]
+        )
 
     def _node_started(self, record: Row) -> None:
         self._node(record["node"]).update(

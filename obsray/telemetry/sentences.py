@@ -497,6 +497,11 @@ SENTENCES: dict[str, Sentence] = {
     "node_drains": lambda r, n: f"node {r['node'].hex()[:8]} takes no more work: {r['error'] or 'it drains'}",
     "metrics_served": lambda r, n: f"metrics of node {r['node'].hex()[:8]} are at {r['address']}",
     "node_joined": lambda r, n: f"node {r['node'].hex()[:8]} joined the cluster at {r['address']}",
+    "clock_measured": lambda r, n: (
+        f"the clock of node {r['node'].hex()[:8]} is {duration(abs(r['offset_seconds']))} "
+        f"{'ahead of' if r['offset_seconds'] >= 0 else 'behind'} the head's, to within "
+        f"{duration(r['uncertainty_seconds'])}; times here are the head's"
+    ),
     "control_lost": lambda r, n: f"node {r['node'].hex()[:8]} has no control store any more and ends",
     "logs_dropped": lambda r, n: f"{r['bytes']} bytes of its output did not reach its driver",
     "node_stopped": lambda r, n: f"node {r['node'].hex()[:8]} ended in order",

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from obsray.telemetry import session_file
+from obsray.telemetry.clocks import Clocks
 from obsray.telemetry.columns import (
     SCHEMAS,
     Array,
@@ -67,6 +68,9 @@ class Store:
         self.texts = Texts()
         self.catalog = Catalog(self.session_dir / "telemetry")
         self.rings = RingDirectory(self.session_dir / "rings", self.texts)
+        #: Puts the times of other nodes' records on the clock of this session's node.
+        self.clocks = Clocks(self._node_of)
+        self._clock_rows = 0
         self._folds: list[Fold] = []
         self._rows: dict[str, int] = {}
         self._tails: dict[str, StreamTail] = {}
@@ -108,7 +112,7 @@ class Store:
         self.rings.nodes = other_nodes(self.session())
         count = 0
         for _ in range(_ATTEMPTS):
-            self.catalog.refresh()
+            self._look()
             behind = self._behind()
             if behind:
                 try:
@@ -123,6 +127,23 @@ class Store:
             for reader in self.rings.missing:
                 reader.skip_missing()
         return count
+
+    def _look(self) -> None:
+        """See what is stored now, and learn what was measured of the clocks of other nodes."""
+        self.catalog.refresh()
+        for entry in self.catalog.files.get("clock_measured", ()):
+            if entry.first_row + entry.rows > self._clock_rows:
+                try:
+                    for batch in read_batches(self.catalog.directory, entry):
+                        self.clocks.learn(from_arrow(batch, BY_NAME["clock_measured"], self.texts))
+                except FileNotFoundError:
+                    return  # compacted meanwhile; the next look finds it
+                self._clock_rows = entry.first_row + entry.rows
+
+    def _node_of(self, process: bytes) -> bytes | None:
+        """The node whose process wrote a record; None if that is not known to be another one."""
+        state = self.catalog.rings.get(process.hex())
+        return state.node if state is not None else None
 
     def _behind(self) -> dict[bytes, int]:
         """Rings of which more is stored than was delivered, with what was delivered."""
@@ -179,7 +200,7 @@ class Store:
             if skip >= batch.num_rows:
                 skip -= batch.num_rows
                 continue
-            yield from_arrow(batch.slice(skip) if skip else batch, kind, self.texts)
+            yield self.clocks.corrected(from_arrow(batch.slice(skip) if skip else batch, kind, self.texts))
             skip = 0
 
     def _close_tails(self) -> None:
@@ -193,7 +214,7 @@ class Store:
             self.rings.scan()
             batch, found = self.rings.read()
             if found:
-                self._deliver(batch)
+                self._deliver(self.clocks.corrected_all(batch))
                 count += found
             if self.rings.missing:
                 return count, False
@@ -231,14 +252,15 @@ class Store:
         raise AssertionError
 
     def _records(self, names: frozenset[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
-        self.catalog.refresh()
+        self._look()
         for name in sorted(names):
             for entry in self.catalog.files.get(name, ()):
                 for batch in read_batches(self.catalog.directory, entry):
-                    if batch.schema.equals(SCHEMAS[name]):
+                    if batch.schema.equals(SCHEMAS[name]) and not self.clocks:
                         yield name, batch
-                    else:  # written before a field was appended to the event
-                        yield name, to_arrow(from_arrow(batch, BY_NAME[name], self.texts), self.texts)
+                    else:  # of several nodes, or written before a field was appended to the event
+                        columns = self.clocks.corrected(from_arrow(batch, BY_NAME[name], self.texts))
+                        yield name, to_arrow(columns, self.texts)
         for unstored in self._unstored():
             for name in sorted(names & unstored.keys()):
                 yield name, to_arrow(unstored[name], self.texts)
@@ -294,7 +316,7 @@ class Store:
     def _mentions(
         self, where: dict[str, Callable[[Columns], Array]], fields: dict[str, str], limit: int
     ) -> list[dict[str, Any]]:
-        self.catalog.refresh()
+        self._look()
         found: list[dict[str, Any]] = []
 
         def keep(name: str, columns: Columns) -> None:
@@ -308,7 +330,7 @@ class Store:
                 if only and not self._matches(name, entry, only, where[name]):
                     continue
                 for batch in read_batches(self.catalog.directory, entry):
-                    keep(name, from_arrow(batch, BY_NAME[name], self.texts))
+                    keep(name, self.clocks.corrected(from_arrow(batch, BY_NAME[name], self.texts)))
         for new in self._unstored():
             for name in where:
                 if name in new:
@@ -324,10 +346,10 @@ class Store:
 
     def _all(self, name: str) -> Iterator[Columns]:
         """Every batch of one kind: the stored ones, then what only the rings hold."""
-        self.catalog.refresh()
+        self._look()
         for entry in self.catalog.files.get(name, ()):
             for batch in read_batches(self.catalog.directory, entry):
-                yield from_arrow(batch, BY_NAME[name], self.texts)
+                yield self.clocks.corrected(from_arrow(batch, BY_NAME[name], self.texts))
         for batch in self._unstored():
             if name in batch:
                 yield batch[name]
@@ -343,7 +365,7 @@ class Store:
             for reader in rings.missing:
                 reader.skip_missing()
             if found:
-                yield batch
+                yield self.clocks.corrected_all(batch)
             elif not rings.missing:
                 return
 

@@ -17,6 +17,7 @@ from obsray.telemetry.sentences import sentence
 from obsray.telemetry.table import same_id
 
 if TYPE_CHECKING:
+    from obsray.telemetry.clocks import Clocks
     from obsray.telemetry.views import Views
 
 Row = dict[str, Any]
@@ -42,6 +43,21 @@ _OBJECT_LIFE = (
     "object_restored", "object_lost", "object_freed", "transfer_begun", "transfer_done", "transfer_failed",
     "transfer_retried", "object_copy_dropped", "object_copy_kept",
 )  # fmt: skip
+_ONE_OF_RUN = {"tasks_submitted": "task_submitted", "tasks_finished": "task_finished"}
+#: Event -> what comes before it, told by another process, and the fields in which the two agree.
+_CAUSES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "task_started": (("task_submitted", ("task",)),),
+    "task_ended": (("task_submitted", ("task",)), ("task_started", ("task", "attempt"))),
+    "task_finished": (("task_ended", ("task", "attempt")),),
+    "task_retried": (("task_ended", ("task", "attempt")),),
+    "actor_placed": (("actor_created", ("actor",)),),
+    "actor_alive": (("actor_placed", ("actor", "incarnation")),),
+    "transfer_begun": (("object_sealed", ("object",)),),
+    "transfer_done": (("transfer_begun", ("object",)),),
+    "object_freed": (("object_sealed", ("object",)),),
+    "bundles_prepared": (("group_requested", ("group",)),),
+    "group_created": (("bundles_prepared", ("group", "attempts")),),
+}
 _CODES = {8: "id8", 16: "id16", 20: "id20"}
 
 
@@ -82,6 +98,7 @@ def _all_of(columns: Columns) -> Array:
 def _rendered(view: Views, records: list[Row]) -> list[Row]:
     seen = set()
     found = []
+    _after_their_causes(view, records)
     for record in sorted(records, key=lambda record: (record["time_ns"], record["process"], record["sequence"])):
         key = (record["process"], record["sequence"])
         if key in seen:
@@ -104,6 +121,35 @@ def _rendered(view: Views, records: list[Row]) -> list[Row]:
             }
         )
     return found
+
+
+def _after_their_causes(view: Views, records: list[Row]) -> None:
+    """Records of different nodes that are closer than their clocks are known: no effect before its cause."""
+    clocks = view.store.clocks
+    if not clocks:
+        return
+    found: dict[str, list[Row]] = {}
+    for record in records:
+        found.setdefault(_ONE_OF_RUN.get(record["event"], record["event"]), []).append(record)
+    # Twice: what was moved may be a cause itself.
+    for _ in range(2):
+        for event, pairs in _CAUSES.items():
+            for record in found.get(event, ()):
+                for cause, fields in pairs:
+                    _after(clocks, record, [row for row in found.get(cause, ()) if _agree(record, row, fields)])
+
+
+def _agree(record: Row, cause: Row, fields: tuple[str, ...]) -> bool:
+    """Whether two records are about the same. One about a run of tasks is about the one whose story this is."""
+    return all(record[name] == cause[name] for name in fields if name in record and name in cause)
+
+
+def _after(clocks: Clocks, record: Row, causes: list[Row]) -> None:
+    for before in causes:
+        late = before["time_ns"] - record["time_ns"]
+        slack = clocks.uncertainty_ns(before["process"]) + clocks.uncertainty_ns(record["process"])
+        if 0 < late <= slack:
+            record["time_ns"] = before["time_ns"] + 1
 
 
 def _severity(record: Row) -> str:

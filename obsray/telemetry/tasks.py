@@ -315,6 +315,31 @@ class TaskTable:
         queued = rows[state == QUEUED]
         if len(queued) and self.dispatches.count:
             self._dispatch_states(queued)
+        self._settle_clocks(rows)
+
+    def _settle_clocks(self, rows: Array) -> None:
+        """Move the times of attempts on other nodes so that none begins before it was sent or ends after it is known.
+
+        Clocks of two nodes are known to a fraction of a millisecond, and messages are quicker than that.
+        """
+        grid = self.grid
+        sent, arrived, started, ended, known = (
+            grid[name][rows] for name in ("dispatched_at", "arrived_at", "started_at", "ended_at", "finished_at")
+        )
+        over = (ended > 0) & (grid["ended_attempt"][rows] >= grid["started_attempt"][rows])
+        same = over & (known > 0) & (grid["finished_attempt"][rows] == grid["ended_attempt"][rows])
+        early = np.where((arrived > 0) & (sent > 0), np.maximum(sent - arrived, 0), 0)
+        late = np.where(same, np.minimum(known - (ended + early), 0), 0)
+        shift = np.where(over, early + late, early)
+        moved = np.flatnonzero(shift)
+        if not len(moved):
+            return
+        rows, shift = rows[moved], shift[moved]
+        for name, values in (("arrived_at", arrived), ("started_at", started), ("ended_at", ended)):
+            now = values[moved]
+            grid[name][rows] = (
+                np.where(now > 0, now + shift, 0) if name != "ended_at" else np.where(over[moved], now + shift, now)
+            )
 
     def _dispatch_states(self, queued: Array) -> None:
         """Which queued tasks are in a batch that was pushed to a worker.

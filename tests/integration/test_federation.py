@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+from typing import Any
+
 import pytest
 
 import obsray
 from obsray.cluster_utils import Cluster
 from obsray.telemetry.store import Store
+from obsray.telemetry.views import Views
 from tests.integration.programs import eventually
 
 pytestmark = pytest.mark.timeout(120)
@@ -55,3 +60,50 @@ def test_what_other_nodes_recorded_is_at_the_head_and_stays_when_they_are_gone(c
     opened.refresh()
     assert not any(alive for state, alive in opened.ring_states() if state.node.hex() == node.node_id)
     assert len(ran_on(store(), node.node_id)) == 10
+
+
+#: What Python runs first in every process that has its directory in PYTHONPATH.
+_WRONG_CLOCK = """
+import os, time
+_skew = float(os.environ.get("TEST_CLOCK_SKEW_SECONDS", "0"))
+if _skew:
+    # time.time() stays right: gRPC gives the kernel's clock deadlines that it makes of it.
+    _time_ns = time.time_ns
+    time.time_ns = lambda: _time_ns() + round(_skew * 1e9)
+"""
+
+
+@pytest.mark.parametrize("skew", [6.0, -6.0])
+def test_a_node_whose_clock_is_wrong_by_seconds_is_shown_on_the_heads_clock(cluster, tmp_path, monkeypatch, skew):
+    (tmp_path / "sitecustomize.py").write_text(_WRONG_CLOCK)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setenv("TEST_CLOCK_SKEW_SECONDS", str(skew))
+    node = cluster.add_node(num_cpus=1)
+    monkeypatch.delenv("TEST_CLOCK_SKEW_SECONDS")
+
+    @obsray.remote
+    def what_time():
+        return time.time_ns() / 1e9
+
+    before = time.time()
+    reference = what_time.remote()
+    there = obsray.get(reference)
+    after = time.time()
+    assert before - 3 + skew < there < after + 3 + skew, "the clock there is not wrong"
+    task = reference.task_id().hex()
+    views = Views(store())
+
+    def told() -> list[dict[str, Any]]:
+        views.refresh()
+        parts = ("submitted", "ended", "finished")
+        return [record for record in views.story(task) if record["event"].rpartition("_")[2] in parts]
+
+    eventually(lambda: len(told()) == 3)
+    records = told()
+    assert [record["event"].rpartition("_")[2] for record in records] == ["submitted", "ended", "finished"]
+    assert all(before - 1 < record["time_ns"] / 1e9 < after + 1 for record in records)
+    row = views.task(task)
+    assert before - 1 < row["started_at_ns"] / 1e9 <= row["ended_at_ns"] / 1e9 < after + 1
+    (known,) = [row for row in views.nodes() if row["node_id"] == node.node_id]
+    assert abs(known["clock_offset_seconds"] - skew) < 0.5
+    assert 0 < known["clock_uncertainty_seconds"] < 0.5

@@ -12,6 +12,7 @@ from typing import Any
 
 from obsray.core.node.abroad import STORE_RESOURCE, Abroad
 from obsray.core.node.actors import ActorTable
+from obsray.core.node.clocks import Clocks
 from obsray.core.node.delegation import Delegation
 from obsray.core.node.demands import describe
 from obsray.core.node.distant import DistantActors
@@ -91,6 +92,7 @@ class NodeMachine:
         self.abroad.on_linked.append(self.sharing.node_linked)
         self.abroad.on_lost.append(self.sharing.node_lost)
         self.distant = DistantActors(self.peers, self.abroad.forward)
+        self.clocks = Clocks(self.peers, self.abroad)
         self._join_actors()
         self.draining = Draining(self)
         self.requests = Requests(self, describe_node)
@@ -309,6 +311,7 @@ class NodeMachine:
         self.objects.room.tick(step)
         self.actors.tick(step)
         self.abroad.tick(step)
+        self.clocks.tick(step)
         self.group_messages.tick(step)
         self.sharing.tick(step)
         self.look(step)

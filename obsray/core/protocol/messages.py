@@ -24,7 +24,7 @@ holder -> owner        GetObject ObjectMissing AddHolder ReleaseHolders ItemsTak
 owner -> holder        ObjectValue
 node <-> node          Forward ClientGone JobDescribed LoadReport WantActor WithdrawActor ActorPlaced EndWorker
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
-                       ListGroups GroupsListed
+                       ListGroups GroupsListed ClockQuestion ClockAnswer
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects KeepObjects ObjectsFreed NodeLeaves
                        LogChunk LogsWanted LogsSent DrainNode
                        WantPackage PackagePiece
@@ -731,6 +731,21 @@ class LoadReport(NamedTuple):
     store_bytes: int
     draining: bool
     tag: int = 99
+
+
+class ClockQuestion(NamedTuple):
+    """Head -> node: what time is it there? Answered by ClockAnswer(number)."""
+
+    number: int
+    tag: int = 136
+
+
+class ClockAnswer(NamedTuple):
+    """Node -> head: the node's wall clock when it was asked, in nanoseconds since 1970."""
+
+    number: int
+    time_ns: int
+    tag: int = 137
 
 
 class WantActor(NamedTuple):

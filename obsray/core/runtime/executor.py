@@ -143,7 +143,8 @@ class Executor:
                     self.checkpoints.perform(running)
             else:
                 running.start()
-            if not queue or time.time_ns() - self._sent_ns > SEND_AFTER_NS:
+            # Also if somebody has set the clock back.
+            if not queue or not 0 <= time.time_ns() - self._sent_ns <= SEND_AFTER_NS:
                 with session.lock:
                     session.send_everything()
         if self.actor is not None:
@@ -191,7 +192,7 @@ class Executor:
 
     def sends_are_due(self, now_ns: int) -> bool:
         """Whether what was collected has waited long enough for company."""
-        return now_ns - self._sent_ns > SEND_AFTER_NS
+        return not 0 <= now_ns - self._sent_ns <= SEND_AFTER_NS
 
     def tick(self, now: float) -> None:
         """Called by the watcher with the lock held while other threads run user code or sleep."""
@@ -199,7 +200,7 @@ class Executor:
             return
         time_ns = time.time_ns()
         for running in list(self.slots.values()):
-            if not running.marked and time_ns - running.started_at > MARK_AFTER_NS:
+            if not running.marked and not 0 <= time_ns - running.started_at <= MARK_AFTER_NS:
                 running.marked = True
                 self.session.emitter.task_started(
                     time_ns, running.task, running.attempt, running.lease, running.batch, running.actor,
@@ -534,6 +535,9 @@ class Executor:
         if running.gpu:
             self._gpu.end(running.gpu)
         run_ns = ended_at - running.ready_at
+        if run_ns < 0:
+            # Somebody has set the clock back.
+            run_ns = 0
         loaded.calls += 1
         loaded.mean_ns = (loaded.mean_ns * 7 + run_ns) >> 3
         if running.borrowed is not None:
