@@ -130,11 +130,12 @@ def _after_their_causes(view: Views, records: list[Row]) -> None:
         return
     found: dict[str, list[Row]] = {}
     for record in records:
-        found.setdefault(_ONE_OF_RUN.get(record["event"], record["event"]), []).append(record)
+        event: str = record["event"]
+        found.setdefault(_ONE_OF_RUN.get(event, event), []).append(record)
     # Twice: what was moved may be a cause itself.
     for _ in range(2):
-        for event, pairs in _CAUSES.items():
-            for record in found.get(event, ()):
+        for effect, pairs in _CAUSES.items():
+            for record in found.get(effect, ()):
                 for cause, fields in pairs:
                     _after(clocks, record, [row for row in found.get(cause, ()) if _agree(record, row, fields)])
 
