@@ -90,6 +90,10 @@ class Config:
     node_dead_seconds: float = 10.0
     #: A node that has heard of no control store for this long ends in order: its cluster is gone.
     control_gone_seconds_max: float = 60.0
+    #: How long a submitted job may wait for the resources and the environment of its command before it has failed.
+    job_start_seconds_max: float = 900.0
+    #: How long the command of a submitted job that is stopped may take after SIGTERM until it is killed.
+    job_stop_seconds: float = 3.0
     #: "1" lets a cluster listen on addresses others than loopback, without encryption: who can read the network can
     #: take part in the cluster.
     unsafe_network: str = "0"

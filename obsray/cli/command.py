@@ -19,6 +19,7 @@ NOUNS = (
 _EXAMPLES = """examples:
   obsray start --head                            a cluster that outlives programs (obsray stop ends it)
   obsray demo                                    run real work and watch it
+  obsray job submit -- python train.py           run a command there as a job
   obsray dashboard                               the link to the session's dashboard
   obsray status                                  how the session is
   obsray list tasks --filter state=FAILED        what failed
@@ -136,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     from obsray.cli import cluster_options, history_options
 
     cluster_options.add(verb, _start, _stop, _drain)
+    from obsray.cli import jobs
+
+    jobs.add(verbs, jobs.run)
     history_options.add(verb)
     verb(
         "status",

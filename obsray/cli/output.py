@@ -17,7 +17,7 @@ _TONES = {
     "FINISHED": "ok", "FAILED": "bad", "CANCELLED": "off", "RUNNING": "run", "RUNNING_IN_RAY_GET": "block",
     "PENDING_ARGS_AVAIL": "wait", "PENDING_NODE_ASSIGNMENT": "wait", "SUBMITTED_TO_WORKER": "sent", "ALIVE": "ok",
     "DEAD": "off", "RESTARTING": "block", "RESCHEDULING": "block", "LEASED": "run", "ACTOR": "run", "IDLE": "off",
-    "BUSY": "run",
+    "BUSY": "run", "SUCCEEDED": "ok", "STOPPED": "off", "PENDING": "wait",
     "BLOCKED": "block", "LOST": "bad",
     "SPILLED": "block",
 }  # fmt: skip

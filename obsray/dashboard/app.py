@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from obsray.telemetry.explain import gist
 
-from . import api, pages, scraping, units
+from . import api, jobs, pages, scraping, units
 from .auth import Guard
 from .queries import BadQuery
 from .source import Busy, Source
@@ -78,6 +78,7 @@ def create_app(source: Source, token: str, port: int) -> Guard:
         Route("/healthz", _healthz),
         *api.routes(),
         *scraping.routes(),
+        *jobs.routes(),
         *pages.routes(),
         Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
     ]

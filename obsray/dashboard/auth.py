@@ -1,9 +1,10 @@
 """Who may read: every request passes ``Guard`` before any route sees it.
 
-In this order: the method must be GET or HEAD; the Host must be a loopback name with this port (a page that rebinds its
-own name to 127.0.0.1 sends its own name); Origin and Sec-Fetch-Site must not be another site's; the token must come
-in ``Authorization: Bearer`` or in the cookie that ``/auth?token=`` sets. A request body is never read. No answer
-carries an ``Access-Control-*`` header, and User-Agent decides nothing.
+In this order: the method must be GET or HEAD, but for what programs change below ``CHANGING_PATHS``; the Host must be a
+loopback name with this port (a page that rebinds its own name to 127.0.0.1 sends its own name); Origin and
+Sec-Fetch-Site must not be another site's; the token must come in ``Authorization: Bearer`` or, to read, in the cookie
+that ``/auth?token=`` sets: no page in a browser can change anything. No answer carries an ``Access-Control-*`` header,
+and User-Agent decides nothing.
 
 What is open without a token holds no data: ``/healthz`` and the style of the page that says how to get in.
 """
@@ -26,6 +27,9 @@ from obsray.metrics import credential
 TOKEN_BYTES_MIN = 16
 URL_CHARACTERS_MAX = 8192
 METHODS = ("GET", "HEAD")
+#: Below these, programs with the token may do more than read.
+CHANGING_PATHS = ("/api/jobs/", "/api/packages/")
+CHANGING_METHODS = ("POST", "PUT", "DELETE")
 AUTH_PATH = "/auth"
 #: What a scraper of metrics may read with a credential that opens nothing else (``metrics/credential.py``).
 METRICS_PATHS = frozenset({"/metrics", "/api/prometheus/sd"})
@@ -96,7 +100,8 @@ class Guard:
         """The answer that ends the request here, or None if it may go on."""
         headers = Headers(scope=scope)
         path, method = scope["path"], scope["method"]
-        if method not in METHODS:
+        changing = method in CHANGING_METHODS and path.startswith(CHANGING_PATHS)
+        if method not in METHODS and not changing:
             return _say(
                 scope, 405, "Method not allowed", "This server only answers questions: use GET.", {"allow": "GET, HEAD"}
             )
@@ -114,7 +119,9 @@ class Guard:
             )
         if path == AUTH_PATH:
             return self._admit(scope, headers)
-        if path in OPEN_PATHS or self._is_known(headers) or (path in METRICS_PATHS and self._is_scraper(headers)):
+        if path in OPEN_PATHS or self._is_known(headers, by_cookie=not changing):
+            return None
+        if path in METRICS_PATHS and self._is_scraper(headers):
             return None
         return _say(
             scope,
@@ -126,10 +133,12 @@ class Guard:
             {"www-authenticate": 'Bearer realm="obsray"'},
         )
 
-    def _is_known(self, headers: Headers) -> bool:
+    def _is_known(self, headers: Headers, by_cookie: bool) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._equals(given.strip()):
             return True
+        if not by_cookie:
+            return False
         try:
             morsel = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         except CookieError:

@@ -432,6 +432,13 @@ _UNION: tuple[Event, ...] = (
         _detail("job", "u32"), _WORKER, _detail("pid", "u32"), _detail("entrypoint", "str"),
         _detail("namespace", "str"), _detail("metadata", "str"))),
     Event(101, "job_ended", "A driver left.", (_detail("job", "u32"), _WORKER, _label("cause", "u8", DeathCause))),
+    Event(240, "job_submitted", "A command was submitted as a job; its supervisor looks after it from now on.", (
+        _detail("submission", "str"), _detail("entrypoint", "str"), _detail("metadata", "str"))),
+    Event(241, "submitted_job_started", "The command of a submitted job runs, at this node.", (
+        _detail("submission", "str"), _detail("node", "id8"), _detail("pid", "u32"), _measure("queue_seconds", "f32"))),
+    Event(242, "submitted_job_ended", "A submitted job is over; how, and why.", (
+        _detail("submission", "str"), _label("state", "str"), _measure("exit_code", "i32"),
+        _measure("run_seconds", "f32"), _detail("error", "str"))),
     Event(102, "control_rpc", "One call to the control store.", (
         _label("method", "str"), _measure("rpc_seconds", "f32"), _label("ok"), _detail("error", "str"))),
     Event(103, "node_sample", "The node's own loop: how late it is, how many wait.", (

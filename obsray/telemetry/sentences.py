@@ -510,6 +510,15 @@ SENTENCES: dict[str, Sentence] = {
     "store_sample": lambda r, n: f"store: {size(r['used_bytes'])} of {size(r['capacity_bytes'])} used",
     "job_started": lambda r, n: f"job {r['job']:08x} began: {r['entrypoint']}",
     "job_ended": lambda r, n: f"job {r['job']:08x} ended ({r['cause']})",
+    "job_submitted": lambda r, n: f"job {r['submission']} was submitted: {r['entrypoint']}",
+    "submitted_job_started": lambda r, n: (
+        f"the command of job {r['submission']} runs as process {r['pid']} at node {r['node'].hex()[:8]}, after "
+        f"{duration(r['queue_seconds'])}"
+    ),
+    "submitted_job_ended": lambda r, n: (
+        f"job {r['submission']} is over after {duration(r['run_seconds'])}: {r['state']}"
+        + (f", {r['error'].splitlines()[0]}" if r["error"] else "")
+    ),
     "control_rpc": lambda r, n: f"control store: {r['method']} took {duration(r['rpc_seconds'])}",
     "control_started": lambda r, n: (
         f"the control store answers (epoch {r['epoch']}), {r['entries']} entries of {r['storage']} read in "

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import obsray
 from obsray import exceptions
-from tests.integration.programs import ROOT, eventually, views
+from tests.integration.programs import ROOT, eventually, gone, views
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -45,8 +46,32 @@ def pid_in(path: Path, attempt: int) -> int:
     return int(eventually(lambda: path.exists() and path.read_text().splitlines()[attempt:])[0])
 
 
+@obsray.remote(max_retries=0)
+def start_processes(path: Path) -> None:
+    """Start a process that starts one, and wait; ``path`` gets the number of this one and of the last."""
+    shell = subprocess.Popen(
+        ["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert shell.stdout is not None
+    (path.parent / "part").write_text(f"{os.getpid()}\n{shell.pid}\n{shell.stdout.readline()}")
+    (path.parent / "part").rename(path)
+    signal.pause()
+
+
 def task_of(reference: Any) -> str:
     return str(reference.hex()[:32])
+
+
+def test_what_a_killed_worker_had_started_goes_with_it_however_deep(session, tmp_path):
+    path = tmp_path / "pids"
+    reference = start_processes.remote(path)
+    worker, *others = (
+        psutil.Process(int(line)) for line in eventually(lambda: path.exists() and path.read_text()).split()
+    )
+    worker.kill()
+    with pytest.raises(exceptions.WorkerCrashedError):
+        obsray.get(reference)
+    gone(others)
 
 
 def test_a_task_whose_worker_is_killed_runs_again_and_its_story_says_why(session, tmp_path):

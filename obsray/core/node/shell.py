@@ -267,7 +267,8 @@ class Node:
         """Write the facts that others look for. After the node listens: it takes a few milliseconds."""
         session_file.update(
             self.session, session=self.session.name, directory=str(self.session), node=self.node.hex(),
-            node_pid=os.getpid(), started_at_ns=self._started_at_ns, resources=self._offered.total,
+            node_pid=os.getpid(), dashboard=any(s.name == "dashboard" for s in self.services.services),
+            started_at_ns=self._started_at_ns, resources=self._offered.total,
             object_store_memory=self._offered.store_bytes, host=socket.gethostname(), labels=self.machine.labels,
             config=asdict(self.config), protocol=PROTOCOL_VERSION, version=self.options.settings.get("version", ""),
             python=".".join(map(str, sys.version_info[:2])), node_address=self.address, head=self.options.head,

@@ -16,6 +16,7 @@ from obsray.core.protocol.lifecycle import (
     NodeState,
     ObjectState,
     PullState,
+    SubmittedJobState,
     TaskState,
     WorkerState,
 )
@@ -165,6 +166,20 @@ _PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, 
         {
             JobState.RUNNING: ("The driver is there.", ("job_started",)),
             JobState.ENDED: ("It has left.", ("job_ended",)),
+        },
+    ),
+    SubmittedJobState: (
+        "Submitted job",
+        "Kept by the job's supervisor (`job_submission/supervisor.py`). A command that may start drivers, each a job.",
+        {
+            SubmittedJobState.PENDING: (
+                "It waits for the resources its command was given, or for its environment.",
+                ("job_submitted",),
+            ),
+            SubmittedJobState.RUNNING: ("The command runs.", ("submitted_job_started",)),
+            SubmittedJobState.SUCCEEDED: ("It ended with exit code 0.", ("submitted_job_ended",)),
+            SubmittedJobState.FAILED: ("It ended otherwise, or could not be started.", ("submitted_job_ended",)),
+            SubmittedJobState.STOPPED: ("It was asked to end.", ("submitted_job_ended",)),
         },
     ),
     CollectiveState: (

@@ -97,6 +97,16 @@ class JobState(IntEnum):
     ENDED = 1
 
 
+class SubmittedJobState(IntEnum):
+    """A command that was submitted as a job."""
+
+    PENDING = 0
+    RUNNING = 1
+    SUCCEEDED = 2
+    FAILED = 3
+    STOPPED = 4
+
+
 class CollectiveState(IntEnum):
     """A process' membership in a group for collective operations."""
 
@@ -180,6 +190,18 @@ JOB: dict[JobState, frozenset[JobState]] = {
     JobState.ENDED: frozenset(),
 }
 
+SUBMITTED_JOB: dict[SubmittedJobState, frozenset[SubmittedJobState]] = {
+    SubmittedJobState.PENDING: frozenset(
+        {SubmittedJobState.RUNNING, SubmittedJobState.FAILED, SubmittedJobState.STOPPED}
+    ),
+    SubmittedJobState.RUNNING: frozenset(
+        {SubmittedJobState.SUCCEEDED, SubmittedJobState.FAILED, SubmittedJobState.STOPPED}
+    ),
+    SubmittedJobState.SUCCEEDED: frozenset(),
+    SubmittedJobState.FAILED: frozenset(),
+    SubmittedJobState.STOPPED: frozenset(),
+}
+
 COLLECTIVE: dict[CollectiveState, frozenset[CollectiveState]] = {
     CollectiveState.FORMING: frozenset({CollectiveState.READY, CollectiveState.BROKEN}),
     CollectiveState.READY: frozenset({CollectiveState.BROKEN, CollectiveState.LEFT}),
@@ -206,6 +228,7 @@ FIRST: dict[type[IntEnum], IntEnum] = {
     GroupState: GroupState.PENDING,
     NodeState: NodeState.ALIVE,
     JobState: JobState.RUNNING,
+    SubmittedJobState: SubmittedJobState.PENDING,
     CollectiveState: CollectiveState.FORMING,
     EnvironmentState: EnvironmentState.CREATING,
 }
@@ -219,6 +242,7 @@ TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
     GroupState: GROUP,
     NodeState: NODE,
     JobState: JOB,
+    SubmittedJobState: SUBMITTED_JOB,
     CollectiveState: COLLECTIVE,
     EnvironmentState: ENVIRONMENT,
 }

@@ -7,6 +7,7 @@ started it, or by ``obsray stop``, and not with those that joined.
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import socket
@@ -30,6 +31,8 @@ from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind
 
 VARIABLES = ("OBSRAY_ADDRESS", "RAY_ADDRESS")
+#: Set in programs that were submitted as jobs.
+SUBMITTED_JOB = "OBSRAY_SUBMITTED_JOB"
 #: A node that listens has not written everything about itself yet; it gets this long.
 FACTS_SECONDS_MAX = 0.5
 LISTED_MAX = 5
@@ -149,7 +152,20 @@ def join(
     except (OSError, ValueError, RayError) as error:
         raise _refusal(address, f"the runtime in {directory} did not let this program in ({error})") from error
     job = describe_program(namespace, job_config, logs)
+    submitted = submitted_job()
+    job["metadata"] = {**submitted.get("metadata", {}), **job["metadata"]}
+    session.environments.inherited = submitted.get("environment", {})
     return begin(session, job, log_to_driver, on_disconnect, version)
+
+
+def submitted_job() -> dict[str, Any]:
+    """What the supervisor of a submitted job tells the programs it starts: "metadata" of the job and the "environment"
+    (a description) that they and all they submit run in. Empty for other programs."""
+    try:
+        found: dict[str, Any] = json.loads(os.environ.get(SUBMITTED_JOB) or "{}")
+    except ValueError:
+        raise ValueError(f"{SUBMITTED_JOB} is not what a job's supervisor writes there: unset it") from None
+    return found
 
 
 def _config(directory: Path) -> Config:

@@ -33,13 +33,14 @@ from obsray.telemetry.events import ProcessKind
 #: The release of Ray whose API is offered (docs/api-compatibility.md).
 RAY_VERSION = "2.60.0"
 LAST_WORDS_SECONDS_MAX = 1.5
+DASHBOARD_SECONDS_MAX = 15.0
 
 
 class Context(Mapping[str, Any]):
     """What ``init`` returns: where the runtime is. Leaving it as a context manager is ``shutdown()``.
 
-    A mapping of ``address_info``. ``dashboard_url`` is known once the dashboard is up (it starts in the
-    background) and is "" before. ``process`` is the node's, None in a program that joined a runtime of another.
+    A mapping of ``address_info``. The dashboard starts in the background: asking for ``dashboard_url`` waits for it.
+    ``process`` is the node's, None in a program that joined a runtime of another.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Context(Mapping[str, Any]):
             "node_ip_address": host,
             "raylet_ip_address": host,
             "raylet_socket_name": str(session.directory / "sockets" / "node.sock"),
-            "webui_url": self.dashboard_url.removeprefix("http://"),
+            "webui_url": self._dashboard_now().removeprefix("http://"),
             "address": session.address,
             "gcs_address": session.address,
             "node_id": session.node_id.hex(),
@@ -107,24 +108,31 @@ class Context(Mapping[str, Any]):
         except (OSError, ValueError):
             return {}
 
+    def _dashboard_now(self) -> str:
+        return str(self._facts().get("dashboard_url") or "")
+
     @property
     def dashboard_url(self) -> str:
-        """Where the dashboard is, for programs that send the token themselves."""
-        return str(self._facts().get("dashboard_url") or "")
+        """Where the dashboard is, for programs that send the token themselves; waits for it if it is still starting.
+
+        "" if there is none, or if it takes longer than ``DASHBOARD_SECONDS_MAX``.
+        """
+        return self.wait_for_dashboard() if self._facts().get("dashboard") else self._dashboard_now()
 
     @property
     def dashboard_link(self) -> str:
         """The link that opens the dashboard in a browser, as ``obsray dashboard`` prints it. It holds the token."""
-        return f"{self.dashboard_url}/auth?token={self.session.token.hex()}" if self.dashboard_url else ""
+        url = self.dashboard_url
+        return f"{url}/auth?token={self.session.token.hex()}" if url else ""
 
-    def wait_for_dashboard(self, timeout: float = 15.0) -> str:
+    def wait_for_dashboard(self, timeout: float = DASHBOARD_SECONDS_MAX) -> str:
         """The dashboard's address as soon as it is up, "" if that takes longer than ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
-        while not self.dashboard_url and time.monotonic() < deadline:
+        while not (url := self._dashboard_now()) and not self.session.closed and time.monotonic() < deadline:
             threading.Event().wait(0.05)
             if self.session.interrupt_pending:
                 self.session.take_interrupt()
-        return self.dashboard_url
+        return url
 
     def disconnect(self) -> None:
         """The same as ``obsray.shutdown()``."""
@@ -148,7 +156,8 @@ class Context(Mapping[str, Any]):
         return len(self.address_info)
 
     def __repr__(self) -> str:
-        where = f"dashboard={self.dashboard_url!r}" if self.dashboard_url else "dashboard starting, or switched off"
+        url = self._dashboard_now()
+        where = f"dashboard={url!r}" if url else "dashboard starting, or switched off"
         state = "ended" if self.session.closed else where
         return (
             f"Context({state}, session={str(self.session.directory)!r}, python_version={self.python_version!r}, "
@@ -160,8 +169,8 @@ class Context(Mapping[str, Any]):
         rows = {"session": escape(str(self.session.directory)), "Python": escape(self.python_version)}
         if self.session.closed:
             rows["state"] = "ended"
-        elif self.dashboard_url:
-            url = escape(self.dashboard_url)
+        elif self._dashboard_now():
+            url = escape(self._dashboard_now())
             rows["dashboard"] = f'<a href="{url}" target="_blank">{url}</a> (<code>obsray dashboard</code> opens it)'
         else:
             rows["dashboard"] = "starting, or switched off"

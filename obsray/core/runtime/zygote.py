@@ -149,9 +149,10 @@ class Zygote:
                 break
             if pid == 0:
                 break
+            # Of an orphan, too: what it had started has just become one.
+            ended = True
             worker = self._workers.pop(pid, None)
             if worker is not None:
-                ended = True
                 del self._pids[worker]
                 self._say("ended", worker, pid, status, usage.ru_maxrss * 1024)
         if ended:

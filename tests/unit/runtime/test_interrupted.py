@@ -55,9 +55,9 @@ def test_what_the_watcher_sends_again_is_not_raised_by_who_waits_as_well(monkeyp
 
 
 def test_who_waits_for_the_dashboard_hears_it(monkeypatch):
-    monkeypatch.setattr(launch.Context, "dashboard_url", "")
+    monkeypatch.setattr(launch.Context, "_dashboard_now", lambda self: "")
     waiting: Any = interrupted()
-    waiting.take_interrupt = lambda: Session.take_interrupt(waiting)
+    waiting.take_interrupt, waiting.closed = lambda: Session.take_interrupt(waiting), False
     context = launch.Context(waiting, None, None, None, lambda: None)
     with pytest.raises(KeyboardInterrupt):
         context.wait_for_dashboard(20)
