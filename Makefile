@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a fresh Debian or Ubuntu with Python 3.11 or newer; see `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench rivals clean
+.PHONY: help venv demo test lint bench paper rivals clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -50,6 +50,9 @@ rivals: $(RIVALS)/.installed  ## the libraries `make bench` compares with, in an
 
 bench: $(VENV)/.installed $(RIVALS)/.installed  ## measure obsray and others, write docs/benchmarks.md (ARGS=--quick)
 	$(BIN)/python -m benchmarks --rivals $(RIVALS)/bin/python $(ARGS)
+
+paper: $(VENV)/.installed  ## the Ray paper's experiments as shapes, write docs/paper.md (ARGS="locality --quick")
+	$(BIN)/python -m benchmarks.paper $(ARGS)
 
 clean:  ## remove everything that was made here, environments included
 	rm -rf $(VENV) .benchmarks benchmarks/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \

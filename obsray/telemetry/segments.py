@@ -367,6 +367,9 @@ def _to_parquet(directory: Path, event: str, entry: FileEntry) -> FileEntry:
         row_group_size=131_072,
     )
     temporary.rename(directory / name)
+    # A whole stream in memory is the most this process ever needs, and it needs it seldom: the allocator would keep it.
+    del table
+    pa.default_memory_pool().release_unused()
     return FileEntry(
         name, "parquet", entry.first_row, entry.rows, 0, (directory / name).stat().st_size, entry.min_ns, entry.max_ns,
         entry.rings,
