@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from obsray.cli import output, sessions
 from obsray.cli.things import resolved
 from obsray.dashboard import plain_json, units
+from obsray.telemetry.questions import job_of
 
 _BAR_CELLS = 24
+_ROWS_SHOWN = 20
 
 
 def run_why(options: argparse.Namespace) -> int:
@@ -27,6 +30,58 @@ def run_why(options: argparse.Namespace) -> int:
         return 0
     print(_why_text(found, output.is_coloured(sys.stdout)))
     return 0
+
+
+def run_books(options: argparse.Namespace) -> int:
+    """Answer ``obsray books``."""
+    found = _asked(options, lambda view: view.books(job_of(options.job), refresh=False))
+    return _show(options, found, _books_text)
+
+
+def _asked(options: argparse.Namespace, question: Callable[[Any], Any]) -> Any:
+    """The answer of a session's views. Raises Problem for what cannot be answered."""
+    view = sessions.views(sessions.find(options.session))
+    try:
+        return question(view)
+    except (LookupError, ValueError) as error:
+        raise sessions.Problem(str(error), f"See 'obsray {options.command} --help'.") from None
+
+
+def _show(options: argparse.Namespace, found: Any, text: Callable[[Any, bool], str]) -> int:
+    print(plain_json.dumps(found) if options.json else text(found, output.is_coloured(sys.stdout)))
+    return 0
+
+
+def _books_text(found: dict[str, Any], coloured: bool) -> str:
+    what = f"job {found['job_id']}" if found["job_id"] else "the session"
+    lines = [
+        f"{output.bold('books of ' + what, coloured)}: {units.seconds(found['wall_seconds'])} of wall time, "
+        f"{found['slots']:.1f} slots on average ({found['cpus']:g} CPUs), {units.seconds(found['slot_seconds'])} of "
+        f"slot time; {found['error_ratio']:.2%} of it is not accounted for",
+        f"{output.bold('would more workers help?', coloured)} {found['more_workers']['helps']}: "
+        f"{found['more_workers']['reason']}",
+        "",
+    ]
+    width = max([len(row["activity"]) for row in found["activities"]], default=0)
+    for row in found["activities"]:
+        seconds = units.seconds(row["seconds"])
+        bar = output.bar(row["share"], _BAR_CELLS)
+        lines.append(f"  {row['activity'].ljust(width)}  {seconds:>10}  {row['share']:>6.1%}  {bar}  {row['what']}")
+    for title, key, name in (("by function", "functions", "name"), ("by job", "jobs", "job_id")):
+        rows = found[key][:_ROWS_SHOWN]
+        if not rows or (key == "jobs" and len(rows) < 2):
+            continue
+        lines += ["", output.bold(title, coloured)]
+        longest = max(len(units.plain(row[name])) for row in rows)
+        for row in rows:
+            parts = sorted(row["activities"].items(), key=lambda pair: -pair[1])[:3]
+            told = ", ".join(f"{part} {units.seconds(seconds)}" for part, seconds in parts)
+            failed = f"; {units.seconds(row['failed_seconds'])} in failed attempts" if row["failed_seconds"] else ""
+            lines.append(
+                f"  {units.plain(row[name]).ljust(longest)}  {units.seconds(row['seconds']):>10}  "
+                f"{units.count(row['attempts'])} runs: {told}{failed}"
+            )
+    return "\n".join(lines)
 
 
 def _why_text(found: dict[str, Any], coloured: bool) -> str:

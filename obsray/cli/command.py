@@ -26,6 +26,7 @@ _EXAMPLES = """examples:
   obsray list tasks --sort -run_seconds          what took longest
   obsray story 3fa2c1d0:42                       everything that happened to one task
   obsray why 3fa2c1d0:42                         why it waits, is slow or failed
+  obsray books                                   where the workers' time went; would more of them help?
   obsray timeline                                what ran when, for ui.perfetto.dev
   obsray sql "FROM tasks LIMIT 10"               anything, in SQL
   obsray sim --scenario attrition --seed 7       the scheduler and its friends against dying workers
@@ -48,6 +49,11 @@ examples:
   obsray why 3fa2c1d0:42            a task: why it waits, is slow, failed; where its time went
   obsray why 3fa2c1d0:a1            an actor
   obsray why 3fa2c1d0:g1 --json     a placement group, for programs
+"""
+_BOOKS_EXAMPLES = """examples:
+  obsray books                 the whole session
+  obsray books 00000001        one job (see obsray list jobs)
+  obsray books --json          for programs
 """
 _SIM_EXAMPLES = """a run is decided by its scenario and its seed alone; the digest of two equal runs is equal.
 examples:
@@ -117,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(title="commands", metavar="COMMAND")
+    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
 
     def verb(
         name: str, text: str, run: Callable[[argparse.Namespace], int], examples: str = ""
@@ -176,6 +182,14 @@ def _parser() -> argparse.ArgumentParser:
         "why", "Why a task, actor, placement group or object is as it is, in one sentence.", _why, _WHY_EXAMPLES
     )
     reason.add_argument("id")
+
+    account = verb(
+        "books",
+        "Where every second of every worker slot went, and whether more workers would help.",
+        _books,
+        _BOOKS_EXAMPLES,
+    )
+    account.add_argument("job", nargs="?", help="a job's id (default: the whole session)")
 
     logs = verb("logs", "What workers printed, and the logs of the runtime's own processes.", _logs, _LOGS_EXAMPLES)
     logs.add_argument("worker", nargs="?", help="worker id (or part of it), pid, or the name of a log file")
@@ -278,6 +292,12 @@ def _why(options: argparse.Namespace) -> int:
     from obsray.cli import answers
 
     return answers.run_why(options)
+
+
+def _books(options: argparse.Namespace) -> int:
+    from obsray.cli import answers
+
+    return answers.run_books(options)
 
 
 def _logs(options: argparse.Namespace) -> int:

@@ -10,13 +10,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from obsray.telemetry.questions import job_of
+
 from . import identifiers, plain_json, queries
 from .source import Source
 
 
 def routes(prefix: str) -> list[BaseRoute]:
     """The addresses of all analyses."""
-    return [Route(prefix + "why/{id}", why)]
+    return [Route(prefix + "why/{id}", why), Route(prefix + "books", books)]
 
 
 async def why(request: Request) -> Response:
@@ -28,6 +30,20 @@ async def why(request: Request) -> Response:
     return await _answered(request, question)
 
 
+async def books(request: Request) -> Response:
+    job = _only(request, "job").get("job")
+    return await _answered(request, lambda view: view.books(job_of(job), refresh=False))
+
+
+def _only(request: Request, *names: str) -> dict[str, str]:
+    """The parameters of a request, if there are no others than these. Raises BadQuery."""
+    given = {name: value for name, value in request.query_params.items() if value != ""}
+    unknown = set(given) - set(names)
+    if unknown:
+        raise queries.BadQuery(f"there is no parameter {min(unknown)!r}; parameters: {', '.join(names) or 'none'}")
+    return given
+
+
 async def _answered(request: Request, question: Callable[[Any], Any]) -> Response:
     source: Source = request.app.state.source
     try:
@@ -35,5 +51,5 @@ async def _answered(request: Request, question: Callable[[Any], Any]) -> Respons
     except LookupError as error:
         raise HTTPException(404, str(error)) from None
     except ValueError as error:
-        raise HTTPException(400, str(error)) from None
+        raise queries.BadQuery(str(error)) from None
     return Response(plain_json.dumps(found), media_type="application/json")

@@ -45,4 +45,16 @@ def _path(session: str | os.PathLike[str] | None) -> str | None:
     return None if session is None else os.fspath(session)
 
 
-__all__ = ["sql"]
+#: Analyses, each with ``session=`` as ``sql`` has it: ``obsray.telemetry.questions``.
+_ANSWERS = ("why", "books")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ANSWERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from obsray.telemetry import questions
+
+    return getattr(questions, name)
+
+
+__all__ = ["sql", *_ANSWERS]

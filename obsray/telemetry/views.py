@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from obsray.telemetry import explain, ledger, story
+from obsray.telemetry.answer_views import AnswerViews
 from obsray.telemetry.objects import SPILLED
-from obsray.telemetry.process_views import ProcessViews
 from obsray.telemetry.table import Filter, QueryError
 from obsray.telemetry.tables import NS, Row, public
 from obsray.telemetry.tasks import STATES
@@ -22,7 +22,7 @@ from obsray.telemetry.tasks import STATES
 __all__ = ["Filter", "QueryError", "Views"]
 
 
-class Views(ProcessViews):
+class Views(AnswerViews):
     """All views of one session."""
 
     def leases(self, limit: int = 100, refresh: bool = True) -> dict[str, Any]:
@@ -133,12 +133,6 @@ class Views(ProcessViews):
         if refresh:
             self.refresh()
         return story.troubles(self, limit)
-
-    def why(self, id_hex: str, refresh: bool = True) -> Row:
-        """Why a task, actor, placement group or object is as it is (``answers/why.py``). Raises UnknownThing."""
-        from obsray.telemetry.answers import why
-
-        return why.why(self, id_hex, refresh)
 
     def story(self, id_hex: str, refresh: bool = True) -> list[Row]:
         """What happened to a task, actor, object, worker, node or lease, in order of time."""

@@ -80,6 +80,8 @@ class EventLog:
     def __init__(self) -> None:
         #: (process, event name, values with text in clear), oldest first.
         self.rows: list[tuple[bytes, str, tuple[Any, ...]]] = []
+        #: When each row was recorded, nanoseconds since the epoch.
+        self.times: list[int] = []
         self.digest = hashlib.blake2b(digest_size=8)
         #: Called with each row.
         self.watchers: list[Callable[[bytes, str, tuple[Any, ...]], None]] = []
@@ -131,6 +133,7 @@ class Records(Emitter):
                     told[index] = texts[told[index]]
                 values = tuple(told)
             log.rows.append((process, name, values))
+            log.times.append(time_ns)
             for watcher in log.watchers:
                 watcher(process, name, values)
 

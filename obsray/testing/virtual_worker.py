@@ -307,6 +307,8 @@ class VirtualExecutor:
         call.numbers, call.nested = msgpack.unpackb(running.payload, use_list=False)
         for identifier in call.nested:
             process.reference(identifier, thread)
+        # Waiting for arguments was no part of running.
+        running.blocked_ns = 0
         running.ready_at = self.agenda.time_ns()
         return call
 
@@ -359,12 +361,13 @@ class VirtualExecutor:
         if running.cancelled and outcome is Outcome.OK:
             outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
         run_ns = now - running.ready_at
+        ran_ns = run_ns - running.blocked_ns
         self.simulator.attempt_ended(process, running, outcome)
         self._add(running.link, (running.task, running.attempt, int(outcome), values, extra, run_ns))
         process.records.task_ended(
             now, running.task, running.attempt, running.lease, running.batch, running.actor, loaded.name_number,
             running.dispatched_at, running.arrived_at, running.started_at, outcome, 0.0,
-            (running.ready_at - running.started_at) / 1e9, run_ns / 1e9, 0.0, run_ns / 1e9, running.blocked_ns / 1e9, 0,
+            (running.ready_at - running.started_at) / 1e9, ran_ns / 1e9, 0.0, ran_ns / 1e9, running.blocked_ns / 1e9, 0,
         )  # fmt: skip
 
     def _kept(self, borrowed: list[bytes]) -> list[bytes]:

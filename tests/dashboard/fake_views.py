@@ -190,6 +190,9 @@ class FakeViews:
             },
         }
 
+    def books(self, job: int | None = None, refresh: bool = True) -> dict[str, Any]:
+        return {"job_id": None, "activities": [], "functions": [{"name": HOSTILE}], "more_workers": {"helps": "no"}}
+
     def why(self, identifier: str, refresh: bool = True) -> dict[str, Any]:
         row = next((row for row in self.rows if row["task_id"] == identifier), None)
         name = row["name"] if row else HOSTILE

@@ -133,3 +133,52 @@ def test_causes_planted_in_a_running_program_are_named(program):
 
 def _pinned(view: Any) -> int:
     return int(view.objects([("pins", ">", 0)])["total"])
+
+
+MIXED = """
+import asyncio
+import numpy as np
+start()
+
+@obsray.remote
+def load(seconds):
+    time.sleep(seconds)
+    return np.zeros(200_000)
+@obsray.remote
+def spin(seconds):
+    end = time.time() + seconds
+    while time.time() < end: pass
+@obsray.remote
+def nested(count): return len(obsray.get([load.remote(0.01) for _ in range(count)]))
+@obsray.remote
+def add(a, b): return float(a.sum() + b.sum())
+@obsray.remote(num_cpus=0)
+class Loop:
+    async def go(self, seconds): await asyncio.sleep(seconds)
+@obsray.remote(num_cpus=0, max_concurrency=3)
+class Threads:
+    def go(self, seconds): time.sleep(seconds)
+
+loop, threads = Loop.remote(), Threads.remote()
+obsray.get([load.remote(0.02) for _ in range(20)])
+time.sleep(0.2)
+obsray.get([nested.remote(3) for _ in range(4)])
+obsray.get([spin.remote(0.05) for _ in range(6)])
+obsray.get([loop.go.remote(0.1) for _ in range(10)] + [threads.go.remote(0.05) for _ in range(9)])
+obsray.get([add.remote(load.remote(0.01), load.remote(0.02)) for _ in range(5)])
+say(books=obsray.telemetry.books()["error_ratio"])
+"""
+
+
+def test_the_books_of_a_real_run_close_and_can_be_read_during_the_run(program):
+    driver = program(MIXED)
+    directory = driver.hear()["directory"]
+    assert driver.hear()["books"] <= 0.01
+    assert driver.process.wait(30) == 0
+    found = views(directory).books()
+    total = sum(row["seconds"] for row in found["activities"])
+    assert found["error_ratio"] <= 0.01 and abs(total - found["slots"] * found["wall_seconds"]) <= 0.01 * total
+    seconds = {row["activity"]: row["seconds"] for row in found["activities"]}
+    assert seconds["run off CPU"] > 0.4 and seconds["run on CPU"] > 0.05 and seconds["blocked in get"] > 0
+    assert seconds["starting"] > 0 and seconds["idle: nothing submitted"] > 0.1
+    assert {"load", "spin", "nested", "add", "Loop.go", "Threads.go"} <= {row["name"] for row in found["functions"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from obsray import ids
 from obsray.telemetry.events import (
@@ -33,8 +34,7 @@ class Scene:
     def __init__(self, directory: Path) -> None:
         (directory / "rings").mkdir(parents=True)
         self.directory = directory
-        # Rings say by the real clock when they were opened; what is told here ends before that.
-        self.now = time.time_ns() - 100 * NS
+        self.now = time.time_ns() - 1000 * NS
         self.rings: dict[bytes, Ring] = {}
         self.node = self._ring(NODE, ProcessKind.NODE)
         self.driver = self._ring(bytes([1]) * 8, ProcessKind.DRIVER)
@@ -47,7 +47,8 @@ class Scene:
         self.resources(CPU=2.0)
 
     def _ring(self, process: bytes, kind: ProcessKind, node: bytes = NODE) -> Ring:
-        ring = self.rings[process] = Ring(self.directory / "rings", process, kind, node)
+        with mock.patch("obsray.telemetry.spine.time.time_ns", lambda: self.now):
+            ring = self.rings[process] = Ring(self.directory / "rings", process, kind, node)
         return ring
 
     def tick(self, seconds: float = 0.001) -> int:

@@ -1,0 +1,31 @@
+"""Views that are analyses: why, where the time went, what would help. Each is a module of ``answers/``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from obsray.telemetry.process_views import ProcessViews
+from obsray.telemetry.tables import Row
+
+if TYPE_CHECKING:
+    from obsray.telemetry.views import Views
+
+
+class AnswerViews(ProcessViews):
+    """What can be asked that is more than a look at a table. ``job`` is a job's number; None: the whole session."""
+
+    @property
+    def _views(self) -> Views:
+        return cast("Any", self)  # type: ignore[no-any-return]
+
+    def why(self, id_hex: str, refresh: bool = True) -> Row:
+        """Why a task, actor, placement group or object is as it is. Raises LookupError, ValueError."""
+        from obsray.telemetry.answers import why
+
+        return why.why(self._views, id_hex, refresh)
+
+    def books(self, job: int | None = None, refresh: bool = True) -> Row:
+        """Where every second of every worker slot went. Raises LookupError for an unknown job."""
+        from obsray.telemetry.answers import books
+
+        return books.books(self._views, job, refresh)
