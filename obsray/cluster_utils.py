@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import obsray
+from obsray.autoscaler.settings import parse
 from obsray.config import Config
 from obsray.core import api, options, parameters
 from obsray.core.protocol.addresses import LOCALHOST, join
@@ -192,7 +193,8 @@ class Cluster:
         ``node_args``: ``num_cpus`` (1), ``num_gpus`` (0), ``memory``, ``object_store_memory`` (1 GiB), ``resources``,
         ``labels``, ``node_name``, ``env_vars`` (of its processes), ``node_ip_address`` ("127.0.0.1"), ``temp_dir``; for
         the head also ``port`` (0: any), ``include_dashboard`` (False), ``dashboard_port`` and ``_system_config``
-        (settings of all nodes) and ``storage``; for others ``standby`` (a control store that takes over if the head is
+        (settings of all nodes), ``storage`` and ``autoscaling_config`` (what nodes are started by themselves:
+        docs/autoscaling.md); for others ``standby`` (a control store that takes over if the head is
         gone).
 
         Raises TypeError or ValueError for arguments, RuntimeError with the node's words if it does not start,
@@ -308,13 +310,97 @@ class Cluster:
 
 
 class AutoscalingCluster:
-    """Not offered: nothing starts machines by itself."""
+    """A head on this machine, and nodes that are started when something waits for them and leave when they are idle.
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        raise NotImplementedError(
-            "AutoscalingCluster: nothing starts machines by itself here; use Cluster and its add_node and remove_node, "
-            "from another thread if they are to come and go while a program works"
+        cluster = AutoscalingCluster(
+            head_resources={"CPU": 1},
+            worker_node_types={"big": {"resources": {"CPU": 4}, "min_workers": 0, "max_workers": 2}},
+            idle_timeout_minutes=0.1,
         )
+        cluster.start()
+        obsray.init(address="auto")
+        ...
+        obsray.shutdown()
+        cluster.shutdown()
+
+    ``head_resources``: of the head, like {"CPU": 1, "object_store_memory": 1 << 30}. ``worker_node_types`` and
+    ``config``: the keys of an autoscaling file (docs/autoscaling.md), with ``idle_timeout_minutes`` 0.1 if nothing else
+    is said. ``autoscaler_v2`` changes nothing: there is one.
+
+    Raises TypeError or ValueError, with the place, for what is wrong with these.
+    """
+
+    def __init__(
+        self,
+        head_resources: Mapping[str, float],
+        worker_node_types: Mapping[str, Mapping[str, Any]],
+        autoscaler_v2: bool = False,
+        **config: Any,
+    ) -> None:
+        if not isinstance(head_resources, Mapping):
+            raise TypeError(f"head_resources must be a dict like {{'CPU': 1}}, got {type(head_resources).__name__}")
+        known = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory", "object_store_memory": "object_store_memory"}
+        self._head: dict[str, Any] = {"num_cpus": 0}
+        self._head |= {known[name]: head_resources[name] for name in known if name in head_resources}
+        self._head["resources"] = {name: amount for name, amount in head_resources.items() if name not in known}
+        self.config: dict[str, Any] = {"idle_timeout_minutes": 0.1, **config, "available_node_types": worker_node_types}
+        if "idle_timeout_s" in config:
+            del self.config["idle_timeout_minutes"]
+        _node_options(dict(self._head), True)
+        parse(self.config, "AutoscalingCluster")
+        self._cluster: Cluster | None = None
+
+    def start(
+        self, _system_config: Mapping[str, Any] | None = None, override_env: Mapping[str, str] | None = None
+    ) -> None:
+        """Start the head; nodes come with demand. ``override_env``: variables of its processes and of nodes.
+
+        Raises RuntimeError if it runs already, or cannot be started.
+        """
+        if self._cluster is not None:
+            raise RuntimeError("this AutoscalingCluster runs already; shutdown() ends it")
+        cluster = Cluster()
+        cluster.add_node(
+            **self._head, _system_config=_system_config, env_vars=override_env, autoscaling_config=self.config
+        )
+        self._cluster = cluster
+
+    def _running(self) -> Cluster:
+        if self._cluster is None:
+            raise RuntimeError("this AutoscalingCluster does not run; start() starts it")
+        return self._cluster
+
+    @property
+    def head_node(self) -> ClusterNode:
+        """The head. Raises RuntimeError if it does not run."""
+        return self._running()._head()
+
+    @property
+    def address(self) -> str:
+        """``host:port``, for ``obsray.init(address=...)``. Raises RuntimeError if it does not run."""
+        return self._running().address
+
+    gcs_address = address
+
+    def connect(self, namespace: str | None = None) -> Any:
+        """Make this process a driver of the cluster; returns what ``obsray.init`` does."""
+        return self._running().connect(namespace)
+
+    def shutdown(self) -> None:
+        """End the head and all nodes, and leave the runtime if this process is in it. May be called twice."""
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            cluster.shutdown()
+
+    def __enter__(self) -> AutoscalingCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        where = self._cluster.address if self._cluster is not None else "not running"
+        return f"AutoscalingCluster({where}, node types {', '.join(self.config['available_node_types'])})"
 
 
 #: Arguments of Ray's nodes that have nothing to do here -> why.
@@ -336,7 +422,9 @@ _KNOWN = (
     "node_ip_address", "temp_dir", "_temp_dir",
 )  # fmt: skip
 _OTHERS_ONLY = ("standby",)
-_HEAD_ONLY = ("port", "include_dashboard", "dashboard_host", "dashboard_port", "_system_config", "storage")
+_HEAD_ONLY = (
+    "port", "include_dashboard", "dashboard_host", "dashboard_port", "_system_config", "storage", "autoscaling_config",
+)  # fmt: skip
 
 
 def _settings(given: Any) -> dict[str, Any]:
@@ -389,6 +477,9 @@ def _node_options(given: dict[str, Any], head: bool) -> dict[str, Any]:
             "dashboard_port": given.get("dashboard_port"),
             "storage": given.get("storage"),
         }
+    if given.get("autoscaling_config") is not None:
+        parse(given["autoscaling_config"], "autoscaling_config")
+        wanted["autoscaling"] = given["autoscaling_config"]
     return wanted
 
 

@@ -94,6 +94,8 @@ class Config:
     job_start_seconds_max: float = 900.0
     #: How long the command of a submitted job that is stopped may take after SIGTERM until it is killed.
     job_stop_seconds: float = 3.0
+    #: How often an autoscaler looks at what waits in its cluster.
+    autoscaler_interval_seconds: float = 1.0
     #: "1" lets a cluster listen on addresses others than loopback, without encryption: who can read the network can
     #: take part in the cluster.
     unsafe_network: str = "0"

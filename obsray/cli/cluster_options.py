@@ -15,6 +15,7 @@ _START_EXAMPLES = """one terminal (or machine) starts the head, others start nod
   obsray start --head                                      the head of a new cluster, at 127.0.0.1:6379
   obsray start --head --port 0 --num-cpus 4 --block        at any free port; ends with Ctrl-C
   obsray start --address 127.0.0.1:6379 --num-cpus 2       a node that joins
+  obsray start --head --autoscaling-config nodes.json      starts further nodes when something waits for them
   obsray start --address 127.0.0.1:6379 --resources '{"disk": 2}' --labels zone=a,kind=fast
 programs join with obsray.init(address="auto"), or with the address.
 """
@@ -39,7 +40,6 @@ REFUSED: dict[str, str] = {
     "--runtime-env-agent-port": "the node makes environments itself",
     "--plasma-directory": "objects lie in anonymous shared memory",
     "--object-spilling-directory": "spilled objects lie in the session directory: --temp-dir",
-    "--autoscaling-config": "nothing starts machines by itself",
     "--tracing-startup-hook": "every task is recorded with its trace already",
     "--system-reserved-cpu": "give --num-cpus what tasks may use",
     "--system-reserved-memory": "give --memory what tasks may use",
@@ -92,6 +92,10 @@ def _add_start(made: argparse.ArgumentParser) -> None:
     what.add_argument("--port", type=int, metavar="N", help=f"where the head listens (default {PORT}; 0: any)")
     what.add_argument("--storage", metavar="WHERE", help="state of the control store: directory or redis://")
     what.add_argument("--standby", action="store_true", help="also run a control store that takes over from the head's")
+    what.add_argument(
+        "--autoscaling-config", metavar="FILE",
+        help="of the head: which nodes are started for what waits, as JSON, TOML or YAML (docs/autoscaling.md)",
+    )  # fmt: skip
     where = made.add_argument_group("where it listens")
     where.add_argument(
         "--node-ip-address", "--host", metavar="HOST", default="127.0.0.1", help="interface (default 127.0.0.1)"
@@ -116,6 +120,8 @@ def _add_start(made: argparse.ArgumentParser) -> None:
     has.add_argument("--labels", metavar="KEY=VALUE,...", help="for label selectors; JSON works too")
     has.add_argument("--labels-file", metavar="FILE", help="labels as JSON, or one KEY=VALUE or KEY: VALUE a line")
     has.add_argument("--node-name", metavar="NAME", help="what people call it; one living node may have a name")
+    has.add_argument("--node-id", metavar="HEX", help="its id, if an autoscaler's provider starts it")
+    has.add_argument("--node-group", metavar="TYPE", help="its node type, likewise")
     how = made.add_argument_group("how it runs")
     how.add_argument("--block", action="store_true", help="stay until the node ends; Ctrl-C ends it")
     how.add_argument("--temp-dir", metavar="DIR", help="where its session directory lies")

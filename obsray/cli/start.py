@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import obsray
+from obsray.autoscaler.files import load
+from obsray.autoscaler.settings import NODE_GROUP, parse
 from obsray.cli.cluster_options import PORT
 from obsray.cli.sessions import Problem
 from obsray.config import Config
 from obsray.core import options as opts
 from obsray.core import parameters
 from obsray.core.protocol import addresses
+from obsray.core.protocol.labels import check_value
 from obsray.core.runtime import joining
 from obsray.core.runtime.node_process import NodeProcess, new_session_directory, start_node
 from obsray.core.transport.connection import TOKEN_BYTES
@@ -69,6 +72,8 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
         parameters.check_gpus(options.num_gpus)
         parameters.check_dashboard(options.dashboard_host, options.dashboard_port)
         labels = parameters.labels_of({**_labels_file(options.labels_file), **_labels(options.labels)})
+        if options.node_group:
+            labels[NODE_GROUP] = check_value(options.node_group, "--node-group")
         host = options.node_ip_address
         wanted: dict[str, Any] = {
             "config": settings,
@@ -81,6 +86,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
             },
             "labels": labels,
             "node_name": options.node_name,
+            "node_id": options.node_id,
             "listen": addresses.join(host, options.node_manager_port),
             "standby": options.standby,
             "storage": options.storage,
@@ -90,6 +96,9 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
             wanted["control_listen"] = addresses.join(host, PORT if options.port is None else options.port)
             wanted["include_dashboard"] = options.include_dashboard is not False
             wanted["dashboard_port"] = options.dashboard_port
+            if options.autoscaling_config is not None:
+                wanted["autoscaling"] = load(options.autoscaling_config)
+                parse(wanted["autoscaling"], options.autoscaling_config)
         else:
             wanted["control"] = addresses.normal(options.address, "--address")
             if options.standby:
@@ -127,7 +136,9 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--session is for commands about a session that is there")
     if options.address and options.storage and not options.standby:
         raise ValueError("--storage is for a node with a control store: the head, or one with --standby")
-    for name in ("port", "include_dashboard", "dashboard_port"):
+    if options.head and (options.node_id or options.node_group):
+        raise ValueError("--node-id and --node-group are for nodes that an autoscaler's provider starts")
+    for name in ("port", "include_dashboard", "dashboard_port", "autoscaling_config"):
         if options.address and getattr(options, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} is the head's: leave it out with --address")
 

@@ -20,6 +20,13 @@ _NODES = (
     Column("address", "Address"), Column("free", "Free/total"), Column("labels", "Labels", rank=2),
     Column("reason", "Reason", rank=2),
 )  # fmt: skip
+_TYPES = (
+    Column("node_type", "Node type"), Column("resources", "Resources"), Column("running", "Running"),
+    Column("starting", "Starting"), Column("leaving", "Leaving"), Column("min_workers", "Min"),
+    Column("max_workers", "Max"), Column("error", "Not started because", rank=2),
+)  # fmt: skip
+DECISIONS_SHOWN = 5
+DEMANDS_SHOWN = 10
 #: How many pending tasks are asked why they are pending.
 PENDING_ASKED_MAX = 20
 REASONS_SHOWN = 3
@@ -43,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
                     "live": live,
                     "pending_reasons": reasons,
                     "cluster_nodes": nodes,
+                    "autoscaler": view.scaling(refresh=False),
                     **view.overview(refresh=False),
                 }
             )
@@ -54,7 +62,31 @@ def run(options: argparse.Namespace) -> int:
     if nodes:
         heading = f"nodes of the cluster at {units.plain(facts.get('control_address_tcp'))}"
         print(f"\n{output.bold(heading, coloured)}\n{output.table(_NODES, nodes, output.width(), coloured)}")
+    scaling = view.scaling(DECISIONS_SHOWN, refresh=False)
+    if scaling is not None:
+        print(f"\n{scaling_text(scaling, coloured)}")
     return 0
+
+
+def scaling_text(scaling: dict[str, Any], coloured: bool) -> str:
+    """What the autoscaler has, what waits and what becomes of it, and what it did last."""
+    lines = [output.bold("autoscaler", coloured), output.table(_TYPES, scaling["types"], output.width(), coloured)]
+    if scaling["wish"] and scaling["wish"]["bundles"]:
+        wish = scaling["wish"]
+        lines += ["", f"asked for: room for {wish['bundles']} bundles ({units.plain(wish['resources'])})"]
+    if scaling["demands"]:
+        lines += ["", output.bold("what waits, and what becomes of it", coloured)]
+        for row in scaling["demands"][:DEMANDS_SHOWN]:
+            verdict = row["verdict"].replace("_", " ")
+            shown = f"{row['units']} × {row['demand']}: {verdict}: {row['why']}"
+            lines.append(f"  {units.plain(shown)}")
+        if len(scaling["demands"]) > DEMANDS_SHOWN:
+            lines.append(f"  and {len(scaling['demands']) - DEMANDS_SHOWN} more; --json has all")
+    if scaling["decisions"]:
+        lines += ["", output.bold("recent decisions", coloured)]
+        for row in scaling["decisions"][:DECISIONS_SHOWN]:
+            lines.append(f"  {units.clock(row['time_ns'])}  {units.plain(row['text'])}")
+    return "\n".join(lines)
 
 
 def cluster_nodes(directory: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:

@@ -226,6 +226,37 @@ class ProcessKind(IntEnum):
     TOOL = 7
     #: No process: the GPU records of a worker, counted like a ring.
     GPU_STREAM = 8
+    AUTOSCALER = 9
+
+
+class ScalingCause(IntEnum):
+    """What an autoscaler starts a node for."""
+
+    #: Tasks and actors that wait.
+    DEMAND = 0
+    #: A placement group that waits.
+    GROUP = 1
+    #: ``request_resources``.
+    WISH = 2
+    #: ``min_workers`` of its node type.
+    MIN_WORKERS = 3
+
+
+class ScalingVerdict(IntEnum):
+    """What an autoscaler makes of something that waits."""
+
+    #: A node is being started for it.
+    NODE_COMES = 0
+    #: There is room for it now, or it waits for what runs where it fits.
+    ROOM = 1
+    #: No node could ever hold it.
+    INFEASIBLE = 2
+    #: A node would help, and there are as many as there may be.
+    AT_MAX = 3
+    #: The last nodes of the type that would help did not start.
+    BACKING_OFF = 4
+    #: Others start first: ``upscaling_speed``.
+    SPEED = 5
 
 
 # --- the union -------------------------------------------------------------------------------------------
@@ -592,6 +623,30 @@ _UNION: tuple[Event, ...] = (
     Event(211, "delay_injected", "A call to the control store or a message was made late on purpose.", (
         _label("method", "str"), _label("fault", "u8", Fault), _measure("delay_seconds", "f32"), _detail("peer", "id8"),
         _TASK, _OBJECT, _ACTOR)),
+    # the autoscaler: an instance is a node that it asked a provider for
+    Event(192, "instance_requested", "The autoscaler asks for a node; for whom.", (
+        _detail("node", "id8"), _label("node_type", "str"), _label("cause", "u8", ScalingCause),
+        _measure("units", "u32"), _detail("why", "str"))),
+    Event(193, "instance_joined", "A node that the autoscaler asked for is one of the cluster.", (
+        _detail("node", "id8"), _label("node_type", "str"), _measure("start_seconds", "f32"))),
+    Event(194, "instance_failed", "A node that the autoscaler asked for did not come; when it asks for such again.", (
+        _detail("node", "id8"), _label("node_type", "str"), _measure("failures", "u16"),
+        _measure("retry_seconds", "f32"), _detail("error", "str")), Severity.WARNING),
+    Event(195, "instance_released", "The autoscaler has an idle node leave.", (
+        _detail("node", "id8"), _label("node_type", "str"), _measure("idle_seconds", "f32"), _detail("why", "str"))),
+    Event(196, "instance_ended", "A node that the autoscaler had started is gone.", (
+        _detail("node", "id8"), _label("node_type", "str"), _measure("lifetime_seconds", "f32"),
+        _detail("error", "str"))),
+    Event(197, "node_type_sample", "How many nodes of a type there are, and may be.", (
+        _label("node_type", "str"), _measure("running", "u16"), _measure("starting", "u16"),
+        _measure("leaving", "u16"), _measure("min_workers", "u32"), _measure("max_workers", "u32"),
+        _measure("failures", "u16"), _measure("decide_seconds", "f32"), _detail("resources", "str"),
+        _detail("error", "str"))),
+    Event(198, "demand_judged", "What the autoscaler makes of something that waits; 0 units: that is over.", (
+        _detail("demand", "str"), _label("verdict", "u8", ScalingVerdict), _measure("units", "u32"),
+        _label("node_type", "str"), _detail("why", "str"))),
+    Event(199, "resources_requested", "A program said how large the cluster should be at least.", (
+        _WORKER, _measure("bundles", "u32"), _detail("resources", "str"))),
     # what is lost, as its owner sees it
     Event(176, "object_missing", "The owner of a stored value learned that no copy of it is left.", (
         _OBJECT, _measure("object_bytes", "u64"), _detail("error", "str")), Severity.WARNING),

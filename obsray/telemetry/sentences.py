@@ -61,6 +61,19 @@ def _worker(r: Row, n: Names) -> str:
     return n.process_label(r["worker"])
 
 
+#: What is over when nothing is judged so any more.
+_OVER = {
+    "node_comes": "waits for no node any more", "room": "waits for no room any more",
+    "infeasible": "is not infeasible any more", "at_max": "is not kept waiting by a maximum any more",
+    "backing_off": "is not kept waiting by failed starts any more",
+    "speed": "is not kept waiting by upscaling_speed any more",
+}  # fmt: skip
+
+
+def _node(r: Row) -> str:
+    return f"node {r['node'].hex()[:8]}"
+
+
 def _object(r: Row) -> str:
     return f"object {ids.short(r['object'])}"
 
@@ -503,6 +516,29 @@ SENTENCES: dict[str, Sentence] = {
         f"{duration(r['uncertainty_seconds'])}; times here are the head's"
     ),
     "control_lost": lambda r, n: f"node {r['node'].hex()[:8]} has no control store any more and ends",
+    "instance_requested": lambda r, n: f"a node of type {r['node_type']} ({_node(r)}) is started: {r['why']}",
+    "instance_joined": lambda r, n: (
+        f"{_node(r)}, of type {r['node_type']}, came {duration(r['start_seconds'])} after it was asked for"
+    ),
+    "instance_failed": lambda r, n: (
+        f"{_node(r)}, of type {r['node_type']}, did not start (failure {r['failures']}; such a node is tried again in "
+        f"{duration(r['retry_seconds'])})"
+    ),
+    "instance_released": lambda r, n: f"{_node(r)}, of type {r['node_type']}, is to leave: {r['why']}",
+    "instance_ended": lambda r, n: (
+        f"{_node(r)}, of type {r['node_type']}, is gone after {duration(r['lifetime_seconds'])}"
+    ),
+    "node_type_sample": lambda r, n: (
+        f"node type {r['node_type']}: {r['running']} running, {r['starting']} starting, {r['leaving']} leaving "
+        f"(min {r['min_workers']}, max {r['max_workers']})"
+    ),
+    "demand_judged": lambda r, n: (
+        f"{r['units']} × {r['demand']}: {r['why']}" if r["units"] else f"{r['demand']}: {_OVER[r['verdict']]}"
+    ),
+    "resources_requested": lambda r, n: (
+        f"{_worker(r, n)} asked for a cluster with room for {_many(r['bundles'], 'bundle')}"
+        + (f": {r['resources']}" if r["resources"] else "")
+    ),
     "logs_dropped": lambda r, n: f"{r['bytes']} bytes of its output did not reach its driver",
     "node_stopped": lambda r, n: f"node {r['node'].hex()[:8]} ended in order",
     "node_changed": lambda r, n: f"node {r['node'].hex()[:8]} is now {r['state']}",

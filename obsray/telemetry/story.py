@@ -31,8 +31,11 @@ TROUBLES_MAX = 100_000
 LAST_RECORDS = 20
 #: Samples say how something fares, not what happened to it.
 _SAMPLES = frozenset(
-    {"process_sample", "resource_sample", "store_sample", "node_sample", "collector_sample", "gpu_capture_sample"}
-)
+    {
+        "process_sample", "resource_sample", "store_sample", "node_sample", "collector_sample", "gpu_capture_sample",
+        "node_type_sample",
+    }
+)  # fmt: skip
 #: Single kernels and calls are too many to be told; their sums are with the task.
 _UNTOLD = _SAMPLES | {"lease_candidate", "gpu_kernel", "gpu_copy", "gpu_memset", "gpu_wait", "gpu_call"}
 #: Records about several tasks, of which they name the first.
@@ -80,6 +83,19 @@ def tell(view: Views, id_hex: str) -> list[Row]:
     elif len(identifier) == ids.OBJECT_ID_BYTES:
         records += _producer(view, identifier)
     return _rendered(view, records)
+
+
+#: What an autoscaler decided, and what came of it.
+_DECISIONS = (
+    "instance_requested", "instance_joined", "instance_failed", "instance_released", "instance_ended",
+    "resources_requested",
+)  # fmt: skip
+
+
+def scaling(view: Views, limit: int) -> list[Row]:
+    """What the autoscaler decided and what came of it, newest first, at most ``limit``."""
+    records = view.store.mentions(dict.fromkeys(_DECISIONS, _all_of), {}, limit=RECORDS_MAX)
+    return _rendered(view, records)[::-1][:limit]
 
 
 def troubles(view: Views, limit: int) -> list[Row]:
@@ -161,6 +177,8 @@ def _severity(record: Row) -> str:
         return "error"
     if record["event"] == "lease_decided" and outcome == "infeasible":
         return "error"
+    if record["event"] == "demand_judged" and record["verdict"] in ("infeasible", "at_max"):
+        return "warning"
     return Severity(BY_NAME[record["event"]].severity).name.lower()
 
 

@@ -17,6 +17,7 @@ from obsray.telemetry.leases import LeaseTable
 from obsray.telemetry.objects import ObjectTable
 from obsray.telemetry.processes import ActorTable, ClusterTable, ProcessTable
 from obsray.telemetry.samples import SampleTable
+from obsray.telemetry.scaling import ScalingTable
 from obsray.telemetry.store import Running, Store
 from obsray.telemetry.tasks import TaskTable
 
@@ -42,6 +43,7 @@ class Tables:
         self.concurrency_table = ConcurrencyTable(texts)
         self.gpu_table = GpuTable(texts)
         self.fault_table = FaultTable(texts)
+        self.scaling_table = ScalingTable(texts)
         self.samples = SampleTable(texts)
         self.version = 0
         self.running: list[Running] = []
@@ -51,7 +53,7 @@ class Tables:
         for table in (
             self.task_table, self.object_table, self.process_table, self.actor_table, self.cluster_table,
             self.lease_table, self.group_table, self.environment_table, self.collective_table,
-            self.concurrency_table, self.gpu_table, self.fault_table, self.samples,
+            self.concurrency_table, self.gpu_table, self.fault_table, self.scaling_table, self.samples,
         ):  # fmt: skip
             table.update(batch)
 

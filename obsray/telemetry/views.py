@@ -134,6 +134,26 @@ class Views(AnswerViews):
             self.refresh()
         return story.troubles(self, limit)
 
+    def scaling(self, limit: int = 20, refresh: bool = True) -> dict[str, Any] | None:
+        """What an autoscaler knows and did; None if there was none.
+
+        ``types``: node types with how many nodes there are; ``instances``: nodes asked for, newest first; ``demands``:
+        what waits and what becomes of it; ``wish``: what programs asked for; ``decisions``: newest first, as stories.
+        """
+        if refresh:
+            self.refresh()
+        table = self.scaling_table
+        if not table.types:
+            return None
+        instances = sorted(table.instances.values(), key=lambda row: -(row["requested_at_ns"] or 0))
+        return {
+            "types": [table.types[name] for name in sorted(table.types)],
+            "instances": instances,
+            "demands": list(table.demands.values()),
+            "wish": table.wish,
+            "decisions": story.scaling(self, limit),
+        }
+
     def story(self, id_hex: str, refresh: bool = True) -> list[Row]:
         """What happened to a task, actor, object, worker, node or lease, in order of time."""
         if refresh:

@@ -109,6 +109,7 @@ class Abroad:
         step.effects.append(Broadcast(m.encode(m.NodeChanged(peer.id, True, peer.facts.address, ""))))
         for hook in self.on_linked:
             hook(step, peer)
+        self.machine.delegation.news = True
         self._reported = ()
         self._report_at = 0.0
         self._look(step)
@@ -162,6 +163,7 @@ class Abroad:
     def _reported_load(self, step: Step, peer: Peer, message: m.LoadReport) -> None:
         drained = peer.draining
         self.peers.reported(peer.id, message)
+        self.machine.delegation.news = True
         if peer.draining and not drained:
             self.machine.delegation.node_drains(step, peer.id)
 
@@ -181,6 +183,8 @@ class Abroad:
                 return self.peers.head if spec.get("detached") is True else None
             case m.Request(method="checkpoint", arguments={"actor": bytes(actor)}) if len(actor) == TASK_ID_BYTES:
                 return self.peers.home_of(actor)
+            case m.Request(method="request_resources"):
+                return self.peers.head
             case m.LeaseReturn(lease=lease) | m.KillWorker(lease=lease):
                 mark = (lease >> m.LEASE_MARK_SHIFT).to_bytes(5, "big")[-4:]
                 return self.peers.by_mark.get(mark)

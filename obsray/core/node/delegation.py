@@ -54,6 +54,8 @@ class Delegation:
         self.actors_away: dict[bytes, tuple[Demand, bytes, float]] = {}
         self._defined: dict[bytes, set[tuple[bytes, int]]] = {}
         self._turn = 0
+        #: A node has said what it has to spare, since that was looked at last.
+        self.news = False
         #: Says something to another node for a client of this one (``abroad.py``).
         self.speak: Callable[[Step, Peer, bytes, Any], None] = lambda step, peer, client, message: None
         #: Has an actor's demand go to a node, or come back (``actors.py``).
@@ -177,11 +179,14 @@ class Delegation:
         """Give away what has not been met here, take back what could be met now. After the scheduler has looked."""
         if not self.peers.peers:
             return
+        usable = self.peers.usable() if self.news or self.scheduler.queues else []
         if self.away or self.actors_away:
             self._take_back(step)
+            if self.news:
+                self.news = False
+                self._move_on(step, usable)
         if not self.scheduler.queues:
             return
-        usable = self.peers.usable()
         if not usable:
             return
         for queue in list(self.scheduler.queues.values()):
@@ -402,6 +407,29 @@ class Delegation:
                 self.actors_away[actor] = (demand, node, step.now)
                 self.recall_actor(step, actor, node)
 
+    def _move_on(self, step: Step, usable: list[Peer]) -> None:
+        """What waits at a node without room for it goes where there is some: another has joined, or become free."""
+        for demand in list(self.away.values()):
+            if not self._may_move(step, demand, demand.away_since):
+                continue
+            for node in list(demand.away):
+                count = min(demand.away[node], self._room_beside(demand, node, usable))
+                if count > 0:
+                    self._recall(step, demand, node, count)
+                    self.scheduler.request(step, demand.client, demand.shape, demand.wanted + count, demand.backlog)
+        for actor, (demand, node, since) in list(self.actors_away.items()):
+            if self._may_move(step, demand, since) and self._room_beside(demand, node, usable):
+                self.actors_away[actor] = (demand, node, step.now)
+                self.recall_actor(step, actor, node)
+
+    def _room_beside(self, demand: Demand, node: bytes, usable: list[Peer]) -> int:
+        """How many units other nodes have room for now, 0 if there is room at ``node`` itself."""
+        peer = self.peers.peers.get(node)
+        if peer is None or self._fits(demand, peer):
+            return 0
+        others = [each for each in usable if each is not peer and self._lack(demand, each)[0] is Reason.NONE]
+        return sum(self._fit_count(demand, each) for each in others)
+
     def node_drains(self, step: Step, node: bytes) -> None:
         """A node takes no more work: what waits there comes back, and is given to others as if it were new."""
         for demand in list(self.away.values()):
@@ -414,14 +442,19 @@ class Delegation:
                 self.recall_actor(step, actor, node)
 
     def _may_come_back(self, step: Step, demand: Demand, since: float) -> bool:
+        return self._may_move(step, demand, since) and not self.scheduler.infeasible(demand)
+
+    def _may_move(self, step: Step, demand: Demand, since: float) -> bool:
+        """Whether nothing ties it to where it waits. If it is only too early, this is asked again."""
         placement = demand.placement
         if placement.group or placement.node or (placement.spread and not demand.actor):
             return False
         settle = SETTLE_SECONDS + (placement.near_bytes / BANDWIDTH_BYTES if placement.near else 0.0)
         if step.now < since + settle:
             step.wake(since + settle)
+            self.news = True
             return False
-        return not self.scheduler.infeasible(demand)
+        return True
 
     def _room_for(self, demand: Demand, planned: Amounts) -> int:
         return min(

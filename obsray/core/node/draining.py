@@ -1,8 +1,8 @@
 """Machine: a node that takes no more work and leaves when what runs there has ended.
 
 Draining is for good: who drains never takes work again. What was wanted here and has not begun goes to other nodes.
-Drivers of this node, tasks and actors are waited for, up to the deadline if there is one. Objects that lie only here go
-with it.
+Drivers of this node, tasks and actors are waited for, up to the deadline if there is one, and so are processes that own
+what others hold. Objects that lie only here go with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from obsray.core.node.intake import Malformed
 from obsray.core.node.step import Shutdown, Step
 from obsray.core.protocol import messages as m
-from obsray.telemetry.events import ProcessKind
+from obsray.core.protocol.lifecycle import WorkerState
+from obsray.telemetry.events import DeathCause, ProcessKind
 
 if TYPE_CHECKING:
     from obsray.core.node.machine import NodeMachine
@@ -34,16 +35,19 @@ class Draining:
     def ask(self, step: Step, arguments: dict[str, Any]) -> dict[str, Any]:
         """The request "drain". Raises PermissionError, with a sentence, for a node that cannot be drained."""
         node, reason, seconds = (arguments.get(name) for name in ("node", "reason", "deadline_seconds"))
+        if_idle = arguments.get("if_idle") is True
         if not isinstance(node, bytes) or not isinstance(reason or "", str):
             raise Malformed("drain takes a node's id and a text")
         if seconds is not None and (not isinstance(seconds, int | float) or not seconds >= 0):
             raise Malformed("deadline_seconds is no number of seconds")
-        message = m.DrainNode((reason or "")[:REASON_CHARACTERS_MAX], None if seconds is None else float(seconds))
+        deadline = None if seconds is None else float(seconds)
+        message = m.DrainNode((reason or "")[:REASON_CHARACTERS_MAX], deadline, if_idle)
         peers = self._machine.peers
         if node == self._machine.node:
             if peers.is_head:
                 raise PermissionError("the head of a cluster cannot be drained; obsray stop ends the cluster")
-            self.begin(step, message.reason, message.deadline_seconds)
+            if not if_idle or not self._machine.scaling.busy():
+                self.begin(step, message.reason, message.deadline_seconds)
             return {}
         peer = peers.peers.get(node)
         if peer is None or not peer.alive:
@@ -56,8 +60,9 @@ class Draining:
         return {}
 
     def _told(self, step: Step, peer: Peer, message: m.DrainNode) -> None:
-        if not self._machine.peers.is_head:
-            self.begin(step, str(message.reason), message.deadline_seconds)
+        if self._machine.peers.is_head or (message.if_idle and self._machine.scaling.busy()):
+            return
+        self.begin(step, str(message.reason), message.deadline_seconds)
 
     def begin(self, step: Step, reason: str, deadline_seconds: float | None) -> None:
         """Take no more work. Saying it again can only bring the deadline nearer."""
@@ -70,6 +75,7 @@ class Draining:
             self.active = machine.abroad.draining = True
             self._reason = reason
             machine.scheduler.drain()
+            machine.pool.prestart = 0
             told = -1.0 if deadline_seconds is None else deadline_seconds
             step.emit.node_drains(step.time_ns, machine.node, told, step.emit.intern(reason))
         machine.look(step)
@@ -82,7 +88,13 @@ class Draining:
             step.effects.append(Shutdown(f"{why} (its deadline has come)"))
             return
         drivers = any(client.kind is ProcessKind.DRIVER and not client.foreign for client in machine.clients.values())
-        if not machine.scheduler.leases and not drivers:
+        working = bool(machine.scheduler.leases) or drivers
+        if not working:
+            # Now they are only needed for what they own; one that owns what others hold stays until those let go.
+            for worker in list(machine.pool.workers.values()):
+                if worker.state is WorkerState.IDLE and worker.end_cause is None:
+                    machine.pool.retire(step, worker, DeathCause.INTENDED, "its node leaves")
+        if not working and not machine.pool.workers:
             step.effects.append(Shutdown(why))
         elif self.deadline is not None:
             step.wake(self.deadline)

@@ -23,6 +23,8 @@ def end(node: Node) -> None:
     """End in order; after this nothing of the runtime is left but its logs and telemetry."""
     grace = node.config.shutdown_grace_seconds
     node.log(f"ending: {node.ending}")
+    # Nodes that the autoscaler has started here leave while all else is still there.
+    node.nursery.close(2 * grace + 1)
     # 1. Nobody new comes in, and the other nodes know, after what workers here have printed so far.
     node.log_mirror.look()
     node.neighbours.send_all(encode(NodeLeaves(node.ending)))

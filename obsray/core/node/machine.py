@@ -28,6 +28,7 @@ from obsray.core.node.placement import placement_of
 from obsray.core.node.pulls import Pulled
 from obsray.core.node.requests import Requests
 from obsray.core.node.resources import MEMORY, Resources
+from obsray.core.node.scaling import Scaling
 from obsray.core.node.scheduler import Scheduler
 from obsray.core.node.sharing import Sharing
 from obsray.core.node.step import Broadcast, Step, require
@@ -94,6 +95,7 @@ class NodeMachine:
         self.distant = DistantActors(self.peers, self.abroad.forward)
         self.clocks = Clocks(self.peers, self.abroad)
         self._join_actors()
+        self.scaling = Scaling(self)
         self.draining = Draining(self)
         self.requests = Requests(self, describe_node)
         self._handlers: dict[type, Callable[[Step, Client, Any], None]] = {
@@ -313,6 +315,7 @@ class NodeMachine:
         self.abroad.tick(step)
         self.clocks.tick(step)
         self.group_messages.tick(step)
+        self.scaling.tick(step)
         self.sharing.tick(step)
         self.look(step)
 

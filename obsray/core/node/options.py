@@ -21,6 +21,8 @@ standby                this node also runs a control store that takes over if th
                        same ``storage``, and ``control_listen``
 storage                where the control store keeps its state (default: in the session directory)
 node_id                16 hex digits (default: random)
+autoscaling            of the head of a cluster: node types and limits (``obsray/autoscaler/settings.py``, which has
+                       checked them); an autoscaler then starts nodes for what waits
 settings               {name: value} handed to every client in ``Welcome``
 =====================  ==============================================================================================
 """
@@ -63,6 +65,7 @@ class Options:
     standby: bool = False
     storage: str | None = None
     node_id: str | None = None
+    autoscaling: dict[str, Any] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -128,6 +131,8 @@ def _check_addresses(options: Options) -> None:
         raise ValueError("a node of a cluster needs an address to listen at")
     if options.control and options.control_listen and not options.standby:
         raise ValueError("a node either joins a control store or is the head with its own")
+    if options.autoscaling is not None and not (options.head and options.control_listen):
+        raise ValueError("autoscaling is for the head of a cluster, whose control store listens for other nodes")
     if options.standby and not (options.control and options.storage and options.control_listen):
         raise ValueError("a standby joins a control store, listens itself, and needs the storage that both use")
     if options.node_id is not None and len(bytes.fromhex(options.node_id)) != NODE_ID_BYTES:

@@ -31,6 +31,7 @@ class Requests:
             "get_actor": self._get_actor,
             "list_actors": self._list_actors,
             "checkpoint": self._checkpoint,
+            "demand": machine.scaling.ask,
         }
         self._methods: dict[str, Callable[[Step, Client, dict[str, Any]], Any]] = {
             "resources": self._resources,
@@ -38,6 +39,7 @@ class Requests:
             "nodes": lambda step, client, arguments: [self._describe_self(), *machine.abroad.described()],
             "shutdown": self._shutdown,
             "drain": lambda step, client, arguments: machine.draining.ask(step, arguments),
+            "request_resources": machine.scaling.wish,
             "store": self._store,
             "locations": self._locations,
         }

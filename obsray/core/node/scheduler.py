@@ -428,6 +428,11 @@ class Scheduler:
 
     # --- views -------------------------------------------------------------------------------------------
 
+    @property
+    def leases_granted(self) -> int:
+        """How many leases there have been so far, from some number on."""
+        return self._lease_numbers
+
     def waiting(self) -> tuple[int, int]:
         """How many demands wait, and how many of them this node can never meet."""
         queued = sum(len(queue.demands) for queue in self.queues.values() if not queue.infeasible)

@@ -23,11 +23,15 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 
 @dataclass(slots=True)
 class Service:
-    """One process: ``pid`` 0 while it does not run, ``not_before`` when it may be tried again."""
+    """One process: ``pid`` 0 while it does not run, ``not_before`` when it may be tried again.
+
+    ``descriptors``: number there -> number here.
+    """
 
     name: str
     module: str
     arguments: list[str] = field(default_factory=list)
+    descriptors: dict[int, int] = field(default_factory=dict)
     pid: int = 0
     started_at: float = 0.0
     failures: int = 0
@@ -57,6 +61,8 @@ def services_of(options: Options) -> list[Service]:
             arguments.append("--standby")
         found.append(Service("control", "obsray.core.control.process", arguments))
     found.append(Service("collector", "obsray.telemetry.process"))
+    if options.head and options.autoscaling is not None:
+        found.append(Service("autoscaler", "obsray.autoscaler.process"))
     if options.head and options.include_dashboard:
         port = options.dashboard_port
         found.append(Service("dashboard", "obsray.dashboard.process", [] if port is None else ["--port", str(port)]))
@@ -83,7 +89,7 @@ class Services:
         arguments = ["--session-dir", str(self._session), *service.arguments]
         log = self._session / "logs" / f"{service.name}.log"
         try:
-            service.pid = spawn_module(service.module, arguments, os.environ, log)
+            service.pid = spawn_module(service.module, arguments, os.environ, log, service.descriptors)
             os.setpriority(os.PRIO_PROCESS, service.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
         except OSError as error:
             self._log(f"{service.name}: cannot be started: {error}")
@@ -113,6 +119,12 @@ class Services:
     def failed(self, name: str) -> bool:
         """Whether a service could not be started, or has ended without being told to, since it last ran steadily."""
         return any(service.name == name and service.failures for service in self.services)
+
+    def give(self, name: str, number: int, descriptor: int) -> None:
+        """From its next start on, that service has ``descriptor`` open under ``number``."""
+        for service in self.services:
+            if service.name == name:
+                service.descriptors[number] = descriptor
 
     def end(self, names: set[str], seconds: float) -> None:
         """Ask those to end in order, kill what has not ended after ``seconds``; returns when they are gone."""

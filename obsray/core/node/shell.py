@@ -35,6 +35,7 @@ from obsray.core.node.members import learned
 from obsray.core.node.names import LATER
 from obsray.core.node.naming import Naming
 from obsray.core.node.neighbours import Neighbour, Neighbours
+from obsray.core.node.nursery import Nursery
 from obsray.core.node.objects import ObjectTable
 from obsray.core.node.options import Machine, Options
 from obsray.core.node.parcels import Parcels
@@ -100,6 +101,8 @@ class Node:
             parcels = Parcels(self.session / "environments" / "packages", self.neighbours, self.reactor.post)
             self.environments.fetch = parcels.fetch
         self.services = Services(self.session, services_of(options), self.log)
+        self.nursery = Nursery(options, self.services)
+        self.machine.scaling.offered = self.nursery.offered
         # Keeps what it is told until it is started, after the first worker: only then it loads gRPC, in its thread.
         self.reporter = NodeReporter(
             options.control or self.session / "sockets" / "control.sock", options.token, node, self.reactor.post,

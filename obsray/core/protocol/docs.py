@@ -12,6 +12,7 @@ from obsray.core.protocol.lifecycle import (
     CollectiveState,
     EnvironmentState,
     GroupState,
+    InstanceState,
     JobState,
     NodeState,
     ObjectState,
@@ -158,6 +159,20 @@ _PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, 
                 ("environment_failed",),
             ),
             EnvironmentState.REMOVED: ("Nothing used it and its room was needed.", ("environment_removed",)),
+        },
+    ),
+    InstanceState: (
+        "Instance",
+        "Kept by the autoscaler (`autoscaler/machine.py`): a node that it has asked a provider for.",
+        {
+            InstanceState.STARTING: ("Asked for; it has not joined yet.", ("instance_requested",)),
+            InstanceState.RUNNING: ("It is a node of the cluster.", ("instance_joined",)),
+            InstanceState.LEAVING: (
+                "It takes no more work and leaves when what runs there has ended.",
+                ("instance_released",),
+            ),
+            InstanceState.ENDED: ("It is gone; its machine is ended.", ("instance_ended",)),
+            InstanceState.FAILED: ("It did not come; its type waits for a while.", ("instance_failed",)),
         },
     ),
     JobState: (

@@ -92,6 +92,18 @@ class EnvironmentState(IntEnum):
     REMOVED = 3
 
 
+class InstanceState(IntEnum):
+    """A node that an autoscaler asked a provider for."""
+
+    STARTING = 0
+    RUNNING = 1
+    #: It takes no more work, and leaves when what runs there has ended.
+    LEAVING = 2
+    ENDED = 3
+    #: It never came.
+    FAILED = 4
+
+
 class JobState(IntEnum):
     RUNNING = 0
     ENDED = 1
@@ -185,6 +197,14 @@ NODE: dict[NodeState, frozenset[NodeState]] = {
     NodeState.DEAD: frozenset(),
 }
 
+INSTANCE: dict[InstanceState, frozenset[InstanceState]] = {
+    InstanceState.STARTING: frozenset({InstanceState.RUNNING, InstanceState.FAILED}),
+    InstanceState.RUNNING: frozenset({InstanceState.LEAVING, InstanceState.ENDED}),
+    InstanceState.LEAVING: frozenset({InstanceState.ENDED}),
+    InstanceState.ENDED: frozenset(),
+    InstanceState.FAILED: frozenset(),
+}
+
 JOB: dict[JobState, frozenset[JobState]] = {
     JobState.RUNNING: frozenset({JobState.ENDED}),
     JobState.ENDED: frozenset(),
@@ -227,6 +247,7 @@ FIRST: dict[type[IntEnum], IntEnum] = {
     ActorState: ActorState.DEPENDENCIES_UNREADY,
     GroupState: GroupState.PENDING,
     NodeState: NodeState.ALIVE,
+    InstanceState: InstanceState.STARTING,
     JobState: JobState.RUNNING,
     SubmittedJobState: SubmittedJobState.PENDING,
     CollectiveState: CollectiveState.FORMING,
@@ -241,6 +262,7 @@ TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
     ActorState: ACTOR,
     GroupState: GROUP,
     NodeState: NODE,
+    InstanceState: INSTANCE,
     JobState: JOB,
     SubmittedJobState: SUBMITTED_JOB,
     CollectiveState: COLLECTIVE,

@@ -26,7 +26,7 @@ node <-> node          Forward ClientGone JobDescribed LoadReport WantActor With
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
                        ListGroups GroupsListed ClockQuestion ClockAnswer
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects KeepObjects ObjectsFreed NodeLeaves
-                       LogChunk LogsWanted LogsSent DrainNode
+                       LogChunk LogsWanted LogsSent DrainNode AskDemand DemandDescribed
                        WantPackage PackagePiece
 collectors             TelemetryWanted TelemetryRows
 =====================  ======================================================================================
@@ -974,11 +974,36 @@ class LogsSent(NamedTuple):
 
 
 class DrainNode(NamedTuple):
-    """Node -> node: take no more work, and leave when what runs has ended, at the latest after ``deadline_seconds``."""
+    """Node -> node: take no more work, and leave when what runs has ended, at the latest after ``deadline_seconds``.
+
+    ``if_idle``: only if nothing would be missed there; else it goes on as if nothing had been said.
+    """
 
     reason: str
     deadline_seconds: float | None
+    if_idle: bool
     tag: int = 129
+
+
+class AskDemand(NamedTuple):
+    """Head -> node: what waits with you for ``waited`` seconds, what is free, are you idle? DemandDescribed(number)."""
+
+    number: int
+    waited: float
+    tag: int = 132
+
+
+class DemandDescribed(NamedTuple):
+    """Answer to AskDemand.
+
+    ``demand`` keys: "total", "free" fixed point dicts, "draining" bool, "busy" str (why it is not idle), "leases" int
+    (granted so far), "demands" list of {"need", "units", "selectors", "node", "name", "actor"}, "groups" list of
+    {"group", "name", "strategy", "bundles", "taken"}.
+    """
+
+    number: int
+    demand: dict[str, Any]
+    tag: int = 133
 
 
 # --- collector <-> collector -------------------------------------------------------------------------

@@ -131,13 +131,21 @@ def new_session_directory(temp_dir: str | None, token: bytes | None = None) -> P
 
 
 def start_node(
-    directory: Path, options: dict[str, Any], lifeline: bool = True, environment: Mapping[str, str] | None = None
+    directory: Path,
+    options: dict[str, Any],
+    lifeline: bool = True,
+    environment: Mapping[str, str] | None = None,
+    shared_lifeline: int | None = None,
 ) -> NodeProcess:
     """Start a node and wait until it is ready. ``environment``: more variables for its processes.
+
+    ``shared_lifeline``: the read end of a lifeline that somebody else holds, in place of one of this process.
 
     Raises RuntimeError with its own words if it cannot start.
     """
     lifeline_read, lifeline_write = os.pipe()
+    if shared_lifeline is not None:
+        os.dup2(shared_lifeline, lifeline_read, inheritable=False)
     ready_read, ready_write = os.pipe()
     options = {**options, "session_directory": str(directory), "ready_fd": ready_write}
     passed = [ready_write]
@@ -161,7 +169,7 @@ def start_node(
         os.close(lifeline_read)
         os.close(ready_write)
     node = NodeProcess(process, lifeline_write, directory, {})
-    if not lifeline:
+    if not lifeline or shared_lifeline is not None:
         node.release()
     try:
         _tell_options(process, options)

@@ -63,9 +63,15 @@ def spawn(
     return os.posix_spawn(sys.executable, command, full, file_actions=actions, setsigmask=[], setsigdef=_RESET_SIGNALS)
 
 
-def spawn_module(module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+def spawn_module(
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    descriptors: Mapping[int, int] | None = None,
+) -> int:
     """Start ``python -m module`` as a child that dies with this process; returns its pid."""
-    return spawn(["-c", _LAUNCH, module, *arguments], environment, log)
+    return spawn(["-c", _LAUNCH, module, *arguments], environment, log, descriptors)
 
 
 def parent_from_environment() -> int:

@@ -65,6 +65,21 @@ def cluster() -> ClusterBench:
     return ClusterBench({"cpus": 2}, {"cpus": 2, "custom": {"there": 1}}, {"cpus": 2, "custom": {"there": 1}})
 
 
+def test_an_actor_that_waits_at_a_full_node_goes_to_one_that_joins():
+    cluster = ClusterBench({"cpus": 0}, {"cpus": 1})
+    head, full = cluster.nodes
+    driver = head.driver()
+    first, second = (create(cluster, head, driver, number, held={"CPU": UNIT}) for number in (1, 2))
+    becomes_alive(cluster, first)
+    cluster.pass_time(0.5)
+    new = cluster.add(cpus=1)
+    cluster.pass_time(0.5)
+    assert at(cluster, becomes_alive(cluster, second)) is new
+    assert (full.leased(), new.leased()) == (1, 1)
+    for member in cluster.nodes:
+        member.machine.check_invariants()
+
+
 def test_an_actor_runs_where_it_can_and_is_kept_where_its_owner_is(cluster):
     head = cluster.nodes[0]
     driver = head.driver()

@@ -159,6 +159,27 @@ def test_what_waits_elsewhere_comes_back_when_there_is_room_here():
     assert head.leased() == 1 and len(granted(head, driver)) == 2
 
 
+def test_what_waits_at_a_full_node_goes_to_one_that_joins():
+    cluster = ClusterBench({"cpus": 0}, {"cpus": 1})
+    head, full = cluster.nodes
+    driver = head.driver()
+    define(head, driver, 1, CPU=1)
+    want(cluster, head, driver, 1, 3)
+    assert full.leased() == 1
+    cluster.pass_time(0.5)
+    new = cluster.add(cpus=1)
+    cluster.pass_time(0.5)
+    assert (full.leased(), new.leased()) == (1, 1)
+    lease, _ = granted(head, driver)
+    # What is left waits at one of them, and each unit is met once.
+    head.send(driver, m.LeaseReturn(lease.lease, 1, 0))
+    cluster.settle()
+    cluster.pass_time(0.5)
+    assert (full.leased(), new.leased()) == (1, 1) and len(granted(head, driver)) == 1
+    for member in cluster.nodes:
+        member.machine.check_invariants()
+
+
 def test_when_a_node_dies_what_waited_there_goes_elsewhere_and_its_clients_leases_end():
     cluster = ClusterBench({"cpus": 0}, {"cpus": 1}, {"cpus": 0})
     head, busy, third = cluster.nodes

@@ -9,13 +9,21 @@ from tests.unit.node.test_node_delegation import define, granted, want
 
 
 def drain(cluster: ClusterBench, asked: Member, node: bytes, **arguments: object) -> m.Reply:
-    tool = asked.driver(b"tool")
+    tool = asked.driver(b"tl%02d" % len(asked.machine.clients))
     asked.send(tool, m.Request(1, "drain", {"node": node, "reason": "repairs", **arguments}))
     cluster.settle()
     # Reports are bounded in rate.
     cluster.pass_time(0.1)
     (reply,) = asked.take(tool, m.Reply)
     return reply
+
+
+def workers_end(cluster: ClusterBench, member: Member) -> None:
+    """The processes that were asked to end have ended."""
+    for worker in list(member.machine.pool.workers):
+        if any(isinstance(message, m.Exit) for message in member.take(worker)):
+            member.worker_dies(worker, signal=0)
+    cluster.settle()
 
 
 def leaving(member: Member) -> list[str]:
@@ -33,7 +41,9 @@ def test_a_draining_node_gets_no_new_work_and_leaves_when_the_last_lease_is_retu
     assert not leaving(other) and head.machine.abroad.described()[0]["draining"] is True
     head.send(driver, m.LeaseReturn(lease.lease, 1, 0))
     cluster.settle()
-    assert other.leased() == 0 and leaving(other)[0] == "it was drained: repairs"
+    assert other.leased() == 0 and not leaving(other)
+    workers_end(cluster, other)
+    assert leaving(other)[0] == "it was drained: repairs"
     third = cluster.add(cpus=1)
     assert third.leased() == 1
 
@@ -71,3 +81,40 @@ def test_the_head_and_strangers_cannot_be_drained():
     head, other = cluster.nodes
     assert "the head" in drain(cluster, head, head.node).error
     assert "not, or no longer" in drain(cluster, other, b"nowhere!").error
+
+
+def test_a_draining_node_stays_until_nobody_needs_what_its_processes_own():
+    cluster = ClusterBench({"cpus": 0}, {"cpus": 2})
+    head, other = cluster.nodes
+    driver = head.driver()
+    define(head, driver, 1, CPU=1)
+    want(cluster, head, driver, 1, 1)
+    (lease,) = granted(head, driver)
+    head.send(driver, m.LeaseReturn(lease.lease, 1, 0))
+    cluster.settle()
+    assert drain(cluster, head, other.node).error == ""
+    owner = next(iter(other.machine.pool.workers))
+    other.send(owner, m.StillNeeded(1, 0))
+    other.take(owner)
+    workers_end(cluster, other)
+    cluster.pass_time(30)
+    assert not leaving(other) and list(other.machine.pool.workers) == [owner]
+    assert "values that others hold" in other.machine.scaling.busy()
+    other.worker_dies(owner, signal=0)
+    assert leaving(other)
+
+
+def test_a_node_that_is_to_leave_if_idle_stays_when_it_is_not():
+    cluster = ClusterBench({"cpus": 0}, {"cpus": 1})
+    head, other = cluster.nodes
+    driver = head.driver()
+    define(head, driver, 1, CPU=1)
+    want(cluster, head, driver, 1, 1)
+    (lease,) = granted(head, driver)
+    assert drain(cluster, head, other.node, if_idle=True).error == ""
+    assert head.machine.abroad.described()[0]["draining"] is False
+    head.send(driver, m.LeaseReturn(lease.lease, 1, 0))
+    cluster.settle()
+    assert other.machine.scaling.busy() == ""
+    assert drain(cluster, head, other.node, if_idle=True).error == ""
+    assert head.machine.abroad.described()[0]["draining"] is True

@@ -1,0 +1,142 @@
+"""The autoscaler's process: ``python -m obsray.autoscaler.process --session-dir DIR``, beside the node of the head.
+
+Asks the head's node what waits, decides, has the provider start and end nodes, records why. It ends with its node, and
+is started again by it if it dies; nodes stay meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from obsray.autoscaler import local
+from obsray.autoscaler.demand import read_view
+from obsray.autoscaler.machine import Action, Autoscaler, End, Leave, Start
+from obsray.autoscaler.provider import ClusterFacts, Provider
+from obsray.autoscaler.settings import EXTERNAL, Settings, parse
+from obsray.config import Config
+from obsray.core.node.nursery import LIFELINE_FD, SETTINGS
+from obsray.core.runtime.questions import ask
+from obsray.errors import RaySystemError
+from obsray.ids import MARK_BYTES, NODE_ID_BYTES, WORKER_ID_BYTES, worker_id
+from obsray.telemetry import session_file
+from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.spine import Emitter, Ring, Silent
+
+#: What has waited for less is not told: most of it gets a worker in that time.
+WAITED_SECONDS = 0.3
+#: The head's node may be busy; a look that cannot be had is left out.
+ANSWER_SECONDS_MAX = 10.0
+
+log = logging.getLogger("obsray.autoscaler")
+
+
+class Process:
+    """The loop around an ``Autoscaler``."""
+
+    def __init__(self, session: Path, machine: Autoscaler, provider: Provider, interval_seconds: float) -> None:
+        self.session = session
+        self.machine = machine
+        self.provider = provider
+        self.interval_seconds = interval_seconds
+        self.stopped = threading.Event()
+        self._parent = os.getppid()
+        self._silent = False
+
+    def run(self) -> None:
+        """Look, decide, do, until told to end."""
+        while not self.stopped.is_set() and os.getppid() == self._parent:
+            try:
+                self.look()
+                self._silent = False
+            except (OSError, RaySystemError) as error:
+                # The node is busy, or about to end. What is not known is not decided.
+                if not self._silent:
+                    log.warning("the head's node does not say what waits: %r", error)
+                self._silent = True
+            self.stopped.wait(self.interval_seconds)
+
+    def look(self) -> None:
+        """Once: ask, decide, do."""
+        answer = ask(self.session, "demand", ANSWER_SECONDS_MAX, waited_seconds=WAITED_SECONDS)
+        began = time.monotonic()
+        actions = self.machine.look(began, time.time_ns(), read_view(answer), self.provider.nodes())
+        self.machine.sample(began, time.time_ns(), time.monotonic() - began)
+        for action in actions:
+            self._do(action)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Start(node, kind):
+                log.info("start %s as a node of type %s", node.hex(), kind.name)
+                self._ask_provider(self.provider.launch, node, kind)
+            case End(node):
+                self._ask_provider(self.provider.terminate, node)
+            case Leave(node, why):
+                log.info("node %s shall leave: %s", node.hex(), why)
+                try:
+                    ask(self.session, "drain", node=node, reason=why, if_idle=True)
+                except RaySystemError as error:
+                    # It is gone already, or cannot be reached now: the next look shows.
+                    log.info("node %s cannot be told to leave now: %s", node.hex(), error)
+
+    def _ask_provider(self, what: Any, *arguments: Any) -> None:
+        try:
+            what(*arguments)
+        except Exception:
+            # Code of a user may be behind it. What it did not do shows in what it lists.
+            log.exception("the provider failed")
+
+
+def provider_of(settings: Settings, cluster: ClusterFacts) -> Provider:
+    """The provider that the settings name. Raises ValueError with a sentence if there is none such."""
+    wanted = settings.provider
+    if wanted["type"] != EXTERNAL:
+        return local.LocalProvider(cluster, LIFELINE_FD)
+    module, _, name = str(wanted["module"]).replace(":", ".").rpartition(".")
+    try:
+        made: Provider = getattr(importlib.import_module(module), name)(wanted, cluster)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(f"provider.module {wanted['module']!r}: {error}") from error
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 ended in order, 1 cannot work."""
+    parser = argparse.ArgumentParser(prog="python -m obsray.autoscaler.process")
+    parser.add_argument("--session-dir", type=Path, required=True)
+    session: Path = parser.parse_args(arguments).session_dir
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    config = Config.from_environment()
+    facts = session_file.read(session)
+    node = bytes.fromhex(facts.get("node") or "00" * NODE_ID_BYTES)
+    me = worker_id(node, os.urandom(WORKER_ID_BYTES - MARK_BYTES))
+    settings = parse(json.loads((session / SETTINGS).read_bytes()), SETTINGS)
+    provider = provider_of(settings, ClusterFacts(session))
+    emitter: Emitter = (
+        Silent() if config.telemetry == "off" else Ring(session / "rings", me, ProcessKind.AUTOSCALER, node)
+    )
+    machine = Autoscaler(settings, emitter, lambda: os.urandom(NODE_ID_BYTES))
+    process = Process(session, machine, provider, config.autoscaler_interval_seconds)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: process.stopped.set())
+    try:
+        process.run()
+        provider.close()
+    finally:
+        emitter.close(time.time_ns())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
