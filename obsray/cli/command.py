@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 NOUNS = (
     "tasks", "actors", "placement-groups", "objects", "workers", "environments", "nodes", "jobs", "functions",
-    "collectives", "kernels",
+    "collectives", "kernels", "cluster-events", "runtime-envs",
 )  # fmt: skip
 
 _EXAMPLES = """examples:
@@ -111,6 +111,11 @@ def _noun(text: str) -> str:
     return text.replace("-", "_")
 
 
+def _thing(text: str) -> str:
+    """One of several: ``get tasks ID`` is the same as ``get task ID``."""
+    return _noun(text).removesuffix("s")
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -163,11 +168,12 @@ def _parser() -> argparse.ArgumentParser:
     lists.add_argument("--sort", metavar="COLUMN", help="column to sort by, -column for descending")
     lists.add_argument("--limit", type=int, default=50, metavar="N", help="rows at most (default 50)")
     lists.add_argument("--offset", type=int, default=0, metavar="N", help="rows to skip (default 0)")
+    history_options.add_rows(lists)
 
     get = verb("get", "Everything known about one thing.", _get, _GET_EXAMPLES)
     things = [noun.removesuffix("s") for noun in NOUNS[:6]]
     choices = [thing.replace("-", "_") for thing in things]
-    get.add_argument("noun", type=_noun, choices=choices, metavar="THING", help=", ".join(things))
+    get.add_argument("noun", type=_thing, choices=choices, metavar="THING", help=", ".join(things))
     get.add_argument("id")
 
     story = verb(
@@ -271,6 +277,11 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    of_rows = (options.detail, options.format, options.cursor, options.since, options.until)
+    if options.noun in ("cluster_events", "runtime_envs") or any(of_rows):
+        from obsray.cli import state
+
+        return state.run_list(options)
     from obsray.cli import lists
 
     return lists.run_list(options)

@@ -14,6 +14,11 @@ _SQL_EXAMPLES = """examples:
   obsray sql "SELECT * FROM event.worker_died" --json
   obsray sql "FROM attempts WHERE outcome = 'oom'" --format parquet -o oom.parquet
 """
+_SUMMARIES = """examples:
+  obsray summary tasks
+  obsray summary tasks --filter 'state=FAILED' --since 10m
+  obsray summary objects --format json
+"""
 
 
 def add(verb: Verb) -> None:
@@ -30,12 +35,38 @@ def add(verb: Verb) -> None:
     sql.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="stop the query after this time")
     sql.add_argument("--allow-files", action="store_true", help="let the query read and write files (read_csv, COPY)")
 
+    summary = verb("summary", "Count tasks, actors or objects by function, class or call site.", _summary, _SUMMARIES)
+    summary.add_argument("noun", choices=("tasks", "actors", "objects"), metavar="NOUN", help="tasks, actors, objects")
+    summary.add_argument(
+        "--filter", action="append", default=[], metavar="CONDITION", help="'key op value', repeatable"
+    )
+    summary.add_argument("--since", metavar="MOMENT", help="only what began from here on: 10m (ago), 12:03, ...")
+    summary.add_argument("--until", metavar="MOMENT", help="only what began before")
+    summary.add_argument("--format", choices=("default", "json", "yaml"), help="how the answer is written")
+
+
+def add_rows(lists: argparse.ArgumentParser) -> None:
+    """Options of ``list`` whose answer is rows of ``obsray.util.state``, with its keys."""
+    lists.add_argument("--detail", action="store_true", help="all fields, as the state API names them")
+    lists.add_argument(
+        "--format", choices=("table", "json", "yaml"), help="rows of the state API, with its keys, in this form"
+    )
+    lists.add_argument("--since", metavar="MOMENT", help="only what began from here on: 10m (ago), 12:03, ...")
+    lists.add_argument("--until", metavar="MOMENT", help="only what began before")
+    lists.add_argument("--cursor", metavar="CURSOR", help="go on behind an earlier page")
+
 
 def _seconds(text: str) -> float:
     value = float(text)
     if not value > 0:
         raise argparse.ArgumentTypeError("a time is a number of seconds above 0")
     return value
+
+
+def _summary(options: argparse.Namespace) -> int:
+    from obsray.cli import state
+
+    return state.run_summary(options)
 
 
 def _sql(options: argparse.Namespace) -> int:

@@ -63,13 +63,19 @@ class BadCondition(ValueError):
 
 def parse(text: str, columns: Iterable[str]) -> Condition:
     """The condition in ``text``. Raises BadCondition for an unknown column, operator or value."""
+    column, operator, value = split(text)
+    return make(column, operator, value, columns)
+
+
+def split(text: str) -> tuple[str, str, str]:
+    """Column, operator and value of a condition as they were written. Raises BadCondition."""
     if len(text) > CHARACTERS_MAX:
         raise BadCondition(f"a condition may have {CHARACTERS_MAX} characters, this one has {len(text)}")
     match = _PATTERN.match(text)
     if match is None:
         raise BadCondition(f"{text!r} is not 'column op value'; operators: {' '.join(OPERATORS)}")
     column, operator, value = match.groups()
-    return make(column, "=" if operator == "==" else operator, value, columns)
+    return column, "=" if operator == "==" else operator, value
 
 
 def make(column: str, operator: str, value: str, columns: Iterable[str]) -> Condition:

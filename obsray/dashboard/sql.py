@@ -35,11 +35,12 @@ _pool = ThreadPoolExecutor(QUERIES_MAX, "sql")
 
 async def answer(request: Request) -> Response:
     """``{"columns": [{"name", "type"}], "rows": [[...]], "total": n, "left_out": n}``, or an Arrow stream of all rows
-    with ``format=arrow``."""
+    with ``format=arrow``; without parameters, what there is to ask."""
     global _running
     given = dict(request.query_params)
-    unknown = set(given) - {"query", "limit", "format"}
-    if unknown or "query" not in given:
+    if not given:
+        return await tables(request)
+    if set(given) - {"query", "limit", "format"} or "query" not in given:
         raise BadQuery("parameters: query (SQL), limit (rows, with format=json), format (json or arrow)")
     form = given.get("format", "json")
     if form not in _FORMATS:

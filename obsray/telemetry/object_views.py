@@ -28,15 +28,21 @@ class ObjectViews(Tables):
         """A page of objects that were put or are in the store: ``{"rows": [...], "total": n}``."""
         if refresh:
             self.refresh()
-        table, now = self.object_table, self.now_ns()
-        states = table.states()
+        now = self.now_ns()
+        columns = self.object_columns(now)
+        rows, total = query(columns, len(self.object_table), self.store.texts, filters, sort, limit, offset)
+        return {"rows": self.object_rows(rows, now), "total": total}
+
+    def object_columns(self, now: int) -> dict[str, Callable[[], Column]]:
+        """What objects can be filtered and sorted by."""
+        table = self.object_table
         columns: dict[str, Callable[[], Column]] = {
             "object_id": lambda: Column("id", table["id"]),
             "task_id": lambda: Column("id", table["put_by"]),
             "owner": lambda: Column("id", _words(table["id"])[:, :2].copy().view("V8").ravel()),
             "producer": lambda: Column("text", self.producers(np.arange(len(table)))),
             "call_site": lambda: Column("text", table["call_site"]),
-            "state": lambda: Column("enum", states, STATES),
+            "state": lambda: Column("enum", table.states(), STATES),
             "bytes": lambda: Column("number", table["bytes"]),
             "pins": lambda: Column("number", table["pins"]),
             "node": lambda: Column("id", table["node"]),
@@ -47,8 +53,12 @@ class ObjectViews(Tables):
             columns[f"{name}_at_ns"] = lambda name=name: Column(  # type: ignore[misc]
                 "number", table[f"{name}_at"], None, table[f"{name}_at"] == 0
             )
-        rows, total = query(columns, len(table), self.store.texts, filters, sort, limit, offset)
-        return {"rows": [self._object_row(int(row), states, now) for row in rows], "total": total}
+        return columns
+
+    def object_rows(self, rows: Array, now: int) -> list[Row]:
+        """The rows of a listing, in the order of ``rows`` (numbers of the object table)."""
+        states = self.object_table.states()
+        return [self._object_row(row, states, now) for row in rows.tolist()]
 
     def producers(self, rows: Array) -> Array:
         """The name (code) of the task that produced each object; 0 for put objects."""

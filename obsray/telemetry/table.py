@@ -16,6 +16,8 @@ SEQUENCE_MAX = 1 << 27
 
 Filter = tuple[str, str, Any]
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "contains", "in")
+#: For programs: equal whatever the case, and its opposite, which rows without a value fulfil.
+LOOSE_OPERATORS = ("is", "is not")
 
 
 class QueryError(ValueError):
@@ -180,15 +182,21 @@ def query(
     offset: int,
 ) -> tuple[Array, int]:
     """Which rows are on the page, in order, and how many match in all. Raises QueryError."""
-    mask: Array | None = None
-    for name, operator, value in filters:
-        matched = _match(_column(columns, name), name, operator, value, texts)
-        mask = matched if mask is None else mask & matched
+    mask = matching(columns, texts, filters)
     rows = np.arange(count) if mask is None else np.flatnonzero(mask)
     total = len(rows)
     if sort:
-        rows = _page(_column(columns, sort.lstrip("-+")), sort.startswith("-"), rows, offset + limit, texts)
+        rows = page(_column(columns, sort.lstrip("-+")), sort.startswith("-"), rows, offset + limit, texts)
     return rows[offset : offset + limit], total
+
+
+def matching(columns: dict[str, Callable[[], Column]], texts: Texts, filters: Sequence[Filter]) -> Array | None:
+    """Which rows fulfil all filters; None if there is no filter. Raises QueryError."""
+    mask: Array | None = None
+    for name, operator, value in filters:
+        matched = match(_column(columns, name), name, operator, value, texts)
+        mask = matched if mask is None else mask & matched
+    return mask
 
 
 def _column(columns: dict[str, Callable[[], Column]], name: str) -> Column:
@@ -198,14 +206,17 @@ def _column(columns: dict[str, Callable[[], Column]], name: str) -> Column:
     return make()
 
 
-def _match(column: Column, name: str, operator: str, value: Any, texts: Texts) -> Array:
-    if operator not in OPERATORS:
+def match(column: Column, name: str, operator: str, value: Any, texts: Texts) -> Array:
+    """Which rows of a column fulfil one filter. Raises QueryError."""
+    if operator == "is not":
+        return ~match(column, name, "is", value, texts)
+    if operator not in OPERATORS and operator != "is":
         raise QueryError(f"no operator {operator!r}; there are {' '.join(OPERATORS)}")
     if operator == "in":
         values = value.split(",") if isinstance(value, str) else list(value)
         matched = np.zeros(len(column.values), np.bool_)
         for one in values:
-            matched |= _match(column, name, "=", one, texts)
+            matched |= match(column, name, "=", one, texts)
         return matched
     if column.kind == "number":
         matched = _match_number(column.values, name, operator, value)
@@ -222,6 +233,13 @@ def _match(column: Column, name: str, operator: str, value: Any, texts: Texts) -
 
 
 def _match_number(values: Array, name: str, operator: str, value: Any) -> Array:
+    if operator == "is":
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return np.zeros(len(values), np.bool_)
+        same: Array = values == number
+        return same
     try:
         number = float(value) if not isinstance(value, int) else value
         if isinstance(value, str) and value.lstrip("-").isdigit():
@@ -238,6 +256,7 @@ def _match_number(values: Array, name: str, operator: str, value: Any) -> Array:
 
 def _match_id(values: Array, operator: str, text: str) -> Array:
     size = values.dtype.itemsize
+    operator = "=" if operator == "is" else operator
     try:
         exact: bytes | None = bytes.fromhex(text)
     except ValueError:
@@ -264,13 +283,15 @@ def same_id(values: Array, identifier: bytes) -> Array:
 def _compare_text(text: str, operator: str, wanted: str) -> bool:
     if operator == "contains":
         return wanted.lower() in text.lower()
+    if operator == "is":
+        return text.lower() == wanted.lower()
     return {
         "=": text == wanted, "!=": text != wanted, "<": text < wanted, "<=": text <= wanted,
         ">": text > wanted, ">=": text >= wanted,
     }[operator]  # fmt: skip
 
 
-def _page(column: Column, descending: bool, rows: Array, wanted: int, texts: Texts) -> Array:
+def page(column: Column, descending: bool, rows: Array, wanted: int, texts: Texts) -> Array:
     """The first ``wanted`` of ``rows`` in the order of a column; equal values keep the order of rows."""
     keys = column.values[rows]
     if column.kind in ("text", "enum"):

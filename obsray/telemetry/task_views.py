@@ -11,12 +11,12 @@ import numpy as np
 
 from obsray import ids
 from obsray.telemetry import explain
-from obsray.telemetry.columns import Array
+from obsray.telemetry.columns import Array, Columns
 from obsray.telemetry.events import Outcome, TaskType
 from obsray.telemetry.gpu_views import GpuViews
 from obsray.telemetry.store import Running, Store
 from obsray.telemetry.table import Column, Filter, query, same_id
-from obsray.telemetry.tables import NS, Row, hex_or_none, parse_id, time_or_none
+from obsray.telemetry.tables import NS, Row, parse_id
 from obsray.telemetry.tasks import (
     BLOCKED,
     FAILED,
@@ -35,6 +35,11 @@ _TYPES = {
     TaskType.DRIVER: "DRIVER_TASK",
 }
 _OUTCOMES = [outcome.name.lower() for outcome in Outcome]
+#: Columns of the table that rows are made of as they are.
+_ROW_NUMBERS = (
+    "name", "shape", "error", "type", "state", "job", "worker", "ended_attempt", "owner_outcome", "worker_outcome",
+    "submitted_at", "started_at", "result_bytes",
+)  # fmt: skip
 _MEASURES = (
     "fetch_seconds", "deserialize_seconds", "run_seconds", "cpu_seconds", "blocked_seconds", "store_seconds",
 )  # fmt: skip
@@ -46,6 +51,7 @@ class TaskViews(GpuViews):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self._functions: tuple[int, list[Row]] = (-1, [])
+        self._earlier: tuple[int, dict[str, list[Row]]] = (-1, {})
 
     def tasks(
         self,
@@ -59,11 +65,12 @@ class TaskViews(GpuViews):
         if refresh:
             self.refresh()
         now = self.now_ns()
-        columns = self._task_columns(now)
+        columns = self.task_columns(now)
         rows, total = query(columns, len(self.task_table), self.store.texts, filters, sort, limit, offset)
-        return {"rows": [self._task_row(int(row), now) for row in rows], "total": total}
+        return {"rows": self.task_rows(rows, now), "total": total}
 
-    def _task_columns(self, now: int) -> dict[str, Callable[[], Column]]:
+    def task_columns(self, now: int) -> dict[str, Callable[[], Column]]:
+        """What tasks can be filtered and sorted by."""
         table = self.task_table
 
         def number(name: str, positive: bool = False) -> Callable[[], Column]:
@@ -176,53 +183,61 @@ class TaskViews(GpuViews):
             "total_seconds": self._total(rows, now),
         }
 
+    def task_rows(self, rows: Array, now: int) -> list[Row]:
+        """The rows of a listing, in the order of ``rows`` (numbers of the task table)."""
+        table, texts = self.task_table, self.store.texts.texts
+        get = {name: table[name][rows].tolist() for name in _ROW_NUMBERS}
+        ids_of = {name: _hexes(table[name][rows]) for name in ("id", "parent", "actor", "trace")}
+        times = {name: _reals(values) for name, values in self.task_times(rows, now).items()}
+        measures = {name: table[name][rows].astype(np.float64).tolist() for name in _MEASURES}
+        attempts = table.attempt(rows).tolist()
+        workers = [worker.hex() for worker in table.workers.ids]
+        pids = [self.pid(worker) for worker in table.workers.ids]
+        has_gpu = bool(self.gpu_table.kernels_total)
+        found = []
+        for at, row in enumerate(rows.tolist()):
+            worker, state = get["worker"][at], get["state"][at]
+            ended, over = get["ended_attempt"][at] >= 0, state >= FINISHED
+            outcome = get["owner_outcome"][at]
+            outcome = get["worker_outcome"][at] if outcome == OPEN else outcome
+            shape = texts[get["shape"][at]]
+            values: Row = {
+                "task_id": ids_of["id"][at],
+                "name": texts[get["name"][at]],
+                "type": _TYPES.get(get["type"][at], "NORMAL_TASK"),
+                "state": STATES[state],
+                "attempt": attempts[at],
+                "parent_task_id": ids_of["parent"][at],
+                "actor_id": ids_of["actor"][at],
+                "job_id": f"{get['job'][at]:08x}",
+                "worker_id": workers[worker] if worker >= 0 else None,
+                "worker_pid": pids[worker] if worker >= 0 else None,
+                "shape": shape,
+                "placement_group_id": self._group_of(table["id"][row].tobytes(), shape),
+                "submitted_at_ns": get["submitted_at"][at] or None,
+                "started_at_ns": get["started_at"][at] or None,
+                "ended_at_ns": (int(times["ended_at"][at] or 0) or None) if over else None,
+                "wait_arguments_seconds": times["wait_arguments_seconds"][at],
+                "queue_seconds": times["queue_seconds"][at],
+                "dispatch_seconds": times["dispatch_seconds"][at],
+                "total_seconds": times["total_seconds"][at],
+                "result_bytes": get["result_bytes"][at],
+                "outcome": _OUTCOMES[outcome] if over and outcome < len(_OUTCOMES) else None,
+                "error": texts[get["error"][at]] or None,
+                "trace_id": ids_of["trace"][at],
+            }
+            gpu = self.gpu_table.of(table["id"][row].tobytes()) if has_gpu else None
+            values["gpu_seconds"] = gpu["kernel_seconds"] if gpu is not None else None
+            values["gpu_kernels"] = int(gpu["kernels"]) if gpu is not None else None
+            for name in _MEASURES:
+                values[name] = measures[name][at] if ended else None
+            if not ended and state in (RUNNING, BLOCKED) and values["started_at_ns"]:
+                values["run_seconds"] = max(0, now - values["started_at_ns"]) / NS
+            found.append(values)
+        return found
+
     def _task_row(self, row: int, now: int) -> Row:
-        table, texts = self.task_table, self.store.texts
-        at = np.array([row])
-        arguments, queue, dispatch, total = (
-            _real(of(at, now)[0]) for of in (self._waited, self._queued, self._dispatched, self._total)
-        )
-        worker_row = int(table["worker"][row])
-        worker = table.workers.ids[worker_row] if worker_row >= 0 else None
-        state = int(table["state"][row])
-        ended = int(table["ended_attempt"][row]) >= 0
-        outcome = int(table["owner_outcome"][row])
-        if outcome == OPEN:
-            outcome = int(table["worker_outcome"][row])
-        task = table["id"][row].tobytes()
-        values: Row = {
-            "task_id": task.hex(),
-            "name": texts[int(table["name"][row])],
-            "type": _TYPES.get(int(table["type"][row]), "NORMAL_TASK"),  # type: ignore[call-overload]
-            "state": STATES[state],
-            "attempt": int(table.attempt(at)[0]),
-            "parent_task_id": hex_or_none(table["parent"][row]),
-            "actor_id": hex_or_none(table["actor"][row]),
-            "job_id": f"{int(table['job'][row]):08x}",
-            "worker_id": worker.hex() if worker else None,
-            "worker_pid": self.pid(worker) if worker else None,
-            "shape": texts[int(table["shape"][row])],
-            "placement_group_id": self._group_of(task, texts[int(table["shape"][row])]),
-            "submitted_at_ns": time_or_none(table["submitted_at"][row]),
-            "started_at_ns": time_or_none(table["started_at"][row]),
-            "ended_at_ns": time_or_none(self._ended_at(at)[0]) if state >= FINISHED else None,
-            "wait_arguments_seconds": arguments,
-            "queue_seconds": queue,
-            "dispatch_seconds": dispatch,
-            "total_seconds": total,
-            "result_bytes": int(table["result_bytes"][row]),
-            "outcome": _OUTCOMES[outcome] if state >= FINISHED and outcome < len(_OUTCOMES) else None,
-            "error": texts[int(table["error"][row])] or None,
-            "trace_id": hex_or_none(table["trace"][row]),
-        }
-        gpu = self.gpu_table.of(task) if self.gpu_table.kernels_total else None
-        values["gpu_seconds"] = gpu["kernel_seconds"] if gpu is not None else None
-        values["gpu_kernels"] = int(gpu["kernels"]) if gpu is not None else None
-        for name in _MEASURES:
-            values[name] = float(table[name][row]) if ended else None
-        if not ended and state in (RUNNING, BLOCKED) and values["started_at_ns"]:
-            values["run_seconds"] = max(0, now - values["started_at_ns"]) / NS
-        return values
+        return self.task_rows(np.array([row]), now)[0]
 
     def task(self, task_id: str, refresh: bool = True) -> Row | None:
         """Everything about one task; None if nobody ever mentioned it."""
@@ -357,6 +372,43 @@ class TaskViews(GpuViews):
             found[values["attempt"]] = self._attempt(values)
         return [found[number] for number in sorted(found)]
 
+    def earlier_attempts(self) -> dict[str, list[Row]]:
+        """The attempts before the newest one of every task that was tried again, by its id; read in one pass."""
+        if self._earlier[0] == self.version:
+            return self._earlier[1]
+        found: dict[str, dict[int, Row]] = {}
+        table = self.task_table
+        for record in (row for part in self.store.select("task_retried") for row in part.rows(self.store.texts)):
+            found.setdefault(record["task"].hex(), {})[record["attempt"]] = {
+                "attempt": record["attempt"], "worker_id": record["worker"].hex(),
+                "worker_pid": self.pid(record["worker"]), "started_at_ns": None, "ended_at_ns": record["time_ns"],
+                "run_seconds": None, "outcome": record["outcome"], "error": record["error"] or None,
+            }  # fmt: skip
+        if found:
+            again = np.zeros(len(table) + 1, np.bool_)
+            again[[table.index.row(bytes.fromhex(task)) for task in found]] = True
+
+            def of_earlier(columns: Columns) -> Array:
+                rows = table.index.rows(columns["task"], create=False)
+                newest = table.attempt(rows)
+                kept: Array = again[rows] & (rows >= 0) & (columns["attempt"].astype(np.int64) < newest)
+                return kept
+
+            for event in ("task_started", "task_ended"):
+                for part in self.store.select(event, of_earlier):
+                    for record in part.rows(self.store.texts):
+                        attempt = found[record["task"].hex()].get(record["attempt"])
+                        if attempt is not None:
+                            attempt["started_at_ns"] = record["started_at"]
+                            attempt["run_seconds"] = record.get("run_seconds", attempt["run_seconds"])
+        for attempts in found.values():
+            for attempt in attempts.values():
+                if attempt["run_seconds"] is None and attempt["started_at_ns"]:
+                    attempt["run_seconds"] = max(0, attempt["ended_at_ns"] - attempt["started_at_ns"]) / NS
+        listed = {task: [attempts[number] for number in sorted(attempts)] for task, attempts in found.items()}
+        self._earlier = (self.version, listed)
+        return listed
+
     def _attempt(self, values: Row) -> Row:
         names = (
             "attempt", "worker_id", "worker_pid", "started_at_ns", "ended_at_ns", "run_seconds", "outcome", "error",
@@ -453,8 +505,19 @@ def _seconds(since: Array, until: Array) -> Array:
     return found
 
 
-def _real(value: Any) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _reals(values: Array) -> list[Any]:
+    """Numbers of a column; None for those that are none."""
+    found: list[Any] = values.tolist()
+    return [None if value != value else value for value in found]
+
+
+def _hexes(values: Array) -> list[str | None]:
+    """Ids as hex; None where there is none."""
+    size = values.dtype.itemsize
+    data = np.ascontiguousarray(values).tobytes()
+    nothing = bytes(size)
+    parts = [data[at : at + size] for at in range(0, len(data), size)]
+    return [None if part == nothing else part.hex() for part in parts]
 
 
 def _percentiles(name: str, values: Array) -> Row:

@@ -62,3 +62,24 @@ def test_a_wrong_query_is_one_line_of_advice_and_no_traceback(obsray):
     assert code == 1 and out == "" and "nowhere" in err and "Traceback" not in err
     assert "--output" in obsray("sql", "FROM tasks", "--format", "arrow")[2]
     assert obsray("sql", "FROM tasks", "--timeout", "0")[0] == 2
+
+
+def test_lists_in_the_words_of_the_state_api(obsray):
+    code, out, err = obsray("list", "tasks", "--filter", "STATE=FINISHED", "--limit", "2", "--format", "json")
+    assert code == 2 and "keys are" in err
+    code, out, err = obsray("list", "tasks", "--filter", "state=finished", "--limit", "2", "--format", "json")
+    rows = json.loads(out)
+    assert code == 0 and [row["state"] for row in rows] == ["FINISHED"] * 2 and "come after these" in err
+    cursor = err.split("--cursor ")[1].split()[0]
+    more = json.loads(obsray("list", "tasks", "--filter", "state=finished", "--cursor", cursor, "--format", "json")[1])
+    assert rows[0]["task_id"] not in {row["task_id"] for row in more}
+    assert "- task_id: " in obsray("list", "tasks", "--detail", "--limit", "1")[1]
+    assert "SEVERITY" in obsray("list", "cluster-events", "--limit", "3")[1]
+    assert obsray("list", "runtime-envs")[0] == 0 and obsray("list", "kernels", "--format", "json")[0] == 1
+
+
+def test_a_summary_counts_by_name(obsray):
+    code, out, _ = obsray("summary", "tasks")
+    assert code == 0 and "matrix" in out and "FINISHED: " in out
+    assert json.loads(obsray("summary", "actors", "--format", "json")[1])["total_actors"] == 1
+    assert obsray("summary", "tasks", "--filter", "nonsense")[0] == 2

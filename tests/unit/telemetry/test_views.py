@@ -194,7 +194,7 @@ def test_random_histories_end_in_the_state_their_owner_said(tmp_path):
 
 def test_every_column_can_be_sorted_and_filtered(view, recorded):
     view.refresh()
-    for name in view._task_columns(view.now_ns()):
+    for name in view.task_columns(view.now_ns()):
         for sign in ("", "-"):
             page = view.tasks(sort=sign + name, limit=1000, refresh=False)
             assert (page["total"], len(page["rows"])) == (recorded.submitted, recorded.submitted)

@@ -10,7 +10,9 @@ import threading
 import pytest
 
 from obsray import util
-from obsray.util import state, state_rows
+from obsray.util import state
+from obsray.util.state import listing
+from obsray.util.state import rows as state_rows
 
 
 def test_importing_util_loads_none_of_its_modules():
@@ -70,7 +72,7 @@ def test_a_row_is_attributes_and_keys():
 )
 def test_a_wrong_filter_is_an_error_that_says_what_would_be_right(wrong):
     with pytest.raises(ValueError, match="filter"):
-        state._check(state.TaskState, [wrong])
+        listing.check(state.TaskState, [wrong], 1, True, None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -81,4 +83,4 @@ def test_a_wrong_filter_is_an_error_that_says_what_would_be_right(wrong):
     ],
 )  # fmt: skip
 def test_values_are_compared_as_people_write_them(found, operator, value, holds):
-    assert state._holds(found, operator, value) is holds
+    assert listing._holds(found, operator, value) is holds

@@ -7,9 +7,9 @@ A row has its fields as attributes and as keys: ``row.state``, ``row["state"]``,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from obsray.core import options as opts
 from obsray.telemetry.events import TaskType
@@ -19,7 +19,7 @@ _Row = dict[str, Any]
 R = TypeVar("R", bound="StateRow")
 
 #: How a task ended -> the name of its error.
-_ERROR_TYPES = {
+ERROR_TYPES = {
     "app_error": "TASK_EXECUTION_EXCEPTION",
     "cancelled": "TASK_CANCELLED",
     "worker_died": "WORKER_DIED",
@@ -32,30 +32,38 @@ _ERROR_TYPES = {
     "unschedulable": "TASK_UNSCHEDULABLE_ERROR",
     "placement_removed": "TASK_PLACEMENT_GROUP_REMOVED",
 }
-ERROR_OUTCOMES = {error: outcome for outcome, error in _ERROR_TYPES.items()}
+ERROR_OUTCOMES = {error: outcome for outcome, error in ERROR_TYPES.items()}
 TASK_TYPES = {
     TaskType.TASK: "NORMAL_TASK",
     TaskType.ACTOR_CREATION: "ACTOR_CREATION_TASK",
     TaskType.ACTOR_CALL: "ACTOR_TASK",
     TaskType.DRIVER: "DRIVER_TASK",
 }
-_ADDRESS = "127.0.0.1"
+ADDRESS = "127.0.0.1"
 
 
 @dataclass(frozen=True, eq=False)
 class StateRow(Mapping[str, Any]):
     """A row: attributes and keys."""
 
+    #: The field that says when the thing began, in the unit of its name; "" if none does.
+    began: ClassVar[str] = ""
+
+    def began_ns(self) -> int | None:
+        """When the thing began, in nanoseconds since the epoch; None if that is not known."""
+        value = getattr(self, self.began)
+        return None if value is None else int(value * (1e6 if self.began.endswith("_ms") else 1e9))
+
     def __getitem__(self, key: str) -> Any:
-        if key not in self.__dataclass_fields__:
+        if key not in self.__dataclass_fields__ or key == "began":
             raise KeyError(key)
         return getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.__dataclass_fields__)
+        return iter([each.name for each in fields(self)])
 
     def __len__(self) -> int:
-        return len(self.__dataclass_fields__)
+        return len(fields(self))
 
     def asdict(self) -> dict[str, Any]:
         """The fields as a dictionary."""
@@ -69,6 +77,8 @@ class StateRow(Mapping[str, Any]):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TaskState(StateRow):
     """One attempt of a task or actor call. A cancelled one is ``CANCELLED``, with ``TASK_CANCELLED`` as error type."""
+
+    began: ClassVar[str] = "creation_time_ms"
 
     task_id: str
     attempt_number: int
@@ -102,6 +112,8 @@ class TaskState(StateRow):
 class ActorState(StateRow):
     """One actor."""
 
+    began: ClassVar[str] = "creation_time_ms"
+
     actor_id: str
     class_name: str
     state: str
@@ -128,6 +140,8 @@ class ActorState(StateRow):
 class PlacementGroupState(StateRow):
     """One placement group; ``bundles`` have their resources and the node they are on."""
 
+    began: ClassVar[str] = "creation_time_ms"
+
     placement_group_id: str
     name: str
     creator_job_id: str | None
@@ -147,6 +161,8 @@ class PlacementGroupState(StateRow):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ObjectState(StateRow):
     """One object; ``type`` and ``pid`` are of the process that owns it, ``task_status`` of the task that made it."""
+
+    began: ClassVar[str] = "creation_time_ms"
 
     object_id: str
     object_size: int
@@ -168,6 +184,8 @@ class ObjectState(StateRow):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WorkerState(StateRow):
     """One worker or driver process; ``state`` says what it does now."""
+
+    began: ClassVar[str] = "start_time_ms"
 
     worker_id: str
     is_alive: bool
@@ -192,6 +210,8 @@ class WorkerState(StateRow):
 class NodeState(StateRow):
     """One node."""
 
+    began: ClassVar[str] = "start_time_ms"
+
     node_id: str
     node_ip: str
     node_name: str
@@ -209,6 +229,8 @@ class NodeState(StateRow):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class JobState(StateRow):
     """One run of a driver program; ``*_time`` are seconds since the epoch."""
+
+    began: ClassVar[str] = "start_time"
 
     job_id: str
     type: str
@@ -253,6 +275,8 @@ def _json(text: str) -> Any:
 class ClusterEventState(StateRow):
     """Something that went wrong; ``time`` is seconds since the epoch, ``source_type`` the kind of event."""
 
+    began: ClassVar[str] = "time"
+
     severity: str
     time: float
     source_type: str
@@ -278,7 +302,7 @@ def _ms(time_ns: int | None) -> float | None:
     return None if time_ns is None else time_ns / 1e6
 
 
-def _resources(shape: str) -> dict[str, float]:
+def resources_of(shape: str) -> dict[str, float]:
     found = {}
     for part in shape.split():
         name, colon, amount = part.rpartition(":")
@@ -290,33 +314,34 @@ def _resources(shape: str) -> dict[str, float]:
     return found
 
 
-def task_rows(row: _Row, attempts: Sequence[_Row], node: str | None) -> Iterator[TaskState]:
-    """The attempts of a task, newest first; ``attempts`` is empty for a task that has only one."""
-    newest = _task(row, node)
-    yield newest
-    for attempt in sorted(attempts, key=lambda each: -int(each["attempt"])):
-        if attempt["attempt"] == row["attempt"]:
+def earlier_rows(
+    row: _Row, attempts: Sequence[_Row], node_of: Callable[[str | None], str | None]
+) -> Iterator[TaskState]:
+    """Attempts of a task before its newest, newest first; ``row`` is the task's."""
+    newest = task_row(row, None)
+    for attempt in reversed(attempts):
+        if attempt["attempt"] >= row["attempt"]:
             continue
         outcome = attempt["outcome"]
-        ended = attempt["ended_at_ns"]
         yield replace(
             newest,
             attempt_number=attempt["attempt"],
             state="CANCELLED" if outcome == "cancelled" else "FINISHED" if outcome == "ok" else "FAILED",
-            node_id=node if attempt["worker_id"] else None,
+            node_id=node_of(attempt["worker_id"]),
             worker_id=attempt["worker_id"],
             worker_pid=attempt["worker_pid"],
-            error_type=_ERROR_TYPES.get(outcome or "worker_died"),
+            error_type=ERROR_TYPES.get(outcome or "worker_died"),
             error_message=attempt["error"],
             start_time_ms=_ms(attempt["started_at_ns"]),
-            end_time_ms=_ms(ended),
+            end_time_ms=_ms(attempt["ended_at_ns"]),
             queue_seconds=None,
             run_seconds=attempt["run_seconds"],
             result_bytes=None,
         )
 
 
-def _task(row: _Row, node: str | None) -> TaskState:
+def task_row(row: _Row, node: str | None) -> TaskState:
+    """A row of ``Views.tasks``, and the node of its worker: the task's newest attempt."""
     return TaskState(
         task_id=row["task_id"],
         attempt_number=row["attempt"],
@@ -330,12 +355,12 @@ def _task(row: _Row, node: str | None) -> TaskState:
         node_id=node if row["worker_id"] else None,
         worker_id=row["worker_id"],
         worker_pid=row["worker_pid"],
-        error_type=_ERROR_TYPES.get(row["outcome"] or ""),
+        error_type=ERROR_TYPES.get(row["outcome"] or ""),
         error_message=row["error"],
         creation_time_ms=_ms(row["submitted_at_ns"]),
         start_time_ms=_ms(row["started_at_ns"]),
         end_time_ms=_ms(row["ended_at_ns"]),
-        required_resources=_resources(row["shape"]),
+        required_resources=resources_of(row["shape"]),
         placement_group_id=row["placement_group_id"],
         trace_id=row["trace_id"],
         queue_seconds=row["queue_seconds"],
@@ -359,7 +384,7 @@ def actor_row(row: _Row) -> ActorState:
         pid=row["pid"],
         ray_namespace=row["namespace"],
         worker_id=row["worker_id"],
-        required_resources=_resources(row["shape"]),
+        required_resources=resources_of(row["shape"]),
         death_cause={"cause": row["died_cause"], "error_message": row["error"]} if died else None,
         is_detached=row["detached"],
         placement_group_id=row["placement_group_id"],
@@ -414,7 +439,7 @@ def object_row(row: _Row, task_status: str | None, owner: tuple[str, int] | None
         call_site=row["call_site"],
         type=owner[0] if owner else None,
         pid=owner[1] if owner else None,
-        ip=_ADDRESS,
+        ip=ADDRESS,
         owner_id=row["owner"],
         producer=row["producer"],
         node_ids=(row["nodes"] or "").split(),
@@ -433,7 +458,7 @@ def worker_row(row: _Row, node: str | None) -> WorkerState:
         state=row["state"],
         exit_type=row["died_cause"].upper() if row["died_cause"] else None,
         node_id=node,
-        ip=_ADDRESS,
+        ip=ADDRESS,
         pid=row["pid"] or None,
         exit_detail=row["error"],
         exit_code=row["exit_code"],
@@ -454,7 +479,7 @@ def node_row(row: _Row, facts: _Row) -> NodeState:
     resources.update((name, values["total"]) for name, values in row["resources"].items())
     return NodeState(
         node_id=row["node_id"],
-        node_ip=_ADDRESS,
+        node_ip=ADDRESS,
         node_name=row["host"],
         is_head_node=is_head,
         state=row["state"],
@@ -472,7 +497,7 @@ def member_row(row: _Row) -> NodeState:
     host = str(row.get("address") or "").rpartition(":")[0]
     return NodeState(
         node_id=row["node"].hex(),
-        node_ip=host or _ADDRESS,
+        node_ip=host or ADDRESS,
         node_name=row["name"],
         is_head_node=bool(row.get("head")),
         state="ALIVE" if row["alive"] else "DEAD",
