@@ -432,6 +432,7 @@ class FakeViews:
             "events_per_second": 41_020.0,
             "bytes_stored": 1 << 20,
             "telemetry_lag_seconds": 0.1,
+            "chaos": None,
             "ledger": {**book["totals"], **book["tasks"]},
             "gpu": {
                 "kernels": 5,
