@@ -95,7 +95,7 @@ _WHERE: dict[str, str | None] = {
     **dict.fromkeys(
         (
             "actor", "autoscaler", "cloudpickle", "cluster_utils", "dag", "exceptions", "experimental", "job_config",
-            "runtime_env", "util",
+            "job_submission", "remote_function", "runtime_context", "runtime_env", "types", "util",
         )
     ),
 }  # fmt: skip
@@ -152,14 +152,18 @@ __all__ = [
     "java_actor_class",
     "java_function",
     "job_config",
+    "job_submission",
     "kill",
     "method",
     "nodes",
     "put",
     "remote",
+    "remote_function",
+    "runtime_context",
     "runtime_env",
     "shutdown",
     "timeline",
+    "types",
     "util",
     "wait",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from obsray.core.actors import ActorClass
-from obsray.core.handles import ActorHandle
+from obsray.core.handles import ActorHandle, ActorMethod
 
 
 def exit_actor() -> NoReturn:
@@ -41,4 +41,4 @@ def save_checkpoint() -> None:
     executor.checkpoints.requested = True
 
 
-__all__ = ["ActorClass", "ActorHandle", "exit_actor", "save_checkpoint"]
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "save_checkpoint"]

@@ -14,15 +14,19 @@ if TYPE_CHECKING:
         remove_placement_group,
     )
     from obsray.util import (
+        accelerators,
         actor_group,
         actor_pool,
+        check_serialize,
         collective,
+        debug,
         executor,
         joblib,
         metrics,
         multiprocessing,
         queue,
         scheduling_strategies,
+        serialization,
         state,
     )
     from obsray.util.actor_group import ActorGroup
@@ -62,8 +66,9 @@ _WHERE = {
 }
 _MODULES = frozenset(
     {
-        "actor_group", "actor_pool", "collective", "dask", "executor", "joblib", "metrics", "multiprocessing", "pdb",
-        "queue", "scheduling_strategies", "spark", "state",
+        "accelerators", "actor_group", "actor_pool", "check_serialize", "collective", "dask", "debug", "executor",
+        "joblib", "metrics", "multiprocessing", "pdb", "queue", "scheduling_strategies", "serialization", "spark",
+        "state",
     }
 )  # fmt: skip
 
@@ -81,12 +86,15 @@ __all__ = [
     "ActorGroup",
     "ActorPool",
     "ObsrayExecutor",
+    "accelerators",
     "actor_group",
     "actor_pool",
     "as_completed",
+    "check_serialize",
     "collective",
     "connect",
     "dask",
+    "debug",
     "deregister_serializer",
     "disconnect",
     "executor",
@@ -107,6 +115,7 @@ __all__ = [
     "register_serializer",
     "remove_placement_group",
     "scheduling_strategies",
+    "serialization",
     "spark",
     "state",
 ]
