@@ -26,6 +26,7 @@ _STOP_EXAMPLES = """examples:
 _DRAIN_EXAMPLES = """examples:
   obsray drain left                          by name
   obsray drain 5c43070a --deadline 600       by (part of) its id; leaves after ten minutes whatever still runs
+  obsray drain left --wait                   shows what still holds it until it has left
 """
 
 #: Options of Ray that are refused -> why, and what to do.
@@ -82,6 +83,7 @@ def add(verb: Verb, start: Callable[..., int], stop: Callable[..., int], drain: 
         "--deadline", "--deadline-remaining-seconds", type=float, metavar="SECONDS",
         help="leave then, whatever still runs (default: wait as long as it takes)",
     )  # fmt: skip
+    made.add_argument("--wait", action="store_true", help="show what still holds it, and return when it has left")
 
 
 def _add_start(made: argparse.ArgumentParser) -> None:

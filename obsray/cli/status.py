@@ -123,8 +123,24 @@ def _node_row(row: dict[str, Any]) -> dict[str, Any]:
         "address": row.get("address") or "",
         "free": ", ".join(shown),
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(row["labels"].items()) if key != NODE_ID),
-        "reason": row.get("reason") or "",
+        "reason": row.get("reason") or (drain_text(row.get("drain") or {}) if state == "DRAINING" else ""),
     }
+
+
+def drain_text(drain: dict[str, Any]) -> str:
+    """What still holds a node that drains: ``2 workers in use, 3 objects (1.2 GiB) to move``."""
+    parts = []
+    if drain.get("leases"):
+        parts.append(f"{drain['leases']} workers in use")
+    if drain.get("drivers"):
+        parts.append(f"{drain['drivers']} programs")
+    if drain.get("left"):
+        parts.append(f"{drain['left']} objects ({units.size(drain['left_bytes'])}) to move")
+    if drain.get("moved"):
+        parts.append(f"{drain['moved']} moved")
+    if drain.get("failed"):
+        parts.append(f"{drain['failed']} ({units.size(drain['failed_bytes'])}) cannot be moved: {drain['why']}")
+    return ", ".join(parts)
 
 
 def pending_reasons(view: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 from obsray.cli import sessions
 from obsray.cli.sessions import Problem
 from obsray.cli.start import STARTED_BY
+from obsray.cli.status import drain_text
 from obsray.core.runtime import joining
 from obsray.core.runtime.node_process import clean_up_after
 from obsray.core.runtime.questions import ask
@@ -20,6 +21,8 @@ from obsray.dashboard import plain_json, units
 from obsray.errors import RaySystemError
 from obsray.telemetry import session_file
 from obsray.telemetry.store import is_live
+
+FOLLOW_SECONDS = 0.2
 
 
 def run_stop(options: argparse.Namespace) -> int:
@@ -96,12 +99,35 @@ def run_drain(options: argparse.Namespace) -> int:
     except (OSError, RaySystemError) as error:
         raise Problem(f"{options.node}: {error}") from None
     shown = f"node {node['node'].hex()} ({units.plain(node['name'])})"
+    until = "" if options.deadline is None else f", at the latest in {options.deadline:g} s"
+    if not options.json:
+        hint = "" if options.wait else "; see obsray status"
+        print(f"{shown} takes no more work and leaves when what runs there has ended{until}{hint}", flush=True)
+    reason = _follow(directory, node["node"], not options.json) if options.wait else None
     if options.json:
-        print(plain_json.dumps({"node_id": node["node"].hex(), "name": node["name"], "draining": True}))
-    else:
-        until = "" if options.deadline is None else f", at the latest in {options.deadline:g} s"
-        print(f"{shown} takes no more work and leaves when what runs there has ended{until}; see obsray status")
+        facts = {"node_id": node["node"].hex(), "name": node["name"], "draining": True}
+        print(plain_json.dumps({**facts, "left": reason} if options.wait else facts))
+    elif reason is not None:
+        print(f"{shown} has left: {units.plain(reason)}")
     return 0
+
+
+def _follow(directory: Path, node: bytes, shows: bool) -> str:
+    """Print what still holds a node whenever that changes, until it has left; returns why it is gone."""
+    said = ""
+    while True:
+        try:
+            rows = ask(directory, "nodes")
+        except (OSError, RaySystemError) as error:
+            raise Problem(f"the node that was asked does not answer any more: {error}") from None
+        row = next((row for row in rows if row["node"] == node), None)
+        if row is None or not row["alive"]:
+            return str(row.get("reason") or "it ended") if row is not None else "it ended"
+        text = drain_text(row.get("drain") or {})
+        if text and text != said and shows:
+            said = text
+            print(f"  {units.plain(text)}", flush=True)
+        time.sleep(FOLLOW_SECONDS)
 
 
 def find_node(rows: list[dict[str, Any]], text: str) -> dict[str, Any]:

@@ -594,6 +594,14 @@ _UNION: tuple[Event, ...] = (
     # clusters
     Event(184, "node_drains", "A node takes no more work and leaves when what runs there has ended.", (
         _detail("node", "id8"), _measure("deadline_seconds", "f32"), _detail("error", "str"))),
+    Event(201, "object_moved", "Another node has an object now that lay only on a node that drains.", (
+        _OBJECT, _detail("source", "id8"), _detail("destination", "id8"), _measure("object_bytes", "u64"))),
+    Event(202, "object_not_moved", "An object goes with the node that drains: no other one can take it.", (
+        _OBJECT, _detail("source", "id8"), _measure("object_bytes", "u64"), _detail("error", "str")),
+        Severity.WARNING),
+    Event(203, "drain_progress", "How many objects a node that drains has moved, and has yet to.", (
+        _detail("node", "id8"), _measure("moved", "u32"), _measure("moved_bytes", "u64"), _measure("left", "u32"),
+        _measure("left_bytes", "u64"), _measure("failed", "u32"), _measure("failed_bytes", "u64"))),
     Event(185, "node_joined", "A node has become one of a cluster.", (
         _detail("node", "id8"), _detail("address", "str"), _measure("join_seconds", "f32"))),
     Event(200, "clock_measured", "The head knows how far another node's clock is from its own.", (

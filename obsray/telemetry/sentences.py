@@ -509,6 +509,18 @@ SENTENCES: dict[str, Sentence] = {
     ),
     "node_drains": lambda r, n: f"node {r['node'].hex()[:8]} takes no more work: {r['error'] or 'it drains'}",
     "metrics_served": lambda r, n: f"metrics of node {r['node'].hex()[:8]} are at {r['address']}",
+    "object_moved": lambda r, n: (
+        f"node {r['destination'].hex()[:8]} keeps it from now on ({size(r['object_bytes'])}): "
+        f"node {r['source'].hex()[:8]} drains"
+    ),
+    "object_not_moved": lambda r, n: (
+        f"it ({size(r['object_bytes'])}) goes with node {r['source'].hex()[:8]}, which drains: {gist(r['error'])}"
+    ),
+    "drain_progress": lambda r, n: (
+        f"{r['moved']:,} objects ({size(r['moved_bytes'])}) were moved to other nodes, {r['left']:,} "
+        f"({size(r['left_bytes'])}) are left"
+        + (f", {r['failed']:,} ({size(r['failed_bytes'])}) cannot be moved" if r["failed"] else "")
+    ),
     "node_joined": lambda r, n: f"node {r['node'].hex()[:8]} joined the cluster at {r['address']}",
     "clock_measured": lambda r, n: (
         f"the clock of node {r['node'].hex()[:8]} is {duration(abs(r['offset_seconds']))} "

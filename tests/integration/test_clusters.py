@@ -111,6 +111,34 @@ def test_a_drained_node_leaves_and_the_cluster_goes_on(obsray):
     assert row["name"] == "left" and "repairs" in row["reason"]
 
 
+FAR_VALUE = """
+context = obsray.init(address="auto")
+
+@obsray.remote(resources={"far": 1})
+def make():
+    return bytes(3_000_000) + b"end"
+
+made = make.remote()
+obsray.wait([made], fetch_local=False, timeout=30)
+say(made=True)
+listen()
+say(end=obsray.get(made, timeout=30)[-3:].decode())
+"""
+
+
+def test_what_lies_only_on_a_drained_node_is_moved_and_the_command_waits_for_it(obsray, program):
+    head = started(obsray(*START_HEAD, "--num-cpus", "1"))
+    started(obsray("start", "--address", head["address"], "--node-name", "left", "--resources", '{"far": 1}', "--json"))
+    driver = program(FAR_VALUE)
+    assert driver.hear() == {"made": True}
+    drained = obsray("drain", "left", "--wait")
+    assert drained.returncode == 0, drained.stderr
+    assert "takes no more work" in drained.stdout and "has left: it was drained" in drained.stdout
+    assert "went with it" not in drained.stdout
+    driver.tell("go")
+    assert driver.hear() == {"end": "end"}
+
+
 def test_what_cannot_start_or_join_says_why_and_leaves_nothing(obsray, root):
     head = started(obsray(*START_HEAD, "--node-name", "one"))
     address = head["address"]

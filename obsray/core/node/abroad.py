@@ -288,6 +288,7 @@ class Abroad:
                 "reason": peer.reason,
                 "linked": peer.linked,
                 "draining": peer.draining,
+                "drain": peer.drain,
                 "name": peer.facts.name or peer.facts.host,
                 "host": peer.facts.host,
                 "pid": peer.facts.pid,

@@ -221,6 +221,12 @@ class Directory:
         self._tell_keepers(step, keep)
         self._lose(step, without, detail or "its last copy was dropped", Reason.NONE)
 
+    def hand_over(self, object_id: bytes, leaving: bytes, node: bytes) -> None:
+        """``node`` keeps it from now on; what ``leaving`` has is a copy."""
+        place = self.places.get(object_id)
+        if place is not None and place.original == leaving and (node == self.node or node in place.nodes):
+            place.original = node
+
     def forget(self, step: Step, node: bytes, objects: Iterable[bytes]) -> None:
         """These were freed there, as they should be."""
         keep: dict[bytes, list[bytes]] = {}

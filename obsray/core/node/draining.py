@@ -3,13 +3,17 @@
 Draining is for good: who drains never takes work again. What was wanted here and has not begun goes to other nodes.
 Drivers of this node, tasks and actors are waited for, up to the deadline if there is one, and so are processes that own
 what others hold. Objects that lie only here go with it.
+Drivers of this node, tasks and actors are waited for, up to the deadline if there is one. Meanwhile objects that lie
+only here are moved to other nodes (``moving.py``).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from obsray.core.node.entries import show_bytes
 from obsray.core.node.intake import Malformed
+from obsray.core.node.moving import Progress
 from obsray.core.node.step import Shutdown, Step
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import WorkerState
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from obsray.core.node.peers import Peer
 
 REASON_CHARACTERS_MAX = 500
+#: Other nodes are told at most this often how far it is.
+TELL_SECONDS = 0.2
 
 
 class Draining:
@@ -30,7 +36,10 @@ class Draining:
         self.active = False
         self.deadline: float | None = None
         self._reason = ""
-        machine.abroad.handlers[m.DrainNode] = self._told
+        self._said: m.DrainProgress | None = None
+        self._say_at = 0.0
+        machine.abroad.handlers |= {m.DrainNode: self._told, m.DrainProgress: self._progress}
+        machine.abroad.on_linked.append(self._linked)
 
     def ask(self, step: Step, arguments: dict[str, Any]) -> dict[str, Any]:
         """The request "drain". Raises PermissionError, with a sentence, for a node that cannot be drained."""
@@ -83,7 +92,8 @@ class Draining:
     def look(self, step: Step) -> None:
         """Leave if nothing holds this node any more."""
         machine = self._machine
-        why = f"it was drained{': ' + self._reason if self._reason else ''}"
+        moved = machine.moving.look(step)
+        why = f"it was drained{': ' + self._reason if self._reason else ''}{self._left_behind()}"
         if self.deadline is not None and step.now >= self.deadline:
             step.effects.append(Shutdown(f"{why} (its deadline has come)"))
             return
@@ -95,6 +105,41 @@ class Draining:
                 if worker.state is WorkerState.IDLE and worker.end_cause is None:
                     machine.pool.retire(step, worker, DeathCause.INTENDED, "its node leaves")
         if not working and not machine.pool.workers:
+        drivers = sum(client.kind is ProcessKind.DRIVER and not client.foreign for client in machine.clients.values())
+        if not machine.scheduler.leases and not drivers and moved:
             step.effects.append(Shutdown(why))
         elif self.deadline is not None:
             step.wake(self.deadline)
+        self._say(step, len(machine.scheduler.leases), drivers)
+
+    def _left_behind(self) -> str:
+        progress = self._machine.moving.progress
+        lost, size = progress.failed + progress.left, progress.failed_bytes + progress.left_bytes
+        if not lost:
+            return ""
+        because = f": {progress.why}" if progress.why else ""
+        return f"; {lost} object{'s' * (lost > 1)} ({show_bytes(size)}) went with it{because}"
+
+    def _say(self, step: Step, leases: int, drivers: int) -> None:
+        """Tell the other nodes what still holds this one."""
+        progress = self._machine.moving.progress
+        message = m.DrainProgress(leases, drivers, *(getattr(progress, name) for name in Progress.__slots__))
+        if message == self._said:
+            return
+        if step.now < self._say_at:
+            step.wake(self._say_at)
+            return
+        self._said, self._say_at = message, step.now + TELL_SECONDS
+        for peer in self._machine.peers.living():
+            if peer.linked:
+                step.tell_node(peer.id, message)
+
+    def _progress(self, step: Step, peer: Peer, message: m.DrainProgress) -> None:
+        peer.drain = message._asdict()
+
+    def _linked(self, step: Step, peer: Peer) -> None:
+        self._said = None
+
+    def described(self) -> dict[str, Any] | None:
+        """What holds this node while it drains, for lists of nodes."""
+        return None if self._said is None else self._said._asdict()

@@ -43,12 +43,16 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Reader:
-    """A client that waits to pin an object, or (``serves``) another node: ``request`` is then a transfer's token."""
+    """A client that waits to pin an object, or (``serves``) another node: ``request`` is then a transfer's token.
+
+    ``keeps``: the object, if it is to stay on this node because it leaves another and nobody reads it.
+    """
 
     client: bytes
     request: int
     asked_at: float
     serves: bool = False
+    keeps: bytes = b""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +90,9 @@ class Sharer(Protocol):
 
     def lost(self, step: Step, entry: Entry) -> None:
         """An object that was here cannot be read any more."""
+
+    def taken(self, step: Step, object_id: bytes, error: str) -> None:
+        """What was to be taken over from another node is here to stay, or (``error``) cannot be had."""
 
     def owner_gone(self, step: Step, owner: bytes) -> None:
         """A client ended: what it owned goes everywhere."""

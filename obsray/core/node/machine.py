@@ -22,6 +22,7 @@ from obsray.core.node.group_messages import GroupMessages
 from obsray.core.node.guests import GuestTable
 from obsray.core.node.intake import Malformed, accept
 from obsray.core.node.jobs import Jobs
+from obsray.core.node.moving import Moving
 from obsray.core.node.objects import ObjectTable
 from obsray.core.node.peers import Peer, PeerTable
 from obsray.core.node.placement import placement_of
@@ -96,6 +97,7 @@ class NodeMachine:
         self.clocks = Clocks(self.peers, self.abroad)
         self._join_actors()
         self.scaling = Scaling(self)
+        self.moving = Moving(self)
         self.draining = Draining(self)
         self.requests = Requests(self, describe_node)
         self._handlers: dict[type, Callable[[Step, Client, Any], None]] = {
@@ -352,12 +354,12 @@ class NodeMachine:
                 self.keeper(demand.actor).environment_failed(step, demand.actor, error)
             else:
                 step.send(demand.client, m.EnvironmentFailed(demand.shape, error))
+        if self.draining.active:
+            self.draining.look(step)
         if self.peers.peers:
             self.delegation.look(step)
             self.abroad.report(step)
             self.sharing.flush(step)
-        if self.draining.active:
-            self.draining.look(step)
 
     # --- leases ------------------------------------------------------------------------------------------
 
@@ -465,3 +467,4 @@ class NodeMachine:
         self.peers.check_invariants()
         self.delegation.check_invariants()
         self.sharing.check_invariants()
+        self.moving.check_invariants()

@@ -117,9 +117,12 @@ class ObjectTable:
 
     # --- readers -----------------------------------------------------------------------------------------
 
-    def pin(self, step: Step, client: bytes, request: int, object_id: bytes) -> None:
-        """Answered with ObjectPinned once the object is sealed and in memory, or with ObjectRefused."""
-        reader = Reader(client, request, step.now)
+    def pin(self, step: Step, client: bytes, request: int, object_id: bytes, keeps: bool = False) -> None:
+        """Answered with ObjectPinned once the object is sealed and in memory, or with ObjectRefused.
+
+        ``keeps``: this node itself is to have it; answered by ``Sharer.taken``.
+        """
+        reader = Reader(client, request, step.now, keeps=object_id if keeps else b"")
         entry = self.entries.get(object_id)
         missing = entry is None or entry.state is ObjectState.LOST
         if missing and self.sharer is not None and self.sharer.wanted(step, reader, object_id):
@@ -131,7 +134,7 @@ class ObjectTable:
         reader = Reader(node, token, step.now, serves=True)
         entry = self.entries.get(object_id)
         if entry is not None and entry.state is ObjectState.CREATED:
-            self._refuse(step, reader, "unknown", "the object is not complete on this node")
+            self.refuse(step, reader, "unknown", "the object is not complete on this node")
         else:
             self.admit(step, reader, object_id)
 
@@ -139,9 +142,9 @@ class ObjectTable:
         """Let somebody read what is here, once it can be."""
         entry = self.entries.get(object_id)
         if entry is None or entry.doomed:
-            self._refuse(step, reader, "unknown", "this node has no such object")
+            self.refuse(step, reader, "unknown", "this node has no such object")
         elif entry.state is ObjectState.LOST:
-            self._refuse(step, reader, "lost", entry.error)
+            self.refuse(step, reader, "lost", entry.error)
         elif entry.state is ObjectState.SEALED:
             self._admit(step, entry, reader)
         elif entry.state is ObjectState.SPILLING:
@@ -154,13 +157,19 @@ class ObjectTable:
                 entry.wants_room = True
                 self.room.queue(step, Wait(entry, step.now))
 
-    def _refuse(self, step: Step, reader: Reader, error: str, detail: str) -> None:
-        if reader.serves:
+    def refuse(self, step: Step, reader: Reader, error: str, detail: str) -> None:
+        """Tell somebody that it cannot be read here; ``error`` as in ``ObjectRefused``."""
+        if reader.keeps:
+            self.others.taken(step, reader.keeps, detail)
+        elif reader.serves:
             step.effects.append(RefuseTransfer(reader.request, error, detail))
         else:
             step.send(reader.client, ObjectRefused(reader.request, error, detail))
 
     def _admit(self, step: Step, entry: Entry, reader: Reader) -> None:
+        if reader.keeps:
+            self.others.taken(step, entry.id, "")
+            return
         if not entry.pins:
             self.pinned_bytes += entry.size
             self.spilling.remove(entry)
@@ -182,7 +191,7 @@ class ObjectTable:
         """Those who wait to read it are told that they cannot; ``error`` as in ``ObjectRefused``."""
         waiting, entry.waiting = entry.waiting, []
         for reader in waiting:
-            self._refuse(step, reader, error, detail)
+            self.refuse(step, reader, error, detail)
 
     def unpin(self, step: Step, client: bytes, objects: tuple[bytes, ...]) -> None:
         """The client's views of these are gone, one pin an entry; more than it had change nothing."""

@@ -10,6 +10,7 @@ Invariants: a node that is dead stays dead; a dead node has no link; no two node
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from obsray.core.node.resources import Amounts
 from obsray.core.node.step import ConnectPeer, DisconnectPeer, Step, require
@@ -57,6 +58,8 @@ class Peer:
     task_seconds: float = 0.0
     store_bytes: int = 0
     draining: bool = False
+    #: What still holds it while it drains, as it last said (``DrainProgress``).
+    drain: dict[str, Any] | None = None
 
     @property
     def id(self) -> bytes:

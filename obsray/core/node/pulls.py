@@ -308,7 +308,7 @@ class Pulls:
         if entry is not None:
             self._objects.give_up_copy(step, entry, error, detail)
         for reader in pull.readers:
-            step.send(reader.client, m.ObjectRefused(reader.request, error, detail))
+            self._objects.refuse(step, reader, error, detail)
 
     def _give_room_back(self, step: Step, pull: Pull) -> None:
         entry, pull.entry = pull.entry, None

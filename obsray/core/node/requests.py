@@ -68,6 +68,7 @@ class Requests:
         free = {name: max(0, amount) for name, amount in machine.resources.free.items()}
         return {
             **self._describe_node(), "labels": machine.labels, "available": free, "draining": machine.abroad.draining,
+            "drain": machine.draining.described(),
         }  # fmt: skip
 
     def _get_actor(self, step: Step, client: Client, arguments: dict[str, Any], request: int) -> Any:

@@ -48,6 +48,9 @@ class Sharing:
         self._settled_at = 0.0
         self._new: dict[bytes, list[tuple[bytes, int]]] = {}
         self._gone: dict[bytes, list[bytes]] = {}
+        self._later: list[tuple[bytes, Any]] = []
+        #: Told how it ends when something is taken over from a node that leaves (``moving.py``).
+        self.on_taken: Callable[[Step, bytes, str], None] = lambda step, object_id, error: None
         objects.sharer = self
 
     def _here(self, object_id: bytes) -> Entry | None:
@@ -132,6 +135,22 @@ class Sharing:
             for object_id in mine:
                 self.pulls.withdraw(step, object_id, "unknown", FREED)
 
+    def taken(self, step: Step, object_id: bytes, error: str) -> None:
+        """What was to be taken over from another node is here, or cannot be had."""
+        self.on_taken(step, object_id, error)
+
+    def has(self, object_id: bytes) -> bool:
+        """Whether it is complete here."""
+        return self._here(object_id) is not None
+
+    def keep(self, step: Step, object_id: bytes) -> None:
+        """What is here of it is no copy any more that may be dropped."""
+        self._keep_here(step, object_id)
+
+    def tell_later(self, node: bytes, message: Any) -> None:
+        """Say something at the end of the turn, after what is new here."""
+        self._later.append((node, message))
+
     def owner_gone(self, step: Step, owner: bytes) -> None:
         """A client ended, of this node or of one that speaks for it."""
         if not self.peers.peers:
@@ -149,6 +168,9 @@ class Sharing:
         while self._new:
             node, new = self._new.popitem()
             step.tell_node(node, m.ObjectsAt([each for each in new if self._here(each[0]) is not None]))
+        later, self._later = self._later, []
+        for node, message in later:
+            step.tell_node(node, message)
 
     # --- what other nodes say ----------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ owner -> holder        ObjectValue
 node <-> node          Forward ClientGone JobDescribed LoadReport WantActor WithdrawActor ActorPlaced EndWorker
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
                        ListGroups GroupsListed ClockQuestion ClockAnswer
+                       ObjectsLeaving TakeObjects ObjectTaken ObjectMoved DrainProgress
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects KeepObjects ObjectsFreed NodeLeaves
                        LogChunk LogsWanted LogsSent DrainNode AskDemand DemandDescribed
                        WantPackage PackagePiece
@@ -746,6 +747,54 @@ class ClockAnswer(NamedTuple):
     number: int
     time_ns: int
     tag: int = 137
+
+
+class ObjectsLeaving(NamedTuple):
+    """A node that drains -> home: these, of these sizes, are to be elsewhere before it leaves. Each is answered by
+    ObjectMoved."""
+
+    objects: list[tuple[bytes, int]]
+    tag: int = 138
+
+
+class TakeObjects(NamedTuple):
+    """Home -> node: fetch these and keep them. Each is answered by ObjectTaken."""
+
+    objects: list[bytes]
+    tag: int = 139
+
+
+class ObjectTaken(NamedTuple):
+    """Node -> home: the object lies here to stay, or (``error``) cannot be had."""
+
+    object: bytes
+    error: str
+    tag: int = 140
+
+
+class ObjectMoved(NamedTuple):
+    """Home -> a node that drains: ``node`` has the object now; or nobody, and ``error`` says why."""
+
+    object: bytes
+    node: bytes
+    error: str
+    tag: int = 141
+
+
+class DrainProgress(NamedTuple):
+    """A node that drains -> all: what still holds it. Counts of leases, drivers, objects moved, to be moved, and given
+    up; bytes of the objects."""
+
+    leases: int
+    drivers: int
+    moved: int
+    moved_bytes: int
+    left: int
+    left_bytes: int
+    failed: int
+    failed_bytes: int
+    why: str
+    tag: int = 56
 
 
 class WantActor(NamedTuple):
