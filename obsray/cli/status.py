@@ -134,6 +134,8 @@ def drain_text(drain: dict[str, Any]) -> str:
         parts.append(f"{drain['leases']} workers in use")
     if drain.get("drivers"):
         parts.append(f"{drain['drivers']} programs")
+    if drain.get("owners"):
+        parts.append(f"{drain['owners']} processes that own what others hold")
     if drain.get("left"):
         parts.append(f"{drain['left']} objects ({units.size(drain['left_bytes'])}) to move")
     if drain.get("moved"):

@@ -2,9 +2,7 @@
 
 Draining is for good: who drains never takes work again. What was wanted here and has not begun goes to other nodes.
 Drivers of this node, tasks and actors are waited for, up to the deadline if there is one, and so are processes that own
-what others hold. Objects that lie only here go with it.
-Drivers of this node, tasks and actors are waited for, up to the deadline if there is one. Meanwhile objects that lie
-only here are moved to other nodes (``moving.py``).
+what others hold. Meanwhile objects that lie only here are moved to other nodes (``moving.py``).
 """
 
 from __future__ import annotations
@@ -97,20 +95,19 @@ class Draining:
         if self.deadline is not None and step.now >= self.deadline:
             step.effects.append(Shutdown(f"{why} (its deadline has come)"))
             return
-        drivers = any(client.kind is ProcessKind.DRIVER and not client.foreign for client in machine.clients.values())
-        working = bool(machine.scheduler.leases) or drivers
+        drivers = sum(client.kind is ProcessKind.DRIVER and not client.foreign for client in machine.clients.values())
+        working = bool(machine.scheduler.leases) or bool(drivers)
         if not working:
             # Now they are only needed for what they own; one that owns what others hold stays until those let go.
             for worker in list(machine.pool.workers.values()):
                 if worker.state is WorkerState.IDLE and worker.end_cause is None:
                     machine.pool.retire(step, worker, DeathCause.INTENDED, "its node leaves")
-        if not working and not machine.pool.workers:
-        drivers = sum(client.kind is ProcessKind.DRIVER and not client.foreign for client in machine.clients.values())
-        if not machine.scheduler.leases and not drivers and moved:
+        if not working and not machine.pool.workers and moved:
             step.effects.append(Shutdown(why))
         elif self.deadline is not None:
             step.wake(self.deadline)
-        self._say(step, len(machine.scheduler.leases), drivers)
+        leases = len(machine.scheduler.leases)
+        self._say(step, leases, drivers, 0 if working else len(machine.pool.workers))
 
     def _left_behind(self) -> str:
         progress = self._machine.moving.progress
@@ -120,10 +117,10 @@ class Draining:
         because = f": {progress.why}" if progress.why else ""
         return f"; {lost} object{'s' * (lost > 1)} ({show_bytes(size)}) went with it{because}"
 
-    def _say(self, step: Step, leases: int, drivers: int) -> None:
+    def _say(self, step: Step, leases: int, drivers: int, owners: int) -> None:
         """Tell the other nodes what still holds this one."""
         progress = self._machine.moving.progress
-        message = m.DrainProgress(leases, drivers, *(getattr(progress, name) for name in Progress.__slots__))
+        message = m.DrainProgress(leases, drivers, owners, *(getattr(progress, name) for name in Progress.__slots__))
         if message == self._said:
             return
         if step.now < self._say_at:

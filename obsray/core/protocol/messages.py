@@ -782,11 +782,12 @@ class ObjectMoved(NamedTuple):
 
 
 class DrainProgress(NamedTuple):
-    """A node that drains -> all: what still holds it. Counts of leases, drivers, objects moved, to be moved, and given
-    up; bytes of the objects."""
+    """A node that drains -> all: what still holds it. Counts of leases, drivers, other processes that own what others
+    hold, objects moved, to be moved, and given up; bytes of the objects."""
 
     leases: int
     drivers: int
+    owners: int
     moved: int
     moved_bytes: int
     left: int
