@@ -39,14 +39,6 @@ class Agenda:
         self._heap: list[tuple[int, int, Appointment]] = []
         self._number = 0
 
-    def monotonic(self) -> float:
-        """Seconds, as ``time.monotonic`` counts them."""
-        return 1000.0 + self.elapsed_ns / SECOND_NS
-
-    def time_ns(self) -> int:
-        """Nanoseconds since the epoch, as ``time.time_ns``."""
-        return START_NS + self.elapsed_ns
-
     def after(self, delay_ns: int, action: Callable[..., None], *arguments: Any) -> Appointment:
         """Have ``action(*arguments)`` called ``delay_ns`` from now."""
         return self.at(self.elapsed_ns + max(0, delay_ns), action, *arguments)
@@ -57,11 +49,6 @@ class Agenda:
         appointment = Appointment(action, arguments)
         heapq.heappush(self._heap, (instant_ns, self._number, appointment))
         return appointment
-
-    def at_monotonic(self, seconds: float, action: Callable[..., None], *arguments: Any) -> Appointment:
-        """The same at an instant of ``monotonic``, never before it."""
-        instant_ns = int((seconds - 1000.0) * SECOND_NS) + 1
-        return self.at(max(self.elapsed_ns, instant_ns), action, *arguments)
 
     def step(self) -> bool:
         """Let the next thing happen. False if nothing was agreed."""
@@ -74,17 +61,50 @@ class Agenda:
         return False
 
 
+class Clock:
+    """The clocks of one machine: they began at other instants than those of others, and the wall clock may be set."""
+
+    def __init__(self, agenda: Agenda, booted_seconds: float = 1000.0) -> None:
+        self._agenda = agenda
+        self._booted_seconds = booted_seconds
+        #: How far the wall clock is off.
+        self.wrong_ns = 0
+
+    def monotonic(self) -> float:
+        """Seconds, as ``time.monotonic`` counts them."""
+        return self._booted_seconds + self._agenda.elapsed_ns / SECOND_NS
+
+    def time_ns(self) -> int:
+        """Nanoseconds since the epoch, as ``time.time_ns``."""
+        return START_NS + self._agenda.elapsed_ns + self.wrong_ns
+
+    def at(self, seconds: float, action: Callable[..., None], *arguments: Any) -> Appointment:
+        """Have ``action(*arguments)`` called at an instant of ``monotonic``, never before it."""
+        instant_ns = int((seconds - self._booted_seconds) * SECOND_NS) + 1
+        return self._agenda.at(max(self._agenda.elapsed_ns, instant_ns), action, *arguments)
+
+
 class EventLog:
     """What all processes recorded, in order, and a digest of it that two equal runs share."""
 
-    def __init__(self) -> None:
-        #: (process, event name, values with text in clear), oldest first.
-        self.rows: list[tuple[bytes, str, tuple[Any, ...]]] = []
-        #: When each row was recorded, nanoseconds since the epoch.
-        self.times: list[int] = []
+    def __init__(self, agenda: Agenda | None = None) -> None:
+        self._agenda = agenda or Agenda()
+        #: (when, process, event name, values with text in clear), oldest first; of a fault: (when, b"", "", (text,)).
+        self.rows: list[tuple[int, bytes, str, tuple[Any, ...]]] = []
         self.digest = hashlib.blake2b(digest_size=8)
         #: Called with each row.
         self.watchers: list[Callable[[bytes, str, tuple[Any, ...]], None]] = []
+
+    def add(self, process: bytes, name: str, values: tuple[Any, ...]) -> None:
+        """One more event."""
+        self.rows.append((self._agenda.elapsed_ns, process, name, values))
+        for watcher in self.watchers:
+            watcher(process, name, values)
+
+    def tell(self, text: str) -> None:
+        """Something happens that no process records."""
+        self.digest.update(text.encode())
+        self.rows.append((self._agenda.elapsed_ns, b"", "", (text,)))
 
     def hash(self) -> str:
         """16 hex digits: equal if and only if everything recorded and sent was equal."""
@@ -132,9 +152,6 @@ class Records(Emitter):
                 for index in named:
                     told[index] = texts[told[index]]
                 values = tuple(told)
-            log.rows.append((process, name, values))
-            log.times.append(time_ns)
-            for watcher in log.watchers:
-                watcher(process, name, values)
+            log.add(process, name, values)
 
         return emit

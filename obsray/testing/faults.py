@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import ActorState
@@ -24,7 +24,7 @@ def fault(code: Callable[..., None]) -> Callable[..., None]:
     return code
 
 
-def _now_and_then(simulator: Simulator, mean_ms: float, count_max: int, strike: Callable[[], bool]) -> None:
+def now_and_then(simulator: Simulator, mean_ms: float, count_max: int, strike: Callable[[], bool]) -> None:
     """Strike at random instants ``mean_ms`` apart on average; a strike that met nothing does not count."""
     left = count_max
 
@@ -41,6 +41,17 @@ def _now_and_then(simulator: Simulator, mean_ms: float, count_max: int, strike: 
     again()
 
 
+def at_all_nodes(simulator: Simulator, name: str, value: Any, cured: Any) -> None:
+    """Set an attribute of all nodes, until the faults stop."""
+
+    def put(to: Any) -> None:
+        for node in simulator.nodes:
+            setattr(node, name, to)
+
+    put(value)
+    simulator.cures.append(lambda: put(cured))
+
+
 def _workers(simulator: Simulator) -> list[VirtualProcess]:
     return [process for process in simulator.living() if process.kind is ProcessKind.WORKER]
 
@@ -52,14 +63,19 @@ def _kill_one(simulator: Simulator) -> bool:
     chosen = busy if busy and simulator.chance.random() < 0.8 else workers
     if not chosen:
         return False
-    simulator.kill(simulator.chance.choice(chosen).id)
+    _kill(simulator, simulator.chance.choice(chosen))
     return True
+
+
+def _kill(simulator: Simulator, process: VirtualProcess, oom: str = "") -> None:
+    simulator.tell(f"{process.name} is killed")
+    simulator.kill(process.id, oom)
 
 
 @fault
 def kill_workers(simulator: Simulator, mean_ms: float, count_max: int = 1000) -> None:
     """Worker processes die at random instants."""
-    _now_and_then(simulator, mean_ms, count_max, lambda: _kill_one(simulator))
+    now_and_then(simulator, mean_ms, count_max, lambda: _kill_one(simulator))
 
 
 @fault
@@ -85,10 +101,10 @@ def kill_all_workers(simulator: Simulator, mean_ms: float, count_max: int = 3) -
     def strike() -> bool:
         workers = _workers(simulator)
         for process in workers:
-            simulator.kill(process.id)
+            _kill(simulator, process)
         return bool(workers)
 
-    _now_and_then(simulator, mean_ms, count_max, strike)
+    now_and_then(simulator, mean_ms, count_max, strike)
 
 
 @fault
@@ -112,14 +128,14 @@ def kill_actors(simulator: Simulator, mean_ms: float, count_max: int = 1000, res
         driver.do(driver.node.send, m.encode(message))
         return True
 
-    _now_and_then(simulator, mean_ms, count_max, strike)
+    now_and_then(simulator, mean_ms, count_max, strike)
 
 
 @fault
 def lose_driver(simulator: Simulator, number: int, after_ms: float) -> None:
     """A driver dies in the middle of its work, some time before ``after_ms``."""
     instant = simulator.chance.randint(0, int(after_ms * MILLISECOND_NS))
-    simulator.agenda.after(instant, lambda: simulator.kill(simulator.drivers[number].id))
+    simulator.agenda.after(instant, lambda: _kill(simulator, simulator.drivers[number]))
 
 
 @fault
@@ -127,8 +143,7 @@ def slow_starts(
     simulator: Simulator, start_ms_max: float, fork_fails_ratio: float = 0.0, dies_ratio: float = 0.0
 ) -> None:
     """Processes take long to start, cannot be forked, or die before they say hello."""
-    simulator.node.starts = Starts(5.0, start_ms_max, fork_fails_ratio, dies_ratio)
-    simulator.cures.append(lambda: setattr(simulator.node, "starts", Starts()))
+    at_all_nodes(simulator, "starts", Starts(5.0, start_ms_max, fork_fails_ratio, dies_ratio), Starts())
 
 
 @fault
@@ -145,12 +160,13 @@ def clogs(simulator: Simulator, mean_ms: float, clog_ms_max: float, count_max: i
 
     def strike() -> bool:
         chance = simulator.chance
-        chosen = chance.choice([simulator.node.id, *(process.id for process in simulator.living())])
+        nodes = [node.id for node in simulator.living_nodes()]
+        chosen = chance.choice(nodes + [process.id for process in simulator.living()])
         until = simulator.agenda.elapsed_ns + chance.randint(0, int(clog_ms_max * MILLISECOND_NS))
         simulator.network.clogged[chosen] = until
         return True
 
-    _now_and_then(simulator, mean_ms, count_max, strike)
+    now_and_then(simulator, mean_ms, count_max, strike)
 
 
 @fault
@@ -170,14 +186,13 @@ def cancels(
         driver.do(driver.cancel, task.id, chance.random() < force_ratio, chance.random() < recursive_ratio)
         return True
 
-    _now_and_then(simulator, mean_ms, count_max, strike)
+    now_and_then(simulator, mean_ms, count_max, strike)
 
 
 @fault
 def disk_fails(simulator: Simulator, ratio: float) -> None:
     """Some objects cannot be written to disk."""
-    simulator.node.disk_fails_ratio = ratio
-    simulator.cures.append(lambda: setattr(simulator.node, "disk_fails_ratio", 0.0))
+    at_all_nodes(simulator, "disk_fails_ratio", ratio, 0.0)
 
 
 @fault
@@ -185,14 +200,14 @@ def files_vanish(simulator: Simulator, mean_ms: float, count_max: int = 1000) ->
     """Files of spilled objects are damaged: what was in them is lost when it is wanted again."""
 
     def strike() -> bool:
-        files = simulator.node.files
+        files = simulator.chance.choice(simulator.living_nodes()).files
         if not files:
             return False
         del files[simulator.chance.choice(sorted(files))]
         simulator.ledger.files_lost += 1
         return True
 
-    _now_and_then(simulator, mean_ms, count_max, strike)
+    now_and_then(simulator, mean_ms, count_max, strike)
 
 
 @fault
@@ -203,7 +218,29 @@ def memory_pressure(simulator: Simulator, mean_ms: float, count_max: int = 1000)
         busy = [process for process in _workers(simulator) if process.executor is not None and process.executor.slots]
         if not busy:
             return False
-        simulator.kill(simulator.chance.choice(busy).id, oom="killed by the kernel for memory")
+        _kill(simulator, simulator.chance.choice(busy), "killed by the kernel for memory")
         return True
 
-    _now_and_then(simulator, mean_ms, count_max, strike)
+    now_and_then(simulator, mean_ms, count_max, strike)
+
+
+@fault
+def slow_disks(simulator: Simulator, disk_ms_max: float) -> None:
+    """Writing and reading files takes long."""
+    at_all_nodes(simulator, "disk_ns_max", int(disk_ms_max * MILLISECOND_NS), 2 * MILLISECOND_NS)
+
+
+@fault
+def wrong_clocks(simulator: Simulator, wrong_ms_max: float, mean_ms: float = 0) -> None:
+    """The machines' wall clocks disagree; with ``mean_ms`` they are set, forward and back, now and then."""
+    wrong_ns, chance = int(wrong_ms_max * MILLISECOND_NS), simulator.chance
+
+    def set_one() -> bool:
+        node = chance.choice(simulator.living_nodes())
+        node.clock.wrong_ns = chance.randint(-wrong_ns, wrong_ns)
+        return True
+
+    for node in simulator.nodes:
+        node.clock.wrong_ns = chance.randint(-wrong_ns, wrong_ns)
+    if mean_ms:
+        now_and_then(simulator, mean_ms, 1000, set_one)

@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol.lifecycle import ActorState, GroupState, ObjectState, TaskState, WorkerState
+from obsray.core.protocol.messages import LEASE_NUMBER_MASK
 from obsray.core.runtime.leases import Lease
 from obsray.core.runtime.ownership import Task
 from obsray.telemetry.events import ProcessKind
 from obsray.testing.ledger import Broken
+from obsray.testing.replay import NodeTables
 from obsray.testing.virtual_node import VirtualNode
 from obsray.testing.virtual_process import VirtualProcess
 
@@ -61,7 +63,7 @@ class Invariants:
         self.looks += 1
         if isinstance(process, VirtualNode):
             process.machine.check_invariants()
-            check_node_replay(process, self.simulator.replay)
+            check_node_replay(process, self.simulator.replay.nodes[process.id])
         else:
             process.ownership.check_invariants()
             process.dispatcher.check_invariants()
@@ -123,7 +125,7 @@ def check_task_replay(process: VirtualProcess, replay: Any) -> None:
         demand(waits == told_waiting, f"{task} is {task.state.name}, by events {told[task.id].name}")
 
 
-def check_node_replay(node: VirtualNode, replay: Any) -> None:
+def check_node_replay(node: VirtualNode, replay: NodeTables) -> None:
     """The events alone tell which objects, actors, leases and workers there are, and how they are."""
     machine = node.machine
     objects = {
@@ -139,12 +141,16 @@ def check_node_replay(node: VirtualNode, replay: Any) -> None:
     demand(objects == told, f"objects {_difference(objects, told)}")
     actors = {actor.id: actor.state for actor in machine.actors.actors.values()}
     demand(actors == replay.actors, f"actors {_difference(actors, replay.actors)}")
-    groups = machine.groups.groups
+    # Copies of those that are at home elsewhere are told of there.
+    groups = {group.id: group for group in machine.groups.groups.values() if group.home == node.id}
     states = {group.id: group.state for group in groups.values()}
     demand(states == replay.groups, f"groups {_difference(states, replay.groups)}")
     bundles = {(group.id, each.index) for group in groups.values() for each in group.bundles if each.pool is not None}
-    demand(bundles == replay.bundles, f"bundles with a share: {len(bundles)}, by events {len(replay.bundles)}")
-    leases = {lease.key: lease.worker.id for lease in machine.scheduler.leases.values()}
+    demand(
+        node.clustered or bundles == replay.bundles,
+        f"bundles with a share: {len(bundles)}, by events {len(replay.bundles)}",
+    )
+    leases = {lease.key & LEASE_NUMBER_MASK: lease.worker.id for lease in machine.scheduler.leases.values()}
     demand(leases == replay.leases, f"leases {_difference(leases, replay.leases)}")
     workers = {
         worker.id: worker.state if worker.state is WorkerState.STARTING else WorkerState.IDLE
@@ -175,42 +181,81 @@ def leftovers(simulator: Simulator) -> list[str]:
         who = f"{process.kind.name.lower()} {process.id.hex()}"
         ownership = process.ownership
         found += [f"{who}: {task} is {task.state.name}" for task in ownership.tasks.values()]
-        for entry in ownership.entries.values():
+        for entry in () if simulator.forgetful else ownership.entries.values():
             found.append(
                 f"{who}: entry {entry.id.hex()} state {entry.state} local {entry.local} pins {entry.pins} "
                 f"holders { {w.hex(): n for w, n in ownership.holders.get(entry.id, {}).items()} } "
                 f"waiters {len(entry.waiters or ())}"
             )
-        found += [f"{who}: holder {worker.hex()}" for worker, held in ownership.held_by.items() if held]
+        if not simulator.forgetful:
+            found += [f"{who}: holder {worker.hex()}" for worker, held in ownership.held_by.items() if held]
         found += [
             f"{who}: lease {lease.id} with {len(lease.in_flight)} tasks" for lease in process.dispatcher.leases.values()
         ]
         if process.dropped or ownership.outbox:
             found.append(f"{who}: has not sent everything")
-    machine = simulator.node.machine
-    found += [
-        f"node: object {entry.id.hex()} {entry.state.name} by {entry.creator.hex()} pins {len(entry.pins)}"
+    for node in simulator.living_nodes():
+        found += [f"{node.name}: {what}" for what in _left_at(node)]
+    return found
+
+
+def _left_at(node: VirtualNode) -> list[str]:
+    machine = node.machine
+    found = [
+        f"object {entry.id.hex()} {entry.state.name} by {entry.creator.hex()} pins {len(entry.pins)}"
         for entry in machine.objects.entries.values()
+        if not node.simulator.forgetful
     ]
-    found += [f"node: lease {lease.key} of {lease.demand.client.hex()}" for lease in machine.scheduler.leases.values()]
+    found += [f"lease {lease.key} of {lease.demand.client.hex()}" for lease in machine.scheduler.leases.values()]
     found += [
-        f"node: {demand_.client.hex()} wants {demand_.wanted} for {demand_.name!r}"
+        f"{demand_.client.hex()} wants {demand_.wanted} for {demand_.name!r}"
         for demand_ in machine.scheduler.demands.values()
         if demand_.wanted
     ]
     found += [
-        f"node: actor {actor.id.hex()} is {actor.state.name}"
+        f"actor {actor.id.hex()} is {actor.state.name}"
         for actor in machine.actors.actors.values()
         if actor.state is not ActorState.DEAD
     ]
     found += [
-        f"node: placement group {group.id.hex()} is {group.state.name}"
+        f"placement group {group.id.hex()} is {group.state.name}"
         for group in machine.groups.groups.values()
         if group.state is not GroupState.REMOVED or any(bundle.pool is not None for bundle in group.bundles)
     ]
-    found += [f"node: file {path}" for path in simulator.node.files]
+    if not node.simulator.forgetful:
+        found += [f"file {path}" for path in node.files]
     if machine.resources.free != machine.resources.total:
-        found.append(f"node: {machine.resources.free} free of {machine.resources.total}")
+        found.append(f"{machine.resources.free} free of {machine.resources.total}")
+    return found + _left_abroad(node)
+
+
+def _left_abroad(node: VirtualNode) -> list[str]:
+    """What a node still has to do with others, or believes of them although it is not so."""
+    machine = node.machine
+    directory, pulls, delegation = machine.sharing.directory, machine.sharing.pulls, machine.delegation
+    found = [f"somebody asks where {each.hex()} is" for each in directory.waiting]
+    if not node.simulator.forgetful:
+        found += [
+            f"{each.hex()} is known to lie at {len(place.nodes)} nodes" for each, place in directory.places.items()
+        ]
+        found += [f"{each.hex()} is still known to be lost" for each in directory.lost]
+    found += [f"{each.hex()} is being fetched" for each in pulls.pulls]
+    found += [
+        f"{sum(demand_.away.values())} of {demand_.name!r} wait elsewhere" for demand_ in delegation.away.values()
+    ]
+    found += [f"actor {actor.hex()} waits elsewhere" for actor in delegation.actors_away]
+    found += [f"actor {actor.hex()} of another node waits" for actor in machine.guests.waiting]
+    found += [f"worker {worker.hex()} is that of another node's actor" for worker in machine.guests.by_worker]
+    for peer in machine.peers.living():
+        there = node.simulator.nodes_by_id[peer.id]
+        if there.dead:
+            found.append(f"{there.name} is taken to live")
+        elif not peer.linked:
+            found.append(f"there is no link to {there.name}")
+        else:
+            spare = {name: peer.spare.get(name, 0) for name in there.machine.resources.free}
+            if spare != there.machine.resources.free:
+                found.append(f"{there.name} is believed to have {spare} free")
     return found
 
 
@@ -236,13 +281,14 @@ def check_end(simulator: Simulator) -> None:
     demand(not left, "left over at the end:\n  " + "\n  ".join(left[:20]))
     for process in simulator.living():
         simulator.invariants.look_at(process)
-    simulator.invariants.look_at(simulator.node)
+    for node in simulator.living_nodes():
+        simulator.invariants.look_at(node)
+        idle = sum(process.kind is ProcessKind.WORKER and process.home is node for process in simulator.living())
+        known = len(node.machine.pool.workers)
+        demand(idle <= known, f"{idle} workers live, {node.name} knows {known}")
     driver_tasks = [
         task for driver in simulator.drivers if not driver.dead for task in simulator.replay.open.get(driver.id, {})
     ]
     demand(not driver_tasks, f"by events these never ended: {_some(driver_tasks)}")
     for task, state in simulator.replay.ended.items():
         demand(state in _ENDED, f"{task.hex()} ended as {state.name}")
-    idle = sum(process.kind is ProcessKind.WORKER for process in simulator.living())
-    known = len(simulator.node.machine.pool.workers)
-    demand(idle <= known, f"{idle} workers live, the node knows {known}")

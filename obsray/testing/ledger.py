@@ -30,6 +30,8 @@ class Ledger:
         self.groups_removed = 0
         #: Files of spilled objects that vanished.
         self.files_lost = 0
+        #: Connections that broke or may have.
+        self.cuts = 0
         #: task -> tasks whose errors it may fail with: those it takes results of, those it submitted.
         self._causes: dict[bytes, list[bytes]] = {}
         #: (actor process, caller) -> sequence of the call that began last.

@@ -17,38 +17,18 @@ class Contradiction(AssertionError):
     """The events tell something that cannot be."""
 
 
-class Replay:
-    """Fold the rows of an ``EventLog`` one by one.
+class NodeTables:
+    """What the events of one node tell of its things."""
 
-    A batch that is dispatched names only its first task, so a task in line and one at a worker are both QUEUED here.
-    """
-
-    def __init__(self, node: bytes) -> None:
-        self.node = node
-        #: owner -> its tasks that have not ended, with their states.
-        self.open: dict[bytes, dict[bytes, TaskState]] = {}
-        #: Tasks that have ended, with how.
-        self.ended: dict[bytes, TaskState] = {}
-        self.attempts: dict[bytes, int] = {}
-        self._last: dict[bytes, int] = {}
+    def __init__(self) -> None:
         self.actors: dict[bytes, ActorState] = {}
         self.objects: dict[bytes, ObjectState] = {}
         self.workers: dict[bytes, WorkerState] = {}
         self.leases: dict[int, bytes] = {}
         self.groups: dict[bytes, GroupState] = {}
-        #: (group, index of the bundle) that have a share of the node.
+        #: (group, index of the bundle) that have a share of some node.
         self.bundles: set[tuple[bytes, int]] = set()
-        self.counts: dict[str, int] = {}
-        self._folds: dict[str, Callable[[bytes, tuple[Any, ...]], None]] = {
-            "task_submitted": self._submitted,
-            "tasks_submitted": self._many_submitted,
-            "task_ready": self._ready,
-            "task_arguments_waiting": self._waiting,
-            "task_retried": self._retried,
-            "task_finished": self._finished,
-            "tasks_finished": self._many_finished,
-        }
-        self._node_folds: dict[str, Callable[[tuple[Any, ...]], None]] = {
+        self.folds: dict[str, Callable[[tuple[Any, ...]], None]] = {
             "actor_created": lambda row: self._set(self.actors, row[0], ActorState.PENDING_CREATION),
             "actor_alive": lambda row: self._set(self.actors, row[0], ActorState.ALIVE),
             "actor_restarting": lambda row: self._set(self.actors, row[0], ActorState.RESTARTING),
@@ -60,19 +40,68 @@ class Replay:
             "object_restoring": lambda row: self._set(self.objects, row[0], ObjectState.RESTORING),
             "object_spilled": lambda row: self._set(self.objects, row[0], ObjectState.SPILLED),
             "object_restored": lambda row: self._set(self.objects, row[0], ObjectState.SEALED),
-            "object_lost": lambda row: self._set(self.objects, row[0], ObjectState.LOST),
+            "object_lost": self._lost,
             "object_freed": lambda row: self._forget(self.objects, row[0]),
+            "transfer_done": lambda row: self._set(self.objects, row[0], ObjectState.SEALED),
+            "object_copy_dropped": lambda row: self._forget(self.objects, row[0]),
             "worker_starting": lambda row: self._set(self.workers, row[0], WorkerState.STARTING),
             "worker_registered": lambda row: self._set(self.workers, row[0], WorkerState.IDLE),
             "worker_died": lambda row: self._forget(self.workers, row[0]),
             "group_requested": lambda row: self._set(self.groups, row[0], GroupState.PENDING),
             "group_prepared": lambda row: self._set(self.groups, row[0], GroupState.PREPARED),
             "group_created": lambda row: self._set(self.groups, row[0], GroupState.CREATED),
+            "group_rescheduling": lambda row: self._set(self.groups, row[0], GroupState.RESCHEDULING),
             "group_removed": lambda row: self._set(self.groups, row[0], GroupState.REMOVED),
             "bundle_placed": lambda row: self.bundles.add(row[:2]),
             "bundle_released": lambda row: self.bundles.discard(row[:2]),
             "lease_decided": self._decided,
             "lease_returned": lambda row: self._forget(self.leases, row[0]),
+        }
+
+    @staticmethod
+    def _set(table: dict[Any, Any], key: Any, state: Any) -> None:
+        table[key] = state
+
+    @staticmethod
+    def _forget(table: dict[Any, Any], key: Any) -> None:
+        table.pop(key, None)
+
+    def _lost(self, row: tuple[Any, ...]) -> None:
+        # The home of an object says this also of what never lay there.
+        if row[0] in self.objects:
+            self.objects[row[0]] = ObjectState.LOST
+
+    def _decided(self, row: tuple[Any, ...]) -> None:
+        granted = row[_POSITION["lease_decided", "outcome"]] == LeaseOutcome.GRANTED
+        # A group that is placed has no lease.
+        if granted and row[_POSITION["lease_decided", "lease"]]:
+            self.leases[row[_POSITION["lease_decided", "lease"]]] = row[_POSITION["lease_decided", "worker"]]
+
+
+class Replay:
+    """Fold the rows of an ``EventLog`` one by one.
+
+    A batch that is dispatched names only its first task, so a task in line and one at a worker are both QUEUED here.
+    """
+
+    def __init__(self) -> None:
+        #: Node -> what it told of its own things.
+        self.nodes: dict[bytes, NodeTables] = {}
+        #: owner -> its tasks that have not ended, with their states.
+        self.open: dict[bytes, dict[bytes, TaskState]] = {}
+        #: Tasks that have ended, with how.
+        self.ended: dict[bytes, TaskState] = {}
+        self.attempts: dict[bytes, int] = {}
+        self._last: dict[bytes, int] = {}
+        self.counts: dict[str, int] = {}
+        self._folds: dict[str, Callable[[bytes, tuple[Any, ...]], None]] = {
+            "task_submitted": self._submitted,
+            "tasks_submitted": self._many_submitted,
+            "task_ready": self._ready,
+            "task_arguments_waiting": self._waiting,
+            "task_retried": self._retried,
+            "task_finished": self._finished,
+            "tasks_finished": self._many_finished,
         }
 
     def fold(self, process: bytes, name: str, row: tuple[Any, ...]) -> None:
@@ -81,8 +110,8 @@ class Replay:
         fold = self._folds.get(name)
         if fold is not None:
             fold(process, row)
-        elif process == self.node:
-            node_fold = self._node_folds.get(name)
+        elif process in self.nodes:
+            node_fold = self.nodes[process].folds.get(name)
             if node_fold is not None:
                 node_fold(row)
 
@@ -142,19 +171,3 @@ class Replay:
         first, count = row[:2]
         for sequence in range(sequence_of(first), sequence_of(first) + count):
             self._finished(process, (task_id(owner_of(first), sequence), 0, Outcome.OK))
-
-    # --- the node's things -----------------------------------------------------------------------------------
-
-    @staticmethod
-    def _set(table: dict[Any, Any], key: Any, state: Any) -> None:
-        table[key] = state
-
-    @staticmethod
-    def _forget(table: dict[Any, Any], key: Any) -> None:
-        table.pop(key, None)
-
-    def _decided(self, row: tuple[Any, ...]) -> None:
-        granted = row[_POSITION["lease_decided", "outcome"]] == LeaseOutcome.GRANTED
-        # A group that is placed has no lease.
-        if granted and row[_POSITION["lease_decided", "lease"]]:
-            self.leases[row[_POSITION["lease_decided", "lease"]]] = row[_POSITION["lease_decided", "worker"]]

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from obsray.config import Config
+from obsray.testing import cluster_faults
 from obsray.testing.faults import FAULTS
 from obsray.testing.workloads import WORKLOADS
+
+#: Faults that need other nodes.
+CLUSTER_FAULTS = frozenset(name for name, code in FAULTS.items() if code.__module__ == cluster_faults.__name__)
 
 
 class ScenarioError(ValueError):
@@ -34,10 +38,14 @@ class Scenario:
     name: str
     workloads: tuple[Part, ...]
     faults: tuple[Part, ...] = ()
+    #: With more than one they are a cluster; the first is its head.
+    nodes: int = 1
+    #: Of each node.
     cpus: float = 4
     #: Other resources by name, in whole units.
     custom: dict[str, float] = field(default_factory=dict)
     store_bytes: int = 64 << 20
+    #: The first is at the head, the others at the nodes after it.
     drivers: int = 1
     #: Faults happen until then, or until the programs have ended.
     faults_ms: float = 1000
@@ -80,6 +88,9 @@ def make_scenario(name: str, values: dict[str, Any]) -> Scenario:
     if "expect_events" in values:
         values["expect_events"] = tuple(values["expect_events"])
     scenario = Scenario(name, workloads, faults, **values)
+    for part in faults:
+        if part.name in CLUSTER_FAULTS and scenario.nodes < 2:
+            raise ScenarioError(f"fault {part.name!r} needs more than one node")
     for part in workloads:
         if not 0 <= part.driver < scenario.drivers:
             raise ScenarioError(f"{part.name}: there is no driver {part.driver}")

@@ -9,6 +9,7 @@ from struct import pack_into
 from obsray.telemetry import session_file
 from obsray.telemetry.events import BY_NAME, ProcessKind
 from obsray.telemetry.spine import Ring
+from obsray.testing.agenda import START_NS
 from obsray.testing.recorded_session import DEAD_PID
 from obsray.testing.simulator import Simulator
 from obsray.testing.virtual_node import NODE_ID
@@ -22,10 +23,13 @@ def write_session(run: Simulator, directory: Path) -> Path:
     (directory / "rings").mkdir(parents=True)
     (directory / "telemetry").mkdir()
     log = run.log
-    shift = time.time_ns() - max(log.times)
+    # What faults did no process tells.
+    rows = [row for row in log.rows if row[1]]
+    begin, end = START_NS + rows[0][0], START_NS + rows[-1][0]
+    shift = time.time_ns() - end
     drivers = {driver.id for driver in run.drivers}
     rings: dict[bytes, Ring] = {}
-    for (process, event, values), at in zip(log.rows, log.times, strict=True):
+    for elapsed_ns, process, event, values in rows:
         ring = rings.get(process)
         if ring is None:
             kind = ProcessKind.DRIVER if process in drivers else ProcessKind.WORKER
@@ -35,7 +39,7 @@ def write_session(run: Simulator, directory: Path) -> Path:
         for field, value in zip(BY_NAME[event].fields, values, strict=True):
             moved = value + shift if field.name in _INSTANTS and value else value
             told.append(ring.intern(value) if field.code == "str" else moved)
-        getattr(ring, event)(at + shift, *told)
+        getattr(ring, event)(START_NS + elapsed_ns + shift, *told)
     for process in rings:
         for path in (directory / "rings").glob(f"{process.hex()}.*.ring"):
             with open(path, "r+b") as file:
@@ -45,7 +49,7 @@ def write_session(run: Simulator, directory: Path) -> Path:
                 file.write(header)
     session_file.update(
         directory, session=directory.name, directory=str(directory), node=NODE_ID.hex(), node_pid=DEAD_PID,
-        started_at_ns=min(log.times) + shift, stopped_at_ns=max(log.times) + shift,
+        started_at_ns=begin + shift, stopped_at_ns=end + shift,
         resources={"CPU": run.scenario.cpus},
     )  # fmt: skip
     return directory

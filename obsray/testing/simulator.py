@@ -1,4 +1,4 @@
-"""One node, its drivers and workers in one thread: the real machines, a virtual clock, one seeded chance.
+"""Nodes, their drivers and workers in one thread: the real machines, a virtual clock, one seeded chance.
 
 A run is decided by its scenario and its seed alone. ``simulate`` runs one and raises ``SimulationFailed`` with the
 command that replays it. Shipped with the package, so that users can try what a setting or a fault would do.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from obsray.config import Config
 from obsray.core.node.workers import SIGNAL_KILL
@@ -20,11 +20,12 @@ from obsray.testing.agenda import MILLISECOND_NS, Agenda, EventLog
 from obsray.testing.faults import FAULTS
 from obsray.testing.invariants import Invariants, check_end, leftovers, waits
 from obsray.testing.ledger import Broken, Ledger
-from obsray.testing.network import Network
-from obsray.testing.replay import Replay
+from obsray.testing.network import Network, Process, VirtualLink
+from obsray.testing.replay import NodeTables, Replay
 from obsray.testing.scenarios import Scenario
 from obsray.testing.virtual_checkpoints import Saved
-from obsray.testing.virtual_node import NODE_ID, VirtualNode
+from obsray.testing.virtual_control import VirtualControl
+from obsray.testing.virtual_node import VirtualNode
 from obsray.testing.virtual_process import VirtualProcess
 from obsray.testing.virtual_worker import VirtualExecutor
 from obsray.testing.workloads import WORKLOADS
@@ -76,26 +77,37 @@ class Simulator:
         self.seed = seed
         self.chance = random.Random(seed)
         self.agenda = Agenda()
-        self.log = EventLog()
+        self.log = EventLog(self.agenda)
         self.network = Network(self.agenda, self.chance, self.log)
+        self.network.on_broken = self._broken
         self.config = Config(**scenario.config)
-        self.replay = Replay(NODE_ID)
+        self.replay = Replay()
         self.log.watchers.append(self.replay.fold)
         self.ledger = Ledger()
         #: actor -> what it has saved; as files, it outlives processes.
         self.checkpoints: dict[bytes, Saved] = {}
         self.invariants = Invariants(self, thorough)
-        self.node = VirtualNode(self, scenario.cpus, scenario.custom, scenario.store_bytes)
+        self.control = VirtualControl(self, b"n000\0\0\0\0") if scenario.nodes > 1 else None
+        #: All nodes that there ever were, the head first.
+        self.nodes: list[VirtualNode] = []
+        self.nodes_by_id: dict[bytes, VirtualNode] = {}
+        for _ in range(scenario.nodes):
+            self._add_node()
         self.processes: dict[bytes, VirtualProcess] = {}
         self.drivers: list[VirtualProcess] = []
+        #: All workers that ever said hello: node and pid.
+        self.workers: dict[bytes, tuple[VirtualNode, int]] = {}
         #: Called after each step: faults that strike at steps and not at instants.
         self.between_steps: list[Callable[[], None]] = []
         #: Called when the faults stop.
         self.cures: list[Callable[[], None]] = []
+        #: A connection between two processes broke and both lived on: what one let go the other may not have heard,
+        #: and keeps until one of them ends.
+        self.forgetful = False
         self.faults_over = False
         self.steps = 0
-        self.decisions: dict[str, int] = {"node": 0, "owner": 0}
-        self.decide_ns: dict[str, int] = {"node": 0, "owner": 0}
+        self.decisions: dict[str, int] = {"node": 0, "owner": 0, "control": 0}
+        self.decide_ns: dict[str, int] = {"node": 0, "owner": 0, "control": 0}
         self._clock_ns = clock_ns
         self._programs = 0
 
@@ -118,12 +130,15 @@ class Simulator:
         )  # fmt: skip
 
     def _run(self) -> None:
-        self.node.start()
+        for node in self.nodes:
+            node.start()
+        if self.control is not None:
+            self._step_while(lambda: not self._is_whole())
         for number in range(self.scenario.drivers):
             self._start_driver(number)
         for part in self.scenario.faults:
             FAULTS[part.name](self, **part.parameters)
-        faults_end = int(self.scenario.faults_ms * MILLISECOND_NS)
+        faults_end = self.agenda.elapsed_ns + int(self.scenario.faults_ms * MILLISECOND_NS)
         self._step_while(lambda: self._programs > 0 and self.agenda.elapsed_ns < faults_end)
         self._stop_faults()
         deadline = self.agenda.elapsed_ns + int(self.scenario.finish_within_ms * MILLISECOND_NS)
@@ -167,13 +182,15 @@ class Simulator:
             if not driver.dead:
                 self.exit(driver)
         self._step_for(LOOK_NS)
-        self.invariants.look_at(self.node)
-        clients = [client for client in self.node.machine.clients.values() if client.kind is ProcessKind.DRIVER]
-        if clients:
-            raise Broken(f"the node still serves {len(clients)} drivers")
+        for node in self.living_nodes():
+            self.invariants.look_at(node)
+            clients = [client for client in node.machine.clients.values() if client.kind is ProcessKind.DRIVER]
+            if clients:
+                raise Broken(f"{node.name} still serves {len(clients)} drivers")
 
     def _start_driver(self, number: int) -> None:
-        driver = VirtualProcess(self, self.chance.randbytes(8), DRIVER_PID + number, ProcessKind.DRIVER)
+        home = self.nodes[number % self.scenario.nodes]
+        driver = VirtualProcess(home, home.new_id(), DRIVER_PID + number, ProcessKind.DRIVER)
         self.processes[driver.id] = driver
         self.drivers.append(driver)
         driver.join()
@@ -207,16 +224,72 @@ class Simulator:
         """A process has taken a step: everything must hold."""
         self.invariants.after_step(process)
 
+    # --- nodes -------------------------------------------------------------------------------------------------
+
+    def _add_node(self) -> VirtualNode:
+        node = VirtualNode(self, len(self.nodes))
+        self.nodes.append(node)
+        self.nodes_by_id[node.id] = node
+        self.replay.nodes[node.id] = NodeTables()
+        return node
+
+    def living_nodes(self) -> list[VirtualNode]:
+        """All nodes that run, the head first."""
+        return [node for node in self.nodes if not node.dead]
+
+    def _is_whole(self) -> bool:
+        """Whether all nodes that run are members and linked each with each."""
+        living = self.living_nodes()
+        others = len(living) - 1
+        return all(
+            node.admitted and len(node.neighbours.links) == others == len(node.machine.peers.living())
+            for node in living
+        )
+
+    def join_node(self) -> None:
+        """Another node joins the cluster."""
+        self._add_node().start()
+
+    def crash_node(self, node: VirtualNode, why: str) -> None:
+        """A node is gone with all its processes."""
+        if node.dead:
+            return
+        self.ledger.deaths += 1
+        self.tell(f"{node.name} ends: {why}")
+        node.dead, node.paused = True, False
+        for process in [each for each in self.living() if each.home is node]:
+            self._bury(process, 0, SIGNAL_KILL)
+        self.network.process_died(node)
+
+    def node_is_fenced(self, node: VirtualNode) -> None:
+        """A node has heard that the cluster takes it for dead: it ends at once, and is started again as another."""
+        self.crash_node(node, "the cluster takes it for dead")
+        self.join_node()
+
+    def _broken(self, link: VirtualLink) -> None:
+        both = (link.process.id, link.other.process.id)
+        self.forgetful = self.forgetful or not any(identifier in self.nodes_by_id for identifier in both)
+
+    def all_links(self) -> list[VirtualLink]:
+        """One end of each connection."""
+        processes: list[Process] = [*self.living_nodes(), *self.living()]
+        return [link for process in processes for number, link in process.links.items() if not number % 2]
+
+    def tell(self, text: str) -> None:
+        """A fault strikes, in words, for those who read the log."""
+        self.log.tell(text)
+
     # --- processes -----------------------------------------------------------------------------------------------
 
     def living(self) -> list[VirtualProcess]:
         """All processes that run, in the order in which they started."""
         return list(self.processes.values())
 
-    def worker_started(self, worker: bytes, pid: int) -> None:
+    def worker_started(self, node: VirtualNode, worker: bytes, pid: int) -> None:
         """A forked process has come as far as saying hello."""
-        process = VirtualProcess(self, worker, pid, ProcessKind.WORKER)
+        process = VirtualProcess(node, worker, pid, ProcessKind.WORKER)
         self.processes[worker] = process
+        self.workers[worker] = (node, pid)
         executor = VirtualExecutor(process)
         if process.join():
             executor.start()
@@ -245,7 +318,7 @@ class Simulator:
         del self.processes[process.id]
         self.network.process_died(process)
         if process.kind is ProcessKind.WORKER:
-            self.node.worker_died(process, exit_code, signal, oom)
+            process.home.worker_died(process, exit_code, signal, oom)
         else:
             self._programs -= sum(not thread.done for thread in process.threads)
 
@@ -268,13 +341,6 @@ class Simulator:
     def attempt_ended(self, process: VirtualProcess, running: Running, outcome: Outcome) -> None:
         """A virtual worker has ended an attempt."""
         self.ledger.ended += 1
-
-    def check_read(self, identifier: bytes, offset: int, size: int) -> None:
-        """A reader has an object mapped at ``offset``. Raises Broken if something else lies there."""
-        written = cast(Any, self.node.arena.get(offset))
-        if written is None or written[0] != identifier:
-            what = "nothing" if written is None else written[0].hex()
-            raise Broken(f"{identifier.hex()} should lie at {offset}, but {what} does")
 
 
 def simulate(

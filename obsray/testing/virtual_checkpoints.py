@@ -43,7 +43,7 @@ class VirtualCheckpoints:
             instance["total"] += number
             self.answers[task] = Value(instance["total"])
         executor.process.records.actor_restored(
-            executor.agenda.time_ns(),
+            executor.clock.time_ns(),
             self.actor,
             executor.process.id,
             disk.number,
@@ -66,6 +66,6 @@ class VirtualCheckpoints:
         disk.number += 1
         disk.state, disk.answers = dict(instance), dict(self.answers)
         executor.process.records.actor_checkpoint_saved(
-            executor.agenda.time_ns(), self.actor, executor.process.id, disk.number, len(disk.calls), 0, 0.0
+            executor.clock.time_ns(), self.actor, executor.process.id, disk.number, len(disk.calls), 0, 0.0
         )
         disk.calls = []

@@ -1,23 +1,47 @@
-"""A node without sockets, clock and processes: the real machines, driven as ``core/node/shell.py`` drives them."""
+"""A node without sockets, clock and processes: the real machines, driven as ``core/node/shell.py`` drives them.
+
+In a cluster its dealings with other nodes are the real ones, too: ``Neighbours`` for links, ``Naming`` and a reporter
+for the control store; ``virtual_transfers.py`` stands for the threads that move objects.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
+from obsray.core.node.abroad import STORE_RESOURCE
+from obsray.core.node.doorman import PEER_SECONDS_MAX
 from obsray.core.node.machine import NodeMachine
+from obsray.core.node.members import learned
+from obsray.core.node.naming import Naming
+from obsray.core.node.neighbours import Neighbour, Neighbours
 from obsray.core.node.objects import ObjectTable
+from obsray.core.node.peers import PeerTable
 from obsray.core.node.resources import UNIT, Resources
 from obsray.core.node.step import (
     Broadcast,
+    CancelPull,
+    ConnectPeer,
+    CutTransfers,
+    DisconnectPeer,
     Effect,
     EndProcess,
+    FindName,
+    ListNames,
+    PullObject,
+    RefuseTransfer,
     RemoveCheckpoints,
     RemoveFile,
+    Report,
+    ReportJob,
     ReserveArena,
+    ReserveName,
     RestoreObject,
     Send,
+    SendNode,
+    ServeObject,
     SpillObject,
     StartWorker,
     Step,
@@ -25,10 +49,14 @@ from obsray.core.node.step import (
 from obsray.core.node.workers import SIGNAL_KILL, Ended, WorkerPool
 from obsray.core.protocol.messages import Message, Welcome, encode
 from obsray.core.transport.connection import Hello
+from obsray.core.transport.node_reporter import Membership
 from obsray.ids import NIL_TASK
-from obsray.telemetry.events import ProcessKind
-from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS, Appointment, Records
+from obsray.telemetry.events import DeathCause, ProcessKind
+from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS, Appointment, Clock, Records
+from obsray.testing.ledger import Broken
 from obsray.testing.network import VirtualLink
+from obsray.testing.virtual_control import VirtualReporter
+from obsray.testing.virtual_transfers import VirtualTransfers
 
 if TYPE_CHECKING:
     from obsray.testing.simulator import Simulator
@@ -51,28 +79,41 @@ class Starts:
 
 
 class VirtualNode:
-    """``cpus`` and other resources as users give them; ``store_bytes`` of arena."""
+    """``number`` 0 is the head."""
 
-    def __init__(self, simulator: Simulator, cpus: float, custom: dict[str, float], store_bytes: int) -> None:
+    def __init__(self, simulator: Simulator, number: int) -> None:
+        scenario = simulator.scenario
         self.simulator = simulator
         self.agenda, self.network, self.chance = simulator.agenda, simulator.network, simulator.chance
-        self.id = NODE_ID
+        self.number = number
+        self.clustered = scenario.nodes > 1
+        self.id = self.host = b"n%03d\0\0\0\0" % number if self.clustered else NODE_ID
+        self.name = f"node n{number}"
+        # Machines were not started at the same time.
+        self.clock = Clock(self.agenda, 1000.0 + 100 * number)
         self.dead = False
+        self.paused = False
+        self._failure: Exception | None = None
+        #: What waits for the end of a pause, in order.
+        self._waiting: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self.links: dict[int, VirtualLink] = {}
-        self.records = Records(simulator.log, NODE_ID)
+        self.records = Records(simulator.log, self.id)
         self.starts = Starts()
-        #: Share of writes to disk that fail.
+        #: Share of writes to disk that fail, and how long they take at most.
         self.disk_fails_ratio = 0.0
+        self.disk_ns_max = 2 * MILLISECOND_NS
         config = simulator.config
-        total = {"CPU": round(cpus * UNIT), "memory": 1 << 30}
-        total |= {name: round(amount * UNIT) for name, amount in custom.items()}
+        total = {"CPU": round(scenario.cpus * UNIT), "memory": 1 << 30}
+        total |= {name: round(amount * UNIT) for name, amount in scenario.custom.items()}
         self.total = total
         pool = WorkerPool(
-            lambda: self.chance.randbytes(8), config.workers_prestart or max(1, int(cpus)), config.workers_max,
+            lambda: self.new_id(), config.workers_prestart or max(1, int(scenario.cpus)), config.workers_max,
             config.worker_idle_seconds, config.worker_start_seconds_max, config.shutdown_grace_seconds,
         )  # fmt: skip
+        store_bytes = scenario.store_bytes
         objects = ObjectTable(store_bytes, "spill", config.spill_bytes_max, config.store_wait_seconds_max)
-        self.machine = NodeMachine(NODE_ID, Resources(total), pool, objects, "sockets", dict)
+        peers = PeerTable(self.id, head=not number, clustered=self.clustered)
+        self.machine = NodeMachine(self.id, Resources(total), pool, objects, "sockets", dict, {}, peers)
         #: Offset in the arena -> what was written there last; path -> what lies in that file.
         self.arena: dict[int, Any] = {}
         self.files: dict[str, Any] = {}
@@ -81,23 +122,86 @@ class VirtualNode:
         self._clients: dict[bytes, VirtualLink] = {}
         self._wake: Appointment | None = None
         self._wake_at = 0.0
+        self.transfers = VirtualTransfers(self)
+        reactor = cast(Any, SimpleNamespace(close=self._close_link, flush=self.network.flush))
+        self.neighbours = Neighbours(reactor, self.machine, self.do, self._broken, self._refused)
+        self.neighbours.doorman = cast(Any, SimpleNamespace(call=self._call))
+        self.reporter: VirtualReporter | None = None
+        self.naming: Naming | None = None
+        self._heard_at = 0
+        self.admitted = not self.clustered
+
+    def new_id(self) -> bytes:
+        """The id of a new process of this node."""
+        return self.chance.randbytes(8)[:4] + self.id[:4] if self.clustered else self.chance.randbytes(8)
 
     def start(self) -> None:
-        """Begin: fork the first workers, take samples."""
+        """Begin: fork the first workers, take samples, join."""
         self.do(self.machine.start)
         self.agenda.after(SAMPLE_NS, self._sample)
+        if self.clustered:
+            self.reporter = VirtualReporter(self, self._fenced)
+            self.naming = Naming(self.machine, self.reporter, self.do)
+            host, resources = self.id[:4].decode(), {**self.total, STORE_RESOURCE: self.machine.objects.capacity}
+            self.reporter.register_node(
+                host, f"{host}:1", resources, labels=self.machine.labels, name=host, head=not self.number,
+                on_admitted=self._admitted,
+                on_not_admitted=lambda why: self._broken(f"it may not join: {why.sentence}"),
+            )  # fmt: skip
+
+    def _admitted(self, membership: Membership) -> None:
+        self.machine.jobs.count = max(self.machine.jobs.count, membership.jobs_above)
+        self.admitted = True
 
     def _sample(self) -> None:
-        self.do(self.machine.sample, 0.0)
-        self.agenda.after(SAMPLE_NS, self._sample)
+        if not self.dead:
+            self.when_awake(self.do, self.machine.sample, 0.0)
+            self.agenda.after(SAMPLE_NS, self._sample)
+
+    def _broken(self, text: str) -> None:
+        raise self._failure or Broken(f"{self.name}: {text}")
+
+    # --- pauses and the end --------------------------------------------------------------------------------
+
+    def when_awake(self, action: Callable[..., Any], *arguments: Any) -> None:
+        """Call this now, or when the node goes on."""
+        if self.paused:
+            self._waiting.append((action, arguments))
+        elif not self.dead:
+            action(*arguments)
+
+    def pause(self) -> None:
+        """Stand still: nothing is read, and no time passes."""
+        self.paused = True
+
+    def go_on(self) -> None:
+        """The end of a pause: all that happened meanwhile happens now."""
+        self.paused = False
+        waiting, self._waiting = self._waiting, []
+        for action, arguments in waiting:
+            self.when_awake(action, *arguments)
+        self.network.resume()
+
+    def _fenced(self) -> None:
+        self.simulator.node_is_fenced(self)
 
     # --- the machine ---------------------------------------------------------------------------------------
 
     def do(self, stimulus: Callable[..., Any], *arguments: Any) -> Any:
         """One turn: give the machine a stimulus, carry out what it wants."""
-        step = Step(self.agenda.monotonic(), self.agenda.time_ns(), self.records)
-        result = self.simulator.decide("node", stimulus, step, *arguments)
-        self._carry_out(step)
+        if self.dead:
+            return None
+        if self.paused:
+            self._waiting.append((self.do, (stimulus, *arguments)))
+            return None
+        step = Step(self.clock.monotonic(), self.clock.time_ns(), self.records)
+        try:
+            result = self.simulator.decide("node", stimulus, step, *arguments)
+            self._carry_out(step)
+        except Exception as error:
+            # Its shell would log it and go on; here it is the end, and only the first one counts.
+            self._failure = self._failure or error
+            raise
         return result
 
     def _carry_out(self, step: Step) -> None:
@@ -108,39 +212,128 @@ class VirtualNode:
             if self._wake is not None:
                 self._wake.call_off()
             self._wake_at = step.wake_at
-            self._wake = self.agenda.at_monotonic(step.wake_at, self._tick)
-        self.simulator.after_step(self)
+            self._wake = self.clock.at(step.wake_at, self._tick)
+        if not self.dead:
+            self.simulator.after_step(self)
 
     def _tick(self) -> None:
         self._wake = None
         self.do(self.machine.tick)
 
     def _effect(self, effect: Effect) -> None:
-        soon = self.chance.randint(10 * MICROSECOND_NS, 2 * MILLISECOND_NS)
         match effect:
             case Send(client, message):
                 link = self._clients.get(client)
                 if link is not None:
                     link.send(message)
-            case Broadcast(message):
+                elif self.neighbours.links:
+                    self.neighbours.send_client(client, message)
+            case SendNode(node, message):
+                self.neighbours.send(node, message)
+            case Broadcast(message, abroad):
                 for link in self._clients.values():
                     link.send(message)
+                if abroad:
+                    self.neighbours.send_all(message)
             case StartWorker(worker, _):
-                self.agenda.after(soon, self._fork, worker)
+                self.agenda.after(self._soon(), self._fork, worker)
             case EndProcess(worker, _):
-                self.agenda.after(soon, self.simulator.kill, worker)
+                self.agenda.after(self._soon(), self.simulator.kill, worker)
             case ReserveArena(_, end):
-                self.agenda.after(soon, self.do, self.machine.arena_reserved, end, "")
+                self.agenda.after(self._soon(), self.do, self.machine.arena_reserved, end, "")
             case SpillObject():
-                self.agenda.after(soon, self._spill, effect)
+                self.agenda.after(self._disk_ns(), self._spill, effect)
             case RestoreObject():
-                self.agenda.after(soon, self._restore, effect)
+                self.agenda.after(self._disk_ns(), self._restore, effect)
             case RemoveFile(path):
                 self.files.pop(path, None)
             case RemoveCheckpoints(actor):
-                self.simulator.checkpoints.pop(actor, None)
+                # A guest's are kept by its home, which shares its disk here.
+                if self.machine.peers.home_of(actor) is None:
+                    self.simulator.checkpoints.pop(actor, None)
             case _:
+                self._effect_abroad(effect)
+
+    def _effect_abroad(self, effect: Effect) -> None:
+        match effect:
+            case ConnectPeer(node, address):
+                self.neighbours.connect(node, address)
+            case DisconnectPeer(node):
+                self.neighbours.disconnect(node)
+            case PullObject():
+                self.transfers.pull(effect)
+            case CancelPull(token):
+                self.transfers.cancel(token)
+            case ServeObject() | RefuseTransfer():
+                self.transfers.serve(effect)
+            case CutTransfers(node):
+                self.transfers.cut(node)
+            case ReserveName() | FindName() | ListNames():
+                assert self.naming is not None
+                self.naming.ask(effect)
+            case Report(news) if self.reporter is not None:
+                if isinstance(news, dict):
+                    self.reporter.actor_created(news)
+                else:
+                    self.reporter.actor_changed(
+                        news.actor, news.state, news.incarnation, news.worker, news.path, news.cause, news.detail
+                    )
+            case ReportJob(job, driver, pid, entrypoint, namespace) if self.reporter is not None:
+                self.reporter.start_job(job, driver, pid, entrypoint, namespace)
+            case Report() | ReportJob():
                 pass
+            case _:
+                self._broken(f"nothing here carries out {effect}")
+
+    def _soon(self) -> int:
+        return self.chance.randint(10 * MICROSECOND_NS, 2 * MILLISECOND_NS)
+
+    def _disk_ns(self) -> int:
+        return self.chance.randint(10 * MICROSECOND_NS, self.disk_ns_max)
+
+    # --- other nodes -----------------------------------------------------------------------------------------
+
+    def hear_of_nodes(self, rows: list[Any], latency_ns: int) -> None:
+        """The control store says who is there; in the order in which it said so."""
+        self._heard_at = max(self._heard_at, self.agenda.elapsed_ns + latency_ns)
+        self.agenda.at(self._heard_at, self.when_awake, self._on_nodes, rows)
+
+    def _on_nodes(self, rows: list[Any]) -> None:
+        for row in rows:
+            self.do(self.machine.abroad.node_learned, *learned(row))
+
+    def _refused(self, node: bytes, why: str) -> None:
+        assert self.reporter is not None
+        self.reporter.report_unreachable(node, why)
+
+    def _call(self, node: bytes, address: str, on_failed: Callable[[bytes, ConnectionError], None]) -> None:
+        """As ``Doorman.call``."""
+        self.agenda.after(self.network.latency_ns(), self._knock, node, on_failed)
+
+    def _knock(self, node: bytes, on_failed: Callable[[bytes, ConnectionError], None]) -> None:
+        if self.dead:
+            return
+        there = self.simulator.nodes_by_id[node]
+        try:
+            if there.paused:
+                raise TimeoutError("it does not answer")
+            near, far = self.network.connect(
+                self, Hello(self.id, int(ProcessKind.NODE), 0), there, Hello(node, int(ProcessKind.NODE), 0, True)
+            )
+        except ConnectionRefusedError as refused:
+            self.when_awake(on_failed, node, refused)
+        except TimeoutError as late:
+            failed = ConnectionError(str(late))
+            self.agenda.after(int(PEER_SECONDS_MAX * SECOND_NS), self.when_awake, on_failed, node, failed)
+        else:
+            there.neighbours.arrived(cast(Any, far))
+            self.when_awake(self.neighbours.arrived, cast(Any, near))
+            self.network.flush()
+
+    def _close_link(self, link: VirtualLink) -> None:
+        if not link.closed:
+            self.network.close(link)
+            self._on_close(link)
 
     # --- the disk ------------------------------------------------------------------------------------------
 
@@ -162,6 +355,13 @@ class VirtualNode:
         self.arena[restore.offset] = self.files[restore.path]
         self.do(self.machine.object_restored, restore.token, 0.001, "")
 
+    def check_read(self, identifier: bytes, offset: int) -> None:
+        """A reader has an object mapped at ``offset``. Raises Broken if something else lies there."""
+        written = self.arena.get(offset)
+        if written is None or written[0] != identifier:
+            what = "nothing" if written is None else written[0].hex()
+            raise Broken(f"{identifier.hex()} should lie at {offset} of {self.name}, but {what} does")
+
     # --- worker processes ------------------------------------------------------------------------------------
 
     def _fork(self, worker: bytes) -> None:
@@ -173,13 +373,13 @@ class VirtualNode:
         self.do(self.machine.worker_forked, worker, self._pids)
         wait = chance.randint(int(starts.start_ms_min * MILLISECOND_NS), int(starts.start_ms_max * MILLISECOND_NS))
         if chance.random() < starts.dies_ratio:
-            self.agenda.after(wait, self.worker_ended, Ended(worker, self._pids, 1, 0))
+            self.agenda.after(wait, self.when_awake, self.worker_ended, Ended(worker, self._pids, 1, 0))
         else:
-            self.agenda.after(wait, self._join, worker, self._pids)
+            self.agenda.after(wait, self.when_awake, self._join, worker, self._pids)
 
     def _join(self, worker: bytes, pid: int) -> None:
         if worker in self.machine.pool.workers and not self.machine.pool.workers[worker].killed:
-            self.simulator.worker_started(worker, pid)
+            self.simulator.worker_started(self, worker, pid)
         else:
             # Killed before it could say hello.
             self.worker_ended(Ended(worker, pid, 0, SIGNAL_KILL))
@@ -189,7 +389,8 @@ class VirtualNode:
         ran = list(process.records.ran.values()) or [(NIL_TASK, 0)]
         started, attempts = tuple(task for task, _ in ran), tuple(attempt for _, attempt in ran)
         end = Ended(process.id, process.pid, exit_code, signal, 0, oom, False, started, started[0], "", attempts)
-        self.agenda.after(self.chance.randint(10 * MICROSECOND_NS, 5 * MILLISECOND_NS), self.worker_ended, end)
+        wait = self.chance.randint(10 * MICROSECOND_NS, 5 * MILLISECOND_NS)
+        self.agenda.after(wait, self.when_awake, self.worker_ended, end)
 
     def worker_ended(self, end: Ended) -> None:
         """First its last words are read, then it is buried."""
@@ -212,7 +413,7 @@ class VirtualNode:
         kind = process.kind
         me = Hello(process.id, int(kind), process.pid)
         near, far = self.network.connect(process, me, self, Hello(b"", int(ProcessKind.NODE), 0))
-        step = Step(self.agenda.monotonic(), self.agenda.time_ns(), self.records)
+        step = Step(self.clock.monotonic(), self.clock.time_ns(), self.records)
         client = self.simulator.decide("node", self.machine.client_joined, step, process.id, kind, process.pid)
         if client is None:
             self.network.close(far)
@@ -221,21 +422,33 @@ class VirtualNode:
         process.job = client.job
         far.state = process.id
         self._clients[process.id] = far
-        far.send(encode(Welcome(NODE_ID, process.id, client.job, self.machine.objects.capacity, {})))
+        far.send(encode(Welcome(self.id, process.id, client.job, self.machine.objects.capacity, {})))
         self._carry_out(step)
         return near
 
     def deliver(self, link: VirtualLink, messages: list[Message]) -> None:
-        """A client sent something. What breaks the protocol is an error of the runtime here."""
-        self.do(self.machine.client_messages, link.state, messages)
+        """Somebody sent something. What breaks the protocol is an error of the runtime here."""
+        if type(link.state) is Neighbour:
+            self.neighbours.received(cast(Any, link), messages)
+        else:
+            self.do(self.machine.client_messages, link.state, messages)
 
     def closed_by_peer(self, link: VirtualLink) -> None:
-        """A client is gone."""
+        """Somebody is gone."""
+        self.when_awake(self._on_close, link)
+
+    def _on_close(self, link: VirtualLink) -> None:
         client = link.state
+        if type(client) is Neighbour:
+            self.neighbours.closed(cast(Any, link))
+            return
         if client is None or self._clients.get(client) is not link:
             return
         del self._clients[client]
+        known = self.machine.clients.get(client)
         self.do(self.machine.client_left, client)
+        if known is not None and known.described and self.reporter is not None:
+            self.reporter.end_job(known.job, DeathCause.INTENDED if known.said_goodbye else DeathCause.UNKNOWN)
         end = self._dying.pop(client, None)
         if end is not None:
             self.do(self.machine.worker_ended, end)

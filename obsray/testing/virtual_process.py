@@ -35,6 +35,8 @@ from obsray.ids import (
     SEQUENCE_DETACHED_ACTOR,
     SEQUENCE_GROUP,
     SEQUENCE_PUT,
+    mark_of,
+    mark_of_node,
     object_id,
     task_id,
 )
@@ -45,7 +47,7 @@ from obsray.testing.programs import Steps, Until, Value
 from obsray.testing.virtual_thread import VirtualThread
 
 if TYPE_CHECKING:
-    from obsray.testing.simulator import Simulator
+    from obsray.testing.virtual_node import VirtualNode
     from obsray.testing.virtual_worker import VirtualExecutor
 
 TICK_NS = 5 * MILLISECOND_NS
@@ -60,14 +62,17 @@ _ANYWHERE = (b"", -1)
 class VirtualProcess:
     """The session of one process, with the attributes that its inbox and its submissions look for."""
 
-    def __init__(self, simulator: Simulator, identifier: bytes, pid: int, kind: ProcessKind) -> None:
+    def __init__(self, home: VirtualNode, identifier: bytes, pid: int, kind: ProcessKind) -> None:
+        simulator = home.simulator
         self.simulator = simulator
+        self.home, self.host, self.clock = home, home.host, home.clock
         self.agenda, self.network, self.chance = simulator.agenda, simulator.network, simulator.chance
         self.id = self.worker = identifier
         self.pid = pid
         self.kind = kind
+        self.name = f"{kind.name.lower()} {pid} of {home.name}"
         self.config = simulator.config
-        self.dead = False
+        self.dead = self.paused = False
         self.links: dict[int, VirtualLink] = {}
         self.records = self.emitter = Records(simulator.log, identifier)
         self.job = 0
@@ -97,33 +102,42 @@ class VirtualProcess:
         self._functions: dict[Any, Function] = {}
         self._plans: dict[Any, Plan] = {}
         session = cast(Any, self)
-        self.inbox = Inbox(session, self.agenda.monotonic, self.agenda.time_ns)
+        self.inbox = Inbox(session, self.clock.monotonic, self.clock.time_ns)
         self.reactor = SimpleNamespace(
             close=self._close_link, read_to_end=self.network.read_to_end,
-            call_at=lambda instant, action: self.agenda.after(
-                max(0, round((instant - self.agenda.monotonic()) * 1e9)), self.do, action
-            ),
+            links=self.links, call_at=lambda instant, action: self.clock.at(instant, self.do, action),
         )  # fmt: skip
         self.ownership = Ownership(identifier)
-        self.verdicts = Verdicts(self.ownership, self.records, self.agenda.time_ns)
+        self.verdicts = Verdicts(self.ownership, self.records, self.clock.time_ns)
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.records, self.config, 0)
+        self.dispatcher.node_ids = self.node_ids
         self.calls = ActorCalls(self.ownership, self.dispatcher, self.verdicts, self.records)
         self.reservations = Reservations(self.ownership)
         self.submitted = SubmittedRun(self.records, 0)
         self.verdicts.before_end = self.submitted.flush
-        Submission(session, self.agenda.time_ns)
+        Submission(session, self.clock.time_ns)
         self.ownership.on_freed = self.inbox.on_freed
         self.node: VirtualLink
 
     def join(self) -> bool:
         """Connect to the node. False if it does not expect this process."""
-        link = self.simulator.node.join(self)
+        link = self.home.join(self)
         if link is None:
             return False
         self.node = link
+        for peer in self.home.machine.peers.living():
+            self.node_addresses[mark_of_node(peer.id)] = peer.facts.address
+            self.node_ids[mark_of_node(peer.id)] = peer.id
         self.dispatcher.job = self.submitted.job = self.job
+        if self.home.clustered and self.kind is ProcessKind.DRIVER:
+            link.send(m.encode(m.DescribeJob({"entrypoint": "program.py", "namespace": "space"})))
+            self.network.flush()
         self.agenda.after(TICK_NS, self._tick)
         return True
+
+    def meet_job(self, job: int) -> None:
+        """A worker gets to know the job it works for."""
+        self.job = self.dispatcher.job = self.submitted.job = job
 
     # --- turns -------------------------------------------------------------------------------------------------
 
@@ -149,9 +163,9 @@ class VirtualProcess:
             unpinned, self.unpinned = self.unpinned, []
             self.node.send(m.encode(m.UnpinObjects(unpinned)))
         if self.dispatcher.active:
-            self.dispatcher.run(self.agenda.monotonic(), self.agenda.time_ns())
+            self.dispatcher.run(self.clock.monotonic(), self.clock.time_ns())
         if self.calls.active:
-            self.calls.run(self.agenda.time_ns())
+            self.calls.run(self.clock.time_ns())
         self.ownership.settle()
         if self.ownership.outbox:
             self.submitted.flush()
@@ -171,27 +185,41 @@ class VirtualProcess:
                     link.send(message)
 
     def _connect(self, worker: bytes) -> VirtualLink | None:
-        there = self.simulator.processes.get(worker)
-        me = Hello(self.id, int(self.kind), self.pid)
         try:
-            if there is None:
-                raise ConnectionRefusedError(worker.hex())
-            near, far = self.network.connect(self, me, there, Hello(worker, int(ProcessKind.WORKER), 0))
-        except ConnectionRefusedError:
+            there = self._reach(worker)
+            remote = there.home is not self.home
+            me = Hello(self.id, int(self.kind), self.pid, remote)
+            near, far = self.network.connect(self, me, there, Hello(worker, int(ProcessKind.WORKER), 0, remote))
+        except OSError:
             for lease in self.dispatcher.by_worker.get(worker, ()):
                 self.node.send(m.encode(m.KillWorker(worker, lease.id)))
+            self.dispatcher.functions.pop(worker, None)
             self.inbox.owner_lost(worker)
             return None
         self.peers[worker] = near
         there.inbox.on_link(cast(Any, far))
         return near
 
+    def _reach(self, worker: bytes) -> VirtualProcess:
+        """As ``Session._reach``: the process, if its node lets others through to it. Raises OSError if not."""
+        there = self.simulator.processes.get(worker)
+        mark = mark_of(worker)
+        path = self.dispatcher.paths.get(worker) or ""
+        elsewhere = self.home.clustered and mark != mark_of(self.id)
+        if elsewhere and ":" not in path and mark not in self.node_addresses:
+            raise ConnectionRefusedError(f"nobody knows the node of {worker.hex()}")
+        if there is None:
+            raise ConnectionRefusedError(worker.hex())
+        if there.home is not self.home and there.home.paused:
+            raise TimeoutError(f"the node of {worker.hex()} does not answer")
+        return there
+
     def send_everything(self) -> None:
         """This process is about to wait: nothing may stay behind."""
         if self.dispatcher.unsent:
-            self.dispatcher.push_all(self.agenda.time_ns())
+            self.dispatcher.push_all(self.clock.time_ns())
         if self.calls.unsent:
-            self.calls.push_all(self.agenda.time_ns())
+            self.calls.push_all(self.clock.time_ns())
         if self.executor is not None:
             self.executor.send_results()
         self.after()
@@ -201,7 +229,7 @@ class VirtualProcess:
             self.do(self._housekeeping)
 
     def _housekeeping(self) -> None:
-        again = self.dispatcher.tick(self.agenda.monotonic(), self.agenda.time_ns())
+        again = self.dispatcher.tick(self.clock.monotonic(), self.clock.time_ns())
         if self.executor is not None:
             self.executor.tick()
             self.inbox.leave_if_free()
@@ -278,7 +306,7 @@ class VirtualProcess:
             if room.error == "duplicate":
                 return value.size
             raise ObjectStoreFullError(room.detail)
-        self.simulator.node.arena[room.offset] = (identifier, value)
+        self.home.arena[room.offset] = (identifier, value)
         self.node.send(m.encode(m.SealObject(identifier)))
         self.network.flush()
         return value.size
@@ -298,8 +326,8 @@ class VirtualProcess:
                 raise Unreadable(identifier, told.detail)
             raise ObjectLostError(f"object {identifier.hex()} cannot be read: {told.detail}", identifier.hex())
         self._pins[identifier] = told.offset
-        self.simulator.check_read(identifier, told.offset, told.size)
-        value: Value = self.simulator.node.arena[told.offset][1]
+        self.home.check_read(identifier, told.offset)
+        value: Value = self.home.arena[told.offset][1]
         return value
 
     def read(self, entry: Entry) -> Steps[Any]:
@@ -340,7 +368,7 @@ class VirtualProcess:
 
     def unpin(self, identifier: bytes) -> None:
         """The last view of the object is gone; it was not moved meanwhile."""
-        self.simulator.check_read(identifier, self._pins.pop(identifier), 0)
+        self.home.check_read(identifier, self._pins.pop(identifier))
         self.unpinned.append(identifier)
 
     def open(self, data: bytes, thread: VirtualThread) -> Value:
@@ -540,9 +568,9 @@ class VirtualProcess:
         task = self.ownership.tasks.get(identifier[:16])
         if task is None:
             return
-        self.calls.cancel_any(task, force, recursive, self.agenda.time_ns())
+        self.calls.cancel_any(task, force, recursive, self.clock.time_ns())
         self.after()
 
     def cancel_children(self, parent: bytes) -> None:
         """Cancel what a cancelled task submitted from here, as ``Session.cancel_children`` does."""
-        self.calls.cancel_children(parent, self.agenda.time_ns())
+        self.calls.cancel_children(parent, self.clock.time_ns())

@@ -218,7 +218,7 @@ class VirtualThread:
         inner = tuple(value.inner)
         process.ownership.put(entry, stored, inner)
         task = self.running.task if self.running is not None else NIL_TASK
-        process.records.object_put(process.agenda.time_ns(), identifier, task, value.size, type(stored) is bytes, 0)
+        process.records.object_put(process.clock.time_ns(), identifier, task, value.size, type(stored) is bytes, 0)
         self.hold(identifier)
         process.after()
         return identifier

@@ -74,7 +74,7 @@ class VirtualExecutor:
     def __init__(self, process: VirtualProcess) -> None:
         self.process = process
         self.simulator: Simulator = process.simulator
-        self.agenda, self.chance = process.agenda, process.chance
+        self.agenda, self.clock, self.chance = process.agenda, process.clock, process.chance
         self.queue: deque[Running | m.StartActor] = deque()
         self.exiting = ""
         self.slots: dict[int, Running] = {}
@@ -119,7 +119,7 @@ class VirtualExecutor:
                 yield from self._become(next_up)
             # A moment for deaths between two attempts.
             yield Sleep(self.chance.randint(1, 5) * MICROSECOND_NS)
-            if not queue or self.agenda.time_ns() - self._sent_ns > SEND_AFTER_NS:
+            if not queue or self.clock.time_ns() - self._sent_ns > SEND_AFTER_NS:
                 process.send_everything()
         process.send_everything()
 
@@ -147,7 +147,7 @@ class VirtualExecutor:
         results, self._results = self._results, {}
         for link, batch in results.values():
             link.send((_DONE_TAG, batch))
-        self._sent_ns = self.agenda.time_ns()
+        self._sent_ns = self.clock.time_ns()
 
     def tick(self) -> None:
         """What the watcher does for an executor: nothing that a simulation needs."""
@@ -159,11 +159,13 @@ class VirtualExecutor:
         link.state[number] = LoadedFunction(name, self.process.records.intern(name), blob)
 
     def _on_push(self, link: VirtualLink, message: m.Message) -> None:
-        _, lease, batch, dispatched_at, _, tasks = message
+        _, lease, batch, dispatched_at, context, tasks = message
+        if context is not None and context.get("job", self.process.job) != self.process.job:
+            self.process.meet_job(context["job"])
         if lease and self._blocked:
             link.send(m.encode(m.Returned([task[0] for task in tasks], int(Reason.BLOCKED_IN_GET))))
             return
-        now = self.agenda.time_ns()
+        now = self.clock.time_ns()
         self.queue.extend([Running(link, lease, batch, dispatched_at, {}, now, task) for task in tasks])
         self._wake()
 
@@ -211,7 +213,7 @@ class VirtualExecutor:
     def blocked(self, running: Running, kind: WaitKind) -> None:
         """The running task waits: its CPU is free, and what is queued behind it goes back."""
         process = self.process
-        process.records.task_blocked(self.agenda.time_ns(), running.task, int(kind), 0, bytes(20))
+        process.records.task_blocked(self.clock.time_ns(), running.task, int(kind), 0, bytes(20))
         if running.lease:
             self._blocked = True
             back: dict[int, tuple[VirtualLink, list[bytes]]] = {running.link.number: (running.link, [])}
@@ -228,7 +230,7 @@ class VirtualExecutor:
         """The running task goes on."""
         process = self.process
         running.blocked_ns += blocked_ns
-        process.records.task_unblocked(self.agenda.time_ns(), running.task, int(kind), blocked_ns / 1e9)
+        process.records.task_unblocked(self.clock.time_ns(), running.task, int(kind), blocked_ns / 1e9)
         if running.lease:
             self._blocked = False
             process.node.send(m.encode(m.Unblocked()))
@@ -275,7 +277,7 @@ class VirtualExecutor:
         process.send_everything()
 
     def _begin(self, running: Running) -> None:
-        running.started_at = running.ready_at = self.agenda.time_ns()
+        running.started_at = running.ready_at = self.clock.time_ns()
         running.actor = self.actor or _NO_ACTOR
         self.slots[0] = self._thread.running = self.process.local.running = running
         self.process.records.running(0, running.task, running.started_at, running.loaded.name_number, running.attempt)
@@ -309,7 +311,7 @@ class VirtualExecutor:
             process.reference(identifier, thread)
         # Waiting for arguments was no part of running.
         running.blocked_ns = 0
-        running.ready_at = self.agenda.time_ns()
+        running.ready_at = self.clock.time_ns()
         return call
 
     def _store_results(self, running: Running, result: Value | None) -> Steps[tuple[list[Any], dict[str, Any] | None]]:
@@ -346,7 +348,7 @@ class VirtualExecutor:
         return dump_error(RayTaskError(running.loaded.name, repr(error), None, 0, running.task.hex()))
 
     def _end(self, running: Running, outcome: Outcome, values: list[Any], extra: dict[str, Any] | None) -> None:
-        process, loaded, now = self.process, running.loaded, self.agenda.time_ns()
+        process, loaded, now = self.process, running.loaded, self.clock.time_ns()
         loaded.calls += 1
         if running.borrowed is not None:
             kept = self._kept(running.borrowed)
@@ -391,7 +393,7 @@ class VirtualExecutor:
         spec, process, thread = message.spec, self.process, self._thread
         self.actor, self.instance = spec["actor"], {}
         fields = (spec["task"], message.incarnation, 0, spec["payload"], spec["arguments"], 1, spec["trace"], None)
-        running = Running(_Nobody(), 0, 0, self.agenda.time_ns(), {}, self.agenda.time_ns(), fields)
+        running = Running(_Nobody(), 0, 0, self.clock.time_ns(), {}, self.clock.time_ns(), fields)
         name = f"{spec['class_name']}.__init__"
         running.loaded = LoadedFunction(name, process.records.intern(name), b"")
         self._begin(running)

@@ -14,6 +14,7 @@ from obsray.errors import (
     ActorPlacementGroupRemoved,
     ActorUnavailableError,
     GetTimeoutError,
+    NodeDiedError,
     ObjectFreedError,
     ObjectLostError,
     ObjectStoreFullError,
@@ -59,20 +60,25 @@ def settled(thread: VirtualThread, identifier: bytes) -> Steps[Value | None]:
 def excuse(thread: VirtualThread, identifier: bytes, error: RayError) -> None:
     """Raise WrongResult unless some fault or the program itself explains this error."""
     simulator = thread.process.simulator
+    faults = simulator.ledger.deaths + simulator.ledger.cuts
     match error:
         case TaskPlacementGroupRemoved() | ActorPlacementGroupRemoved():
             excused = simulator.ledger.groups_removed > 0
         case TaskCancelledError():
             excused = simulator.ledger.cancels > 0
         case ObjectFreedError():
-            excused = False
+            # Two nodes that lost each other for a moment have let go of what the other's processes held.
+            excused = simulator.ledger.cuts > 0
         case OwnerDiedError() | ObjectLostError():
             # What a process owns ends with it, also if it ends in order.
-            excused = simulator.ledger.deaths + simulator.ledger.exits + simulator.ledger.files_lost > 0
+            excused = faults + simulator.ledger.exits + simulator.ledger.files_lost > 0
         case ActorDiedError():
-            excused = simulator.ledger.deaths > 0 or error.actor_init_failed
+            excused = faults > 0 or error.actor_init_failed
         case ActorUnavailableError():
-            excused = simulator.ledger.deaths > 0
+            excused = faults > 0
+        case NodeDiedError():
+            # What it had begun nobody knows.
+            excused = faults > 0
         case WorkerCrashedError():
             excused = simulator.ledger.crashed_too_often(identifier[:16])
         case RayTaskError():

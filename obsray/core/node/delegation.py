@@ -486,6 +486,11 @@ class Delegation:
         for known in self._defined.values():
             known -= {key for key in known if key[0] == client}
 
+    def group_removed(self, group: bytes) -> None:
+        """What waited for its bundles elsewhere waits no longer; the nodes that have them refuse it by themselves."""
+        for key in [key for key, demand in self.away.items() if demand.placement.group == group]:
+            self.away.pop(key).away.clear()
+
     def node_lost(self, step: Step, node: bytes) -> None:
         """What waited there is wanted here again, and from here anywhere."""
         self._defined.pop(node, None)

@@ -141,8 +141,9 @@ class Directory:
 
     def _wake_for(self, step: Step, object_id: bytes) -> None:
         """Somebody waits: look again when a reader counts no more, or when it has been waited for long enough."""
-        if self.nodes_of(object_id):
-            readers = self.places[object_id].readers.values()
+        place = self.places.get(object_id)
+        if place is not None and self.nodes_of(object_id):
+            readers = place.readers.values()
             step.wake(min((until for _, until in readers if until > step.now), default=step.now + READING_SECONDS))
         elif object_id in self.lost:
             step.wake(min(self.waiting[object_id].values()) + WAIT_SECONDS)
@@ -202,6 +203,9 @@ class Directory:
         place = self.places.get(object_id)
         if place is not None:
             place.readers.pop(self.node, None)
+        waiting = self.waiting.get(object_id, {})
+        if waiting.pop(self.node, None) is not None and not waiting:
+            del self.waiting[object_id]
         self.retry(step, object_id)
         self._tidy(object_id)
 

@@ -273,6 +273,7 @@ class GroupMessages:
         # Actors first, so that the deaths of their processes are not taken for crashes.
         self.machine.actors.group_removed(step, group.id, why)
         self.machine.guests.group_removed(step, group.id, why)
+        self.machine.delegation.group_removed(group.id)
         for lease in self.scheduler.group_demands.end(step, group, why, reason):
             self.machine.pool.kill(step, lease.worker, DeathCause.PLACEMENT_REMOVED, why)
 

@@ -201,6 +201,8 @@ class GroupTable:
         for node, bundles in away.items():
             self._promise(group, self.peers.peers[node], bundles)
             indices = [bundle.index for bundle in bundles]
+            # It will have a copy, whatever becomes of this try, and must hear of the group's end.
+            group.followers[node] = None
             step.tell_node(node, PrepareBundles(group_facts(group), group.attempts, indices))
         self.look_again()
         if group.asked:

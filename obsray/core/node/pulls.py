@@ -115,6 +115,8 @@ class Pulls:
             step.emit.transfer_asked(step.time_ns, object_id, reader.client, self.node if home is None else home.id)
             pull.readers.append(reader)
             self._ask(step, pull)
+        elif pull.entry is not None:
+            pull.entry.waiting.append(reader)
         else:
             pull.readers.append(reader)
 

@@ -51,6 +51,8 @@ class Sharing:
         self._later: list[tuple[bytes, Any]] = []
         #: Told how it ends when something is taken over from a node that leaves (``moving.py``).
         self.on_taken: Callable[[Step, bytes, str], None] = lambda step, object_id, error: None
+        #: What its home has freed just now.
+        self._freeing: set[bytes] = set()
         objects.sharer = self
 
     def _here(self, object_id: bytes) -> Entry | None:
@@ -105,7 +107,8 @@ class Sharing:
         """A copy is gone from the store."""
         step.emit.object_copy_dropped(step.time_ns, entry.id, self.node, entry.size, step.now - entry.created_at)
         home = self.peers.home_of(entry.id)
-        if home is not None:
+        # What its home has freed is answered by ObjectsFreed: it is not lost.
+        if home is not None and not entry.doomed and entry.id not in self._freeing:
             self._gone.setdefault(home.id, []).append(entry.id)
 
     def lost(self, step: Step, entry: Entry) -> None:
@@ -196,8 +199,9 @@ class Sharing:
 
     def _free_objects(self, step: Step, peer: Peer, message: m.FreeObjects) -> None:
         theirs = [each for each in message.objects if self.peers.home_of(_object(each)) is peer]
-        copies = {each for each in theirs if (entry := self.objects.entries.get(each)) is not None and entry.copy}
-        found = [each for each in self.objects.free_all(step, theirs) if each not in copies]
+        self._freeing = set(theirs)
+        found = self.objects.free_all(step, theirs)
+        self._freeing.clear()
         for object_id in theirs:
             self.pulls.withdraw(step, object_id, "unknown", FREED)
         if found:

@@ -105,7 +105,11 @@ class Inbox:
         if self.session.peers.get(worker) is link:
             del self.session.peers[worker]
             self.session.dispatcher.functions.pop(worker, None)
-            self.owner_lost(worker)
+            if link.peer.remote:
+                # Between machines a connection can break although both ends live. If it is dead, that is found out now.
+                self.session.ownership.ask_again(worker)
+            else:
+                self.owner_lost(worker)
             self._await_news(worker)
         elif self.session.executor is not None:
             self.session.executor.link_closed(link)

@@ -437,6 +437,14 @@ class Ownership:
             if type(entry.value) is int and entry.id.startswith(worker):
                 entry.value, entry.failed = error, True
 
+    def ask_again(self, worker: bytes) -> None:
+        """The connection to an owner that may live broke: what it has not answered it is asked again."""
+        for entry in self.entries.values():
+            if entry.requested and entry.state == PENDING and not entry.owned and entry.id.startswith(worker):
+                entry.requested = bool(entry.waiters)
+                if entry.requested:
+                    self.outbox.append((worker, encode(GetObject(entry.id))))
+
     # --- as owner, asked by others --------------------------------------------------------------------------------
 
     def asked_for(self, identifier: bytes, worker: bytes) -> None:

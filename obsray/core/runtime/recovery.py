@@ -41,8 +41,11 @@ class Recovery:
         entries, lineage = self.session.ownership.entries, self.session.dispatcher.lineage
         for identifier in message.objects:
             entry = entries.get(identifier)
+            if entry is None:
+                # Somebody asked for it although it was freed; the node need not remember that it is nowhere.
+                self.session.ownership.discard([identifier])
             # One that is in doubt is answered for in a moment.
-            if entry is not None and entry.owned and entry.state == READY and type(entry.value) is int:
+            elif entry.owned and entry.state == READY and type(entry.value) is int:
                 lineage.lost(entry, message.detail)
 
     def unreadable(self, entry: Entry, detail: str) -> None:
@@ -112,6 +115,11 @@ class Recovery:
         for worker in self._of_node(mark):
             death = m.WorkerDied(worker, 0, int(DeathCause.NODE_DIED), 0, 0, [], message.detail, "")
             self._worker_died(death)
+        # Nor does anybody there get anything from here any more: what an attempt of theirs does from now on, failing
+        # because its owner is gone, say, is no result.
+        for link in list(session.reactor.links.values()):
+            if link.peer.remote and len(link.peer.worker) == WORKER_ID_BYTES and mark_of(link.peer.worker) == mark:
+                session.reactor.close(link)
 
     def _of_node(self, mark: bytes) -> list[bytes]:
         """Processes of a node that this one has to do with."""

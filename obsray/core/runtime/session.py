@@ -311,6 +311,8 @@ class Session:
             # The node will tell how it died; a worker that lives but cannot be reached must not be waited for.
             for lease in self.dispatcher.by_worker.get(worker, ()):
                 self.node.send(m.encode(m.KillWorker(worker, lease.id)))
+            # What it was to be sent is lost, functions too; should it be reached later, it must hear of them again.
+            self.dispatcher.functions.pop(worker, None)
             self.inbox.owner_lost(worker)
             self.reactor.wake()
             return None

@@ -155,8 +155,9 @@ class ControlClient:
         self._news = threading.Condition()
         self._caller = os.urandom(8)
         self._numbers = itertools.count(1)
+        self._monotonic: Callable[[], float] = time.monotonic
         #: When a control store answered last (monotonic).
-        self.heard_at = time.monotonic()
+        self.heard_at = self._monotonic()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="obsray-control-client", daemon=True)
 
@@ -180,7 +181,7 @@ class ControlClient:
             self._answer(on_done, None, ControlError(method, "RESOURCE_EXHAUSTED", detail))
             return
         with self._news:
-            self._calls.append(_Call(method, fields, on_done, request_id, time.monotonic() + patience))
+            self._calls.append(_Call(method, fields, on_done, request_id, self._monotonic() + patience))
             self._news.notify()
 
     def close(self, timeout_seconds: float = CLOSE_SECONDS_MAX) -> None:
@@ -230,7 +231,7 @@ class ControlClient:
             except ControlError as failure:
                 reply, error = None, failure
             retry = error is not None and error.code in AGAIN
-            if not retry or time.monotonic() + pause_seconds > call.give_up_at or self._closing.wait(pause_seconds):
+            if not retry or self._monotonic() + pause_seconds > call.give_up_at or self._closing.wait(pause_seconds):
                 self._answer(call.on_done, reply, error)
                 return
             assert error is not None
@@ -241,7 +242,7 @@ class ControlClient:
 
     def _give_up(self, error: ControlError) -> None:
         """Those behind a call that is tried again and again wait no longer than they want to."""
-        now = time.monotonic()
+        now = self._monotonic()
         with self._news:
             late = [call for call in self._calls if call.give_up_at <= now]
             for call in late:
@@ -262,14 +263,14 @@ class ControlClient:
                 request.request_id = call.request_id
             method = getattr(self._route.stub(), call.method)
             reply = method(request, timeout=seconds_max, metadata=self._route.metadata)
-            self.heard_at = time.monotonic()
+            self.heard_at = self._monotonic()
             return reply
         except grpc.RpcError as failure:
             code = failure.code().name
             if code in AGAIN:
                 self._route.failed(failure)
             else:
-                self.heard_at = time.monotonic()
+                self.heard_at = self._monotonic()
             raise ControlError(call.method, code, failure.details() or "") from failure
         except (AttributeError, TypeError, ValueError) as failure:
             raise ControlError(call.method, "INVALID_ARGUMENT", str(failure)) from failure

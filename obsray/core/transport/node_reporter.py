@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,7 +120,7 @@ class NodeReporter(ControlClient):
         }
         # Heartbeats from here on: should this call fail, the answer to a later one is that the node is unknown.
         self._heartbeat_seconds = HEARTBEAT_SECONDS
-        self._beat_at = time.monotonic() + HEARTBEAT_SECONDS
+        self._beat_at = self._monotonic() + HEARTBEAT_SECONDS
 
         def done(reply: Any, error: ControlError | None) -> None:
             if error is None and on_admitted is not None:
@@ -351,14 +350,14 @@ class NodeReporter(ControlClient):
         if call.method == "RegisterNode":
             self._incarnation = reply.incarnation
             self._heartbeat_seconds = reply.heartbeat_seconds
-            self._beat_at = time.monotonic() + reply.heartbeat_seconds
+            self._beat_at = self._monotonic() + reply.heartbeat_seconds
             self._learn(reply)
             if self._follower is not None and not self._following:
                 self._following = True
                 self._follower.start()
         elif call.method == "LeaveNode":
             self._heartbeat_seconds = None
-        elif call.method != "Heartbeat" and self._heartbeat_seconds is not None and time.monotonic() >= self._beat_at:
+        elif call.method != "Heartbeat" and self._heartbeat_seconds is not None and self._monotonic() >= self._beat_at:
             # A queue that never runs empty must not keep the heartbeats back.
             self._on_idle()
         return reply
@@ -386,12 +385,12 @@ class NodeReporter(ControlClient):
     def _idle_seconds(self) -> float | None:
         if self._heartbeat_seconds is None:
             return None
-        return max(0.001, self._beat_at - time.monotonic())
+        return max(0.001, self._beat_at - self._monotonic())
 
     def _on_idle(self) -> None:
-        if self._heartbeat_seconds is None or time.monotonic() < self._beat_at:
+        if self._heartbeat_seconds is None or self._monotonic() < self._beat_at:
             return
-        self._beat_at = time.monotonic() + self._heartbeat_seconds
+        self._beat_at = self._monotonic() + self._heartbeat_seconds
         fields = {"node": self._node, "incarnation": self._incarnation}
         try:
             # Without a retry: the next beat says the same.

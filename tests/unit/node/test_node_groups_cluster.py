@@ -198,6 +198,39 @@ def test_a_home_that_dies_frees_what_others_held_for_it():
     assert free(head, third) == [1, 1]
 
 
+def test_a_node_that_took_part_in_a_try_that_failed_hears_of_the_groups_end():
+    bench = ClusterBench({"cpus": 1}, {"cpus": 1}, {"cpus": 1})
+    head, second, third = bench.nodes
+    driver = third.driver()
+    third.define(driver, 1, CPU=1)
+    third.want(driver, 1, 1)
+    third.workers_join()
+    owner = head.driver()
+    group = ask(head, owner, 1, 1, 1, strategy="SPREAD")
+    bench.settle()
+    assert state(second, group) is GroupState.PENDING, "it holds nothing, but has a copy"
+    head.send(owner, m.RemoveGroup(group))
+    bench.settle()
+    assert [state(each, group) for each in bench.nodes] == [GroupState.REMOVED] * 3
+
+
+def test_what_waits_elsewhere_for_a_bundle_of_a_removed_group_is_forgotten():
+    bench = ClusterBench({"cpus": 1}, {"cpus": 1})
+    head, other = bench.nodes
+    driver = head.driver()
+    group = ask(head, driver, 1, 1, strategy="STRICT_SPREAD")
+    bench.settle()
+    define(head, driver, 1, {"group": group, "bundle": 1})
+    head.want(driver, 1, 3)
+    bench.settle()
+    assert head.machine.delegation.away
+    head.send(driver, m.RemoveGroup(group))
+    bench.settle()
+    assert not head.machine.delegation.away
+    # Nothing is wanted again that nobody wants any more.
+    bench.kill(other)
+
+
 # --- copies ----------------------------------------------------------------------------------------------------------
 
 

@@ -531,3 +531,51 @@ def test_who_asks_for_what_is_lost_hears_it_although_its_node_is_not_declared_de
     home.hear_of(there, NodeState.DEAD)
     cluster.pass_time(WAIT_SECONDS + 1)
     assert [each.request for each in home.take(owner, m.ObjectRefused)] == [6]
+
+
+def test_a_copy_whose_home_has_freed_it_is_not_lost_though_the_news_of_it_come_late():
+    cluster, (owner, reader, _) = three()
+    home, there, _ = cluster.nodes
+    identifier = write(home, owner, put_id(owner, 1))
+    there.send(reader, m.PinObject(5, identifier))
+    cluster.settle()
+    (pull,) = pulls(there)
+    transfer(cluster, there, pull)
+    # That the copy is there is still under way when the owner lets go.
+    there.send(reader, m.UnpinObjects([identifier]))
+    home.send(owner, m.FreeObjects([identifier]))
+    cluster.settle()
+    directory = home.machine.sharing.directory
+    assert holders(cluster, identifier) == [] and directory.places == {} and directory.lost == {}
+    assert home.records.named("object_lost") == [] and home.take(owner, m.ObjectLost) == []
+
+
+def test_all_who_waited_for_a_file_that_is_damaged_get_the_object_from_elsewhere():
+    cluster = ClusterBench({"store": 4 * MIB}, {})
+    home, there = cluster.nodes
+    owner, reader = home.driver(), there.driver(b"drvR")
+    other = home.driver(b"drvO")
+    identifier = write(home, owner, put_id(owner, 1), 3 * MIB)
+    read(cluster, there, reader, identifier)
+    cluster.settle()
+    home.send(owner, m.CreateObject(2, put_id(owner, 2), 3 * MIB), m.AbortObject(put_id(owner, 2)))
+    home.spills_end()
+    home.send(owner, m.PinObject(7, identifier))
+    home.send(other, m.PinObject(8, identifier))
+    home.restores_end(error="checksum")
+    settle(cluster)
+    assert [each.request for each in home.take(owner, m.ObjectPinned)] == [7]
+    assert [each.request for each in home.take(other, m.ObjectPinned)] == [8]
+
+
+def test_an_object_that_is_made_at_its_home_while_many_ask_for_it_is_found_by_all():
+    cluster, (owner, first, second) = three()
+    home, there, third = cluster.nodes
+    identifier = put_id(owner, 1)
+    home.send(owner, m.PinObject(5, identifier))
+    assert read(cluster, there, first, identifier) is None
+    write(home, owner, identifier)
+    settle(cluster)
+    assert home.take(owner, m.ObjectPinned) and there.take(first, m.ObjectPinned)
+    assert isinstance(read(cluster, third, second, identifier), m.ObjectPinned)
+    assert home.machine.sharing.directory.waiting == {}

@@ -253,3 +253,18 @@ def test_a_second_value_for_an_object_is_ignored() -> None:
     entry = made(ownership, 1, b"\x80first")
     ownership.fulfil(entry, b"\x80second")
     assert entry.value == b"\x80first" and entry.state == READY
+
+
+def test_an_owner_whose_connection_broke_is_asked_again_for_what_somebody_waits_for() -> None:
+    ownership = Ownership(ME)
+    wanted, unwanted = (ownership.entry(object_id(task_id(PEER, number))) for number in (1, 2))
+    for entry in (wanted, unwanted):
+        entry.local = 1
+        ownership.wait_for(entry, Sink())
+    unwanted.waiters = None
+    assert len(sent(ownership)) == 2
+    ownership.ask_again(PEER)
+    assert sent(ownership) == [(PEER, m.GetObject(wanted.id))]
+    assert not wanted.failed and not unwanted.requested
+    ownership.ask_again(THIRD)
+    assert sent(ownership) == []
