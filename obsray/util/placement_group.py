@@ -9,6 +9,7 @@ The module may be called like the function of the same name, because ``obsray.ut
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,9 @@ class _Callable(types.ModuleType):
         from obsray.core.groups import placement_group as make
 
         return make(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, (self.__name__,)
 
 
 # Importing this module makes it an attribute of the package, in place of the function.

@@ -233,11 +233,30 @@ def test_a_standby_takes_over_from_a_head_that_is_killed(program):
 from obsray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-standby = cluster.add_node(standby=True, num_cpus=0)
-worker = cluster.add_node(num_cpus=1)
+standby = cluster.add_node(standby=True, num_cpus=0, resources={"aside": 1})
+worker = cluster.add_node(num_cpus=2)
 obsray.init(address=worker.address)
 old = cluster.head_node.node_id
+say(nodes=3)
+
+from obsray.util import get_placement_group, placement_group
+group = placement_group([{"CPU": 1}], name="mine")
+group.wait(20)
 cluster.remove_node(cluster.head_node, allow_graceful=False)
+
+@obsray.remote(num_cpus=0, resources={"aside": 1})
+def take(name):
+    try:
+        placement_group([{"CPU": 1}], name=name)
+    except obsray.exceptions.PlacementGroupAlreadyExistsError as error:
+        return "taken"
+    return "new"
+
+# Only the control store knows it there, and that is another one now.
+said = obsray.get([take.remote("mine"), take.remote("other")], timeout=60)
+assert said == ["taken", "new"], said
+assert get_placement_group("mine").id == group.id
+say(names=True)
 
 @obsray.remote
 def f():
@@ -252,6 +271,8 @@ while (nodes := {row["NodeID"]: row["Alive"] for row in obsray.nodes()}) != want
 say(nodes=nodes, wanted=wanted)
 """
     )
+    # Three times, because each may take a while.
+    assert test.hear() == {"nodes": 3} and test.hear() == {"names": True}
     said = test.hear()
     assert said["nodes"] == said["wanted"]
 

@@ -45,6 +45,8 @@ class Deeds:
             s.Report: self._report,
             s.ReportJob: self._report_job,
             s.ReserveName: lambda effect: node.naming.ask(effect),
+            s.RegisterGroup: lambda effect: node.naming.register_group(effect),
+            s.ReportGroup: self._report_group,
             s.FindName: lambda effect: node.naming.ask(effect),
             s.ListNames: lambda effect: node.naming.ask(effect),
             s.Shutdown: self._shut_down,
@@ -87,6 +89,9 @@ class Deeds:
 
     def _report_job(self, effect: s.ReportJob) -> None:
         self.node.reporter.start_job(effect.job, effect.driver, effect.pid, effect.entrypoint, effect.namespace)
+
+    def _report_group(self, effect: s.ReportGroup) -> None:
+        self.node.reporter.update_group(effect.group, int(effect.state), effect.nodes, effect.detail)
 
     # --- files -----------------------------------------------------------------------------------------------
 

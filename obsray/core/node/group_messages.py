@@ -1,9 +1,10 @@
 """Machine: what clients and other nodes say about placement groups, and what follows from it on this node.
 
-Names are one for the whole cluster: who makes a named group asks all nodes first. Of two who ask at the same time the
-lesser id gets the name. What is listed is gathered from all nodes, each for the groups at home there.
+Names are one for the whole cluster: the control store gives them, before a named group is made. What is listed or found
+is gathered from all nodes, each for the groups at home there, so that works while the control store is away.
 
-Invariants: a question to other nodes is answered, at the latest after ``GATHER_SECONDS_MAX``.
+Invariants: a question to other nodes is answered, at the latest after ``GATHER_SECONDS_MAX``; a name that was asked for
+and is not used is given back.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from obsray.core.node.bundles import Group
+from obsray.core.node.bundles import Group, read_group
 from obsray.core.node.intake import Malformed
 from obsray.core.node.names import LATER
 from obsray.core.node.peers import Peer
-from obsray.core.node.step import Step
+from obsray.core.node.step import RegisterGroup, ReportGroup, Step
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import GroupState
 from obsray.telemetry.events import DeathCause, Reason
@@ -51,8 +52,8 @@ class GroupMessages:
         self.copies = machine.scheduler.copies
         self._numbers = itertools.count(1)
         self._questions: dict[int, _Question] = {}
-        #: Names asked for whose groups are not made yet -> their ids; None once another got the name.
-        self._naming: dict[tuple[str, str], bytes | None] = {}
+        #: Groups whose names the control store was asked for: who wants them, and what.
+        self._naming: dict[bytes, tuple[bytes, m.CreateGroup]] = {}
         #: Who wants a group removed whose home cannot be reached now.
         self._removals: dict[bytes, bytes] = {}
         machine.delegation.nodes_of = self.table.nodes_of
@@ -94,30 +95,38 @@ class GroupMessages:
             text = f"node {home.id.hex()[:8]}, which keeps detached placement groups, cannot be reached now; try again"
             step.send(client.id, m.Reply(message.request, None, text, "away"))
             return
-        others = [peer for peer in self.peers.living() if peer.linked]
-        if not name or not others or (namespace, name) in self.table.names:
-            self._create(step, client.id, message)
+        if not name or not self.peers.clustered or (namespace, name) in self.table.names:
+            if self._create(step, client.id, message):
+                step.effects.append(RegisterGroup(spec, False))
             return
-        key = (namespace, name)
-        if key in self._naming:
-            self._name_taken(step, client.id, message.request, key)
+        if any(
+            (asked.spec["namespace"], asked.spec["name"]) == (namespace, name) for _, asked in self._naming.values()
+        ):
+            self._name_taken(step, client.id, message.request, (namespace, name))
             return
-        self._naming[key] = spec["group"]
-
-        def named(step: Step, found: list[dict[str, Any]]) -> None:
-            mine = self._naming.pop(key)
-            if client.id not in self.machine.clients:
-                return
-            if found or mine is None:
-                self._name_taken(step, client.id, message.request, key)
-            else:
-                self._create(step, client.id, message)
-
-        self._ask(step, others, spec["group"], name, namespace, named)
-
-    def _create(self, step: Step, client: bytes, message: m.CreateGroup) -> None:
+        if spec["group"] in self._naming:
+            raise Malformed("CreateGroup: that group is being made already")
         try:
-            self.table.create(step, client, message.request, message.spec)
+            # Before anything is said about it elsewhere.
+            read_group(spec, client.id, self.machine.node)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Malformed(f"CreateGroup: {error!r}") from None
+        self._naming[spec["group"]] = client.id, message
+        step.effects.append(RegisterGroup(spec, True))
+
+    def named(self, step: Step, group: bytes, error: str, kind: str) -> None:
+        """The control store has said whether a group may have its name (``RegisterGroup``)."""
+        client, message = self._naming.pop(group)
+        if error:
+            if client in self.machine.clients:
+                step.send(client, m.Reply(message.request, None, error, kind))
+        elif client not in self.machine.clients or not self._create(step, client, message):
+            step.effects.append(ReportGroup(group, GroupState.REMOVED, [], "its creator ended before it was made"))
+        self.machine.look(step)
+
+    def _create(self, step: Step, client: bytes, message: m.CreateGroup) -> bool:
+        try:
+            return self.table.create(step, client, message.request, message.spec) is not None
         except (KeyError, TypeError, ValueError) as error:
             raise Malformed(f"CreateGroup: {error!r}") from None
 
@@ -191,15 +200,8 @@ class GroupMessages:
         found: list[dict[str, Any]] = []
         if message.name:
             named = self.table.find(message.name, message.namespace)
-            key = (message.namespace, message.name)
-            mine = self._naming.get(key)
             if named is not None:
                 found = [named]
-            elif mine and message.group:
-                if mine < message.group:
-                    found = [{"group": mine}]
-                else:
-                    self._naming[key] = None
         else:
             found = self.table.described(message.group or None)
         step.tell_node(peer.id, m.GroupsListed(message.number, found))

@@ -35,7 +35,7 @@ from obsray.core.node.bundles import (
 )
 from obsray.core.node.peers import Peer, PeerTable
 from obsray.core.node.resources import Amounts, Resources
-from obsray.core.node.step import Step, require
+from obsray.core.node.step import ReportGroup, Step, require
 from obsray.core.protocol.lifecycle import GroupState, advance
 from obsray.core.protocol.messages import (
     BundlesPrepared,
@@ -266,6 +266,7 @@ class GroupTable:
         advance(group, GroupState.CREATED)
         group.reason, group.deficit, group.told = Reason.NONE, "", ""
         step.emit.group_created(step.time_ns, group.id, group.pending_seconds, group.attempts)
+        self._report(step, group)
         facts = group_facts(group)
         nodes = group.taken
         for node in nodes:
@@ -274,6 +275,10 @@ class GroupTable:
                 group.followers[node] = None
         self._tell_followers(step, group, but=nodes)
         self.tell_watchers(step, group)
+
+    def _report(self, step: Step, group: Group) -> None:
+        nodes = [bundle.node if bundle.open else b"" for bundle in group.bundles]
+        step.effects.append(ReportGroup(group.id, group.state, nodes, group.ended))
 
     def _end_try(self, group: Group) -> None:
         group.trying = False
@@ -347,6 +352,7 @@ class GroupTable:
             # What it needs has changed also if it waits already.
             self.homeless.append(group)
             step.emit.group_rescheduling(step.time_ns, group.id, peer.id, len(opened))
+            self._report(step, group)
             self._tell_followers(step, group)
 
     def follow(self, step: Step, peer: Peer, identifier: bytes) -> None:
@@ -390,6 +396,8 @@ class GroupTable:
             del self.names[group.namespace, group.name]
         advance(group, GroupState.REMOVED)
         group.ended, group.reason, group.deficit = why, reason, ""
+        if self.at_home(group):
+            self._report(step, group)
         self._tell_followers(step, group)
         group.followers.clear()
         self.tell_watchers(step, group)

@@ -1,4 +1,4 @@
-"""Asking the control store for names on behalf of the node's machine."""
+"""Asking the control store for names of actors and groups on behalf of the node's machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from obsray.core.node.machine import NodeMachine
-from obsray.core.node.step import FindName, ListNames, ReserveName
+from obsray.core.node.step import FindName, ListNames, RegisterGroup, ReserveName
 from obsray.core.transport.control_client import ControlError
 from obsray.core.transport.node_reporter import NodeReporter
 
@@ -18,6 +18,18 @@ class Naming:
         self.machine = machine
         self.reporter = reporter
         self.do = do
+
+    def register_group(self, effect: RegisterGroup) -> None:
+        """Let the control store know of a group, and the machine whether it has its name."""
+        if not effect.named:
+            self.reporter.register_group(effect.spec)
+            return
+        group = effect.spec["group"]
+
+        def done(reply: Any, error: ControlError | None) -> None:
+            self.do(self.machine.group_messages.named, group, *_refusal(error))
+
+        self.reporter.register_group(effect.spec, done)
 
     def ask(self, effect: ReserveName | FindName | ListNames) -> None:
         """Carry out what the machine wants to know of names; it hears the answer later."""
@@ -31,12 +43,7 @@ class Naming:
                 self.reporter.list_named(namespace, lambda reply, error: self._listed(effect, reply, error))
 
     def _reserved(self, actor: bytes, error: ControlError | None) -> None:
-        text, kind = "", ""
-        if error is not None and error.code == "ALREADY_EXISTS":
-            text, kind = error.detail, "name_taken"
-        elif error is not None:
-            text, kind = f"no name can be given: {_why(error)}", "unavailable"
-        self.do(self.machine.name_answered, actor, text, kind)
+        self.do(self.machine.name_answered, actor, *_refusal(error))
 
     def _found(self, asked: FindName, reply: Any, error: ControlError | None) -> None:
         if error is None:
@@ -50,6 +57,15 @@ class Naming:
         rows = [] if error is not None else [row.description for row in reply.actors]
         why = "" if error is None else f"names cannot be listed: {_why(error)}"
         self.do(self.machine.requests.names_listed, asked, [(row.namespace, row.name) for row in rows], why)
+
+
+def _refusal(error: ControlError | None) -> tuple[str, str]:
+    """Why a name is not given, in words and as the kind of a ``Reply``; empty if it is."""
+    if error is None:
+        return "", ""
+    if error.code == "ALREADY_EXISTS":
+        return error.detail, "name_taken"
+    return f"no name can be given: {_why(error)}", "unavailable"
 
 
 def _why(error: ControlError) -> str:

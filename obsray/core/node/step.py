@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from obsray.core.protocol.lifecycle import GroupState
 from obsray.core.protocol.messages import ActorChanged, Message, encode
 
 
@@ -210,6 +211,23 @@ class ReserveName(NamedTuple):
     spec: dict[str, Any]
 
 
+class RegisterGroup(NamedTuple):
+    """Let the control store know of the placement group of this spec. ``named``: it decides whether the group may have
+    its name, answered by ``group_named``."""
+
+    spec: dict[str, Any]
+    named: bool
+
+
+class ReportGroup(NamedTuple):
+    """Let the control store know what became of a placement group: its state, where its bundles are, why."""
+
+    group: bytes
+    state: GroupState
+    nodes: list[bytes]
+    detail: str
+
+
 class FindName(NamedTuple):
     """Ask the control store for the living actor of a name. Answered by ``name_found``, for this client's request."""
 
@@ -258,6 +276,8 @@ Effect = (
     | Report
     | ReportJob
     | ReserveName
+    | RegisterGroup
+    | ReportGroup
     | FindName
     | ListNames
     | Shutdown

@@ -15,13 +15,15 @@ from obsray.core.node.step import (
     Effect,
     FindName,
     ListNames,
+    RegisterGroup,
     Report,
+    ReportGroup,
     ReserveName,
     Send,
     SendNode,
 )
 from obsray.core.protocol import messages as m
-from obsray.core.protocol.lifecycle import ActorState, NodeState, WorkerState
+from obsray.core.protocol.lifecycle import ActorState, GroupState, NodeState, WorkerState
 from obsray.core.transport.connection import Connection
 from obsray.ids import mark_of, worker_id
 
@@ -40,6 +42,8 @@ class ClusterBench:
         self.codec = Connection()
         #: The control store's table of names: namespace and name -> actor, what its handles need, its home.
         self.names: dict[tuple[str, str], tuple[bytes, bytes, bytes]] = {}
+        #: Its table of groups' names: namespace and name -> group, its home.
+        self.group_names: dict[tuple[str, str], tuple[bytes, bytes]] = {}
         #: What nodes have asked the control store and not heard yet, in order.
         self.asked_control: deque[tuple[Member, Effect]] = deque()
         self.control_answers = True
@@ -97,6 +101,16 @@ class ClusterBench:
                     mine = known[0] == spec["actor"]
                     error, kind = ("", "") if mine else ("the name is taken", "name_taken")
                     member.do(machine.name_answered, spec["actor"], error, kind)
+                case RegisterGroup(spec, named) if spec["name"]:
+                    name = (spec["namespace"], spec["name"])
+                    known_group, _ = self.group_names.setdefault(name, (spec["group"], member.node))
+                    taken = known_group != spec["group"]
+                    if named and member.up:
+                        answer = ("the name is taken", "name_taken") if taken else ("", "")
+                        member.do(machine.group_messages.named, spec["group"], *answer)
+                case ReportGroup(group, GroupState.REMOVED):
+                    for name in [name for name, known in self.group_names.items() if known[0] == group]:
+                        del self.group_names[name]
                 case FindName(_, _, namespace, called) if member.up:
                     actor, meta, _ = self.names.get((namespace, called), (b"", b"", b""))
                     member.do(machine.requests.name_found, effect, actor, meta, "")
@@ -112,6 +126,8 @@ class ClusterBench:
             match effect:
                 case ReserveName(spec):
                     member.do(member.machine.name_answered, spec["actor"], why, "unavailable")
+                case RegisterGroup(spec, True):
+                    member.do(member.machine.group_messages.named, spec["group"], why, "unavailable")
                 case FindName():
                     member.do(member.machine.requests.name_found, effect, b"", b"", why)
                 case ListNames():
@@ -149,6 +165,7 @@ class ClusterBench:
                 if other.up:
                     other.hear_of(member, NodeState.DEAD)
             self.names = {name: known for name, known in self.names.items() if known[2] != member.node}
+            self.group_names = {name: known for name, known in self.group_names.items() if known[1] != member.node}
         self.settle()
 
     def pass_time(self, seconds: float) -> None:
@@ -209,7 +226,7 @@ class Member(Bench):
                     return
                 assert self.do(self.machine.abroad.peer_linked, node)
                 assert other.do(other.machine.abroad.peer_linked, self.node)
-            case ReserveName() | FindName() | ListNames() | Report(m.ActorChanged()):
+            case ReserveName() | FindName() | ListNames() | Report(m.ActorChanged()) | RegisterGroup() | ReportGroup():
                 self.cluster.asked_control.append((self, effect))
             case DisconnectPeer():
                 pass

@@ -343,6 +343,54 @@ def test_of_two_who_ask_for_a_name_at_once_one_gets_it():
     assert kinds == ["", "name_taken", "name_taken"]
 
 
+def test_a_name_is_free_again_when_its_group_is_removed_or_its_node_is_dead():
+    bench = ClusterBench({"cpus": 1}, {"cpus": 1}, {"cpus": 1})
+    _, one, other = bench.nodes
+    drivers = [member.driver() for member in bench.nodes]
+
+    def wants(number: int, asked: int) -> str:
+        ask(bench.nodes[number], drivers[number], 1, number=asked, name="only", namespace="n")
+        bench.settle()
+        return bench.nodes[number].take(drivers[number], m.Reply)[-1].kind
+
+    assert (wants(1, 1), wants(2, 1)) == ("", "name_taken")
+    one.send(drivers[1], m.RemoveGroup(task_id(drivers[1], 1, SEQUENCE_GROUP)))
+    bench.settle()
+    assert (wants(2, 2), wants(1, 2), wants(0, 1)) == ("", "name_taken", "name_taken")
+    bench.kill(other)
+    assert wants(0, 2) == ""
+
+
+def test_a_name_needs_the_control_store_and_what_has_none_does_not():
+    bench = ClusterBench({"cpus": 1}, {"cpus": 1})
+    head = bench.nodes[0]
+    driver = head.driver()
+    bench.control_answers = False
+    group = ask(head, driver, 1)
+    bench.settle()
+    assert state(head, group) is GroupState.CREATED and head.take(driver, m.Reply)[-1].kind == ""
+    ask(head, driver, 1, number=2, name="g", namespace="n")
+    bench.settle()
+    assert not head.take(driver, m.Reply)
+    bench.control_is_away()
+    assert head.take(driver, m.Reply)[-1].kind == "unavailable"
+
+
+def test_a_name_that_was_asked_for_by_somebody_who_is_gone_is_given_back():
+    bench = ClusterBench({"cpus": 1}, {"cpus": 1})
+    head, other = bench.nodes
+    driver, later = other.driver(), head.driver()
+    bench.control_answers = False
+    ask(other, driver, 1, name="g", namespace="n")
+    other.leave(driver)
+    bench.control_answers = True
+    bench.settle()
+    assert not bench.group_names and not other.scheduler.groups.groups
+    ask(head, later, 1, name="g", namespace="n")
+    bench.settle()
+    assert head.take(later, m.Reply)[-1].kind == ""
+
+
 def test_a_node_that_does_not_answer_is_left_out_of_the_list():
     bench = ClusterBench({"cpus": 1}, {"cpus": 1})
     head, other = bench.nodes
