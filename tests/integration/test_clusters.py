@@ -234,7 +234,7 @@ from obsray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 standby = cluster.add_node(standby=True, num_cpus=0, resources={"aside": 1})
-worker = cluster.add_node(num_cpus=2)
+worker = cluster.add_node(num_cpus=3)
 obsray.init(address=worker.address)
 old = cluster.head_node.node_id
 say(nodes=3)
