@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 NOUNS = (
-    "tasks", "actors", "placement-groups", "objects", "workers", "environments", "nodes", "jobs", "functions",
-    "collectives", "kernels", "cluster-events", "runtime-envs",
+    "tasks", "actors", "placement-groups", "objects", "workers", "environments", "nodes", "instances", "jobs",
+    "functions", "collectives", "kernels", "cluster-events", "runtime-envs",
 )  # fmt: skip
 
 _EXAMPLES = """examples:

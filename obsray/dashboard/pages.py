@@ -26,6 +26,7 @@ LIST_PAGES = (
     "workers",
     "environments",
     "nodes",
+    "instances",
     "jobs",
     "functions",
     "collectives",

@@ -25,6 +25,10 @@ PARTS = {
 }
 
 
+#: Decisions of an autoscaler on the overview.
+SCALING_DECISIONS = 8
+
+
 def overview_shape(view: Any) -> dict[str, Any]:
     """The overview with a share of the whole for everything that is drawn as a bar."""
     raw = view.overview(refresh=False)
@@ -54,6 +58,7 @@ def overview_shape(view: Any) -> dict[str, Any]:
         "gpu": raw["gpu"],
         "chaos": raw["chaos"],
         "errors": raw["recent_errors"],
+        "scaling": view.scaling(SCALING_DECISIONS, refresh=False),
         "workers_by_state": raw["workers"],
         "workers": _workers(view),
     }

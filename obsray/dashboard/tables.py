@@ -240,6 +240,25 @@ NODES = Table(
     "-started_at_ns",
 )
 
+INSTANCES = Table(
+    "instances",
+    "Instances",
+    "Nodes that the autoscaler asked for: for whom, whether they came, why they left.",
+    (
+        _id("node_id", "Node", "node"),
+        Column("node_type", "Type"),
+        Column("state", "State", "state"),
+        Column("why", "Asked for"),
+        _seconds("start_seconds", "Came after"),
+        Column("requested_at_ns", "Asked for at", "clock"),
+        Column("joined_at_ns", "Joined", "clock", rank=2),
+        Column("ended_at_ns", "Ended", "clock"),
+        Column("error", "Why it left or did not come"),
+        Column("cause", "Cause", "cause", rank=3),
+    ),
+    "-requested_at_ns",
+)
+
 ENVIRONMENTS = Table(
     "environments",
     "Environments",
@@ -346,6 +365,7 @@ KERNELS = Table(
 TABLES: dict[str, Table] = {
     table.noun: table
     for table in (
-        TASKS, ACTORS, PLACEMENT_GROUPS, OBJECTS, WORKERS, ENVIRONMENTS, NODES, JOBS, FUNCTIONS, COLLECTIVES, KERNELS,
+        TASKS, ACTORS, PLACEMENT_GROUPS, OBJECTS, WORKERS, ENVIRONMENTS, NODES, INSTANCES, JOBS, FUNCTIONS,
+        COLLECTIVES, KERNELS,
     )
 }  # fmt: skip

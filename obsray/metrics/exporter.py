@@ -25,6 +25,7 @@ from obsray.metrics.gpu import GpuSeries
 from obsray.metrics.jobs import JobSeries
 from obsray.metrics.processes import ProcessSeries, by_state
 from obsray.metrics.pulls import Pulls
+from obsray.metrics.scaling import ScalingSeries
 from obsray.metrics.series import METHODS_MAX, OPERATIONS_MAX, PEERS_MAX, Series
 from obsray.metrics.server import Server, start_server
 from obsray.metrics.targets import Targets
@@ -62,7 +63,7 @@ class Families(Exposed):
         self.processes, self.pulls = ProcessSeries(), Pulls()
         self.tallies = tallies.Tallies(tallies.OF_NODES, texts)
         self.user = UserSeries(texts)
-        self.cluster, self.jobs = ClusterSeries(texts), JobSeries()
+        self.cluster, self.jobs, self.scaling = ClusterSeries(texts), JobSeries(), ScalingSeries(texts)
         self.cluster_tallies = tallies.Tallies(tallies.OF_THE_CLUSTER, texts)
         self._lock = threading.Lock()
 
@@ -85,6 +86,7 @@ class Families(Exposed):
             self.cluster.update(batch)
             self.cluster_tallies.update(batch)
             self.jobs.update(batch)
+            self.scaling.update(batch)
 
     def collect(self) -> Iterator[Metric]:
         """All families, in the order of the catalogue, then those of user code."""
@@ -95,6 +97,7 @@ class Families(Exposed):
             made += [*tallies.newest(self.series.samples, self.node), *host.families(self.node, self._directory)]
             if self.head:
                 made += [*self.cluster.families(), *self.cluster_tallies.families(self.node), *self.jobs.families()]
+                made += self.scaling.families()
             users = list(self.user.families())
         by_name = {family.name: family for family in made}
         for name in METRICS:

@@ -55,6 +55,15 @@ OF_THE_CLUSTER: tuple[Tally, ...] = (
     Tally("obsray_jobs_ended", "job_ended", label="cause"),
     Tally("obsray_control_takeovers", "control_took_over"),
     Tally("obsray_gcs_rpc_failures", "control_rpc", label="method", where=("ok", 0)),
+    Tally(
+        "obsray_autoscaler_launches",
+        "instance_requested",
+        label="cause",
+        zero=("demand", "group", "wish", "min_workers"),
+    ),
+    Tally("obsray_autoscaler_launch_failures", "instance_failed", label="node_type"),
+    Tally("obsray_autoscaler_releases", "instance_released", label="node_type"),
+    Tally("obsray_autoscaler_start_seconds", "instance_joined", "start_seconds"),
     Tally("obsray_telemetry_incomplete_nodes", "node_records_ended", where=("complete", 0)),
 )
 #: Gauges that show a field of the newest sample: metric -> (event, field).

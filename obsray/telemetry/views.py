@@ -134,6 +134,12 @@ class Views(AnswerViews):
             self.refresh()
         return story.troubles(self, limit)
 
+    def instances(self, refresh: bool = True) -> list[Row]:
+        """Nodes that an autoscaler asked for, newest first."""
+        if refresh:
+            self.refresh()
+        return sorted(self.scaling_table.instances.values(), key=lambda row: -(row["requested_at_ns"] or 0))
+
     def scaling(self, limit: int = 20, refresh: bool = True) -> dict[str, Any] | None:
         """What an autoscaler knows and did; None if there was none.
 
@@ -145,10 +151,9 @@ class Views(AnswerViews):
         table = self.scaling_table
         if not table.types:
             return None
-        instances = sorted(table.instances.values(), key=lambda row: -(row["requested_at_ns"] or 0))
         return {
             "types": [table.types[name] for name in sorted(table.types)],
-            "instances": instances,
+            "instances": self.instances(refresh=False),
             "demands": list(table.demands.values()),
             "wish": table.wish,
             "decisions": story.scaling(self, limit),

@@ -25,6 +25,8 @@ from obsray.telemetry.events import (
     Outcome,
     ProcessKind,
     Reason,
+    ScalingCause,
+    ScalingVerdict,
     TaskType,
     WaitKind,
 )
@@ -112,6 +114,7 @@ class _Recording:
         self._collective()
         self._objects()
         self._open_tasks()
+        self._scaling()
         self._samples()
         self._end()
         return self.made
@@ -367,6 +370,21 @@ class _Recording:
                 at + 10_000_000, group, name, ids.NIL_TASK, operation, 1, rank, 2, 4096, 4128, 0.005,
                 0.004 if rank == 0 else 0.001, 0.001 if rank == 0 else 0.004,
             )  # fmt: skip
+
+    def _scaling(self) -> None:
+        """A node that an autoscaler asked for and that came, one that did not, and what is too large for both."""
+        at, ring = self.end - 3 * _NS, self.rings[self.node_ring]
+        came, failed = self.chance.randbytes(8), self.chance.randbytes(8)
+        kind, amounts = ring.intern("big"), ring.intern("CPU:4")
+        for node in (came, failed):
+            ring.instance_requested(at, node, kind, int(ScalingCause.DEMAND), 2, ring.intern("for 2 × matrix (CPU:4)"))
+        ring.instance_joined(at + _NS, came, kind, 1.0)
+        ring.instance_failed(at + _NS, failed, kind, 1, 1.0, ring.intern("no quota"))
+        ring.demand_judged(
+            at, ring.intern("matrix (CPU:64)"), int(ScalingVerdict.INFEASIBLE), 1, 0,
+            ring.intern("no node type can hold it (big: CPU 64 (it has 4))"),
+        )  # fmt: skip
+        ring.node_type_sample(at + _NS, kind, 1, 0, 0, 0, 3, 1, 0.001, amounts, ring.intern("no quota"))
 
     def _samples(self) -> None:
         made, node = self.made, self.rings[self.node_ring]

@@ -50,6 +50,10 @@ COLLECTIVE = (
     "group_id", "name", "backend", "members", "broken", "formed_at_ns", "ended_at_ns", "operations", "failed",
     "sent_bytes", "seconds", "state", "wait_seconds", "wait_ratio", "slowest_rank",
 )  # fmt: skip
+INSTANCE = (
+    "node_id", "node_type", "state", "cause", "requested_at_ns", "joined_at_ns", "ended_at_ns", "start_seconds", "why",
+    "error",
+)  # fmt: skip
 OBJECT = (
     "object_id", "owner", "owner_label", "task_id", "kind", "producer", "creator", "call_site", "bytes", "state",
     "pins", "age_seconds", "error", "put_at_ns", "created_at_ns", "sealed_at_ns", "spilled_at_ns", "restored_at_ns",
@@ -284,6 +288,20 @@ class FakeViews:
             "bundle_amounts": [{"CPU": None}],
         }
         return [dict.fromkeys(GROUP) | facts | {"requested_at_ns": NOW_NS}]
+
+    def instances(self, refresh: bool = True) -> list[dict[str, Any]]:
+        facts = {"node_id": "cd" * 8, "node_type": HOSTILE, "state": "FAILED", "why": HOSTILE, "error": HOSTILE}
+        return [dict.fromkeys(INSTANCE) | facts | {"requested_at_ns": NOW_NS}]
+
+    def scaling(self, limit: int = 20, refresh: bool = True) -> dict[str, Any]:
+        counts = {"running": 1, "starting": 2, "leaving": 0, "min_workers": 0, "max_workers": 5}
+        return {
+            "types": [{"node_type": HOSTILE, "resources": HOSTILE, "error": HOSTILE, **counts}],
+            "instances": self.instances(),
+            "demands": [{"demand": HOSTILE, "units": 3, "verdict": "infeasible", "node_type": None, "why": HOSTILE}],
+            "wish": {"bundles": 2, "resources": HOSTILE, "requested_at_ns": NOW_NS, "by": OWNER},
+            "decisions": [{"time_ns": NOW_NS, "text": HOSTILE}][:limit],
+        }
 
     def collectives(self, refresh: bool = True) -> list[dict[str, Any]]:
         facts = {"group_id": f"{OWNER}{9:016x}", "name": HOSTILE, "state": "BROKEN", "broken": HOSTILE, "members": 3}

@@ -16,7 +16,7 @@ from obsray.metrics.exporter import Families
 from obsray.metrics.targets import FILE, Targets
 from obsray.telemetry.collector import Collector
 from obsray.telemetry.columns import Texts
-from obsray.telemetry.events import DeathCause, LeaseOutcome, ProcessKind
+from obsray.telemetry.events import DeathCause, LeaseOutcome, ProcessKind, ScalingCause, ScalingVerdict
 from obsray.telemetry.spine import Ring
 
 NS = 1_000_000_000
@@ -214,3 +214,24 @@ def test_targets_are_the_living_nodes_and_survive_the_collector(tmp_path):
     assert (tmp_path / FILE).stat().st_mode & 0o077 == 0
     again = Targets(tmp_path, Texts())
     assert again.entries(facts) == found
+
+
+def test_the_autoscaler_says_what_nodes_there_are_and_what_becomes_of_what_waits(told):
+    assert told.value("obsray_autoscaler_nodes") == 0
+    text = told.text
+    told.ring.instance_requested(START, b"node_one", text("big"), ScalingCause.GROUP, 1, text("for a group"))
+    told.ring.instance_joined(START + NS, b"node_one", text("big"), 1.0)
+    told.ring.instance_failed(START + NS, b"node_two", text("big"), 1, 2.0, text("no quota"))
+    told.ring.node_type_sample(START + NS, text("big"), 2, 1, 0, 0, 5, 0, 0.25, text("CPU:4"), 0)
+    told.ring.demand_judged(START, text("CPU:1"), ScalingVerdict.AT_MAX, 7, text("big"), text("full"))
+    told.ring.demand_judged(START, text("CPU:9"), ScalingVerdict.INFEASIBLE, 2, 0, text("too big"))
+    told.ring.demand_judged(START + NS, text("CPU:9"), ScalingVerdict.INFEASIBLE, 0, 0, 0)
+    assert told.value("obsray_autoscaler_nodes", node_type="big", state="running") == 2
+    assert told.value("obsray_autoscaler_nodes", node_type="big", state="starting") == 1
+    assert told.value("obsray_autoscaler_nodes_limit", node_type="big") == 5
+    assert told.value("obsray_autoscaler_demand", verdict="at_max") == 7
+    assert told.value("obsray_autoscaler_demand", verdict="infeasible") == 0
+    assert told.value("obsray_autoscaler_launches_total", cause="group") == 1
+    assert told.value("obsray_autoscaler_launch_failures_total", node_type="big") == 1
+    assert told.value("obsray_autoscaler_start_seconds_count") == 1
+    assert told.value("obsray_autoscaler_decide_seconds") == 0.25
