@@ -65,7 +65,7 @@ ENVIRONMENT = (
 )  # fmt: skip
 NODE = (
     "node_id", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns", "error", "resources", "store",
-    "used", "sample",
+    "used", "sample", "clock_offset_seconds", "clock_uncertainty_seconds",
 )  # fmt: skip
 JOB = (
     "job_id", "driver_id", "pid", "entrypoint", "namespace", "state", "cause", "started_at_ns", "ended_at_ns", "tasks",
