@@ -47,6 +47,13 @@ class Config:
     store_bytes_max: int = 200 << 30
     #: Most bytes of spilled objects. 0 means until the disk is full.
     spill_bytes_max: int = 0
+    #: When more than this share of memory (of the machine, or of the cgroup's limit) is in use, the node kills a
+    #: worker: first the newest task that may run again.
+    memory_usage_ratio_max: float = 0.95
+    #: How often that is looked at. 0 leaves it to the kernel.
+    memory_check_seconds: float = 0.25
+    #: How often a task that may run again does so after a kill for memory; these do not use up its retries.
+    oom_retries_max: int = 15
     #: A request for room fails after this time without progress.
     store_wait_seconds_max: float = 30.0
     #: Tasks whose results lie in the store are remembered, so that what is lost can be computed again. Most bytes of

@@ -43,6 +43,7 @@ _UNITS = {
     "tasks": "tasks",
     "workers": "processes",
     "chaos": "faults",
+    "oom_retries": "kills",
 }
 
 

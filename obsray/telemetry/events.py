@@ -620,6 +620,10 @@ _UNION: tuple[Event, ...] = (
         _ACTOR, _WORKER, _label("group_name", "str"), _measure("calls", "u32"), _detail("methods", "str"))),
     Event(218, "call_refused", "As many calls of one caller wait for an actor as may (max_pending_calls).", (
         _ACTOR, _label("name", "str"), _measure("pending", "u32"), _measure("pending_max", "u32")), Severity.WARNING),
+    # memory
+    Event(212, "memory_pressure", "Memory was about to run out, so a worker was killed; which, and why it.", (
+        _WORKER, _TASK, _measure("used_bytes", "u64"), _measure("limit_bytes", "u64"), _measure("held_bytes", "u64"),
+        _detail("error", "str")), Severity.WARNING),
     # faults on purpose (OBSRAY_CHAOS)
     Event(208, "chaos_started", "This process injects faults on purpose, as it was told.", (
         _WORKER, _measure("seed", "u64"), _detail("specification", "str")), Severity.WARNING),

@@ -463,6 +463,10 @@ SENTENCES: dict[str, Sentence] = {
     "bundle_placed": _bundle_placed,
     "group_created": _group_created,
     "group_removed": _group_removed,
+    "memory_pressure": lambda r, n: (
+        f"memory was about to run out ({size(r['used_bytes'])} of {size(r['limit_bytes'])})"
+        + (f": {_worker(r, n)}, which held {size(r['held_bytes'])}, was killed" if any(r["worker"]) else "")
+    ),
     "chaos_started": lambda r, n: f"{_worker(r, n)} injects faults on purpose: OBSRAY_CHAOS={r['specification']}",
     "fault_injected": _fault_injected,
     "fault_hit": lambda r, n: f"{_task(r, n)} was in a {r['method']} that was hit on purpose: {_hurt(r)}",

@@ -49,6 +49,8 @@ DROP_WAIT_SECONDS = 0.2
 STRING_BYTES_MAX = 16_384
 NOW = Struct("<16sQIHB")
 NOW_SLOT_BYTES = 64
+#: In the attempt of ``NOW``: it will not be repeated if its process dies.
+FINAL_ATTEMPT = 0x8000
 NOW_SLOTS = 64
 STRINGS_MAX = 200_000
 _STRING_ENTRY = Struct("<II")
@@ -93,7 +95,7 @@ class Emitter:
         raise NotImplementedError
 
     def running(self, slot: int, task: bytes, started_at: int, name: int, attempt: int) -> None:
-        """Say what thread ``slot`` runs now."""
+        """Say what thread ``slot`` runs now. ``attempt``: with ``FINAL_ATTEMPT`` if it is the last one."""
 
     def idle(self, slot: int) -> None:
         """Say that thread ``slot`` runs nothing."""
@@ -275,8 +277,19 @@ def read_now(directory: Path, process: bytes) -> list[tuple[bytes, int, int, int
     for offset in range(0, len(data) - NOW_SLOT_BYTES + 1, NOW_SLOT_BYTES):
         task, started_at, name, attempt, running = NOW.unpack_from(data, offset)
         if running:
-            found.append((task, started_at, name, attempt))
+            found.append((task, started_at, name, attempt & ~FINAL_ATTEMPT))
     return found
+
+
+def read_final(directory: Path, process: bytes) -> list[tuple[bytes, int, bool]]:
+    """What the threads of a process run, the newest first: ``(task, started_at, whether it is its last attempt)``."""
+    try:
+        data = (directory / f"{process.hex()}.now").read_bytes()
+    except FileNotFoundError:
+        return []
+    slots = [NOW.unpack_from(data, at) for at in range(0, len(data) - NOW_SLOT_BYTES + 1, NOW_SLOT_BYTES)]
+    found = [(task, at, bool(attempt & FINAL_ATTEMPT)) for task, at, _, attempt, running in slots if running]
+    return sorted(found, key=lambda slot: -slot[1])
 
 
 def read_ran(directory: Path, process: bytes) -> list[tuple[bytes, int]] | None:
@@ -292,7 +305,7 @@ def read_ran(directory: Path, process: bytes) -> list[tuple[bytes, int]] | None:
     for offset in range(0, len(data) - NOW_SLOT_BYTES + 1, NOW_SLOT_BYTES):
         task, started_at, _, attempt, running = NOW.unpack_from(data, offset)
         if started_at:
-            found.append((-running, -started_at, task, attempt))
+            found.append((-running, -started_at, task, attempt & ~FINAL_ATTEMPT))
     return [(task, attempt) for _, _, task, attempt in sorted(found)]
 
 

@@ -80,6 +80,9 @@ def check_tasks(process: VirtualProcess) -> None:
         for task in shape.queue:
             if task.state is TaskState.QUEUED:
                 queued[task.id] = queued.get(task.id, 0) + 1
+    for _, _, task in process.dispatcher.paused:
+        if task.state is TaskState.QUEUED:
+            queued[task.id] = queued.get(task.id, 0) + 1
     for client in process.calls.clients.values():
         for task in client.queue:
             if task.state in (TaskState.QUEUED, TaskState.WAITING_ARGUMENTS):

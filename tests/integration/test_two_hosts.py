@@ -145,6 +145,38 @@ def test_two_hosts_act_as_one(hosts, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+BLIP = """
+import subprocess, sys, threading, time
+import obsray
+
+obsray.init(address=sys.argv[1])
+
+@obsray.remote(num_cpus=0.1, resources={"far": 0.01}, max_retries=0)
+def far(x):
+    time.sleep(0.02)
+    return x
+
+def blip():
+    time.sleep(0.3)
+    subprocess.run(["ip", "link", "set", "cable", "down"], check=True)
+    time.sleep(1.5)
+    subprocess.run(["ip", "link", "set", "cable", "up"], check=True)
+
+cutter = threading.Thread(target=blip)
+cutter.start()
+assert obsray.get([far.remote(x) for x in range(100)], timeout=60) == list(range(100))
+cutter.join()
+assert obsray.get([far.remote(x) for x in range(20)], timeout=60) == list(range(20))
+assert all(row["Alive"] for row in obsray.nodes())
+"""
+
+
+def test_a_short_interruption_of_the_network_costs_no_task_and_no_node(hosts):
+    head, _ = hosts
+    done = head.run("-c", BLIP, str(head.session), seconds=80)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 CUT = """
 import subprocess, sys, time
 import obsray

@@ -62,7 +62,7 @@ def test_a_task_that_is_dropped_on_its_way_back_to_the_queue_is_seen(monkeypatch
 
 
 def test_a_retry_too_many_is_seen(monkeypatch):
-    def again(self, task, outcome, worker, why):
+    def again(self, task, outcome, worker, why, *pause):
         self.emitter.task_retried(self.clock_ns(), task.id, task.attempt, outcome, worker, 0.0, 0)
         task.attempt += 1
         self.requeue(task)
@@ -73,7 +73,7 @@ def test_a_retry_too_many_is_seen(monkeypatch):
 
 
 def test_a_retry_that_is_not_recorded_is_seen(monkeypatch):
-    def again(self, task, outcome, worker, why):
+    def again(self, task, outcome, worker, why, *pause):
         task.retries_left -= 1
         task.attempt += 1
         self.requeue(task)

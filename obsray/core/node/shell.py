@@ -32,6 +32,7 @@ from obsray.core.node.joining import JOIN_SECONDS_MAX, CannotJoin, Joining
 from obsray.core.node.log_mirror import LogMirror
 from obsray.core.node.machine import Client, NodeMachine
 from obsray.core.node.members import learned
+from obsray.core.node.memory import MemoryWatch
 from obsray.core.node.names import LATER
 from obsray.core.node.naming import Naming
 from obsray.core.node.neighbours import Neighbour, Neighbours
@@ -86,6 +87,7 @@ class Node:
         self.forks = forks
         self.machine = self._build(machine)
         self.processes = WorkerProcesses(self)
+        self.memory = MemoryWatch(self)
         self.neighbours = Neighbours(
             self.reactor, self.machine, self.do, self.log,
             lambda peer, why: self.reporter.report_unreachable(peer, why),
@@ -194,6 +196,7 @@ class Node:
         now = time.monotonic()
         self.reactor.call_at(now + SERVICES_AFTER_SECONDS, self._start_services)
         self._sample_at(now + self.config.sample_interval_seconds)
+        self.reactor.call_at(now + self.config.memory_check_seconds, self.memory.start)
 
     def _open_door(self, where: str) -> str:
         """Listen for other nodes; where they reach this one."""

@@ -65,6 +65,7 @@ TASK_FIELDS = (
     "returns",  # int >= 0, or -1 streaming
     "trace",  # bytes 16
     "options",  # None or dict: "retry" (True or pickled classes), "max_calls", "name", "group", "backpressure",
+    #             "final" (True: this attempt is the last one),
     #             "wanted" (indices of the results, or items, that are needed again: the others are there)
 )
 

@@ -94,6 +94,9 @@ class Dispatcher:
         self._linger = config.lease_linger_seconds
         self._recall = config.recall_seconds
         self._send = ownership.outbox.append
+        verdicts.requeue_later = self.requeue_later
+        #: Tasks that wait before they are tried again: when that ends (None until somebody looks), how long it lasts.
+        self.paused: list[tuple[float | None, float, Task]] = []
 
     # --- demand ---------------------------------------------------------------------------------------------------
 
@@ -336,7 +339,7 @@ class Dispatcher:
 
     def tick(self, now: float, time_ns: int) -> float | None:
         """Return idle leases, recall what waits behind a slow task. Returns when to come again (seconds), or None."""
-        again: float | None = None
+        again: float | None = self._end_pauses(now) if self.paused else None
         for lease in list(self.leases.values()):
             if lease.in_flight:
                 if len(lease.in_flight) > 1 and not lease.recalled and not lease.blocked:
@@ -393,6 +396,31 @@ class Dispatcher:
         self.active.add(lease.shape)
         if not lease.in_flight and lease.reclaimed:
             self._give_back(lease, Reason.RECLAIMED_FOR_OTHERS)
+
+    def requeue_later(self, task: Task, seconds: float) -> None:
+        """A task goes back to its queue after a pause, during which it holds up nobody."""
+        holder = task.dispatched_to
+        if holder is not None:
+            holder.forget(task)
+        if task.cancelled:
+            self.verdicts.cancelled(task)
+            return
+        task.dispatched_to = None
+        advance(task, TaskState.QUEUED)
+        self.paused.append((None, seconds, task))
+
+    def _end_pauses(self, now: float) -> float | None:
+        """Back in line with those whose pause is over. Returns how long the next one lasts, None if none is left."""
+        paused, self.paused = self.paused, []
+        for until, seconds, task in paused:
+            due = now + seconds if until is None else until
+            if task.state is not TaskState.QUEUED:
+                continue
+            if due > now:
+                self.paused.append((due, seconds, task))
+            else:
+                self.enqueue(task)
+        return min((due - now for due, _, _ in self.paused if due is not None), default=None)
 
     def requeue(self, task: Task) -> None:
         """A task goes back to the front of its queue."""
@@ -461,6 +489,7 @@ class Dispatcher:
                     run_next = _successor(identifier)
                 else:
                     self.emitter.task_finished(time_ns, identifier, attempt, 0, size, 0)
+                    self.verdicts.forget(identifier)
             else:
                 self.verdicts.failed(task, outcome, values[0], extra, worker, time_ns)
         if run_count:

@@ -31,6 +31,7 @@ from obsray.core.transport.links import Link
 from obsray.errors import RayError, RayTaskError, TaskCancelledError
 from obsray.ids import NIL_TASK
 from obsray.telemetry.events import Outcome, Reason, WaitKind
+from obsray.telemetry.spine import FINAL_ATTEMPT
 
 #: Results wait for company at most this long while there is more to run.
 SEND_AFTER_NS = 1_000_000
@@ -365,7 +366,10 @@ class Executor:
             running.cancelled = True
             running.number = -1  # it has not begun
             raise KeyboardInterrupt
-        self.session.emitter.running(slot, running.task, started_at, loaded.name_number, running.attempt)
+        attempt = running.attempt
+        if running.options is not None and "final" in running.options:
+            attempt |= FINAL_ATTEMPT
+        self.session.emitter.running(slot, running.task, started_at, loaded.name_number, attempt)
         if running.context is not self._context:
             self._enter(running.context)
         if self._devices and self._gpu is not None:

@@ -197,6 +197,7 @@ class Session:
             raise
         self.ownership = Ownership(worker)
         self.verdicts = Verdicts(self.ownership, self.emitter, time.time_ns)
+        self.verdicts.oom_retries_max = config.oom_retries_max
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.emitter, config, self.job)
         self.dispatcher.node_ids = self.node_ids
         self.calls = ActorCalls(self.ownership, self.dispatcher, self.verdicts, self.emitter)

@@ -48,7 +48,8 @@ class Plan:
         self.name_number = session.emitter.intern(name)
         self.returns = returns
         self.retries = retries
-        self.options = options
+        # Whoever must choose a worker to kill spares what would not run again.
+        self.options = {**(options or {}), "final": True} if shape is not None and retries == 0 else options
         self.shape = shape
         self.args_min, self.args_max = bounds
         self.check = check

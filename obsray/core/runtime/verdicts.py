@@ -32,6 +32,11 @@ from obsray.telemetry.events import DeathCause, Outcome
 
 #: How much of an error's text is kept with its event.
 ERROR_TEXT_MAX = 2000
+#: A task under which a second worker died waits so long before it runs again, each time twice as long.
+PAUSE_SECONDS = 0.1
+PAUSE_SECONDS_MAX = 5.0
+#: The same for one that was killed for memory, from the first time on: others need the time to end.
+OOM_PAUSE_SECONDS = 0.2
 
 
 def describe_death(death: WorkerDied) -> str:
@@ -94,6 +99,13 @@ class Verdicts:
         self.requeue: Callable[[Task], None] = lambda task: None
         #: task id -> what happened to it so far, only for tasks that something happened to.
         self.stories: dict[bytes, list[str]] = {}
+        #: The same after a pause of so many seconds; set by the dispatcher.
+        self.requeue_later: Callable[[Task, float], None] = lambda task, seconds: self.requeue(task)
+        #: How often a task is run again because its worker was killed for memory, without that using up a retry.
+        self.oom_retries_max = 0
+        #: task id -> how many workers have died under it; only for tasks that lost one.
+        self._deaths: dict[bytes, int] = {}
+        self._oom_kills: dict[bytes, int] = {}
         #: Records what was submitted and is not recorded yet, before a task that may be part of it ends.
         self.before_end: Callable[[], None] = lambda: None
 
@@ -127,8 +139,16 @@ class Verdicts:
             self.refused(task, *task.shape.refusal)
             return
         if task.retries_left != 0:
-            self._again(task, outcome, death.worker, sentence)
-            return
+            if outcome is Outcome.OOM and self.oom_retries_max and task.actor is None:
+                kills = self._oom_kills[task.id] = self._oom_kills.get(task.id, 0) + 1
+                if kills <= self.oom_retries_max:
+                    pause = min(PAUSE_SECONDS_MAX, OOM_PAUSE_SECONDS * 2 ** (kills - 1))
+                    self._again(task, outcome, death.worker, sentence, pause, counts=False)
+                    return
+                sentence += f"; workers that ran it were killed for memory {kills} times (oom_retries_max)"
+            else:
+                self._again(task, outcome, death.worker, sentence, self._pause(task))
+                return
         message = f"{task.function.name} did not finish: {sentence}, and no retries are left"
         if death.tail:
             message += f"\n  its last output:\n{death.tail}"
@@ -179,15 +199,31 @@ class Verdicts:
         )
         self.end(task, TaskState.FAILED, Outcome.ACTOR_UNAVAILABLE, self._with_story(task, error))
 
-    def _again(self, task: Task, outcome: int, worker: bytes, why: str) -> None:
-        self._next_attempt(task, outcome, worker, why)
-        self.requeue(task)
+    def _pause(self, task: Task) -> float:
+        """How long a task that ends its workers stays out of line: not after the first time, then longer and longer."""
+        if task.actor is not None:
+            return 0.0
+        deaths = self._deaths[task.id] = self._deaths.get(task.id, 0) + 1
+        return min(PAUSE_SECONDS_MAX, PAUSE_SECONDS * 2 ** (deaths - 2)) if deaths > 1 else 0.0
 
-    def _next_attempt(self, task: Task, outcome: int, worker: bytes, why: str) -> None:
-        if task.retries_left > 0:
+    def _again(
+        self, task: Task, outcome: int, worker: bytes, why: str, pause: float = 0.0, counts: bool = True
+    ) -> None:
+        self._next_attempt(task, outcome, worker, why, pause, counts)
+        if pause:
+            self.requeue_later(task, pause)
+        else:
+            self.requeue(task)
+
+    def _next_attempt(
+        self, task: Task, outcome: int, worker: bytes, why: str, pause: float = 0.0, counts: bool = True
+    ) -> None:
+        if task.retries_left > 0 and counts:
             task.retries_left -= 1
+            if task.retries_left == 0 and task.actor is None:
+                task.options = {**(task.options or {}), "final": True}
         self.emitter.task_retried(
-            self.clock_ns(), task.id, task.attempt, outcome, worker, 0.0, self.emitter.intern(why[:ERROR_TEXT_MAX])
+            self.clock_ns(), task.id, task.attempt, outcome, worker, pause, self.emitter.intern(why[:ERROR_TEXT_MAX])
         )
         task.attempt += 1
 
@@ -234,6 +270,13 @@ class Verdicts:
         """The actor of this call is dead."""
         self.end(task, TaskState.FAILED, Outcome.ACTOR_DIED, error)
 
+    def forget(self, task: bytes) -> None:
+        """The task is over: what happened to it on the way is of no interest any more."""
+        self.stories.pop(task, None)
+        if self._deaths or self._oom_kills:
+            self._deaths.pop(task, None)
+            self._oom_kills.pop(task, None)
+
     def _with_story(self, task: Task, error: RayError) -> bytes:
         return dump_error(error.with_story(tuple(self.stories.get(task.id, ())), task.trace.hex()))
 
@@ -246,7 +289,7 @@ class Verdicts:
             # But not what an attempt before has made and is still there.
             known = self.ownership.entries
             self.ownership.discard(e.id for e in task.entries if type(e.value) is not int or known.get(e.id) is not e)
-        self.stories.pop(task.id, None)
+        self.forget(task.id)
         self.before_end()
         self.emitter.task_finished(
             self.clock_ns(), task.id, task.attempt, int(outcome), len(error), self.emitter.intern(summarise(error))

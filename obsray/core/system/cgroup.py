@@ -64,6 +64,24 @@ class Cgroup:
                 return int(text)
         return None
 
+    def memory_pressure(self) -> tuple[int, int] | None:
+        """Used bytes and limit of the group on the way up that is fullest; None without a limit.
+
+        What the kernel would drop before it kills (files not read lately) does not count as used.
+        """
+        limit_name = "memory.max" if self._unified else "memory.limit_in_bytes"
+        used_name = "memory.current" if self._unified else "memory.usage_in_bytes"
+        dropped_name = "inactive_file" if self._unified else "total_inactive_file"
+        found = []
+        for directory in self._directories("memory"):
+            limit, used = (_read(directory / limit_name) or "").strip(), (_read(directory / used_name) or "").strip()
+            if not limit.isdigit() or not used.isdigit() or not 0 < int(limit) < _UNLIMITED_BYTES:
+                continue
+            lines = (line.split() for line in (_read(directory / "memory.stat") or "").splitlines())
+            dropped = next((int(words[1]) for words in lines if len(words) == 2 and words[0] == dropped_name), 0)
+            found.append((max(0, int(used) - dropped), int(limit)))
+        return max(found, key=lambda pair: pair[0] / pair[1], default=None)
+
     def cpu_limit(self) -> float | None:
         """How many CPUs' time the quota allows, None if there is no quota."""
         limits = []

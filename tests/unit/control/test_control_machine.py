@@ -24,11 +24,14 @@ class Store:
     def __init__(self, **settings: float) -> None:
         self.machine = ControlMachine(7, membership.MembershipSettings(**settings))
         self.seconds = 100.0
+        #: How wrong the wall clock is.
+        self.wall_seconds_off = 0.0
         self.requests = 0
         self.events: list[pb.Change] = []
 
     def now(self) -> Instant:
-        return Instant(int(self.seconds * SECOND_NS), 1_700_000_000 * SECOND_NS + int(self.seconds * SECOND_NS))
+        wall_seconds = 1_700_000_000 + self.seconds + self.wall_seconds_off
+        return Instant(int(self.seconds * SECOND_NS), int(wall_seconds * SECOND_NS))
 
     def step(self, request):
         if "request_id" in request.DESCRIPTOR.fields_by_name and not request.request_id:
@@ -123,6 +126,17 @@ def test_a_control_store_that_stood_still_blames_nobody_for_the_silence():
     store.seconds += 3600
     assert store.look() == []
     assert store.beat(incarnation) == pb.NODE_STANDING_MEMBER
+
+
+@pytest.mark.parametrize("jumps", [(3600.0,), (-3600.0,), (300.0, -300.0, 300.0, -86_400.0)])
+def test_a_wall_clock_that_jumps_kills_nobody_and_saves_nobody(jumps):
+    store = Store()
+    incarnation = store.node()
+    for seconds in jumps:
+        store.wall_seconds_off = seconds
+        assert store.pass_time(1) == [] and store.beat(incarnation) == pb.NODE_STANDING_MEMBER
+    store.wall_seconds_off = -3600.0
+    assert [each.state for each in store.pass_time(11)] == [NodeState.SUSPECTED, NodeState.DEAD]
 
 
 def test_a_node_declared_dead_is_fenced_for_good():

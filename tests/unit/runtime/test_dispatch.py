@@ -14,7 +14,7 @@ from obsray.core.runtime.serialization import load_error
 from obsray.core.runtime.verdicts import tasks_begun
 from obsray.errors import TaskCancelledError, WorkerCrashedError
 from obsray.ids import object_id, task_id
-from obsray.telemetry.events import Outcome, Reason
+from obsray.telemetry.events import DeathCause, Outcome, Reason
 
 
 def error_of(task) -> BaseException:
@@ -382,3 +382,64 @@ def test_a_failed_argument_fails_the_task_with_the_same_error():
     bench.failed(source)
     assert task.state is TaskState.FAILED and task.entries[0].value == source.entries[0].value
     bench.check()
+
+
+# --- pauses -------------------------------------------------------------------------------------------------
+
+
+def lose(bench: Bench, task, cause: DeathCause = DeathCause.SIGNAL) -> list[float]:
+    """The task is run and its worker dies; the pauses that tasks have now."""
+    bench.dispatcher.tick(bench.now, 0)
+    bench.now += 60
+    bench.dispatcher.tick(bench.now, 0)
+    bench.grant()
+    bench.run()
+    crash(bench, death(WORKER, task.id)._replace(cause=int(cause)))
+    bench.check()
+    return [seconds for _, seconds, _ in bench.dispatcher.paused]
+
+
+def test_a_task_that_ends_its_workers_waits_longer_each_time_and_holds_up_nobody():
+    bench = Bench()
+    (task,) = bench.submit(retries=-1)
+    assert [lose(bench, task) for _ in range(4)] == [[], [0.1], [0.2], [0.4]]
+    bench.dispatcher.tick(bench.now, 0)
+    (other,) = bench.submit()
+    assert list(bench.shape.queue) == [other]
+    assert bench.dispatcher.tick(bench.now + 0.1, 0) is not None and list(bench.shape.queue) == [other]
+    bench.dispatcher.tick(bench.now + 0.5, 0)
+    assert list(bench.shape.queue) == [other, task] and not bench.dispatcher.paused
+
+
+def test_a_task_that_is_cancelled_during_its_pause_does_not_come_back():
+    bench = Bench()
+    (task,) = bench.submit(retries=-1)
+    lose(bench, task)
+    lose(bench, task)
+    bench.dispatcher.cancel(task, False, False, 0)
+    bench.dispatcher.tick(bench.now + 60, 0)
+    bench.dispatcher.tick(bench.now + 120, 0)
+    assert task.state is TaskState.CANCELLED and not bench.shape.queue and not bench.dispatcher.paused
+
+
+def test_kills_for_memory_have_a_number_of_their_own_and_a_task_that_may_not_run_again_has_none():
+    bench = Bench()
+    bench.verdicts.oom_retries_max = 3
+    (task,) = bench.submit(retries=1)
+    for _ in range(3):
+        lose(bench, task, DeathCause.OOM)
+    assert (task.attempt, task.retries_left, task.state) == (3, 1, TaskState.QUEUED)
+    lose(bench, task, DeathCause.OOM)
+    assert task.state is TaskState.FAILED and "killed for memory 4 times" in str(load_error(task.entries[0].value))
+    (fragile,) = bench.submit()
+    lose(bench, fragile, DeathCause.OOM)
+    assert fragile.state is TaskState.FAILED and fragile.attempt == 0
+
+
+def test_the_last_attempt_of_a_task_says_that_it_is():
+    bench = Bench()
+    (task,) = bench.submit(retries=2)
+    lose(bench, task)
+    assert task.options is None
+    lose(bench, task)
+    assert task.options == {"final": True}

@@ -1,0 +1,101 @@
+"""What must hold after every failure, whatever it was."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import obsray
+from obsray.telemetry import session_file
+from tests.integration.programs import eventually, views
+
+#: A process may keep a few descriptors more than before: logs, a connection that is used again.
+DESCRIPTORS_MORE_MAX = 16
+
+
+class Oracle:
+    """Looks at a runtime that this process has joined, before and after."""
+
+    def __init__(self, session: Path, *others: Path) -> None:
+        self.sessions = [session, *others]
+        self.shared = shared_memory()
+        self.descriptors = descriptors()
+        self.seen: set[psutil.Process] = set()
+        self.look()
+
+    def check(self, *told: str, pending: int = 0) -> None:
+        """All is as before, and the records balance. ``told``: kinds of events that must be there."""
+        self.look()
+        eventually(lambda: obsray.available_resources() == obsray.cluster_resources())
+        book = eventually(lambda: self._balanced(pending))
+        assert book["totals"]["events_lost"] == 0, book["totals"]
+        missing = eventually(lambda: not (set(told) - self._recorded(told)))
+        assert missing, told
+        assert shared_memory() <= self.shared, "shared memory was left"
+        eventually(lambda: descriptors() <= self.descriptors + DESCRIPTORS_MORE_MAX)
+        eventually(lambda: not self.orphans())
+
+    def _balanced(self, pending: int) -> dict[str, Any] | None:
+        book: dict[str, Any] = views(self.sessions[0]).ledger()
+        tasks = book["tasks"]
+        ended = tasks["finished"] + tasks["failed"] + tasks["cancelled"]
+        whole = tasks["balance_ok"] and tasks["submitted"] == ended + tasks["pending"]
+        return book if whole and tasks["pending"] == pending else None
+
+    def _recorded(self, kinds: Iterable[str]) -> set[str]:
+        view = views(self.sessions[0])
+        view.refresh()
+        return {kind for kind in kinds if view.store.mentions({kind: _any}, {}, 1)}
+
+    def look(self) -> None:
+        """Remember which processes there are, to find out later what became of them."""
+        for session in self.sessions:
+            try:
+                self.seen |= set(node_of(session).children(recursive=True))
+            except psutil.NoSuchProcess:
+                continue
+
+    def orphans(self) -> list[psutil.Process]:
+        """Processes that belonged to a node, live, and are nobody's child any more."""
+        return [process for process in self.seen if process.is_running() and _parent(process) == 1]
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return int(process.ppid())
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _any(columns: Any) -> Any:
+    return columns["sequence"] > 0
+
+
+def shared_memory() -> set[str]:
+    """What lies in shared memory and is ours."""
+    return {path.name for path in Path("/dev/shm").glob("*obsray*")}
+
+
+def descriptors() -> int:
+    """How many files this process has open. Readers of records close theirs when they are collected."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def node_of(session: Path) -> psutil.Process:
+    """The process of the node with this session."""
+    return psutil.Process(int(session_file.read(session)["node_pid"]))
+
+
+def workers_of(session: Path) -> list[psutil.Process]:
+    """Processes that run tasks of this session, or wait for some."""
+    found = []
+    for process in node_of(session).children():
+        if "zygote" in " ".join(process.cmdline()):
+            found += [child for child in process.children() if child.status() != psutil.STATUS_ZOMBIE]
+    return found

@@ -1,0 +1,127 @@
+"""Nodes die and stand still: checks A6, A7, C2 and G3 of docs/reliability.md."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import obsray
+from obsray.cluster_utils import Cluster
+from tests.integration.programs import eventually, gone, views
+from tests.reliability.oracle import Oracle, workers_of
+
+pytestmark = pytest.mark.timeout(120)
+
+#: Heartbeats five times as often as usual, and dead after so many missed ones that a busy machine misses none.
+SOON = {"node_heartbeat_seconds": 0.1, "node_suspect_seconds": 1.5, "node_dead_seconds": 4.0}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": SOON})
+    try:
+        obsray.init(address=made.address)
+        yield made
+    finally:
+        obsray.shutdown()
+        made.shutdown()
+
+
+@obsray.remote
+def link_of_chain(values: list[int], value: int) -> list[int]:
+    threading.Event().wait(0.05)
+    return [*values, value]
+
+
+@obsray.remote(max_retries=2)
+def publish(path: str, gate: str) -> str:
+    """Say that it runs, wait for the gate, and answer who it was."""
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    while not os.path.exists(gate):
+        time.sleep(0.02)
+    return obsray.get_runtime_context().get_node_id()
+
+
+def is_alive(node_id: str) -> bool:
+    return {row["NodeID"]: row["Alive"] for row in obsray.nodes()}[node_id]
+
+
+def test_a_chain_goes_on_where_a_node_was_killed(cluster):
+    """A6: its workers die with it, its tasks run elsewhere, and the chain has every link once."""
+    head = Path(cluster.head_node.session_dir)
+    node = cluster.add_node(num_cpus=2)
+    oracle = Oracle(head)
+    chain = [obsray.put([])]
+    for number in range(40):
+        chain.append(link_of_chain.options(max_retries=-1, scheduling_strategy="SPREAD").remote(chain[-1], number))
+    obsray.get(chain[10], timeout=60)
+    workers = workers_of(Path(node.session_dir))
+    os.kill(node.pid, signal.SIGKILL)
+    gone([psutil.Process(node.pid), *workers] if psutil.pid_exists(node.pid) else workers)
+    assert obsray.get(chain[-1], timeout=60) == list(range(40))
+    eventually(lambda: not is_alive(node.node_id))
+    cluster.remove_node(node, allow_graceful=False)
+    del chain
+    oracle.check("node_changed")
+
+
+def test_a_node_that_stood_still_past_its_death_publishes_nothing_when_it_goes_on(cluster, tmp_path):
+    """A7, C2: its work is done elsewhere; awake again it is told that it is dead, and ends with all its processes."""
+    head = Path(cluster.head_node.session_dir)
+    node = cluster.add_node(num_cpus=1, resources={"first": 1})
+    session = Path(node.session_dir)
+    ran, gate = tmp_path / "ran", tmp_path / "gate"
+    oracle = Oracle(head)
+    reference = publish.options(num_cpus=0, resources={"first": 1}).remote(str(ran), str(gate))
+    eventually(lambda: ran.exists() and ran.read_text())
+    family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+    for process in family:
+        process.suspend()
+    try:
+        eventually(lambda: not is_alive(node.node_id))
+        second = cluster.add_node(num_cpus=1, resources={"first": 1})
+        eventually(lambda: len(ran.read_text().splitlines()) == 2)
+    finally:
+        # The first attempt may now end and has its answer, too.
+        gate.touch()
+        for process in family:
+            process.resume()
+    assert obsray.get(reference, timeout=60) == second.node_id != node.node_id
+    gone(family)
+    assert "the cluster takes this node for dead" in (session / "logs" / "node.log").read_text()
+    assert obsray.get(reference) == second.node_id
+    task = views(head).task(reference.hex()[:32])
+    assert task["state"] == "FINISHED" and len(task["attempts"]) == 2
+    cluster.remove_node(node, allow_graceful=False)
+    del reference
+    oracle.check("node_changed", "task_retried")
+    cluster.remove_node(second)
+
+
+BURNER = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass"
+
+
+def test_nobody_is_taken_for_dead_on_a_machine_that_is_too_busy(cluster):
+    """B10: heartbeats come although eight processes want all the time of the processors."""
+    oracle = Oracle(Path(cluster.head_node.session_dir))
+    node = cluster.add_node(num_cpus=1, resources={"busy": 1})
+    burners = [subprocess.Popen([sys.executable, "-c", BURNER]) for _ in range(8)]
+    try:
+        chain = link_of_chain.options(num_cpus=0, resources={"busy": 1})
+        values = obsray.get([chain.remote([], number) for number in range(10)], timeout=60)
+    finally:
+        for burner in burners:
+            burner.wait(60)
+    assert values == [[number] for number in range(10)] and is_alive(node.node_id)
+    oracle.check()
+    cluster.remove_node(node)

@@ -1,0 +1,183 @@
+"""Processes of one node die, stop and refuse to end: checks A1, A2, A4, A7, A11 and G3 of docs/reliability.md."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import obsray
+from obsray import exceptions
+from tests.integration.programs import eventually, views
+from tests.reliability.oracle import Oracle, node_of, workers_of
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Path]:
+    """One runtime for all: what one failure leaves behind is in the way of the next."""
+    context = obsray.init(num_cpus=2, _system_config={"oom_retries_max": 2})
+    yield Path(context.address_info["session_dir"])
+    obsray.shutdown()
+
+
+@pytest.fixture
+def oracle(session: Path) -> Oracle:
+    return Oracle(session)
+
+
+@obsray.remote
+def slow(value: int) -> int:
+    threading.Event().wait(0.05)
+    return value
+
+
+@obsray.remote
+def poison() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@obsray.remote
+class Ledger:
+    """Its effect can be seen from outside, also if its answer is never heard."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def add(self, fatal: bool) -> int:
+        with open(self.path, "a") as file:
+            file.write("once\n")
+        lines = len(Path(self.path).read_text().splitlines())
+        if fatal and lines == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return lines
+
+
+def test_whichever_workers_are_killed_every_task_has_its_value(session, oracle):
+    """A1: attempts that were killed say so, others take their place, and each value is there once."""
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    chance, killed, over = random.Random(seed), list[int](), threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.25):
+            busy = [process.pid for process in workers_of(session)]
+            if busy:
+                killed.append(chance.choice(busy))
+                os.kill(killed[-1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        values = obsray.get([slow.options(max_retries=-1).remote(number) for number in range(100)], timeout=90)
+    finally:
+        over.set()
+        killer.join()
+    assert values == list(range(100)) and killed
+    # Killed while idle is no attempt that failed.
+    died = [row for row in views(session).workers() if row["signal"] == 9]
+    assert {row["pid"] for row in died} <= set(killed)
+    oracle.check("worker_died", "task_finished")
+
+
+def test_a_task_that_kills_its_workers_fails_in_the_end_and_takes_nobody_along(session, oracle):
+    """A2: as many attempts as allowed, with pauses between them, while others go on."""
+    fatal = poison.options(max_retries=3).remote()
+    good = [slow.remote(number) for number in range(40)]
+    assert obsray.get(good, timeout=60) == list(range(40))
+    with pytest.raises(exceptions.WorkerCrashedError, match="signal 11") as caught:
+        obsray.get(fatal, timeout=60)
+    assert all(f"attempt {number}" in str(caught.value) for number in range(4))
+    task = views(session).task(fatal.hex()[:32])
+    assert len(task["attempts"]) == 4 and task["state"] == "FAILED"
+    story = views(session).story(fatal.hex()[:32])
+    pauses = [row["fields"]["delay_seconds"] for row in story if row["event"] == "task_retried"]
+    assert pauses == sorted(pauses) and pauses[0] == 0 < pauses[1] < pauses[2]
+    oracle.check("worker_died", "task_retried")
+
+
+@pytest.mark.parametrize(("retries", "lines"), [(0, 1), (1, 2)])
+def test_a_call_whose_answer_was_never_heard_is_repeated_only_if_it_may_be(session, oracle, tmp_path, retries, lines):
+    """A4: at most once, unless ``max_task_retries`` says otherwise."""
+    path = tmp_path / "effects"
+    actor = Ledger.options(max_restarts=1, max_task_retries=retries).remote(str(path))
+    if retries:
+        assert obsray.get(actor.add.remote(True), timeout=60) == 2
+    else:
+        with pytest.raises(exceptions.RayActorError):
+            obsray.get(actor.add.remote(True), timeout=60)
+    assert len(path.read_text().splitlines()) == lines
+    del actor
+    oracle.check("actor_restarting")
+
+
+def test_a_worker_that_stands_still_for_a_while_loses_nothing_and_does_nothing_twice(session, oracle, tmp_path):
+    """A7: SIGSTOP is not a death; what was pushed to it comes when it goes on."""
+    marker = tmp_path / "ran"
+
+    @obsray.remote
+    def once() -> int:
+        with open(marker, "a") as file:
+            file.write("x")
+        threading.Event().wait(0.3)
+        return os.getpid()
+
+    reference = once.remote()
+    eventually(marker.exists)
+    (busy,) = [row["pid"] for row in eventually(lambda: running(session))]
+    os.kill(busy, signal.SIGSTOP)
+    assert obsray.wait([reference], timeout=1.5) == ([], [reference])
+    os.kill(busy, signal.SIGCONT)
+    assert obsray.get(reference, timeout=30) == busy and marker.read_text() == "x"
+    oracle.check()
+
+
+def running(session: Path) -> list[dict]:
+    return [row for row in views(session).workers() if row["state"] == "BUSY"]
+
+
+def test_dashboard_collector_and_control_store_may_be_killed_and_nothing_is_missing(session, oracle):
+    """A11: they are started again, tasks notice nothing, and every event is there."""
+
+    def services() -> set[psutil.Process]:
+        children = node_of(session).children()
+        return {
+            process
+            for process in children
+            if process.status() != psutil.STATUS_ZOMBIE and "launch()" in " ".join(process.cmdline())
+        }
+
+    killed = eventually(lambda: len(services()) == 3 and services())
+    references = [slow.remote(number) for number in range(20)]
+    for process in killed:
+        process.kill()
+    assert obsray.get(references, timeout=60) == list(range(20))
+    eventually(lambda: len(services() - killed) == 3)
+    oracle.check()
+
+
+def test_every_attempt_ended_once_and_everybody_tells_the_same(session, oracle):
+    """G3: after all this the tables, the counters and the stories agree."""
+    oracle.check()
+    view = views(session)
+    book = view.ledger()["tasks"]
+    rows = view.tasks(limit=100_000)["rows"]
+    by_state = {state: sum(row["state"] == state for row in rows) for state in ("FINISHED", "FAILED")}
+    assert by_state["FINISHED"] == book["finished"] and by_state["FAILED"] == book["failed"]
+    again = [row["task_id"] for row in rows if row["attempt"]]
+    assert again
+    for task in again[:20]:
+        attempts = view.task(task, refresh=False)["attempts"]
+        assert [attempt["attempt"] for attempt in attempts] == list(range(len(attempts)))
+        # One that a kill cut off after its end has ended as well, only its result was never heard of.
+        assert all(attempt["outcome"] is not None for attempt in attempts)
+        told = [row["event"] for row in view.story(task, refresh=False)]
+        assert told.count("task_retried") == len(attempts) - 1
+        assert told.count("task_finished") == 1
