@@ -1,4 +1,4 @@
-"""Nodes die and stand still: checks A6, A7, C2 and G3 of docs/reliability.md."""
+"""Nodes die and stand still: checks A6, A7 and B10 of docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_chain_goes_on_where_a_node_was_killed(cluster):
 
 
 def test_a_node_that_stood_still_past_its_death_publishes_nothing_when_it_goes_on(cluster, tmp_path):
-    """A7, C2: its work is done elsewhere; awake again it is told that it is dead, and ends with all its processes."""
+    """A7: its work is done elsewhere; awake again it is told that it is dead, and ends with all its processes."""
     head = Path(cluster.head_node.session_dir)
     node = cluster.add_node(num_cpus=1, resources={"first": 1})
     session = Path(node.session_dir)

@@ -171,7 +171,8 @@ def test_every_attempt_ended_once_and_everybody_tells_the_same(session, oracle):
     rows = view.tasks(limit=100_000)["rows"]
     by_state = {state: sum(row["state"] == state for row in rows) for state in ("FINISHED", "FAILED")}
     assert by_state["FINISHED"] == book["finished"] and by_state["FAILED"] == book["failed"]
-    again = [row["task_id"] for row in rows if row["attempt"]]
+    # An actor that starts again runs its creation once more without being retried.
+    again = [row["task_id"] for row in rows if row["attempt"] and not row["name"].endswith("__init__")]
     assert again
     for task in again[:20]:
         attempts = view.task(task, refresh=False)["attempts"]

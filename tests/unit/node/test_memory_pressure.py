@@ -79,6 +79,6 @@ def test_the_death_says_how_much_was_used_of_how_much_and_by_whom():
     said = scene.bench.records.named("memory_pressure")[-1]
     assert said["error"] == died["error"] and said["held_bytes"] == 100 * MIB
     assert died["error"] == (
-        "960.0 MiB of 1000.0 MiB of the container were in use, more than memory_usage_ratio_max (0.95); it held 100.0 MiB, "
-        "and it was the newest task that runs again of 2"
+        "960.0 MiB of 1000.0 MiB of the container were in use, more than memory_usage_ratio_max (0.95); it held "
+        "100.0 MiB, and it was the newest task that runs again of 2"
     )
