@@ -91,7 +91,8 @@ MESSAGES: dict[str, Carrier] = {
         Forward ClientGone JobDescribed LoadReport WantActor WithdrawActor ActorPlaced EndWorker PrepareBundles
         BundlesPrepared CommitGroup ReleaseBundles GroupDescribed ListGroups GroupsListed LocateObject ObjectLocated
         ObjectsAt ObjectsGone KeepObjects ObjectsFreed NodeLeaves LogChunk LogsWanted LogsSent DrainNode WantPackage
-        PackagePiece ClockQuestion ClockAnswer ObjectsLeaving TakeObjects ObjectTaken ObjectMoved DrainProgress AskDemand
+        PackagePiece ClockQuestion ClockAnswer ObjectsLeaving TakeObjects ObjectTaken ObjectMoved DrainProgress
+        AskDemand
         DemandDescribed
         """,
     ),
