@@ -10,7 +10,7 @@ from typing import Any
 from obsray.cli import output, sessions
 from obsray.cli.things import resolved
 from obsray.dashboard import plain_json, units
-from obsray.telemetry.questions import job_of
+from obsray.telemetry.questions import change_of, factor, function_factor, job_of
 
 _BAR_CELLS = 24
 _ROWS_SHOWN = 20
@@ -36,6 +36,25 @@ def run_books(options: argparse.Namespace) -> int:
     """Answer ``obsray books``."""
     found = _asked(options, lambda view: view.books(job_of(options.job), refresh=False))
     return _show(options, found, _books_text)
+
+
+def run_critical_path(options: argparse.Namespace) -> int:
+    """Answer ``obsray critical-path``."""
+    found = _asked(options, lambda view: view.critical_path(job_of(options.job), refresh=False))
+    return _show(options, found, _path_text)
+
+
+def run_what_if(options: argparse.Namespace) -> int:
+    """Answer ``obsray what-if``."""
+
+    def question(view: Any) -> Any:
+        change = change_of(
+            factor(options.workers), dict(map(function_factor, options.function)), factor(options.network),
+            factor(options.driver), options.no_stragglers,
+        )  # fmt: skip
+        return view.what_if(job_of(options.job), None if change is None else [change], refresh=False)
+
+    return _show(options, _asked(options, question), _what_if_text)
 
 
 def _asked(options: argparse.Namespace, question: Callable[[Any], Any]) -> Any:
@@ -81,6 +100,48 @@ def _books_text(found: dict[str, Any], coloured: bool) -> str:
                 f"  {units.plain(row[name]).ljust(longest)}  {units.seconds(row['seconds']):>10}  "
                 f"{units.count(row['attempts'])} runs: {told}{failed}"
             )
+    return "\n".join(lines)
+
+
+def _path_text(found: dict[str, Any], coloured: bool) -> str:
+    lines = [units.plain(found["sentence"]), ""]
+    width = max(len(row["kind"]) for row in found["kinds"])
+    for row in found["kinds"]:
+        bar = output.bar(row["share"], _BAR_CELLS)
+        seconds = units.seconds(row["seconds"])
+        lines.append(f"  {row['kind'].ljust(width)}  {seconds:>10}  {row['share']:>6.1%}  {bar}  {row['what']}")
+    if found["functions"]:
+        lines += ["", output.bold("by function", coloured)]
+        lines += [
+            f"  {units.seconds(row['seconds']):>10}  {row['share']:>6.1%}  {units.plain(row['name'])}"
+            for row in found["functions"][:_ROWS_SHOWN]
+        ]
+    longest = sorted(found["path"], key=lambda piece: -piece["seconds"])[:_ROWS_SHOWN]
+    lines += ["", output.bold(f"the longest of its {found['pieces']} pieces, in order", coloured)]
+    for piece in sorted(longest, key=lambda piece: int(piece["from_ns"])):
+        at = units.seconds((piece["from_ns"] - found["from_ns"]) / 1e9)
+        what = f"{units.plain(piece['name'])} ({piece['task']})" if piece["task"] else ""
+        lines.append(f"  +{at:>9}  {units.seconds(piece['seconds']):>10}  {piece['kind'].ljust(width)}  {what}")
+    if found["nearly"]:
+        lines += ["", output.bold("long tasks beside it, with how much later they may end", coloured)]
+        lines += [
+            f"  {units.seconds(row['seconds']):>10}  slack {units.seconds(row['slack_seconds']):>10}  "
+            f"{units.plain(row['name'])} ({row['task_id']})"
+            for row in found["nearly"][:5]
+        ]
+    return "\n".join(lines)
+
+
+def _what_if_text(found: dict[str, Any], coloured: bool) -> str:
+    lines = [
+        f"{output.bold('unchanged', coloured)}: {units.seconds(found['actual_seconds'])} really, "
+        f"{units.seconds(found['replayed_seconds'])} replayed, {found['error_ratio']:.1%} off"
+        + ("" if found["trusted"] else "; what follows is a rough guide only"),
+        "",
+    ]
+    for row in found["scenarios"]:
+        seconds = units.seconds(row["seconds"])
+        lines.append(f"  {seconds:>10}  {row['speedup']:>6.2f} x as fast  {units.plain(row['change'])}")
     return "\n".join(lines)
 
 

@@ -27,6 +27,8 @@ _EXAMPLES = """examples:
   obsray story 3fa2c1d0:42                       everything that happened to one task
   obsray why 3fa2c1d0:42                         why it waits, is slow or failed
   obsray books                                   where the workers' time went; would more of them help?
+  obsray critical-path                           what a job's duration consists of
+  obsray what-if                                 what would make it shorter
   obsray timeline                                what ran when, for ui.perfetto.dev
   obsray sql "FROM tasks LIMIT 10"               anything, in SQL
   obsray sim --scenario attrition --seed 7       the scheduler and its friends against dying workers
@@ -54,6 +56,16 @@ _BOOKS_EXAMPLES = """examples:
   obsray books                 the whole session
   obsray books 00000001        one job (see obsray list jobs)
   obsray books --json          for programs
+"""
+_CRITICAL_EXAMPLES = """examples:
+  obsray critical-path                the job with most tasks
+  obsray critical-path 00000001       one job (see obsray list jobs)
+  obsray critical-path --json         for programs, with every piece of the path
+"""
+_WHAT_IF_EXAMPLES = """examples:
+  obsray what-if                               the usual changes, ranked: what to mend first
+  obsray what-if --workers 2                   twice the workers (inf: as many as wanted)
+  obsray what-if --function load=4 --driver 2  two changes together
 """
 _SIM_EXAMPLES = """a run is decided by its scenario and its seed alone; the digest of two equal runs is equal.
 examples:
@@ -197,6 +209,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     account.add_argument("job", nargs="?", help="a job's id (default: the whole session)")
 
+    path = verb(
+        "critical-path", "What the duration of a job consists of, and which tasks have slack.", _critical_path,
+        _CRITICAL_EXAMPLES,
+    )  # fmt: skip
+    path.add_argument("job", nargs="?", help="a job's id (default: the one with most tasks)")
+
+    replayed = verb(
+        "what-if", "How long a job would have taken with more workers or faster parts.", _what_if, _WHAT_IF_EXAMPLES
+    )
+    replayed.add_argument("job", nargs="?", help="a job's id (default: the one with most tasks)")
+    replayed.add_argument("--workers", metavar="N", help="so many times the workers, inf for no limit")
+    replayed.add_argument(
+        "--function", action="append", default=[], metavar="NAME=N", help="a function N times faster, repeatable"
+    )
+    replayed.add_argument("--network", metavar="N", help="arguments fetched N times faster")
+    replayed.add_argument("--driver", metavar="N", help="the driver N times faster")
+    replayed.add_argument(
+        "--no-stragglers", action="store_true", help="no run longer than the 95th percentile of its function"
+    )
+
     logs = verb("logs", "What workers printed, and the logs of the runtime's own processes.", _logs, _LOGS_EXAMPLES)
     logs.add_argument("worker", nargs="?", help="worker id (or part of it), pid, or the name of a log file")
     logs.add_argument("--task", metavar="ID", help="the worker that ran this task")
@@ -309,6 +341,18 @@ def _books(options: argparse.Namespace) -> int:
     from obsray.cli import answers
 
     return answers.run_books(options)
+
+
+def _critical_path(options: argparse.Namespace) -> int:
+    from obsray.cli import answers
+
+    return answers.run_critical_path(options)
+
+
+def _what_if(options: argparse.Namespace) -> int:
+    from obsray.cli import answers
+
+    return answers.run_what_if(options)
 
 
 def _logs(options: argparse.Namespace) -> int:

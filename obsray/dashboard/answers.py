@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from obsray.telemetry.questions import job_of
+from obsray.telemetry.questions import change_of, factor, function_factor, job_of
 
 from . import identifiers, plain_json, queries
 from .source import Source
@@ -18,7 +18,12 @@ from .source import Source
 
 def routes(prefix: str) -> list[BaseRoute]:
     """The addresses of all analyses."""
-    return [Route(prefix + "why/{id}", why), Route(prefix + "books", books)]
+    return [
+        Route(prefix + "why/{id}", why),
+        Route(prefix + "books", books),
+        Route(prefix + "critical-path", critical_path),
+        Route(prefix + "what-if", what_if),
+    ]
 
 
 async def why(request: Request) -> Response:
@@ -33,6 +38,25 @@ async def why(request: Request) -> Response:
 async def books(request: Request) -> Response:
     job = _only(request, "job").get("job")
     return await _answered(request, lambda view: view.books(job_of(job), refresh=False))
+
+
+async def critical_path(request: Request) -> Response:
+    job = _only(request, "job").get("job")
+    return await _answered(request, lambda view: view.critical_path(job_of(job), refresh=False))
+
+
+async def what_if(request: Request) -> Response:
+    """``workers``, ``network``, ``driver``: factors; ``function``: name=factor, repeatable; ``no_stragglers=1``."""
+    given = _only(request, "job", "workers", "network", "driver", "function", "no_stragglers")
+
+    def question(view: Any) -> Any:
+        change = change_of(
+            factor(given.get("workers")), dict(map(function_factor, request.query_params.getlist("function"))),
+            factor(given.get("network")), factor(given.get("driver")), given.get("no_stragglers", "0") != "0",
+        )  # fmt: skip
+        return view.what_if(job_of(given.get("job")), None if change is None else [change], refresh=False)
+
+    return await _answered(request, question)
 
 
 def _only(request: Request, *names: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ def _path(session: str | os.PathLike[str] | None) -> str | None:
 
 
 #: Analyses, each with ``session=`` as ``sql`` has it: ``obsray.telemetry.questions``.
-_ANSWERS = ("why", "books")
+_ANSWERS = ("why", "books", "critical_path", "what_if")
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from obsray.telemetry.process_views import ProcessViews
 from obsray.telemetry.tables import Row
 
 if TYPE_CHECKING:
+    from obsray.telemetry.answers.replay import Change
     from obsray.telemetry.views import Views
 
 
@@ -29,3 +30,15 @@ class AnswerViews(ProcessViews):
         from obsray.telemetry.answers import books
 
         return books.books(self._views, job, refresh)
+
+    def critical_path(self, job: int | None = None, refresh: bool = True) -> Row:
+        """What the duration of a job consists of, and which tasks have slack. Raises LookupError."""
+        from obsray.telemetry.answers import critical
+
+        return critical.critical_path(self._views, job, refresh)
+
+    def what_if(self, job: int | None = None, changes: list[Change] | None = None, refresh: bool = True) -> Row:
+        """How long a job would have taken with changes, the usual ones if None. Raises LookupError, ValueError."""
+        from obsray.telemetry.answers import whatif
+
+        return whatif.what_if(self._views, job, changes, refresh)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from obsray.telemetry import asking, session_file
+from obsray.telemetry.answers.replay import Change
 from obsray.telemetry.store import find_session
 from obsray.telemetry.views import Views
 
@@ -39,6 +40,61 @@ def books(job: str | int | None = None, *, session: Session = None) -> Row:
     """
     number = job_of(job)
     return _ask(session, lambda views: views.books(number, refresh=False))
+
+
+def critical_path(job: str | int | None = None, *, session: Session = None) -> Row:
+    """What the duration of a job (by default the one with most tasks) consists of, piece by piece, and which tasks
+    beside the path have how much slack."""
+    number = job_of(job)
+    return _ask(session, lambda views: views.critical_path(number, refresh=False))
+
+
+def what_if(
+    job: str | int | None = None,
+    *,
+    workers: float = 1.0,
+    functions: dict[str, float] | None = None,
+    network: float = 1.0,
+    driver: float = 1.0,
+    no_stragglers: bool = False,
+    session: Session = None,
+) -> Row:
+    """How long a job would have taken: with so many times the workers (``inf`` for no limit), functions, network or
+    driver so many times faster, without stragglers. Without any of these the usual changes are tried and ranked.
+
+    ``error_ratio`` says how far off the replay without a change is.
+    """
+    number = job_of(job)
+    change = change_of(workers, functions or {}, network, driver, no_stragglers)
+    return _ask(session, lambda views: views.what_if(number, None if change is None else [change], refresh=False))
+
+
+def change_of(
+    workers: float = 1.0, functions: dict[str, float] | None = None, network: float = 1.0, driver: float = 1.0,
+    no_stragglers: bool = False,
+) -> Change | None:  # fmt: skip
+    """What is to be different; None if nothing is. Raises ValueError for factors that are not above 0."""
+    for name, factor in {"workers": workers, "network": network, "driver": driver, **(functions or {})}.items():
+        if not isinstance(factor, int | float) or isinstance(factor, bool) or not factor > 0:
+            raise ValueError(f"{name}: a factor is a number above 0, not {factor!r}")
+    change = Change(workers, dict(functions or {}), network, driver, no_stragglers)
+    return None if change == Change() else change
+
+
+def factor(text: str | None) -> float:
+    """``2``, ``1.5``, ``inf``, or nothing for 1. Raises ValueError."""
+    try:
+        return float(text) if text else 1.0
+    except ValueError:
+        raise ValueError(f"a factor is a number above 0, not {text!r}") from None
+
+
+def function_factor(text: str) -> tuple[str, float]:
+    """``name=2`` as a function's name and factor. Raises ValueError."""
+    name, equals, number = text.rpartition("=")
+    if not equals or not name:
+        raise ValueError(f"a function is given as name=factor, not {text!r}")
+    return name, factor(number)
 
 
 def hex_of(thing: Any) -> str:

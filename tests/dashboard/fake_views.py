@@ -194,6 +194,12 @@ class FakeViews:
             },
         }
 
+    def critical_path(self, job: int | None = None, refresh: bool = True) -> dict[str, Any]:
+        return {"job_id": "00000001", "path": [], "sentence": HOSTILE}
+
+    def what_if(self, job: int | None = None, changes: Any = None, refresh: bool = True) -> dict[str, Any]:
+        return {"job_id": "00000001", "scenarios": [], "sentence": HOSTILE}
+
     def books(self, job: int | None = None, refresh: bool = True) -> dict[str, Any]:
         return {"job_id": None, "activities": [], "functions": [{"name": HOSTILE}], "more_workers": {"helps": "no"}}
 

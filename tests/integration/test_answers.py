@@ -182,3 +182,38 @@ def test_the_books_of_a_real_run_close_and_can_be_read_during_the_run(program):
     assert seconds["run off CPU"] > 0.4 and seconds["run on CPU"] > 0.05 and seconds["blocked in get"] > 0
     assert seconds["starting"] > 0 and seconds["idle: nothing submitted"] > 0.1
     assert {"load", "spin", "nested", "add", "Loop.go", "Threads.go"} <= {row["name"] for row in found["functions"]}
+
+
+PATHS = """
+start()
+
+@obsray.remote
+def link(*values): time.sleep(0.1)
+
+obsray.get([link.remote() for _ in range(2)])
+last = link.remote()
+for _ in range(9): last = link.remote(last, link.remote())
+obsray.get(last)
+time.sleep(0.5)
+obsray.get([link.remote() for _ in range(20)])
+say(seconds=obsray.telemetry.critical_path()["seconds"])
+"""
+
+
+def test_the_path_of_a_real_run_and_its_replay_meet_what_happened(program):
+    driver = program(PATHS)
+    directory = driver.hear()["directory"]
+    told = driver.hear()["seconds"]
+    assert driver.process.wait(30) == 0
+    view = views(directory)
+    found = view.critical_path()
+    kinds = {row["kind"]: row["seconds"] for row in found["kinds"]}
+    assert found["seconds"] == pytest.approx(told, rel=0.5) and sum(kinds.values()) == pytest.approx(found["seconds"])
+    assert kinds["driver"] > 0.45, "the driver slept"
+    # Two to begin with, ten in a chain, twenty on two workers.
+    assert kinds["run"] > 15 * 0.1 and found["functions"][0]["name"] == "link"
+    replayed = view.what_if()
+    # How near it is where nothing disturbs is for the unit tests to say; here other programs run beside.
+    assert replayed["error_ratio"] <= 0.5, replayed["sentence"]
+    faster = {row["change"]: row["speedup"] for row in replayed["scenarios"]}
+    assert faster["driver 2 x faster"] < faster["link 2 x faster"]

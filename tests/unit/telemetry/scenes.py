@@ -58,10 +58,11 @@ class Scene:
 
     def views(self) -> Views:
         """The session as a reader sees it, a moment later."""
-        self.resources(CPU=2.0)
+        self.resources(**self._resources)
         return Views(Store.open(self.directory))
 
     def resources(self, **amounts: float) -> None:
+        self._resources = amounts
         for name, total in amounts.items():
             self.node.resource_sample(self.tick(), self.node.intern(name), total, 0.0)
 

@@ -1,0 +1,76 @@
+"""What if: a job replayed with more workers, a faster function, network or driver, or without stragglers.
+
+Every answer begins with how well the unchanged replay meets what really happened: that is how far it can be trusted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from obsray.telemetry.answers.graph import Graph, job_to_look_at
+from obsray.telemetry.answers.replay import Change, Model
+
+if TYPE_CHECKING:
+    from obsray.telemetry.views import Views
+
+Row = dict[str, Any]
+
+#: Functions that the ranking tries, those with most seconds first.
+FUNCTIONS_TRIED = 5
+#: Above this error of the unchanged replay the others say little.
+ERROR_TRUSTED = 0.05
+
+
+def what_if(view: Views, job: int | None = None, changes: list[Change] | None = None, refresh: bool = True) -> Row:
+    """How long a job would have taken. Raises LookupError for a job without tasks, ValueError for an unknown function.
+
+    Without ``changes`` the usual ones are tried and ranked. ``actual_seconds``, ``replayed_seconds`` and
+    ``error_ratio`` come from the unchanged replay; ``scenarios``: ``change``, ``seconds``, ``speedup`` (against the
+    unchanged replay), best first.
+    """
+    if refresh:
+        view.refresh()
+    number = job_to_look_at(view, job)
+    graph = Graph(view, number)
+    if not graph.count:
+        raise LookupError(f"no task of job {number:08x} has ended yet")
+    model = Model(graph)
+    base = model.seconds(Change())
+    actual = model.actual_seconds
+    error = abs(base - actual) / actual if actual else 0.0
+    scenarios: list[Row] = []
+    for change in changes if changes is not None else usual(graph):
+        seconds = model.seconds(change)
+        scenarios.append(
+            {
+                "change": change.described(), "seconds": seconds, "speedup": base / seconds if seconds else 1.0,
+                "saved_seconds": base - seconds,
+            }
+        )  # fmt: skip
+    scenarios.sort(key=lambda row: row["seconds"])
+    return {
+        "job_id": f"{number:08x}", "tasks": graph.count, "actual_seconds": actual, "replayed_seconds": base,
+        "error_ratio": error, "trusted": error <= ERROR_TRUSTED, "scenarios": scenarios,
+        "sentence": _sentence(actual, base, error, scenarios),
+    }  # fmt: skip
+
+
+def usual(graph: Graph) -> list[Change]:
+    """The changes that are worth trying: workers, the heaviest functions, driver, network, stragglers."""
+    seconds = np.bincount(graph.name, graph.seconds("run_seconds"))
+    heaviest = [code for code in np.argsort(seconds)[::-1][:FUNCTIONS_TRIED].tolist() if seconds[code] > 0]
+    found = [Change(workers=2.0), Change(workers=float("inf")), Change(no_stragglers=True), Change(driver=2.0)]
+    if graph.seconds("fetch_seconds").sum() > 0.01 * seconds.sum():
+        found.append(Change(network=2.0))
+    return found + [Change(functions={graph.view.store.texts[code]: 2.0}) for code in heaviest]
+
+
+def _sentence(actual: float, base: float, error: float, scenarios: list[Row]) -> str:
+    text = f"the job took {actual:.3g} s; its unchanged replay takes {base:.3g} s ({error:.1%} off"
+    text += ")" if error <= ERROR_TRUSTED else ": what follows is a rough guide only)"
+    if scenarios:
+        best = scenarios[0]
+        text += f"; with {best['change']} it would take {best['seconds']:.3g} s ({best['speedup']:.2f} x as fast)"
+    return text
