@@ -89,11 +89,11 @@ def config(
     discovered: dict[str, Any] = (
         {
             "http_sd_configs": [
-                {"url": f"{url}/api/prometheus/sd", "refresh_interval": "15s", "authorization": credentials}
+                {"url": f"{url}/api/prometheus/sd", "refresh_interval": interval, "authorization": credentials}
             ]
         }
         if url
-        else {"file_sd_configs": [{"files": [targets_file], "refresh_interval": "15s"}]}
+        else {"file_sd_configs": [{"files": [targets_file], "refresh_interval": interval}]}
     )
     scrape = {
         "job_name": "obsray",
@@ -125,15 +125,15 @@ def example() -> str:
     return yaml_text.dump(made, comment)
 
 
-def shortened(text: str, factor: float) -> str:
-    """Rules whose durations are divided by ``factor``, for tests that cannot wait: at least 3 s for "
-    "ranges, and 1 s else."""
+def shortened(text: str, factor: float, least: int = 3) -> str:
+    """Rules whose durations are divided by ``factor``, for tests that cannot wait: at least ``least`` seconds for
+    ranges, and 1 s else."""
 
     def seconds(value: str) -> float:
         return float(value[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[value[-1]] / factor
 
-    text = re.sub(r"\[(\d+[smhd])\]", lambda m: f"[{max(3, round(seconds(m[1])))}s]", text)
-    text = re.sub(r"offset (\d+[smhd])", lambda m: f"offset {max(3, round(seconds(m[1])))}s", text)
+    text = re.sub(r"\[(\d+[smhd])\]", lambda m: f"[{max(least, round(seconds(m[1])))}s]", text)
+    text = re.sub(r"offset (\d+[smhd])", lambda m: f"offset {max(least, round(seconds(m[1])))}s", text)
     text = re.sub(
         r"(for|keep_firing_for|interval): '?(\d+[smhd])'?", lambda m: f"{m[1]}: {max(1, round(seconds(m[2])))}s", text
     )

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import obsray
+from obsray.cluster_utils import Cluster, ClusterNode
+from tests.monitoring.live import Gpus, Prometheus, prometheus
+
+STORE_BYTES = 48 << 20
+
+
+@dataclass
+class Live:
+    """A cluster of two nodes under a Prometheus."""
+
+    cluster: Cluster
+    other: ClusterNode
+    prometheus: Prometheus
+    gpus: Gpus
+
+    @property
+    def head(self) -> ClusterNode:
+        assert self.cluster.head_node is not None
+        return self.cluster.head_node
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    gpus = Gpus()
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 3, "num_gpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": True,
+            "dashboard_port": 0, "env_vars": {"CUDA_VISIBLE_DEVICES": "0"},
+        },
+    )  # fmt: skip
+    try:
+        other = cluster.add_node(num_cpus=1, resources={"left": 1}, object_store_memory=STORE_BYTES)
+        with prometheus(tmp_path_factory.mktemp("prometheus"), Path(cluster.head_node.session_dir), gpus) as server:
+            cluster.connect()
+            yield Live(cluster, other, server, gpus)
+    finally:
+        obsray.shutdown()
+        cluster.shutdown()
+        gpus.close()

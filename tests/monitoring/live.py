@@ -1,0 +1,147 @@
+"""A cluster, a real Prometheus that scrapes it, and an exporter of GPU metrics with values that a test sets."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from obsray.monitoring import prometheus_files, yaml_text
+from obsray.telemetry import session_file
+
+PATIENCE_SECONDS = 120.0
+#: By how much the rules' durations are divided, and the shortest range: a scrape a second must give it several samples.
+FASTER, RANGE_SECONDS_MIN = 120, 6
+RECORDED = Path(__file__).parent / "dcgm_sample.txt"
+
+
+def wait_for(what: str, question: Callable[[], Any], meanwhile: Callable[[], Any] = lambda: None) -> Any:
+    """The first true answer."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (answer := question()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:g} s in vain for {what}"
+        meanwhile()
+        time.sleep(0.2)
+    return answer
+
+
+class Gpus:
+    """Serves recorded metrics of dcgm-exporter; ``values`` takes the place of what was recorded."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        self._recorded = RECORDED.read_text()
+        gpus = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = gpus.text().encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def text(self) -> str:
+        lines = []
+        for line in self._recorded.splitlines():
+            name = line.partition("{")[0]
+            if name in self.values and not line.startswith("#"):
+                line = f"{line.rpartition(' ')[0]} {self.values[name]}"
+            lines.append(line)
+        return "\n".join(lines) + "\n"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Prometheus:
+    """The real one, asked over HTTP."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+        self.url = wait_for("prometheus to listen", self._listening)
+        wait_for("prometheus to be ready", self._ready)
+
+    def _listening(self) -> str:
+        assert self.process.poll() is None, self.log.read_text()
+        for connection in psutil.Process(self.process.pid).net_connections():
+            if connection.status == psutil.CONN_LISTEN:
+                return f"http://127.0.0.1:{connection.laddr.port}"
+        return ""
+
+    def _ready(self) -> bool:
+        try:
+            return urllib.request.urlopen(f"{self.url}/-/ready", timeout=30).status == 200
+        except (urllib.error.HTTPError, ConnectionError):
+            return False
+
+    def get(self, path: str, **parameters: str) -> Any:
+        query = urllib.parse.urlencode(parameters)
+        try:
+            with urllib.request.urlopen(f"{self.url}{path}?{query}", timeout=60) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from None
+
+    def ask(self, query: str) -> list[dict[str, Any]]:
+        """The samples of an instant query."""
+        found: list[dict[str, Any]] = self.get("/api/v1/query", query=query)["result"]
+        return found
+
+    def fired(self, alert: str) -> bool:
+        """Whether it has ever fired."""
+        return bool(self.ask(f'count_over_time(ALERTS{{alertname="{alert}",alertstate="firing"}}[1h])'))
+
+    def firing(self) -> set[str]:
+        """What fires now."""
+        return {sample["metric"]["alertname"] for sample in self.ask('ALERTS{alertstate="firing"}')}
+
+
+@contextmanager
+def prometheus(directory: Path, session: Path, gpus: Gpus) -> Iterator[Prometheus]:
+    """Scrapes the cluster whose head has that session directory, found through the dashboard's service discovery."""
+    program = shutil.which("prometheus")
+    assert program, "prometheus is missing: apt-get install prometheus"
+    dashboard = wait_for("the dashboard", lambda: session_file.read(session).get("dashboard_url"))
+    rules = prometheus_files.shortened(prometheus_files.rules(), FASTER, RANGE_SECONDS_MIN)
+    (directory / "obsray.rules.yml").write_text(rules)
+    config = prometheus_files.config(["obsray.rules.yml"], "", str(session / "metrics_token"), dashboard, 1)
+    config["scrape_configs"].append({"job_name": "dcgm", "static_configs": [{"targets": [gpus.address]}]})
+    (directory / "prometheus.yml").write_text(yaml_text.dump(config))
+    command = [
+        program, f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data",
+        "--web.listen-address=127.0.0.1:0", "--enable-feature=exemplar-storage", "--log.level=warn",
+    ]  # fmt: skip
+    log = directory / "prometheus.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        yield Prometheus(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
