@@ -31,6 +31,9 @@ METHODS = ("GET", "HEAD")
 CHANGING_PATHS = ("/api/jobs/", "/api/packages/")
 CHANGING_METHODS = ("POST", "PUT", "DELETE")
 AUTH_PATH = "/auth"
+#: Where links of other sites (Grafana) lead: the page goes on to ``next`` by itself and is its own origin then, so that
+#: the strict cookie comes along. It holds no data.
+GO_PATH = "/go"
 #: What a scraper of metrics may read with a credential that opens nothing else (``metrics/credential.py``).
 METRICS_PATHS = frozenset({"/metrics", "/api/prometheus/sd"})
 OPEN_PATHS = frozenset({"/healthz", "/static/app.css", "/static/favicon.svg", "/static/vendor/inter-5.3.0-latin.woff2"})
@@ -110,7 +113,7 @@ class Guard:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
             return _say(scope, 403, "Wrong host name", f"This server answers only as {self._addresses}.")
-        arriving = path == AUTH_PATH and _is_navigation(headers)
+        arriving = path in (AUTH_PATH, GO_PATH) and _is_navigation(headers)
         if any(origin not in self._origins for origin in headers.getlist("origin")) and not arriving:
             return _say(scope, 403, "Another origin", "Pages of other sites may not read this server.")
         if any(site not in ("same-origin", "none") for site in headers.getlist("sec-fetch-site")) and not arriving:
@@ -119,6 +122,8 @@ class Guard:
             )
         if path == AUTH_PATH:
             return self._admit(scope, headers)
+        if path == GO_PATH:
+            return _onward(_next(scope))
         if path in OPEN_PATHS or self._is_known(headers, by_cookie=not changing):
             return None
         if path in METRICS_PATHS and self._is_scraper(headers):
@@ -165,20 +170,28 @@ class Guard:
                 "It belongs to another session. Run <code>obsray dashboard</code> for the present one.",
                 {"www-authenticate": 'Bearer realm="obsray"'},
             )
-        place = given.get("next", "/")
-        if not _LOCAL_ADDRESS.fullmatch(place):
-            place = "/"
+        place = _next(scope)
         answer: Response
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            # After a click in another site's page a redirect would arrive without the strict cookie; a page that
-            # goes on by itself is its own origin.
-            head = f'<meta http-equiv="refresh" content="0;url={escape(place)}">'
-            text = f'<a href="{escape(place)}">Go on to the dashboard</a>'
-            answer = HTMLResponse(_PAGE.format(title="obsray", head=head, text=text))
+            # After a click in another site's page a redirect would arrive without the strict cookie.
+            answer = _onward(place)
         else:
             answer = RedirectResponse(place, status_code=303)
         answer.set_cookie(self.cookie, self._token.decode(), httponly=True, samesite="strict", path="/")
         return answer
+
+
+def _next(scope: Scope) -> str:
+    """Where ``/auth`` and ``/go`` lead: the address that is given if it is one of this server, else the first page."""
+    place = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("next", "/")
+    return place if _LOCAL_ADDRESS.fullmatch(place) else "/"
+
+
+def _onward(place: str) -> Response:
+    """A page that goes on by itself, and so is its own origin."""
+    head = f'<meta http-equiv="refresh" content="0;url={escape(place)}">'
+    text = f'<a href="{escape(place)}">Go on to the dashboard</a>'
+    return HTMLResponse(_PAGE.format(title="obsray", head=head, text=text))
 
 
 def _is_navigation(headers: Headers) -> bool:

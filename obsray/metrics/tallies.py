@@ -52,7 +52,7 @@ OF_THE_CLUSTER: tuple[Tally, ...] = (
     Tally("obsray_node_drains", "node_drains"),
     Tally("obsray_actor_start_seconds", "actor_alive", "start_seconds"),
     Tally("obsray_jobs_started", "job_started"),
-    Tally("obsray_jobs_ended", "job_ended", label="cause"),
+    Tally("obsray_jobs_ended", "job_ended", label="cause", zero=("intended",)),
     Tally("obsray_control_takeovers", "control_took_over"),
     Tally("obsray_gcs_rpc_failures", "control_rpc", label="method", where=("ok", 0)),
     Tally(
@@ -90,6 +90,9 @@ class Tallies:
             columns = batch.get(tally.event)
             if columns is None or not len(columns):
                 continue
+            if tally.metric in self.names:
+                # What was seen has a series from then on, whether it was counted or not.
+                self.names[tally.metric].of(columns[tally.label])
             if tally.where is not None:
                 columns = columns.take(columns[tally.where[0]] == tally.where[1])
             if len(columns):
@@ -127,7 +130,8 @@ class Tallies:
                 yield histogram
                 continue
             counter = exposed.counter(name)
-            values = dict.fromkeys(tally.zero, 0.0)
+            seen = self.names[name].names if name in self.names else []
+            values = dict.fromkeys((*tally.zero, *seen), 0.0)
             for slot, value in enumerate(self._values[name].tolist()):
                 if value or not tally.label:
                     values[self._label(tally, slot)] = value

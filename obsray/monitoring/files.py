@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from obsray.monitoring import objectives, prometheus_files, runbooks
+from obsray.monitoring import grafana, objectives, prometheus_files, runbooks
+from obsray.monitoring.dashboards import listed
 
 
 def files() -> dict[str, Callable[[], str]]:
@@ -16,6 +17,11 @@ def files() -> dict[str, Callable[[], str]]:
         "docs/slo.md": objectives.markdown,
         "docs/runbooks/README.md": lambda: runbooks.index(alerts),
     }
+    found["grafana/provisioning/datasources/obsray.yaml"] = listed.datasources
+    found["grafana/provisioning/dashboards/obsray.yaml"] = listed.provider
+    for dashboard in listed.DASHBOARDS:
+        path = f"grafana/dashboards/{dashboard.uid}.json"
+        found[path] = lambda dashboard=dashboard: grafana.text(dashboard)  # type: ignore[misc]
     for alert in alerts:
         found[f"docs/runbooks/{alert.name}.md"] = lambda alert=alert: runbooks.page(alert)  # type: ignore[misc]
     return found

@@ -25,6 +25,8 @@ PATIENCE_SECONDS = 120.0
 #: By how much the rules' durations are divided, and the shortest range: a scrape a second must give it several samples.
 FASTER, RANGE_SECONDS_MIN = 120, 6
 RECORDED = Path(__file__).parent / "dcgm_sample.txt"
+#: What a node with a GPU exposes of it besides, as a session on one did.
+GPU_METRICS = Path(__file__).parent / "gpu_metrics_sample.txt"
 
 
 def wait_for(what: str, question: Callable[[], Any], meanwhile: Callable[[], Any] = lambda: None) -> Any:
@@ -42,7 +44,7 @@ class Gpus:
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
-        self._recorded = RECORDED.read_text()
+        self._recorded = RECORDED.read_text() + GPU_METRICS.read_text()
         gpus = self
 
         class Handler(http.server.BaseHTTPRequestHandler):

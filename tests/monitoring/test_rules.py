@@ -34,7 +34,7 @@ def metrics_in(query):
     """The names of metrics in a query, without the suffixes of histograms."""
     bare = re.sub(r'"[^"]*"', "", query)
     found = set()
-    for name in re.findall(r"\b((?:obsray|DCGM|up|scrape|process)_?\w*)\b(?!:)", re.sub(r"\S+:\S+", "", bare)):
+    for name in re.findall(r"\b((?:obsray_|DCGM_|scrape_)\w+|up)\b(?!:)", re.sub(r"\S+:\S+", "", bare)):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         found.add(base if base in METRICS else name)
     return found

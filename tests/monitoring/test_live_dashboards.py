@@ -1,0 +1,169 @@
+"""Every query of every dashboard returns data from a real Prometheus that scrapes a working cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import obsray
+from obsray.metrics.catalog import METRICS
+from obsray.monitoring import grafana
+from obsray.telemetry import session_file
+from obsray.util import collective, metrics
+from obsray.util.placement_group import placement_group
+from tests.monitoring.live import wait_for
+from tests.monitoring.test_dashboards import MODELS, panels, queries
+
+VARIABLES = {
+    "$__rate_interval": "2m", "$__interval": "10s", "$__range": "5m", "$cluster": ".*", "$node": ".*", "$fn": ".*",
+}  # fmt: skip
+
+
+@obsray.remote
+def array(size):
+    return np.zeros(size, np.uint8)
+
+
+@obsray.remote
+def total(values):
+    return int(values.sum())
+
+
+@obsray.remote
+def fails():
+    raise ValueError("on purpose")
+
+
+@obsray.remote(max_retries=2)
+def dies_once(path):
+    if not Path(path).exists():
+        Path(path).write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@obsray.remote
+class Member:
+    def join(self, rank):
+        collective.init_collective_group(2, rank, backend="obsray", group_name="g")
+
+    def add(self):
+        values = np.ones(4)
+        collective.allreduce(values, "g")
+        return float(values[0])
+
+    def count(self):
+        metrics.Counter("live_calls", tag_keys=("kind",)).inc(3, {"kind": "x"})
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_prometheus(query):
+    for variable, value in VARIABLES.items():
+        query = query.replace(variable, value)
+    assert "$" not in query, query
+    return query
+
+
+def work(live, tmp_path):
+    """A little of everything that dashboards show."""
+    side = live.cluster.add_node(num_cpus=1, resources={"side": 2}, object_store_memory=48 << 20)
+    there = array.options(resources={"side": 1}).remote(1 << 20)
+    assert obsray.get(total.options(num_cpus=1).remote(there)) == 0, "bytes travel between nodes"
+    assert obsray.get(total.options(resources={"side": 1}).remote(obsray.put(np.zeros(1 << 20, np.uint8)))) == 0
+    kept = [obsray.put(np.zeros(9 << 20, np.uint8)) for _ in range(6)]
+    assert [int(obsray.get(one)[0]) for one in kept] == [0] * 6, "spilled and restored"
+    obsray.wait([fails.remote(), dies_once.remote(str(tmp_path / "once"))], num_returns=2, timeout=60)
+    group = placement_group([{"CPU": 0.1}])
+    assert group.wait(30)
+    members = [Member.options(num_cpus=0, max_restarts=1).remote() for _ in range(2)]
+    obsray.get([member.join.remote(rank) for rank, member in enumerate(members)])
+    assert obsray.get([member.add.remote() for member in members]) == [2.0, 2.0]
+    obsray.get(members[0].count.remote())
+    members[1].die.remote()
+    extra = Member.options(num_cpus=0).remote()
+    obsray.get(extra.count.remote())
+    obsray.kill(extra)
+    assert obsray.get(total.options(runtime_env={"env_vars": {"LIVE": "1"}}).remote(np.zeros(3))) == 0
+    return side, kept, group, members
+
+
+@pytest.mark.timeout(900)
+def test_every_query_of_every_dashboard_returns_data(live, tmp_path):
+    held = work(live, tmp_path)
+    left = {(uid, query) for uid, model in MODELS.items() for query in queries(model)}
+
+    def all_answered():
+        left.difference_update([each for each in left if live.prometheus.ask(in_prometheus(each[1]))])
+        return not left
+
+    try:
+        wait_for("data", all_answered)
+    except AssertionError as error:
+        raise AssertionError(f"{error}:\n" + "\n".join(f"{uid}: {query}" for uid, query in sorted(left))) from None
+    for _, query, _, _ in grafana.ANNOTATIONS:
+        live.prometheus.ask(in_prometheus(query))
+    del held
+
+
+@pytest.mark.timeout(300)
+def test_series_are_those_of_the_catalogue_and_counters_are_typed_so(live):
+    obsray.get(total.remote(np.zeros(1)))
+    wait_for("a scrape", lambda: live.prometheus.ask('obsray_tasks_finished_total{fn="total"} > 0'))
+    types = live.prometheus.get("/api/v1/metadata")
+    for metric in METRICS.values():
+        if metric.name in types and metric.type != "info":
+            assert {entry["type"] for entry in types[metric.name]} == {metric.type}, metric.name
+    names = {name for name in live.prometheus.get("/api/v1/label/__name__/values") if name.startswith("obsray_")}
+    known = {metric.exposed for metric in METRICS.values()} | {"obsray_build_info"}
+    known |= {
+        f"{m.name}_{end}" for m in METRICS.values() if m.type == "histogram" for end in ("bucket", "sum", "count")
+    }
+    assert {name for name in names - known if not name.startswith("obsray_user_")} == set()
+
+
+@pytest.mark.timeout(300)
+def test_an_exemplar_of_a_run_time_is_the_trace_of_a_task(live):
+    obsray.get([total.remote(np.zeros(1)) for _ in range(5)])
+
+    def exemplars():
+        return live.prometheus.get(
+            "/api/v1/query_exemplars", query="obsray_task_duration_seconds_bucket", start="0", end="9999999999"
+        )
+
+    found = wait_for("an exemplar", exemplars)
+    labels = found[0]["exemplars"][0]["labels"]
+    assert re.fullmatch(r"[0-9a-f]{32}", labels["trace_id"]) and re.fullmatch(r"[0-9a-f]{16}", labels["span_id"])
+
+
+@pytest.mark.timeout(300)
+def test_metrics_of_user_code_arrive_and_stay_when_their_worker_is_killed(live):
+    member = Member.options(num_cpus=0).remote()
+    obsray.get([member.count.remote() for _ in range(4)])
+    member.die.remote()
+    query = 'sum(obsray_user_live_calls_total{kind="x"})'
+    first = wait_for("the counter", lambda: [s for s in live.prometheus.ask(query) if float(s["value"][1]) >= 12])
+    again = wait_for(
+        "a later scrape", lambda: [s for s in live.prometheus.ask(query) if s["value"][0] > first[0]["value"][0] + 2]
+    )
+    assert float(again[0]["value"][1]) >= float(first[0]["value"][1])
+
+
+@pytest.mark.timeout(300)
+def test_every_panel_leads_to_a_page_of_obsray(live):
+    facts = session_file.read(Path(live.head.session_dir))
+    token = (Path(live.head.session_dir) / "token").read_bytes().hex()
+    links = {panel["links"][0]["url"] for model in MODELS.values() for panel in panels(model)}
+    for link in sorted(links):
+        address = link.replace("${__from}", "1700000000000").replace("${__to}", "1900000000000")
+        place = urllib.parse.parse_qs(urllib.parse.urlsplit(address).query)["next"][0]
+        request = urllib.request.Request(facts["dashboard_url"] + place, headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 200, place
