@@ -15,6 +15,7 @@ from obsray.config import Config
 from obsray.core import options
 from obsray.core.protocol import docs as lifecycle_docs
 from obsray.core.protocol import lifecycle
+from obsray.metrics.catalog import METRICS
 from obsray.telemetry.events import BY_NAME
 from scripts import generate_docs
 
@@ -115,6 +116,15 @@ def test_every_setting_is_used_and_says_in_its_name_what_it_counts(name):
     sources = [path for path in (ROOT / "obsray").rglob("*.py") if path.name != "config.py"]
     assert any(f".{name}" in path.read_text() for path in sources)
     assert generate_docs.unit(name) != "on, off" or name == "telemetry"
+
+
+def test_every_metric_is_asked_for_by_a_dashboard_a_rule_or_the_page_about_monitoring():
+    """What nobody asks for is not worth exporting: add a panel in obsray/monitoring/dashboards, or a query on the page."""
+    asked = "".join(make() for path, make in generate_docs.PAGES.items() if path.startswith(("grafana", "prometheus")))
+    asked += (ROOT / "docs/monitoring.md").read_text()
+    words = {re.sub(r"_(bucket|sum|count|info)$", "", word) for word in re.findall(r"obsray_\w+", asked)}
+    exported = {re.sub(r"_(bucket|sum|count|info)$", "", metric.exposed) for metric in METRICS.values()}
+    assert exported - words == set()
 
 
 def spoken_of(page: str) -> set[str]:

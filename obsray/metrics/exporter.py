@@ -340,6 +340,7 @@ class Exporter:
         self.url = self._server.url
         self.targets = Targets(session_dir, families.collector.texts)
         self._looked_at = 0.0
+        self._announced = False
 
     def look(self) -> None:
         """Call now and then: the head writes down where the metrics of all nodes are."""
@@ -349,8 +350,19 @@ class Exporter:
         self._looked_at = now
         facts = session_file.read(self._session)
         self.families.head = facts.get("head") is not False
+        if not self._announced and facts.get("node"):
+            self._announce(str(facts["node"]))
         if self.families.head:
             self.targets.write(facts)
+
+    def _announce(self, node: str) -> None:
+        """Say where the metrics are. The node may be known only some time after its collector has started."""
+        self._announced = True
+        self.families.node = node[:8]
+        self.targets.add(node, self.url)
+        ring = self.families.collector.ring
+        if ring is not None:
+            ring.metrics_served(time.time_ns(), bytes.fromhex(node), ring.intern(self.url))
 
     def close(self) -> None:
         """Stop answering."""
@@ -371,9 +383,7 @@ def start(collector: Collector, session_dir: Path) -> Exporter:
     exporter = Exporter(families, session_dir, _address(Config.from_environment()), token)
     collector.folds += [families.update, exporter.targets.update]
     collector.gathered_folds += [families.update_cluster, exporter.targets.update]
-    if collector.ring is not None and node:
-        address = collector.ring.intern(exporter.url)
-        collector.ring.metrics_served(time.time_ns(), bytes.fromhex(node), address)
+    exporter.look()
     log.info("metrics at %s", exporter.url)
     return exporter
 

@@ -40,12 +40,16 @@ class Targets:
             if entry["labels"]["role"] != "dashboard":
                 self.addresses[entry["labels"]["__meta_obsray_node_id"]] = entry["targets"][0]
 
+    def add(self, node: str, url: str) -> None:
+        """The metrics of a node (hex) are at ``url``."""
+        self.addresses[node] = urlsplit(url).netloc
+
     def update(self, batch: Batch) -> None:
         """Fold the new records."""
         if "metrics_served" in batch:
             columns = batch["metrics_served"]
             for node, address in zip(columns["node"], columns["address"].tolist(), strict=True):
-                self.addresses[node.tobytes().hex()] = urlsplit(self._texts[address]).netloc
+                self.add(node.tobytes().hex(), self._texts[address])
 
     def entries(self, facts: dict[str, Any]) -> list[dict[str, Any]]:
         """What Prometheus is told, given what ``session.json`` of the head says."""

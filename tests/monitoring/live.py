@@ -111,6 +111,11 @@ class Prometheus:
         found: list[dict[str, Any]] = self.get("/api/v1/query", query=query)["result"]
         return found
 
+    def troubles(self) -> list[str]:
+        """What Prometheus says of targets that it cannot read."""
+        targets = self.get("/api/v1/targets")["activeTargets"]
+        return [f"{each['scrapeUrl']}: {each['lastError']}" for each in targets if each["lastError"]]
+
     def fired(self, alert: str) -> bool:
         """Whether it has ever fired."""
         return bool(self.ask(f'count_over_time(ALERTS{{alertname="{alert}",alertstate="firing"}}[1h])'))

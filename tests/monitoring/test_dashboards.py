@@ -107,18 +107,6 @@ def test_series_that_rules_record_are_recorded():
             assert set(re.findall(r"\b\w+:obsray_\w+:\w+", query)) <= recorded
 
 
-def test_everything_that_is_exported_is_shown_or_watched_or_explained():
-    """What nobody asks for is not worth exporting."""
-    asked = set()
-    for query in itertools.chain.from_iterable(queries(model) for model in MODELS.values()):
-        asked |= metrics_in(query)
-    for rule in (*prometheus_files.alerts(), *prometheus_files.RECORDS, *objectives.records()):
-        asked |= metrics_in(rule.expr)
-    documented = set(re.findall(r"obsray_\w+", (ROOT / "docs" / "monitoring.md").read_text()))
-    exported = {metric.exposed if metric.type != "info" else f"{metric.name}_info" for metric in METRICS.values()}
-    assert exported - asked - documented == set()
-
-
 def test_grafana_finds_dashboards_and_leads_from_an_exemplar_to_its_trace():
     sources = yaml.safe_load((ROOT / "grafana/provisioning/datasources/obsray.yaml").read_text())["datasources"]
     by_type = {source["type"]: source for source in sources}

@@ -94,6 +94,18 @@ def test_the_file_for_scrapers_opens_the_metrics_and_says_where_they_are(session
         scrape(url, "0" * 64)
 
 
+def test_a_node_that_says_who_it_is_later_than_its_collector_starts_is_a_target_all_the_same(session, start):
+    directory = session.directory
+    node = session_file.read(directory)["node"]
+    session_file.update(directory, node=None)
+    collector = start(directory)
+    url = wait_for_metrics(directory, collector)
+    session_file.update(directory, node=node)
+    mine = (directory / "metrics_token").read_text()
+    eventually(lambda: url.split("/")[2] in (directory / "prometheus_targets.json").read_text())
+    eventually(lambda: f'node="{node[:8]}"' in scrape(url, mine))
+
+
 @pytest.mark.parametrize(
     ("address", "why"),
     [("0.0.0.0:0", "unsafe_network=1"), ("nonsense", "host:port"), ("192.0.2.1:1", "unsafe_network=1")],
