@@ -119,7 +119,7 @@ def test_every_setting_is_used_and_says_in_its_name_what_it_counts(name):
 
 
 def test_every_metric_is_asked_for_by_a_dashboard_a_rule_or_the_page_about_monitoring():
-    """What nobody asks for is not worth exporting: add a panel in obsray/monitoring/dashboards, or a query on the page."""
+    """What nobody asks for is not worth exporting: add a panel in obsray/monitoring/dashboards,"""
     asked = "".join(make() for path, make in generate_docs.PAGES.items() if path.startswith(("grafana", "prometheus")))
     asked += (ROOT / "docs/monitoring.md").read_text()
     words = {re.sub(r"_(bucket|sum|count|info)$", "", word) for word in re.findall(r"obsray_\w+", asked)}

@@ -174,6 +174,17 @@ ALERTS: tuple[Alert, ...] = (
         _CONTROL,
     ),
     Alert(
+        "ObsrayAutoscalerLaunchesFail",
+        WARNING,
+        "sum by (cluster, node_type) (increase(obsray_autoscaler_launch_failures_total[30m])) > 0",
+        "Nodes of type {{ $labels.node_type }} are asked for and do not come",
+        "The autoscaler asked for nodes that did not join.",
+        "What waits for them goes on waiting.",
+        ("obsray status", "obsray list nodes", "obsray logs"),
+        "The story of the autoscaler has the provider's error: quota, a wrong type, a node that cannot reach the head.",
+        "obsray-autoscaler",
+    ),
+    Alert(
         "ObsrayGpuReservedButIdle",
         WARNING,
         'sum by (cluster, node) (obsray_resource_used{resource="GPU"}) > 0\n'

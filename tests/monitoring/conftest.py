@@ -35,7 +35,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         initialize_head=True,
         head_node_args={
             "num_cpus": 3, "num_gpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": True,
-            "dashboard_port": 0, "_system_config": {"chaos": "Heartbeat=delay:0.001:0.002"}, "env_vars": {"CUDA_VISIBLE_DEVICES": "0"},
+            "dashboard_port": 0, "_system_config": {"chaos": "Heartbeat=delay:0.001:0.002"},
+            "env_vars": {"CUDA_VISIBLE_DEVICES": "0"},
         },
     )  # fmt: skip
     try:

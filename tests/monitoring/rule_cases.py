@@ -149,6 +149,12 @@ CASES: tuple[Case, ...] = (
         {"obsray_control_takeovers_total": f"1{FLAT}"},
     ),
     Case(
+        "ObsrayAutoscalerLaunchesFail",
+        counted('obsray_autoscaler_launch_failures_total{node_type="big"}', 0, 2),
+        {'obsray_autoscaler_launch_failures_total{node_type="big"}': f"2{FLAT}"},
+        {"node_type": "big"},
+    ),
+    Case(
         "ObsrayGpuReservedButIdle",
         {
             'obsray_resource_used{node="a",resource="GPU"}': f"2{FLAT}",

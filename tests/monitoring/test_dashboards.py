@@ -37,7 +37,7 @@ def test_the_dashboards_that_are_promised_are_there():
     titles = {dashboard.title for dashboard in listed.DASHBOARDS}
     assert titles == {
         "Cluster overview", "Scheduler and decisions", "Tasks and functions", "Actors", "Object store and transfers",
-        "Nodes", "GPU", "Control store", "Telemetry about itself", "Job cost and closed books",
+        "Nodes", "GPU", "Control store", "Autoscaler", "Telemetry about itself", "Job cost and closed books",
         "Objectives and error budgets",
     }  # fmt: skip
     assert len(MODELS) == len(listed.DASHBOARDS), "uids are unique"

@@ -17,6 +17,7 @@ DASHBOARDS: tuple[Dashboard, ...] = (
     machines.NODES,
     machines.GPU,
     machines.CONTROL,
+    machines.AUTOSCALER,
     machines.TELEMETRY,
     work.JOBS,
     machines.SLO,

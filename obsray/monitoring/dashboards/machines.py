@@ -72,6 +72,34 @@ CLUSTER = Dashboard(
     ),
 )  # fmt: skip
 
+AUTOSCALER = Dashboard(
+    "obsray-autoscaler",
+    "Autoscaler",
+    "Nodes that come for what waits and leave when they have nothing to do. Empty where no autoscaler runs.",
+    (
+        (
+            "Nodes",
+            (
+                Panel("Nodes it asked for", "By type and state; and how many there may be.", "short",
+                      (("sum by (node_type, state) (obsray_autoscaler_nodes{$C})", "{{node_type}} {{state}}"),
+                       ("sum by (node_type) (obsray_autoscaler_nodes_limit{$C})", "{{node_type}} at most")), "nodes"),
+                Panel("What waits", "By what the autoscaler makes of it.", "short",
+                      (("sum by (verdict) (obsray_autoscaler_demand{$C})", "{{verdict}}"),), "tasks", stack=True),
+                Panel("Asked for and released", "Nodes, in the interval.", "short",
+                      (("sum by (cause) (increase(obsray_autoscaler_launches_total{$C}[$R]))", "asked for: {{cause}}"),
+                       ("sum by (node_type) (increase(obsray_autoscaler_releases_total{$C}[$R]))", "{{node_type}} released"),
+                       ("sum by (node_type) (increase(obsray_autoscaler_launch_failures_total{$C}[$R]))", "{{node_type}} did not come")),
+                      "nodes"),
+                Panel("From asking to joining", "How long nodes take to come.", "s",
+                      (("histogram_quantile(0.5, sum by (le) (rate(obsray_autoscaler_start_seconds_bucket{$C}[$R])))", "p50"),
+                       ("histogram_quantile(0.99, sum by (le) (rate(obsray_autoscaler_start_seconds_bucket{$C}[$R])))", "p99")), "nodes"),
+                Panel("Deciding", "How long the newest decision took.", "s",
+                      (("max by (cluster) (obsray_autoscaler_decide_seconds{$C})", "{{cluster}}"),), "nodes"),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
 NODES = Dashboard(
     "obsray-nodes",
     "Nodes",
