@@ -52,6 +52,8 @@ class Delegation:
         self.away: dict[tuple[bytes, int], Demand] = {}
         #: Actors that wait elsewhere: their demand, where, since when.
         self.actors_away: dict[bytes, tuple[Demand, bytes, float]] = {}
+        #: Demands that are spread, of which some (may) wait here as the turn of this node.
+        self._kept: dict[tuple[bytes, int], Demand] = {}
         self._defined: dict[bytes, set[tuple[bytes, int]]] = {}
         self._turn = 0
         #: A node has said what it has to spare, since that was looked at last.
@@ -171,6 +173,7 @@ class Delegation:
             )  # fmt: skip
             demand.twin = twin
             self.scheduler.demands[demand.client, ~demand.shape] = twin
+        self._kept[demand.client, demand.shape] = demand
         self.scheduler.request(step, demand.client, ~demand.shape, twin.wanted + 1, demand.backlog)
 
     # --- what cannot be met here ---------------------------------------------------------------------------
@@ -182,9 +185,9 @@ class Delegation:
         usable = self.peers.usable() if self.news or self.scheduler.queues else []
         if self.away or self.actors_away:
             self._take_back(step)
-            if self.news:
-                self.news = False
-                self._move_on(step, usable)
+        if self.news and (self.away or self.actors_away or self._kept):
+            self.news = False
+            self._move_on(step, usable)
         if not self.scheduler.queues:
             return
         if not usable:
@@ -421,6 +424,20 @@ class Delegation:
             if self._may_move(step, demand, since) and self._room_beside(demand, node, usable):
                 self.actors_away[actor] = (demand, node, step.now)
                 self.recall_actor(step, actor, node)
+        for demand in list(self._kept.values()):
+            self._spread_again(step, demand, usable)
+
+    def _spread_again(self, step: Step, demand: Demand, usable: list[Peer]) -> None:
+        """What waits here because it was this node's turn goes on if there is no room here and some elsewhere."""
+        key, twin = (demand.client, demand.shape), demand.twin
+        if twin is None or not twin.wanted or self.scheduler.demands.get((key[0], ~key[1])) is not twin:
+            del self._kept[key]
+        elif not self.resources.fits(twin.need) and self._may_move(step, demand, twin.waiting_since):
+            able = [peer for peer in usable if self._lack(demand, peer)[0] is Reason.NONE]
+            count = min(twin.wanted, sum(self._fit_count(demand, peer) for peer in able))
+            if count:
+                self.scheduler.request(step, demand.client, ~demand.shape, twin.wanted - count, demand.backlog)
+                self.scheduler.request(step, demand.client, demand.shape, demand.wanted + count, demand.backlog)
 
     def _room_beside(self, demand: Demand, node: bytes, usable: list[Peer]) -> int:
         """How many units other nodes have room for now, 0 if there is room at ``node`` itself."""
@@ -442,12 +459,14 @@ class Delegation:
                 self.recall_actor(step, actor, node)
 
     def _may_come_back(self, step: Step, demand: Demand, since: float) -> bool:
+        if demand.placement.spread and not demand.actor:
+            return False
         return self._may_move(step, demand, since) and not self.scheduler.infeasible(demand)
 
     def _may_move(self, step: Step, demand: Demand, since: float) -> bool:
         """Whether nothing ties it to where it waits. If it is only too early, this is asked again."""
         placement = demand.placement
-        if placement.group or placement.node or (placement.spread and not demand.actor):
+        if placement.group or placement.node:
             return False
         settle = SETTLE_SECONDS + (placement.near_bytes / BANDWIDTH_BYTES if placement.near else 0.0)
         if step.now < since + settle:

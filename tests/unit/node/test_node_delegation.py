@@ -180,6 +180,21 @@ def test_what_waits_at_a_full_node_goes_to_one_that_joins():
         member.machine.check_invariants()
 
 
+def test_what_is_spread_and_waits_goes_to_a_node_that_joins_wherever_it_waits():
+    cluster = ClusterBench({"cpus": 1}, {"cpus": 1})
+    head, other = cluster.nodes
+    driver = head.driver()
+    define(head, driver, 1, {"spread": True}, CPU=1)
+    want(cluster, head, driver, 1, 5)
+    assert [member.leased() for member in cluster.nodes] == [1, 1]
+    cluster.pass_time(0.5)
+    cluster.add(cpus=3)
+    cluster.pass_time(0.5)
+    assert [member.leased() for member in cluster.nodes] == [1, 1, 3] and len(granted(head, driver)) == 5
+    for member in cluster.nodes:
+        member.machine.check_invariants()
+
+
 def test_when_a_node_dies_what_waited_there_goes_elsewhere_and_its_clients_leases_end():
     cluster = ClusterBench({"cpus": 0}, {"cpus": 1}, {"cpus": 0})
     head, busy, third = cluster.nodes
