@@ -277,6 +277,29 @@ say(nodes=nodes, wanted=wanted)
     assert said["nodes"] == said["wanted"]
 
 
+def test_nodes_end_at_once_with_a_head_that_ends_in_order_and_say_why(program):
+    test = program(
+        """
+from pathlib import Path
+from obsray.cluster_utils import Cluster
+from obsray.core.runtime.questions import ask
+
+cluster = Cluster(initialize_head=True)
+node = cluster.add_node()
+deadline = time.monotonic() + 30
+while not all(row.get("linked", True) for row in ask(Path(cluster.head_node.session_dir), "nodes")):
+    assert time.monotonic() < deadline, "the head does not get to know the node"
+    time.sleep(0.05)
+cluster.remove_node(cluster.head_node)
+node._process.process.wait(30)
+say(code=node._process.process.returncode, log=Path(node.session_dir, "logs", "node.log").read_text())
+"""
+    )
+    heard = test.hear()
+    assert heard["code"] == 0 and "ending: its cluster has ended: " in heard["log"]
+    assert test.wait() == 0, test.errors()
+
+
 def test_a_node_whose_control_store_is_gone_for_too_long_ends_and_says_why(program):
     test = program(
         """

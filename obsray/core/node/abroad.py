@@ -16,7 +16,7 @@ from obsray.core.node.intake import Malformed, accept
 from obsray.core.node.jobs import JobDescription
 from obsray.core.node.peers import NodeFacts, Peer
 from obsray.core.node.resources import Amounts
-from obsray.core.node.step import Broadcast, Send, Step
+from obsray.core.node.step import Broadcast, Send, Shutdown, Step
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import NodeState
 from obsray.ids import TASK_ID_BYTES, mark_of, mark_of_node
@@ -170,6 +170,8 @@ class Abroad:
     def _node_leaves(self, step: Step, peer: Peer, message: m.NodeLeaves) -> None:
         peer.draining = True
         peer.reason = message.reason
+        if message.cluster_ends is True and peer.facts.head:
+            step.effects.append(Shutdown(f"its cluster has ended: {message.reason}"))
 
     # --- speaking for clients --------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from obsray.core.protocol.lifecycle import WorkerState
 from obsray.core.protocol.messages import Exit, NodeLeaves, encode
 from obsray.core.system.processes import clean_session
 from obsray.core.transport import chaos
+from obsray.telemetry import session_file
 
 if TYPE_CHECKING:
     from obsray.core.node.shell import Node
@@ -27,7 +28,7 @@ def end(node: Node) -> None:
     node.nursery.close(2 * grace + 1)
     # 1. Nobody new comes in, and the other nodes know, after what workers here have printed so far.
     node.log_mirror.look()
-    node.neighbours.send_all(encode(NodeLeaves(node.ending)))
+    node.neighbours.send_all(encode(NodeLeaves(node.ending, _is_the_last(node))))
     if node.options.clustered and not node.fenced:
         node.reporter.leave(node.ending)
     node.neighbours.close()
@@ -59,6 +60,12 @@ def end(node: Node) -> None:
     clean_session(node.session)
     node.reactor.shutdown()
     node.arena.close()
+
+
+def _is_the_last(node: Node) -> bool:
+    """Whether the cluster ends with this node: no control store stands by, or may be started where its state is."""
+    known = session_file.read(node.session).get("control_addresses") or ()
+    return node.options.head and node.options.storage is None and len(known) < 2
 
 
 def _end_workers(node: Node, grace: float) -> None:

@@ -949,9 +949,10 @@ class ObjectsFreed(NamedTuple):
 
 
 class NodeLeaves(NamedTuple):
-    """A node ends in order; ``reason`` says why."""
+    """A node ends in order; ``reason`` says why. ``cluster_ends``: it is the head, and nothing takes its place."""
 
     reason: str
+    cluster_ends: bool
     tag: int = 113
 
 

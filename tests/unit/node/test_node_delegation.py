@@ -182,7 +182,7 @@ def test_what_waits_at_a_full_node_goes_to_one_that_joins():
 
 def test_what_is_spread_and_waits_goes_to_a_node_that_joins_wherever_it_waits():
     cluster = ClusterBench({"cpus": 1}, {"cpus": 1})
-    head, other = cluster.nodes
+    head = cluster.nodes[0]
     driver = head.driver()
     define(head, driver, 1, {"spread": True}, CPU=1)
     want(cluster, head, driver, 1, 5)

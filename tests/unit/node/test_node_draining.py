@@ -76,6 +76,18 @@ def test_a_deadline_ends_what_does_not_end_by_itself():
     assert "its deadline has come" in leaving(other)[0]
 
 
+def test_all_nodes_end_with_a_head_that_nothing_takes_the_place_of_and_with_nobody_else():
+    cluster = ClusterBench({"cpus": 1}, {"cpus": 1}, {"cpus": 1})
+    head, other, third = cluster.nodes
+    for leaver, ends in ((third, True), (head, False)):
+        cluster.say(leaver.node, other.node, m.encode(m.NodeLeaves("somebody asked", ends)))
+        cluster.settle()
+        assert not leaving(other)
+    cluster.say(head.node, other.node, m.encode(m.NodeLeaves("somebody asked", True)))
+    cluster.settle()
+    assert leaving(other) == ["its cluster has ended: somebody asked"]
+
+
 def test_the_head_and_strangers_cannot_be_drained():
     cluster = ClusterBench({"cpus": 1}, {"cpus": 1})
     head, other = cluster.nodes
