@@ -64,6 +64,12 @@ def test_a_value_for_all_nodes_is_read_from_its_maker_by_a_few(cluster):
     assert sum(row["sent_bytes"] for row in served) == sum(row["object_bytes"] for row in done)
 
 
+def test_who_waits_before_there_are_values_gets_them_fetched_and_all_that_were_asked_for(cluster):
+    refs = [on(number % 4, make).remote(MB, number) for number in range(8)]
+    ready, rest = obsray.wait(refs, num_returns=8, timeout=60)
+    assert len(ready) == 8 and not rest
+
+
 def test_lists_say_where_copies_are_and_that_they_go(cluster):
     ref = obsray.put(np.ones(10 * MB, dtype=np.uint8))
     obsray.get(on(1, last).remote(ref))

@@ -3,7 +3,8 @@
 A demand is met here if it can be. What cannot be met here now is given to the node with the least estimated wait:
 what waits there × how long it runs, plus bytes to bring there ÷ bandwidth. Wishes come first: a node, a bundle, where
 large arguments lie, or all nodes in turn (SPREAD). A node to which a demand was given does not pass it on. What waits
-elsewhere is taken back when there is room here, and given again when its node is gone.
+elsewhere is taken back when there is room here, goes on to where there is room if there is none where it waits, and is
+given again when its node is gone.
 
 Invariants: ``demand.away`` counts what was given away and is not granted; only demands of this node's own clients are
 given away; what a client wants in all is ``demand.wanted`` + what is away.
@@ -30,6 +31,8 @@ from obsray.telemetry.events import Reason
 BANDWIDTH_BYTES = 1e9
 #: What waits elsewhere is left there at least this long: its worker may be starting.
 SETTLE_SECONDS = 0.1
+#: What is spread stays in its turn for this long, so that short tasks that wait for one another are spread, too.
+SPREAD_SECONDS = 1.0
 DEMANDS_PER_LOOK_MAX = 64
 #: Units of one demand that are placed one by one; more go in equal parts.
 SINGLE_UNITS_MAX = 64
@@ -459,8 +462,6 @@ class Delegation:
                 self.recall_actor(step, actor, node)
 
     def _may_come_back(self, step: Step, demand: Demand, since: float) -> bool:
-        if demand.placement.spread and not demand.actor:
-            return False
         return self._may_move(step, demand, since) and not self.scheduler.infeasible(demand)
 
     def _may_move(self, step: Step, demand: Demand, since: float) -> bool:
@@ -469,6 +470,8 @@ class Delegation:
         if placement.group or placement.node:
             return False
         settle = SETTLE_SECONDS + (placement.near_bytes / BANDWIDTH_BYTES if placement.near else 0.0)
+        if placement.spread and not demand.actor:
+            settle = SPREAD_SECONDS
         if step.now < since + settle:
             step.wake(since + settle)
             self.news = True

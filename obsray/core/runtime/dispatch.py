@@ -472,6 +472,7 @@ class Dispatcher:
                         else:
                             size += value
                             stored = True
+                            self.lineage.place(entry.id, worker)
                         ownership.fulfil(entry, value, False, contained[index] if contained else ())
                 if stored:
                     self.lineage.keep(task, worker)

@@ -101,11 +101,13 @@ class Lineage:
 
     def item_stored(self, task: bytes, entry: Entry, worker: bytes) -> None:
         """A streaming task that still runs has yielded a value that lies in the store."""
-        self._place(entry.id, worker)
+        self.place(entry.id, worker)
         self._items.setdefault(task, set()).add(entry.id)
         self.ownership.on_finished = self._finished
 
-    def _place(self, identifier: bytes, worker: bytes) -> None:
+    def place(self, identifier: bytes, worker: bytes) -> None:
+        """A value in the store lies at the node of ``worker``. To be said before the value is: who waits for it here
+        has it fetched."""
         mark = mark_of(worker)
         if mark != mark_of(self.ownership.worker):
             self.ownership.places[identifier] = mark
@@ -118,14 +120,12 @@ class Lineage:
         if task.returns < 0:
             alive = self._items_end(task)
         else:
-            alive = set()
-            for entry in task.entries:
-                if type(entry.value) is int and entries.get(entry.id) is entry:
-                    alive.add(entry.id)
-                    if self.ownership.lost or entry.id not in self.ownership.places:
-                        self._place(entry.id, worker)
-                elif entry.id in self.needed and entry.id in entries:
-                    alive.add(entry.id)
+            alive = {
+                entry.id
+                for entry in task.entries
+                if (type(entry.value) is int and entries.get(entry.id) is entry)
+                or (entry.id in self.needed and entry.id in entries)
+            }
         if not alive:
             return
         record = self.remembered[task.id] = Remembered(task.function.name)
@@ -379,6 +379,8 @@ class Lineage:
                 continue
             group = contained[index] if contained else ()
             if ownership.entries.get(entry.id) is entry and entry.state == PENDING:
+                if type(value) is int:
+                    self.place(entry.id, worker)
                 ownership.fulfil(entry, value, False, group)
                 ownership.arrive(group, worker)
                 if type(value) is bytes:
@@ -393,9 +395,9 @@ class Lineage:
         """An item of a stream that was yielded before. False if nobody wants it a second time."""
         for entry in self._asked.get(task, ()):
             if entry.state == PENDING and index_of(entry.id) == index + 1:
-                self.ownership.fulfil(entry, value, False, contained)
                 if type(value) is int:
                     self.item_stored(task, entry, worker)
+                self.ownership.fulfil(entry, value, False, contained)
                 return True
         return False
 

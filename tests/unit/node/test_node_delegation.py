@@ -120,6 +120,29 @@ def test_spread_takes_all_nodes_in_turn():
     assert len(granted(head, driver)) == 6
 
 
+@pytest.mark.parametrize("taken", [0, 1])
+def test_what_is_spread_does_not_wait_for_ever_where_the_room_is_taken(taken):
+    """By an actor, or by bundles: nothing there ever ends."""
+    cluster = ClusterBench({"cpus": 1}, {"cpus": 1}, {"cpus": 1})
+    head = cluster.nodes[0]
+    driver, other = head.driver(), head.driver(b"drv2")
+    define(head, other, 1, {"node": cluster.nodes[taken].node, "soft": False}, CPU=1)
+    want(cluster, head, other, 1, 1)
+    define(head, driver, 1, {"spread": True}, CPU=1)
+    want(cluster, head, driver, 1, 9)
+    served = 0
+    for _ in range(20):
+        leases = granted(head, driver)
+        served += len(leases)
+        left = 9 - served
+        for lease in leases:
+            head.send(driver, m.LeaseReturn(lease.lease, 1, 0))
+        want(cluster, head, driver, 1, left)
+        cluster.pass_time(0.5)
+    assert served == 9
+    assert cluster.nodes[taken].leased() == 1
+
+
 def test_labels_lead_to_nodes_that_have_them():
     cluster = ClusterBench(
         {"cpus": 2}, {"cpus": 2, "labels": {"side": "left"}}, {"cpus": 2, "labels": {"side": "right"}}
@@ -189,7 +212,7 @@ def test_what_is_spread_and_waits_goes_to_a_node_that_joins_wherever_it_waits():
     assert [member.leased() for member in cluster.nodes] == [1, 1]
     cluster.pass_time(0.5)
     cluster.add(cpus=3)
-    cluster.pass_time(0.5)
+    cluster.pass_time(1.0)
     assert [member.leased() for member in cluster.nodes] == [1, 1, 3] and len(granted(head, driver)) == 5
     for member in cluster.nodes:
         member.machine.check_invariants()
