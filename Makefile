@@ -54,6 +54,9 @@ bench: $(VENV)/.installed $(RIVALS)/.installed  ## measure obsray and others, wr
 paper: $(VENV)/.installed  ## the Ray paper's experiments as shapes, write docs/paper.md (ARGS="locality --quick")
 	$(BIN)/python -m benchmarks.paper $(ARGS)
 
+soak: $(VENV)/.installed  ## mixed load with faults for 10 minutes (ARGS="--minutes 60 --seed 7"), and does it hold
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
 clean:  ## remove everything that was made here, environments included
 	rm -rf $(VENV) .benchmarks benchmarks/results build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 	    .import_linter_cache .hypothesis

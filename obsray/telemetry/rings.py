@@ -316,6 +316,9 @@ class RingDirectory:
                 chains.setdefault(bytes.fromhex(name), []).append((int(number), Path(entry.path)))
             except ValueError:
                 continue
+        for process in self._chains.keys() - chains.keys():
+            # Stored and deleted: mapped files take room and descriptors until nobody has them.
+            self.readers[process].release(set())
         self._chains = chains
         for process, chain in chains.items():
             chain.sort()

@@ -168,6 +168,19 @@ def test_a_collector_killed_between_batch_and_commit_is_replaced_without_loss(tm
     assert fold.count == len(fold.seen) == 901
 
 
+def test_what_is_stored_and_deleted_is_not_kept_open(tmp_path, chance, monkeypatch):
+    monkeypatch.setattr("obsray.telemetry.rings.process_alive", lambda *facts: False)
+    ring = open_ring(tmp_path, chance)
+    collector = Collector(tmp_path, 1 << 30)
+    emit_many(ring, 100, chance)
+    ring.close(2_000_000_000)
+    for _ in range(3):
+        collector.poll()
+        collector.flush()
+    assert not list((tmp_path / "rings").glob(f"{ring.process.hex()}*.ring"))
+    assert collector.rings.reader(ring.process).files() == []
+
+
 def test_a_fold_that_fails_is_left_out_and_storing_goes_on(tmp_path, chance, caplog):
     ring = open_ring(tmp_path, chance)
     collector = Collector(tmp_path, 1 << 30)
