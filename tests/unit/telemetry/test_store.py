@@ -170,6 +170,7 @@ def test_a_collector_killed_between_batch_and_commit_is_replaced_without_loss(tm
 
 def test_what_is_stored_and_deleted_is_not_kept_open(tmp_path, chance, monkeypatch):
     monkeypatch.setattr("obsray.telemetry.rings.process_alive", lambda *facts: False)
+    monkeypatch.setattr("obsray.telemetry.collector.DEAD_LINGER_SECONDS", -1.0)
     ring = open_ring(tmp_path, chance)
     collector = Collector(tmp_path, 1 << 30)
     emit_many(ring, 100, chance)
