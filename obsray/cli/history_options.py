@@ -19,6 +19,11 @@ _SUMMARIES = """examples:
   obsray summary tasks --filter 'state=FAILED' --since 10m
   obsray summary objects --format json
 """
+_EXPORTS = """examples:
+  obsray export --perfetto                                 into <session>.perfetto-trace
+  obsray export --otlp --endpoint http://localhost:4318    send its spans (or as OTEL_* variables say)
+  obsray export --parquet -o tables --session s_2026       a recorded session as Parquet files
+"""
 
 
 def add(verb: Verb) -> None:
@@ -34,6 +39,20 @@ def add(verb: Verb) -> None:
     )
     sql.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="stop the query after this time")
     sql.add_argument("--allow-files", action="store_true", help="let the query read and write files (read_csv, COPY)")
+
+    export = verb("export", "Write a session in the format of another program, or send its spans.", _export, _EXPORTS)
+    forms = export.add_mutually_exclusive_group(required=True)
+    for form, text in (
+        ("perfetto", "Perfetto's format, with arrows"), ("chrome", "Chrome's JSON"), ("otlp", "OpenTelemetry spans"),
+        ("parquet", "a directory of Parquet files"), ("speedscope", "speedscope's JSON"),
+    ):  # fmt: skip
+        forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=text)
+    export.add_argument("-o", "--output", metavar="FILE", help="where to write it (- for stdout)")
+    export.add_argument("--endpoint", metavar="URL", help="with --otlp: send there instead of writing a file")
+    export.add_argument("--all", action="store_true", help="with --otlp: also what was sent before")
+    export.add_argument(
+        "--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="how long a receiver may be away (default 60)"
+    )
 
     summary = verb("summary", "Count tasks, actors or objects by function, class or call site.", _summary, _SUMMARIES)
     summary.add_argument("noun", choices=("tasks", "actors", "objects"), metavar="NOUN", help="tasks, actors, objects")
@@ -61,6 +80,12 @@ def _seconds(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError("a time is a number of seconds above 0")
     return value
+
+
+def _export(options: argparse.Namespace) -> int:
+    from obsray.cli import export
+
+    return export.run(options)
 
 
 def _summary(options: argparse.Namespace) -> int:

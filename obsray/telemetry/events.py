@@ -668,6 +668,10 @@ _UNION: tuple[Event, ...] = (
         _OBJECT, _detail("error", "str")), Severity.ERROR),
     Event(179, "argument_lost", "A worker gave an attempt back before it began: an argument cannot be read.", (
         _TASK, _ATTEMPT, _WORKER, _LEASE, _OBJECT, _detail("error", "str")), Severity.WARNING),
+    # data flow
+    Event(224, "task_arguments_given", "These results and puts, which were there already, are arguments of a task.", (
+        _TASK, _measure("objects", "u8"), _OBJECT, _detail("object_2", "id20"), _detail("object_3", "id20"),
+        _detail("object_4", "id20"))),
 )
 # fmt: on
 

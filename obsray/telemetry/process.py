@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,9 @@ EXPORTER = "obsray.metrics.exporter"
 #: What gives records to the head of a cluster, and what takes those of the other nodes.
 SERVING = "obsray.federation.serving"
 GATHERING = "obsray.federation.gathering"
+#: What sends spans to an OpenTelemetry receiver, as a process of its own, and the variables that name one.
+SENDING = "obsray.export.process"
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _NICE = 5
 #: How often ``session.json`` is looked at for the word that the session is over.
 _STOPPED_CHECK_SECONDS = 1.0
@@ -62,6 +66,7 @@ class Process:
         self.serving: Any = None
         self.gathering: Any = None
         self._federated = False
+        self._sending: subprocess.Popen[bytes] | None = None
         self._stop = False
         self._checked_at = 0.0
 
@@ -92,6 +97,14 @@ class Process:
                 self.serving = importlib.import_module(SERVING).Serving(self.session_dir, facts["node"], token, *chaos)
         except Exception:
             log.exception("no telemetry across nodes")
+
+    def send_spans(self) -> None:
+        """Have the spans of the session sent, if the environment says where. Telemetry goes on if that fails."""
+        try:
+            command = [sys.executable, "-m", SENDING, "--session-dir", str(self.session_dir)]
+            self._sending = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        except OSError:
+            log.exception("no spans are sent")
 
     def _gather(self) -> None:
         """Store what has come from other nodes."""
@@ -149,6 +162,10 @@ class Process:
             if facts.get("node_address") and not self._federated:
                 self.federate(facts)
             node = int(facts.get("node_pid") or 0)
+            if self._sending is not None:
+                self._sending.poll()
+            elif node and facts.get("head") is not False and any(os.environ.get(name) for name in _ENDPOINTS):
+                self.send_spans()
             if facts.get("stopped_at_ns") or (node and not process_alive(node)):
                 return True
         return False

@@ -242,6 +242,11 @@ def _task_arguments_waiting(r: Row, n: Names) -> str:
     return f"{_task(r, n)} waits for {_object(r)}, made by {n.task_label(ids.task_of(r['object']))}"
 
 
+def _task_arguments_given(r: Row, n: Names) -> str:
+    more = f" and {r['objects'] - 1} more" if r["objects"] > 1 else ""
+    return f"{_task(r, n)} was given {_object(r)}, made by {n.task_label(ids.task_of(r['object']))}{more}"
+
+
 def _task_started(r: Row, n: Names) -> str:
     return f"attempt {r['attempt']} of {_task(r, n)} is running on {n.process_label(r['process'])}"
 
@@ -419,6 +424,7 @@ SENTENCES: dict[str, Sentence] = {
     "task_recalled": lambda r, n: f"{_task(r, n)} was taken back from {_worker(r, n)} before it started",
     "task_cancel_requested": lambda r, n: f"somebody asked to cancel {_task(r, n)}{' by force' * r['force']}",
     "task_arguments_waiting": _task_arguments_waiting,
+    "task_arguments_given": _task_arguments_given,
     "tasks_submitted": lambda r, n: f"{n.process_label(r['process'])} submitted {_calls(r, n)}",
     "tasks_finished": lambda r, n: f"{_run(r, n).rpartition(' ')[0]} finished",
     "task_started": _task_started,

@@ -30,8 +30,11 @@ from obsray.telemetry.views import Views
 #: Lines that are made at a time.
 CHUNK_LINES = 1 << 16
 #: The first track of each kind in its process; slots count on from there.
-TASKS, WAITS, SPANS, STORE, COLLECTIVES = (number * 100_000 for number in range(5))
-_KINDS = {TASKS: "tasks", WAITS: "waits", SPANS: "spans", STORE: "object store", COLLECTIVES: "collectives"}
+TASKS, WAITS, SPANS, STORE, COLLECTIVES, SUBMITS = (number * 100_000 for number in range(6))
+_KINDS = {
+    TASKS: "tasks", WAITS: "waits", SPANS: "spans", STORE: "object store", COLLECTIVES: "collectives",
+    SUBMITS: "submits",
+}  # fmt: skip
 
 _THOUSANDTHS = pa.array([f".{number:03d}" for number in range(1000)])
 _OUTCOMES = np.array([outcome.name.lower() for outcome in Outcome])
@@ -99,6 +102,7 @@ class _Trace:
         yield from self._tasks(slices, runs, names)
         yield from self._waits(slices, tasks, attempts)
         yield from self._arrows(slices, tasks)
+        yield from self._submits(slices, tasks)
         yield from self._lasting("user_span", "span_seconds", SPANS, "span", "name")
         yield from self._collectives()
         yield from self._store()
@@ -187,16 +191,50 @@ class _Trace:
         rows = index.rows(tasks)
         last = np.full(index.count + 1, -1, np.int64)
         last[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
-        waiting = self._columns("task_arguments_waiting")
-        objects = np.ascontiguousarray(waiting["object"]).view("<u4").reshape(-1, 5)[:, :4]
-        producers = np.ascontiguousarray(objects).view(f"V{TASK_ID_BYTES}").ravel()
-        source, target = last[index.rows(producers, create=False)], last[index.rows(waiting["task"], create=False)]
+        taken, objects = self._arguments()
+        words = np.ascontiguousarray(objects).view("<u4").reshape(-1, 5)[:, :4]
+        producers = np.ascontiguousarray(words).view(f"V{TASK_ID_BYTES}").ravel()
+        source, target = last[index.rows(producers, create=False)], last[index.rows(taken, create=False)]
         at = slices.end[source] if len(slices) else source
         yield from self._flow("data", slices, source, target, at, 0)
         table = self.views.task_table
         source, target = last[index.rows(table["parent"], create=False)], last[index.rows(table["id"], create=False)]
         at = table["submitted_at"].astype(np.int64)
-        yield from self._flow("control", slices, source, target, at, len(waiting))
+        yield from self._flow("control", slices, source, target, at, len(taken))
+
+    def _arguments(self) -> tuple[Array, Array]:
+        """Tasks and their arguments: those that had to be waited for, and those that were there."""
+        waiting, given = self._columns("task_arguments_waiting"), self._columns("task_arguments_given")
+        tasks, objects = [waiting["task"]], [waiting["object"]]
+        for at, name in enumerate(("object", "object_2", "object_3", "object_4")):
+            some = given["objects"] > at
+            tasks.append(given["task"][some])
+            objects.append(given[name][some])
+        return np.concatenate(tasks), np.concatenate(objects)
+
+    def _submits(self, slices: Slices, tasks: Array) -> Iterator[bytes]:
+        """What a program submitted outside of tasks, on a track of its own, with arrows to what ran."""
+        table = self.views.task_table
+        rows = np.flatnonzero((table["parent"] == np.zeros(1, "V16")) & (table["submitted_at"] > 0))
+        owners = np.ascontiguousarray(table["id"][rows]).view("V8").reshape(-1, 2)[:, 0]
+        at = table["submitted_at"][rows]
+        process = self._processes(np.ascontiguousarray(owners))
+        made = Slices(process, np.full(len(rows), SUBMITS), at, at)
+        self._note(made)
+        yield from self._complete(made, "submit", ["submit::", self._texts(table["name"][rows])], ["{}"])
+        run = _newest(tasks, np.zeros(len(tasks), np.int64), table["id"][rows])
+        good = run >= 0
+        numbers = np.flatnonzero(good) + (1 << 40)
+        for phase, of, tid, time_ns in (
+            ("s", process[good], np.full(int(good.sum()), SUBMITS), at[good]),
+            ("f", slices.process[run[good]], slices.track[run[good]], slices.start[run[good]]),
+        ):
+            ends = ',"bp":"e"}' if phase == "f" else "}"
+            yield from _joined(
+                len(numbers),
+                [f'{{"ph":"{phase}","cat":"submit","name":"submit","id":', numbers, ',"pid":', of, ',"tid":', tid,
+                 ',"ts":', _micros(time_ns.astype(np.int64)), ends],
+            )  # fmt: skip
 
     def _flow(self, kind: str, slices: Slices, source: Array, target: Array, at: Array, first: int) -> Iterator[bytes]:
         """Arrows from the slice ``source`` at time ``at`` to the beginning of the slice ``target``."""

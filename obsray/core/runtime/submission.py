@@ -19,7 +19,7 @@ from obsray.core.runtime.serialization import PLAIN, Serialized, serialize
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.streams import ObjectRefGenerator, Streams
 from obsray.errors import PendingCallsLimitExceeded, RaySystemError
-from obsray.ids import NIL_TASK
+from obsray.ids import NIL_OBJECT, NIL_TASK
 from obsray.telemetry.events import TaskType
 
 STREAMING = -1
@@ -121,6 +121,10 @@ def _serialize_arguments(values: Any, kwargs: dict[str, Any]) -> Serialized:
         for name, value in kwargs.items():
             serialize(value, f"argument {name!r}")
         raise
+
+
+#: Arguments that one record names.
+_GIVEN_AT_ONCE = 4
 
 
 class Submission:
@@ -234,7 +238,18 @@ class Submission:
             for _, entry in task.arguments or ():
                 if entry.state != READY:
                     session.emitter.task_arguments_waiting(self._time_ns(), identifier, entry.id)
+        if arguments > task.unready:
+            self._tell_given(task)
         return task
+
+    def _tell_given(self, task: Task) -> None:
+        """Which arguments are there already: waiting ones have been told of one by one."""
+        given = [entry.id for _, entry in task.arguments or () if entry.state == READY]
+        for at in range(0, len(given), _GIVEN_AT_ONCE):
+            some = given[at : at + _GIVEN_AT_ONCE]
+            self.session.emitter.task_arguments_given(
+                self._time_ns(), task.id, len(some), *some, *[NIL_OBJECT] * (_GIVEN_AT_ONCE - len(some))
+            )
 
     def _pin(self, task: Task, packed: Packed) -> int:
         ownership = self.session.ownership
