@@ -84,7 +84,9 @@ class ObjectTable:
             return
         self.written(entry)
         advance(entry, ObjectState.SEALED)
-        if not entry.copy:
+        if entry.copy:
+            self.room.filled(step, entry)
+        else:
             step.emit.object_sealed(step.time_ns, object_id, client, entry.size)
         if entry.doomed:
             self.drop(step, entry)

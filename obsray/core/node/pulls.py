@@ -257,7 +257,8 @@ class Pulls:
             step.time_ns, pull.id, sources[0][0], self.node, pull.size, pull.queue_seconds, len(sources),
             pull.attempts,
         )  # fmt: skip
-        step.effects.append(PullObject(pull.token, pull.id, pull.entry.offset, pull.size, pull.missing, sources))
+        fills = self._objects.room.fills(pull.entry)
+        step.effects.append(PullObject(pull.token, pull.id, pull.entry.offset, pull.size, pull.missing, sources, fills))
 
     # --- how it ends -------------------------------------------------------------------------------------
 
