@@ -9,11 +9,14 @@ from typing import Any
 
 from obsray.cli import output, sessions
 from obsray.cli.things import resolved
-from obsray.dashboard import plain_json, units
-from obsray.telemetry.questions import change_of, factor, function_factor, job_of
+from obsray.dashboard import plain_json, queries, units
+from obsray.dashboard.tables import TASKS
+from obsray.telemetry.questions import change_of, compare, factor, function_factor, job_of
 
 _BAR_CELLS = 24
 _ROWS_SHOWN = 20
+#: The exit code of a comparison in which something got worse.
+REGRESSED = 3
 
 
 def run_why(options: argparse.Namespace) -> int:
@@ -55,6 +58,43 @@ def run_what_if(options: argparse.Namespace) -> int:
         return view.what_if(job_of(options.job), None if change is None else [change], refresh=False)
 
     return _show(options, _asked(options, question), _what_if_text)
+
+
+def run_stragglers(options: argparse.Namespace) -> int:
+    """Answer ``obsray stragglers``."""
+    found = _asked(options, lambda view: view.stragglers(job_of(options.job), refresh=False))
+    return _show(options, found, _stragglers_text)
+
+
+def run_different(options: argparse.Namespace) -> int:
+    """Answer ``obsray different``."""
+    try:
+        chosen, among = (
+            queries.read(TASKS, [("where", text) for text in texts]).conditions
+            for texts in (options.where, options.among)
+        )
+    except queries.BadQuery as error:
+        print(f"obsray: {units.plain(error)}", file=sys.stderr)
+        return 2
+    return _show(options, _asked(options, lambda view: view.different(chosen, among, refresh=False)), _different_text)
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Answer ``obsray compare``; the exit code says whether anything got worse."""
+    try:
+        share = float(options.threshold) / 100
+        found = compare(options.before, options.after, threshold=share)
+    except FileNotFoundError as error:
+        raise sessions.Problem(str(error), "Give directories or names of sessions.") from None
+    except ValueError as error:
+        raise sessions.Problem(f"--threshold {options.threshold}: {error}", "Give percent, as in 10.") from None
+    _show(options, found, _compare_text)
+    return REGRESSED if found["regressed"] else 0
+
+
+def run_memory(options: argparse.Namespace) -> int:
+    """Answer ``obsray memory``."""
+    return _show(options, _asked(options, lambda view: view.memory(refresh=False)), _memory_text)
 
 
 def _asked(options: argparse.Namespace, question: Callable[[Any], Any]) -> Any:
@@ -142,6 +182,77 @@ def _what_if_text(found: dict[str, Any], coloured: bool) -> str:
     for row in found["scenarios"]:
         seconds = units.seconds(row["seconds"])
         lines.append(f"  {seconds:>10}  {row['speedup']:>6.2f} x as fast  {units.plain(row['change'])}")
+    return "\n".join(lines)
+
+
+def _stragglers_text(found: dict[str, Any], coloured: bool) -> str:
+    causes = ", ".join(f"{count} {cause}" for cause, count in found["causes"].items())
+    lines = [
+        f"{units.count(found['total'])} of {units.count(found['tasks'])} tasks took unusually long, "
+        f"{units.seconds(found['excess_seconds'])} more than usual in all" + (f": {causes}" if causes else "")
+    ]
+    for row in found["stragglers"][:_ROWS_SHOWN]:
+        lines.append(
+            f"  {units.plain(row['name'])} ({row['task']})  {units.seconds(row['seconds'])}, {row['factor']:.1f} x the "
+            f"usual {units.seconds(row['usual_seconds'])}  {row['cause']}: {units.plain(row['text'])}"
+        )
+    uneven = [row for row in found["functions"] if row["uneven"]][:_ROWS_SHOWN]
+    if uneven:
+        lines += ["", output.bold("uneven functions (p99 against p50)", coloured)]
+        lines += [
+            f"  {row['skew']:>6.1f} x  p50 {units.seconds(row['p50_seconds'])}, p99 "
+            f"{units.seconds(row['p99_seconds'])}, longest {units.seconds(row['max_seconds'])}, "
+            f"{units.count(row['runs'])} runs  {units.plain(row['name'])}"
+            for row in uneven
+        ]
+    return "\n".join(lines)
+
+
+def _different_text(found: dict[str, Any], coloured: bool) -> str:
+    lines = [
+        f"{units.count(found['selected'])} tasks against {units.count(found['others'])} others: "
+        f"{units.plain(found['sentence'])}"
+    ]
+    for row in found["differences"][:_ROWS_SHOWN]:
+        lines.append(f"  {row['effect']:+.2f}  {output.bar(abs(row['effect']), 12)}  {units.plain(row['text'])}")
+    return "\n".join(lines)
+
+
+def _compare_text(found: dict[str, Any], coloured: bool) -> str:
+    tone = "bad" if found["regressed"] else "ok"
+    lines = [output.paint(units.plain(found["sentence"]), tone, coloured), ""]
+    for row in found["functions"]:
+        before, after = row["run_seconds"]["before"]["p50"], row["run_seconds"]["after"]["p50"]
+        ratio = f"{row['ratio']:.2f} x" if row["ratio"] is not None else ""
+        lines.append(
+            f"  {row['verdict'].ljust(10)}  {units.seconds(before):>10} → {units.seconds(after):>10}  {ratio:>8}  "
+            f"{units.count(row['tasks']['before'])} → {units.count(row['tasks']['after'])} tasks  "
+            f"{units.plain(row['name'])}"
+        )
+    for row in found["errors"]:
+        lines.append(f"  new error   {units.plain(row['error'])} ({units.count(row['tasks'])} tasks)")
+    return "\n".join(lines)
+
+
+def _memory_text(found: dict[str, Any], coloured: bool) -> str:
+    peak = f"; at most {units.size(found['peak']['bytes'])} at once" if found["peak"]["bytes"] else ""
+    lines = [units.plain(found["sentence"]) + peak]
+    for title, key in (
+        ("by call site of put", "by_call_site"), ("by function", "by_function"), ("by job", "by_job"),
+        ("by owner", "by_owner"), ("by age", "by_age"),
+    ):  # fmt: skip
+        if not found[key]:
+            continue
+        lines += ["", output.bold(title, coloured)]
+        for row in found[key][:_ROWS_SHOWN]:
+            oldest = f", the oldest {units.seconds(row['oldest_seconds'])}" if "oldest_seconds" in row else ""
+            pinned = f", {units.size(row['pinned_bytes'])} read" if row.get("pinned_bytes") else ""
+            lines.append(
+                f"  {units.size(row['bytes']):>10}  {units.count(row['objects']):>8} objects  "
+                f"{units.plain(row['what'])}{oldest}{pinned}"
+            )
+    for row in found["suspects"]:
+        lines += ["", f"{output.paint('suspected leak', 'bad', coloured)}  {units.plain(row['text'])}"]
     return "\n".join(lines)
 
 

@@ -29,6 +29,9 @@ _EXAMPLES = """examples:
   obsray books                                   where the workers' time went; would more of them help?
   obsray critical-path                           what a job's duration consists of
   obsray what-if                                 what would make it shorter
+  obsray stragglers                              what took unusually long, and why
+  obsray different state=FAILED                  what they have in common
+  obsray memory                                  what fills the object store
   obsray timeline                                what ran when, for ui.perfetto.dev
   obsray sql "FROM tasks LIMIT 10"               anything, in SQL
   obsray sim --scenario attrition --seed 7       the scheduler and its friends against dying workers
@@ -66,6 +69,25 @@ _WHAT_IF_EXAMPLES = """examples:
   obsray what-if                               the usual changes, ranked: what to mend first
   obsray what-if --workers 2                   twice the workers (inf: as many as wanted)
   obsray what-if --function load=4 --driver 2  two changes together
+"""
+_STRAGGLERS_EXAMPLES = """examples:
+  obsray stragglers                 the whole session
+  obsray stragglers 00000001        one job (see obsray list jobs)
+"""
+_DIFFERENT_EXAMPLES = """a condition is 'column op value' as for obsray list tasks --filter; all of them must hold.
+examples:
+  obsray different 'run_seconds > 1s'                          what slow tasks have in common
+  obsray different state=FAILED --among name=load              failed ones against other tasks of load
+  obsray different 'submitted_at_ns > 1795767110000000000'     later ones against earlier ones
+"""
+_COMPARE_EXAMPLES = """exit codes: 0 nothing got worse, 3 something did, 1 and 2 as for all commands.
+examples:
+  obsray compare s_1127_085 s_1127_090        two sessions by (part of) their names or directories
+  obsray compare main/ branch/ --threshold 20 || echo "slower"
+"""
+_MEMORY_EXAMPLES = """examples:
+  obsray memory                  by call site, function, job, owner and age; what looks leaked
+  obsray memory --json           for programs
 """
 _SIM_EXAMPLES = """a run is decided by its scenario and its seed alone; the digest of two equal runs is equal.
 examples:
@@ -229,6 +251,32 @@ def _parser() -> argparse.ArgumentParser:
         "--no-stragglers", action="store_true", help="no run longer than the 95th percentile of its function"
     )
 
+    slow = verb(
+        "stragglers", "Tasks that took much longer than others of their function, and why.", _stragglers,
+        _STRAGGLERS_EXAMPLES,
+    )  # fmt: skip
+    slow.add_argument("job", nargs="?", help="a job's id (default: the whole session)")
+
+    differ = verb(
+        "different", "What is different about some tasks: every label and measure, the most telling first.", _different,
+        _DIFFERENT_EXAMPLES,
+    )  # fmt: skip
+    differ.add_argument("where", nargs="+", metavar="CONDITION", help="which tasks are asked about")
+    differ.add_argument(
+        "--among", action="append", default=[], metavar="CONDITION", help="look at these tasks only, repeatable"
+    )
+
+    compare = verb(
+        "compare", "What became slower or fails in a session, against an earlier one.", _compare, _COMPARE_EXAMPLES
+    )
+    compare.add_argument("before", help="the earlier session: directory, name or part of one")
+    compare.add_argument("after", help="the later session")
+    compare.add_argument(
+        "--threshold", metavar="PERCENT", default="10", help="medians so much longer count (default 10)"
+    )
+
+    verb("memory", "What fills the object store, and what looks leaked.", _memory, _MEMORY_EXAMPLES)
+
     logs = verb("logs", "What workers printed, and the logs of the runtime's own processes.", _logs, _LOGS_EXAMPLES)
     logs.add_argument("worker", nargs="?", help="worker id (or part of it), pid, or the name of a log file")
     logs.add_argument("--task", metavar="ID", help="the worker that ran this task")
@@ -353,6 +401,30 @@ def _what_if(options: argparse.Namespace) -> int:
     from obsray.cli import answers
 
     return answers.run_what_if(options)
+
+
+def _stragglers(options: argparse.Namespace) -> int:
+    from obsray.cli import answers
+
+    return answers.run_stragglers(options)
+
+
+def _different(options: argparse.Namespace) -> int:
+    from obsray.cli import answers
+
+    return answers.run_different(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from obsray.cli import answers
+
+    return answers.run_compare(options)
+
+
+def _memory(options: argparse.Namespace) -> int:
+    from obsray.cli import answers
+
+    return answers.run_memory(options)
 
 
 def _logs(options: argparse.Namespace) -> int:

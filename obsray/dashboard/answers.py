@@ -14,6 +14,7 @@ from obsray.telemetry.questions import change_of, factor, function_factor, job_o
 
 from . import identifiers, plain_json, queries
 from .source import Source
+from .tables import TASKS
 
 
 def routes(prefix: str) -> list[BaseRoute]:
@@ -23,6 +24,9 @@ def routes(prefix: str) -> list[BaseRoute]:
         Route(prefix + "books", books),
         Route(prefix + "critical-path", critical_path),
         Route(prefix + "what-if", what_if),
+        Route(prefix + "stragglers", stragglers),
+        Route(prefix + "different", different),
+        Route(prefix + "memory", memory),
     ]
 
 
@@ -57,6 +61,28 @@ async def what_if(request: Request) -> Response:
         return view.what_if(job_of(given.get("job")), None if change is None else [change], refresh=False)
 
     return await _answered(request, question)
+
+
+async def stragglers(request: Request) -> Response:
+    job = _only(request, "job").get("job")
+    return await _answered(request, lambda view: view.stragglers(job_of(job), refresh=False))
+
+
+async def memory(request: Request) -> Response:
+    _only(request)
+    return await _answered(request, lambda view: view.memory(refresh=False))
+
+
+async def different(request: Request) -> Response:
+    """``where``: conditions on the tasks that are asked about, ``among``: on all that are looked at; repeatable."""
+    _only(request, "where", "among")
+    chosen, among = (
+        queries.read(TASKS, [("where", text) for text in request.query_params.getlist(name)]).conditions
+        for name in ("where", "among")
+    )
+    if not chosen:
+        raise queries.BadQuery("which tasks? Give where=COLUMN OP VALUE, for example where=run_seconds > 1s")
+    return await _answered(request, lambda view: view.different(chosen, among, refresh=False))
 
 
 def _only(request: Request, *names: str) -> dict[str, str]:

@@ -46,7 +46,9 @@ def _path(session: str | os.PathLike[str] | None) -> str | None:
 
 
 #: Analyses, each with ``session=`` as ``sql`` has it: ``obsray.telemetry.questions``.
-_ANSWERS = ("why", "books", "critical_path", "what_if")
+_ANSWERS = (
+    "why", "books", "critical_path", "what_if", "stragglers", "different", "memory", "compare",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

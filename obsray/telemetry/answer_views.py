@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from obsray.telemetry.process_views import ProcessViews
+from obsray.telemetry.table import Filter
 from obsray.telemetry.tables import Row
 
 if TYPE_CHECKING:
@@ -42,3 +44,21 @@ class AnswerViews(ProcessViews):
         from obsray.telemetry.answers import whatif
 
         return whatif.what_if(self._views, job, changes, refresh)
+
+    def stragglers(self, job: int | None = None, refresh: bool = True) -> Row:
+        """Tasks that took much longer than others of their function, with the likely cause."""
+        from obsray.telemetry.answers import stragglers
+
+        return stragglers.stragglers(self._views, job, refresh)
+
+    def different(self, chosen: Sequence[Filter], among: Sequence[Filter] = (), refresh: bool = True) -> Row:
+        """What is different about the chosen tasks. Raises QueryError (a ValueError), LookupError."""
+        from obsray.telemetry.answers import differences
+
+        return differences.different(self._views, chosen, among, refresh)
+
+    def memory(self, refresh: bool = True) -> Row:
+        """What fills the object store, and what looks leaked."""
+        from obsray.telemetry.answers import memory
+
+        return memory.memory(self._views, refresh)

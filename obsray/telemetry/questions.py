@@ -8,18 +8,19 @@ recorded about, ValueError for arguments that mean nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from obsray.telemetry import asking, session_file
 from obsray.telemetry.answers.replay import Change
-from obsray.telemetry.store import find_session
+from obsray.telemetry.store import Store, find_session
 from obsray.telemetry.views import Views
 
 Row = dict[str, Any]
 T = TypeVar("T")
 Session = str | os.PathLike[str] | None
+Filters = Sequence[tuple[str, str, Any]]
 
 
 def why(thing: Any, *, session: Session = None) -> Row:
@@ -67,6 +68,38 @@ def what_if(
     number = job_of(job)
     change = change_of(workers, functions or {}, network, driver, no_stragglers)
     return _ask(session, lambda views: views.what_if(number, None if change is None else [change], refresh=False))
+
+
+def stragglers(job: str | int | None = None, *, session: Session = None) -> Row:
+    """Tasks that took much longer than others of their function, each with the likely cause, and how uneven functions
+    are."""
+    number = job_of(job)
+    return _ask(session, lambda views: views.stragglers(number, refresh=False))
+
+
+def different(chosen: Filters, among: Filters = (), *, session: Session = None) -> Row:
+    """What is different about the tasks that fulfil all conditions ``chosen``, against the others (of those that
+    fulfil ``among``): every label and measure, the most telling first.
+
+    A condition is ``(column, operator, value)``, as for ``tasks``: ``different([("run_seconds", ">", 1.0)])``.
+    """
+    return _ask(session, lambda views: views.different(list(chosen), list(among), refresh=False))
+
+
+def memory(*, session: Session = None) -> Row:
+    """What fills the object store (call site, function, job, owner, age), its peak, and what looks leaked."""
+    return _ask(session, lambda views: views.memory(refresh=False))
+
+
+def compare(before: Session, after: Session, *, threshold: float = 0.1) -> Row:
+    """What became slower or fails in session ``after``, against ``before``: function by function, and new errors.
+
+    ``threshold``: the share by which a median must be longer to count.
+    """
+    from obsray.telemetry.answers import compare as comparing
+
+    views = [Views(Store.open(find_session(None if one is None else os.fspath(one)))) for one in (before, after)]
+    return comparing.compare(views[0], views[1], threshold)
 
 
 def change_of(

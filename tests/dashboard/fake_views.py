@@ -200,6 +200,15 @@ class FakeViews:
     def what_if(self, job: int | None = None, changes: Any = None, refresh: bool = True) -> dict[str, Any]:
         return {"job_id": "00000001", "scenarios": [], "sentence": HOSTILE}
 
+    def stragglers(self, job: int | None = None, refresh: bool = True) -> dict[str, Any]:
+        return {"tasks": 0, "total": 0, "stragglers": [{"name": HOSTILE}], "functions": []}
+
+    def different(self, chosen: Any, among: Any = (), refresh: bool = True) -> dict[str, Any]:
+        return {"selected": 1, "others": 1, "differences": [], "sentence": HOSTILE}
+
+    def memory(self, refresh: bool = True) -> dict[str, Any]:
+        return {"objects": 0, "sentence": HOSTILE}
+
     def books(self, job: int | None = None, refresh: bool = True) -> dict[str, Any]:
         return {"job_id": None, "activities": [], "functions": [{"name": HOSTILE}], "more_workers": {"helps": "no"}}
 

@@ -217,3 +217,34 @@ def test_the_path_of_a_real_run_and_its_replay_meet_what_happened(program):
     assert replayed["error_ratio"] <= 0.5, replayed["sentence"]
     faster = {row["change"]: row["speedup"] for row in replayed["scenarios"]}
     assert faster["driver 2 x faster"] < faster["link 2 x faster"]
+
+
+LEAK = """
+import numpy as np
+start()
+kept = []
+def keep(size):
+    kept.append(obsray.put(np.zeros(size, np.uint8)))
+@obsray.remote
+def use(value): return len(value)
+for number in range(25):
+    keep(200_000)
+    obsray.get(use.remote(obsray.put(np.zeros(300_000, np.uint8))))
+    time.sleep(0.05)
+say(memory=obsray.telemetry.memory())
+listen()
+"""
+
+
+def test_a_leak_is_found_with_the_line_that_made_it(program):
+    driver = program(LEAK)
+    directory = driver.hear()["directory"]
+    live = driver.hear()["memory"]
+    driver.tell()
+    assert driver.process.wait(30) == 0
+    assert len(live["suspects"]) == 1, live
+    suspect = live["suspects"][0]["what"]
+    assert suspect.startswith("<string>:") and suspect.endswith(" in keep")
+    assert live["by_call_site"][0]["objects"] == 25 and live["by_call_site"][0]["bytes"] >= 25 * 200_000
+    over = views(directory).memory()
+    assert over["by_call_site"][0]["what"] == suspect and not over["live"]

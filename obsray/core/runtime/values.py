@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
+from obsray.core.runtime.call_sites import CallSites
 from obsray.core.runtime.ownership import READY, Entry
 from obsray.core.runtime.progress import Progress, reason
 from obsray.core.runtime.progress import wanted as progress_wanted
@@ -136,6 +137,7 @@ class Values:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._progress = session.config.progress != "0"
+        self._sites = CallSites(session.emitter)
         self.completions: deque[tuple[concurrent.futures.Future[Any], Entry | Exception]] = deque()
         #: Futures whose values have not arrived.
         self.awaited: set[_FutureWaiter] = set()
@@ -155,7 +157,9 @@ class Values:
         with self.session.lock:
             self.session.ownership.put(entry, stored, serialized.references)
             task = running.task if running is not None else NIL_TASK
-            self.session.emitter.object_put(time.time_ns(), identifier, task, serialized.size, inline, 0)
+            self.session.emitter.object_put(
+                time.time_ns(), identifier, task, serialized.size, inline, self._sites.here()
+            )
             if dropped:
                 self.session.drain_dropped()
                 if not inline:

@@ -86,6 +86,7 @@ class Scene:
     def submit(
         self, name: str, shape: str = "CPU:1", needs: tuple[bytes, ...] = (), owner: bytes | None = None,
         actor: bytes = ids.NIL_TASK, parent: bytes = ids.NIL_TASK, kind: TaskType = TaskType.TASK, retries: int = 3,
+        argument_bytes: int = 100,
     ) -> bytes:  # fmt: skip
         """A task is submitted; ``needs`` are the objects that do not exist yet."""
         ring = self.rings[owner or self.driver.process]
@@ -94,7 +95,7 @@ class Scene:
         self._names[task] = name, shape
         ring.task_submitted(
             self.tick(), task, parent, task, actor, ring.intern(name), ring.intern(shape), 1, len(needs), len(needs),
-            int(kind), retries, 100,
+            int(kind), retries, argument_bytes,
         )  # fmt: skip
         for needed in needs:
             ring.task_arguments_waiting(self.tick(), task, needed)
@@ -227,12 +228,14 @@ class Scene:
         node.group_waiting(self.tick(), group, int(reason), 1, node.intern(deficit))
         return group
 
-    def put(self, size: int = 1000, worker: bytes | None = None, stored: bool = True) -> bytes:
+    def put(
+        self, size: int = 1000, worker: bytes | None = None, stored: bool = True, site: str = "train.py:30"
+    ) -> bytes:
         """A value of a process' own."""
         self._objects += 1
         ring = self.rings[worker or self.driver.process]
         identifier = ids.object_id(ids.task_id(ring.process, self._objects, ids.SEQUENCE_PUT))
-        ring.object_put(self.tick(), identifier, ids.NIL_TASK, size, int(not stored), ring.intern("train.py:30"))
+        ring.object_put(self.tick(), identifier, ids.NIL_TASK, size, int(not stored), ring.intern(site))
         if stored:
             self.node.object_created(self.tick(), identifier, ring.process, size, 0.0)
             self.node.object_sealed(self.tick(), identifier, ring.process, size)
