@@ -32,9 +32,11 @@ from obsray.core.node.step import (
     ListNames,
     PullObject,
     RefuseTransfer,
+    RegisterGroup,
     RemoveCheckpoints,
     RemoveFile,
     Report,
+    ReportGroup,
     ReportJob,
     ReserveArena,
     ReserveName,
@@ -271,6 +273,10 @@ class VirtualNode:
             case ReserveName() | FindName() | ListNames():
                 assert self.naming is not None
                 self.naming.ask(effect)
+            case RegisterGroup() if self.naming is not None:
+                self.naming.register_group(effect)
+            case ReportGroup(group, state, nodes, detail) if self.reporter is not None:
+                self.reporter.update_group(group, int(state), nodes, detail)
             case Report(news) if self.reporter is not None:
                 if isinstance(news, dict):
                     self.reporter.actor_created(news)
@@ -280,7 +286,7 @@ class VirtualNode:
                     )
             case ReportJob(job, driver, pid, entrypoint, namespace) if self.reporter is not None:
                 self.reporter.start_job(job, driver, pid, entrypoint, namespace)
-            case Report() | ReportJob():
+            case Report() | ReportJob() | RegisterGroup() | ReportGroup():
                 pass
             case _:
                 self._broken(f"nothing here carries out {effect}")
