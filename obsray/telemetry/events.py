@@ -451,7 +451,8 @@ _UNION: tuple[Event, ...] = (
         _WORKER, _measure("objects", "u32"), _measure("tasks", "u32"))),
     # nodes, jobs, control store
     Event(96, "node_started", "A node is ready.", (
-        _detail("node", "id8"), _detail("pid", "u32"), _detail("host", "str"), _measure("store_bytes", "u64"))),
+        _detail("node", "id8"), _detail("pid", "u32"), _detail("host", "str"), _measure("store_bytes", "u64"),
+        _detail("name", "str"), _label("head"), _detail("labels", "str"))),
     Event(97, "node_stopped", "A node ended in order.", (_detail("node", "id8"), _detail("error", "str"))),
     Event(98, "resource_sample", "How much of one resource is there and taken.", (
         _label("resource", "str"), _measure("total", "f64"), _measure("used", "f64"))),

@@ -190,7 +190,8 @@ class ClusterTable:
         return self.nodes.setdefault(
             node,
             {
-                "node_id": node.hex(), "pid": None, "host": "", "state": "ALIVE", "store_bytes": None,
+                "node_id": node.hex(), "name": "", "role": "", "labels": "", "pid": None, "host": "",
+                "state": "ALIVE", "store_bytes": None,
                 "started_at_ns": None, "stopped_at_ns": None, "error": None, "clock_offset_seconds": None,
                 "clock_uncertainty_seconds": None,
             },
@@ -203,8 +204,9 @@ class ClusterTable:
 
     def _node_started(self, record: Row) -> None:
         self._node(record["node"]).update(
-            pid=record["pid"], host=record["host"], store_bytes=record["store_bytes"], started_at_ns=record["time_ns"]
-        )
+            name=record["name"], role="head" if record["head"] else "", labels=record["labels"], pid=record["pid"],
+            host=record["host"], store_bytes=record["store_bytes"], started_at_ns=record["time_ns"],
+        )  # fmt: skip
 
     def _node_stopped(self, record: Row) -> None:
         self._node(record["node"]).update(state="DEAD", stopped_at_ns=record["time_ns"], error=record["error"] or None)

@@ -510,7 +510,10 @@ SENTENCES: dict[str, Sentence] = {
     "environment_removed": lambda r, n: (
         f"environment {r['environment'].hex()} was unused and is gone ({size(r['environment_bytes'])} free)"
     ),
-    "node_started": lambda r, n: f"node {r['node'].hex()[:8]} on {r['host']} is ready",
+    "node_started": lambda r, n: (
+        f"{'the head' if r['head'] else 'node'} {r['node'].hex()[:8]} ({r['name'] or 'without a name'}) on {r['host']} "
+        "is ready"
+    ),
     "node_records_ended": lambda r, n: (
         f"all {r['events']:,} records of node {r['node'].hex()[:8]} were taken over"
         if r["complete"]

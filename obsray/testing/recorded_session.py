@@ -129,7 +129,9 @@ class _Recording:
         self.names = {name: driver.intern(name) for name in ("word_count", "matrix", "flaky", "long_wait")}
         self.shapes = {name: driver.intern(f"{name} CPU:1") for name in self.names}
         self.node_shapes = {name: node.intern(f"{name} CPU:1") for name in self.names}
-        node.node_started(t, made.node, pid, node.intern("localhost"), 1 << 30)
+        node.node_started(
+            t, made.node, pid, node.intern("localhost"), 1 << 30, node.intern("localhost"), True, node.intern("")
+        )
         node.worker_registered(t + 20_000_000, made.driver, pid, int(ProcessKind.DRIVER), 0.0)
         node.job_started(
             t + 30_000_000, self.job, made.driver, pid, node.intern("example.py"), node.intern("default"), 0

@@ -64,8 +64,8 @@ ENVIRONMENT = (
     "setup_seconds", "environment_bytes", "error", "workers",
 )  # fmt: skip
 NODE = (
-    "node_id", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns", "error", "resources", "store",
-    "used", "sample", "clock_offset_seconds", "clock_uncertainty_seconds",
+    "node_id", "name", "role", "labels", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns",
+    "error", "resources", "store", "used", "sample", "clock_offset_seconds", "clock_uncertainty_seconds",
 )  # fmt: skip
 JOB = (
     "job_id", "driver_id", "pid", "entrypoint", "namespace", "state", "cause", "started_at_ns", "ended_at_ns", "tasks",
@@ -353,6 +353,8 @@ class FakeViews:
     def nodes(self, refresh: bool = True) -> list[dict[str, Any]]:
         facts = {
             "node_id": "cd" * 8,
+            "name": HOSTILE,
+            "labels": HOSTILE,
             "state": "ALIVE",
             "host": HOSTILE,
             "pid": 3999,

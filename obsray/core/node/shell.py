@@ -182,8 +182,10 @@ class Node:
         if self.options.listen:
             self.address = self._open_door(self.options.listen)
         self.emitter.node_started(
-            time.time_ns(), self.node, os.getpid(), self.emitter.intern(socket.gethostname()), self.arena.size_bytes
-        )
+            time.time_ns(), self.node, os.getpid(), self.emitter.intern(socket.gethostname()), self.arena.size_bytes,
+            self.emitter.intern(self._describe()["name"]), self.options.head,
+            self.emitter.intern(", ".join(f"{key}={text}" for key, text in sorted(self.machine.labels.items()))),
+        )  # fmt: skip
         self.do(self.machine.start)
         self.reporter.register_node(
             socket.gethostname(), self.address or str(self.session / "sockets" / "node.sock"),

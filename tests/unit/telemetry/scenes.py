@@ -42,7 +42,8 @@ class Scene:
         self._names: dict[bytes, tuple[str, str]] = {}
         self._started: dict[bytes, int] = {}
         self._leases = self._decisions = self._workers = self._objects = 0
-        self.node.node_started(self.now, NODE, 1, self.node.intern("host"), 1 << 30)
+        host = self.node.intern("host")
+        self.node.node_started(self.now, NODE, 1, host, 1 << 30, host, True, self.node.intern("zone=a"))
         self.node.job_started(self.tick(), 1, self.driver.process, 1, 0, 0, 0)
         self.resources(CPU=2.0)
 
