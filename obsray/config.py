@@ -74,6 +74,8 @@ class Config:
     #: Where ``/metrics`` of every node listens, as host:port; port 0 takes any that is free. Other interfaces than
     #: loopback need ``unsafe_network``.
     metrics_address: str = "127.0.0.1:0"
+    #: Where files for dcgm-exporter are written that say which job's kernels ran on each GPU; "" writes none.
+    gpu_jobs_directory: str = ""
     #: What workers that own a GPU capture of its work: "off", "kernels" (kernels, copies, waits), or "full" (also every
     #: call of CUDA's interfaces).
     gpu_telemetry: str = "kernels"

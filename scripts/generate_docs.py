@@ -37,6 +37,7 @@ is the same in all its processes. A name that does not exist or a value of the w
 _UNITS = {
     "sessions": "sessions",
     "_address": "host:port",
+    "_directory": "path",
     "_seconds": "seconds",
     "_bytes": "bytes",
     "_ratio": "share",

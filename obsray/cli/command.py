@@ -310,6 +310,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     dashboard.add_argument("--port", type=int, default=8265, help="first port to try when serving (default 8265)")
 
+    metrics = verb(
+        "metrics",
+        "Where Prometheus finds the metrics; files for Prometheus and Grafana.",
+        _metrics,
+        "examples:\n  obsray metrics\n  obsray metrics --prometheus monitoring --grafana monitoring/grafana\n",
+    )
+    metrics.add_argument("--prometheus", metavar="DIR", help="write prometheus.yml and the alert rules there")
+    metrics.add_argument("--grafana", metavar="DIR", help="write dashboards and provisioning there")
+    metrics.add_argument(
+        "--credential-of",
+        metavar="FILE",
+        help="only print what a scraper may read with, made of the cluster's token in FILE",
+    )
+    metrics.add_argument("--output", metavar="FILE", help="write that credential there instead of printing it")
+    metrics.add_argument(
+        "--prometheus-url",
+        metavar="URL",
+        default="http://127.0.0.1:9090",
+        help="where Grafana reaches Prometheus (default http://127.0.0.1:9090)",
+    )
+
     simulation = verbs.add_parser(
         "sim",
         help="Simulate the runtime: workloads against faults, from a seed.",
@@ -443,6 +464,12 @@ def _debug(options: argparse.Namespace) -> int:
     from obsray.cli import debug
 
     return debug.run(options)
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    from obsray.cli import metrics
+
+    return metrics.run(options)
 
 
 def _dashboard(options: argparse.Namespace) -> int:

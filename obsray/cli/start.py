@@ -189,11 +189,11 @@ def _token(options: argparse.Namespace) -> bytes | None:
     """The token to start with, None for a new one. Raises Problem if a cluster's is nowhere to be found."""
     if options.token_file:
         try:
-            return _token_of(Path(options.token_file).read_bytes(), options.token_file)
+            return token_of(Path(options.token_file).read_bytes(), options.token_file)
         except OSError as error:
             raise Problem(f"--token-file {options.token_file}: {error.strerror}") from None
     if os.environ.get(TOKEN_VARIABLE):
-        return _token_of(os.environ[TOKEN_VARIABLE].encode(), TOKEN_VARIABLE)
+        return token_of(os.environ[TOKEN_VARIABLE].encode(), TOKEN_VARIABLE)
     if options.head:
         return None
     try:
@@ -213,7 +213,7 @@ def _token(options: argparse.Namespace) -> bytes | None:
         ) from error
 
 
-def _token_of(data: bytes, where: str) -> bytes:
+def token_of(data: bytes, where: str) -> bytes:
     if len(data) == TOKEN_BYTES:
         return data
     try:

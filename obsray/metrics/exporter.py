@@ -22,6 +22,7 @@ from obsray.metrics import credential, exposed, host, tallies
 from obsray.metrics.catalog import FUNCTIONS_MAX, METRICS, NAMES_MAX, SHAPES_MAX
 from obsray.metrics.cluster import ClusterSeries
 from obsray.metrics.gpu import GpuSeries
+from obsray.metrics.gpu_jobs import GpuJobs
 from obsray.metrics.jobs import JobSeries
 from obsray.metrics.processes import ProcessSeries, by_state
 from obsray.metrics.pulls import Pulls
@@ -339,6 +340,8 @@ class Exporter:
         self._server: Server = start_server(address, registry, token)
         self.url = self._server.url
         self.targets = Targets(session_dir, families.collector.texts)
+        directory = Config.from_environment().gpu_jobs_directory
+        self.gpu_jobs = GpuJobs(session_dir, Path(directory)) if directory else None
         self._looked_at = 0.0
         self._announced = False
 
@@ -354,6 +357,12 @@ class Exporter:
             self._announce(str(facts["node"]))
         if self.families.head:
             self.targets.write(facts)
+        if self.gpu_jobs is not None:
+            try:
+                self.gpu_jobs.write(time.time_ns())
+            except OSError as error:
+                log.error("which job uses which GPU is not written down any more: %s", error)
+                self.gpu_jobs = None
 
     def _announce(self, node: str) -> None:
         """Say where the metrics are. The node may be known only some time after its collector has started."""
@@ -382,6 +391,8 @@ def start(collector: Collector, session_dir: Path) -> Exporter:
     families = Families(collector, node[:8], facts.get("head") is not False)
     exporter = Exporter(families, session_dir, _address(Config.from_environment()), token)
     collector.folds += [families.update, exporter.targets.update]
+    if exporter.gpu_jobs is not None:
+        collector.folds.append(exporter.gpu_jobs.update)
     collector.gathered_folds += [families.update_cluster, exporter.targets.update]
     exporter.look()
     log.info("metrics at %s", exporter.url)

@@ -76,7 +76,7 @@ class JobSeries:
         for at, name in enumerate(_METRICS):
             family = exposed.counter(name)
             for job, cost in sorted(self.costs.items()):
-                family.add_metric([str(job)], float(cost[at]))
+                family.add_metric([f"{job:08x}"], float(cost[at]))
             for label, cost in ((OTHER, self.other), (UNKNOWN, self.unknown)):
                 if cost.any():
                     family.add_metric([label], float(cost[at]))

@@ -56,6 +56,10 @@ class Targets:
         nodes = facts.get("nodes") or {}
         own = str(facts.get("node") or "")
         cluster = str(facts.get("control_address_tcp") or facts.get("session") or "")
+        if cluster.startswith(("0.0.0.0:", "[::]:")):
+            # Listening everywhere is no name; the node's own address is.
+            host = str(facts.get("node_address") or "").rpartition(":")[0]
+            cluster = f"{host}:{cluster.rpartition(':')[2]}"
         found = []
         for node, address in sorted(self.addresses.items()):
             if node == own or nodes.get(node, {}).get("alive", False):

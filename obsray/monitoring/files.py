@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from obsray.monitoring import grafana, objectives, prometheus_files, runbooks
+from obsray.monitoring import deployment, grafana, objectives, prometheus_files, runbooks
 from obsray.monitoring.dashboards import listed
 
 
@@ -19,6 +19,10 @@ def files() -> dict[str, Callable[[], str]]:
     }
     found["grafana/provisioning/datasources/obsray.yaml"] = listed.datasources
     found["grafana/provisioning/dashboards/obsray.yaml"] = listed.provider
+    found["deploy/compose/prometheus.yml"] = deployment.compose_prometheus
+    for name, made in deployment.kubernetes().items():
+        path = f"deploy/kubernetes/monitoring/{name}"
+        found[path] = lambda made=made: deployment.kubernetes_text(made)  # type: ignore[misc]
     for dashboard in listed.DASHBOARDS:
         path = f"grafana/dashboards/{dashboard.uid}.json"
         found[path] = lambda dashboard=dashboard: grafana.text(dashboard)  # type: ignore[misc]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import subprocess
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import obsray
+from obsray.cli import main
 from obsray.metrics.catalog import METRICS
 from obsray.monitoring import grafana
 from obsray.telemetry import session_file
+from obsray.testing.recorded_session import record_session
 from obsray.util import collective, metrics
 from obsray.util.placement_group import placement_group
 from tests.monitoring.live import wait_for
@@ -175,3 +180,37 @@ def test_every_panel_leads_to_a_page_of_obsray(live):
         request = urllib.request.Request(facts["dashboard_url"] + place, headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 200, place
+
+
+@pytest.mark.timeout(300)
+def test_the_command_writes_files_with_which_prometheus_and_grafana_find_everything(live, tmp_path, capsys):
+    session = ["--session", live.head.session_dir]
+    places = ["--prometheus", str(tmp_path / "p"), "--grafana", str(tmp_path / "g")]
+    assert main(["metrics", *session, *places, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {entry["labels"]["role"] for entry in answer["targets"]} >= {"head", "dashboard"}
+    assert answer["service_discovery"].endswith("/api/prometheus/sd")
+    checked = subprocess.run(
+        ["promtool", "check", "config", str(tmp_path / "p" / "prometheus.yml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    (provider,) = yaml.safe_load((tmp_path / "g/provisioning/dashboards/obsray.yaml").read_text())["providers"]
+    assert {path.stem for path in Path(provider["options"]["path"]).glob("*.json")} == set(MODELS)
+    sources = (tmp_path / "g/provisioning/datasources/obsray.yaml").read_text()
+    assert "http://127.0.0.1:9090" in sources and "$" not in sources
+    assert main(["metrics", *session]) == 0
+    assert "/metrics" in capsys.readouterr().out
+
+
+def test_a_session_without_metrics_and_a_place_that_cannot_be_written_are_told(live, tmp_path, capsys):
+    assert main(["metrics", "--session", str(record_session(tmp_path / "s").directory)]) == 1
+    assert "serves no metrics" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["metrics", "--session", live.head.session_dir, "--prometheus", str(tmp_path / "file")]) == 1
+    assert "file" in capsys.readouterr().err
+    assert main(["metrics", "--credential-of", str(tmp_path / "nothing")]) == 1
+    assert main(["metrics", "--credential-of", str(tmp_path / "file")]) == 1
+    assert "holds no token" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from obsray import ids
 from obsray.metrics.catalog import JOBS_MAX, METRICS, NAMES_MAX, OTHER
 from obsray.metrics.exporter import Families
+from obsray.metrics.gpu_jobs import GpuJobs
 from obsray.metrics.targets import FILE, Targets
 from obsray.telemetry.collector import Collector
 from obsray.telemetry.columns import Texts
@@ -110,9 +111,9 @@ def test_what_jobs_cost_follows_from_whose_tasks_ran(told):
     ended(told, ids.task_id(told.ring.process, 1), 2.0)
     ended(told, ids.task_id(nested, 1), 3.0)
     ended(told, ids.task_id(ids.worker_id(b"elsewher", b"wrk9"), 1), 4.0)
-    assert told.value("obsray_job_task_seconds_total", job="7") == pytest.approx(5.0)
-    assert told.value("obsray_job_cpu_seconds_total", job="7") == pytest.approx(2.5)
-    assert told.value("obsray_job_attempts_total", job="7") == 2
+    assert told.value("obsray_job_task_seconds_total", job="00000007") == pytest.approx(5.0)
+    assert told.value("obsray_job_cpu_seconds_total", job="00000007") == pytest.approx(2.5)
+    assert told.value("obsray_job_attempts_total", job="00000007") == 2
     assert told.value("obsray_job_task_seconds_total", job="unknown") == pytest.approx(4.0)
 
 
@@ -125,7 +126,7 @@ def test_the_newest_jobs_have_series_and_nothing_is_lost_of_the_older_ones(told)
         if not job % 40:
             told.collector.poll()
     assert told.value("obsray_job_attempts_total") == jobs
-    assert told.value("obsray_job_attempts_total", job=str(jobs)) == 1
+    assert told.value("obsray_job_attempts_total", job=f"{jobs:08x}") == 1
     assert len(told.samples("obsray_job_attempts_total")) == JOBS_MAX + 1
     assert told.value("obsray_job_attempts_total", job=OTHER) == 20
 
@@ -184,6 +185,30 @@ def test_leases_count_as_waited_for_only_when_granted(told):
         told.ring.lease_decided(START, 1, NODE, 0, int(outcome), 1, NODE, bytes(8), 1, 1, 0, 2.0, 0, 0, bytes(16), -1)
     assert told.value("obsray_scheduler_lease_wait_seconds_count") == 1
     assert told.value("obsray_scheduler_lease_wait_seconds_sum") == pytest.approx(2.0)
+
+
+def test_the_jobs_of_each_gpu_are_written_where_dcgm_exporter_looks(told, tmp_path):
+    (tmp_path / "jobs").mkdir()
+    first, second = ids.worker_id(NODE, b"wrk1"), ids.worker_id(NODE, b"wrk2")
+    for worker, job in ((first, 7), (second, 18)):
+        (tmp_path / "jobs" / worker.hex()).write_text(str(job))
+    gpu_jobs = GpuJobs(tmp_path, tmp_path / "mapping")
+    told.collector.folds.append(gpu_jobs.update)
+
+    def kernel(worker, gpu, at):
+        told.ring.gpu_kernel(at, worker, ids.NIL_TASK, 0, 1, 0, gpu, 0, 0, 0, at, 0.1, at, 1, 1, 1, 1, 1, 1, 1, 0, 0)
+        told.collector.poll()
+        gpu_jobs.write(at)
+
+    kernel(first, 0, START)
+    kernel(second, 0, START + NS)
+    kernel(second, 1, START + NS)
+    assert (tmp_path / "mapping" / "0").read_text() == "00000007\n00000012\n"
+    assert (tmp_path / "mapping" / "1").read_text() == "00000012\n"
+    kernel(first, 0, START + 100 * NS)
+    assert (tmp_path / "mapping" / "0").read_text() == "00000007\n", "the other was long ago"
+    assert (tmp_path / "mapping" / "1").read_text() == ""
+    assert sorted(path.name for path in (tmp_path / "mapping").iterdir()) == ["0", "1"]
 
 
 def test_only_the_head_speaks_for_the_cluster(tmp_path):

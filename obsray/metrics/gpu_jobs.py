@@ -1,0 +1,63 @@
+"""Which job's kernels ran on each GPU lately, in files as dcgm-exporter reads them (``--hpc-job-mapping-dir``).
+
+One file for each GPU, named by its number, with a job id a line: every series of DCGM then carries the job
+(``hpc_job``). Jobs, not tasks: there are few of them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from obsray.telemetry.columns import Batch
+
+#: A GPU on which nothing of a job ran for this long is not that job's any more.
+RECENT_NS = 60_000_000_000
+
+
+class GpuJobs:
+    """``update`` folds a batch, ``write`` brings the files up to date."""
+
+    def __init__(self, session: Path, directory: Path) -> None:
+        self.directory = directory
+        self._claims = session / "jobs"
+        self._seen: dict[tuple[int, bytes], int] = {}
+        self._written: dict[int, str] = {}
+
+    def update(self, batch: Batch) -> None:
+        """Fold the new kernels: when each worker last ran one on which GPU."""
+        if "gpu_kernel" not in batch:
+            return
+        columns = batch["gpu_kernel"]
+        keys = np.rec.fromarrays([columns["gpu"].astype(np.int64), columns["worker"]], names="gpu,worker")
+        for at in np.unique(keys, return_index=True)[1].tolist():
+            gpu, worker = int(columns["gpu"][at]), columns["worker"][at]
+            mine = (columns["gpu"] == gpu) & (columns["worker"] == worker)
+            key = gpu, worker.tobytes()
+            self._seen[key] = max(self._seen.get(key, 0), int(columns["ended_at"][mine].max()))
+
+    def write(self, now_ns: int) -> None:
+        """Write the files of GPUs whose jobs changed. Raises OSError if the directory cannot be written to."""
+        self._seen = {key: seen for key, seen in self._seen.items() if now_ns - seen < RECENT_NS}
+        jobs: dict[int, set[str]] = {gpu: set() for gpu in self._written}
+        for gpu, worker in self._seen:
+            job = self._job(worker)
+            if job:
+                jobs.setdefault(gpu, set()).add(job)
+        for gpu, names in jobs.items():
+            text = "".join(f"{name}\n" for name in sorted(names))
+            if self._written.get(gpu) != text:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                temporary = self.directory / f".{gpu}.{os.getpid()}.new"
+                temporary.write_text(text)
+                temporary.rename(self.directory / str(gpu))
+                self._written[gpu] = text
+
+    def _job(self, worker: bytes) -> str:
+        """The job that a worker said it works for, as its id is written."""
+        try:
+            return f"{int((self._claims / worker.hex()).read_text()):08x}"
+        except (FileNotFoundError, ValueError):
+            return ""

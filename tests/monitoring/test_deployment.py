@@ -1,0 +1,235 @@
+"""Compose file, Dockerfile and objects for Kubernetes: by their schema, and everything in them that can be run here."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from obsray.cli import main
+from obsray.cli.command import _parser
+from obsray.config import Config
+from obsray.metrics import credential
+from obsray.monitoring import deployment, prometheus_files
+from obsray.monitoring.dashboards import listed
+from tests.monitoring import live
+from tests.monitoring.test_dashboards import MODELS, queries
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "tests/data/compose/compose-spec.json"
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES = COMPOSE["services"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_the_compose_file_is_valid_by_its_specification():
+    assert hashlib.sha256(SCHEMA.read_bytes()).hexdigest() == (
+        "1f91e091f16b2dd50ab8860e02bb391d22df553d91c145eacedb1b6eff9c3f0e"
+    )
+    validator = jsonschema.Draft7Validator(json.loads(SCHEMA.read_text()))
+    validator.validate(COMPOSE)
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate({"services": {"a": {"imagee": "x"}}})
+
+
+def test_everything_it_refers_to_is_there():
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], (name, volume)
+        for network in service.get("networks", ()):
+            assert network in COMPOSE["networks"]
+        for secret in service.get("secrets", ()):
+            assert secret in COMPOSE["secrets"]
+        for other, condition in service.get("depends_on", {}).items():
+            assert other in SERVICES
+            if condition["condition"] == "service_healthy":
+                assert "healthcheck" in SERVICES[other], f"{other} never says that it is healthy"
+        mode = service.get("network_mode", "")
+        assert not mode.startswith("service:") or mode.removeprefix("service:") in SERVICES
+
+
+def test_images_are_pinned_and_nothing_is_published_beyond_this_machine():
+    for name, service in SERVICES.items():
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+[\w.-]*", service["image"]), name
+        for port in service.get("ports", ()):
+            assert port.startswith("127.0.0.1:"), (name, port)
+    for line in re.findall(r"^FROM (\S+)", DOCKERFILE, flags=re.MULTILINE):
+        assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+", line)
+
+
+def test_the_image_is_built_in_stages_and_runs_as_nobody_special():
+    assert DOCKERFILE.count("FROM ") == 2 and "--no-index" in DOCKERFILE
+    users = re.findall(r"^USER (\S+)", DOCKERFILE, flags=re.MULTILINE)
+    assert users and users[-1] == "10001:10001"
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, flags=re.MULTILINE):
+        assert all((ROOT / path).exists() for path in source.split())
+    kept = [
+        line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
+    ]
+    assert all((ROOT / path).exists() for path in kept)
+
+
+def commands():
+    """The commands of obsray that containers run, health checks included."""
+    found = {"Dockerfile": json.loads(re.search(r"HEALTHCHECK .* CMD (\[.*\])", DOCKERFILE)[1])[1:]}
+    for name, service in SERVICES.items():
+        if service["image"].startswith("obsray:"):
+            found[name] = service["command"]
+            if "test" in service["healthcheck"]:
+                found[f"{name} health"] = service["healthcheck"]["test"][2:]
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_obsray_understands_what_containers_run(name):
+    assert _parser().parse_args([str(word) for word in commands()[name]]).run
+    settings = SERVICES.get(name, {}).get("environment", {})
+    known = {f"OBSRAY_{field.upper()}" for field in Config.__dataclass_fields__}
+    assert set(settings) <= known or not name.endswith("worker")
+
+
+@pytest.mark.timeout(300)
+def test_nodes_start_with_the_commands_of_their_containers_and_are_scraped(tmp_path, monkeypatch):
+    """The head and a worker as in the compose file, on this machine: other ports, and storage in a directory."""
+    token = tmp_path / "obsray_token"
+    token.write_text("ab" * 32)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    def start(service, **changes):
+        words = [str(word) for word in SERVICES[service]["command"] if word != "--block"]
+        changes |= {"--token-file": str(token), "--node-manager-port": "0", "--metrics-export-port": "0"}
+        given = []
+        for word in words:
+            name, sign, _ = word.partition("=")
+            given.append(f"{name}={changes[name]}" if sign and name in changes else word)
+        done = subprocess.run(
+            lambda: (
+                targets.exists() and [e["labels"]["role"] for e in json.loads(targets.read_text())].count("node")
+            ),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    try:
+        head = start("head", **{"--port": "0", "--dashboard-port": "0", "--storage": str(tmp_path / "control")})
+        port = head["address"].rpartition(":")[2]
+        start("worker", **{"--address": f"127.0.0.1:{port}"})
+        mapped = tmp_path / "metrics_token"
+        assert main(["metrics", "--credential-of", str(token), "--output", str(mapped)]) == 0
+        assert mapped.read_text() == credential.of(bytes.fromhex("ab" * 32))
+        targets = Path(head["session_dir"]) / "prometheus_targets.json"
+        roles = live.wait_for(
+            "both nodes to be targets",
+            lambda: targets.exists() and [e["labels"]["role"] for e in json.loads(targets.read_text())].count("node"),
+        )
+        assert roles == 1
+        assert main(["status", "--json"]) == 0
+    finally:
+        assert main(["stop"]) == 0
+
+
+def test_prometheus_of_the_compose_file_is_configured_right(tmp_path):
+    text = (ROOT / "deploy/compose/prometheus.yml").read_text()
+    config = yaml.safe_load(text)
+    for job in config["scrape_configs"]:
+        (found,) = job["dns_sd_configs"]
+        assert set(found["names"]) <= set(SERVICES)
+    nodes = config["scrape_configs"][0]["dns_sd_configs"][0]
+    flags = [word for name in ("head", "worker") for word in SERVICES[name]["command"]]
+    assert flags.count(f"--metrics-export-port={nodes['port']}") == 2
+    (tmp_path / "token").write_text("x")
+    shutil.copy(ROOT / "prometheus/obsray.rules.yml", tmp_path)
+    (tmp_path / "prometheus.yml").write_text(text.replace("/credentials/metrics_token", str(tmp_path / "token")))
+    checked = subprocess.run(
+        ["promtool", "check", "config", str(tmp_path / "prometheus.yml")], capture_output=True, text=True, timeout=60
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
+    assert {"/etc/prometheus/prometheus.yml", "/etc/prometheus/obsray.rules.yml", "/credentials"} <= mounted
+
+
+def test_pipelines_of_the_collector_are_made_of_parts_that_it_defines():
+    config = yaml.safe_load((ROOT / "deploy/compose/otel-collector.yaml").read_text())
+    for pipeline in config["service"]["pipelines"].values():
+        for kind, names in pipeline.items():
+            assert set(names) <= set(config[kind]), (kind, names)
+        assert pipeline["processors"][0] == "memory_limiter" and pipeline["processors"][-1] == "batch"
+    assert set(config["service"]["extensions"]) <= set(config["extensions"])
+    tempo = yaml.safe_load((ROOT / "deploy/compose/tempo.yaml").read_text())
+    (otlp,) = tempo["distributor"]["receivers"]["otlp"]["protocols"].values()
+    assert config["exporters"]["otlp/tempo"]["endpoint"] == f"tempo:{otlp['endpoint'].rpartition(':')[2]}"
+    assert f":{tempo['server']['http_listen_port']}" in SERVICES["grafana"]["environment"]["TEMPO_URL"]
+    assert config["exporters"]["prometheusremotewrite"]["endpoint"].startswith("http://prometheus:9090/api/v1/write")
+    assert "--web.enable-remote-write-receiver" in SERVICES["prometheus"]["command"]
+
+
+def test_grafana_of_the_compose_file_finds_what_is_mounted():
+    mounted = dict(volume.split(":")[:2] for volume in SERVICES["grafana"]["volumes"])
+    assert mounted["./grafana/dashboards"] == listed.FOLDER
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert Path(home).parent == Path(listed.FOLDER) and (ROOT / "grafana/dashboards" / Path(home).name).exists()
+    used = set(re.findall(r"\$(\w+_URL)", (ROOT / "grafana/provisioning/datasources/obsray.yaml").read_text()))
+    assert used <= set(SERVICES["grafana"]["environment"])
+
+
+def test_dcgm_is_asked_for_every_field_that_dashboards_and_alerts_show():
+    rows = csv.reader((ROOT / "deploy/compose/dcgm-counters.csv").read_text().splitlines(), skipinitialspace=True)
+    fields = {row[0]: row[1] for row in rows if not row[0].startswith("#")}
+    assert set(fields.values()) <= {"gauge", "counter", "label"}
+    text = " ".join(query for model in MODELS.values() for query in queries(model))
+    text += " ".join(alert.expr for alert in prometheus_files.alerts())
+    assert set(re.findall(r"DCGM_\w+", text)) <= set(fields)
+    recorded = set(re.findall(r"^(DCGM_\w+)\{", live.RECORDED.read_text(), flags=re.MULTILINE))
+    assert recorded == set(fields)
+    jobs = SERVICES["dcgm-exporter"]["environment"]["DCGM_HPC_JOB_MAPPING_DIR"]
+    writer, reader = SERVICES["gpu-worker"], SERVICES["dcgm-exporter"]
+    assert f"gpu-jobs:{jobs}:ro" in reader["volumes"]
+    assert f"gpu-jobs:{writer['environment']['OBSRAY_GPU_JOBS_DIRECTORY']}" in writer["volumes"]
+
+
+MONITORS = {name: made for name, made in deployment.kubernetes().items() if "Monitor" in made["kind"]}
+
+
+@pytest.mark.parametrize("name", MONITORS)
+def test_a_monitor_is_selected_by_its_release_and_relabels_as_the_rules_expect(name):
+    made = yaml.safe_load((ROOT / "deploy/kubernetes/monitoring" / name).read_text())
+    assert made == MONITORS[name]
+    assert made["apiVersion"] == "monitoring.coreos.com/v1"
+    assert made["metadata"]["labels"]["release"] == deployment.RELEASE
+    (endpoint,) = made["spec"].get("endpoints") or made["spec"]["podMetricsEndpoints"]
+    assert ("endpoints" in made["spec"]) == (made["kind"] == "ServiceMonitor")
+    labels = {relabeling["targetLabel"]: relabeling for relabeling in endpoint["relabelings"]}
+    assert labels["kubernetes_node"]["sourceLabels"] == ["__meta_kubernetes_pod_node_name"]
+    if "dcgm" not in name:
+        assert labels["job"]["replacement"] == "obsray" and "cluster" in labels
+        assert endpoint["authorization"]["credentials"]["key"]
+
+
+def test_the_rules_in_kubernetes_are_those_of_prometheus(tmp_path):
+    made = yaml.safe_load((ROOT / "deploy/kubernetes/monitoring/prometheusrule.yaml").read_text())
+    assert made["kind"] == "PrometheusRule"
+    assert made["spec"] == yaml.safe_load((ROOT / "prometheus/obsray.rules.yml").read_text())
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(made["spec"]))
+    checked = subprocess.run(
+        ["promtool", "check", "rules", str(tmp_path / "rules.yml")], capture_output=True, timeout=60
+    )
+    assert checked.returncode == 0
+
+
+def test_the_page_names_commands_that_exist():
+    page = (ROOT / "docs/monitoring.md").read_text()
+    lines = "".join(re.findall(r"^```\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)).splitlines()
+    ours = [line.removeprefix("obsray ") for line in lines if line.startswith("obsray ")]
+    assert len(ours) >= 2
+    for line in ours:
+        _parser().parse_args(shlex.split(line))
