@@ -9,13 +9,14 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
-from obsray.cli import main
 from obsray.cli.command import _parser
 from obsray.config import Config
 from obsray.metrics import credential
@@ -99,43 +100,52 @@ def test_obsray_understands_what_containers_run(name):
 
 
 @pytest.mark.timeout(300)
-def test_nodes_start_with_the_commands_of_their_containers_and_are_scraped(tmp_path, monkeypatch):
+def test_nodes_start_with_the_commands_of_their_containers_and_are_scraped(monkeypatch):
     """The head and a worker as in the compose file, on this machine: other ports, and storage in a directory."""
+    # Paths of sockets have to be short.
+    with tempfile.TemporaryDirectory(prefix="obsray-compose-", dir="/tmp") as directory:
+        _start_and_scrape(Path(directory), monkeypatch)
+
+
+def _start_and_scrape(tmp_path, monkeypatch):
     token = tmp_path / "obsray_token"
     token.write_text("ab" * 32)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
+    def run(*words):
+        # In a process of its own: where sessions lie is decided once in a process.
+        command = [sys.executable, "-m", "obsray.cli", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def start(service, **changes):
-        words = [str(word) for word in SERVICES[service]["command"] if word != "--block"]
         changes |= {"--token-file": str(token), "--node-manager-port": "0", "--metrics-export-port": "0"}
         given = []
-        for word in words:
+        for word in map(str, SERVICES[service]["command"]):
             name, sign, _ = word.partition("=")
             given.append(f"{name}={changes[name]}" if sign and name in changes else word)
-        done = subprocess.run(
-            lambda: (
-                targets.exists() and [e["labels"]["role"] for e in json.loads(targets.read_text())].count("node")
-            ),
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return json.loads(run(*(word for word in given if word != "--block"), "--json"))
 
     try:
         head = start("head", **{"--port": "0", "--dashboard-port": "0", "--storage": str(tmp_path / "control")})
+        assert str(tmp_path) in head["session_dir"]
         port = head["address"].rpartition(":")[2]
         start("worker", **{"--address": f"127.0.0.1:{port}"})
-        mapped = tmp_path / "metrics_token"
-        assert main(["metrics", "--credential-of", str(token), "--output", str(mapped)]) == 0
-        assert mapped.read_text() == credential.of(bytes.fromhex("ab" * 32))
+        written = tmp_path / "metrics_token"
+        run("metrics", "--credential-of", str(token), "--output", str(written))
+        assert written.read_text() == credential.of(bytes.fromhex("ab" * 32))
         targets = Path(head["session_dir"]) / "prometheus_targets.json"
-        roles = live.wait_for(
-            "both nodes to be targets",
-            lambda: targets.exists() and [e["labels"]["role"] for e in json.loads(targets.read_text())].count("node"),
-        )
-        assert roles == 1
-        assert main(["status", "--json"]) == 0
+
+        def nodes():
+            found = json.loads(targets.read_text()) if targets.exists() else []
+            return sorted(entry["labels"]["role"] for entry in found if entry["labels"]["role"] != "dashboard")
+
+        live.wait_for("both nodes to be targets", lambda: nodes() == ["head", "node"])
+        run("status", "--json")
     finally:
-        assert main(["stop"]) == 0
+        ended = json.loads(run("stop", "--json"))["ended"]
+    assert len(ended) == 2
 
 
 def test_prometheus_of_the_compose_file_is_configured_right(tmp_path):
