@@ -31,12 +31,14 @@ class GpuJobs:
         if "gpu_kernel" not in batch:
             return
         columns = batch["gpu_kernel"]
-        keys = np.rec.fromarrays([columns["gpu"].astype(np.int64), columns["worker"]], names="gpu,worker")
-        for at in np.unique(keys, return_index=True)[1].tolist():
-            gpu, worker = int(columns["gpu"][at]), columns["worker"][at]
-            mine = (columns["gpu"] == gpu) & (columns["worker"] == worker)
-            key = gpu, worker.tobytes()
-            self._seen[key] = max(self._seen.get(key, 0), int(columns["ended_at"][mine].max()))
+        words = np.ascontiguousarray(columns["worker"]).view("<u8")
+        keys = np.stack([columns["gpu"].astype(np.uint64), words], axis=1)
+        _, first, back = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        newest = np.zeros(len(first), np.uint64)
+        np.maximum.at(newest, back.ravel(), columns["ended_at"])
+        for at, ended in zip(first.tolist(), newest.tolist(), strict=True):
+            key = int(columns["gpu"][at]), columns["worker"][at].tobytes()
+            self._seen[key] = max(self._seen.get(key, 0), ended)
 
     def write(self, now_ns: int) -> None:
         """Write the files of GPUs whose jobs changed. Raises OSError if the directory cannot be written to."""
