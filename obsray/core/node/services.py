@@ -17,7 +17,7 @@ NICENESS = 5
 BACKOFF_SECONDS_MIN = 0.5
 BACKOFF_SECONDS_MAX = 30.0
 #: A process that ran this long did not fail at its start; its next failure is a first one again.
-STEADY_SECONDS = 30.0
+STEADY_SECONDS = 10.0
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 

@@ -304,11 +304,11 @@ class ActorCalls:
         if not clients:
             return None
         for client in clients:
-            client.cut = True
             back = unsent | {wired[0] for wired in client.outgoing}
             client.outgoing.clear()
             for task in [task for task in reversed(client.in_flight.values()) if task.id in back]:
                 self.requeue(task)
+            client.cut = True
         return self.in_flight_at(worker)
 
     def cut_off(self, worker: bytes, tasks: list[Task]) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: How long the news of the death of a worker elsewhere may take after its connection broke.
 BROKEN_SECONDS = 2.0
+#: The same for a connection on which nobody waited for anything.
+IDLE_BROKEN_SECONDS = 0.2
 
 Handler = Callable[[Link, m.Message], None]
 
@@ -123,7 +125,8 @@ class Inbox:
         leases = self.session.dispatcher.cut_off(worker, unsent)
         calls = self.session.calls.connection_broke(worker, unsent)
         if leases or calls is not None:
-            later = self.monotonic() + BROKEN_SECONDS
+            # Without anything in flight nothing is in doubt, and usually it is the end of a process.
+            later = self.monotonic() + (BROKEN_SECONDS if leases or calls else IDLE_BROKEN_SECONDS)
             self.session.reactor.call_at(later, lambda: self._give_up(worker, leases, calls or []))
 
     def _give_up(self, worker: bytes, leases: list[int], calls: list[Task]) -> None:

@@ -271,3 +271,91 @@ def test_a_call_that_runs_is_not_ended_by_force_because_others_use_the_process()
     bench.take()
     bench.calls.cancel_any(task, True, False, 0)
     assert bench.take() == [m.CancelTask(task.id, False)]
+
+
+# --- connections that break ---------------------------------------------------------------------------------
+
+
+def broke(bench: Bench) -> list[Any] | None:
+    """The connection to WORKER broke, as the inbox does it; the calls in doubt."""
+    bench.dispatcher.functions.pop(WORKER, None)
+    unsent = bench.dispatcher.take_unsent(WORKER)
+    bench.dispatcher.cut_off(WORKER, unsent)
+    return bench.calls.connection_broke(WORKER, unsent)
+
+
+def test_while_it_is_not_known_what_became_of_a_call_nothing_else_goes_to_the_actor():
+    bench = Bench()
+    client = bench.actor()
+    first = bench.call(client, 2, retries=1)
+    bench.run()
+    assert bench.pushed() == ids(first)
+    assert broke(bench) == first
+    later = bench.call(client, 2)
+    bench.run()
+    assert bench.pushed() == []
+    bench.calls.cut_off(WORKER, first)
+    bench.run()
+    out = bench.take()
+    # A new connection knows no function yet; those that are repeated stay before the others.
+    assert [type(message) for message in out] == [m.DefineFunction, m.Push]
+    assert [fields[0] for fields in out[1].tasks] == ids(first + later)
+    assert [task.attempt for task in first] == [1, 1]
+    bench.check()
+
+
+def test_calls_that_were_never_sent_are_not_in_doubt():
+    bench = Bench()
+    client = bench.actor()
+    tasks = bench.call(client, 2)
+    bench.calls.run(0)
+    assert broke(bench) == [] and states(tasks) == ["QUEUED", "QUEUED"]
+    bench.calls.cut_off(WORKER, [])
+    bench.run()
+    assert bench.pushed() == ids(tasks) and [task.attempt for task in tasks] == [0, 0]
+    bench.check()
+
+
+def test_a_call_that_may_not_be_repeated_fails_when_nobody_says_that_its_actor_died():
+    bench = Bench()
+    client = bench.actor()
+    (task,) = bench.call(client)
+    bench.run()
+    assert bench.pushed() == [task.id]
+    doubtful = broke(bench)
+    bench.calls.cut_off(WORKER, doubtful)
+    assert isinstance(load_error(task.entries[0].value), ActorUnavailableError)
+    (later,) = bench.call(client)
+    bench.run()
+    assert later.id in bench.pushed()
+    bench.check()
+
+
+def test_an_actor_that_starts_again_elsewhere_is_called_at_once():
+    bench = Bench()
+    client = bench.actor()
+    tasks = bench.call(client, retries=1)
+    bench.run()
+    assert bench.pushed() == ids(tasks)
+    assert broke(bench) == tasks
+    bench.calls.worker_died(death(WORKER, tasks[0].id))
+    bench.changed(client, ActorState.RESTARTING)
+    bench.changed(client, ActorState.ALIVE, OTHER)
+    bench.run()
+    assert bench.pushed() == ids(tasks)
+    bench.check()
+
+
+def test_tasks_that_wait_to_be_sent_go_back_in_line_and_the_worker_gets_nothing_more():
+    bench = Bench()
+    bench.grant()
+    (task,) = bench.submit()
+    bench.dispatcher.run(bench.now, 0)
+    assert broke(bench) is None
+    assert task.state is TaskState.QUEUED and task.attempt == 0
+    bench.run()
+    assert bench.pushed() == []
+    bench.grant(OTHER)
+    bench.run()
+    assert bench.pushed() == [task.id]
+    bench.check()
