@@ -231,10 +231,14 @@ def _jobs_text(jobs: list[dict[str, Any]]) -> str:
 
 
 def _events_text(shape: dict[str, Any], coloured: bool) -> str:
-    lost = shape["ledger"]["events_lost"]
+    book = shape["ledger"]
+    lost = book["events_lost"] + book.get("events_lost_with_nodes", 0)
+    about = book.get("events_lost_estimated", 0)
     verdict = output.paint("none lost", "ok", coloured)
     if lost:
         verdict = output.paint(f"{units.count(lost)} LOST (see the dashboard's ledger page)", "bad", coloured)
+    if about:
+        verdict += f", about {units.count(about)} more with nodes that are gone"
     return f"{units.count(shape['events_total'])}, {units.rate(shape['events_per_second'])}/s, {verdict}"
 
 

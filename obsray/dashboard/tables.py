@@ -238,6 +238,8 @@ NODES = Table(
         Column("stopped_at_ns", "Stopped", "clock"),
         _seconds("clock_offset_seconds", "Clock ahead of the head's by", 2),
         _seconds("clock_uncertainty_seconds", "Known to", 2),
+        _count("records_lost", "Records lost", 2),
+        _count("records_lost_estimated", "About so many more", 3),
         Column("error", "Error", rank=2),
     ),
     "-started_at_ns",

@@ -40,7 +40,8 @@ log = logging.getLogger("obsray.collector")
 class Snapshot:
     """Records of one node, by kind as Arrow streams, and how far its rings were read. ``last``: there will be no more.
 
-    ``complete``: the node's collector has ended in order and all of it is here.
+    ``complete``: the node's collector has ended in order and all of it is here. Of one that ended otherwise: how many
+    records it was known to have, how long it may have lived on unheard, and how many it made a second.
     """
 
     node: bytes
@@ -48,6 +49,33 @@ class Snapshot:
     rings: dict[bytes, RingState] = field(default_factory=dict)
     last: bool = False
     complete: bool = False
+    recorded: int = 0
+    unheard: tuple[float, float] = (0.0, 0.0)
+
+
+class _Pulse:
+    """How a node's records grow, as far as its answers tell."""
+
+    def __init__(self, now: float) -> None:
+        self.recorded = 0
+        self._rate = 0.0
+        self._heard_at = now
+        self._missed_at: float | None = None
+
+    def heard(self, recorded: int, now: float) -> None:
+        """It answered, and has so many."""
+        if self.recorded and now > self._heard_at:
+            self._rate = max(0, recorded - self.recorded) / (now - self._heard_at)
+        self.recorded, self._heard_at, self._missed_at = recorded, now, None
+
+    def missed(self, now: float) -> None:
+        """It did not answer; it may have been gone since."""
+        self._missed_at = self._missed_at or now
+
+    def unheard(self) -> tuple[float, float]:
+        """For how many seconds it may have recorded what nobody knows of, and how many a second."""
+        until = self._missed_at if self._missed_at is not None else self._heard_at
+        return max(0.0, until - self._heard_at), self._rate
 
 
 class Gathering:
@@ -85,7 +113,7 @@ class Gathering:
 
     def _gather(self, node: str, address: str) -> None:
         """Take what is new until the node is dead or has said all."""
-        snapshot, taken = Snapshot(bytes.fromhex(node)), dict[str, int]()
+        snapshot, taken, pulse = Snapshot(bytes.fromhex(node)), dict[str, int](), _Pulse(time.monotonic())
         connection: tuple[Any, Connection] | None = None
         while not self._stopping.is_set():
             try:
@@ -95,12 +123,15 @@ class Gathering:
                     sock.settimeout(ANSWER_SECONDS_MAX)
                     connection = sock, Connection()
                 answer = _ask(connection[0], connection[1], taken)
+                pulse.heard(answer.recorded, time.monotonic())
             except (OSError, ValueError) as error:
                 if connection is not None:
                     connection[0].close()
                     connection = None
+                pulse.missed(time.monotonic())
                 if not self._alive.get(node, False):
                     snapshot.last = True
+                    snapshot.recorded, snapshot.unheard = pulse.recorded, pulse.unheard()
                     self._hand_on(snapshot)
                     log.info("node %s is gone; its records end here: %s", node, error)
                     return

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,16 @@ log = logging.getLogger("obsray.collector")
 class Serving:
     """Listens at the socket that the node's port leads to. ``node`` is this node's id in hex.
 
-    ``specification``: faults to inject on purpose, recorded by ``emitter``.
+    ``specification``: faults to inject on purpose, recorded by ``emitter``. ``recorded`` says how many records there
+    are here, stored or not.
     """
 
     def __init__(
-        self, session: Path, node: str, token: bytes, specification: str = "", emitter: Emitter | None = None
-    ) -> None:
+        self, session: Path, node: str, token: bytes, specification: str = "", emitter: Emitter | None = None,
+        recorded: Callable[[], int] = lambda: 0,
+    ) -> None:  # fmt: skip
         self._node = node
+        self._recorded = recorded
         self._catalog = Catalog(session / "telemetry")
         self._reactor = Reactor(self._on_messages, lambda link: None)
         chaos.activate(
@@ -86,7 +90,7 @@ class Serving:
             except FileNotFoundError:
                 # Compacted between looking at the catalog and opening the file.
                 continue
-        return TelemetryRows([], {}, dict(taken), False, False)
+        return TelemetryRows([], {}, dict(taken), False, False, self._recorded())
 
     def _read(self, taken: dict[str, int]) -> TelemetryRows:
         catalog = self._catalog
@@ -99,7 +103,7 @@ class Serving:
                 if end <= reached.get(event, 0):
                     continue
                 if size >= ANSWER_BYTES_MAX:
-                    return TelemetryRows(parts, {}, reached, False, False)
+                    return TelemetryRows(parts, {}, reached, False, False, self._recorded())
                 data = self._rows(entry, max(0, reached.get(event, 0) - entry.first_row))
                 parts.append((event, data))
                 size += len(data)
@@ -112,7 +116,7 @@ class Serving:
             rings[process] = json.dumps(values)
         if catalog.finished:
             self._served_all.set()
-        return TelemetryRows(parts, rings, reached, True, catalog.finished)
+        return TelemetryRows(parts, rings, reached, True, catalog.finished, self._recorded())
 
     def _rows(self, entry: Any, skip: int) -> bytes:
         sink = pa.BufferOutputStream()

@@ -66,7 +66,10 @@ class Collector:
         self._sampled = (0, 0, time.process_time())
         #: The ledgers of rings of other nodes, whose records were taken over.
         self.gathered: dict[bytes, RingState] = {}
+        #: Node -> how many of its records were taken over, also those whose ledger has not come yet.
+        self._taken: dict[bytes, int] = {}
         self._resume()
+        self._recorded_before = sum(reader.state.records for reader in self.rings.readers.values())
 
     def _resume(self) -> None:
         """Go on where an earlier collector of this session committed."""
@@ -126,6 +129,9 @@ class Collector:
         ``gathered_folds`` are.
         """
         positions = {process: state.position for process, state in self.gathered.items()}
+        if node not in self._taken:
+            # Those that an earlier collector of this session has taken.
+            self._taken[node] = sum(state.records for state in self.gathered.values() if state.node == node)
         count = 0
         for name, data in parts:
             event = BY_NAME.get(name)
@@ -142,21 +148,30 @@ class Collector:
             known = self.gathered.get(process)
             if process not in self.rings.readers and (known is None or known.position <= state.position):
                 self.gathered[process] = state
+        self._taken[node] += count
         return count
 
     def _gpu_lost(self, worker: bytes, records: int, stage: Stage) -> None:
         if self.ring is not None:
             self.ring.gpu_records_lost(time.time_ns(), worker, records, int(stage))
 
-    def node_over(self, node: bytes, complete: bool) -> None:
-        """Nothing more comes from another node. ``complete``: its collector has given all it had."""
+    def recorded(self) -> int:
+        """How many records there have been in this session so far, stored or not. For any thread."""
+        return self._recorded_before + self.events_total
+
+    def node_over(self, node: bytes, complete: bool, recorded: int = 0, unheard: tuple[float, float] = (0, 0)) -> None:
+        """Nothing more comes from another node. ``complete``: its collector has given all it had.
+
+        ``recorded``: how many records it was last known to have; ``unheard``: how long it then lived on at most, in
+        seconds, and how many records a second it made. So it is known how many are missing, and about how many more.
+        """
         rings = [state for state in self.gathered.values() if state.node == node]
-        last_ns = max((state.last_at_ns for state in rings), default=0)
+        taken = max(sum(state.records for state in rings), self._taken.pop(node, 0))
         if self.ring is not None:
-            now = time.time_ns()
+            seconds, rate = unheard
             self.ring.node_records_ended(
-                now, node, complete, len(rings), sum(state.records for state in rings),
-                0.0 if complete or not last_ns else max(0, now - last_ns) / 1e9,
+                time.time_ns(), node, complete, len(rings), taken, 0.0 if complete else seconds,
+                0 if complete else max(0, recorded - taken), 0 if complete else round(seconds * rate),
             )  # fmt: skip
 
     def lag_seconds(self) -> float:

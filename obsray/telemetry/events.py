@@ -500,7 +500,8 @@ _UNION: tuple[Event, ...] = (
     Event(115, "ring_closed", "A process stopped recording in order.", (_WORKER, _measure("events", "u64"))),
     Event(116, "node_records_ended", "The head has taken over the last records of another node.", (
         _detail("node", "id8"), _label("complete"), _measure("rings", "u32"), _measure("events", "u64"),
-        _measure("silent_seconds", "f32"))),
+        _measure("silent_seconds", "f32"), _measure("missing", "u64"),
+        _measure("missing_estimated", "u64"))),
     # users
     Event(128, "user_span", "A span made by user code inside a task.", (
         _TASK, _detail("span", "u64"), _detail("parent_span", "u64"), _label("name", "str"),

@@ -65,14 +65,16 @@ def task_ledger(table: TaskTable, folded_rows: int) -> dict[str, Any]:
     }
 
 
-def totals(rings: list[dict[str, Any]], catalog: Catalog) -> dict[str, int]:
-    """Sums over all rings, in records."""
+def totals(rings: list[dict[str, Any]], nodes: list[dict[str, Any]], catalog: Catalog) -> dict[str, int]:
+    """Sums over all rings and over nodes that are gone, in records."""
     lost = sum(row["gaps"] + row["dropped"] for row in rings)
     return {
         "events_recorded": sum(row["last_sequence"] for row in rings),
         "events_read": sum(row["read"] for row in rings),
         "events_stored": sum(row["stored"] for row in rings),
         "events_lost": lost,
+        "events_lost_with_nodes": sum(row["lost"] for row in nodes),
+        "events_lost_estimated": sum(row["lost_estimated"] for row in nodes),
         "events_folded": catalog.folded_rows,
         "bytes_stored": catalog.bytes,
     }

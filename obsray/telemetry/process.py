@@ -94,7 +94,9 @@ class Process:
                     self.session_dir, facts["node"], token, *chaos
                 )
             else:
-                self.serving = importlib.import_module(SERVING).Serving(self.session_dir, facts["node"], token, *chaos)
+                self.serving = importlib.import_module(SERVING).Serving(
+                    self.session_dir, facts["node"], token, *chaos, self.collector.recorded
+                )
         except Exception:
             log.exception("no telemetry across nodes")
 
@@ -112,7 +114,7 @@ class Process:
             snapshot = self.gathering.snapshots.get()
             self.collector.gather(snapshot.node, snapshot.parts, snapshot.rings)
             if snapshot.last:
-                self.collector.node_over(snapshot.node, snapshot.complete)
+                self.collector.node_over(snapshot.node, snapshot.complete, snapshot.recorded, snapshot.unheard)
 
     def run(self) -> None:
         """Drain until the session is over."""

@@ -175,12 +175,15 @@ class ClusterTable:
         self.texts = texts
         self.nodes: dict[bytes, Row] = {}
         self.jobs: dict[int, Row] = {}
+        #: Nodes that are gone: how much of what they recorded is here.
+        self.records_ended: dict[bytes, Row] = {}
 
     def update(self, batch: Batch) -> None:
         """Fold the new records of a batch."""
         for event, fold in (
             ("node_started", self._node_started), ("node_stopped", self._node_stopped), ("node_changed", self._changed),
             ("job_started", self._job_started), ("job_ended", self._job_ended), ("clock_measured", self._clock),
+            ("node_records_ended", self._records_ended),
         ):  # fmt: skip
             if event in batch:
                 for record in batch[event].rows(self.texts):
@@ -193,9 +196,19 @@ class ClusterTable:
                 "node_id": node.hex(), "name": "", "role": "", "labels": "", "pid": None, "host": "",
                 "state": "ALIVE", "store_bytes": None,
                 "started_at_ns": None, "stopped_at_ns": None, "error": None, "clock_offset_seconds": None,
-                "clock_uncertainty_seconds": None,
+                "clock_uncertainty_seconds": None, "records_lost": None, "records_lost_estimated": None,
             },
         )  # fmt: skip
+
+    def _records_ended(self, record: Row) -> None:
+        self._node(record["node"]).update(
+            records_lost=record["missing"], records_lost_estimated=record["missing_estimated"]
+        )
+        self.records_ended[record["node"]] = {
+            "node_id": record["node"].hex(), "complete": bool(record["complete"]), "taken": record["events"],
+            "lost": record["missing"], "lost_estimated": record["missing_estimated"],
+            "unheard_seconds": record["silent_seconds"], "at_ns": record["time_ns"],
+        }  # fmt: skip
 
     def _clock(self, record: Row) -> None:
         self._node(record["node"]).update(

@@ -517,8 +517,9 @@ SENTENCES: dict[str, Sentence] = {
     "node_records_ended": lambda r, n: (
         f"all {r['events']:,} records of node {r['node'].hex()[:8]} were taken over"
         if r["complete"]
-        else f"node {r['node'].hex()[:8]} is gone; what it recorded in its last {duration(r['silent_seconds'])} is "
-        f"not here, only the {r['events']:,} records before"
+        else f"node {r['node'].hex()[:8]} is gone, and {r['missing']:,} records that it was known to have; about "
+        f"{r['missing_estimated']:,} more in its last {duration(r['silent_seconds'])}; the {r['events']:,} before are "
+        "here"
     ),
     "node_drains": lambda r, n: f"node {r['node'].hex()[:8]} takes no more work: {r['error'] or 'it drains'}",
     "metrics_served": lambda r, n: f"metrics of node {r['node'].hex()[:8]} are at {r['address']}",

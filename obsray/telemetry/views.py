@@ -118,13 +118,16 @@ class Views(AnswerViews):
         }  # fmt: skip
 
     def ledger(self, refresh: bool = True) -> dict[str, Any]:
-        """Per ring and in all: recorded, stored, lost; tasks submitted against what became of them."""
+        """Per ring, per node that is gone, and in all: recorded, stored, lost; tasks submitted against what became of
+        them."""
         if refresh:
             self.refresh()
         rings = ledger.ring_ledger(self.store.ring_states(), self.store.catalog)
+        nodes = list(self.cluster_table.records_ended.values())
         return {
             "rings": rings,
-            "totals": ledger.totals(rings, self.store.catalog),
+            "nodes": nodes,
+            "totals": ledger.totals(rings, nodes, self.store.catalog),
             "tasks": ledger.task_ledger(self.task_table, self.store.catalog.folded_rows),
         }
 

@@ -66,6 +66,8 @@ ENVIRONMENT = (
 NODE = (
     "node_id", "name", "role", "labels", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns",
     "error", "resources", "store", "used", "sample", "clock_offset_seconds", "clock_uncertainty_seconds",
+    "node_id", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns", "error", "resources", "store",
+    "used", "sample", "clock_offset_seconds", "clock_uncertainty_seconds", "records_lost", "records_lost_estimated",
 )  # fmt: skip
 JOB = (
     "job_id", "driver_id", "pid", "entrypoint", "namespace", "state", "cause", "started_at_ns", "ended_at_ns", "tasks",
@@ -429,9 +431,11 @@ class FakeViews:
             "dropped": 0,
             "last_at_ns": NOW_NS,
         }
+        gone = {"events_lost_with_nodes": 0, "events_lost_estimated": 0}
         return {
             "rings": [ring | numbers],
-            "totals": totals | {"events_lost": self.events_lost, "events_folded": 0, "bytes_stored": 1 << 20},
+            "nodes": [],
+            "totals": totals | gone | {"events_lost": self.events_lost, "events_folded": 0, "bytes_stored": 1 << 20},
             "tasks": {"submitted": len(self.rows), **ended, "pending": pending, "unaccounted": 0, "balance_ok": True},
         }
 

@@ -57,6 +57,7 @@ def test_what_other_nodes_recorded_is_at_the_head_and_stays_when_they_are_gone(c
     eventually(lambda: opened.rows("node_records_ended"))
     (ended,) = opened.rows("node_records_ended")
     assert ended["node"].hex() == node.node_id and (ended["complete"] or not graceful)
+    assert ended["events"] > 0 and (not ended["complete"] or ended["missing"] == ended["missing_estimated"] == 0)
     opened.refresh()
     assert not any(alive for state, alive in opened.ring_states() if state.node.hex() == node.node_id)
     assert len(ran_on(store(), node.node_id)) == 10

@@ -1072,7 +1072,8 @@ class TelemetryRows(NamedTuple):
     """``parts``: kind of event and its new rows as an Arrow stream. ``rows``: what is taken then.
 
     ``whole``: nothing is left, and ``rings`` (hex of the process -> its ledger as JSON) belongs to it.
-    ``finished``: the node has ended and nothing will follow.
+    ``finished``: the node has ended and nothing will follow. ``recorded``: how many records there are at that node by
+    now, stored or not, so that it is known how many are missing if it ends before the next answer.
     """
 
     parts: list[tuple[str, bytes]]
@@ -1080,6 +1081,7 @@ class TelemetryRows(NamedTuple):
     rows: dict[str, int]
     whole: bool
     finished: bool
+    recorded: int
     tag: int = 127
 
 

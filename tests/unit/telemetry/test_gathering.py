@@ -9,12 +9,14 @@ import random
 import pytest
 
 from obsray.core.transport.connection import TOKEN_BYTES
+from obsray.federation.gathering import _Pulse
 from obsray.federation.serving import Serving
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.rings import RingState
 from obsray.telemetry.spine import Ring
 from obsray.telemetry.store import Store
+from obsray.telemetry.views import Views
 
 HEAD, OTHER = b"HEAD....", b"OTHER..."
 
@@ -104,3 +106,45 @@ def test_rings_taken_over_belong_to_their_node_and_their_processes_are_not_looke
     (ended,) = Store.open(tmp_path / "head").rows("node_records_ended")
     assert ended["node"] == OTHER and ended["events"] >= 10 and not ended["complete"]
     ring.close(0)
+
+
+def test_of_a_node_that_dies_it_is_said_how_many_records_are_lost_and_about_how_many_more(tmp_path, serving):
+    other, head = collector_at(tmp_path / "other", OTHER), collector_at(tmp_path / "head", HEAD)
+    ring = Ring(tmp_path / "other" / "rings", os.urandom(8), ProcessKind.WORKER)
+    put_many(ring, 0, 100)
+    store_all(other)
+    hand_over(serving, {}, head)
+    before = other.recorded()
+    # It has read these and dies before they are on its disk.
+    put_many(ring, 100, 40)
+    while other.poll():
+        pass
+    known = other.recorded()
+    assert known == before + 40
+    head.flush()
+    head = collector_at(tmp_path / "head", HEAD)
+    head.node_over(OTHER, complete=False, recorded=known, unheard=(0.5, 80.0))
+    store_all(head)
+    views = Views(Store.open(tmp_path / "head"))
+    views.refresh()
+    (gone,) = views.ledger()["nodes"]
+    assert (gone["taken"], gone["lost"], gone["lost_estimated"]) == (before, 40, 40) and not gone["complete"]
+    totals = views.ledger()["totals"]
+    assert (totals["events_lost"], totals["events_lost_with_nodes"], totals["events_lost_estimated"]) == (0, 40, 40)
+    (row,) = [row for row in views.nodes() if row["node_id"] == OTHER.hex()]
+    assert row["records_lost"] == 40
+    told = [record["text"] for record in views.story(OTHER.hex())]
+    assert any("and 40 records that it was known to have; about 40 more in its last 500 ms" in text for text in told)
+    ring.close(0)
+
+
+def test_how_long_a_node_may_have_lived_on_is_from_its_last_answer_to_the_first_that_did_not_come():
+    pulse = _Pulse(10.0)
+    assert pulse.unheard() == (0.0, 0.0)
+    pulse.heard(100, 11.0)
+    pulse.heard(150, 11.5)
+    pulse.missed(12.0)
+    pulse.missed(14.0)
+    assert pulse.recorded == 150 and pulse.unheard() == (0.5, 100.0)
+    pulse.heard(150, 15.0)
+    assert pulse.unheard() == (0.0, 0.0)
