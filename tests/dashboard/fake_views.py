@@ -66,8 +66,7 @@ ENVIRONMENT = (
 NODE = (
     "node_id", "name", "role", "labels", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns",
     "error", "resources", "store", "used", "sample", "clock_offset_seconds", "clock_uncertainty_seconds",
-    "node_id", "pid", "host", "state", "store_bytes", "started_at_ns", "stopped_at_ns", "error", "resources", "store",
-    "used", "sample", "clock_offset_seconds", "clock_uncertainty_seconds", "records_lost", "records_lost_estimated",
+    "records_lost", "records_lost_estimated",
 )  # fmt: skip
 JOB = (
     "job_id", "driver_id", "pid", "entrypoint", "namespace", "state", "cause", "started_at_ns", "ended_at_ns", "tasks",
