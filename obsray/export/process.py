@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from obsray.export.receivers import SettingError, Settings, receiver
 from obsray.export.sending import GivenUp, Sender
+from obsray.telemetry import session_file
 from obsray.telemetry.store import Store, is_live
 from obsray.telemetry.views import Views
 
@@ -54,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log.info("spans go to %s over %s", target.name, settings.protocol)
     try:
+        if _is_elsewhere(options.session_dir):
+            log.info("the head of the cluster sends the spans of this node")
+            return 0
         while is_live(options.session_dir):
             sender.step()
             if sender.stop.wait(_STEP_SECONDS):
@@ -67,6 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         target.close()
     return 0
+
+
+def _is_elsewhere(session_dir: Path) -> bool:
+    """Whether this is a node of a cluster whose head sends its spans; asked once the node has said what it is."""
+    deadline = time.monotonic() + _FAREWELL_SECONDS
+    facts = session_file.read(session_dir)
+    while not facts.get("node_pid") and time.monotonic() < deadline:
+        time.sleep(_STEP_SECONDS / 5)
+        facts = session_file.read(session_dir)
+    return facts.get("head") is False
 
 
 def _until_stored(sender: Sender) -> None:

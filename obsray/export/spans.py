@@ -73,6 +73,7 @@ class Spans:
     def __init__(self, views: Views) -> None:
         self.views = views
         self._arguments: dict[bytes, list[bytes]] = {}
+        self._around: dict[bytes, int] = {}
         self._moments: dict[bytes, list[tuple[int, str, Attributes]]] = {}
         self._blocked: dict[bytes, list[tuple[int, bytes]]] = {}
 
@@ -86,6 +87,10 @@ class Spans:
                     given = [row.get(name) for name in ("object", "object_2", "object_3", "object_4")]
                     known = self._arguments.setdefault(row["task"], [])
                     known += [each for each in given if each is not None and any(each)]
+        if "task_called_in_span" in batch:
+            columns = batch["task_called_in_span"]
+            tasks = (task.tobytes() for task in columns["task"])
+            self._around.update(zip(tasks, columns["span"].tolist(), strict=True))
         if "task_item_yielded" in batch:
             for row in batch["task_item_yielded"].rows(self.views.store.texts):
                 facts = [("obsray.item", row["item"]), ("obsray.item.bytes", row["item_bytes"])]
@@ -102,7 +107,7 @@ class Spans:
     def forget(self, batch: Batch) -> None:
         """These records have been exported before."""
         for task in self._finished(batch):
-            for known in (self._arguments, self._moments, self._blocked):
+            for known in (self._arguments, self._moments, self._blocked, self._around):
                 known.pop(task, None)
 
     # --- spans of records ---------------------------------------------------------------------------------
@@ -163,7 +168,7 @@ class Spans:
         trace = bytes.fromhex(task["trace_id"] or task["task_id"])
         submitted = task["submitted_at_ns"] or times["dispatched_at"] or task["started_at_ns"] or now
         submit = span_ids.of_task(identifier, 0, Part.SUBMIT)
-        parent = self._run_of(task["parent_task_id"])
+        parent = self._around.pop(identifier, 0) or self._run_of(task["parent_task_id"])
         common: Attributes = [("obsray.task.id", task["task_id"]), ("code.function.name", task["name"])]
         links, dropped = self._data_links(self._arguments.pop(identifier, []))
         yield Span(
@@ -484,7 +489,7 @@ def whole(views: Views) -> Iterator[Span]:
     spans = Spans(views)
     store = views.store
     for names in (
-        ("task_arguments_waiting", "task_arguments_given", "task_item_yielded", "user_mark"),
+        ("task_arguments_waiting", "task_arguments_given", "task_called_in_span", "task_item_yielded", "user_mark"),
         ("task_blocked",),
     ):
         for name in names:

@@ -674,6 +674,8 @@ _UNION: tuple[Event, ...] = (
     Event(224, "task_arguments_given", "These results and puts, which were there already, are arguments of a task.", (
         _TASK, _measure("objects", "u8"), _OBJECT, _detail("object_2", "id20"), _detail("object_3", "id20"),
         _detail("object_4", "id20"))),
+    Event(225, "task_called_in_span", "A task was called inside a span of user code, which is its parent.", (
+        _TASK, _detail("span", "u64"), _detail("trace", "id16"))),
 )
 # fmt: on
 

@@ -102,6 +102,8 @@ class Process:
 
     def send_spans(self) -> None:
         """Have the spans of the session sent, if the environment says where. Telemetry goes on if that fails."""
+        if not any(os.environ.get(name) for name in _ENDPOINTS):
+            return
         try:
             command = [sys.executable, "-m", SENDING, "--session-dir", str(self.session_dir)]
             self._sending = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -166,8 +168,6 @@ class Process:
             node = int(facts.get("node_pid") or 0)
             if self._sending is not None:
                 self._sending.poll()
-            elif node and facts.get("head") is not False and any(os.environ.get(name) for name in _ENDPOINTS):
-                self.send_spans()
             if facts.get("stopped_at_ns") or (node and not process_alive(node)):
                 return True
         return False
@@ -190,6 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Ctrl-C goes to the whole group; the collector still has the last drain to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.export()
+    process.send_spans()
     removed = remove_old_sessions(options.session_dir.resolve(), process.config.sessions_max)
     if removed:
         log.info("removed %d old sessions; sessions_max is %d", len(removed), process.config.sessions_max)

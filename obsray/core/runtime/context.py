@@ -9,6 +9,7 @@ from obsray.core.runtime.running import Running
 from obsray.core.runtime.session import Session
 from obsray.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from obsray.runtime_env import RuntimeEnv
+from obsray.telemetry import span_ids
 
 
 class RuntimeContext:
@@ -161,9 +162,14 @@ class RuntimeContext:
         return {}
 
     def get_trace_id(self) -> str | None:
-        """The trace of this task: 32 hex digits; None in a driver outside ``obsray.trace``."""
+        """The trace of this task: 32 hex digits; None in a driver."""
         running = self._running
         return running.trace.hex() if running is not None else None
+
+    def get_span_id(self) -> str | None:
+        """The span of this attempt in its trace: 16 hex digits; None in a driver."""
+        running = self._running
+        return f"{span_ids.of_task(running.task, running.attempt):016x}" if running is not None else None
 
     def is_canceled(self) -> bool:
         """Whether somebody cancelled the call that asks. Raises RuntimeError in async actors: theirs is cancelled."""

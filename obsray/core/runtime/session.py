@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from obsray.config import Config
 from obsray.core.protocol import messages as m
+from obsray.core.runtime import ambient
 from obsray.core.runtime.calls import ActorCalls
 from obsray.core.runtime.dispatch import Dispatcher
 from obsray.core.runtime.environments import Environments, set_import_path
@@ -131,6 +132,8 @@ def set_current(session: Session | None) -> None:
     global _current
     _current = session
     session_file.current = None if session is None else session.directory
+    if session is not None:
+        ambient.watch(current_or_none)
 
 
 class Session:

@@ -10,6 +10,7 @@ from typing import Any
 
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import TaskState, advance
+from obsray.core.runtime import ambient
 from obsray.core.runtime.calls import ActorClient
 from obsray.core.runtime.dispatch import wire_arguments
 from obsray.core.runtime.leases import Function, Shape
@@ -214,6 +215,13 @@ class Submission:
         else:
             task.parent, task.trace = running.task, running.trace
             trace = running.trace
+        around = ambient.current() if ambient.current is not None else None
+        if around is not None:
+            trace, span, baggage = around
+            task.trace = trace
+            session.emitter.task_called_in_span(self._time_ns(), identifier, span, trace)
+            if baggage:
+                task.options = {**(plan.options or {}), "baggage": baggage}
         if plan.returns == 1:
             task.entries = (Entry(identifier + _FIRST, True),)
         elif plan.returns > 1:
