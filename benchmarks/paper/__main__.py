@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed, missed, began = [], [], time.monotonic()
     for number, name in enumerate(names, 1):
         experiment = EXPERIMENTS[name]
-        say(f"[{number}/{len(names)}] {name}: {experiment.title} (Figure {experiment.figure})")
+        say(f"[{number}/{len(names)}] {name}: {experiment.title} ({experiment.place})")
         found, complaint = run_one(name, options.quick)
         if found is None:
             say(f"  FAILED: {complaint}")

@@ -31,12 +31,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """``figure``: in the paper. ``seconds``: about how long it takes on two cores."""
+    """``figure``: in the paper, its number or "Table 3". ``seconds``: about how long it takes on two cores."""
 
     name: str
     figure: str
     title: str
     seconds: int
+
+    @property
+    def place(self) -> str:
+        """Where it is in the paper."""
+        return self.figure if self.figure.startswith("Table") else f"Figure {self.figure}"
 
     def body(self) -> Callable[[Run], Result]:
         found: Callable[[Run], Result] = importlib.import_module(f"benchmarks.paper.{self.name}").body
@@ -51,5 +56,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment("store", "9", "The object store of one node", 45),
         Experiment("memory", "10b", "Two million tasks in bounded memory", 60),
         Experiment("allreduce", "12", "A ring allreduce, and what scheduling delay costs it", 60),
+        Experiment("failover", "10a", "The control store is killed", 60),
+        Experiment("task_recovery", "11a", "Nodes are killed under chains of tasks", 40),
+        Experiment("actor_recovery", "11b", "A node is killed under actors, with and without checkpoints", 60),
+        Experiment("serving", "Table 3", "An actor that serves, beside a web server", 60),
+        Experiment("simulation", "Table 4", "Simulations without a barrier", 60),
     )
 }

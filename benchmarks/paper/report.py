@@ -53,5 +53,5 @@ def marks(name: str) -> tuple[str, str]:
 def listing() -> str:
     """The experiments, for ``--list``."""
     return "\n".join(
-        f"{each.name:12} Figure {each.figure:6} {each.title} (about {each.seconds} s)" for each in EXPERIMENTS.values()
+        f"{each.name:15} {each.place:11} {each.title} (about {each.seconds} s)" for each in EXPERIMENTS.values()
     )

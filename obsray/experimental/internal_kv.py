@@ -13,6 +13,7 @@ from obsray.core.api import session
 from obsray.core.runtime.session import Session, current_or_none
 from obsray.core.transport.control_client import ControlClient, ControlError, address_of
 from obsray.errors import RpcError
+from obsray.telemetry import session_file
 
 #: Calls to the control store may take so long.
 SECONDS_MAX = 30.0
@@ -29,7 +30,14 @@ def _ask(method: str, **fields: Any) -> Any:
             if _client is not None:
                 _client[1].close()
             # Answers are few: the client's own thread may hand them over.
-            client = ControlClient(address_of(found.directory), found.token, lambda answer: answer(), SECONDS_MAX)
+            client = ControlClient(
+                address_of(found.directory),
+                found.token,
+                lambda answer: answer(),
+                SECONDS_MAX,
+                # One that stands by may have come since.
+                places=lambda: session_file.read(found.directory).get("control_addresses", ()),
+            )
             client.start()
             _client = (found, client)
         client = _client[1]

@@ -156,6 +156,25 @@ def test_a_standby_takes_over_in_time_and_clients_go_on(control):
         node.end()
 
 
+def test_a_client_that_was_there_before_the_standby_asks_where_it_is(control):
+    first = control.start()
+    asked: list[int] = []
+
+    def places() -> list[str]:
+        asked.append(len(control.addresses))
+        return list(control.addresses.values())
+
+    client = ControlClient(control.addresses[first.pid], control.token, lambda answer: answer(), places=places)
+    client.start()
+    put(client, 1)
+    control.start("--standby")
+    assert not asked, "as long as the first one answers nobody is asked"
+    first.kill()
+    put(client, 2)
+    assert asked and len(ask(client, "ListKeys", namespace="n").keys) == 2
+    client.close()
+
+
 def test_one_that_only_stood_still_acknowledges_nothing_after_the_takeover_and_ends(control):
     first, second = control.start(), control.start("--standby")
     client = control.client()

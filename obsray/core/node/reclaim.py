@@ -11,7 +11,7 @@ from itertools import islice
 
 from obsray.core.node.demands import Demand, Lease, Queue
 from obsray.core.node.groups import GroupTable
-from obsray.core.node.resources import GPU, Amounts, Resources, free_in
+from obsray.core.node.resources import CPU, GPU, Amounts, Resources, free_in
 from obsray.core.node.step import Step
 from obsray.core.protocol.messages import LEASE_NUMBER_MASK, LeaseReclaim
 from obsray.telemetry.events import Reason
@@ -19,6 +19,8 @@ from obsray.telemetry.events import Reason
 #: With more demands than room each keeps a worker at least this long before it is asked for it.
 SLICE_SECONDS = 0.2
 RECLAIMING_PER_LOOK_MAX = 64
+#: Tasks that waited and go on share CPUs with those that were given theirs for so long: then leases go back.
+CROWDED_SECONDS = 0.3
 
 
 class Reclaimer:
@@ -27,6 +29,33 @@ class Reclaimer:
     def __init__(self, resources: Resources, groups: GroupTable) -> None:
         self.resources = resources
         self.groups = groups
+        #: Since when more CPUs are in use than there are.
+        self._crowded_since: float | None = None
+
+    def relieve(self, step: Step, leases: Collection[Lease]) -> None:
+        """More CPUs are in use than there are, as a task that had lent its own goes on: ask the newest leases back.
+
+        At once it would cost every task that waits for its children a lease; that of a child is idle soon by itself.
+        """
+        excess = -self.resources.free.get(CPU, 0)
+        if excess <= 0:
+            self._crowded_since = None
+            return
+        if self._crowded_since is None:
+            self._crowded_since = step.now
+        if step.now < self._crowded_since + CROWDED_SECONDS:
+            step.wake(self._crowded_since + CROWDED_SECONDS)
+            return
+        using = [
+            lease for lease in leases if lease.place is self.resources and not lease.blocked and not lease.demand.actor
+        ]
+        excess -= sum(lease.demand.hold.get(CPU, 0) for lease in using if lease.asked_back)
+        for lease in sorted(using, key=lambda lease: (lease.granted_at, lease.key), reverse=True):
+            if excess <= 0:
+                break
+            if not lease.asked_back and lease.demand.hold.get(CPU, 0):
+                excess -= lease.demand.hold[CPU]
+                self._ask(step, lease)
 
     def ask_back(self, step: Step, queues: list[Queue], leases: Collection[Lease]) -> None:
         """Ask for what the waiting ``queues``, most urgent first, lack and nobody is bringing already."""

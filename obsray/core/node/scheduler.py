@@ -283,6 +283,7 @@ class Scheduler:
         self.copies.ask(step)
         self.groups.look_again()
         self.group_demands.shelter(step)
+        self._reclaimer.relieve(step, self.leases.values())
         if self.queues:
             self.reservation.choose(step, [queue for queue in self.queues.values() if not queue.infeasible])
             # Once more after a group was placed: work for it may have come first.

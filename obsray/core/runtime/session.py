@@ -366,8 +366,17 @@ class Session:
         if self.values.completions:
             self.values.complete_futures()
 
-    def wait_until(self, waiter: Waiter, deadline: float | None, blocking: WaitKind = WaitKind.GET) -> None:
-        """Block this thread until ``waiter`` has what it wants or ``deadline`` (monotonic) has passed."""
+    def wait_until(
+        self,
+        waiter: Waiter,
+        deadline: float | None,
+        blocking: WaitKind = WaitKind.GET,
+        patience: float = BLOCKED_AFTER_SECONDS,
+    ) -> None:
+        """Block this thread until ``waiter`` has what it wants or ``deadline`` (monotonic) has passed.
+
+        ``patience``: how long a task keeps its CPU while it waits.
+        """
         running = self.local.running
         blocked_at, began, objects = 0, 0.0, waiter.missing
         try:
@@ -382,7 +391,7 @@ class Session:
                     return
                 timeout = None if deadline is None else deadline - now
                 if running is not None and not blocked_at:
-                    blocked_at, timeout = self._maybe_block(running, waiter, timeout, blocking)
+                    blocked_at, timeout = self._maybe_block(running, waiter, timeout, blocking, patience)
                 self.drive_or_sleep(waiter, timeout)
         finally:
             if blocked_at > 1 and running is not None:
@@ -424,13 +433,18 @@ class Session:
                     return
 
     def _maybe_block(
-        self, running: Running, waiter: Waiter, timeout: float | None, blocking: WaitKind
+        self, running: Running, waiter: Waiter, timeout: float | None, blocking: WaitKind, patience: float
     ) -> tuple[int, float | None]:
         """First a short wait with the CPU held; then the task counts as blocked."""
         if running.blocked_ns >= 0 and self.executor is not None:
-            first = BLOCKED_AFTER_SECONDS if timeout is None else min(timeout, BLOCKED_AFTER_SECONDS)
+            first = patience if timeout is None else min(timeout, patience)
             if waiter.event is None:
                 self.drive_or_sleep(waiter, first)
+            if patience > BLOCKED_AFTER_SECONDS:
+                # One turn may have brought something else.
+                until = time.monotonic() + first
+                while waiter.missing > 0 and not self.interrupt_pending and (left := until - time.monotonic()) > 0:
+                    self.drive_or_sleep(waiter, left)
             if waiter.missing <= 0:
                 return 0, 0.0
             self.executor.blocked(running, waiter, blocking)

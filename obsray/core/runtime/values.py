@@ -16,7 +16,7 @@ from obsray.core.runtime.progress import Progress, reason
 from obsray.core.runtime.progress import wanted as progress_wanted
 from obsray.core.runtime.references import ObjectRef, dropped
 from obsray.core.runtime.serialization import Serialized, deserialize, serialize
-from obsray.core.runtime.waiting import Answer, Waiter
+from obsray.core.runtime.waiting import STORE_PATIENCE_SECONDS, Answer, Waiter
 from obsray.errors import (
     GetTimeoutError,
     ObjectFreedError,
@@ -174,7 +174,7 @@ class Values:
             answer = self.session.ask(lambda number: m.CreateObject(number, identifier, size))
             self.session.after()
         try:
-            self.session.wait_until(answer, None, WaitKind.ALLOCATE)
+            self.session.wait_until(answer, None, WaitKind.ALLOCATE, STORE_PATIENCE_SECONDS)
         except BaseException:
             with self.session.lock:
                 self.session.node.send(m.encode(m.AbortObject(identifier)))
@@ -341,7 +341,7 @@ class Values:
 
     def _open_pinned(self, identifier: bytes, answer: Answer, deadline: float | None) -> memoryview:
         try:
-            self.session.wait_until(answer, deadline)
+            self.session.wait_until(answer, deadline, patience=STORE_PATIENCE_SECONDS)
         finally:
             if answer.message is None:
                 self._give_up(answer, m.UnpinObjects([identifier]))

@@ -8,6 +8,10 @@ from typing import Any
 from obsray.core.runtime.ownership import Entry
 from obsray.ids import NIL_OBJECT
 
+#: A task keeps its CPU so long while it waits for room in the store or for bytes on their way. Both come soon, and need
+#: no other worker to come; a CPU that is lent goes to one, which keeps it for a while.
+STORE_PATIENCE_SECONDS = 0.25
+
 
 class Waiter:
     """A thread that waits for a number of entries. ``fail_fast``: the first failure ends the wait.

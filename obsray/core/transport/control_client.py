@@ -27,7 +27,8 @@ from obsray.telemetry import session_file
 MESSAGE_BYTES_MAX = 64 << 20
 ATTEMPT_SECONDS_MAX = 5.0
 PAUSE_SECONDS_MIN = 0.05
-PAUSE_SECONDS_MAX = 1.0
+#: Also what a client waits at most after the control store is back; a try that is refused costs next to nothing.
+PAUSE_SECONDS_MAX = 0.25
 #: Answers that mean: not now, or not this process, or that it ended with the call under way.
 AGAIN = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 CLOSE_SECONDS_MAX = 1.0
@@ -137,7 +138,10 @@ def address_of(session: Path) -> Address:
 
 
 class ControlClient:
-    """Calls to the control store, made from any thread, carried out by one. ``address`` as in ``Route``."""
+    """Calls to the control store, made from any thread, carried out by one. ``address`` as in ``Route``.
+
+    ``places``: asked for further places when none of those that are known answers.
+    """
 
     def __init__(
         self,
@@ -146,8 +150,10 @@ class ControlClient:
         post: Callable[[Callable[[], None]], None],
         give_up_seconds: float = 30.0,
         calls_max: int = 10_000,
+        places: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._route = Route(address, token)
+        self._places = places
         self._post = post
         self._give_up_seconds = give_up_seconds
         self._calls_max = calls_max
@@ -238,6 +244,7 @@ class ControlClient:
             self._give_up(error)
             tries += 1
             if tries % self._route.places == 0:
+                self._route.learn(self._places())
                 pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
 
     def _give_up(self, error: ControlError) -> None:

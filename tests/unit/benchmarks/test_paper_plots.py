@@ -163,8 +163,7 @@ def test_the_page_has_a_place_and_the_words_same_and_different_for_every_experim
         assert page.count(begin) == page.count(end) == 1
     for name, experiment in EXPERIMENTS.items():
         section = page.partition(report.marks(name)[0])[0].rpartition("\n## ")[2]
-        figure = experiment.figure if experiment.figure.startswith("Table") else f"Figure {experiment.figure}"
-        assert f"({figure})" in section, name
+        assert f"({experiment.place})" in section, name
         assert "**Same**" in section and "**Different**" in section, name
 
 

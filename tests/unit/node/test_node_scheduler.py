@@ -232,6 +232,22 @@ def test_a_blocked_worker_lends_its_cpus_and_takes_them_back_at_once():
     assert bench.free() == 1
 
 
+def test_workers_that_are_too_many_because_one_goes_on_are_asked_back_after_a_while():
+    bench = Bench(cpus=1)
+    driver = bench.driver()
+    bench.define(driver, 1, CPU=1)
+    (lease,) = holding(bench, driver, 1, 1)
+    bench.send(lease.worker, m.Blocked())
+    (other,) = holding(bench, driver, 1, 1)
+    bench.send(lease.worker, m.Unblocked())
+    assert bench.take(driver, m.LeaseReclaim) == [], "that of a child goes back by itself"
+    bench.run_until_quiet(1)
+    assert bench.take(driver, m.LeaseReclaim) == [m.LeaseReclaim(other.lease)], "the newest, once"
+    bench.give_back(driver, other)
+    bench.run_until_quiet(1)
+    assert bench.take(driver, m.LeaseReclaim) == [] and bench.free() == 0
+
+
 def test_only_cpus_are_lent_while_blocked():
     bench = Bench(cpus=1, gpus=1)
     driver = bench.driver()
