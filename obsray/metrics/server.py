@@ -17,6 +17,8 @@ from obsray.metrics import credential
 
 #: A client that does not read or send for this long is dropped.
 _CLIENT_SECONDS = 10
+#: Clients at once; others are turned away.
+CLIENTS_MAX = 64
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -80,6 +82,22 @@ class _HttpServer(ThreadingHTTPServer):
     tokens: tuple[bytes, ...]
     local: bool
 
+    def __init__(self, address: tuple[str, int]) -> None:
+        self._free = threading.BoundedSemaphore(CLIENTS_MAX)
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
 
 class _HttpServer6(_HttpServer):
     address_family = socket.AF_INET6
@@ -104,7 +122,7 @@ def start_server(address: str, registry: CollectorRegistry, token: bytes) -> Ser
     host, port = parse(address, "metrics_address")
     kind = _HttpServer6 if ":" in host else _HttpServer
     try:
-        http = kind((host, port), _Handler)
+        http = kind((host, port))
     except OSError as error:
         raise OSError(error.errno, f"metrics cannot be served at {address}: {error.strerror}") from error
     http.registry = registry
