@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from obsray.telemetry.columns import Batch, Texts, in_order
@@ -11,8 +12,11 @@ _EVENTS = (
     "instance_requested", "instance_joined", "instance_failed", "instance_released", "instance_ended",
     "node_type_sample", "demand_judged", "resources_requested",
 )  # fmt: skip
-#: Ended instances are remembered, the newest.
+#: What was decided, and what came of it.
+_DECISIONS = frozenset(_EVENTS) - {"node_type_sample", "demand_judged"}
+#: Ended instances are remembered, the newest; likewise decisions.
 ENDED_REMEMBERED_MAX = 1000
+DECISIONS_REMEMBERED_MAX = 200
 
 
 class ScalingTable:
@@ -25,11 +29,16 @@ class ScalingTable:
         #: What waits and how it is judged -> units and why.
         self.demands: dict[tuple[str, str], Row] = {}
         self.wish: Row | None = None
+        self._autoscaler = b""
+        #: The newest records of what was decided, oldest first.
+        self.decisions: deque[Row] = deque(maxlen=DECISIONS_REMEMBERED_MAX)
 
     def update(self, batch: Batch) -> None:
         """Fold the new records of a batch."""
         for time_ns, event, record in in_order(batch, _EVENTS, self.texts):
             getattr(self, "_" + event)(time_ns, record)
+            if event in _DECISIONS:
+                self.decisions.append({**record, "event": event, "time_ns": time_ns})
 
     def _instance(self, record: Row) -> Row:
         row = self.instances.get(record["node"])
@@ -62,7 +71,14 @@ class ScalingTable:
         for node in ended[:-ENDED_REMEMBERED_MAX]:
             del self.instances[node]
 
+    def _told_by(self, process: bytes) -> None:
+        """An autoscaler that is started again judges everything anew."""
+        if process != self._autoscaler:
+            self._autoscaler = process
+            self.demands.clear()
+
     def _node_type_sample(self, time_ns: int, record: Row) -> None:
+        self._told_by(record["process"])
         self.types[record["node_type"]] = {
             **{name: value for name, value in record.items() if name not in ("process", "sequence", "event")},
             "at_ns": time_ns, "error": record["error"] or None,
@@ -70,6 +86,7 @@ class ScalingTable:
         self.types[record["node_type"]].pop("time_ns", None)
 
     def _demand_judged(self, time_ns: int, record: Row) -> None:
+        self._told_by(record["process"])
         key = (record["demand"], record["verdict"])
         if not record["units"]:
             self.demands.pop(key, None)

@@ -85,19 +85,6 @@ def tell(view: Views, id_hex: str) -> list[Row]:
     return _rendered(view, records)
 
 
-#: What an autoscaler decided, and what came of it.
-_DECISIONS = (
-    "instance_requested", "instance_joined", "instance_failed", "instance_released", "instance_ended",
-    "resources_requested",
-)  # fmt: skip
-
-
-def scaling(view: Views, limit: int) -> list[Row]:
-    """What the autoscaler decided and what came of it, newest first, at most ``limit``."""
-    records = view.store.mentions(dict.fromkeys(_DECISIONS, _all_of), {}, limit=RECORDS_MAX)
-    return _rendered(view, records)[::-1][:limit]
-
-
 def troubles(view: Views, limit: int) -> list[Row]:
     """What went wrong anywhere: records that are warnings or errors, newest first, at most ``limit``."""
     kinds = {event.name for event in BY_NAME.values() if event.severity is not Severity.INFO} | {"worker_died"}

@@ -15,6 +15,7 @@ import numpy as np
 from obsray.telemetry import explain, ledger, story
 from obsray.telemetry.answer_views import AnswerViews
 from obsray.telemetry.objects import SPILLED
+from obsray.telemetry.sentences import sentence
 from obsray.telemetry.table import Filter, QueryError
 from obsray.telemetry.tables import NS, Row, public
 from obsray.telemetry.tasks import STATES
@@ -159,7 +160,7 @@ class Views(AnswerViews):
             "instances": self.instances(refresh=False),
             "demands": list(table.demands.values()),
             "wish": table.wish,
-            "decisions": story.scaling(self, limit),
+            "decisions": [{**public(row), "text": sentence(row, self)} for row in list(table.decisions)[::-1][:limit]],
         }
 
     def story(self, id_hex: str, refresh: bool = True) -> list[Row]:
