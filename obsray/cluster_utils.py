@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import obsray
+from obsray.autoscaler.provider import provider_class
 from obsray.autoscaler.settings import parse
 from obsray.config import Config
 from obsray.core import api, options, parameters
@@ -478,7 +479,7 @@ def _node_options(given: dict[str, Any], head: bool) -> dict[str, Any]:
             "storage": given.get("storage"),
         }
     if given.get("autoscaling_config") is not None:
-        parse(given["autoscaling_config"], "autoscaling_config")
+        provider_class(parse(given["autoscaling_config"], "autoscaling_config"))
         wanted["autoscaling"] = given["autoscaling_config"]
     return wanted
 

@@ -163,7 +163,7 @@ def options(kind: NodeType, node: bytes, facts: Mapping[str, Any]) -> dict[str, 
     known = (CPU, GPU, MEMORY)
     return {
         "node_id": node.hex(),
-        "node_name": f"{kind.name}-{node.hex()[:4]}",
+        "node_name": f"{kind.name}-{node.hex()[:8]}",
         "control": facts["control_address_tcp"],
         "listen": join(host.strip("[]"), 0),
         "labels": {NODE_GROUP: kind.name, **kind.labels},

@@ -7,7 +7,6 @@ is started again by it if it dies; nodes stay meanwhile.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import logging
 import os
@@ -17,13 +16,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from obsray.autoscaler import local
-from obsray.autoscaler.demand import read_view
+from obsray.autoscaler.demand import Provided, read_view
 from obsray.autoscaler.machine import Action, Autoscaler, End, Leave, Start
-from obsray.autoscaler.provider import ClusterFacts, Provider
-from obsray.autoscaler.settings import EXTERNAL, Settings, parse
+from obsray.autoscaler.provider import ClusterFacts, Provider, provider_class
+from obsray.autoscaler.settings import Settings, parse
 from obsray.config import Config
 from obsray.core.node.nursery import LIFELINE_FD, SETTINGS
 from obsray.core.runtime.questions import ask
@@ -52,6 +50,8 @@ class Process:
         self.stopped = threading.Event()
         self._parent = os.getppid()
         self._silent = False
+        #: Nodes that the provider would not even begin to start.
+        self._refused: dict[bytes, Provided] = {}
 
     def run(self) -> None:
         """Look, decide, do, until told to end."""
@@ -64,24 +64,38 @@ class Process:
                 if not self._silent:
                     log.warning("the head's node does not say what waits: %r", error)
                 self._silent = True
+            except Exception:
+                # Code of a user may be behind it. What could not be done now is tried at the next look.
+                log.exception("a look failed")
             self.stopped.wait(self.interval_seconds)
 
     def look(self) -> None:
         """Once: ask, decide, do."""
         answer = ask(self.session, "demand", ANSWER_SECONDS_MAX, waited_seconds=WAITED_SECONDS)
         began = time.monotonic()
-        actions = self.machine.look(began, time.time_ns(), read_view(answer), self.provider.nodes())
+        provided = [*self.provider.nodes(), *self._refused.values()]
+        actions = self.machine.look(began, time.time_ns(), read_view(answer), provided)
         self.machine.sample(began, time.time_ns(), time.monotonic() - began)
         for action in actions:
-            self._do(action)
+            try:
+                self._do(action)
+            except Exception:
+                # One that fails must not keep the others from being done; the next looks show what it did not do.
+                log.exception("%r failed", action)
 
     def _do(self, action: Action) -> None:
         match action:
             case Start(node, kind):
                 log.info("start %s as a node of type %s", node.hex(), kind.name)
-                self._ask_provider(self.provider.launch, node, kind)
+                try:
+                    self.provider.launch(node, kind)
+                except Exception as error:
+                    # Code of a user may be behind it; whatever it is, it counts as a node that did not start.
+                    log.exception("the provider does not start %s", node.hex())
+                    self._refused[node] = Provided(node, kind.name, str(error) or type(error).__name__)
             case End(node):
-                self._ask_provider(self.provider.terminate, node)
+                self._refused.pop(node, None)
+                self.provider.terminate(node)
             case Leave(node, why):
                 log.info("node %s shall leave: %s", node.hex(), why)
                 try:
@@ -90,25 +104,11 @@ class Process:
                     # It is gone already, or cannot be reached now: the next look shows.
                     log.info("node %s cannot be told to leave now: %s", node.hex(), error)
 
-    def _ask_provider(self, what: Any, *arguments: Any) -> None:
-        try:
-            what(*arguments)
-        except Exception:
-            # Code of a user may be behind it. What it did not do shows in what it lists.
-            log.exception("the provider failed")
-
 
 def provider_of(settings: Settings, cluster: ClusterFacts) -> Provider:
     """The provider that the settings name. Raises ValueError with a sentence if there is none such."""
-    wanted = settings.provider
-    if wanted["type"] != EXTERNAL:
-        return local.LocalProvider(cluster, LIFELINE_FD)
-    module, _, name = str(wanted["module"]).replace(":", ".").rpartition(".")
-    try:
-        made: Provider = getattr(importlib.import_module(module), name)(wanted, cluster)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"provider.module {wanted['module']!r}: {error}") from error
-    return made
+    make = provider_class(settings)
+    return local.LocalProvider(cluster, LIFELINE_FD) if make is None else make(settings.provider, cluster)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,13 +16,14 @@ How others would do it (docs/autoscaling.md has more of it):
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from obsray.autoscaler.demand import Provided
-from obsray.autoscaler.settings import NodeType
+from obsray.autoscaler.settings import EXTERNAL, NodeType, Settings
 from obsray.telemetry import session_file
 
 
@@ -63,4 +64,23 @@ class ClusterFacts:
         return (self.session / "token").read_bytes()
 
 
-__all__ = ["ClusterFacts", "Provided", "Provider"]
+def provider_class(settings: Settings) -> Callable[[Mapping[str, Any], ClusterFacts], Provider] | None:
+    """What makes the provider that the settings name, None for nodes of the head's machine.
+
+    Raises ValueError, with the place, if there is no such class.
+    """
+    wanted = settings.provider
+    if wanted["type"] != EXTERNAL:
+        return None
+    module, _, name = str(wanted["module"]).replace(":", ".").rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"provider.module: {wanted['module']!r} cannot be imported: {error}") from error
+    missing = [each for each in ("launch", "terminate", "nodes", "close") if not callable(getattr(found, each, None))]
+    if missing:
+        raise ValueError(f"provider.module: {wanted['module']!r} is no provider: it has no {', '.join(missing)}")
+    return found  # type: ignore[no-any-return]
+
+
+__all__ = ["ClusterFacts", "Provided", "Provider", "provider_class"]

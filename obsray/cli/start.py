@@ -12,6 +12,7 @@ from typing import Any
 
 import obsray
 from obsray.autoscaler.files import load
+from obsray.autoscaler.provider import provider_class
 from obsray.autoscaler.settings import NODE_GROUP, parse
 from obsray.cli.cluster_options import PORT
 from obsray.cli.sessions import Problem
@@ -98,7 +99,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
             wanted["dashboard_port"] = options.dashboard_port
             if options.autoscaling_config is not None:
                 wanted["autoscaling"] = load(options.autoscaling_config)
-                parse(wanted["autoscaling"], options.autoscaling_config)
+                provider_class(parse(wanted["autoscaling"], options.autoscaling_config))
         else:
             wanted["control"] = addresses.normal(options.address, "--address")
             if options.standby:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from obsray.autoscaler.demand import Provided
 from obsray.autoscaler.files import load
 from obsray.autoscaler.process import provider_of
 from obsray.autoscaler.provider import ClusterFacts
@@ -113,15 +114,27 @@ class Machines:
     def __init__(self, settings: Any, cluster: ClusterFacts) -> None:
         self.settings, self.cluster = settings, cluster
 
+    def launch(self, node: bytes, kind: Any) -> None:
+        raise RuntimeError("no quota")
+
+    def terminate(self, node: bytes) -> None: ...
+
+    def nodes(self) -> list[Provided]:
+        return []
+
+    def close(self) -> None: ...
+
 
 def test_a_provider_of_ones_own_is_made_by_its_name_and_a_wrong_name_is_said(tmp_path: Path):
     wanted = {"type": "external", "module": f"{__name__}:Machines", "region": "here"}
     settings = parse({**with_type(node_config={"image": "any"}), "provider": wanted}, "x")
     made = provider_of(settings, ClusterFacts(tmp_path))
     assert isinstance(made, Machines) and made.settings["region"] == "here"
-    for module in ("no.such.module.Class", f"{__name__}.Nothing"):
+    said = {"no.such.module.Class": "cannot be imported", f"{__name__}.Nothing": "cannot be imported",
+            "pathlib.Path": "is no provider: it has no launch, terminate, nodes, close"}  # fmt: skip
+    for module, why in said.items():
         wrong = parse({**with_type(), "provider": {"type": "external", "module": module}}, "x")
-        with pytest.raises(ValueError, match=r"provider\.module"):
+        with pytest.raises(ValueError, match=rf"provider\.module: '{module}' {why}"):
             provider_of(wrong, ClusterFacts(tmp_path))
 
 
