@@ -25,7 +25,7 @@ from obsray.telemetry.spine import Silent
 from tests.integration.programs import ROOT, eventually, views
 from tests.integration.test_control_process import Control, Inbox, make_session
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 NODE, OTHER, DRIVER = b"one-node", b"two-node", b"driver01"
 ACTOR = DRIVER + bytes([SEQUENCE_ACTOR]) + bytes(6) + b"\1"
@@ -137,6 +137,12 @@ class Counter:
         return self.calls
 
 
+def injected(view: Any) -> list[dict[str, Any]]:
+    """What was done so far, by call or message and kind of fault."""
+    chaos = view.overview()["chaos"]
+    return list(chaos["faults"]) if chaos else []
+
+
 def command(*arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "obsray.cli", *arguments], capture_output=True, text=True, timeout=60, cwd=ROOT
@@ -164,32 +170,32 @@ def test_with_every_call_and_message_disturbed_all_is_as_it_should_be_and_can_be
         eventually(lambda: obsray.available_resources() == obsray.cluster_resources())
 
         view = views(session)
-        summary = eventually(lambda: (view.overview()["chaos"] or {}).get("faults"))
-        assert {item["fault"] for item in summary} == {"request_lost", "reply_lost", "in_flight", "delayed"}
+        kinds = {"request_lost", "reply_lost", "in_flight", "delayed"}
+        summary = eventually(lambda: (found := injected(view)) and {item["fault"] for item in found} == kinds and found)
         assert {item["method"] for item in summary} & set(RPCS)
         text = command("status", "--session", str(session))
         assert "faults are injected on purpose" in text and specification in text
         assert "chaos" in json.loads(command("status", "--json", "--session", str(session)))
         told = [row for row in view.troubles(1000) if row["event"] == "fault_injected"]
         hit = [row for row in told if row["fields"]["task"].strip("0")]
-        assert hit, "no fault hit a task"
+        assert hit, "no fault hit a task, although each process loses its first pushes"
         assert "on purpose" in command("story", hit[0]["fields"]["task"], "--session", str(session))
     finally:
         obsray.shutdown()
 
 
 def test_links_between_nodes_and_to_workers_may_break_and_nothing_is_lost_or_hangs():
-    settings = {"chaos": "Push=0:0:10:4;Done=0:0:4:2;Forward=0:0:5:4;*=2:2:0:50;*=delay:0:0.002;seed=3"}
+    settings = {"chaos": "Push=0:0:15:3;Done=0:0:5:1;Forward=0:0:5:2;*=2:2:0:20;*=delay:0:0.002;seed=3"}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": settings})
     try:
         cluster.add_node(num_cpus=2, resources={"far": 4})
         obsray.init(address=cluster.address)
         far = {"resources": {"far": 0.5}, "num_cpus": 0.1, "max_retries": -1}
         counter = Counter.options(resources={"far": 1}, max_task_retries=-1, max_restarts=-1).remote()
-        calls = [counter.count.remote(number) for number in range(100)]
-        here = [same.options(max_retries=-1).remote(same.options(**far).remote(number)) for number in range(100)]
-        assert obsray.get(calls, timeout=120) == list(range(100))
-        assert obsray.get(here, timeout=120) == list(range(100))
+        calls = [counter.count.remote(number) for number in range(40)]
+        here = [same.options(max_retries=-1).remote(same.options(**far).remote(number)) for number in range(40)]
+        assert obsray.get(calls, timeout=120) == list(range(40))
+        assert obsray.get(here, timeout=120) == list(range(40))
         del counter, calls, here
         eventually(lambda: obsray.available_resources() == obsray.cluster_resources())
     finally:

@@ -95,7 +95,23 @@ def node_of(session: Path) -> psutil.Process:
 def workers_of(session: Path) -> list[psutil.Process]:
     """Processes that run tasks of this session, or wait for some."""
     found = []
-    for process in node_of(session).children():
-        if "zygote" in " ".join(process.cmdline()):
-            found += [child for child in process.children() if child.status() != psutil.STATUS_ZOMBIE]
+    for process in children(node_of(session)):
+        if "zygote" in command_of(process):
+            found += children(process)
     return found
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """Those that live; none if the process itself has ended."""
+    try:
+        return [child for child in process.children() if command_of(child)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line; empty if it has ended meanwhile."""
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""

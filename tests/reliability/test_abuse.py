@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import obsray
-from tests.integration.programs import views
+from tests.integration.programs import eventually, views
 from tests.reliability.oracle import Oracle, workers_of
 
 pytestmark = pytest.mark.timeout(150)
@@ -99,5 +99,4 @@ def test_actors_come_and_go_by_the_dozen_and_leave_nothing(session):
         del actors
     print(f"{48 / (time.monotonic() - began):.0f} actors/s")
     oracle.check("actor_died")
-    dead = [row for row in views(session).actors() if row["state"] == "DEAD"]
-    assert len(dead) == 48
+    eventually(lambda: sum(row["state"] == "DEAD" for row in views(session).actors()) == 48)

@@ -65,9 +65,9 @@ def test_a_chain_goes_on_where_a_node_was_killed(cluster):
     for number in range(40):
         chain.append(link_of_chain.options(max_retries=-1, scheduling_strategy="SPREAD").remote(chain[-1], number))
     obsray.get(chain[10], timeout=60)
-    workers = workers_of(Path(node.session_dir))
+    family = [psutil.Process(node.pid), *workers_of(Path(node.session_dir))]
     os.kill(node.pid, signal.SIGKILL)
-    gone([psutil.Process(node.pid), *workers] if psutil.pid_exists(node.pid) else workers)
+    gone(family)
     assert obsray.get(chain[-1], timeout=60) == list(range(40))
     eventually(lambda: not is_alive(node.node_id))
     cluster.remove_node(node, allow_graceful=False)

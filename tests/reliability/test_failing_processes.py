@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ import pytest
 import obsray
 from obsray import exceptions
 from tests.integration.programs import eventually, views
-from tests.reliability.oracle import Oracle, node_of, workers_of
+from tests.reliability.oracle import Oracle, children, command_of, node_of, workers_of
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -71,7 +72,8 @@ def test_whichever_workers_are_killed_every_task_has_its_value(session, oracle):
             busy = [process.pid for process in workers_of(session)]
             if busy:
                 killed.append(chance.choice(busy))
-                os.kill(killed[-1], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(killed[-1], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -147,12 +149,7 @@ def test_dashboard_collector_and_control_store_may_be_killed_and_nothing_is_miss
     """A11: they are started again, tasks notice nothing, and every event is there."""
 
     def services() -> set[psutil.Process]:
-        children = node_of(session).children()
-        return {
-            process
-            for process in children
-            if process.status() != psutil.STATUS_ZOMBIE and "launch()" in " ".join(process.cmdline())
-        }
+        return {process for process in children(node_of(session)) if "launch()" in command_of(process)}
 
     killed = eventually(lambda: len(services()) == 3 and services())
     references = [slow.remote(number) for number in range(20)]
