@@ -137,7 +137,7 @@ def _marks(marks: Sequence[Mark], across: Scale, top: float, bottom: float) -> I
         anchor = "end" if x + 4 + width(mark.text, TICK) > WIDTH - MARGIN else "start"
         shift = -4 if anchor == "end" else 4
         y = top + TICK
-        while any(box_of(mark.text, x + shift, y, TICK, anchor).touches(box, gap=2) for box in taken):
+        while any(box_of(mark.text, x + shift, y, TICK, anchor).touches(box, gap=10) for box in taken):
             y += TICK + 4
         taken.append(box_of(mark.text, x + shift, y, TICK, anchor))
         yield f'<path class="mark" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>'
