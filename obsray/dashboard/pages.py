@@ -107,11 +107,13 @@ async def list_page(request: Request) -> Response:
 async def task_page(request: Request) -> Response:
     task_id = queries.identifier(request.path_params["id"])
 
-    def both(view: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    def all_of_it(view: Any) -> tuple[dict[str, Any] | None, dict[str, Any], dict[str, Any] | None]:
         task = view.task(task_id, refresh=False)
-        return task, queries.story(view, task["task_id"]) if task else {"id": task_id, "events": [], "left_out": 0}
+        if task is None:
+            return None, {"id": task_id, "events": [], "left_out": 0}, None
+        return task, queries.story(view, task["task_id"]), view.why(task["task_id"], refresh=False)
 
-    task, story = await _source(request).ask(both)
+    task, story, why = await _source(request).ask(all_of_it)
     if task is None:
         raise HTTPException(
             404,
@@ -120,7 +122,7 @@ async def task_page(request: Request) -> Response:
     is_open = task.get("state") not in ("FINISHED", "FAILED", "CANCELLED")
     template = "_task.html" if _is_fragment(request) else "task.html"
     status = STOP_POLLING if template == "_task.html" and not (is_open and _source(request).is_live) else 200
-    return _render(request, template, status, task=task_shape(task), story=story, is_open=is_open)
+    return _render(request, template, status, task=task_shape(task), story=story, why=why, is_open=is_open)
 
 
 async def story_page(request: Request) -> Response:

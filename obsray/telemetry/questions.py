@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from obsray.ids import OBJECT_ID_BYTES, SEQUENCE_TASK, TASK_ID_BYTES, WORKER_ID_BYTES
 from obsray.telemetry import asking, session_file
 from obsray.telemetry.answers.replay import Change
 from obsray.telemetry.store import Store, find_session
@@ -137,17 +138,15 @@ def hex_of(thing: Any) -> str:
         if inner is not None and not callable(inner) and not isinstance(thing, str | bytes):
             thing = inner
             break
-    if isinstance(thing, bytes):
-        return thing.hex()
     if isinstance(thing, str):
         return thing
     as_hex = getattr(thing, "hex", None)
     if not callable(as_hex):
         raise ValueError(f"{type(thing).__name__} names no task, actor, placement group or object")
     text = str(as_hex())
-    # The first result of a task stands for the task.
-    is_result = len(text) == 40 and text[16:18] == "00"
-    return text[:32] if is_result else text
+    # What a task returns stands for the task.
+    is_result = len(text) == 2 * OBJECT_ID_BYTES and bytes.fromhex(text)[WORKER_ID_BYTES] == SEQUENCE_TASK
+    return text[: 2 * TASK_ID_BYTES] if is_result else text
 
 
 def job_of(job: str | int | None) -> int | None:

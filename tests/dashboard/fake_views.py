@@ -216,9 +216,11 @@ class FakeViews:
     def why(self, identifier: str, refresh: bool = True) -> dict[str, Any]:
         row = next((row for row in self.rows if row["task_id"] == identifier), None)
         name = row["name"] if row else HOSTILE
+        task = self.task(identifier)
+        reason = (task or {}).get("pending_reason") or "has been running for 3 s"
         return {
             "id": identifier, "noun": "task", "name": name, "state": "RUNNING", "code": "RUNNING",
-            "root_code": "RUNNING", "sentence": f"{name} has been running for 3 s", "fix": "", "facts": [HOSTILE],
+            "root_code": "RUNNING", "sentence": f"{name} {reason}", "fix": "", "facts": [HOSTILE],
             "time": [], "eta_seconds": None, "chain": [],
         }  # fmt: skip
 

@@ -142,3 +142,28 @@ def test_pending_tasks_say_why(client, recorded):
 def test_a_put_leads_to_its_story_because_no_task_made_it(client, recorded):
     html = client.get("/objects").text
     assert f"/story/{recorded.put_object[:16].hex()}" in html and f"/tasks/{recorded.put_object[:16].hex()}" not in html
+
+
+def test_analyses_are_answered_for_programs(client, recorded):
+    ask = lambda path, **given: client.get(f"/api/v1/{path}", params=given)  # noqa: E731
+    waiting = ask(f"why/{recorded.waiting_task.hex()}").json()
+    assert waiting["code"] == "WAIT_ARGUMENTS" and waiting["chain"][1]["name"] == "long_wait"
+    assert ask(f"why/{recorded.waiting_group.hex()}").json()["noun"] == "placement_group"
+    assert ask("books").json()["error_ratio"] <= 0.01 and ask("books", job="1").json()["job_id"] == "00000001"
+    assert ask("critical-path").json()["path"] and ask("memory").json()["objects"] > 0
+    (scenario,) = ask("what-if", workers="2", function="matrix=3").json()["scenarios"]
+    assert scenario["change"] == "2 x workers, matrix 3 x faster"
+    assert ask("stragglers", job="1").json()["tasks"] > 0
+    assert ask("different", where="state = FAILED").json()["selected"] == recorded.failed
+    assert "failed" in client.get(f"/tasks/{recorded.failed_task.hex()}").text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("why/ffffffffffffffff", 404), ("why/zz", 400), ("books?job=77", 404), ("books?job=x", 400), ("books?x=1", 400),
+     ("what-if?workers=0", 400), ("what-if?function=f", 400), ("what-if?function=nobody=2", 400), ("different", 400),
+     ("different?where=colour=red", 400), ("different?where=name=nobody", 404), ("memory?x=1", 400)],
+)  # fmt: skip
+def test_analyses_that_cannot_be_are_refused_with_the_reason(client, path, status):
+    answer = client.get(f"/api/v1/{path}")
+    assert answer.status_code == status and answer.json()["detail"]

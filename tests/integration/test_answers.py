@@ -196,14 +196,17 @@ for _ in range(9): last = link.remote(last, link.remote())
 obsray.get(last)
 time.sleep(0.5)
 obsray.get([link.remote() for _ in range(20)])
-say(seconds=obsray.telemetry.critical_path()["seconds"])
+say(seconds=obsray.telemetry.critical_path()["seconds"], noun=obsray.telemetry.why(last)["noun"],
+    put=obsray.telemetry.why(obsray.put(1))["noun"])
 """
 
 
 def test_the_path_of_a_real_run_and_its_replay_meet_what_happened(program):
     driver = program(PATHS)
     directory = driver.hear()["directory"]
-    told = driver.hear()["seconds"]
+    said = driver.hear()
+    told = said["seconds"]
+    assert (said["noun"], said["put"]) == ("task", "object")
     assert driver.process.wait(30) == 0
     view = views(directory)
     found = view.critical_path()

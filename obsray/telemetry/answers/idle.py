@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obsray.telemetry.answers.steps import Steps, seconds_where
+from obsray.telemetry.answers.steps import Steps, instants, seconds_where
 from obsray.telemetry.events import LeaseOutcome, Reason, TaskType
 from obsray.telemetry.explain import reason_text
 from obsray.telemetry.tables import NS
@@ -77,10 +77,9 @@ class Idle:
 
     def seconds(self, start: Array, end: Array, kind: Array) -> dict[str, float]:
         """Of idle intervals the seconds by cause. ``kind``: 0 the worker was free, 1 leased, 2 an actor's."""
-        times = np.unique(
-            np.concatenate([[self.begin], self.waits.times, self.queued.times, self.sent.times, self.runs.times,
-                            self.reasons.times])
-        )  # fmt: skip
+        begin = np.array([self.begin])
+        steps = (self.waits, self.queued, self.sent, self.runs, self.reasons)
+        times = instants(begin, *(step.times for step in steps))
         queued, sent = self.queued.at(times) > 0, self.sent.at(times) > 0
         no_help = np.isin(self.reasons.at(times), _NO_HELP)
         waits, runs = self.waits.at(times) > 0, self.runs.at(times) > 0
@@ -101,8 +100,8 @@ class Idle:
     def waiting(self, cpus: float) -> dict[str, Any]:
         """For which share of the time tasks waited, how many on average then, and why most of the time; for which share
         (``bound_share``) they waited although every CPU was in use; and the share of CPUs in use (``busy_share``)."""
-        times = np.unique(
-            np.concatenate([[self.begin], self.queued.times, self.sent.times, self.reasons.times, self.runs.times])
+        times = instants(
+            np.array([self.begin]), self.queued.times, self.sent.times, self.reasons.times, self.runs.times
         )
         many = self.queued.at(times) + self.sent.at(times)
         lengths = np.maximum(np.diff(times, append=[self.end]) / NS, 0.0)

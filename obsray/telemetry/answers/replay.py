@@ -20,7 +20,7 @@ from obsray.telemetry.events import TaskType, WaitKind
 from obsray.telemetry.tables import NS
 
 #: Tasks that are replayed one by one; of more, neighbours that are alike become one.
-TASKS_MAX = 30_000
+TASKS_MAX = 10_000
 _FREE_MAX = 1e12
 
 
