@@ -186,11 +186,14 @@ def _parser() -> argparse.ArgumentParser:
 
     jobs.add(verbs, jobs.run)
     history_options.add(verb)
-    verb(
+    status = verb(
         "status",
         "How the session is: nodes, resources, workers, tasks, store, events and losses.",
         _status,
         "example:\n  obsray status\n",
+    )
+    status.add_argument(
+        "--at", metavar="MOMENT", help="as it was then: 10m (ago), +5s (after the start), 12:03:05, ..."
     )
 
     lists = verb("list", "List what the session has or had.", _list, _LIST_EXAMPLES)

@@ -1,4 +1,4 @@
-"""Options of the commands that ask for more than a page: sql."""
+"""Options of the commands about a whole session: sql, summary, export, history, report, diff."""
 
 from __future__ import annotations
 
@@ -24,6 +24,20 @@ _EXPORTS = """examples:
   obsray export --otlp --endpoint http://localhost:4318    send its spans (or as OTEL_* variables say)
   obsray export --parquet -o tables --session s_2026       a recorded session as Parquet files
 """
+_DIFFS = """a moment is 10m (ago), +5s (after the start),
+12:03:05, 2026-01-31T12:03:05, now, or seconds since the epoch.
+examples:
+  obsray diff 5m now
+  obsray diff +10s +20s --session s_2026
+"""
+_HISTORIES = """examples:
+  obsray history list                        the sessions on this machine
+  obsray history serve s_2026                the dashboard over a session that is over
+"""
+_REPORTS = """examples:
+  obsray report                              the newest session, into report-<session>.html
+  obsray report s_2026 -o job.html
+"""
 
 
 def add(verb: Verb) -> None:
@@ -39,6 +53,23 @@ def add(verb: Verb) -> None:
     )
     sql.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="stop the query after this time")
     sql.add_argument("--allow-files", action="store_true", help="let the query read and write files (read_csv, COPY)")
+
+    history = verb("history", "Sessions after their end: list them, or look at one.", _history, _HISTORIES)
+    history.add_argument("what", choices=("list", "serve"))
+    history.add_argument("directory", nargs="?", metavar="SESSION", help="directory, name or part of it")
+    history.add_argument("--port", type=int, default=8265, help="first port to try when serving (default 8265)")
+
+    report = verb("report", "One HTML file about a session that opens without anything else.", _report, _REPORTS)
+    report.add_argument("directory", nargs="?", metavar="SESSION", help="directory, name or part of it")
+    report.add_argument("-o", "--output", metavar="FILE", help="where to write it")
+    report.add_argument(
+        "--tasks", type=_whole, default=3_000_000, metavar="N",
+        help="tasks in the file; beyond, those that failed or ran longest (default 3000000)",
+    )  # fmt: skip
+
+    diff = verb("diff", "What changed in a session between two instants.", _diff, _DIFFS)
+    diff.add_argument("before", metavar="MOMENT")
+    diff.add_argument("after", metavar="MOMENT")
 
     export = verb("export", "Write a session in the format of another program, or send its spans.", _export, _EXPORTS)
     forms = export.add_mutually_exclusive_group(required=True)
@@ -80,6 +111,36 @@ def _seconds(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError("a time is a number of seconds above 0")
     return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("a number of tasks is 1 or more")
+    return value
+
+
+def _history(options: argparse.Namespace) -> int:
+    from obsray.cli import history, sessions
+
+    if options.what == "list":
+        return history.run_list(options)
+    options.directory = options.directory or options.session
+    if options.directory is None:
+        raise sessions.Problem("which session?", "obsray history list shows them; obsray history serve SESSION.")
+    return history.run_serve(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from obsray.cli import history
+
+    return history.run_report(options)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from obsray.cli import past
+
+    return past.run_diff(options)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     from obsray.telemetry.store import is_live
 
     directory = sessions.find(options.session)
+    if options.at is not None:
+        return _run_at(directory, options)
     view = sessions.views(directory)
     facts, live, reasons = session_file.read(directory), is_live(directory), pending_reasons(view)
     nodes = cluster_nodes(directory, facts) if live else []
@@ -87,6 +89,24 @@ def scaling_text(scaling: dict[str, Any], coloured: bool) -> str:
         for row in scaling["decisions"][:DECISIONS_SHOWN]:
             lines.append(f"  {units.clock(row['time_ns'])}  {units.plain(row['text'])}")
     return "\n".join(lines)
+
+
+def _run_at(directory: Path, options: argparse.Namespace) -> int:
+    """The same note, as it would have been written at a past instant."""
+    from obsray.cli import past
+    from obsray.telemetry import session_file
+
+    view = past.at(directory, options.at)
+    reasons = pending_reasons(view)
+    if options.json:
+        facts = {"session": directory.name, "at_ns": view.now_ns(), "live": view.store.is_live()}
+        print(plain_json.dumps({"pending_reasons": reasons, **view.overview(refresh=False), **facts}))
+        return 0
+    shape = {**overview_shape(view), "jobs": view.jobs(refresh=False)}
+    print(f"as of {units.moment(view.now_ns())}")
+    text = _text(directory, session_file.read(directory), False, shape, reasons, output.is_coloured(sys.stdout))
+    print(text.replace("ended", "then", 1))
+    return 0
 
 
 def cluster_nodes(directory: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:

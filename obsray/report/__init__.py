@@ -1,0 +1,1 @@
+"""One HTML file about a session, that opens without anything else: ``obsray report``."""
