@@ -95,6 +95,8 @@ examples:
   obsray sim --seed 7 --scenario attrition            one run, and what its decisions cost
   obsray sim --seed 1 --runs 200 --scenario actors    seeds 1 to 200; the first that fails is told
   obsray sim --seed 7 --scenario mine.toml --thorough look at everything after each step
+  obsray sim --seed 7 --scenario cluster_links --log  all that happened, line by line
+  obsray sim --scale                                  what decisions cost with 10 to 10,000 nodes
 """
 _LOGS_EXAMPLES = """examples:
   obsray logs                       the files there are
@@ -345,6 +347,11 @@ def _parser() -> argparse.ArgumentParser:
     simulation.add_argument("--seed", type=int, default=1, metavar="N", help="the (first) seed (default 1)")
     simulation.add_argument("--runs", type=int, default=1, metavar="N", help="how many seeds, one after the other")
     simulation.add_argument("--thorough", action="store_true", help="check all invariants after each step")
+    simulation.add_argument("--list", action="store_true", help="the scenarios there are")
+    simulation.add_argument("--log", action="store_true", help="print what happened: when, who, what and why")
+    simulation.add_argument("--about", metavar="ID", help="with --log: only what mentions this id (hex), and faults")
+    simulation.add_argument("--scale", action="store_true", help="what decisions cost with 10 to 10,000 nodes")
+    simulation.add_argument("--draw", metavar="DIR", help="with --scale: write the curves there, as SVG")
     simulation.add_argument("--json", action="store_true", help="answer in JSON")
     simulation.set_defaults(run=_simulation)
     return parser

@@ -14,31 +14,65 @@ from obsray.cli import output
 from obsray.cli.sessions import Problem
 from obsray.dashboard import units
 from obsray.testing.scenarios import Scenario, ScenarioError, read_scenario
-from obsray.testing.simulator import Result, SimulationFailed, simulate
+from obsray.testing.run_log import lines
+from obsray.testing.simulator import Result, SimulationFailed, Simulator, simulate
 
+LINES_TOLD = 40
 #: Where a source tree keeps its scenarios.
 SCENARIOS = Path(__file__).resolve().parents[2] / "tests" / "simulation" / "scenarios"
 
 
 def run(options: argparse.Namespace) -> int:
     """Answer ``obsray sim``."""
-    if options.scenario is None:
+    if options.scale:
+        from obsray.cli import scale
+
+        return scale.run(options)
+    if options.draw:
+        raise Problem("--draw is for --scale", "obsray sim --scale --draw DIR")
+    if options.list or options.scenario is None:
         return _list(options)
     if options.runs < 1:
         raise Problem(f"--runs {options.runs}: there is nothing to run")
     scenario = find(options.scenario)
+    about = _id(options.about)
     results, seconds = [], 0.0
     for seed in range(options.seed, options.seed + options.runs):
         began = time.perf_counter()
         try:
-            results.append(simulate(scenario, seed, options.thorough, time.perf_counter_ns))
+            if options.log:
+                results.append(_told(scenario, seed, options.thorough, about))
+            else:
+                results.append(simulate(scenario, seed, options.thorough, time.perf_counter_ns))
         except SimulationFailed as failed:
-            print(f"obsray: {units.plain(str(failed))}", file=sys.stderr)
+            if failed.run is not None and not options.log:
+                print(f"the last {LINES_TOLD} lines of what happened (--log: all of it):", file=sys.stderr)
+                for line in list(lines(failed.run, about))[-LINES_TOLD:]:
+                    print(units.plain(line), file=sys.stderr)
+            for line in str(failed).splitlines():
+                print(f"obsray: {units.plain(line)}", file=sys.stderr)
             return 1
         seconds += time.perf_counter() - began
     answer = _answer(results, seconds)
     print(json.dumps(answer, indent=2) if options.json else _text(scenario, answer))
     return 0
+
+
+def _told(scenario: Scenario, seed: int, thorough: bool, about: bytes) -> Result:
+    """Run and print all that happened, also if it fails."""
+    simulator = Simulator(scenario, seed, thorough, time.perf_counter_ns)
+    try:
+        return simulator.run()
+    finally:
+        for line in lines(simulator, about):
+            print(units.plain(line))
+
+
+def _id(text: str | None) -> bytes:
+    try:
+        return bytes.fromhex(text or "")
+    except ValueError:
+        raise Problem(f"--about {text}: an id is hex digits") from None
 
 
 def find(name: str) -> Scenario:
@@ -69,8 +103,8 @@ def _first_line(path: Path) -> str:
 
 def _answer(results: list[Result], seconds: float) -> dict[str, Any]:
     """Sums over all runs, and the runs."""
-    decisions = {kind: sum(result.decisions[kind] for result in results) for kind in ("node", "owner")}
-    decide_ns = {kind: sum(result.decide_ns[kind] for result in results) for kind in ("node", "owner")}
+    decisions = {kind: sum(result.decisions[kind] for result in results) for kind in ("node", "owner", "control")}
+    decide_ns = {kind: sum(result.decide_ns[kind] for result in results) for kind in ("node", "owner", "control")}
     total = sum(decisions.values())
     return {
         "runs": [asdict(result) for result in results],

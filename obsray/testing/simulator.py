@@ -38,11 +38,11 @@ STEPS_MAX = 5_000_000
 
 
 class SimulationFailed(AssertionError):
-    """A run broke an invariant. ``step`` is the number of the step, counted from the beginning."""
+    """A run broke an invariant. ``step`` is the number of the step, counted from the beginning, ``run`` the simulator."""
 
-    def __init__(self, scenario: str, seed: int, step: int, text: str) -> None:
+    def __init__(self, scenario: str, seed: int, step: int, text: str, run: Simulator | None = None) -> None:
         super().__init__(f"after step {step}: {text}\n  replay it: obsray sim --seed {seed} --scenario {scenario}")
-        self.scenario, self.seed, self.step = scenario, seed, step
+        self.scenario, self.seed, self.step, self.run = scenario, seed, step, run
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Simulator:
             raise
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
-            raise SimulationFailed(self.scenario.name, self.seed, self.steps, text) from error
+            raise SimulationFailed(self.scenario.name, self.seed, self.steps, text, self) from error
         return Result(
             self.scenario.name, self.seed, self.log.hash(), self.steps, self.ledger.submitted,
             sum(self.ledger.begun.values()), len(self.log.rows), self.network.frames, self.ledger.deaths,

@@ -74,6 +74,9 @@ class Membership:
         #: Every node that was ever declared dead; rows are forgotten, this never is.
         self._buried: set[bytes] = set()
         self._marks: dict[bytes, bytes] = {}
+        #: Of ``entries`` those that are not dead, and the newest of each name.
+        self._living: dict[bytes, NodeEntry] = {}
+        self._named: dict[str, bytes] = {}
 
     # --- what nodes say ---------------------------------------------------------------------------------------
 
@@ -101,6 +104,8 @@ class Membership:
             entry.refused.clear()
             if entry.state is NodeState.SUSPECTED:
                 advance(entry, NodeState.ALIVE)
+        self._living[description.node] = entry
+        self._named[description.name] = description.node
         settings = self.settings
         reply = pb.RegisterNodeReply(
             incarnation=self._incarnations,
@@ -166,8 +171,8 @@ class Membership:
         limit_ns = now.monotonic_ns - int(self.settings.refused_seconds * _SECOND_NS)
         return [
             (node, entry.row.description.address)
-            for node, entry in self.entries.items()
-            if entry.state is not NodeState.DEAD and entry.seen_ns <= limit_ns and not entry.refused
+            for node, entry in self._living.items()
+            if entry.seen_ns <= limit_ns and not entry.refused
         ]
 
     # --- what the control store decides -----------------------------------------------------------------------
@@ -176,16 +181,14 @@ class Membership:
         """What must be declared about nodes that were silent for too long."""
         self._forgive_own_pause(now)
         found = []
-        for node, entry in self.entries.items():
-            if entry.state is NodeState.DEAD:
-                continue
+        for node, entry in self._living.items():
             silent_seconds = (now.monotonic_ns - entry.seen_ns) / _SECOND_NS
-            reason = f"no heartbeat for {silent_seconds:.1f} s"
+            gone = ""
             if silent_seconds >= self.settings.dead_seconds:
                 after = NodeState.DEAD
             elif entry.refused and (len(entry.refused) > 1 or silent_seconds >= self.settings.refused_seconds):
                 after = NodeState.DEAD
-                reason = f"its process is gone: {next(iter(entry.refused.values()))}; {reason}"
+                gone = f"its process is gone: {next(iter(entry.refused.values()))}; "
             elif silent_seconds >= self.settings.suspect_seconds and entry.state is NodeState.ALIVE:
                 after = NodeState.SUSPECTED
             else:
@@ -195,7 +198,7 @@ class Membership:
                     node=node,
                     incarnation=entry.row.incarnation,
                     state=pb.NodeState.ValueType(int(after)),
-                    reason=reason,
+                    reason=f"{gone}no heartbeat for {silent_seconds:.1f} s",
                 )
             )
         return found
@@ -221,20 +224,24 @@ class Membership:
             raise Refused(
                 Refusal.ANOTHER_ID, f"ids that begin with {description.node[:4].hex()} are those of node {holder.hex()}"
             )
-        for node, entry in self.entries.items():
+        namesake = self._living.get(self._named.get(description.name, b""))
+        other = namesake.row.description if namesake is not None else description
+        if description.name and description.name == other.name and description.node != other.node:
+            raise Refused(
+                Refusal.EXISTS,
+                f"a node called {other.name!r} is in the cluster already (on {other.host}, pid {other.pid})",
+            )
+        # All that live have the same version, but for those that do not say.
+        for node, entry in self._living.items():
             other = entry.row.description
-            if node == description.node or entry.state is NodeState.DEAD:
+            if node == description.node or not other.version:
                 continue
-            if description.name and description.name == other.name:
-                raise Refused(
-                    Refusal.EXISTS,
-                    f"a node called {other.name!r} is in the cluster already (on {other.host}, pid {other.pid})",
-                )
-            if description.version and other.version and description.version != other.version:
+            if description.version and description.version != other.version:
                 raise Refused(
                     Refusal.VERSION,
                     f"the cluster runs obsray {other.version}, the node that wants to join has {description.version}",
                 )
+            break
 
     def _forgive_own_pause(self, now: Instant) -> None:
         looked_ns, self._looked_ns = self._looked_ns, now.monotonic_ns
@@ -251,7 +258,11 @@ class Membership:
         entry.row.reason = reason
         row = entry.published()
         if after is NodeState.DEAD:
-            self._buried.add(row.description.node)
+            node = row.description.node
+            self._buried.add(node)
+            del self._living[node]
+            if self._named.get(row.description.name) == node:
+                del self._named[row.description.name]
             self._forget_oldest_dead()
         return row
 
@@ -271,6 +282,8 @@ class Membership:
         """Be what was saved. ``recovered`` must follow."""
         self._incarnations = snapshot.incarnations
         self.entries = {row.description.node: NodeEntry(NodeState(row.state), row, 0) for row in snapshot.nodes}
+        self._living = {node: entry for node, entry in self.entries.items() if entry.state is not NodeState.DEAD}
+        self._named = {entry.row.description.name: node for node, entry in self._living.items()}
         self._buried = set(snapshot.buried)
         self._marks = {mark_of_node(node): node for node in snapshot.marked}
 
@@ -283,7 +296,9 @@ class Membership:
         assert self._buried & self.entries.keys() == dead, "a dead node is not buried, or a living one is"
         assert all(entry.row.description.node == node for node, entry in self.entries.items())
         assert all(self._marks[mark_of_node(node)] == node for node in self.entries), "two nodes share a mark"
-        living = [entry.row.description.name for entry in self.entries.values() if entry.state is not NodeState.DEAD]
+        alive = {node for node, entry in self.entries.items() if entry.state is not NodeState.DEAD}
+        assert alive == self._living.keys(), "who lives is not known"
+        living = [entry.row.description.name for entry in self._living.values()]
         names = [name for name in living if name]
         assert len(set(names)) == len(names), "two living nodes share a name"
 

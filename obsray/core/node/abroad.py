@@ -24,8 +24,10 @@ from obsray.ids import TASK_ID_BYTES, mark_of, mark_of_node
 if TYPE_CHECKING:
     from obsray.core.node.machine import NodeMachine
 
-#: What a node has to spare is told at most this often.
+#: What a node has to spare is told at most this often to those that have asked it for something, and to all others at
+#: most so often that each hears ``REPORTS_HEARD_MAX`` a second of all together.
 REPORT_SECONDS = 0.02
+REPORTS_HEARD_MAX = 5000
 STORE_RESOURCE = "object_store_memory"
 
 #: Client messages that go to the home of what they name: the field that names it.
@@ -70,8 +72,9 @@ class Abroad:
         self._reports = 0
         self._reported: tuple[Any, ...] = ()
         self._report_at = 0.0
-        #: Another node has asked for something here: it counts on less now, until it hears what there is.
-        self._asked = False
+        self._report_all_at = 0.0
+        #: Nodes that have asked for something here: they count on less now, until they hear what there is.
+        self._asked: set[bytes] = set()
         self.draining = False
 
     # --- who is there ----------------------------------------------------------------------------------------
@@ -110,7 +113,7 @@ class Abroad:
         for hook in self.on_linked:
             hook(step, peer)
         self.machine.delegation.news = True
-        self._reported = ()
+        self._asked.add(peer.id)
         self._report_at = 0.0
         self._look(step)
         return True
@@ -139,7 +142,8 @@ class Abroad:
                 if handler is None:
                     raise Malformed(f"{type(decoded).__name__} is not for another node")
                 handler(step, peer, decoded)
-                self._asked = self._asked or type(decoded) in _ASKING
+                if type(decoded) in _ASKING:
+                    self._asked.add(node)
         finally:
             self._look(step)
 
@@ -163,12 +167,13 @@ class Abroad:
     def _reported_load(self, step: Step, peer: Peer, message: m.LoadReport) -> None:
         drained = peer.draining
         self.peers.reported(peer.id, message)
+        self.machine.delegation.shortlist.heard(peer)
         self.machine.delegation.news = True
         if peer.draining and not drained:
             self.machine.delegation.node_drains(step, peer.id)
 
     def _node_leaves(self, step: Step, peer: Peer, message: m.NodeLeaves) -> None:
-        peer.draining = True
+        self.peers.drains(peer, True)
         peer.reason = message.reason
         if message.cluster_ends is True and peer.facts.head:
             step.effects.append(Shutdown(f"its cluster has ended: {message.reason}"))
@@ -330,15 +335,21 @@ class Abroad:
         spare[STORE_RESOURCE] = machine.objects.capacity - machine.objects.allocator.used_bytes
         mean = weighted / queued if queued else 0.0
         facts = (spare, queued, self.draining, total)
-        if facts == self._reported and not self._asked:
+        asked, self._asked = self._asked, set()
+        changed = facts != self._reported
+        if changed and step.now >= self._report_all_at:
+            self._reported, asked = facts, set(self.peers.peers)
+            self._report_all_at = step.now + max(REPORT_SECONDS, len(self.peers.peers) / REPORTS_HEARD_MAX)
+        elif changed:
+            step.wake(self._report_all_at)
+        if not asked:
             return
-        self._reported, self._asked = facts, False
         self._report_at = step.now + REPORT_SECONDS
         self._reports += 1
         message = m.LoadReport(self._reports, total, spare, queued, mean, spare[STORE_RESOURCE], self.draining)
-        for peer in self.peers.peers.values():
-            if peer.linked:
-                step.tell_node(peer.id, message)
+        for node in sorted(asked):
+            if self.peers.peers[node].linked:
+                step.tell_node(node, message)
 
     def tick(self, step: Step) -> None:
         """Connect again, report what could not be reported before."""

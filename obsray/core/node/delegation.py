@@ -22,6 +22,7 @@ from obsray.core.node.peers import Peer, PeerTable
 from obsray.core.node.placement import Placement
 from obsray.core.node.resources import Amounts, Resources
 from obsray.core.node.scheduler import Scheduler
+from obsray.core.node.shortlist import LOOKED_AT_MAX, Shortlist
 from obsray.core.node.step import Step, require
 from obsray.core.protocol import labels
 from obsray.core.protocol.messages import LeaseRequest
@@ -59,6 +60,9 @@ class Delegation:
         self._kept: dict[tuple[bytes, int], Demand] = {}
         self._defined: dict[bytes, set[tuple[bytes, int]]] = {}
         self._turn = 0
+        self.shortlist = Shortlist(node, peers)
+        #: Whether something waits that none of those looked at can help with.
+        self._unmet = False
         #: A node has said what it has to spare, since that was looked at last.
         self.news = False
         #: Says something to another node for a client of this one (``abroad.py``).
@@ -78,6 +82,7 @@ class Delegation:
             self.scheduler.request(step, client, shape, wanted, backlog)
             return
         demand.backlog = backlog
+        self.shortlist.begin_again()
         rest = wanted - sum(demand.away.values()) - self._here(demand)
         if rest < 0:
             self._reduce(step, demand, -rest)
@@ -146,15 +151,20 @@ class Delegation:
 
     def _in_turn(self, demand: Demand) -> Peer | None:
         """For SPREAD: the next node, those with room first. None: this one."""
+        usable = self.peers.usable()
+        self._turn += 1
+        if len(usable) > LOOKED_AT_MAX:
+            looked = [(peer, self._lack(demand, peer)[0]) for peer in self.shortlist.take()]
+            wanted = [Reason.NONE, Reason.NO_CAPACITY] if self.scheduler.infeasible(demand) else [Reason.NONE]
+            return next((peer for lack in wanted for peer, its in looked if its is lack), None)
         able: list[Peer | None] = [
-            peer for peer in self.peers.usable() if self._lack(demand, peer)[0] in (Reason.NONE, Reason.NO_CAPACITY)
+            peer for peer in usable if self._lack(demand, peer)[0] in (Reason.NONE, Reason.NO_CAPACITY)
         ]
         if not self.scheduler.infeasible(demand):
             able.insert(0, None)
         if not able:
             return None
         with_room = [peer for peer in able if self._has_room(demand, peer)]
-        self._turn += 1
         chosen = with_room or able
         return chosen[self._turn % len(chosen)]
 
@@ -185,7 +195,7 @@ class Delegation:
         """Give away what has not been met here, take back what could be met now. After the scheduler has looked."""
         if not self.peers.peers:
             return
-        usable = self.peers.usable() if self.news or self.scheduler.queues else []
+        usable = self.shortlist.take() if self.news or self.scheduler.queues else []
         if self.away or self.actors_away:
             self._take_back(step)
         if self.news and (self.away or self.actors_away or self._kept):
@@ -195,9 +205,12 @@ class Delegation:
             return
         if not usable:
             return
+        self._unmet = False
         for queue in list(self.scheduler.queues.values()):
             if queue.group is None:
                 self._empty(step, queue, usable)
+        if self._unmet:
+            self.shortlist.look_on(step)
 
     def _empty(self, step: Step, queue: Queue, usable: list[Peer]) -> None:
         """Give away the units of a queue for which there is no room here."""
@@ -224,10 +237,12 @@ class Delegation:
                 elif queue.infeasible:
                     able = [peer for peer, lack, _ in candidates if lack in (Reason.NONE, Reason.NO_CAPACITY)]
                     if not able:
+                        self._unmet = True
                         break
                     peer = min(able, key=lambda peer: (self._wait(demand, peer), peer.id))
                     count = -(-units // len(able))
                 else:
+                    self._unmet = True
                     break
                 reason = Reason.INFEASIBLE if queue.infeasible else Reason.NO_CAPACITY
                 units -= count
@@ -255,6 +270,9 @@ class Delegation:
         placement = demand.placement
         if placement.group:
             able = set(self.nodes_of(placement.group, placement.bundle, demand.need))
+            listed = {peer.id for peer in usable}
+            found = [self.peers.peers[node] for node in sorted(able - listed)]
+            usable = [*usable, *(peer for peer in found if peer.usable)]
             # What is free in a bundle only its own node knows.
             return [(peer, Reason.NONE if peer.id in able else Reason.PLACEMENT, "") for peer in usable]
         return [(peer, *self._lack(demand, peer)) for peer in usable]
@@ -266,9 +284,10 @@ class Delegation:
             return Reason.DRAINING, "it is draining"
         if placement.node and placement.node != peer.id and not placement.soft:
             return Reason.AFFINITY, f"it may run on node {placement.node.hex()} only"
-        unlabelled = Placement(selectors=placement.selectors).unmet(peer.id, peer.facts.labels)
-        if unlabelled:
-            return Reason.LABELS, unlabelled
+        if placement.selectors:
+            unlabelled = Placement(selectors=placement.selectors).unmet(peer.id, peer.facts.labels)
+            if unlabelled:
+                return Reason.LABELS, unlabelled
         for name, amount in demand.need.items():
             if peer.total.get(name, 0) < amount:
                 return Reason.INFEASIBLE, f"it has {_shown(peer.total.get(name, 0))} {name} of {_shown(amount)}"
@@ -351,7 +370,12 @@ class Delegation:
     def _announce(self, step: Step, demand: Demand, peer: Peer, reason: Reason) -> None:
         candidates = []
         near = demand.placement.near
-        for other, lack, missing in self._candidates(demand, self.peers.living())[:CANDIDATES_TOLD_MAX]:
+        others = self.peers.usable()
+        if len(others) > CANDIDATES_TOLD_MAX:
+            others = [peer, *(other for other in others[: CANDIDATES_TOLD_MAX - 1] if other is not peer)]
+        else:
+            others = self.peers.living()
+        for other, lack, missing in self._candidates(demand, others)[:CANDIDATES_TOLD_MAX]:
             chosen = other is peer
             wait = 0.0 if chosen and self._fits(demand, other) else self._wait(demand, other)
             able = lack in (Reason.NONE, Reason.NO_CAPACITY)

@@ -89,6 +89,8 @@ class PeerTable:
         self.by_mark: dict[bytes, Peer] = {}
         #: The head, if that is another node and known.
         self.head: Peer | None = None
+        #: The answer to ``usable``, until it changes.
+        self._usable: list[Peer] | None = None
 
     # --- who is at home where ----------------------------------------------------------------------------
 
@@ -108,8 +110,10 @@ class PeerTable:
         return sorted((peer for peer in self.peers.values() if peer.alive), key=lambda peer: peer.id)
 
     def usable(self) -> list[Peer]:
-        """Those that work can be given to now, in the order of their ids."""
-        return sorted((peer for peer in self.peers.values() if peer.usable), key=lambda peer: peer.id)
+        """Those that work can be given to now, in the order of their ids. Not to be changed."""
+        if self._usable is None:
+            self._usable = sorted((peer for peer in self.peers.values() if peer.usable), key=lambda peer: peer.id)
+        return self._usable
 
     # --- news --------------------------------------------------------------------------------------------
 
@@ -136,6 +140,7 @@ class PeerTable:
             return None
         advance(peer, state)
         peer.reason = reason
+        self._usable = None
         if state is NodeState.DEAD:
             peer.spare = {}
             if peer.linked or peer.connecting:
@@ -163,6 +168,7 @@ class PeerTable:
             return None
         peer.linked, peer.connecting, peer.failures = True, False, 0
         peer.report = 0
+        self._usable = None
         return peer
 
     def unlinked(self, step: Step, node: bytes) -> Peer | None:
@@ -171,6 +177,7 @@ class PeerTable:
         if peer is None:
             return None
         peer.linked = peer.connecting = False
+        self._usable = None
         delay = min(RECONNECT_SECONDS_MAX, RECONNECT_SECONDS_MIN * 2 ** min(peer.failures, 10))
         peer.failures += 1
         peer.not_before = step.now + delay
@@ -186,7 +193,14 @@ class PeerTable:
         peer.report = report.number
         peer.total, peer.spare = dict(report.total), dict(report.spare)
         peer.queued, peer.task_seconds = report.queued, report.task_seconds
-        peer.store_bytes, peer.draining = report.store_bytes, report.draining
+        peer.store_bytes = report.store_bytes
+        self.drains(peer, report.draining)
+
+    def drains(self, peer: Peer, draining: bool) -> None:
+        """A node takes no more work, or does again."""
+        if peer.draining is not draining:
+            peer.draining = draining
+            self._usable = None
 
     def tick(self, step: Step) -> None:
         """Try again to connect to those that could not be reached."""
@@ -197,3 +211,5 @@ class PeerTable:
         for node, peer in self.peers.items():
             require(peer.id == node and self.by_mark[mark_of_node(node)] is peer, "a node under another's mark")
             require(peer.alive or not (peer.linked or peer.connecting), "a link to the dead")
+        known = sum(peer.usable for peer in self.peers.values())
+        require(self._usable is None or len(self._usable) == known, "who can be given work is not known")
