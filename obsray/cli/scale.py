@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     if directory is not None and not directory.is_dir():
         raise Problem(f"{directory} is no directory", "Give one that is there: obsray sim --scale --draw docs")
     # The CPU's time, and the best of some rounds: what else runs on this machine must not count.
-    costs = [min((measure(nodes, DECISIONS, time.process_time) for _ in range(ROUNDS)), key=_seconds) for nodes in NODES]
+    costs = [_best([measure(nodes, DECISIONS, time.process_time) for _ in range(ROUNDS)]) for nodes in NODES]
     control = [measure_control(nodes, 4 * DECISIONS, time.process_time) for nodes in NODES]
     if options.json:
         print(json.dumps({"nodes": [asdict(c) for c in costs], "control": [asdict(c) for c in control]}, indent=2))
@@ -35,8 +35,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _seconds(cost: Cost) -> float:
-    return cost.seconds
+def _best(rounds: list[Cost]) -> Cost:
+    return min(rounds, key=lambda cost: cost.seconds)
 
 
 def _text(costs: list[Cost], control: list[ControlCost]) -> str:
@@ -45,10 +45,9 @@ def _text(costs: list[Cost], control: list[ControlCost]) -> str:
         "          of one node   decision    report        of all      processes",
     ]
     for cost, store in zip(costs, control, strict=True):
-        lines.append(
-            f"{cost.nodes:8,}  {cost.per_second:11,.0f}  {1e6 / cost.per_second:9.0f}  {1e6 * cost.report_seconds:8.0f}  "
-            f"{cost.nodes * cost.per_second:12,.0f}  {processes(store):13,}"
-        )
+        own, of_all = f"{cost.per_second:11,.0f}  {1e6 / cost.per_second:9.0f}", cost.nodes * cost.per_second
+        hearing = 1e6 * cost.report_seconds
+        lines.append(f"{cost.nodes:8,}  {own}  {hearing:8.0f}  {of_all:12,.0f}  {processes(store):13,}")
     growth = (costs[-1].seconds / costs[0].seconds, costs[-1].nodes / costs[0].nodes)
     lines.append(f"a decision costs {growth[0]:.1f} times as much with {growth[1]:,.0f} times as many nodes")
     return "\n".join(lines)

@@ -13,8 +13,8 @@ from typing import Any
 from obsray.cli import output
 from obsray.cli.sessions import Problem
 from obsray.dashboard import units
-from obsray.testing.scenarios import Scenario, ScenarioError, read_scenario
 from obsray.testing.run_log import lines
+from obsray.testing.scenarios import Scenario, ScenarioError, read_scenario
 from obsray.testing.simulator import Result, SimulationFailed, Simulator, simulate
 
 LINES_TOLD = 40

@@ -34,6 +34,10 @@ class Ledger:
         self.cuts = 0
         #: task -> tasks whose errors it may fail with: those it takes results of, those it submitted.
         self._causes: dict[bytes, list[bytes]] = {}
+        #: object -> the mark of the value that was read first; objects that may have been made again.
+        self._read: dict[bytes, int] = {}
+        self._remade: set[bytes] = set()
+        self._marks = 0
         #: (actor process, caller) -> sequence of the call that began last.
         self._last_call: dict[tuple[bytes, bytes], int] = {}
 
@@ -60,6 +64,21 @@ class Ledger:
             if self._last_call.get(key, -1) >= sequence:
                 raise Broken(f"call {sequence} of {key[1].hex()} begins after its call {self._last_call[key]}")
             self._last_call[key] = sequence
+
+    def next_made(self) -> int:
+        """The mark of a value that somebody is about to store."""
+        self._marks += 1
+        return self._marks
+
+    def read(self, identifier: bytes, made: int) -> None:
+        """Somebody reads an object. Raises Broken if another one has read what another attempt had made."""
+        known = self._read.setdefault(identifier, made)
+        if known != made and identifier not in self._remade:
+            raise Broken(f"object {identifier.hex()} has two values: some have read what another attempt made")
+
+    def lost(self, identifier: bytes) -> None:
+        """An object is lost, or was let go because it can be made again: it may be another one then."""
+        self._remade.add(identifier)
 
     def crashed_too_often(self, task: bytes) -> bool:
         """Whether a task, or one whose error it may have got, has used up its attempts."""

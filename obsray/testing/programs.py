@@ -10,11 +10,15 @@ from obsray.telemetry.events import WaitKind
 
 
 class Value(NamedTuple):
-    """What programs compute with: a number, references inside, and the bytes it would take."""
+    """What programs compute with: a number, references inside, and the bytes it would take.
+
+    ``made`` tells apart what different attempts made: no two have the same.
+    """
 
     number: int
     inner: tuple[bytes, ...] = ()
     size: int = 64
+    made: int = 0
 
 
 class Sleep(NamedTuple):

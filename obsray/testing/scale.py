@@ -1,6 +1,6 @@
 """What a decision costs in clusters of 10 to 10,000 nodes: one node's real machine, and the others as it sees them.
 
-The node has no room of its own, so each wish of its driver is a choice among all others: it is given away, granted there
+The node's own CPU is taken, so each wish of its driver is a choice among all others: it is given away, granted there
 (one worker), used, and given back; the other node reports what it has to spare before and after. So one *decision* is
 everything that a node does for one worker elsewhere. The others are as busy as ``busy`` says.
 """
@@ -25,7 +25,7 @@ from obsray.core.node.step import SendNode, Step
 from obsray.core.node.workers import WorkerPool
 from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol import messages as m
-from obsray.core.protocol.lifecycle import ActorState, NodeState
+from obsray.core.protocol.lifecycle import NodeState
 from obsray.ids import SEQUENCE_ACTOR, task_id, worker_id
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import Silent
@@ -63,12 +63,15 @@ class ScaleBench:
         pool = WorkerPool(lambda: worker_id(_HOME, self.chance.randbytes(4)), 0, 1, 60.0, 60.0, 1.0)
         objects = ObjectTable(1 << 30, "spill", 1 << 30, 60.0)
         peers = PeerTable(_HOME, head=True, clustered=True)
-        self.machine = NodeMachine(_HOME, Resources({"CPU": 0}), pool, objects, "sockets", dict, {}, peers)
+        resources = Resources({"CPU": UNIT})
+        resources.take(1, {"CPU": UNIT})
+        self.machine = NodeMachine(_HOME, resources, pool, objects, "sockets", dict, {}, peers)
         self.driver = worker_id(_HOME, b"drvr")
         self.effects: list[Any] = []
         self.free: dict[bytes, int] = {}
         self._reports: dict[bytes, int] = {}
-        self._leases = 0
+        #: Workers that were granted so far.
+        self.granted = 0
         self._held: deque[tuple[bytes, int]] = deque()
         self._wanted = 0
         for number in range(1, nodes):
@@ -135,21 +138,25 @@ class ScaleBench:
     def _grant(self, node: bytes) -> None:
         assert self.free[node] > 0, "it was sent where no room is"
         self.free[node] -= 1
-        self._leases += 1
-        lease = int.from_bytes(node[:4], "big") << m.LEASE_MARK_SHIFT | self._leases
-        granted = m.LeaseGranted(1, lease, worker_id(node, self._leases.to_bytes(4, "big")), "10.0.0.1:1", {})
+        self.granted += 1
+        lease = int.from_bytes(node[:4], "big") << m.LEASE_MARK_SHIFT | self.granted
+        granted = m.LeaseGranted(1, lease, worker_id(node, self.granted.to_bytes(4, "big")), "10.0.0.1:1", {})
         self._held.append((node, lease))
         self._wanted -= 1
         forwarded = m.Forward(self.driver, 0, m.encode(granted))
         self._do(self.machine.abroad.peer_messages, node, [m.encode(forwarded), m.encode(self._report(node))])
 
-    def hear(self) -> None:
-        """Another node reports what it has to spare, of its own accord."""
-        node = self.chance.choice(list(self._reports)) if len(self._reports) < 100 else self._some()
+    def hear(self, node: bytes = b"") -> None:
+        """Another node, any if none is named, reports what it has to spare, of its own accord."""
+        node = node or b"%04d\1\0\0\0" % self.chance.randint(1, len(self._reports))
         self._do(self.machine.abroad.peer_messages, node, [m.encode(self._report(node))])
+        self._answer()
 
-    def _some(self) -> bytes:
-        return b"%04d\1\0\0\0" % self.chance.randint(1, len(self._reports))
+    def pass_time(self, seconds: float) -> None:
+        """Time goes by, and what is due is done."""
+        self.now += seconds
+        self._do(self.machine.tick)
+        self._answer()
 
 
 def measure(nodes: int, decisions: int, clock: Callable[[], float]) -> Cost:
@@ -239,10 +246,13 @@ def measure_control(nodes: int, calls: int, clock: Callable[[], float]) -> Contr
 def _live_and_die(machine: ControlMachine, instant: Instant, node: bytes, incarnation: int, number: int) -> None:
     owner = worker_id(node, number.to_bytes(4, "big"))
     actor = task_id(owner, 1, SEQUENCE_ACTOR)
-    sender = {"node": node, "node_incarnation": incarnation}
     described = pb.ActorDescription(actor=actor, owner=owner, class_name="Counter", name=f"a{number}")
-    machine.step(instant, pb.RegisterActorRequest(request_id=actor, actor=described, **sender))
-    for state in (ActorState.PENDING_CREATION, ActorState.ALIVE, ActorState.DEAD):
-        request_id = actor + bytes([state])
-        step = machine.step(instant, pb.UpdateActorRequest(request_id=request_id, actor=actor, state=state, **sender))
-        assert step.events, "an actor could not move"
+    registered = pb.RegisterActorRequest(
+        request_id=actor, actor=described, node=node, node_incarnation=incarnation
+    )  # fmt: skip
+    machine.step(instant, registered)
+    for state in (pb.ACTOR_STATE_PENDING_CREATION, pb.ACTOR_STATE_ALIVE, pb.ACTOR_STATE_DEAD):
+        moved = pb.UpdateActorRequest(
+            request_id=actor + bytes([state]), actor=actor, state=state, node=node, node_incarnation=incarnation
+        )
+        assert machine.step(instant, moved).events, "an actor could not move"

@@ -103,7 +103,10 @@ def draw(directory: Path, costs: Sequence[Cost], control: Sequence[ControlCost])
     drawn = {
         "scaling-throughput.svg": chart(
             "Decisions per second of all nodes together", "nodes", "decisions per second",
-            [("each node decides for its own clients", together, False), ("if they cost what they do at 10", linear, True)],
+            [
+                ("each node decides for its own clients", together, False),
+                ("if a decision cost what it does at 10", linear, True),
+            ],
         ),
         "scaling-cost.svg": chart(
             "What a decision costs", "nodes", "microseconds",

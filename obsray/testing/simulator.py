@@ -38,7 +38,7 @@ STEPS_MAX = 5_000_000
 
 
 class SimulationFailed(AssertionError):
-    """A run broke an invariant. ``step`` is the number of the step, counted from the beginning, ``run`` the simulator."""
+    """A run broke an invariant. ``step`` is the number of the step, counted from the beginning; ``run``: all of it."""
 
     def __init__(self, scenario: str, seed: int, step: int, text: str, run: Simulator | None = None) -> None:
         super().__init__(f"after step {step}: {text}\n  replay it: obsray sim --seed {seed} --scenario {scenario}")
@@ -84,6 +84,7 @@ class Simulator:
         self.replay = Replay()
         self.log.watchers.append(self.replay.fold)
         self.ledger = Ledger()
+        self.log.watchers.append(self._recorded)
         #: actor -> what it has saved; as files, it outlives processes.
         self.checkpoints: dict[bytes, Saved] = {}
         self.invariants = Invariants(self, thorough)
@@ -321,6 +322,10 @@ class Simulator:
             process.home.worker_died(process, exit_code, signal, oom)
         else:
             self._programs -= sum(not thread.done for thread in process.threads)
+
+    def _recorded(self, process: bytes, name: str, values: tuple[Any, ...]) -> None:
+        if name in ("object_missing", "object_rebuilding"):
+            self.ledger.lost(values[0])
 
     # --- what really happened ------------------------------------------------------------------------------------
 

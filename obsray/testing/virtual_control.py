@@ -195,7 +195,7 @@ class VirtualControl:
             machine.step(*from_journal(entry))
         again = ControlMachine(machine.history.epoch, self.settings)
         again.restore(machine.snapshot())
-        if again.snapshot() != machine.snapshot():
+        if pb.Snapshot.FromString(again.snapshot()) != pb.Snapshot.FromString(machine.snapshot()):
             raise Broken("a control store that was restored is not what it was")
         machine.recovered(self.now())
         machine.check_invariants()

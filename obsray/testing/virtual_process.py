@@ -292,8 +292,9 @@ class VirtualProcess:
 
     def store(self, identifier: bytes, value: Value) -> Steps[bytes | int]:
         """A value as it travels: inline, or written to the object store. Raises ObjectStoreFullError."""
+        value = value._replace(made=self.simulator.ledger.next_made())
         if value.size <= self.config.inline_bytes_max:
-            return _INLINE + cast(bytes, msgpack.packb((value.number, value.inner, value.size)))
+            return _INLINE + cast(bytes, msgpack.packb(value))
         answer = self.ask(lambda number: m.CreateObject(number, identifier, value.size))
         self.after()
         try:
@@ -377,8 +378,7 @@ class VirtualProcess:
             raise load_error(data)
         if data == _INLINE:
             return Value(0)
-        number, inner, size = msgpack.unpackb(data[1:], use_list=False)
-        return self.adopt(Value(number, inner, size), thread)
+        return self.adopt(Value(*msgpack.unpackb(data[1:], use_list=False)), thread)
 
     def adopt(self, value: Value, thread: VirtualThread) -> Value:
         """The value was deserialized here: each reference inside is one more of this process."""

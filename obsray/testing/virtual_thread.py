@@ -186,9 +186,11 @@ class VirtualThread:
         """Open a value, inline or in the store."""
         found = yield from self.process.read(entry)
         if type(found) is bytes:
-            return self.process.open(found, self)
-        value: Value = self.process.adopt(found, self)
-        self.process.unpin(entry.id)
+            value = self.process.open(found, self)
+        else:
+            value = self.process.adopt(found, self)
+            self.process.unpin(entry.id)
+        self.process.simulator.ledger.read(entry.id, value.made)
         return value
 
     def wait(self, identifiers: list[bytes], count: int, timeout_ns: int | None = None) -> Steps[list[bytes]]:

@@ -302,6 +302,7 @@ class VirtualExecutor:
                     if running.lease and not running.cancelled:
                         raise
                     stored = yield from process.recovered(data, str(lost))
+                self.simulator.ledger.read(data, stored.made)
                 call.arguments.append(process.adopt(stored, thread))
                 process.unpin(data)
             else:

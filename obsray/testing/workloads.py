@@ -179,6 +179,16 @@ def fan_out_fan_in(thread: VirtualThread, rounds: int, width: int) -> Program:
 
 
 @workload
+def read_twice(thread: VirtualThread, tasks: int) -> Program:
+    """Results that are read by the driver, and again a while later."""
+    made = [(number, thread.submit("no_op", number)) for number in range(tasks)]
+    for _ in range(2):
+        for number, identifier in made:
+            yield from expect(thread, identifier, number)
+        yield from pause(thread, 10)
+
+
+@workload
 def nested(thread: VirtualThread, roots: int, width: int, depth: int) -> Program:
     """Tasks that submit tasks and wait for them."""
     submitted = [thread.submit("nested", width, depth) for _ in range(roots)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 import pytest
 
 from obsray.core.node.objects import ObjectTable
@@ -13,10 +14,12 @@ from obsray.core.node.scheduler import Scheduler
 from obsray.core.protocol.lifecycle import TaskState, advance
 from obsray.core.runtime.calls import ActorCalls
 from obsray.core.runtime.dispatch import Dispatcher
-from obsray.core.runtime.ownership import Ownership
+from obsray.core.runtime.ownership import READY, Ownership
 from obsray.core.runtime.verdicts import Verdicts
+from obsray.telemetry.events import Outcome
 from obsray.testing.scenarios import make_scenario
 from obsray.testing.simulator import SimulationFailed, Simulator
+from obsray.testing.virtual_worker import VirtualExecutor
 
 KILLS = [{"name": "kill_workers_between_steps", "mean_steps": 40.0, "count_max": 30}]
 TASKS = {"workload": [{"name": "fixed", "tasks": 120, "run_ms": 1.0}], "fault": KILLS}
@@ -146,6 +149,31 @@ def test_an_object_that_moves_while_it_is_read_is_seen(monkeypatch):
     reader_sees: list[bytes] = []
     without(ObjectTable, "_admit", monkeypatch, admit)
     assert failure(STORED) and reader_sees
+
+
+def test_a_value_that_a_second_attempt_changes_is_seen(monkeypatch):
+    def fulfil(self, entry, value, failed=False, contained=()):
+        if entry.state == READY and not failed and type(value) is bytes and len(value) > 1:
+            entry.value = value
+        whole(self, entry, value, failed, contained)
+
+    whole = Ownership.fulfil
+    again = VirtualExecutor._add
+
+    def add(self, link, result):
+        again(self, link, result)
+        task, _, outcome, values, *_ = result
+        if outcome == Outcome.OK and type(values[0]) is bytes and len(values[0]) > 1:
+            value = msgpack.unpackb(values[0][1:], use_list=False)
+            other = b"\x80" + msgpack.packb((*value[:3], value[3] + 1_000_000))
+            owner = self.simulator.processes[task[:8]]
+            entry = owner.ownership.entries.get(task + bytes(4))
+            if entry is not None:
+                self.agenda.after(2_000_000, owner.do, fulfil, owner.ownership, entry, other)
+
+    monkeypatch.setattr(VirtualExecutor, "_add", add)
+    scenario = {"workload": [{"name": "read_twice", "tasks": 5}]}
+    assert "has two values" in failure(scenario)
 
 
 def test_calls_out_of_order_are_seen(monkeypatch):

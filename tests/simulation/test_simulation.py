@@ -1,7 +1,7 @@
 """Workloads against faults, decided by seeds: the machines of drivers, workers and the node keep their promises.
 
-``SIMULATION_SEEDS=200 pytest tests/simulation`` runs more seeds of each scenario. A failure names the command that
-replays it.
+``SIMULATION_SEEDS=200 pytest tests/simulation`` runs more seeds of each scenario, ``SIMULATION_SMALL=100`` more of each
+small one (1,000 in all, within a minute on one core). A failure names the command that replays it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from obsray.core.node import delegation, shortlist
 from obsray.testing.bodies import BODIES
 from obsray.testing.faults import FAULTS
 from obsray.testing.scenarios import Scenario, ScenarioError, make_scenario, read_scenario
@@ -22,6 +23,8 @@ from obsray.testing.workloads import WORKLOADS
 HERE = Path(__file__).resolve().parent
 SCENARIOS = {path.stem: read_scenario(path) for path in sorted(HERE.glob("scenarios/*.toml"))}
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2"))
+SMALL = [name for name in SCENARIOS if name.startswith("small_")]
+SMALL_SEEDS = int(os.environ.get("SIMULATION_SMALL", "6"))
 
 
 def remembered() -> list[tuple[str, int]]:
@@ -30,16 +33,34 @@ def remembered() -> list[tuple[str, int]]:
     return [(words[0], int(words[1])) for words in lines if words and words[0] != "#"]
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in SMALL])
 def test_every_seed_keeps_the_promises_and_runs_twice_the_same(name):
     scenario, missing = SCENARIOS[name], set(SCENARIOS[name].expect_events)
     # Each scenario has seeds of its own, so that together they see more.
     first = 1000 * (1 + list(SCENARIOS).index(name))
-    for seed in range(first, first + SEEDS):
+    # Those of clusters have many small ones beside them.
+    seeds = -(-SEEDS // 2) if name.startswith("cluster_") else SEEDS
+    for seed in range(first, first + seeds):
         result = simulate(scenario, seed)
         assert Simulator(scenario, seed).run().digest == result.digest, f"{name} {seed} is not repeatable"
         missing &= set(result.missing_events)
     assert not missing, f"{name} is there for {missing}, but no seed led to it"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_many_small_clusters_keep_the_promises_and_run_twice_the_same(name):
+    for seed in range(1, SMALL_SEEDS + 1):
+        result = simulate(SCENARIOS[name], seed)
+        assert Simulator(SCENARIOS[name], seed).run().digest == result.digest, f"{name} {seed} is not repeatable"
+
+
+@pytest.mark.parametrize("name", ["cluster_actors", "cluster_everything", "small_mixed"])
+def test_whoever_looks_only_at_a_few_of_many_nodes_is_helped_all_the_same(name, monkeypatch):
+    for module in (shortlist, delegation):
+        monkeypatch.setattr(module, "LOOKED_AT_MAX", 2)
+    monkeypatch.setattr(shortlist, "ROOMY_MAX", 1)
+    for seed in range(1, 4):
+        simulate(SCENARIOS[name], seed)
 
 
 @pytest.mark.parametrize(("name", "seed"), remembered())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: What a node has to spare is told at most this often to those that have asked it for something, and to all others at
 #: most so often that each hears ``REPORTS_HEARD_MAX`` a second of all together.
 REPORT_SECONDS = 0.02
-REPORTS_HEARD_MAX = 5000
+REPORTS_HEARD_MAX = 2000
 STORE_RESOURCE = "object_store_memory"
 
 #: Client messages that go to the home of what they name: the field that names it.
@@ -342,6 +342,9 @@ class Abroad:
             self._report_all_at = step.now + max(REPORT_SECONDS, len(self.peers.peers) / REPORTS_HEARD_MAX)
         elif changed:
             step.wake(self._report_all_at)
+            if asked:
+                # Some know what others do not: all hear it next time, also if it is by then as it was.
+                self._reported = ()
         if not asked:
             return
         self._report_at = step.now + REPORT_SECONDS

@@ -1,8 +1,8 @@
 """Machine: which of many nodes are looked at for one choice, so that a choice costs the same however many there are.
 
 Up to ``LOOKED_AT_MAX`` it is all of them. Of more it is so many, each time the next ones in turn, and first those that
-lately said they have room: the best of dozens taken anywhere is nearly as good as the best of all. If none of them will do,
-the next ones are looked at a moment later, until all were.
+lately said they have room: the best of dozens taken anywhere is nearly as good as the best of all. If none of them will
+do, the next ones are looked at a moment later, until all were.
 
 Invariant: whoever waits and could be helped by some node is, at the latest when all have been looked at once.
 """
