@@ -77,6 +77,11 @@ class Group:
     #: Tries in a row that failed, and when the next may be.
     failures: int = 0
     not_before: float = 0.0
+    #: When it may ask full nodes for a turn again, how often that was in vain, and which of them cannot give one.
+    patient_not_before: float = 0.0
+    patient_failures: int = 0
+    patient: bool = False
+    avoided: set[bytes] = field(default_factory=set)
 
     @property
     def lost(self) -> list[Bundle]:

@@ -45,6 +45,8 @@ class Demand:
     task_seconds: float = 0.0
     placement: Placement = ANYWHERE
     group: Group | None = None
+    #: The group of another node that has its turn here through this demand.
+    for_group: bytes = b""
     #: Of another node's client, or kept here on purpose: it is not given away.
     foreign: bool = False
     #: As its client described it, for other nodes.
@@ -61,7 +63,7 @@ class Demand:
         return b"" if self.group is not None else self.placement.group
 
     def signature(self) -> Signature:
-        group = self.group.id if self.group is not None else b""
+        group = self.group.id if self.group is not None else self.for_group
         need, hold = tuple(sorted(self.need.items())), tuple(sorted(self.hold.items()))
         return need, hold, self.runtime, self.placement, group
 
@@ -81,6 +83,7 @@ class Queue:
     waiting_since: float
     placement: Placement = ANYWHERE
     group: Group | None = None
+    for_group: bytes = b""
     demands: dict[int, Demand] = field(default_factory=dict)
     levels: dict[int, dict[int, Demand]] = field(default_factory=dict)
     unannounced: list[Demand] = field(default_factory=list)

@@ -10,15 +10,36 @@ node has heard; a copy ends with its home.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from obsray.core.node.bundles import TEXT_CHARACTERS_MAX, Bundle, Group, read_facts
 from obsray.core.node.groups import GroupTable
 from obsray.core.node.peers import Peer
+from obsray.core.node.resources import Amounts
 from obsray.core.node.step import Step
 from obsray.core.protocol.lifecycle import GroupState, advance
 from obsray.core.protocol.messages import BundlesPrepared, PrepareBundles, ReleaseBundles, WatchGroup
 from obsray.ids import owner_of
+
+
+@dataclass(slots=True)
+class Turn:
+    """Bundles of a group that shall be held here in one try of its home."""
+
+    group: Group
+    home: bytes
+    attempt: int
+    bundles: list[Bundle]
+
+    @property
+    def need(self) -> Amounts:
+        """What they are in all."""
+        found: Amounts = {}
+        for bundle in self.bundles:
+            for name, amount in bundle.amounts.items():
+                found[name] = found.get(name, 0) + amount
+        return found
 
 
 class GroupCopies:
@@ -73,32 +94,52 @@ class GroupCopies:
             read_facts(group, facts)
         return group
 
-    def prepare(self, step: Step, peer: Peer, message: PrepareBundles, refused: str) -> None:
+    def prepare(self, step: Step, peer: Peer, message: PrepareBundles, refused: str) -> Turn | None:
         """Hold these bundles, all or none, and say which; none if the node takes no work (``refused``).
 
-        Raises ValueError and the like for a malformed message.
+        Returns what is to wait for its turn here, if its home is patient. Raises ValueError and the like for a
+        malformed message.
         """
         group = self._copy(peer, message.group)
         if group is None:
-            return
-        error, held = "", []
+            return None
         if group.state is not GroupState.REMOVED:
             self._follow(group, message.group)
-        bundles = [group.bundles[index] for index in message.bundles]
-        for bundle in bundles:
-            error = refused or self._refusal(group, bundle)
-            if error:
-                break
-            self.table.hold(bundle)
-            bundle.attempt = message.attempt
-            held.append(bundle)
+        turn = Turn(group, peer.id, message.attempt, [group.bundles[index] for index in message.bundles])
+        error = refused or self.hold(step, turn)
+        if error and message.patient and not refused and self._can_have_turn(turn):
+            return turn
         if error:
-            for bundle in held:
-                self.table.let_go(bundle)
+            self.answer(step, turn, error)
+        return None
+
+    def _can_have_turn(self, turn: Turn) -> bool:
+        ended = turn.group.state is GroupState.REMOVED or any(bundle.pool is not None for bundle in turn.bundles)
+        return not ended and not self.table.resources.infeasible(turn.need)
+
+    def hold(self, step: Step, turn: Turn) -> str:
+        """Hold all bundles of a turn and say so to their home; else none. Returns what they lack."""
+        held: list[Bundle] = []
+        for bundle in turn.bundles:
+            error = self._refusal(turn.group, bundle)
+            if error:
+                for each in held:
+                    self.table.let_go(each)
+                return error
+            self.table.hold(bundle)
+            bundle.attempt = turn.attempt
+            held.append(bundle)
+        self.answer(step, turn, "")
+        return ""
+
+    def answer(self, step: Step, turn: Turn, error: str) -> None:
+        """Tell the home of a group whether its bundles are held here, or why not."""
         self.table.look_again()
         text = step.emit.intern(error[:TEXT_CHARACTERS_MAX])
-        step.emit.bundles_prepared(step.time_ns, group.id, message.attempt, self.table.node, len(bundles), text)
-        step.tell_node(peer.id, BundlesPrepared(group.id, message.attempt, error))
+        step.emit.bundles_prepared(
+            step.time_ns, turn.group.id, turn.attempt, self.table.node, len(turn.bundles), text
+        )  # fmt: skip
+        step.tell_node(turn.home, BundlesPrepared(turn.group.id, turn.attempt, error))
 
     def _refusal(self, group: Group, bundle: Bundle) -> str:
         if group.state is GroupState.REMOVED:

@@ -231,7 +231,9 @@ class GroupMessages:
     # --- other nodes -------------------------------------------------------------------------------------
 
     def _prepare(self, step: Step, peer: Peer, message: m.PrepareBundles) -> None:
-        self.copies.prepare(step, peer, message, "it is draining" if self.machine.abroad.draining else "")
+        turn = self.copies.prepare(step, peer, message, "it is draining" if self.machine.abroad.draining else "")
+        if turn is not None:
+            self.scheduler.group_demands.have_turn(step, turn)
 
     def _learn(self, step: Step, peer: Peer, facts: dict[str, Any]) -> None:
         group, ended = self.copies.learn(step, peer, facts)
@@ -244,6 +246,9 @@ class GroupMessages:
             self.machine.keeper(demand.actor).unplaceable(step, demand.actor, DeathCause.UNSCHEDULABLE, why)
 
     def _release(self, step: Step, peer: Peer, message: m.ReleaseBundles) -> None:
+        if self.peers.home_of(message.group) is peer:
+            attempt = None if message.removed else message.attempt
+            self.scheduler.group_demands.end_turn(step, message.group, attempt)
         group = self.copies.release(step, peer, message)
         if group is not None:
             self.end(step, group, message.detail or _REMOVED, Reason.REMOVED)
@@ -258,6 +263,9 @@ class GroupMessages:
 
     def _unlinked(self, step: Step, peer: Peer, why: str) -> None:
         self.table.unlinked(step, peer)
+        turns = self.scheduler.group_demands.turns
+        for identifier in [each for each, (_, turn) in turns.items() if turn.home == peer.id]:
+            self.scheduler.group_demands.end_turn(step, identifier)
         for number, question in list(self._questions.items()):
             self._no_longer_missing(step, number, question, peer.id)
 

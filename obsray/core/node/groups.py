@@ -53,6 +53,10 @@ GROUPS_MAX = 100_000
 #: The removed are remembered, so that those who ask late learn what became of them.
 REMOVED_REMEMBERED_MAX = 10_000
 #: Nodes answer at once; one that does not is as good as one that refuses.
+#: A group that has waited long lets full nodes take so long to make room; what others hold for it is idle meanwhile.
+PATIENCE_SECONDS = 10.0
+#: If that was in vain, the pause before the next time grows up to this.
+PATIENT_PAUSE_SECONDS_MAX = 120.0
 PREPARE_SECONDS_MAX = 5.0
 #: After a try that failed; doubles with each.
 PAUSE_SECONDS_MIN = 0.05
@@ -164,6 +168,19 @@ class GroupTable:
             return found
         return [(bundle, offers[number]) for bundle, number in zip(lost, found, strict=True)]
 
+    def arranged_patiently(self, group: Group, keep: Amounts | None) -> list[tuple[Bundle, Offer]]:
+        """Where its bundles could go once it has had its turn at other nodes; here only what is free now counts."""
+        here = self.resources.trial()
+        here.free = {name: amount - (keep.get(name, 0) if keep else 0) for name, amount in here.free.items()}
+        offers = [Offer(self.node, self.labels, here)]
+        offers += [offer_of(peer, empty=True) for peer in self.peers.usable() if peer.id not in group.avoided]
+        lost = group.lost
+        found = arrange(lost, group.strategy, offers, group.taken, group.target)
+        if isinstance(found, str):
+            group.avoided.clear()
+            return []
+        return [(bundle, offers[number]) for bundle, number in zip(lost, found, strict=True)]
+
     def lacks(self, group: Group) -> str:
         """Which bundle lacks what now; empty if none does."""
         found = arrange(group.lost, group.strategy, self.offers(), group.taken, group.target)
@@ -185,10 +202,11 @@ class GroupTable:
 
     # --- two phases --------------------------------------------------------------------------------------
 
-    def place(self, step: Step, group: Group, found: list[tuple[Bundle, Offer]]) -> None:
-        """Have all these bundles held where they shall be, then open them."""
+    def place(self, step: Step, group: Group, found: list[tuple[Bundle, Offer]], patient: bool = False) -> None:
+        """Have all these bundles held where they shall be, then open them. ``patient``: nodes may take their time."""
         group.attempts += 1
-        group.trying, group.promised, group.until = True, {}, step.now + PREPARE_SECONDS_MAX
+        group.trying, group.promised, group.patient = True, {}, patient
+        group.until = step.now + (PATIENCE_SECONDS if patient else PREPARE_SECONDS_MAX)
         self._trying[group.id] = group
         away: dict[bytes, list[Bundle]] = {}
         for bundle, offer in found:
@@ -203,7 +221,7 @@ class GroupTable:
             indices = [bundle.index for bundle in bundles]
             # It will have a copy, whatever becomes of this try, and must hear of the group's end.
             group.followers[node] = None
-            step.tell_node(node, PrepareBundles(group_facts(group), group.attempts, indices))
+            step.tell_node(node, PrepareBundles(group_facts(group), group.attempts, indices, patient))
         self.look_again()
         if group.asked:
             step.wake(group.until)
@@ -257,6 +275,8 @@ class GroupTable:
         self._end_try(group)
         group.pending_seconds = step.now - group.waiting_since
         group.failures, group.not_before = 0, 0.0
+        group.patient_failures, group.patient_not_before, group.patient = 0, 0.0, False
+        group.avoided.clear()
         for bundle in found:
             bundle.open = True
             amounts = step.emit.intern(shown_amounts(bundle.amounts)[:TEXT_CHARACTERS_MAX])
@@ -293,6 +313,12 @@ class GroupTable:
             if peer.alive and peer.report == report:
                 for name, amount in amounts.items():
                     peer.spare[name] = peer.spare.get(name, 0) + amount
+        if group.patient:
+            group.patient = False
+            group.avoided.add(node)
+            wait = min(PATIENT_PAUSE_SECONDS_MAX, PATIENCE_SECONDS * 2 ** min(group.patient_failures, 10))
+            group.patient_failures += 1
+            group.patient_not_before = step.now + wait
         pause = min(PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN * 2 ** min(group.failures, 10))
         group.failures += 1
         group.not_before = step.now + pause
@@ -322,7 +348,9 @@ class GroupTable:
         for group in list(self._trying.values()):
             if group.until <= step.now:
                 late = min(group.asked)
-                self._fail(step, group, late, f"node {late.hex()[:8]} did not answer in {PREPARE_SECONDS_MAX:g} s")
+                within = PATIENCE_SECONDS if group.patient else PREPARE_SECONDS_MAX
+                what = "had no room" if group.patient else "did not answer"
+                self._fail(step, group, late, f"node {late.hex()[:8]} {what} in {within:g} s")
             else:
                 step.wake(group.until)
 

@@ -50,12 +50,12 @@ class Reservation:
         for queue in sorted(outside, key=lambda queue: queue.waiting_since):
             missing = self.resources.deficit(queue.need)
             overtaken = any(self._taken_at.get(name, 0.0) > queue.waiting_since for name in missing)
-            if overtaken and step.now - queue.waiting_since >= RESERVE_AFTER_SECONDS and self._can_come_free(missing):
+            if overtaken and step.now - queue.waiting_since >= RESERVE_AFTER_SECONDS and self.can_come_free(missing):
                 self.queue, self._until = queue, step.now + RESERVE_SECONDS_MAX
                 step.wake(self._until)
                 return
 
-    def _can_come_free(self, missing: Amounts) -> bool:
+    def can_come_free(self, missing: Amounts) -> bool:
         """Whether ended task leases would give what is missing; what actors hold for life does not come back."""
         for name, lack in missing.items():
             held = sum(

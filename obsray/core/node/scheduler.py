@@ -157,7 +157,7 @@ class Scheduler:
         if queue is None:
             queue = Queue(
                 demand.need, demand.hold, demand.runtime, self.infeasible(demand), step.now, demand.placement,
-                demand.group,
+                demand.group, demand.for_group,
             )  # fmt: skip
             self.queues[signature] = queue
         self._turn += 1
@@ -308,6 +308,9 @@ class Scheduler:
             keep = reservation.queue.need if reservation.queue not in (None, queue) else None
             if queue.group is not None:
                 grouped |= self.group_demands.place(step, queue, keep)
+                continue
+            if queue.for_group:
+                self.group_demands.hold(step, queue, keep)
                 continue
             place, bundle = self._place_for(queue, keep)
             if place is None:

@@ -855,12 +855,14 @@ class EndWorker(NamedTuple):
 class PrepareBundles(NamedTuple):
     """Home of a group -> node: hold these bundles for it. ``attempt`` tells answers of different tries apart.
 
-    ``group``: its description as in GroupDescribed. ``bundles``: their indices.
+    ``group``: its description as in GroupDescribed. ``bundles``: their indices. ``patient``: the group has waited long,
+    and the node may let them have their turn there before it answers.
     """
 
     group: dict[str, Any]
     attempt: int
     bundles: list[int]
+    patient: bool
     tag: int = 104
 
 

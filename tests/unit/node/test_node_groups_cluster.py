@@ -10,6 +10,7 @@ from cluster_bench import ClusterBench, Member, node_id
 
 from obsray.core.node.arranging import Offer, arrange
 from obsray.core.node.bundles import Bundle
+from obsray.core.node.groups import PATIENCE_SECONDS
 from obsray.core.node.resources import UNIT, Resources
 from obsray.core.protocol import labels
 from obsray.core.protocol import messages as m
@@ -525,3 +526,106 @@ def test_shares_are_conserved_whatever_is_lost_and_whoever_dies(seed):
         for bundle in opened:
             wanted[bundle.node] += bundle.amounts["CPU"]
     assert held == wanted
+
+
+def saturate(bench: ClusterBench, member: Member, cpus: int) -> tuple[bytes, list[m.LeaseGranted]]:
+    """A driver of the node has all its CPUs, and wants many more."""
+    driver = member.driver(b"busy")
+    define(member, driver, 1, {"node": member.node, "soft": False})
+    member.send(driver, m.LeaseRequest(1, 50, 50))
+    bench.settle()
+    leases = member.take(driver, m.LeaseGranted)
+    assert len(leases) == cpus
+    return driver, leases
+
+
+def work_goes_on(bench: ClusterBench, member: Member, driver: bytes, leases: list[m.LeaseGranted]) -> None:
+    """The oldest of its leases is returned; who gets the CPU is for the node to say."""
+    member.send(driver, m.LeaseReturn(leases.pop(0).lease, 1, 0))
+    bench.settle()
+    bench.pass_time(0.4)
+    leases += member.take(driver, m.LeaseGranted)
+
+
+@pytest.mark.parametrize("strategy", ["STRICT_PACK", "STRICT_SPREAD"])
+def test_a_group_gets_its_turn_at_full_nodes_although_others_keep_coming(strategy):
+    bench = ClusterBench({"cpus": 0}, {"cpus": 2}, {"cpus": 2})
+    head, one, other = bench.nodes
+    busy = [(member, *saturate(bench, member, 2)) for member in (one, other)]
+    bench.pass_time(0.1)
+    # A whole node, or one of each.
+    owner = head.driver()
+    group = ask(head, owner, *((2,) if strategy == "STRICT_PACK" else (2, 2)), strategy=strategy)
+    bench.settle()
+    for _ in range(40):
+        for member, driver, leases in busy:
+            if leases:
+                work_goes_on(bench, member, driver, leases)
+        if state(head, group) is GroupState.CREATED:
+            break
+    assert state(head, group) is GroupState.CREATED, head.machine.groups.groups[group].deficit
+    assert not one.scheduler.group_demands.turns and not other.scheduler.group_demands.turns
+    head.send(owner, m.RemoveGroup(group))
+    bench.settle()
+    bench.pass_time(1.0)
+    assert free(one) == free(other) == [0], "what the group had is not given to those who wait"
+
+
+def test_a_turn_that_does_not_come_ends_and_what_was_held_for_it_goes_to_others():
+    bench = ClusterBench({"cpus": 0}, {"cpus": 2}, {"cpus": 2})
+    head, one, other = bench.nodes
+    driver, leases = saturate(bench, one, 2)
+    bench.pass_time(0.1)
+    group = ask(head, head.driver(), 2, 2, strategy="STRICT_SPREAD")
+    bench.pass_time(2.0)
+    assert free(other) == [0] and one.scheduler.group_demands.turns, "it waits for its turn at one, and holds the other"
+    bench.pass_time(PATIENCE_SECONDS)
+    assert free(other) == [2] and not one.scheduler.group_demands.turns
+    assert "had no room in 10 s" in head.records.named("group_attempt_failed")[-1]["error"]
+    # The pause is longer than what it held the other for.
+    bench.pass_time(PATIENCE_SECONDS - 2)
+    assert free(other) == [2]
+    for lease in leases:
+        one.send(driver, m.LeaseReturn(lease.lease, 1, 0))
+    one.send(driver, m.LeaseRequest(1, 0, 0))
+    bench.settle()
+    for lease in one.take(driver, m.LeaseGranted):
+        one.send(driver, m.LeaseReturn(lease.lease, 1, 0))
+    bench.settle()
+    bench.pass_time(2.0)
+    assert state(head, group) is GroupState.CREATED
+
+
+def test_a_turn_ends_with_its_group_and_with_the_link_to_its_home():
+    bench = ClusterBench({"cpus": 0}, {"cpus": 2})
+    head, one = bench.nodes
+    saturate(bench, one, 2)
+    bench.pass_time(0.1)
+    owner = head.driver()
+    group = ask(head, owner, 2)
+    bench.pass_time(1.5)
+    assert set(one.scheduler.group_demands.turns) == {group}
+    head.send(owner, m.RemoveGroup(group))
+    bench.settle()
+    assert not one.scheduler.group_demands.turns
+    group = ask(head, owner, 2, number=2)
+    bench.pass_time(1.5)
+    assert set(one.scheduler.group_demands.turns) == {group}
+    bench.cut(head, one)
+    assert not one.scheduler.group_demands.turns
+
+
+def test_nothing_is_kept_for_a_group_where_actors_hold_what_it_lacks():
+    bench = ClusterBench({"cpus": 0}, {"cpus": 2})
+    head, one = bench.nodes
+    owner = one.driver(b"acts")
+    for number in range(2):
+        one.send(
+            owner, m.CreateActor(number, actor_spec(task_id(owner, number, SEQUENCE_ACTOR), owner, held={"CPU": UNIT}))
+        )
+    bench.settle()
+    assert free(one) == [0]
+    ask(head, head.driver(), 2)
+    bench.pass_time(3.0)
+    assert not one.scheduler.group_demands.turns
+    assert "held by actors" in head.records.named("group_attempt_failed")[-1]["error"]
