@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ def living() -> list[dict[str, Any]]:
     return [node for node in obsray.nodes() if node["Alive"]]
 
 
-@pytest.fixture
-def cluster() -> Iterator[AutoscalingCluster]:
+@contextmanager
+def running() -> Iterator[AutoscalingCluster]:
     made = AutoscalingCluster(
         head_resources={"CPU": 1},
         worker_node_types={
@@ -55,6 +56,13 @@ def cluster() -> Iterator[AutoscalingCluster]:
     finally:
         obsray.shutdown()
         made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[AutoscalingCluster]:
+    """One for all tests that leave it as they found it: with its head alone."""
+    with running() as made:
+        yield made
 
 
 def test_what_does_not_fit_gets_nodes_of_the_right_type_which_leave_when_idle(cluster: AutoscalingCluster):
@@ -117,7 +125,16 @@ def _session(cluster: AutoscalingCluster) -> Path:
     return Path(cluster.head_node.session_dir)
 
 
-def test_nodes_outlive_the_autoscaler_and_the_next_one_takes_them_over(cluster: AutoscalingCluster):
+@pytest.fixture
+def doomed(cluster: AutoscalingCluster) -> Iterator[AutoscalingCluster]:
+    """One that a test may end. A program is in one cluster at a time."""
+    obsray.shutdown()
+    with running() as made:
+        yield made
+
+
+def test_nodes_outlive_the_autoscaler_and_the_next_one_takes_them_over(doomed: AutoscalingCluster):
+    cluster = doomed
     request_resources(num_cpus=3)
     eventually(lambda: len(living()) == 2, "the node that was asked for did not come")
     before = {node["NodeID"] for node in living()}

@@ -27,7 +27,7 @@ from obsray.core.system.processes import clean_session
 from obsray.core.transport.connection import TOKEN_BYTES
 from obsray.ids import MARK_BYTES, WORKER_ID_BYTES, worker_id
 
-START_SECONDS_MAX = 30.0
+START_SECONDS_MAX = 60.0
 #: A node whose starter gave up while it started has this long to end by itself.
 ABANDON_SECONDS_MAX = 3.0
 #: What an orderly end may take beyond ``shutdown_grace_seconds`` before the node is killed.
@@ -171,6 +171,7 @@ def start_node(
     node = NodeProcess(process, lifeline_write, directory, {})
     if not lifeline or shared_lifeline is not None:
         node.release()
+    began = time.monotonic()
     try:
         _tell_options(process, options)
         answer = _read_line(ready_read, START_SECONDS_MAX)
@@ -180,7 +181,7 @@ def start_node(
         raise
     finally:
         os.close(ready_read)
-    node.facts = _facts_of(answer, directory)
+    node.facts = _facts_of(answer, time.monotonic() - began >= START_SECONDS_MAX)
     if not node.facts.get("ok"):
         process.kill()
         process.wait()
@@ -217,11 +218,12 @@ def abandon(node: NodeProcess) -> None:
         shutil.rmtree(node.directory, ignore_errors=True)
 
 
-def _facts_of(answer: bytes, directory: Path) -> dict[str, Any]:
+def _facts_of(answer: bytes, late: bool) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(answer)
     except ValueError:
-        return {"ok": False, "error": f"it ended without a word; its log is {directory}/logs/node.log"}
+        why = f"it was not ready within {START_SECONDS_MAX:g} s" if late else "it ended without a word"
+        return {"ok": False, "error": f"{why}. The end of its log:"}
     return facts
 
 
