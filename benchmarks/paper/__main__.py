@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = options.results or RESULTS
     results.mkdir(parents=True, exist_ok=True)
 
-    facts = machine.describe(len(os.sched_getaffinity(0)))
+    facts = machine.hardware()
     failed, missed, began = [], [], time.monotonic()
     for number, name in enumerate(names, 1):
         experiment = EXPERIMENTS[name]
