@@ -46,6 +46,11 @@ class Calls:
         if actor is None:
             return self.answer(raw, Code.ACTOR_PENDING, f"has waited {waited} for an actor that nobody knows yet")
         name = f"actor {actor['class_name']}"
+        if actor["state"] == "DEAD":
+            because = self.explain(identifier)
+            return self.answer(
+                raw, Code.ACTOR_DIED, f"is about to fail: it was made to {because.subject}", because=because
+            )
         if actor["state"] != "ALIVE":
             because = self.explain(identifier)
             code = Code.ACTOR_RESTARTING if actor["state"] == "RESTARTING" else Code.ACTOR_PENDING

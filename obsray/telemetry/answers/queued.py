@@ -167,7 +167,8 @@ def explained(explainer: Explainer, decision: Row, identifier: bytes, waited: st
             predicate += f" since {since} ({environment['description']})"
     elif code is Code.PLACEMENT:
         predicate = f"has waited {waited} for its placement group: {deficit}"
-        if decision["group"] in view.group_table.rows:
+        group = view.group_table.rows.get(decision["group"])
+        if group is not None and group["state"] != "CREATED":
             because = explainer.explain(decision["group"])
             predicate = f"has waited {waited} for {because.subject}"
     else:

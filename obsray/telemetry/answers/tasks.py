@@ -181,7 +181,8 @@ class Tasks(Calls):
                 predicate = f"runs on {raw['worker_label']} and waits there for its argument, {state}"
                 return self.answer(raw, Code.TRANSFER, predicate)
         for event, ending, doing in (("object_restoring", "object_restored", "is being read back from disk"),):
-            for record in self.view.store.rows(event):
+            recent = self.view.store.rows(event, lambda columns: columns["time_ns"] + NS >= raw["started_at"])
+            for record in recent:
                 over = self.view.store.about(ending, "object", record["object"])
                 began = record["time_ns"] >= raw["started_at"] - NS
                 if began and not any(end["time_ns"] >= record["time_ns"] for end in over):

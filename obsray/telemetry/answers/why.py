@@ -55,7 +55,14 @@ class Explainer(Tasks, Things):
 
     def explain(self, identifier: bytes) -> Answer:
         """The answer about whatever the id names. Raises UnknownThing."""
-        subject, make = self._about(identifier)
+        try:
+            subject, make = self._about(identifier)
+        except UnknownThing:
+            if not self.path:
+                raise
+            # Its records are on a node that is gone, or were never made.
+            name = identifier.hex()[:16]
+            return Answer("thing", identifier.hex(), "", name, "", Code.UNKNOWN, "is not recorded in this session")
         if any(identifier == known for known, _ in self.path):
             return self._circle(identifier, subject)
         if len(self.path) >= LINKS_MAX:

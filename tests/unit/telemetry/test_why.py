@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from obsray import ids
 from obsray.cli import command
+from obsray.telemetry.answers.answer import Code
 from obsray.telemetry.answers.why import UnknownThing, why
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, Reason, WaitKind
 from obsray.telemetry.sentences import sentence
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
 from obsray.testing.recorded_session import record_session
+from obsray.testing.scenarios import read_scenario
+from obsray.testing.simulated_session import write_session
+from obsray.testing.simulator import Simulator
 from tests.unit.telemetry.scenes import NODE, OTHER_NODE, Scene
 
+SCENARIOS = Path(__file__).resolve().parents[2] / "simulation" / "scenarios"
 NO_CPU = "CPU 1 more (0 of 2 free)"
 Plant = Callable[[Scene], bytes]
 MATRIX: dict[str, tuple[Plant, str, str, tuple[str, ...]]] = {}
@@ -600,6 +606,22 @@ def test_every_task_actor_and_group_of_a_recorded_session_has_an_answer(tmp_path
         "running_task": "RUNNING", "blocked_task": "BLOCKED_IN_GET", "queued_task": "NO_CAPACITY",
         "waiting_task": "WAIT_ARGUMENTS", "failed_task": "APP_ERROR", "waiting_group": "NO_CAPACITY",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "share"), [("everything", 0.5), ("actors", 0.3)])
+def test_everything_in_a_run_that_is_cut_off_anywhere_has_an_answer(name, share, tmp_path):
+    run = Simulator(read_scenario(SCENARIOS / f"{name}.toml"), 2)
+    run.run()
+    del run.log.rows[int(len(run.log.rows) * share) :]
+    view = Views(Store.open(write_session(run, tmp_path / "session")))
+    open_ = view.tasks([("state", "!=", "FINISHED")], limit=40)["rows"]
+    things = [row["task_id"] for row in [*open_, *view.tasks(limit=20)["rows"]]]
+    things += [row["actor_id"] for row in view.actors()] + [row["group_id"] for row in view.placement_groups()]
+    things += [row["object_id"] for row in view.objects(limit=20)["rows"]]
+    assert len(things) > 20
+    for identifier in things:
+        found = view.why(identifier, refresh=False)
+        assert found["sentence"] and found["code"] in Code.__members__ and found["chain"], found
 
 
 def test_what_nobody_mentioned_and_what_is_no_id_is_refused(tmp_path):
