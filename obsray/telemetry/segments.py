@@ -7,6 +7,7 @@
       commits-<G>.jsonl        one line per flush since then: only what changed
       live/<event>.<n>.arrows  Arrow IPC stream (lz4), appended to, one per kind of event
       <event>.<n>.parquet      a stream that became large, compacted
+      aggregates.json          sums of what retention has deleted
 
 Nothing is valid before its commit: a flush writes batches to the streams first and then one line to the commits, so a
 writer killed at any moment leaves at worst bytes that nobody looks at, and the records are still in the rings. Rows
@@ -26,7 +27,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from obsray.telemetry.columns import SCHEMAS, Batch, Columns, Texts, concat, to_arrow
+from obsray.telemetry.aggregates import Aggregates
+from obsray.telemetry.columns import SCHEMAS, Batch, Columns, Texts, concat, from_arrow, to_arrow
+from obsray.telemetry.events import BY_NAME
 from obsray.telemetry.rings import RingState
 
 #: A stream of this size is compacted to Parquet.
@@ -324,9 +327,10 @@ class SegmentWriter:
         return stream
 
     def _fold_away(self) -> None:
-        """Delete the oldest Parquet files beyond ``bytes_max``; what they held is counted in the manifest."""
+        """Delete the oldest Parquet files beyond ``bytes_max``; the manifest counts what they held, and the sums of it
+        stay."""
         catalog = self.catalog
-        gone: list[FileEntry] = []
+        gone: list[tuple[str, FileEntry]] = []
         while catalog.bytes > self.bytes_max:
             oldest = min(
                 (
@@ -341,11 +345,20 @@ class SegmentWriter:
             entry = catalog.files[oldest[1]].pop(0)
             catalog.folded_rows += entry.rows
             catalog.folded_bytes += entry.bytes
-            gone.append(entry)
+            gone.append((oldest[1], entry))
         if gone:
+            self._keep_sums(gone)
             self.write_manifest()
-            for entry in gone:
+            for _, entry in gone:
                 (self.directory / entry.name).unlink(missing_ok=True)
+
+    def _keep_sums(self, gone: list[tuple[str, FileEntry]]) -> None:
+        """Of what is about to be deleted the sums stay."""
+        sums = Aggregates(self.directory)
+        for event, entry in gone:
+            batches = (from_arrow(batch, BY_NAME[event], self.texts) for batch in read_batches(self.directory, entry))
+            sums.add(entry.name, event, batches, self.texts)
+        sums.write()
 
 
 def _to_parquet(directory: Path, event: str, entry: FileEntry) -> FileEntry:

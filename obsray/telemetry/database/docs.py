@@ -29,7 +29,7 @@ Queries only read, one at a time. They see no files, no network and no settings,
   names, `time`, `time_ns` (nanoseconds, as recorded), `process` (who told) and `sequence`. Enumerations are words.
 * A task that is submitted in a loop may be told of by one record for many (`event.tasks_submitted`); `tasks` has a row
   for each of them all the same.
-* What retention has folded away is not there any more; `rings` and the ledger say how much that was.
+* Of what retention has folded away, sums and quantiles by function stay (`folded`); the ledger says how much that was.
 
 ## Examples
 

@@ -350,6 +350,14 @@ RELATIONS: tuple[Relation, ...] = (
         _int("stored", "Of those, stored by the collector."), _int("gaps", "Of those, never seen."),
         _int("dropped", "Of those, dropped because the collector was too late."), _time("last_at", "The newest."),
     )),
+    Relation("folded", "The attempts of one function whose records retention has deleted, in sum.", (
+        _text("name", "The function."), _int("attempts", "Attempts."), _int("failed", "Of those, not ok."),
+        _float("run_seconds", "Run time in sum."), _float("run_seconds_p50", "Median run time, to 9 %.", "seconds"),
+        _float("run_seconds_p99", "99th percentile, to 9 %.", "seconds"),
+        _float("run_seconds_max", "The longest.", "seconds"), _float("cpu_seconds", "CPU time in sum."),
+        _int("result_bytes", "Results in sum."), _time("first_at", "The first of them ended."),
+        _time("last_at", "The last of them ended."),
+    )),
     Relation("logs", "One line of a log file of the session.", (
         _text("file", "The file, in the session's logs directory."),
         _id("worker_id", "The process whose output it is."),

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from obsray import ids
+from obsray.telemetry.aggregates import Aggregates
 from obsray.telemetry.columns import Array, Columns, Texts
 from obsray.telemetry.database.relations import BY_NAME
 from obsray.telemetry.events import Outcome
@@ -49,6 +50,7 @@ def tables(views: Views) -> dict[str, Callable[[], pa.Table]]:
         "jobs": lambda: _listed("jobs", ({**row, "metadata": row["metadata"] or None} for row in views.jobs(False))),
         "placement_groups": lambda: _listed("placement_groups", map(_group, views.placement_groups(False))),
         "environments": lambda: _listed("environments", views.environments(refresh=False)),
+        "folded": lambda: _listed("folded", Aggregates(views.store.catalog.directory).rows()),
         "rings": lambda: _listed("rings", map(_ring, views.ledger(refresh=False)["rings"])),
         "logs": lambda: _listed("logs", _log_lines(views.store.session_dir / "logs")),
     }
