@@ -19,7 +19,7 @@ def test_every_import_contract_is_kept():
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=100,
+        timeout=110,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+#: A first look at all types takes a minute on an idle machine.
+pytestmark = pytest.mark.timeout(600)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
