@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from obsray.metrics.catalog import BUCKETS, FUNCTIONS_MAX, JOBS_MAX, METRICS, NAMES_MAX, OTHER, SHAPES_MAX, Metric
+from obsray.metrics.catalog import (
+    BUCKETS,
+    FUNCTIONS_KEPT,
+    FUNCTIONS_MAX,
+    JOBS_MAX,
+    METRICS,
+    NAMES_MAX,
+    OTHER,
+    SHAPES_MAX,
+    USES_MIN,
+    Metric,
+)
 from obsray.metrics.user import FAMILIES_MAX, PREFIX, SERIES_MAX
 
 _HEAD = f"""# Metrics
@@ -16,10 +27,11 @@ All of it is folded from the [events](events.md) by the collector of each node; 
 `metrics_token` is required, which opens nothing else. How to scrape a cluster, alerts and dashboards:
 [monitoring.md](monitoring.md).
 
-Every label is bounded. `fn` keeps the first {FUNCTIONS_MAX} function names and calls the rest `{OTHER}`, `shape` the
-first {SHAPES_MAX}, `actor_class` the first {NAMES_MAX}, `job` the newest {JOBS_MAX}; how near they are is in
-`obsray_metric_label_values`. A counter never goes back while its collector lives, and what is said of a process ends
-with it. Histograms of tasks carry exemplars with `trace_id` and `span_id`.
+Every label is bounded. `fn` has {FUNCTIONS_MAX} names: the first {FUNCTIONS_MAX - FUNCTIONS_KEPT} functions, and later
+ones as soon as they are used {USES_MIN} times; the rest is `{OTHER}`. `shape` has the first {SHAPES_MAX},
+`actor_class` the first {NAMES_MAX}, `job` the newest {JOBS_MAX}; how near they are is in `obsray_metric_label_values`.
+A counter never goes back while its collector lives, and what is said of a process ends with it. Histograms of tasks carry exemplars with
+`trace_id` and `span_id`.
 Buckets, in seconds: {", ".join(f"{bound:g}" for bound in BUCKETS)}.
 
 Metrics made with `obsray.util.metrics` follow as `{PREFIX}<name>`, with their own labels: at most {FAMILIES_MAX}

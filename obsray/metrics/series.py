@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from obsray.chaos import Fault
-from obsray.metrics.catalog import BUCKETS, FUNCTIONS_MAX, OTHER, SHAPES_MAX
+from obsray.metrics.catalog import BUCKETS, FUNCTIONS_KEPT, FUNCTIONS_MAX, OTHER, SHAPES_MAX, USES_MIN
 from obsray.telemetry.columns import Array, Batch, Columns, Texts
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, ProcessKind, Reason
 from obsray.telemetry.runs import each, expand
@@ -83,13 +83,19 @@ class Histogram:
 
 
 class Labels:
-    """Texts -> a bounded number of slots; the last slot is ``other``."""
+    """Texts -> a bounded number of slots; the last slot is ``other``.
 
-    def __init__(self, texts: Texts, most: int) -> None:
+    The first texts get the slots, but ``kept`` of them, which go to texts that turn up ``USES_MIN`` times as ``other``.
+    A text that has a slot never loses it, so that no counter goes back; what was counted as other stays there.
+    """
+
+    def __init__(self, texts: Texts, most: int, kept: int = 0) -> None:
         self.texts = texts
         self.most = most
         self.names: list[str] = []
+        self._free = most - kept
         self._slots = np.full(1, -1, np.int16)
+        self._uses: dict[int, int] = {}
 
     def of(self, codes: Array) -> Array:
         """The slot of each text code."""
@@ -98,13 +104,25 @@ class Labels:
         slots = self._slots[codes]
         if (slots < 0).any():
             for code in np.unique(codes[slots < 0]).tolist():
-                if len(self.names) < self.most:
-                    self._slots[code] = len(self.names)
-                    self.names.append(self.texts[code] or "unnamed")
+                if len(self.names) < self._free:
+                    self._name(code)
                 else:
                     self._slots[code] = self.most
             slots = self._slots[codes]
+        if len(self.names) < self.most:
+            self._promote(codes[slots == self.most])
         return slots
+
+    def _name(self, code: int) -> None:
+        self._slots[code] = len(self.names)
+        self.names.append(self.texts[code] or "unnamed")
+
+    def _promote(self, codes: Array) -> None:
+        for code, uses in zip(*map(np.ndarray.tolist, np.unique(codes, return_counts=True)), strict=True):
+            self._uses[code] = self._uses.get(code, 0) + uses
+            if self._uses[code] >= USES_MIN and len(self.names) < self.most:
+                self._name(code)
+                del self._uses[code]
 
     def name(self, slot: int) -> str:
         return self.names[slot] if slot < len(self.names) else OTHER
@@ -211,7 +229,7 @@ class Series:
 
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
-        self.functions = Labels(texts, FUNCTIONS_MAX)
+        self.functions = Labels(texts, FUNCTIONS_MAX, FUNCTIONS_KEPT)
         self.shapes = Labels(texts, SHAPES_MAX)
         slots = FUNCTIONS_MAX + 1
         self.submitted = np.zeros(slots, np.int64)

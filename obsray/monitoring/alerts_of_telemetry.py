@@ -72,7 +72,7 @@ ALERTS: tuple[Alert, ...] = (
     Alert(
         "ObsrayCardinalityHigh",
         INFO,
-        "max by (cluster, label) (obsray_metric_label_values / obsray_metric_label_values_limit) >= 0.9",
+        "max by (cluster, label) (obsray_metric_label_values / obsray_metric_label_values_limit) >= 0.8",
         "{{ $value | humanizePercentage }} of the values that {{ $labels.label }} may have are taken",
         "What comes beyond the limit has no series of its own and is counted as other.",
         "New functions, classes or shapes will not be told apart in metrics; lists and stories still do.",

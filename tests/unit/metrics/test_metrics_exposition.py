@@ -12,10 +12,11 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from obsray import ids
-from obsray.metrics.catalog import BUCKETS, FUNCTIONS_MAX, METRICS, OTHER
+from obsray.metrics.catalog import BUCKETS, FUNCTIONS_KEPT, FUNCTIONS_MAX, METRICS, OTHER, USES_MIN
 from obsray.metrics.exporter import Families
-from obsray.metrics.series import Histogram, TaskWindow, span_id
+from obsray.metrics.series import Histogram, Labels, TaskWindow, span_id
 from obsray.telemetry.collector import Collector
+from obsray.telemetry.columns import Texts
 from obsray.telemetry.events import BY_NAME, ProcessKind
 from obsray.telemetry.spine import Ring
 from obsray.testing.recorded_session import record_session
@@ -133,11 +134,26 @@ def test_functions_beyond_the_bound_are_called_other(tmp_path):
     collector.folds.append(families.update)
     collector.poll()
     exposed = Exposed(families)
-    assert exposed.value("obsray_tasks_submitted_total", fn=OTHER) == 50
-    assert exposed.value("obsray_tasks_finished_total", fn=OTHER) == 50
+    named = FUNCTIONS_MAX - FUNCTIONS_KEPT
+    assert exposed.value("obsray_tasks_submitted_total", fn=OTHER) == FUNCTIONS_MAX + 50 - named
+    assert exposed.value("obsray_tasks_finished_total", fn=OTHER) == FUNCTIONS_MAX + 50 - named
     assert exposed.value("obsray_tasks_submitted_total") == FUNCTIONS_MAX + 50
     labels = {s.labels["fn"] for s in exposed.families["obsray_tasks_submitted"].samples}
-    assert len(labels) == FUNCTIONS_MAX + 1
+    assert len(labels) == named + 1
+
+
+def test_a_function_that_comes_late_and_is_used_often_gets_a_name_and_no_counter_goes_back():
+    texts = Texts()
+    labels = Labels(texts, 6, 2)
+    for number in range(10):
+        labels.of(np.array([texts.code(f"f{number}")]))
+    assert labels.names == ["f0", "f1", "f2", "f3"]
+    often = [texts.code("f7"), texts.code("f8"), texts.code("f9")]
+    for code in often:
+        assert (labels.of(np.full(USES_MIN, code)) == 6).all(), "what was counted as other stays there"
+    assert labels.names == ["f0", "f1", "f2", "f3", "f7", "f8"], "the bound holds"
+    assert labels.of(np.array(often)).tolist() == [4, 5, 6]
+    assert labels.name(6) == OTHER
 
 
 def test_a_histogram_counts_each_value_in_the_bucket_that_bounds_it():
