@@ -22,8 +22,9 @@ from obsray.monitoring import prometheus_files, yaml_text
 from obsray.telemetry import session_file
 
 PATIENCE_SECONDS = 120.0
-#: By how much the rules' durations are divided, and the shortest range: a scrape a second must give it several samples.
-FASTER, RANGE_SECONDS_MIN = 120, 6
+#: By how much the rules' durations are divided, and the shortest range: it must hold several scrapes, some of which may
+#: be too late on a machine that has much else to do.
+FASTER, RANGE_SECONDS_MIN, SCRAPE_SECONDS = 120, 12, 2
 RECORDED = Path(__file__).parent / "dcgm_sample.txt"
 #: What a node with a GPU exposes of it besides, as a session on one did.
 GPU_METRICS = Path(__file__).parent / "gpu_metrics_sample.txt"
@@ -133,7 +134,10 @@ def prometheus(directory: Path, session: Path, gpus: Gpus) -> Iterator[Prometheu
     dashboard = wait_for("the dashboard", lambda: session_file.read(session).get("dashboard_url"))
     rules = prometheus_files.shortened(prometheus_files.rules(), FASTER, RANGE_SECONDS_MIN)
     (directory / "obsray.rules.yml").write_text(rules)
-    config = prometheus_files.config(["obsray.rules.yml"], "", str(session / "metrics_token"), dashboard, 1)
+    config = prometheus_files.config(
+        ["obsray.rules.yml"], "", str(session / "metrics_token"), dashboard, SCRAPE_SECONDS
+    )
+    config["global"]["evaluation_interval"] = "1s"
     config["scrape_configs"].append({"job_name": "dcgm", "static_configs": [{"targets": [gpus.address]}]})
     (directory / "prometheus.yml").write_text(yaml_text.dump(config))
     command = [

@@ -147,8 +147,10 @@ def test_alerts_fire_while_something_is_wrong_and_not_after(live, tmp_path):
     def wave():
         nonlocal waves
         waves += 1
-        calls = [fails.remote() for _ in range(15)] + [crashes.options(max_retries=0).remote() for _ in range(2)]
-        calls.append(crashes_until.options(max_retries=5).remote(str(tmp_path / f"c{waves}"), 4))
+        calls = [fails.remote() for _ in range(25)] + [crashes.options(max_retries=0).remote() for _ in range(2)]
+        calls += [
+            crashes_until.options(max_retries=5).remote(str(tmp_path / f"{waves}-{number}"), 5) for number in range(3)
+        ]
         calls.append(one.options(runtime_env={"worker_process_setup_hook": _broken}).remote())
         restarting.die.remote()
         obsray.wait(calls, num_returns=len(calls), timeout=30)
