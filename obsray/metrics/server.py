@@ -78,6 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = CLIENTS_MAX
     registry: CollectorRegistry
     tokens: tuple[bytes, ...]
     local: bool

@@ -6,7 +6,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -14,7 +13,6 @@ import urllib.request
 
 import pytest
 
-from obsray.metrics.server import CLIENTS_MAX
 from obsray.telemetry import process, session_file
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
@@ -94,39 +92,6 @@ def test_the_file_for_scrapers_opens_the_metrics_and_says_where_they_are(session
     assert [entry["targets"] for entry in targets] == [[url.split("/")[2]]]
     with pytest.raises(urllib.error.HTTPError, match="401"):
         scrape(url, "0" * 64)
-
-
-def test_a_crowd_that_says_nothing_is_turned_away_and_scrapes_go_on_after_it(session, start):
-    directory = session.directory
-    collector = start(directory)
-    host, port = wait_for_metrics(directory, collector).split("/")[2].split(":")
-    crowd = [socket.create_connection((host, int(port)), 30) for _ in range(CLIENTS_MAX)]
-    try:
-        # They are taken in turn, so that the next one finds all places taken.
-        eventually(lambda: turned_away(host, int(port)))
-    finally:
-        for one in crowd:
-            one.close()
-    mine = (directory / "metrics_token").read_text()
-    eventually(lambda: answers(f"http://{host}:{port}/metrics", mine))
-
-
-def turned_away(host, port) -> bool:
-    with socket.create_connection((host, port), 30) as late:
-        late.settimeout(1)
-        try:
-            return late.recv(1) == b""
-        except TimeoutError:
-            return False
-        except ConnectionResetError:
-            return True
-
-
-def answers(url, token) -> bool:
-    try:
-        return "obsray_build_info" in scrape(url, token)
-    except OSError:
-        return False
 
 
 def test_a_node_that_says_who_it_is_later_than_its_collector_starts_is_a_target_all_the_same(session, start):
