@@ -212,6 +212,9 @@ def _text(
             name = output.paint(item["state"].ljust(24), output.tone_of(item["state"]), coloured)
             pairs.append(("", f"{name}{units.count(item['tasks']):>12}"))
     pairs.append(("events", _events_text(shape, coloured)))
+    sent = _spans_text(directory)
+    if sent:
+        pairs.append(("spans", sent))
     if shape["gpu"]["kernels"] or shape["gpu"]["notices"]:
         pairs.append(("GPU work", _gpu_text(shape["gpu"])))
     if shape.get("chaos"):
@@ -260,6 +263,19 @@ def _events_text(shape: dict[str, Any], coloured: bool) -> str:
     if about:
         verdict += f", about {units.count(about)} more with nodes that are gone"
     return f"{units.count(shape['events_total'])}, {units.rate(shape['events_per_second'])}/s, {verdict}"
+
+
+def _spans_text(directory: Path) -> str:
+    """How far the spans were sent; "" if nobody sends them."""
+    from obsray.export.sending import state_of
+
+    state = state_of(directory)
+    if not state:
+        return ""
+    told = f"{units.count(int(str(state['sent'])))} sent to {units.plain(state['receiver'])}"
+    if state["refused"]:
+        told += f", {units.count(int(str(state['refused'])))} refused"
+    return told + (f"; waiting: {units.plain(state['error'])}" if state["error"] else "")
 
 
 def _gpu_text(gpu: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Proto
 
+from obsray.cli import command
 from obsray.export import sending
 from obsray.export.receivers import SettingError, Settings, receiver
 from obsray.export.sending import GivenUp, Sender, state_of
@@ -156,10 +157,12 @@ def test_over_http_a_receiver_that_stays_away_loses_nothing_and_the_next_sender_
     assert len(collected.spans()) - before < before / 2 and again
 
 
-def test_what_the_receiver_refuses_is_counted_and_the_rest_goes_on(recorded, collected, http_endpoint):
+def test_what_the_receiver_refuses_is_counted_and_the_rest_goes_on(recorded, collected, http_endpoint, capsys):
     sender = sender_for(recorded.directory, EXPORTER_OTLP_TRACES_ENDPOINT=http_endpoint + "/elsewhere")
     sender.finish()
     assert sender.refused == len(expected(recorded.directory)) and "404" in str(state_of(recorded.directory)["error"])
+    assert command.main(["status", "--session", str(recorded.directory)]) == 0
+    assert f"{sender.refused} refused" in capsys.readouterr().out
 
 
 def test_parents_are_control_flow_and_links_data_flow_and_retries(recorded, collected, grpc_endpoint):
