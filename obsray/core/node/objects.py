@@ -84,9 +84,7 @@ class ObjectTable:
             return
         self.written(entry)
         advance(entry, ObjectState.SEALED)
-        if entry.copy:
-            self.room.filled(step, entry)
-        else:
+        if not entry.copy:
             step.emit.object_sealed(step.time_ns, object_id, client, entry.size)
         if entry.doomed:
             self.drop(step, entry)

@@ -257,8 +257,7 @@ class Pulls:
             step.time_ns, pull.id, sources[0][0], self.node, pull.size, pull.queue_seconds, len(sources),
             pull.attempts,
         )  # fmt: skip
-        fills = self._objects.room.fills(pull.entry)
-        step.effects.append(PullObject(pull.token, pull.id, pull.entry.offset, pull.size, pull.missing, sources, fills))
+        step.effects.append(PullObject(pull.token, pull.id, pull.entry.offset, pull.size, pull.missing, sources))
 
     # --- how it ends -------------------------------------------------------------------------------------
 

@@ -33,8 +33,6 @@ class Room:
         self.waits: deque[Wait] = deque()
         #: Those that have a range whose pages do not exist yet.
         self.unready: deque[Wait] = deque()
-        #: Ranges of copies that make their pages as they come: where they begin and end.
-        self._filling: dict[int, int] = {}
         #: Pages exist up to here.
         self.reserved = 0
         self._wait_seconds_max = wait_seconds_max
@@ -71,10 +69,6 @@ class Room:
             self.waits.popleft()
             wait.entry.offset = offset
             if offset + rounded(wait.entry.size) <= self.reserved:
-                self._give(step, wait)
-            elif wait.entry.copy:
-                # What fills it makes its pages.
-                self._filling[offset] = offset + rounded(wait.entry.size)
                 self._give(step, wait)
             else:
                 self.unready.append(wait)
@@ -137,20 +131,8 @@ class Room:
             step.time_ns, object_id, client, size, free, self._table.pinned_bytes, self.capacity
         )
 
-    def fills(self, entry: Entry) -> bool:
-        """Whether the pages of a copy come to be only while it is filled."""
-        return entry.offset in self._filling
-
-    def filled(self, step: Step, entry: Entry) -> None:
-        """A copy is complete, and so are its pages."""
-        end = self._filling.pop(entry.offset, 0)
-        if entry.offset <= self.reserved < end:
-            self.reserved = end
-            self._give_ready(step)
-
     def release(self, step: Step, entry: Entry) -> None:
         """Its range is free."""
-        self._filling.pop(entry.offset, None)
         self.allocator.free(entry.offset)
         entry.offset = -1
         self._progress_at = step.now
@@ -170,8 +152,6 @@ class Room:
             return
         if self.unready:
             end = max(wait.entry.offset + rounded(wait.entry.size) for wait in self.unready)
-        elif any(start <= self.reserved < end for start, end in self._filling.items()):
-            return
         elif self.allocator.touched and self.reserved - self.allocator.touched < RESERVE_AHEAD_BYTES // 2:
             end = self.reserved + RESERVE_AHEAD_BYTES
         else:
@@ -194,15 +174,12 @@ class Room:
                 self.waits.appendleft(wait)
             self.allocator.limit(self.reserved)
         else:
-            self.reserved = max(self.reserved, end)
+            self.reserved = end
             self._progress_at = step.now
-            self._give_ready(step)
+            for _ in range(len(self.unready)):
+                wait = self.unready.popleft()
+                if wait.entry.offset + rounded(wait.entry.size) <= end:
+                    self._give(step, wait)
+                else:
+                    self.unready.append(wait)
         self.serve(step)
-
-    def _give_ready(self, step: Step) -> None:
-        for _ in range(len(self.unready)):
-            wait = self.unready.popleft()
-            if wait.entry.offset + rounded(wait.entry.size) <= self.reserved:
-                self._give(step, wait)
-            else:
-                self.unready.append(wait)

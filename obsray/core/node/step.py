@@ -115,7 +115,6 @@ class PullObject(NamedTuple):
     """Fetch the ``missing`` ranges of an object into the arena. Answered by ``object_pulled`` with the same ``token``.
 
     ``sources`` are ``(node, address)``, the first preferred. Nobody else writes there before the answer.
-    ``makes_pages``: not all pages of its range exist, so it must be written and not mapped.
     """
 
     token: int
@@ -124,7 +123,6 @@ class PullObject(NamedTuple):
     size: int
     missing: tuple[tuple[int, int], ...]
     sources: tuple[tuple[bytes, str], ...]
-    makes_pages: bool = True
 
 
 class CancelPull(NamedTuple):

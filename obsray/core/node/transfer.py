@@ -1,7 +1,7 @@
 """Shell: the bytes of objects between nodes, in threads with sockets of their own.
 
 Whoever fetches asks for ranges; whoever has the object answers in blocks, each with its checksum, from the arena into
-the socket, and from the socket through a buffer that stays in the cache into the arena (docs/adr/0022)::
+the socket and from the socket into the arena (docs/adr/0022)::
 
     request: operation B | pad 3x | object 20s | start Q | length Q
     answer:  status B | pad 3x | crc32 I | length Q, then so many bytes: of the object, or (status not 0) of a sentence
@@ -40,8 +40,6 @@ STREAMS_MAX = 3
 REQUESTS_AHEAD = 2
 SERVED_MAX = 128
 BUFFER_BYTES = 4 << 20
-#: What comes is taken in pieces that stay in the cache until they are where they belong.
-BUFFER_PIECE_BYTES = 256 << 10
 #: Without a byte for so long, a transfer is broken.
 STALL_SECONDS = 15
 #: A connection that nobody uses is kept for so long by who asks, and longer by who answers.
@@ -124,7 +122,6 @@ class Transfers:
         self._idle: dict[bytes, list[tuple[float, socket.socket]]] = {}
         self._serving = 0
         self._closed = False
-        self._local = threading.local()
 
     # --- what the machine wants ----------------------------------------------------------------------------
 
@@ -297,37 +294,13 @@ class Transfers:
             raise Broken(_receive(sock, min(length, SENTENCE_BYTES_MAX)).decode(errors="replace"))
         if not 0 < length <= min(BLOCK_BYTES, end - start):
             raise Broken("it sent a block of the wrong size")
-        if self._receive_block(job, sock, start, length) != checksum:
+        view = self._arena.view(job.effect.offset + start, length)
+        _receive_into(sock, view)
+        if zlib.crc32(view) != checksum:
             raise Broken(f"the checksum of bytes {start} to {start + length} is wrong")
         with job.lock:
             job.got[node] = job.got.get(node, 0) + length
         return int(start + length)
-
-    def _receive_block(self, job: _Job, sock: socket.socket, start: int, length: int) -> int:
-        """Have a block come into the arena, piece by piece as it comes, and return its checksum.
-
-        Where no pages exist it goes through a buffer, and writing makes the pages of it: that is quicker than to have
-        them made empty and mapped before. Bytes that turn out to be wrong are never read: they are asked for again.
-        """
-        arena, at, checksum = self._arena, job.effect.offset + start, 0
-        buffer: memoryview | None = None
-        if job.effect.makes_pages:
-            buffer = getattr(self._local, "buffer", None)
-            if buffer is None:
-                buffer = self._local.buffer = memoryview(bytearray(BUFFER_PIECE_BYTES))
-        while length:
-            piece = arena.view(at, min(length, BUFFER_PIECE_BYTES)) if buffer is None else buffer[:length]
-            try:
-                count = sock.recv_into(piece)
-            except BlockingIOError:
-                raise Broken("nothing came for too long") from None
-            if not count:
-                raise Broken("the connection ended in the middle")
-            checksum = zlib.crc32(piece[:count], checksum)
-            if buffer is not None:
-                arena.write(at, piece[:count])
-            at, length = at + count, length - count
-        return checksum
 
     # --- serving -------------------------------------------------------------------------------------------
 

@@ -43,15 +43,6 @@ class Arena:
         """
         os.posix_fallocate(self.fd, start, min(end, self.size_bytes) - start)
 
-    def write(self, offset: int, data: memoryview) -> None:
-        """Copy ``data`` there, in one go. Pages that do not exist are made of it: that is quicker than to have them
-        made empty, mapped and filled. Raises OSError if the machine has no room for them."""
-        if offset < 0 or offset + len(data) > self.size_bytes:
-            raise ValueError(f"[{offset}, {offset + len(data)}) is outside an arena of {self.size_bytes} bytes")
-        while data:
-            written = os.pwrite(self.fd, data, offset)
-            data, offset = data[written:], offset + written
-
     def view(self, offset: int, size: int) -> memoryview:
         """The bytes of one object, writable and without a copy. Raises ValueError outside the arena."""
         if offset < 0 or size < 0 or offset + size > self.size_bytes:

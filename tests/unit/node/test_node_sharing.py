@@ -11,15 +11,7 @@ from node_bench import MIB, put_id
 
 from obsray.core.node.directory import WAIT_SECONDS
 from obsray.core.node.pulls import ATTEMPTS_MAX, IN_FLIGHT_MAX, Pulled
-from obsray.core.node.step import (
-    CutTransfers,
-    PullObject,
-    RefuseTransfer,
-    ReserveArena,
-    RestoreObject,
-    ServeObject,
-    SpillObject,
-)
+from obsray.core.node.step import CutTransfers, PullObject, RefuseTransfer, RestoreObject, ServeObject, SpillObject
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import NodeState, ObjectState
 
@@ -115,53 +107,6 @@ def test_an_object_of_another_node_is_pulled_when_somebody_wants_to_read_it():
     assert names == ["transfer_asked", "transfer_begun", "transfer_done", "object_pinned"]
     (served,) = home.records.named("transfer_served")
     assert (served["destination"], served["sent_bytes"]) == (there.node, MIB)
-
-
-def test_a_copy_makes_its_pages_as_it_comes_and_a_writer_still_gets_only_what_exists():
-    cluster = ClusterBench({"store": 256 * MIB}, {"store": 256 * MIB, "auto_reserve": False})
-    home, there = cluster.nodes
-    owner, reader = home.driver(b"drvH"), there.driver(b"drvT")
-    large, other = (write(home, owner, put_id(owner, number), 100 * MIB) for number in (1, 2))
-    there.send(reader, m.PinObject(1, large))
-    cluster.settle()
-    (pull,) = pulls(there)
-    assert pull.makes_pages and not there.take_effects(ReserveArena), "pages are made twice"
-    there.send(reader, m.CreateObject(2, put_id(reader, 1), MIB))
-    assert not there.take(reader, m.ObjectRoom), "there are no pages"
-    (reserve,) = there.take_effects(ReserveArena)
-    transfer(cluster, there, pull)
-    there.do(there.machine.arena_reserved, reserve.end, "")
-    (room,) = there.take(reader, m.ObjectRoom)
-    assert room.offset + MIB <= there.objects.room.reserved >= 100 * MIB
-    # What is used again exists already.
-    there.send(reader, m.UnpinObjects([large]))
-    home.send(owner, m.FreeObjects([large]))
-    cluster.settle()
-    there.send(reader, m.PinObject(3, other))
-    cluster.settle()
-    (pull,) = pulls(there)
-    assert not pull.makes_pages and pull.offset == 0
-
-
-def test_pages_of_a_copy_that_did_not_come_are_made_before_anybody_else_writes_there():
-    cluster = ClusterBench({"store": 256 * MIB}, {"store": 256 * MIB, "auto_reserve": False})
-    home, there = cluster.nodes
-    owner, reader = home.driver(b"drvH"), there.driver(b"drvT")
-    large = write(home, owner, put_id(owner, 1), 100 * MIB)
-    there.send(reader, m.PinObject(1, large))
-    cluster.settle()
-    home.send(owner, m.FreeObjects([large]))
-    cluster.settle()
-    (pull,) = pulls(there)
-    there.do(there.machine.object_pulled, pull.token, Pulled(pull.missing, home.node, 0, 0.1, (), "it was cancelled"))
-    assert there.objects.allocator.used_bytes == 0 and there.objects.room.reserved < 100 * MIB
-    there.send(reader, m.CreateObject(2, put_id(reader, 1), 100 * MIB))
-    assert not there.take(reader, m.ObjectRoom)
-    effects = there.take_effects(ReserveArena)
-    there.do(there.machine.arena_reserved, effects[-1].end, "")
-    for again in there.take_effects(ReserveArena):
-        there.do(there.machine.arena_reserved, again.end, "")
-    assert there.take(reader, m.ObjectRoom)
 
 
 def test_many_readers_share_one_pull():

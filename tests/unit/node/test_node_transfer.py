@@ -29,8 +29,6 @@ class End:
         self.name = name
         self.arena = Arena.create(size)
         self.arena.reserve(0, size)
-        #: Whether what it fetches goes where no pages exist.
-        self.makes_pages = True
         self.objects: dict[bytes, tuple[int, int]] = {}
         self.pinned = 0
         self.results: SimpleQueue[tuple[int, Pulled]] = SimpleQueue()
@@ -81,7 +79,7 @@ class End:
     def fetch(self, size: int, *sources: End, missing: tuple[tuple[int, int], ...] | None = None) -> Pulled:
         where = tuple((source.name, source.address) for source in sources)
         self.transfers.pull(
-            PullObject(1, OBJECT, 0, size, ((0, size),) if missing is None else missing, where, self.makes_pages)
+            PullObject(1, OBJECT, 0, size, ((0, size),) if missing is None else missing, where)
         )  # fmt: skip
         return self.results.get(timeout=30)[1]
 
@@ -136,11 +134,9 @@ def relay(sock: socket.socket, change: Callable[[int, bytearray], bool]) -> sock
     return ours
 
 
-@pytest.mark.parametrize("makes_pages", [True, False])
-def test_a_large_value_comes_whole_and_quickly(make, makes_pages):
+def test_a_large_value_comes_whole_and_quickly(make):
     size = 256 * MIB
     source, reader = make(size), make(size)
-    reader.makes_pages = makes_pages
     checksum = source.put(OBJECT, 0, size)
     best = 1e9
     for _ in range(3):
@@ -207,8 +203,7 @@ def test_without_another_source_what_is_missing_is_said_and_can_be_had_later(mak
     assert zlib.crc32(reader.arena.view(0, size)) == checksum
 
 
-@pytest.mark.parametrize("makes_pages", [True, False])
-def test_a_wrong_byte_is_noticed_and_never_kept(make, makes_pages):
+def test_a_wrong_byte_is_noticed_and_never_kept(make):
     size = 4 * MIB
 
     def spoil(passed: int, data: bytearray) -> bool:
@@ -217,7 +212,6 @@ def test_a_wrong_byte_is_noticed_and_never_kept(make, makes_pages):
         return True
 
     source, reader = make(size, tamper=lambda sock: relay(sock, spoil)), make(size)
-    reader.makes_pages = makes_pages
     source.put(OBJECT, 0, size)
     result = reader.fetch(size, source)
     assert result.missing and "checksum" in result.error
