@@ -241,6 +241,8 @@ def _left_abroad(node: VirtualNode) -> list[str]:
         found += [
             f"{each.hex()} is known to lie at {len(place.nodes)} nodes" for each, place in directory.places.items()
         ]
+    if not node.simulator.ledger.cuts:
+        # With a link the news can be lost that what is lost was freed (docs/simulation.md).
         found += [f"{each.hex()} is still known to be lost" for each in directory.lost]
     found += [f"{each.hex()} is being fetched" for each in pulls.pulls]
     found += [
