@@ -4,7 +4,7 @@ Whoever fetches asks for ranges; whoever has the object answers in blocks, each 
 the socket and from the socket into the arena (docs/adr/0022)::
 
     request: operation B | pad 3x | object 20s | start Q | length Q
-    answer:  status B | pad 3x | crc32 I | length Q, then so many bytes: of the object, or (status not 0) of a sentence
+    answer:  status B | pad 3x | checksum I | length Q, then bytes of the object, or (status not 0) of a sentence
 
 A range stays pinned where it is read until the reader says ``RELEASE``, asks for another object, or is gone. What did
 not come is asked of another source, from the last good block on. No byte is ever interpreted; sizes and times are
@@ -18,12 +18,13 @@ import os
 import socket
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from struct import Struct
 from typing import TYPE_CHECKING
+
+import xxhash
 
 from obsray.core.node.pulls import IN_FLIGHT_MAX, Pulled
 from obsray.core.node.step import PullObject, RefuseTransfer, ServeObject
@@ -296,7 +297,7 @@ class Transfers:
             raise Broken("it sent a block of the wrong size")
         view = self._arena.view(job.effect.offset + start, length)
         _receive_into(sock, view)
-        if zlib.crc32(view) != checksum:
+        if checksum_of(view) != checksum:
             raise Broken(f"the checksum of bytes {start} to {start + length} is wrong")
         with job.lock:
             job.got[node] = job.got.get(node, 0) + length
@@ -378,7 +379,7 @@ class Transfers:
             while start < end:
                 length = min(BLOCK_BYTES, end - start)
                 at = grant.offset + start
-                checksum = zlib.crc32(self._arena.view(at, length))
+                checksum = checksum_of(self._arena.view(at, length))
                 sock.sendall(_BLOCK.pack(DATA, checksum, length), socket.MSG_MORE)
                 left = length
                 while left:
@@ -401,6 +402,11 @@ class _Grant:
         self.object = b""
         self.offset = self.size = self.sent = 0
         self.queue_seconds = self.wire_seconds = 0.0
+
+
+def checksum_of(block: memoryview) -> int:
+    """32 bits that tell whether a block is what was sent (XXH3, at five times the speed of CRC-32)."""
+    return xxhash.xxh3_64_intdigest(block) & 0xFFFF_FFFF
 
 
 def _tune(sock: socket.socket, idle_seconds: int) -> None:
