@@ -100,6 +100,19 @@ def test_a_result_is_there_soon_after_the_start(program):
     assert said["seconds"] < 2 * SOON_SECONDS
 
 
+def test_a_program_with_more_than_a_thousand_open_files_starts_a_runtime_all_the_same(program):
+    driver = program(
+        "import resource\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard < 4000 else 4000, hard))\n"
+        "held = [open(os.devnull) for _ in range(1100)]\n"
+        "start()\n"
+        "say(value=obsray.get(obsray.remote(lambda: 7).remote()))\n"
+    )
+    driver.hear()
+    assert driver.hear()["value"] == 7
+
+
 def test_two_runtimes_side_by_side_do_not_disturb_one_another(program, root):
     source = """
 context = start()

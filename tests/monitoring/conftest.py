@@ -28,7 +28,8 @@ class Live:
         return self.cluster.head_node
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: the next module starts a runtime of its own.
+@pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     gpus = Gpus()
     cluster = Cluster(

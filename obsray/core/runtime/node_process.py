@@ -239,9 +239,12 @@ def _tell_options(process: subprocess.Popen[bytes], options: dict[str, Any]) -> 
 def _read_line(fd: int, timeout_seconds: float) -> bytes:
     data = b""
     deadline = time.monotonic() + timeout_seconds
+    # Not select(): a program may have more than a thousand files open.
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
     while b"\n" not in data:
         left = deadline - time.monotonic()
-        if left <= 0 or not select.select([fd], [], [], left)[0]:
+        if left <= 0 or not poll.poll(left * 1000):
             break
         chunk = os.read(fd, 4096)
         if not chunk:
