@@ -1,4 +1,4 @@
-"""The command line: ``obsray``. It reads recorded telemetry and speaks no protocol, so it also works after the end."""
+"""The command line: ``obsray``. Questions are answered out of recorded telemetry, so they also work after the end."""
 
 from obsray.cli.command import main
 

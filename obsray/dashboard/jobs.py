@@ -42,7 +42,7 @@ from obsray.core import options as opts
 from obsray.core.protocol.lifecycle import SubmittedJobState
 from obsray.job_submission import records
 from obsray.job_submission.details import DriverInfo, JobDetails, JobErrorType, JobStatus, JobType
-from obsray.job_submission.records import SubmittedJob
+from obsray.job_submission.records import PACKAGE_BYTES_MAX, PACKAGE_SCHEME, SubmittedJob
 from obsray.telemetry import session_file
 
 from . import plain_json
@@ -50,10 +50,8 @@ from .source import Source, is_alive
 
 PREFIX = "/api/jobs/"
 PACKAGES = "packages"
-PACKAGE_SCHEME = "package://"
 BODY_BYTES_MAX = 4 << 20
 ENTRYPOINT_CHARACTERS_MAX = 100_000
-PACKAGE_BYTES_MAX = 512 << 20
 FOLLOW_SECONDS = 0.1
 STARTING_SECONDS_MAX = 20.0
 _PACKAGE = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.+-]{0,200}\.(zip|whl|py)")

@@ -1,7 +1,8 @@
 """The dashboard's process: ``python -m obsray.dashboard.process --session-dir DIR``.
 
-It reads the session's recorded telemetry and nothing else, so it may start late, die or run again long after the
-session ended. It ends when the session's node ends; over a recorded session it runs until it is told to stop.
+It reads the session's recorded telemetry, so it may start late, die or run again long after the session ended; while
+the session runs it also accepts jobs, which then need it no more (``jobs.py``). It ends when the session's node ends;
+over a recorded session it runs until it is told to stop.
 """
 
 from __future__ import annotations

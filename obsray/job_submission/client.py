@@ -10,8 +10,7 @@ from typing import Any
 
 from obsray.job_submission.connection import Server
 from obsray.job_submission.details import JobDetails, JobStatus
-
-PACKAGE_BYTES_MAX = 512 << 20
+from obsray.job_submission.records import PACKAGE_BYTES_MAX
 
 
 class JobSubmissionClient:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from obsray.core.runtime.packages import Packages
+from obsray.job_submission.records import PACKAGE_SCHEME
 from obsray.runtime_env import check, pip_of
 
-SCHEME = "package://"
 #: Takes a file and the name to send it under.
 Send = Callable[[Path, str], None]
 
@@ -38,7 +38,7 @@ def packed(env: Mapping[str, Any], made_in: Path, bytes_max: int, send: Send) ->
             # A module or wheel is what its name says, so it keeps it, in a package of one file or beside its digest.
             name = _file_name(Path(path))
             send(Path(path), name)
-        return SCHEME + name
+        return PACKAGE_SCHEME + name
 
     if found.get("working_dir"):
         found["working_dir"] = package(os.fspath(found["working_dir"]), "")

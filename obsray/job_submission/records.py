@@ -24,6 +24,9 @@ from obsray.job_submission.details import DriverInfo, JobDetails, JobErrorType, 
 
 DIRECTORY = "jobs_submitted"
 ID_CHARACTERS_MAX = 128
+#: How a runtime_env names a file that was sent as a package, and how large one may be.
+PACKAGE_SCHEME = "package://"
+PACKAGE_BYTES_MAX = 512 << 20
 #: Where the drivers that look after jobs have their actors.
 NAMESPACE = "obsray_jobs"
 #: In the metadata of every driver that belongs to a job.
