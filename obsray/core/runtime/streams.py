@@ -126,6 +126,7 @@ class ObjectRefGenerator(Generic[T]):
         session.check_open()
         if block and not stream.ready and not stream.ended:
             waiter = Waiter(1)
+            waiter.first = self._task_id + bytes(4)
             with session.lock:
                 stream.waiter = waiter
                 if stream.ready or stream.ended:

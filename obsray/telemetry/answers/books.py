@@ -14,6 +14,7 @@ import numpy as np
 from obsray import ids
 from obsray.telemetry.answers.attempts import Attempts, shares
 from obsray.telemetry.answers.idle import IDLE, Idle
+from obsray.telemetry.answers.offered import offered
 from obsray.telemetry.answers.steps import Steps
 from obsray.telemetry.answers.verdict import verdict
 from obsray.telemetry.tables import NS
@@ -185,9 +186,10 @@ class _Slots:
         """Seconds of CPUs for which there was no process, and how many CPUs there were."""
         total, seconds = 0.0, 0.0
         # A session without a record of its node had one nevertheless.
+        known = offered(self.view)
         nodes: dict[bytes, Row] = self.view.cluster_table.nodes or {b"": {}}
         for node, row in nodes.items():
-            cpus = self._cpus(node)
+            cpus = known.get(node, {}).get("CPU", 0.0)
             if not cpus:
                 continue
             begin = max(self.begin, row.get("started_at_ns") or self.begin)
@@ -199,14 +201,6 @@ class _Slots:
             lengths = np.diff(times) / NS
             seconds += float((lengths * np.maximum(cpus - there.at(times[:-1]), 0)).sum())
         return seconds, total
-
-    def _cpus(self, node: bytes) -> float:
-        known, alone = self.view.samples.resources_of.get(node), len(self.view.cluster_table.nodes) <= 1
-        if known is None and alone:
-            known = next(iter(self.view.samples.resources_of.values()), None)
-        if known is None and alone:
-            return float((self.view.store.session().get("resources") or {}).get("CPU", 0.0))
-        return float((known or {}).get("CPU", {}).get("total", 0.0))
 
 
 def _nothing() -> tuple[Array, Array]:

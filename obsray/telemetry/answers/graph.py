@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obsray.ids import TASK_ID_BYTES
-from obsray.telemetry.answers.holders import amounts
+from obsray.telemetry.answers.capacity import freed
 from obsray.telemetry.events import TaskType, WaitKind
 from obsray.telemetry.store import joined
 from obsray.telemetry.tables import NS
@@ -49,6 +49,7 @@ class Graph:
         self.submitted = np.minimum(self._of("submitted_at"), self.start)
         self.name, self.worker = self._of("name"), self._of("worker")
         self.is_call: Array = table["type"][self.row] == TaskType.ACTOR_CALL
+        self._actors()
         self.drivers: list[bytes] = []
         self.context = self._contexts()
         self._waits()
@@ -71,6 +72,15 @@ class Graph:
 
     def name_of(self, number: int) -> str:
         return self.view.store.texts[int(self.name[number])]
+
+    def _actors(self) -> None:
+        """``actor``: of calls the number of their actor in ``actors``, -1 of others."""
+        calls = np.flatnonzero(self.is_call)
+        words = np.ascontiguousarray(self.view.task_table["actor"][self.row[calls]])
+        different, back = np.unique(words.view("<u8").reshape(-1, 2), axis=0, return_inverse=True)
+        self.actors = [one.tobytes() for one in different]
+        self.actor = np.full(self.count, -1, np.int64)
+        self.actor[calls] = back.ravel()
 
     # --- who submitted ------------------------------------------------------------------------------------
 
@@ -109,15 +119,24 @@ class Graph:
         order = kept[np.lexsort((end[kept], context[kept]))]
         context, start, end = context[order], start[order], end[order]
         kind, first, many = kind[order], first[order], many[order]
-        # A wait that is looked at now and then (a progress bar) is told in pieces.
+        # A wait that is looked at now and then (a progress bar) is told in pieces, between which nothing is submitted.
         same = np.zeros(len(order), np.bool_)
         same[1:] = (context[1:] == context[:-1]) & (start[1:] - end[:-1] < EPSILON_NS) & (kind[1:] == kind[:-1])
-        same[1:] &= (first[1:] == first[:-1]) | (first[1:] < 0)
+        same[1:] &= ((first[1:] == first[:-1]) | (first[1:] < 0)) & ~self._submitted_between(context, end, start)
         heads = np.flatnonzero(~same)
         tails = np.append(heads[1:], len(order)) - 1 if len(heads) else heads
         self.wait_context, self.wait_start, self.wait_end = context[heads], start[heads], end[tails]
         self.wait_kind, self.wait_first, self.wait_count = kind[heads], first[heads], many[heads]
         self.wait_for = self._awaited()
+
+    def _submitted_between(self, context: Array, end: Array, start: Array) -> Array:
+        """Whether a context submitted anything between the end of each wait and the start of the next one."""
+        base = int(self.submitted.min(initial=1 << 62)) if self.count else 0
+        known = np.sort(keys(self.context, self.submitted, base))
+        low = np.searchsorted(known, keys(context[:-1], end[:-1] - EPSILON_NS // 10, base))
+        high = np.searchsorted(known, keys(context[1:], start[1:] + EPSILON_NS // 10, base), side="right")
+        found: Array = high > low
+        return found
 
     def _what_for(self, over: Columns, begun: Columns) -> tuple[Array, Array]:
         """For each end of a wait what its beginning said: the producer of the first value, and how many."""
@@ -164,7 +183,6 @@ class Graph:
 
     def _births(self) -> Array:
         """Calls that were made before their actor was there need its constructor as if it were an argument."""
-        table = self.view.task_table
         made = {
             actor: int(self.numbers(np.frombuffer(bytes.fromhex(row["task_id"]), "V16"))[0])
             for actor, row in self.view.actor_table.rows.items() if row["task_id"]
@@ -172,9 +190,7 @@ class Graph:
         calls = np.flatnonzero(self.is_call)
         if not made or not len(calls):
             return np.empty((0, 2), np.int64)
-        words = np.ascontiguousarray(table["actor"][self.row[calls]]).view("<u8").reshape(-1, 2)
-        different, back = np.unique(words, axis=0, return_inverse=True)
-        births = np.array([made.get(one.tobytes(), -1) for one in different], np.int64)[back.ravel()]
+        births = np.array([made.get(one, -1) for one in self.actors], np.int64)[self.actor[calls]]
         early = (births >= 0) & (self.submitted[calls] < self.end[np.maximum(births, 0)])
         return np.stack([births[early], calls[early]], axis=1)
 
@@ -189,8 +205,8 @@ class Graph:
         ready = np.maximum(self.submitted, ready_at)
         slot_by, slot_at = self._before(self.worker, self.start, -1)
         dispatched = np.clip(self._of("dispatched_at"), ready, self.start)
-        capacity_by, capacity_at = self._before(np.zeros(self.count, np.int64), dispatched, EPSILON_NS // 4)
-        capacity_at[self.is_call | ~self._asks() | (dispatched - ready < EPSILON_NS)] = 0
+        capacity_by, capacity_at = freed(self, dispatched + EPSILON_NS // 4)
+        capacity_at[dispatched - ready < EPSILON_NS // 4] = 0
         born = np.minimum(self._born(), self.start)
         retried = np.minimum(self._of("retried_at"), self.start)
         times = np.stack([self.submitted, ready_at, slot_at, capacity_at, born, retried])
@@ -203,13 +219,6 @@ class Graph:
         self.bound_at, self.bound_by = times[self.bound, each], by[self.bound, each]
         #: When everything but a place to run was there, and the task (or -1) that was last to bring it.
         self.ready_at, self.ready_by = ready, np.where(ready_at > self.submitted, ready_by, -1)
-
-    def _asks(self) -> Array:
-        """Which tasks ask for any resource."""
-        codes = self.view.task_table["shape"][self.row]
-        asking = [code for code in np.unique(codes).tolist() if amounts(self.view.store.texts[code])]
-        found: Array = np.isin(codes, asking)
-        return found
 
     def _before(self, group: Array, instants: Array, grace: int) -> tuple[Array, Array]:
         """For each task the one of the same group that ended last before an instant, and when; -1 and 0 for none."""

@@ -1,8 +1,9 @@
 """A recorded job run again on paper: the same graph and durations, on as many workers and as fast as one likes.
 
 A context's program is a list of actions: so much computing, then a submission or a wait. Tasks run when their arguments
-are there and what they ask for is free, first come, first served; calls of an actor in a line of its own. Each task
-keeps the latency that its start had beyond what it waited for. Tasks of large jobs are bundled: ``TASKS_MAX`` at most.
+are there and what they ask for is free on a node where they may run; as the scheduler has it, of equals whoever holds least
+comes first. Calls of an actor wait in a line of its own. Each task keeps the latency that its start had beyond what it
+waited for.
 """
 
 from __future__ import annotations
@@ -11,17 +12,10 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
-import numpy as np
+from obsray.telemetry.answers.replay_model import Model
 
-from obsray.telemetry.answers.graph import EPSILON_NS, Graph
-from obsray.telemetry.answers.holders import amounts
-from obsray.telemetry.columns import Array
-from obsray.telemetry.events import TaskType, WaitKind
-from obsray.telemetry.tables import NS
-
-#: Tasks that are replayed one by one; of more, neighbours that are alike become one.
-TASKS_MAX = 10_000
 _FREE_MAX = 1e12
+_ACT, _ENDED, _STARTED, _PROCESS, _FAILED, _AGAIN, _GIVES_UP, _ITEM = range(8)
 
 
 @dataclass(frozen=True)
@@ -50,283 +44,82 @@ class Change:
         return ", ".join(said) or "nothing changed"
 
 
-class Model:
-    """A job as the replay sees it. Times are seconds from its first submission."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.base = int(graph.submitted.min())
-        self.finish, self.last_context = graph.finish()
-        self.actual_seconds = (self.finish - self.base) / NS
-        self._bundle()
-        self._durations()
-        self._programs()
-        self._places()
-
-    # --- what is replayed -----------------------------------------------------------------------------------
-
-    def _bundle(self) -> None:
-        """``head``: the task that stands for each task."""
-        graph = self.graph
-        self.head = np.arange(graph.count)
-        every = -(-graph.count // TASKS_MAX)
-        if every < 2:
-            return
-        plain = np.ones(graph.count, np.bool_)
-        plain[graph.argument_of.ravel()] = False
-        plain[graph.context[graph.context < graph.count]] = False
-        plain[graph.wait_context[graph.wait_context < graph.count]] = False
-        plain &= ~graph.is_call
-        rows = np.flatnonzero(plain)
-        shape = graph.view.task_table["shape"][graph.row[rows]].astype(np.int64)
-        rows = rows[np.lexsort((graph.submitted[rows], shape, graph.name[rows], graph.context[rows]))]
-        shape = graph.view.task_table["shape"][graph.row[rows]].astype(np.int64)
-        new = np.ones(len(rows), np.bool_)
-        alike = (graph.name[rows][1:] == graph.name[rows][:-1]) & (graph.context[rows][1:] == graph.context[rows][:-1])
-        # What was submitted before a wait and what after it are not one.
-        near = np.diff(graph.submitted[rows]) < NS // 10
-        new[1:] = ~(alike & near & (shape[1:] == shape[:-1]))
-        starts = np.flatnonzero(new)
-        within = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
-        self.head[rows] = rows[np.arange(len(rows)) - within % every]
-
-    def _durations(self) -> None:
-        graph = self.graph
-        self.run = graph.seconds("run_seconds")
-        self.fetch = graph.seconds("fetch_seconds")
-        self.other = graph.seconds("deserialize_seconds") + graph.seconds("store_seconds")
-        self.latency = np.maximum(graph.start - graph.bound_at, 0) / NS
-        count = graph.count
-        self.sums = {
-            name: np.bincount(self.head, getattr(self, name), count) for name in ("run", "fetch", "other", "latency")
-        }
-
-    def _programs(self) -> None:
-        """For each context its actions: (seconds of computing before it, what, of which)."""
-        graph = self.graph
-        contexts = len(graph.drivers) + graph.count
-        standing = np.flatnonzero(self.head == np.arange(graph.count))
-        context = np.concatenate([graph.context[standing], graph.wait_context])
-        at = np.concatenate([graph.submitted[standing], graph.wait_start])
-        until = np.concatenate([graph.submitted[standing], graph.wait_end])
-        what = np.concatenate([standing, -1 - np.arange(len(graph.wait_end))])
-        order = np.lexsort((until, at, context))
-        self.program: dict[int, list[tuple[float, int]]] = {}
-        self.tail: dict[int, float] = {}
-        edges = np.searchsorted(context[order], np.arange(contexts + 1))
-        self.awaited = self._awaited_sets()
-        begins = np.concatenate([graph.start, np.full(len(graph.drivers), self.base)])
-        ends = np.concatenate([graph.end, np.full(len(graph.drivers), self.finish)])
-        for number in np.flatnonzero(np.diff(edges)).tolist():
-            mine = order[edges[number] : edges[number + 1]]
-            before = np.concatenate([[begins[number]], np.maximum.accumulate(until[mine])[:-1]])
-            gaps = np.maximum(at[mine] - before, 0) / NS
-            self.program[number] = list(zip(gaps.tolist(), what[mine].tolist(), strict=True))
-            self.tail[number] = float(max(0, ends[number] - int(until[mine].max())) / NS)
-
-    def _awaited_sets(self) -> list[tuple[list[int], int, float]]:
-        """For each wait: the tasks it is about, how many of them end it, and how long their news took."""
-        graph = self.graph
-        order = np.lexsort((graph.submitted, graph.context))
-        edges = np.searchsorted(graph.context[order], np.arange(graph.count + len(graph.drivers) + 1))
-        found = []
-        for number in range(len(graph.wait_end)):
-            context = int(graph.wait_context[number])
-            mine = order[edges[context] : edges[context + 1]]
-            start, end = int(graph.wait_start[number]), int(graph.wait_end[number])
-            open_ = mine[(graph.end[mine] >= start - EPSILON_NS) & (graph.submitted[mine] <= start + EPSILON_NS)]
-            count = int(graph.wait_count[number])
-            if graph.wait_kind[number] == WaitKind.GET:
-                first = int(graph.wait_first[number])
-                after = (
-                    open_[np.searchsorted(graph.submitted[open_], graph.submitted[first]) :] if first >= 0 else open_
-                )
-                chosen = after[:count]
-                if not len(chosen) or int(graph.end[chosen].max()) > end + EPSILON_NS:
-                    chosen = open_[graph.end[open_] <= end + EPSILON_NS]
-                if first >= 0 and first not in chosen:
-                    chosen = np.append(chosen, first)
-                need = len(chosen)
-            else:
-                chosen, need = open_, min(count, len(open_))
-            last = np.sort(graph.end[chosen])[need - 1] if need else end
-            heads = np.unique(self.head[chosen]).tolist() if need else []
-            if graph.wait_kind[number] == WaitKind.GET:
-                need = len(heads)
-            found.append((heads, min(need, len(heads)), float(max(0, end - int(last)) / NS)))
-        return found
-
-    def _places(self) -> None:
-        """What each task takes while it runs, what there is of it, and when workers were there."""
-        graph, view = self.graph, self.graph.view
-        table = view.task_table
-        totals: dict[str, float] = {}
-        for amounts_ in view.samples.resources_of.values():
-            for name, known in amounts_.items():
-                totals[name] = totals.get(name, 0.0) + known["total"]
-        if not totals:
-            totals = {name: float(n) for name, n in (view.store.session().get("resources") or {}).items()}
-        codes = table["shape"][graph.row]
-        shapes = {code: amounts(view.store.texts[code]) for code in np.unique(codes).tolist()}
-        self.need: list[dict[str, float]] = []
-        self.capacity = dict(totals)
-        actors: dict[bytes, int] = {}
-        for number, code in enumerate(codes.tolist()):
-            if graph.is_call[number]:
-                actor = "actor " + table["actor"][graph.row[number]].tobytes().hex()
-                actors[actor.encode()] = actors.get(actor.encode(), 0) + 1
-                self.need.append({actor: 1.0})
-                self.capacity[actor] = 1.0
-            else:
-                self.need.append({name: value for name, value in shapes[code].items() if name in totals})
-        self._concurrency()
-        self._processes()
-        for row in view.actor_table.rows.values():
-            for name, value in amounts(row["shape"]).items():
-                # An actor keeps what it was given; while it lives tasks have that much less.
-                if name in self.capacity and row["placed_at_ns"] and (row["died_at_ns"] or self.finish) >= self.finish:
-                    self.capacity[name] = max(self.capacity[name] - value, 1.0 if name == "CPU" else 0.0)
-        for number, need in enumerate(self.need):
-            self.need[number] = {n: min(v, self.capacity.get(n, v)) for n, v in need.items()}
-
-    def _processes(self) -> None:
-        """How many processes there were when the job began, how long one takes to start, and which tasks keep theirs:
-        constructors of actors."""
-        graph, view = self.graph, self.graph.view
-        table = view.task_table
-        self.stays: Array = table["type"][graph.row] == TaskType.ACTOR_CREATION
-        rows = [row for row in view.process_table.rows.values() if row["kind"] == "worker" and row["registered_at_ns"]]
-        self.processes = sum(row["registered_at_ns"] <= self.base for row in rows)
-        later = [row for row in rows if row["starting_at_ns"] and row["registered_at_ns"] > self.base]
-        #: When the processes are there that were starting when the job began.
-        self.coming = [
-            (row["registered_at_ns"] - self.base) / NS for row in later if row["starting_at_ns"] <= self.base
-        ]
-        took = [(row["registered_at_ns"] - row["starting_at_ns"]) / NS for row in later]
-        self.process_seconds = float(np.median(took)) if took else 0.0
-
-    def _concurrency(self) -> None:
-        """Actors run as many calls at a time as they were seen to."""
-        graph = self.graph
-        calls = np.flatnonzero(graph.is_call)
-        if not len(calls):
-            return
-        names = np.array([next(iter(self.need[number])) for number in calls.tolist()])
-        for name in np.unique(names).tolist():
-            mine = calls[names == name]
-            times = np.concatenate([graph.start[mine], graph.end[mine]])
-            change = np.concatenate([np.ones(len(mine)), -np.ones(len(mine))])
-            order = np.lexsort((change, times))
-            self.capacity[name] = float(max(1, np.cumsum(change[order]).max()))
-
-    # --- a replay -------------------------------------------------------------------------------------------
-
-    def seconds(self, change: Change) -> float:
-        """How long the job takes with a change, from its first submission to its end."""
-        return _Replay(self, change).run()
-
-    def changed(self, change: Change) -> tuple[Array, Array]:
-        """Run and fetch seconds of each task (of a bundle, its sum) with a change."""
-        graph, run = self.graph, self.run
-        if change.no_stragglers:
-            run = run.copy()
-            for code in np.unique(graph.name).tolist():
-                mine = graph.name == code
-                run[mine] = np.minimum(run[mine], np.percentile(run[mine], 95))
-        for name, factor in change.functions.items():
-            code = graph.view.store.texts.find(name)
-            if code is None or not (graph.name == code).any():
-                known = ", ".join(sorted({graph.name_of(n) for n in np.unique(graph.name, return_index=True)[1]}))
-                raise ValueError(f"no task of this job is called {name!r}; there are: {known}")
-            run = np.where(graph.name == code, run / factor, run)
-        sums = np.bincount(self.head, run, graph.count)
-        return sums, self.sums["fetch"] / change.network
-
-
-class _Replay:
-    """One replay: a clock, what is free, who waits."""
+class Replay:
+    """One replay: a clock, what is free, who waits. ``run`` says how long the job takes, from its first submission to
+    its end; ``starts`` and ``ends`` are then the seconds of each task (None: it never came to that)."""
 
     def __init__(self, model: Model, change: Change) -> None:
         self.model, self.change = model, change
         run, fetch = model.changed(change)
-        self.fixed = (fetch + model.sums["other"]).tolist()
-        self.run_seconds = run.tolist()
-        self.run_before = model.sums["run"].tolist()
-        self.latency = model.sums["latency"].tolist()
-        self.processes = model.processes
-        self.starting = 0
-        self.is_call = model.graph.is_call.tolist()
-        self.stays = model.stays.tolist()
+        self.fixed = (fetch + model.other).tolist()
+        self.run_seconds, self.run_before = run.tolist(), model.run.tolist()
+        self.latency = model.latency.tolist()
+        self.actor, self.context = model.actor.tolist(), model.context.tolist()
+        self.stays, self.shape = model.stays.tolist(), model.shape.tolist()
+        self.home, self.node = model.node.tolist(), model.node.tolist()
+        self.processes, self.starting = model.processes, 0
         many = change.workers
-        self.free = {
-            name: amount if name.startswith("actor ") else min(amount * many, _FREE_MAX)
-            for name, amount in model.capacity.items()
-        }
-        count = model.graph.count
-        self.missing = np.bincount(model.head[model.graph.argument_of[:, 1]], minlength=count).tolist()
-        self.feeds: dict[int, list[int]] = {}
-        for producer, consumer in model.head[model.graph.argument_of].tolist():
-            self.feeds.setdefault(producer, []).append(consumer)
-        self.queues: dict[str, deque[tuple[int, int]]] = {}
-        # As the scheduler has it, a demand is of one owner and one shape, and who holds least comes first.
-        self.keys = [
-            f"{context}|" + "|".join(f"{n}:{v}" for n, v in sorted(need.items()))
-            for context, need in zip(model.graph.context.tolist(), model.need, strict=True)
+        self.free = [
+            {name: min(amount * many, _FREE_MAX) for name, amount in of_node.items()} for of_node in model.capacity
         ]
-        self.held: dict[str, int] = {}
-        self.done = [False] * count
+        self.slots = list(model.slots)
+        self.lines: list[deque[int]] = [deque() for _ in self.slots]
+        self.missing = list(model.missing)
+        #: Shape -> context -> tasks that could run, with their turn.
+        self.queues: list[dict[int, deque[tuple[int, int]]]] = [{} for _ in model.needs]
+        self.held: dict[tuple[int, int], int] = {}
+        self.tries = {task: deque(tries) for task, tries in model.tries.items()}
+        count = model.count
         self.submitted = [False] * count
+        #: Of tasks and, behind tasks and drivers, of items.
+        self.done = [False] * (count + len(model.graph.drivers) + model.item_count)
+        self.starts: list[float | None] = [None] * count
+        self.ends: list[float | None] = [None] * count
         self.step: dict[int, int] = {}
-        self.waiters: dict[int, list[int]] = {}
+        self.waiters: dict[int, list[tuple[int, int]]] = {}
+        #: Context -> how many of what it waits for are missing, which wait that is.
         self.wanted: dict[int, list[int]] = {}
         self.heap: list[tuple[float, int, int, int]] = []
-        self.order = 0
-        self.now = 0.0
-        self.last = 0.0
+        self.order, self.now, self.last = 0, 0.0, 0.0
 
     def run(self) -> float:
-        count = self.model.graph.count
         for seconds in self.model.coming:
             self.starting += 1
-            self._at(seconds, 3, 0)
+            self._at(seconds, _PROCESS, 0)
         for number in range(len(self.model.graph.drivers)):
-            self._advance(count + number)
+            self._advance(self.model.count + number)
+        handlers = {
+            _ACT: self._act, _ENDED: self._ended, _STARTED: self._started, _PROCESS: self._process,
+            _FAILED: self._failed, _AGAIN: self._again, _GIVES_UP: self._gives_up,
+            _ITEM: self._item,
+        }  # fmt: skip
         while self.heap:
             self.now, _, what, which = heapq.heappop(self.heap)
-            if what == 0:
-                self._act(which)
-            elif what == 1:
-                self._ended(which)
-            elif what == 2:
-                self._started(which)
-            else:
-                self.starting -= 1
-                self.processes += 1
-                self._place()
+            handlers[what](which)
         return self.last
 
     def _at(self, seconds: float, what: int, which: int) -> None:
         self.order += 1
         heapq.heappush(self.heap, (self.now + seconds, self.order, what, which))
 
-    # --- contexts: 0 an action is due --------------------------------------------------------------------------
+    # --- contexts --------------------------------------------------------------------------------------------
 
     def _speed(self, context: int) -> float:
         """By how much computing in a context is shorter."""
-        if context >= self.model.graph.count:
+        if context >= self.model.count:
             return 1.0 / self.change.driver
         before = self.run_before[context]
         return self.run_seconds[context] / before if before > 0 else 1.0
 
-    def _advance(self, context: int) -> None:
+    def _advance(self, context: int, news: float = 0.0) -> None:
         """The computing before a context's next action begins."""
         step, program = self.step.get(context, 0), self.model.program.get(context, [])
         if step < len(program):
-            self._at(program[step][0] * self._speed(context), 0, context)
-        elif context < self.model.graph.count:
-            self._at(self.model.tail.get(context, 0.0) * self._speed(context), 1, context)
+            self._at(news + program[step][0] * self._speed(context), _ACT, context)
+        elif context < self.model.count:
+            self._at(news + self.model.tail.get(context, 0.0) * self._speed(context), _ENDED, context)
         else:
-            self.last = max(self.last, self.now)
+            self.last = max(self.last, self.now + news)
 
     def _act(self, context: int) -> None:
         step = self.step.get(context, 0)
@@ -334,116 +127,181 @@ class _Replay:
         self.step[context] = step + 1
         if what >= 0:
             self.submitted[what] = True
+            if self.actor[what] >= 0:
+                self.lines[self.actor[what]].append(what)
             if not self.missing[what]:
                 self._ready(what)
             self._advance(context)
             return
-        tasks, need, _ = self.model.awaited[-1 - what]
+        wait = -1 - what
+        tasks, need, news, limit = self.model.awaited[wait]
         open_ = [task for task in tasks if not self.done[task]]
         left = need - (len(tasks) - len(open_))
         if left <= 0:
-            self._advance(context)
+            # It was about nothing that is known: then it lasts as long as it did.
+            self._advance(context, 0.0 if tasks else news)
             return
-        if context < self.model.graph.count:
-            self._give(context, only="CPU")
-        self.wanted[context] = [left, -1 - what]
+        self.wanted[context] = [left, wait]
         for task in open_:
-            self.waiters.setdefault(task, []).append(context)
+            self.waiters.setdefault(task, []).append((context, wait))
+        if limit != float("inf"):
+            self._at(limit, _GIVES_UP, context)
+        if context < self.model.count and self.actor[context] < 0:
+            self._give(context, only="CPU")
 
-    # --- tasks: 3 a process is there, 2 a task begins, 1 it ends ---------------------------------------------
+    def _goes_on(self, context: int, news: float) -> None:
+        """A wait is over. A task goes on at once, as the scheduler has it: its CPU may be taken twice for a while."""
+        del self.wanted[context]
+        if context < self.model.count and self.actor[context] < 0:
+            need = self.model.needs[self.shape[context]]
+            if "CPU" in need:
+                self.free[self.node[context]]["CPU"] -= need["CPU"]
+        self._advance(context, news)
+
+    def _gives_up(self, context: int) -> None:
+        wanted = self.wanted.get(context)
+        if wanted is not None and self.model.program[context][self.step[context] - 1][1] == -1 - wanted[1]:
+            self._goes_on(context, 0.0)
+
+    # --- tasks -----------------------------------------------------------------------------------------------
 
     def _ready(self, task: int) -> None:
-        key = self.keys[task]
+        if self.actor[task] >= 0:
+            self._call(self.actor[task])
+            return
         self.order += 1
-        queue = self.queues.setdefault(key, deque())
+        queue = self.queues[self.shape[task]].setdefault(self.context[task], deque())
         queue.append((self.order, task))
         if len(queue) == 1:
             self._place()
 
+    def _call(self, actor: int) -> None:
+        """The calls of an actor that can run, in the order in which they were made."""
+        line = self.lines[actor]
+        while self.slots[actor] > 0:
+            task = next((one for one in line if not self.missing[one]), None)
+            if task is None:
+                return
+            line.remove(task)
+            self.slots[actor] -= 1
+            self._at(self.latency[task], _STARTED, task)
+
     def _place(self) -> None:
-        """Give what is free to whoever has waited longest and fits."""
+        """Give what is free to whoever holds least, then has waited longest, and fits."""
         while True:
-            best, least = None, (0, 0)
-            for key, queue in self.queues.items():
-                turn = self.held.get(key, 0), queue[0][0]
-                if (best is None or turn < least) and self._fits(queue[0][1]):
-                    best, least = queue, turn
+            best, least, where = None, (0, 0), (0, 0)
+            for shape, queues in enumerate(self.queues):
+                if not queues or self._node_for(shape) < 0:
+                    continue
+                for context, queue in queues.items():
+                    turn = self.held.get((shape, context), 0), queue[0][0]
+                    if best is None or turn < least:
+                        best, least, where = queue, turn, (shape, context)
             if best is None:
                 return
-            if not self.is_call[best[0][1]]:
-                if not self.processes:
-                    for _ in range(self._wanted_processes() - self.starting):
-                        self.starting += 1
-                        self._at(self.model.process_seconds, 3, 0)
-                    # Calls of actors need none.
-                    best = next((q for q in self.queues.values() if self._called(q[0][1])), None)
-                    if best is None:
-                        return
-                else:
-                    self.processes -= 1
+            if not self.processes:
+                for _ in range(self._wanted_processes() - self.starting):
+                    self.starting += 1
+                    self._at(self.model.process_seconds, _PROCESS, 0)
+                return
+            self.processes -= 1
             _, task = best.popleft()
-            key = self.keys[task]
             if not best:
-                del self.queues[key]
-            self.held[key] = self.held.get(key, 0) + 1
-            for name, amount in self.model.need[task].items():
-                self.free[name] -= amount
-            self._at(self.latency[task], 2, task)
+                del self.queues[where[0]][where[1]]
+            self.held[where] = self.held.get(where, 0) + 1
+            node = self.node[task] = self._node_for(where[0], self.home[task])
+            for name, amount in self.model.needs[where[0]].items():
+                self.free[node][name] -= amount
+            tries = self.tries.get(task)
+            if tries:
+                self._at(tries[0][0], _FAILED, task)
+            else:
+                self._at(self.latency[task], _STARTED, task)
+
+    def _node_for(self, shape: int, home: int = -1) -> int:
+        """A node where tasks of a shape fit now, if it can be ``home``; -1 if there is none."""
+        need, found = self.model.needs[shape], -1
+        for node in self.model.hosts[shape]:
+            free = self.free[node]
+            if all(free.get(name, 0.0) >= amount - 1e-9 for name, amount in need.items()):
+                if node == home:
+                    return node
+                found = node if found < 0 else found
+        return found
 
     def _wanted_processes(self) -> int:
         """How many processes would have work now."""
-        wanted, cpus = 0, self.free.get("CPU", 0.0)
-        for queue in self.queues.values():
-            if not self.is_call[queue[0][1]] and self._fits(queue[0][1]):
-                each = self.model.need[queue[0][1]].get("CPU", 0.0)
-                wanted += min(len(queue), int(cpus / each)) if each else len(queue)
+        wanted, cpus = 0, sum(free.get("CPU", 0.0) for free in self.free)
+        for shape, queues in enumerate(self.queues):
+            if queues and self._node_for(shape) >= 0:
+                each = self.model.needs[shape].get("CPU", 0.0)
+                tasks = sum(map(len, queues.values()))
+                wanted += min(tasks, int(cpus / each)) if each else tasks
         return max(wanted, 1)
 
-    def _called(self, task: int) -> bool:
-        return bool(self.is_call[task]) and self._fits(task)
-
-    def _fits(self, task: int) -> bool:
-        return all(self.free.get(name, 0.0) >= amount - 1e-9 for name, amount in self.model.need[task].items())
-
     def _started(self, task: int) -> None:
+        self.starts[task] = self.now
+        for after, item in self.model.items.get(task, ()):
+            self._at(after * self._speed(task), _ITEM, item)
         if task in self.model.program:
             self._advance(task)
         else:
-            self._at(self.fixed[task] + self.run_seconds[task], 1, task)
+            self._at(self.fixed[task] + self.run_seconds[task], _ENDED, task)
+
+    def _process(self, _: int) -> None:
+        self.starting -= 1
+        self.processes += 1
+        self._place()
 
     def _give(self, task: int, only: str = "") -> None:
-        for name, amount in self.model.need[task].items():
+        free = self.free[self.node[task]]
+        for name, amount in self.model.needs[self.shape[task]].items():
             if not only or name == only:
-                self.free[name] = self.free.get(name, 0.0) + amount
+                free[name] = free.get(name, 0.0) + amount
+        self._place()
+
+    def _left(self, task: int) -> None:
+        """A task has left its place."""
+        if self.actor[task] >= 0:
+            self.slots[self.actor[task]] += 1
+            self._call(self.actor[task])
+            return
+        self.held[self.shape[task], self.context[task]] -= 1
+        if not self.stays[task]:
+            self.processes += 1
+        self._give(task)
+
+    def _failed(self, task: int) -> None:
+        _, pause = self.tries[task].popleft()
+        self._left(task)
+        self._at(pause, _AGAIN, task)
+
+    def _again(self, task: int) -> None:
+        """What is tried again goes to the front."""
+        self.order += 1
+        self.queues[self.shape[task]].setdefault(self.context[task], deque()).appendleft((self.order, task))
         self._place()
 
     def _ended(self, task: int) -> None:
-        self.done[task] = True
+        self.done[task], self.ends[task] = True, self.now
         self.last = max(self.last, self.now)
-        self.held[self.keys[task]] -= 1
-        if not self.is_call[task] and not self.stays[task]:
-            self.processes += 1
-        self._give(task)
-        for consumer in self.feeds.get(task, ()):
+        self._left(task)
+        for consumer in self.model.feeds.get(task, ()):
             self.missing[consumer] -= 1
             if not self.missing[consumer] and self.submitted[consumer]:
                 self._ready(consumer)
-        for context in self.waiters.pop(task, ()):
+        self._told(task)
+
+    def _item(self, item: int) -> None:
+        self.done[item] = True
+        self._told(item)
+
+    def _told(self, what: int) -> None:
+        """Whoever waited for a task or an item may go on."""
+        for context, wait in self.waiters.pop(what, ()):
             wanted = self.wanted.get(context)
-            if wanted is None:
+            if wanted is None or wanted[1] != wait:
                 continue
             wanted[0] -= 1
             if wanted[0] == 0:
-                del self.wanted[context]
-                if context < self.model.graph.count and "CPU" in self.model.need[context]:
-                    # It goes on at once, as the scheduler has it: its CPU may be taken twice for a while.
-                    self.free["CPU"] -= self.model.need[context]["CPU"]
-                news = self.model.awaited[wanted[1]][2]
-                step, program = self.step.get(context, 0), self.model.program.get(context, [])
-                speed = self._speed(context)
-                if step < len(program):
-                    self._at(news + program[step][0] * speed, 0, context)
-                elif context < self.model.graph.count:
-                    self._at(news + self.model.tail.get(context, 0.0) * speed, 1, context)
-                else:
-                    self.last = max(self.last, self.now + news)
+                self._goes_on(context, self.model.awaited[wait][2])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obsray.telemetry.answers.graph import Graph, job_to_look_at
-from obsray.telemetry.answers.replay import Change, Model
+from obsray.telemetry.answers.replay import Change, Replay
+from obsray.telemetry.answers.replay_model import Model
 
 if TYPE_CHECKING:
     from obsray.telemetry.views import Views
@@ -37,12 +38,12 @@ def what_if(view: Views, job: int | None = None, changes: list[Change] | None = 
     if not graph.count:
         raise LookupError(f"no task of job {number:08x} has ended yet")
     model = Model(graph)
-    base = model.seconds(Change())
+    base = Replay(model, Change()).run()
     actual = model.actual_seconds
     error = abs(base - actual) / actual if actual else 0.0
     scenarios: list[Row] = []
     for change in changes if changes is not None else usual(graph):
-        seconds = model.seconds(change)
+        seconds = Replay(model, change).run()
         scenarios.append(
             {
                 "change": change.described(), "seconds": seconds, "speedup": base / seconds if seconds else 1.0,

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from obsray.cli import command
-from obsray.telemetry.answers import replay
+from obsray.telemetry.answers import replay_model
 from obsray.telemetry.answers.critical import slack_seconds
 from obsray.telemetry.answers.graph import Graph
 from obsray.telemetry.answers.replay import Change
@@ -204,7 +204,7 @@ def test_without_stragglers_the_longest_runs_are_as_long_as_others(tmp_path):
 
 
 def test_large_jobs_are_replayed_in_bundles_that_change_little(tmp_path, monkeypatch):
-    monkeypatch.setattr(replay, "TASKS_MAX", 50)
+    monkeypatch.setattr(replay_model, "TASKS_MAX", 50)
     scene = Scene(tmp_path / "session")
     flat(scene, 400, 2, 0.01)
     view = scene.views()
