@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from obsray.cli import output, sessions
+from obsray.cli.patience import Patience
 from obsray.cli.things import resolved
 from obsray.dashboard import plain_json, queries, units
 from obsray.dashboard.tables import TASKS
@@ -83,7 +84,9 @@ def run_compare(options: argparse.Namespace) -> int:
     """Answer ``obsray compare``; the exit code says whether anything got worse."""
     try:
         share = float(options.threshold) / 100
-        found = compare(options.before, options.after, threshold=share)
+        with Patience() as patience:
+            patience.says("reading two sessions and comparing them")
+            found = compare(options.before, options.after, threshold=share)
     except FileNotFoundError as error:
         raise sessions.Problem(str(error), "Give directories or names of sessions.") from None
     except ValueError as error:
@@ -99,9 +102,11 @@ def run_memory(options: argparse.Namespace) -> int:
 
 def _asked(options: argparse.Namespace, question: Callable[[Any], Any]) -> Any:
     """The answer of a session's views. Raises Problem for what cannot be answered."""
-    view = sessions.views(sessions.find(options.session))
     try:
-        return question(view)
+        with Patience() as patience:
+            view = sessions.views(sessions.find(options.session), patience)
+            patience.says(f"{options.command}: {len(view.task_table):,} tasks are looked at")
+            return question(view)
     except (LookupError, ValueError) as error:
         raise sessions.Problem(str(error), f"See 'obsray {options.command} --help'.") from None
 

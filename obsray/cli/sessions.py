@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from obsray.cli.patience import Patience
 from obsray.dashboard import units
 
 
@@ -34,12 +35,14 @@ def find(name: str | None) -> Path:
     return directory
 
 
-def views(directory: Path) -> Any:
+def views(directory: Path, patience: Patience | None = None) -> Any:
     """The views over a session, up to date. Raises Problem if nothing was recorded there."""
     from obsray.dashboard.source import open_views
 
     try:
         view = open_views(directory)
+        if patience is not None:
+            patience.says("reading records", lambda: f"{view.samples.events_total:,} so far")
         view.refresh()
     except FileNotFoundError as error:
         raise Problem(f"nothing is recorded in {directory}: {error}", "Give another session with --session.") from None

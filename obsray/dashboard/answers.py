@@ -40,18 +40,18 @@ async def why(request: Request) -> Response:
 
 
 async def books(request: Request) -> Response:
-    job = _only(request, "job").get("job")
+    job = only(request, "job").get("job")
     return await _answered(request, lambda view: view.books(job_of(job), refresh=False))
 
 
 async def critical_path(request: Request) -> Response:
-    job = _only(request, "job").get("job")
+    job = only(request, "job").get("job")
     return await _answered(request, lambda view: view.critical_path(job_of(job), refresh=False))
 
 
 async def what_if(request: Request) -> Response:
     """``workers``, ``network``, ``driver``: factors; ``function``: name=factor, repeatable; ``no_stragglers=1``."""
-    given = _only(request, "job", "workers", "network", "driver", "function", "no_stragglers")
+    given = only(request, "job", "workers", "network", "driver", "function", "no_stragglers")
 
     def question(view: Any) -> Any:
         change = change_of(
@@ -64,28 +64,34 @@ async def what_if(request: Request) -> Response:
 
 
 async def stragglers(request: Request) -> Response:
-    job = _only(request, "job").get("job")
+    job = only(request, "job").get("job")
     return await _answered(request, lambda view: view.stragglers(job_of(job), refresh=False))
 
 
 async def memory(request: Request) -> Response:
-    _only(request)
+    only(request)
     return await _answered(request, lambda view: view.memory(refresh=False))
 
 
 async def different(request: Request) -> Response:
     """``where``: conditions on the tasks that are asked about, ``among``: on all that are looked at; repeatable."""
-    _only(request, "where", "among")
-    chosen, among = (
-        queries.read(TASKS, [("where", text) for text in request.query_params.getlist(name)]).conditions
-        for name in ("where", "among")
-    )
+    only(request, "where", "among")
+    chosen, among = different_filters(request)
     if not chosen:
         raise queries.BadQuery("which tasks? Give where=COLUMN OP VALUE, for example where=run_seconds > 1s")
     return await _answered(request, lambda view: view.different(chosen, among, refresh=False))
 
 
-def _only(request: Request, *names: str) -> dict[str, str]:
+def different_filters(request: Request) -> tuple[Any, Any]:
+    """The conditions ``where`` and ``among`` of a request. Raises BadQuery."""
+    chosen, among = (
+        queries.read(TASKS, [("where", text) for text in request.query_params.getlist(name)]).conditions
+        for name in ("where", "among")
+    )
+    return chosen, among
+
+
+def only(request: Request, *names: str) -> dict[str, str]:
     """The parameters of a request, if there are no others than these. Raises BadQuery."""
     given = {name: value for name, value in request.query_params.items() if value != ""}
     unknown = set(given) - set(names)

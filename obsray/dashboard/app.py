@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from obsray.telemetry.explain import gist
 
-from . import api, jobs, pages, scraping, units
+from . import analyses, api, jobs, pages, scraping, units
 from .auth import Guard
 from .queries import BadQuery
 from .source import Busy, Source
@@ -80,6 +80,7 @@ def create_app(source: Source, token: str, port: int) -> Guard:
         *scraping.routes(),
         *jobs.routes(),
         *pages.routes(),
+        *analyses.routes(),
         Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
     ]
     handlers: dict[Any, Any] = {

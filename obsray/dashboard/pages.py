@@ -56,52 +56,55 @@ def frame(request: Request, page: str = "") -> dict[str, Any]:
     return {"page": page, "session_name": str(name), "session": session, "is_live": source.is_live}
 
 
-def _render(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+def render(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A page out of a template, with what every page shows around it."""
     environment = request.app.state.environment
     return HTMLResponse(environment.get_template(template).render(**frame(request), **values), status_code=status)
 
 
-def _source(request: Request) -> Source:
+def source_of(request: Request) -> Source:
+    """The one reader of the session."""
     source: Source = request.app.state.source
     return source
 
 
-def _is_fragment(request: Request) -> bool:
+def is_fragment(request: Request) -> bool:
+    """Whether htmx asks for a part of a page."""
     return request.headers.get("hx-request") == "true" and request.headers.get("hx-boosted") != "true"
 
 
 async def _overview(request: Request) -> dict[str, Any]:
-    return await _source(request).ask(overview_shape, key="overview")
+    return await source_of(request).ask(overview_shape, key="overview")
 
 
 async def overview(request: Request) -> Response:
     shape = await _overview(request)
-    return _render(request, "overview.html", overview=shape, series=json.dumps(shape["series"]))
+    return render(request, "overview.html", overview=shape, series=json.dumps(shape["series"]))
 
 
 async def overview_live(request: Request) -> Response:
     shape = await _overview(request)
-    status = 200 if _source(request).is_live else STOP_POLLING
-    return _render(request, "_overview.html", status, overview=shape, series=json.dumps(shape["series"]))
+    status = 200 if source_of(request).is_live else STOP_POLLING
+    return render(request, "_overview.html", status, overview=shape, series=json.dumps(shape["series"]))
 
 
 async def ledger_live(request: Request) -> Response:
-    ledger = await _source(request).ask(lambda view: view.ledger(refresh=False), key="ledger")
-    return _render(request, "_ledger.html", 200 if _source(request).is_live else STOP_POLLING, ledger=ledger)
+    ledger = await source_of(request).ask(lambda view: view.ledger(refresh=False), key="ledger")
+    return render(request, "_ledger.html", 200 if source_of(request).is_live else STOP_POLLING, ledger=ledger)
 
 
 async def ledger_page(request: Request) -> Response:
-    ledger = await _source(request).ask(lambda view: view.ledger(refresh=False), key="ledger")
-    return _render(request, "ledger.html", ledger=ledger)
+    ledger = await source_of(request).ask(lambda view: view.ledger(refresh=False), key="ledger")
+    return render(request, "ledger.html", ledger=ledger)
 
 
 async def list_page(request: Request) -> Response:
     """One page of one table; asked by htmx only the table comes, so that the filter bar keeps its focus."""
     table = TABLES[request.url.path.strip("/")]
     query = queries.read(table, request.query_params.multi_items())
-    found = await _source(request).ask(lambda view: queries.rows(view, table, query))
-    template = "_table.html" if _is_fragment(request) else "list.html"
-    return _render(request, template, table=table, query=query, rows=found["rows"], total=found["total"])
+    found = await source_of(request).ask(lambda view: queries.rows(view, table, query))
+    template = "_table.html" if is_fragment(request) else "list.html"
+    return render(request, template, table=table, query=query, rows=found["rows"], total=found["total"])
 
 
 async def task_page(request: Request) -> Response:
@@ -113,27 +116,27 @@ async def task_page(request: Request) -> Response:
             return None, {"id": task_id, "events": [], "left_out": 0}, None
         return task, queries.story(view, task["task_id"]), view.why(task["task_id"], refresh=False)
 
-    task, story, why = await _source(request).ask(all_of_it)
+    task, story, why = await source_of(request).ask(all_of_it)
     if task is None:
         raise HTTPException(
             404,
             f"No task of this session has the id {task_id}. It may be of another session, or name something else.",
         )
     is_open = task.get("state") not in ("FINISHED", "FAILED", "CANCELLED")
-    template = "_task.html" if _is_fragment(request) else "task.html"
-    status = STOP_POLLING if template == "_task.html" and not (is_open and _source(request).is_live) else 200
-    return _render(request, template, status, task=task_shape(task), story=story, why=why, is_open=is_open)
+    template = "_task.html" if is_fragment(request) else "task.html"
+    status = STOP_POLLING if template == "_task.html" and not (is_open and source_of(request).is_live) else 200
+    return render(request, template, status, task=task_shape(task), story=story, why=why, is_open=is_open)
 
 
 async def story_page(request: Request) -> Response:
     identifier = queries.identifier(request.path_params["id"])
-    story = await _source(request).ask(lambda view: queries.story(view, identifier))
+    story = await source_of(request).ask(lambda view: queries.story(view, identifier))
     if not story["events"]:
         raise HTTPException(
             404,
             f"Nothing is recorded about {identifier}. It may belong to another session, or the id may be cut short.",
         )
-    return _render(request, "_story.html" if _is_fragment(request) else "story.html", story=story)
+    return render(request, "_story.html" if is_fragment(request) else "story.html", story=story)
 
 
 async def find(request: Request) -> Response:
@@ -148,4 +151,4 @@ async def find(request: Request) -> Response:
             return by_name
         return f"/tasks/{identifier}" if noun == "tasks" else f"/story/{identifier}"
 
-    return RedirectResponse(await _source(request).ask(place), status_code=303)
+    return RedirectResponse(await source_of(request).ask(place), status_code=303)

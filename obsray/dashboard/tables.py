@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``kind`` says how a value is shown: text, id, state, seconds, size, count, clock, cause, running or states."""
+    """``kind`` says how a value is shown: text, id, job, state, seconds, size, count, clock, cause, running, states."""
 
     key: str
     title: str
@@ -290,7 +290,7 @@ JOBS = Table(
     "Jobs",
     "Drivers: programs that joined the session.",
     (
-        Column("job_id", "Job"),
+        Column("job_id", "Job", "job"),
         Column("state", "State", "state"),
         Column("entrypoint", "Entry point"),
         Column("namespace", "Namespace", rank=2),

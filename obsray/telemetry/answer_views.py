@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class AnswerViews(ProcessViews):
     """What can be asked that is more than a look at a table. ``job`` is a job's number; None: the whole session."""
 
+    #: The newest job that was replayed (``answers/whatif.py``).
+    replayed: Any = None
+
     @property
     def _views(self) -> Views:
         return cast("Any", self)  # type: ignore[no-any-return]
@@ -32,6 +35,12 @@ class AnswerViews(ProcessViews):
         from obsray.telemetry.answers import books
 
         return books.books(self._views, job, refresh)
+
+    def slots_over_time(self, job: int | None = None, refresh: bool = True) -> Row:
+        """The books of each worker over time. Raises LookupError for an unknown job."""
+        from obsray.telemetry.answers import slots_over_time
+
+        return slots_over_time.slots_over_time(self._views, job, refresh)
 
     def critical_path(self, job: int | None = None, refresh: bool = True) -> Row:
         """What the duration of a job consists of, and which tasks have slack. Raises LookupError."""

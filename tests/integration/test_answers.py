@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from obsray.telemetry.past import difference, views_at
 from tests.integration.programs import eventually, views
 
 pytest_plugins = ["tests.integration.fixtures"]
@@ -260,3 +263,93 @@ def test_a_leak_is_found_with_the_line_that_made_it(program):
     assert live["by_call_site"][0]["objects"] == 25 and live["by_call_site"][0]["bytes"] >= 25 * 200_000
     over = views(directory).memory()
     assert over["by_call_site"][0]["what"] == suspect and not over["live"]
+
+
+THEN = """
+import numpy as np
+from obsray.util.placement_group import placement_group, remove_placement_group
+start(resources={"slot": 1})
+
+@obsray.remote
+def hold(path):
+    while not os.path.exists(path): time.sleep(0.02)
+    return np.zeros(300_000, np.uint8)
+@obsray.remote
+def after(value): raise ValueError("planted")
+@obsray.remote(num_cpus=0)
+class Counter:
+    def add(self): return 1
+
+gate = listen()
+counter, other = Counter.remote(), Counter.remote()
+obsray.get([counter.add.remote(), other.add.remote()])
+kept = obsray.put(np.ones(400_000, np.uint8))
+group = placement_group([{"slot": 1}])
+obsray.get(group.ready())
+held = [hold.remote(gate) for _ in range(5)]
+late = after.remote(held[-1])
+cancelled = hold.remote(gate)
+listen()
+obsray.cancel(cancelled)
+obsray.kill(other)
+remove_placement_group(group)
+del kept
+open(gate, "w").close()
+obsray.wait([late, *held], num_returns=6)
+again = [hold.remote(gate + ".never") for _ in range(4)]
+listen()
+"""
+#: What a view shows of each thing, by noun: its id and its state.
+SHOWN = {"actors": "actor_id", "workers": "worker_id", "placement_groups": "group_id", "nodes": "node_id",
+         "jobs": "job_id"}  # fmt: skip
+
+
+def shown(view: Any) -> dict[str, dict[str, str]]:
+    """The states of all things as a view shows them now."""
+    view.refresh()
+    found = {
+        noun: {row[key]: row["state"] for row in getattr(view, noun)(refresh=False)} for noun, key in SHOWN.items()
+    }
+    for noun, key in (("tasks", "task_id"), ("objects", "object_id")):
+        rows = getattr(view, noun)([], "", 1000, 0, refresh=False)["rows"]
+        found[noun] = {row[key]: row["state"] for row in rows}
+    return found
+
+
+def settled(view: Any, counts: dict[str, int]) -> tuple[int, dict[str, dict[str, str]]]:
+    """An instant before and after which nothing changed for a while, with so many tasks in these states, and what the
+    view showed then."""
+    last: dict[str, Any] = {"shown": None, "since": 0.0, "at": 0}
+
+    def quiet() -> bool:
+        now = shown(view)
+        if now != last["shown"]:
+            last.update(shown=now, since=time.monotonic(), at=0)
+        lasted = time.monotonic() - last["since"]
+        if lasted > 0.15 and not last["at"]:
+            last["at"] = time.time_ns()
+        states = list(now["tasks"].values())
+        return lasted > 0.3 and all(states.count(state) == count for state, count in counts.items())
+
+    eventually(quiet, PATIENCE_SECONDS)
+    return last["at"], last["shown"]
+
+
+def test_the_past_is_what_the_live_view_showed_then(program, tmp_path):
+    driver = program(THEN)
+    directory = driver.hear()["directory"]
+    driver.tell(str(tmp_path / "gate"))
+    view = views(directory)
+    first = settled(view, {"RUNNING": 2, "PENDING_NODE_ASSIGNMENT": 4, "PENDING_ARGS_AVAIL": 1})
+    driver.tell()
+    second = settled(view, {"RUNNING": 2, "PENDING_NODE_ASSIGNMENT": 2, "FAILED": 1, "CANCELLED": 1})
+    driver.end()
+    assert first[1]["actors"] != second[1]["actors"] and first[1]["objects"] != second[1]["objects"]
+    for moment, live in (first, second):
+        past = shown(views_at(Path(directory), moment))
+        for noun, states in live.items():
+            assert past[noun] == states, noun
+    told = difference(views_at(Path(directory), first[0]), views_at(Path(directory), second[0]))["tasks"]
+    for state in ("RUNNING", "FINISHED", "FAILED", "CANCELLED", "PENDING_NODE_ASSIGNMENT", "PENDING_ARGS_AVAIL"):
+        before, after = (list(live["tasks"].values()).count(state) for _, live in (first, second))
+        assert before == after or (told[state]["before"], told[state]["after"]) == (before, after), state

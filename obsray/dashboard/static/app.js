@@ -15,6 +15,12 @@ document.addEventListener("submit", (event) => {
   for (const field of event.target.elements) if (field.name && field.value === "") field.disabled = true;
 });
 
+// The number beside a slider.
+document.addEventListener("input", (event) => {
+  const shown = event.target.type === "range" && event.target.parentElement.querySelector("output");
+  if (shown) shown.textContent = event.target.value;
+});
+
 // The server refuses with a reason; show it where the answer would have been.
 document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.xhr.status === 286) event.detail.shouldSwap = true;

@@ -15,7 +15,7 @@ from obsray import ids
 from obsray.telemetry.answers.attempts import Attempts, shares
 from obsray.telemetry.answers.idle import IDLE, Idle
 from obsray.telemetry.answers.offered import offered
-from obsray.telemetry.answers.steps import Steps
+from obsray.telemetry.answers.steps import Steps, instants
 from obsray.telemetry.answers.verdict import verdict
 from obsray.telemetry.tables import NS
 
@@ -55,8 +55,8 @@ def books(view: Views, job: int | None = None, refresh: bool = True) -> Row:
         view.refresh()
     begin, end = window(view, job)
     attempts = Attempts(view)
-    slots = _Slots(view, begin, end)
-    tasks = _task_seconds(view, attempts, slots, begin, end)
+    slots = Slots(view, begin, end)
+    tasks = task_seconds(view, attempts, slots, begin, end)
     totals = {name: float(seconds.sum()) for name, seconds in tasks.items()}
     if job is not None:
         mine = view.task_table["job"][attempts.row] == job
@@ -111,7 +111,7 @@ def window(view: Views, job: int | None) -> tuple[int, int]:
     return row["started_at_ns"], max(row["ended_at_ns"] or now, row["started_at_ns"])
 
 
-class _Slots:
+class Slots:
     """The worker processes of a session within a window."""
 
     def __init__(self, view: Views, begin: int, end: int) -> None:
@@ -159,7 +159,8 @@ class _Slots:
         return slot, np.where(slot >= 0, start, 0), np.where(slot >= 0, end, 0)
 
     def gaps(self, attempts: Attempts) -> tuple[Array, Array, Array]:
-        """Where no task ran on a worker that was there: starts, ends, and kinds (0 free, 1 leased, 2 an actor's)."""
+        """Where no task ran on a worker that was there: starts, ends, and kinds (0 free, 1 leased, 2 an actor's);
+        ``gap_slots`` are then their slots."""
         slot, start, end = self.clipped(attempts)
         order = np.lexsort((start, slot))
         slot, start, end = slot[order], start[order], end[order]
@@ -177,9 +178,11 @@ class _Slots:
                 found.append((low, high, np.full(len(low), 2)))
             else:
                 found.append(_split(low, high, leases.get(number, [])))
+        self.gap_slots = np.empty(0, np.int64)
         if not found:
             return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64)
         starts, ends, kinds = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        self.gap_slots = np.repeat(np.arange(len(found)), [len(low) for low, _, _ in found])
         return starts, ends, kinds
 
     def without_process(self) -> tuple[float, float]:
@@ -240,7 +243,7 @@ def _split(low: Array, high: Array, leases: list[tuple[int, int]]) -> tuple[Arra
     """Gaps of one worker, cut where a lease of it begins or ends."""
     if not leases or not len(low):
         return low, high, np.zeros(len(low), np.int64)
-    edges = np.unique(np.concatenate([low, high, np.array(leases, np.int64).ravel()]))
+    edges = instants(low, high, np.array(leases, np.int64).ravel())
     start, end = edges[:-1], edges[1:]
     at = np.searchsorted(low, start, side="right") - 1
     inside = (at >= 0) & (start < high[np.maximum(at, 0)])
@@ -249,7 +252,7 @@ def _split(low: Array, high: Array, leases: list[tuple[int, int]]) -> tuple[Arra
     return start, end, held.astype(np.int64)
 
 
-def _task_seconds(view: Views, attempts: Attempts, slots: _Slots, begin: int, end: int) -> dict[str, Array]:
+def task_seconds(view: Views, attempts: Attempts, slots: Slots, begin: int, end: int) -> dict[str, Array]:
     """Per activity the seconds of each attempt inside of the window, in its own share of its slot."""
     slot, start, stop = slots.clipped(attempts)
     length = (attempts.end - attempts.start) / NS

@@ -74,5 +74,3 @@ def _of_resource(
         asking, event = asking[good], opened[found[good]]
         later = (times[event] > at[asking]) & (who[event] != asking)
         at[asking[later]], by[asking[later]] = times[event[later]], who[event[later]]
-
-

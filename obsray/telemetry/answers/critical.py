@@ -45,6 +45,7 @@ KINDS = {
     "failed attempts": "earlier attempts of a task failed",
     "blocked": "somebody waited for what is not known",
 }
+#: Kinds that are parts of tasks.
 _PARTS = ("fetch", "deserialise", "run", "store")
 #: Pieces of the path that are shown one by one.
 PIECES_SHOWN = 1000
@@ -67,13 +68,7 @@ def critical_path(view: Views, job: int | None = None, refresh: bool = True) -> 
     pieces = walk(graph)
     begin, end = pieces[-1][1], pieces[0][2]
     total = (end - begin) / NS
-    kinds: dict[str, float] = {}
-    functions: dict[str, float] = {}
-    for kind, low, high, task in pieces:
-        kinds[kind] = kinds.get(kind, 0.0) + (high - low) / NS
-        if task >= 0:
-            name = graph.name_of(task)
-            functions[name] = functions.get(name, 0.0) + (high - low) / NS
+    kinds, functions = _sums(graph, pieces)
     found: Row = {
         "job_id": f"{number:08x}",
         "from_ns": begin,
@@ -97,6 +92,22 @@ def critical_path(view: Views, job: int | None = None, refresh: bool = True) -> 
     return found
 
 
+def _sums(graph: Graph, pieces: list[Piece]) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds by kind and by function."""
+    names, low, high, task = zip(*pieces, strict=True)
+    seconds = (np.array(high, np.int64) - np.array(low, np.int64)) / NS
+    number = {kind: at for at, kind in enumerate(dict.fromkeys(names))}
+    of_kind = np.bincount(np.fromiter(map(number.__getitem__, names), np.int64, len(names)), seconds)
+    tasks = np.array(task, np.int64)
+    codes = graph.name[tasks[tasks >= 0]]
+    of_name = np.bincount(codes, seconds[tasks >= 0]) if len(codes) else np.empty(0)
+    functions: dict[str, float] = {}
+    for code in np.unique(codes).tolist():
+        name = graph.view.store.texts[code]
+        functions[name] = functions.get(name, 0.0) + float(of_name[code])
+    return dict(zip(number, of_kind.tolist(), strict=True)), functions
+
+
 # --- the walk ----------------------------------------------------------------------------------------------
 
 
@@ -109,7 +120,8 @@ def walk(graph: Graph) -> list[Piece]:
         for name in ("start", "end", "submitted", "context", "bound", "bound_at", "bound_by", "ready_at", "ready_by")
     }
     waits = _waits_of(graph)
-    parts = [graph.seconds(f"{name}_seconds").tolist() for name in ("fetch", "deserialize", "run", "store")]
+    parts = _edges_of_parts(graph)
+    passed: set[tuple[int, int]] = set()
     pieces: list[Piece] = []
 
     def add(kind: str, low: int, high: int, task: int) -> None:
@@ -127,6 +139,10 @@ def walk(graph: Graph) -> list[Piece]:
                 there = columns["end"][awaited]
                 add("return", min(there, ended), min(ended, at), awaited)
                 at, context = min(there, ended), awaited
+            elif awaited >= 0 and columns["start"][awaited] < ended and (context, at) not in passed:
+                # An item of a task that went on: it was there when the wait was over.
+                passed.add((context, at))
+                at, context = min(ended, at), awaited
             else:
                 low = max(min(began, at), begin)
                 add("blocked", low, min(ended, at), context if is_task else -1)
@@ -153,16 +169,32 @@ def _before_start(add: Any, columns: dict[str, list[int]], task: int) -> tuple[i
     return columns["submitted"][task], columns["context"][task]
 
 
-def _inside(add: Any, parts: list[list[float]], columns: dict[str, list[int]], task: int, low: int, high: int) -> None:
+def _edges_of_parts(graph: Graph) -> list[list[int]]:
+    """Where the parts of each task meet: its start, the ends of fetching, deserialising and running, its end."""
+    fetch, unpack, store = (
+        (graph.seconds(f"{name}_seconds") * NS).astype(np.int64) for name in ("fetch", "deserialize", "store")
+    )
+    fetched = np.minimum(graph.start + fetch, graph.end)
+    unpacked = np.minimum(fetched + unpack, graph.end)
+    return [one.tolist() for one in (fetched, unpacked, np.maximum(graph.end - store, unpacked))]
+
+
+def _inside(add: Any, parts: list[list[int]], columns: dict[str, list[int]], task: int, low: int, high: int) -> None:
     """The pieces of a context between two instants, newest first: of a task its parts, in their order."""
     if task < 0:
         add("driver", low, high, -1)
         return
-    fetch, unpack, _, store = (int(part[task] * NS) for part in parts)
-    start, end = columns["start"][task], columns["end"][task]
-    edges = [start, start + fetch, start + fetch + unpack, max(end - store, start + fetch + unpack), end]
-    for number in range(3, -1, -1):
-        add(_PARTS[number], max(low, min(edges[number], high)), min(high, max(edges[number + 1], low)), task)
+    fetched, unpacked, ran = parts[0][task], parts[1][task], parts[2][task]
+    if high > ran:
+        add("store", ran if ran > low else low, high, task)
+        high = ran
+    if high > unpacked:
+        add("run", unpacked if unpacked > low else low, high, task)
+        high = unpacked
+    if high > fetched:
+        add("deserialise", fetched if fetched > low else low, high, task)
+        high = fetched
+    add("fetch", low, high, task)
 
 
 def _waits_of(graph: Graph) -> dict[int, tuple[list[int], list[int], list[int]]]:
@@ -256,6 +288,7 @@ def _nearly(graph: Graph, pieces: list[Piece]) -> list[Row]:
         {
             "task_id": graph.view.task_table["id"][graph.row[number]].tobytes().hex(), "name": graph.name_of(number),
             "seconds": float(length[number]), "slack_seconds": float(slack[number]),
+            "from_ns": int(graph.start[number]),
         }
         for number in chosen.tolist()
     ]  # fmt: skip

@@ -169,7 +169,8 @@ class Graph:
         fits = (at >= 0) & (self.context[child] == self.wait_context)
         fits &= self.end[child] >= self.wait_start - EPSILON_NS
         first = self.wait_first
-        other = (first >= 0) & (self.end[np.maximum(first, 0)] <= self.wait_end + EPSILON_NS)
+        # Of a task that goes on it was an item.
+        other = (first >= 0) & (self.start[np.maximum(first, 0)] <= self.wait_end + EPSILON_NS)
         return np.where(fits, child, np.where(other, first, -1))
 
     # --- what starts waited for ---------------------------------------------------------------------------

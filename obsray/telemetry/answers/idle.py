@@ -77,9 +77,13 @@ class Idle:
 
     def seconds(self, start: Array, end: Array, kind: Array) -> dict[str, float]:
         """Of idle intervals the seconds by cause. ``kind``: 0 the worker was free, 1 leased, 2 an actor's."""
-        begin = np.array([self.begin])
+        found = {name: float(seconds.sum()) for name, seconds in self.causes(start, end, kind).items()}
+        return {name: seconds for name, seconds in found.items() if seconds}
+
+    def causes(self, start: Array, end: Array, kind: Array) -> dict[str, Array]:
+        """The seconds of each idle interval by cause; ``kind`` as above."""
         steps = (self.waits, self.queued, self.sent, self.runs, self.reasons)
-        times = instants(begin, *(step.times for step in steps))
+        times = instants(np.array([self.begin]), *(step.times for step in steps))
         queued, sent = self.queued.at(times) > 0, self.sent.at(times) > 0
         no_help = np.isin(self.reasons.at(times), _NO_HELP)
         waits, runs = self.waits.at(times) > 0, self.runs.at(times) > 0
@@ -89,13 +93,13 @@ class Idle:
             _NOTHING: rest & ~sent & ~waits & ~runs,
         }  # fmt: skip
         actor, leased, free = (kind == 2), (kind == 1), (kind == 0)
-        found = {_ACTOR: float((end - start)[actor].sum() / NS)}
+        found = {_ACTOR: np.where(actor, (end - start) / NS, 0.0)}
         for name, holds in causes.items():
-            found[name] = float(seconds_where(times, holds, start[~actor], end[~actor]).sum())
-        found[_SENDS] = float(seconds_where(times, queued, start[leased], end[leased]).sum())
-        found[_RESOURCES] = float(seconds_where(times, queued & no_help, start[free], end[free]).sum())
-        found[_SCHEDULED] = float(seconds_where(times, queued & ~no_help, start[free], end[free]).sum())
-        return {name: seconds for name, seconds in found.items() if seconds}
+            found[name] = np.where(actor, 0.0, seconds_where(times, holds, start, end))
+        found[_SENDS] = np.where(leased, seconds_where(times, queued, start, end), 0.0)
+        found[_RESOURCES] = np.where(free, seconds_where(times, queued & no_help, start, end), 0.0)
+        found[_SCHEDULED] = np.where(free, seconds_where(times, queued & ~no_help, start, end), 0.0)
+        return found
 
     def waiting(self, cpus: float) -> dict[str, Any]:
         """For which share of the time tasks waited, how many on average then, and why most of the time; for which share

@@ -1,4 +1,4 @@
-"""What each node of a session has to offer: as it sampled it, or, of a session too short for a sample, as it was told."""
+"""What each node of a session has to offer: as it sampled it or, of a session too short for samples, was told."""
 
 from __future__ import annotations
 

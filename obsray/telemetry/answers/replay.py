@@ -1,9 +1,9 @@
 """A recorded job run again on paper: the same graph and durations, on as many workers and as fast as one likes.
 
 A context's program is a list of actions: so much computing, then a submission or a wait. Tasks run when their arguments
-are there and what they ask for is free on a node where they may run; as the scheduler has it, of equals whoever holds least
-comes first. Calls of an actor wait in a line of its own. Each task keeps the latency that its start had beyond what it
-waited for.
+are there and what they ask for is free on a node where they may run; as the scheduler has it, whoever holds least comes
+first. Calls of an actor wait in a line of its own. Each task keeps the latency that its start had beyond what it waited
+for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A recorded job as a replay sees it: programs of contexts, seconds of tasks, places, and what each wait was about.
 
-Tasks are numbered anew: of large jobs neighbours that are alike are one (``TASKS_MAX``). A context is a number of a task,
-or ``count + n`` for driver n. Seconds count from the job's first submission.
+Tasks are numbered anew: of large jobs neighbours that are alike are one (``TASKS_MAX``). A context is a number of a
+task, or ``count + n`` for driver n. Seconds count from the job's first submission.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Model:
         edges = np.searchsorted(graph.context[by_end], np.arange(contexts + 1))
         items = self._items()
         self.awaited: list[Wait] = []
-        #: Task -> the instants after its start, as seconds, at which it hands out what somebody waits for, and its number.
+        #: Task -> what it hands out that somebody waits for: seconds after its start, and a number for it.
         self.items: dict[int, list[tuple[float, int]]] = {}
         self.item_count = 0
         for number in range(len(graph.wait_end)):
@@ -182,7 +182,7 @@ class Model:
         waits = graph.wait_kind[number] == WaitKind.WAIT
 
         def meant(tasks: Array) -> Array:
-            """What was there to be waited for: of ``wait``, which usually is given results of one function, only such."""
+            """What there was to be waited for; ``wait`` is usually given results of one function."""
             found = graph.submitted[tasks] <= start + EPSILON_NS
             if waits and first >= 0:
                 found &= graph.name[tasks] == graph.name[first]
@@ -220,8 +220,8 @@ class Model:
     # --- places ----------------------------------------------------------------------------------------------
 
     def _places(self) -> None:
-        """``shape``: which of ``needs`` a task has, ``hosts``: the nodes where those of a shape may run, the one where it
-        ran first. ``capacity``: of each node."""
+        """``shape``: which of ``needs`` a task has; ``hosts``: the nodes where those of a shape may run; ``capacity``:
+        of each node."""
         graph, view = self.graph, self.graph.view
         nodes = offered(view)
         marks = [ids.mark_of_node(node) if node else b"" for node in nodes]

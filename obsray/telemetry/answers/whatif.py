@@ -34,11 +34,8 @@ def what_if(view: Views, job: int | None = None, changes: list[Change] | None = 
     if refresh:
         view.refresh()
     number = job_to_look_at(view, job)
-    graph = Graph(view, number)
-    if not graph.count:
-        raise LookupError(f"no task of job {number:08x} has ended yet")
-    model = Model(graph)
-    base = Replay(model, Change()).run()
+    model, base = _model(view, number)
+    graph = model.graph
     actual = model.actual_seconds
     error = abs(base - actual) / actual if actual else 0.0
     scenarios: list[Row] = []
@@ -56,6 +53,20 @@ def what_if(view: Views, job: int | None = None, changes: list[Change] | None = 
         "error_ratio": error, "trusted": error <= ERROR_TRUSTED, "scenarios": scenarios,
         "sentence": _sentence(actual, base, error, scenarios),
     }  # fmt: skip
+
+
+def _model(view: Views, job: int) -> tuple[Model, float]:
+    """A job as replays see it, and how long its unchanged replay takes; kept with the view, for who moves a slider asks
+    about the same records again."""
+    records = (job, view.samples.events_total)
+    known: tuple[tuple[int, int], Model, float] | None = view.replayed
+    if known is None or known[0] != records:
+        graph = Graph(view, job)
+        if not graph.count:
+            raise LookupError(f"no task of job {job:08x} has ended yet")
+        model = Model(graph)
+        known = view.replayed = records, model, Replay(model, Change()).run()
+    return known[1], known[2]
 
 
 def usual(graph: Graph) -> list[Change]:

@@ -1,0 +1,158 @@
+"""What replays know of a job: attempts that failed, nodes, items of generators, waits that end with one of several."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from obsray.telemetry.answers.graph import CAPACITY, Graph
+from obsray.telemetry.answers.offered import offered
+from obsray.telemetry.answers.replay import Change
+from obsray.telemetry.events import Outcome, ProcessKind, WaitKind
+from obsray.telemetry.views import Views
+from tests.unit.telemetry.scenes import NS, OTHER_NODE, Scene
+
+
+def predicted(view: Views, **change: object) -> float:
+    """Seconds with a change; the unchanged replay must be near."""
+    found = view.what_if(changes=[Change(**change)])  # type: ignore[arg-type]
+    assert found["error_ratio"] <= 0.05, found["sentence"]
+    return float(found["scenarios"][0]["seconds"])
+
+
+def waited(scene: Scene, first: bytes, count: int, began: int, kind: WaitKind = WaitKind.GET) -> None:
+    scene.driver.process_waited(scene.tick(), int(kind), count, scene.result(first), (scene.now - began) / NS)
+
+
+def test_attempts_that_failed_take_their_time_again(tmp_path):
+    scene = Scene(tmp_path / "session")
+    scene.resources(CPU=1.0)
+    worker = scene.worker()
+    scene.tick(0.1)
+    first, second = scene.submit("flaky"), scene.submit("other")
+    began = scene.now
+    scene.dispatch(first, worker)
+    scene.start(first, worker)
+    ring = scene.rings[worker]
+    scene.tick(2.0)
+    name = ring.intern("flaky")
+    ring.task_ended(
+        scene.tick(), first, 0, 1, 1, bytes(16), name, began, began, began + 3_000_000, int(Outcome.APP_ERROR),
+        0.0, 0.0, 2.0, 0.0, 2.0, 0.0, 0,
+    )  # fmt: skip
+    scene._started.pop(first)
+    scene.retry(first, worker, Outcome.APP_ERROR, "ValueError")
+    scene.dispatch(first, worker)
+    scene.end(first, worker, 1.0, attempt=1, dispatched=scene.now)
+    scene.dispatch(second, worker)
+    scene.end(second, worker, 1.0, dispatched=scene.now)
+    waited(scene, first, 2, began)
+    assert predicted(scene.views(), workers=2.0) == pytest.approx(3.0, abs=0.1)
+
+
+def test_tasks_stay_on_the_nodes_that_have_what_they_ask_for(tmp_path):
+    scene = Scene(tmp_path / "session")
+    name = scene.node.intern("other")
+    scene.node.node_started(scene.now, OTHER_NODE, 2, name, 1 << 30, name, False, name)
+    scene.resources(CPU=1.0, a=8.0)
+    other = scene._ring(OTHER_NODE, ProcessKind.NODE, OTHER_NODE)
+    for resource in ("CPU", "b"):
+        other.resource_sample(scene.tick(), other.intern(resource), 1.0, 0.0)
+    here, there = scene.worker(), scene.worker(node=OTHER_NODE)
+    scene.tick(0.1)
+    tasks = [(scene.submit("f", "CPU:1 a:1"), here) for _ in range(4)] + [(scene.submit("g", "CPU:1 b:1"), there)]
+    began = scene.now
+    for task, worker in tasks:
+        if worker == there:
+            scene.now = began
+        scene.dispatch(task, worker)
+        scene.end(task, worker, 1.0, dispatched=scene.now)
+    scene.now = began + int(4.05 * NS)
+    waited(scene, tasks[0][0], 5, began)
+    view = scene.views()
+    assert {name for of_node in offered(view).values() for name in of_node} == {"CPU", "a", "b"}
+    # Only what is bound to the node of ``a`` waits there; the idle CPU of the other one is no help.
+    assert predicted(view, functions={"g": 2.0}) == pytest.approx(4.05, abs=0.1)
+    assert predicted(view, workers=2.0) == pytest.approx(2.05, abs=0.1)
+
+
+def test_a_wait_for_an_item_ends_with_the_item_and_not_with_the_generator(tmp_path):
+    scene = Scene(tmp_path / "session")
+    worker = scene.worker()
+    scene.tick(0.1)
+    source = scene.submit("source")
+    scene.dispatch(source, worker)
+    scene.start(source, worker)
+    for item in range(3):
+        began = scene.now
+        scene.tick(1.0)
+        scene.rings[worker].task_item_yielded(scene.tick(), source, item, 10)
+        waited(scene, source, 1, began)
+        scene.tick(0.2)
+    scene.end(source, worker, 10.0)
+    view = scene.views()
+    assert predicted(view, functions={"source": 2.0}) == pytest.approx(view.what_if()["actual_seconds"] / 2, abs=0.3)
+    kinds = {row["kind"]: row["seconds"] for row in view.critical_path(refresh=False)["kinds"]}
+    assert "blocked" not in kinds
+
+
+def test_a_wait_that_gave_up_gives_up_again(tmp_path):
+    scene = Scene(tmp_path / "session")
+    worker = scene.worker()
+    scene.tick(0.1)
+    slow = scene.submit("slow")
+    began = scene.now
+    scene.dispatch(slow, worker)
+    scene.start(slow, worker)
+    scene.now = began + NS
+    waited(scene, slow, 1, began, WaitKind.WAIT)
+    quick = scene.submit("quick")
+    scene.end(slow, worker, 5.0)
+    other = scene.worker()
+    scene.dispatch(quick, other)
+    scene.end(quick, other, 1.0)
+    began += int(1.1 * NS)
+    waited(scene, quick, 1, began)
+    assert predicted(scene.views(), functions={"slow": 2.5}) < scene.views().what_if()["actual_seconds"] - 2.0
+
+
+def test_a_task_that_waits_in_get_frees_what_another_one_needs(tmp_path):
+    scene = Scene(tmp_path / "session")
+    scene.resources(CPU=1.0)
+    outer_worker, inner_worker = scene.worker(), scene.worker()
+    scene.tick(0.1)
+    outer = scene.submit("outer")
+    scene.dispatch(outer, outer_worker)
+    scene.start(outer, outer_worker)
+    inner = scene.submit("inner", owner=outer_worker, parent=outer)
+    scene.tick(2.0)
+    scene.block(outer, outer_worker, scene.result(inner))
+    blocked = scene.now
+    scene.tick(0.005)
+    scene.dispatch(inner, inner_worker)
+    scene.end(inner, inner_worker, 1.0)
+    seconds = (scene.now - blocked) / NS
+    scene.rings[outer_worker].task_unblocked(scene.tick(), outer, int(WaitKind.GET), seconds)
+    scene.end(outer, outer_worker, 2.0, blocked=seconds)
+    view = scene.views()
+    view.refresh()
+    graph = Graph(view, 1)
+    number = next(at for at in range(graph.count) if graph.name_of(at) == "inner")
+    assert graph.bound[number] == CAPACITY and graph.name_of(int(graph.bound_by[number])) == "outer"
+    assert abs(int(graph.bound_at[number]) - blocked) < NS // 100
+
+
+def test_a_session_too_short_for_a_sample_has_the_cpus_that_it_was_told(tmp_path):
+    scene = Scene(tmp_path / "session")
+    task = scene.submit("f")
+    worker = scene.worker()
+    scene.dispatch(task, worker)
+    scene.end(task, worker, 0.1)
+    facts = {"resources": {"CPU": 20_000, "memory": 1 << 30}, "node": bytes([9] * 8).hex()}
+    (scene.directory / "session.json").write_text(json.dumps(facts))
+    view = scene.views()
+    view.refresh()
+    view.samples.resources_of.clear()
+    assert list(offered(view).values()) == [{"CPU": 2.0, "memory": float(1 << 30)}]
+    assert view.books(refresh=False)["cpus"] == 2.0
