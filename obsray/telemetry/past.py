@@ -16,6 +16,7 @@ from obsray.telemetry.events import BY_NAME
 from obsray.telemetry.moments import moment_ns
 from obsray.telemetry.runs import each
 from obsray.telemetry.store import Running, Store
+from obsray.telemetry.tasks import BLOCKED, RUNNING
 from obsray.telemetry.views import Views
 
 
@@ -83,6 +84,21 @@ class PastViews(Views):
 
     def now_ns(self) -> int:
         return self.until_ns
+
+    def refresh(self) -> int:
+        count = super().refresh()
+        # What black boxes said then nobody has kept, but which tasks had begun and not ended is recorded.
+        table = self.task_table
+        rows = table.open_rows[np.isin(table["state"][table.open_rows], (RUNNING, BLOCKED))]
+        self.running = [
+            Running(
+                table.workers.ids[int(table["worker"][row])], table["id"][row].tobytes(),
+                int(table["started_at"][row]), self.store.texts[int(table["name"][row])],
+                int(table["started_attempt"][row]),
+            )
+            for row in rows.tolist() if table["worker"][row] >= 0
+        ]  # fmt: skip
+        return count
 
 
 def views_at(session_dir: Path, moment: object) -> PastViews:

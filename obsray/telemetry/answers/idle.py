@@ -34,6 +34,10 @@ _NO_HELP = (
 )  # fmt: skip
 
 
+#: So many instants of a window are told from each other.
+INSTANTS_MAX = 400_000
+
+
 class Idle:
     """The state of all tasks over time, and of what the scheduler said, within a window."""
 
@@ -60,7 +64,12 @@ class Idle:
         self._said(view)
 
     def _clip(self, instants: Array) -> Array:
-        return np.clip(instants, self.begin, self.end)
+        """Instants inside of the window, as finely as their number may be: they say why, not how long, so nothing
+        is lost from the sum."""
+        grain = max(1, (self.end - self.begin) // INSTANTS_MAX)
+        inside = np.clip(instants, self.begin, self.end) - self.begin
+        found: Array = self.begin + (inside if grain == 1 else (inside + grain // 2) // grain * grain)
+        return found
 
     def _said(self, view: Views) -> None:
         """Over time the newest reason that the scheduler gave for not granting something; 0 after a grant."""

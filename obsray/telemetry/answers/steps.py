@@ -22,7 +22,10 @@ class Steps:
         times = np.concatenate([start[good], end[good]]).astype(np.int64)
         change = np.concatenate([np.ones(int(good.sum()), np.int64), -np.ones(int(good.sum()), np.int64)])
         order = np.argsort(times, kind="stable")
-        return cls(times[order], np.cumsum(change[order]))
+        times, values = times[order], np.cumsum(change[order])
+        # Of several changes in one instant the last says what is.
+        last = np.concatenate([times[1:] != times[:-1], [True]]) if len(times) else np.empty(0, np.bool_)
+        return cls(times[last], values[last])
 
     def at(self, instants: Array) -> Array:
         """The number at each instant."""

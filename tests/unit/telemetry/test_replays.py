@@ -71,6 +71,7 @@ def test_tasks_stay_on_the_nodes_that_have_what_they_ask_for(tmp_path):
     scene.now = began + int(4.05 * NS)
     waited(scene, tasks[0][0], 5, began)
     view = scene.views()
+    view.refresh()
     assert {name for of_node in offered(view).values() for name in of_node} == {"CPU", "a", "b"}
     # Only what is bound to the node of ``a`` waits there; the idle CPU of the other one is no help.
     assert predicted(view, functions={"g": 2.0}) == pytest.approx(4.05, abs=0.1)
