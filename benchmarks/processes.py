@@ -9,6 +9,8 @@ import time
 import psutil
 
 MARK = "BENCHMARK_SAMPLE"
+#: A runtime counts as started when its processes together used less than this share of one CPU for this long.
+SETTLED_SHARE, SETTLED_SECONDS = 0.1, 0.5
 
 
 def marked(mark: str) -> list[int]:
@@ -36,6 +38,30 @@ def unique_bytes(mark: str) -> int:
         except psutil.Error:
             continue
     return total
+
+
+def cpu_seconds(mark: str) -> float:
+    """CPU time that they have used, without the caller's own."""
+    total = 0.0
+    for pid in marked(mark):
+        if pid != os.getpid():
+            try:
+                times = psutil.Process(pid).cpu_times()
+            except psutil.Error:
+                continue
+            total += times.user + times.system
+    return total
+
+
+def settle(mark: str, seconds_max: float = 10.0) -> None:
+    """Wait until what starts in the background has started, so that rates are not those of a start."""
+    deadline, before = time.monotonic() + seconds_max, cpu_seconds(mark)
+    while time.monotonic() < deadline:
+        time.sleep(SETTLED_SECONDS)
+        now = cpu_seconds(mark)
+        if now - before < SETTLED_SHARE * SETTLED_SECONDS:
+            return
+        before = now
 
 
 def end_leftovers(mark: str, patience_seconds: float = 5.0) -> int:

@@ -48,6 +48,7 @@ def main() -> int:
         )
         if benchmarks[0].group != "start":
             start()
+            processes.settle(os.environ[processes.MARK])
         for benchmark in benchmarks:
             write(output, {"benchmark": benchmark.name, **measure(benchmark, library, run)})
         write(output, {"runtime": describe(library, context)})
