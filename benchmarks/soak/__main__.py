@@ -33,7 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"soak: {options.minutes:g} minutes, --seed {options.seed}", flush=True)
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 2, "object_store_memory": 256 << 20, "_system_config": {"node_dead_seconds": 5.0}},
+        head_node_args={
+            "num_cpus": 2, "object_store_memory": 256 << 20, "_system_config": {"node_dead_seconds": 5.0},
+            "include_dashboard": True, "dashboard_port": 0,
+        },
     )
     try:
         for _ in range(2):

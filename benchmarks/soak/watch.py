@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import psutil
 from benchmarks.soak.faults import service
 from obsray.cluster_utils import Cluster
 from obsray.core.api import session
+from obsray.telemetry import session_file
 
 SAMPLE_SECONDS = 1.0
 BOOKS_SECONDS = 30.0
@@ -87,6 +87,7 @@ class Watch:
         for role, process in (
             ("program", psutil.Process()), ("head node", psutil.Process(head.pid)),
             ("control store", service(head, "control")), ("collector", service(head, "collector")),
+            ("dashboard", service(head, "dashboard")),
         ):  # fmt: skip
             try:
                 if process is not None:
@@ -100,14 +101,22 @@ class Watch:
         )
 
     def read_books(self) -> dict[str, Any]:
-        """What the records say now: lost events, and tasks submitted against what became of them."""
+        """What the records say now: lost events, and tasks submitted against what became of them.
+
+        The dashboard is asked, which reads what is new; a command would read everything from the beginning each time.
+        """
         head = self.cluster.head_node
         assert head is not None
-        asked = subprocess.run(
-            [sys.executable, "-m", "obsray.cli", "status", "--json", "--session", head.session_dir],
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        book: dict[str, Any] = json.loads(asked.stdout)["ledger"] if asked.returncode == 0 else {"error": asked.stderr}
+        directory = Path(head.session_dir)
+        book: dict[str, Any]
+        try:
+            address = f"{session_file.read(directory)['dashboard_url']}/api/v1/ledger"
+            token = (directory / "token").read_bytes().hex()
+            asked = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})
+            with urllib.request.urlopen(asked, timeout=120) as answer:
+                book = json.load(answer)
+        except (OSError, KeyError, ValueError) as error:
+            book = {"error": repr(error)}
         self.books.append(book)
         return book
 
