@@ -68,7 +68,11 @@ class Histogram:
 
     def add(self, slots: Array, values: Array) -> Array:
         """Count ``values`` (seconds) under their slots; returns the bucket of each."""
-        buckets = np.searchsorted(_EDGES, values, side="left")
+        # Of short tasks nearly all parts but one lie in the first bucket, and comparing is cheaper than searching.
+        beyond = np.flatnonzero(values > _EDGES[0])
+        buckets = np.zeros(len(values), np.int64)
+        if len(beyond):
+            buckets[beyond] = np.searchsorted(_EDGES, values[beyond], side="left")
         if not len(slots):
             return buckets
         need = int(slots.max()) + 1
@@ -110,7 +114,9 @@ class Labels:
                     self._slots[code] = self.most
             slots = self._slots[codes]
         if len(self.names) < self.most:
-            self._promote(codes[slots == self.most])
+            others = codes[slots == self.most]
+            if len(others):
+                self._promote(others)
         return slots
 
     def _name(self, code: int) -> None:
