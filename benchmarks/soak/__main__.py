@@ -34,8 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
-            "num_cpus": 2, "object_store_memory": 256 << 20, "_system_config": {"node_dead_seconds": 5.0},
-            "include_dashboard": True, "dashboard_port": 0,
+            "num_cpus": 2,
+            "object_store_memory": 256 << 20,
+            "_system_config": {"node_dead_seconds": 5.0},
+            "include_dashboard": True,
+            "dashboard_port": 0,
         },
     )
     try:
