@@ -76,6 +76,13 @@ class Config:
     metrics_address: str = "127.0.0.1:0"
     #: Where files for dcgm-exporter are written that say which job's kernels ran on each GPU; "" writes none.
     gpu_jobs_directory: str = ""
+    #: The library through which GPUs are found and watched; "" does without: they are counted by their device files.
+    nvml_library: str = "libnvidia-ml.so.1"
+    #: Errors of a GPU (Xid numbers) after which it gets no new work: those of hardware, not of programs.
+    gpu_xids_fatal: str = "46,48,62,64,74,79,95,119,120,140"
+    #: A GPU that was taken out of service comes back when nothing has been wrong with it for this long; each time it
+    #: goes out again within a day takes twice as long, up to 16 times.
+    gpu_recovery_seconds: float = 300.0
     #: What workers that own a GPU capture of its work: "off", "kernels" (kernels, copies, waits), or "full" (also every
     #: call of CUDA's interfaces).
     gpu_telemetry: str = "kernels"

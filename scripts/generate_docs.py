@@ -45,6 +45,8 @@ _UNITS = {
     "workers": "processes",
     "chaos": "faults",
     "oom_retries": "kills",
+    "_library": "file",
+    "xids": "numbers",
 }
 
 

@@ -78,7 +78,9 @@ def check_gpus(gpus: float | None) -> None:
         raise ValueError(f"num_gpus={gpus}: a machine has a whole number of GPUs")
     visible = os.environ.get(_VISIBLE)
     if visible is not None:
-        words = [word for word in visible.split(",") if word.strip() and word != "NoDevFiles"]
+        words = [word for word in visible.split(",") if word.strip() and word.strip() != "NoDevFiles"]
+        # CUDA shows none from the first on that is none, and "-1" is how to say that there shall be none.
+        words = words[: next((at for at, word in enumerate(words) if word.strip().startswith("-")), len(words))]
         if gpus > len(words):
             raise ValueError(
                 f"num_gpus={gpus}, but {_VISIBLE}={visible!r} shows {len(words)}; unset it or ask for no more than that"

@@ -56,6 +56,7 @@ def overview_shape(view: Any) -> dict[str, Any]:
         "telemetry_lag_seconds": raw["telemetry_lag_seconds"],
         "ledger": raw["ledger"],
         "gpu": raw["gpu"],
+        "gpu_devices": raw.get("gpu_devices", []),
         "chaos": raw["chaos"],
         "errors": raw["recent_errors"],
         "scaling": view.scaling(SCALING_DECISIONS, refresh=False),

@@ -29,6 +29,7 @@ from obsray.gpu.cupti import Cupti, CuptiError
 from obsray.gpu.exchange import Exchange, Finished, NotHereError
 from obsray.gpu.parse import walk
 from obsray.gpu.words import Level, Stage
+from obsray.gpu.yielding import watch_for_torch
 
 #: Size of a buffer; the cost of handing one over grows with what is in it, not with this.
 BUFFER_BYTES = 1 << 20
@@ -90,7 +91,7 @@ class Capture:
         self._flush_seconds = flush_seconds
         self._wake = threading.Event()
         self._draining = threading.RLock()
-        self._closing = False
+        self._closing = self._hurried = False
         self._start(directory, process, devices, bytes_max)
         self._thread = threading.Thread(target=self._collect, name="obsray-gpu", daemon=True)
         self._thread.start()
@@ -162,6 +163,11 @@ class Capture:
             except CuptiError:
                 continue
 
+    def hurry(self) -> None:
+        """Have what is done handed over at once, by the thread that does it anyway; for any thread."""
+        self._hurried = True
+        self._wake.set()
+
     def close(self) -> None:
         """Have everything given back and end the capture."""
         self._closing = True
@@ -183,6 +189,29 @@ class Capture:
         self._sample(time.time_ns())
         self._writer.close()
         self._writer = None
+
+    def give_way(self, why: str) -> None:
+        """Another profiler is about to start in this process: hand over what there is and leave the place to it."""
+        with self._draining:
+            writer = self._writer
+            if writer is None or self._closing:
+                return
+            try:
+                self.library.flush()
+                self.drain()
+                self.library.flush(forced=True)
+                self.drain()
+                self._disable(Level.FULL)
+                self._disable(Level.KERNELS)
+                self.library.unsubscribe()
+            except CuptiError as error:
+                why = f"{why} ({error})"
+            self._closing = True
+            self._wake.set()
+            self._sample(time.time_ns())
+            self._change(Level.OFF, why, 0.0)
+            self._writer = None
+            writer.close()
 
     # --- tasks ------------------------------------------------------------------------------------------------------
 
@@ -238,11 +267,16 @@ class Capture:
         """The life of the thread that collects buffers, and every ``flush_seconds`` has the library give back what is
         done."""
         flushed = time.monotonic()
+        watched = watch_for_torch(self.give_way)
         while not self._closing:
+            watched = watched or watch_for_torch(self.give_way)
             self._wake.wait(min(COLLECT_SECONDS, self._flush_seconds))
             try:
                 now = time.monotonic()
-                if now - flushed >= self._flush_seconds:
+                hurried, self._hurried = self._hurried, False
+                if hurried:
+                    self._wake.clear()
+                if hurried or now - flushed >= self._flush_seconds:
                     flushed = now
                     self._hand_over()
                 else:

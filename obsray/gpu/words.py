@@ -81,3 +81,10 @@ class Stage(IntEnum):
     WORKER = 1
     #: They could not be read.
     READING = 2
+
+
+class Health(IntEnum):
+    """Whether a GPU gets new work."""
+
+    IN_SERVICE = 0
+    OUT_OF_SERVICE = 1

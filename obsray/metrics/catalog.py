@@ -47,6 +47,9 @@ class Metric:
         return f"{self.name}_total" if self.type == "counter" else self.name
 
 
+#: Which GPU: its number at its node, and its UUID, which series of dcgm-exporter have as well.
+_DEVICE = ("node", "gpu", "uuid")
+
 _METRICS: tuple[Metric, ...] = (
     # tasks
     Metric(
@@ -364,6 +367,74 @@ _METRICS: tuple[Metric, ...] = (
         "Time that workers spent handing over records of GPU work.",
         ("gpu_capture_sample",),
     ),
+    Metric(
+        "obsray_gpu_info",
+        "gauge",
+        "",
+        (*_DEVICE, "model", "accelerator_type"),
+        "GPUs of a node; the uuid is empty where only the number is known.",
+        ("gpu_found",),
+    ),
+    Metric(
+        "obsray_gpu_in_service",
+        "gauge",
+        "",
+        _DEVICE,
+        "1, or 0 for a GPU that gets no new work.",
+        ("gpu_found", "gpu_health_changed"),
+    ),
+    Metric(
+        "obsray_gpu_utilization_ratio",
+        "gauge",
+        "ratio",
+        _DEVICE,
+        "Share of the last moments in which any kernel ran, of whatever program.",
+        ("gpu_sample",),
+    ),
+    Metric(
+        "obsray_gpu_memory_bus_utilization_ratio",
+        "gauge",
+        "ratio",
+        _DEVICE,
+        "Share of the last moments in which the memory bus was busy; not how full the memory is.",
+        ("gpu_sample",),
+    ),
+    Metric("obsray_gpu_power_watts", "gauge", "watts", _DEVICE, "Power drawn now.", ("gpu_sample",)),
+    Metric("obsray_gpu_power_limit_watts", "gauge", "watts", _DEVICE, "Power that may be drawn.", ("gpu_sample",)),
+    Metric("obsray_gpu_temperature_celsius", "gauge", "celsius", _DEVICE, "Temperature.", ("gpu_sample",)),
+    Metric("obsray_gpu_clock_hertz", "gauge", "hertz", _DEVICE, "Clock of the multiprocessors.", ("gpu_sample",)),
+    Metric(
+        "obsray_gpu_memory_bytes",
+        "gauge",
+        "bytes",
+        (*_DEVICE, "state"),
+        "Memory: total, and used by whatever program.",
+        ("gpu_found", "gpu_sample"),
+    ),
+    Metric(
+        "obsray_gpu_held_memory_bytes",
+        "gauge",
+        "bytes",
+        (*_DEVICE, "job"),
+        "Memory that processes hold, by their job; those of no worker of this node are foreign.",
+        ("gpu_process_sample", "gpu_sample"),
+    ),
+    Metric(
+        "obsray_gpu_slowed",
+        "gauge",
+        "",
+        (*_DEVICE, "cause"),
+        "1 while clocks are lowered for this cause.",
+        ("gpu_sample",),
+    ),
+    Metric(
+        "obsray_gpu_energy_joules",
+        "counter",
+        "joules",
+        _DEVICE,
+        "Energy used since the driver was loaded.",
+        ("gpu_sample",),
+    ),
     # telemetry itself
     Metric("obsray_telemetry_events", "counter", "", ("node",), "Records collected.", ()),
     Metric("obsray_telemetry_bytes", "counter", "bytes", ("node",), "Bytes written to the store.", ()),
@@ -463,6 +534,8 @@ _MORE: tuple[Metric, ...] = (
         "Workers with a GPU whose work cannot be captured.", ("gpu_capture_refused",)),
     Metric("obsray_gpu_capture_reductions", "counter", "", ("node",),
         "Times that less was captured because capturing cost too much.", ("gpu_capture_changed",)),
+    Metric("obsray_gpu_watch_failures", "counter", "", ("node",),
+        "Things about GPUs that cannot be learned, each once.", ("gpu_watch_failed",)),
     # the cluster, as the head knows it
     Metric("obsray_nodes", "gauge", "", ("state",), "Nodes by state.", ("node_changed",), "head"),
     Metric("obsray_node_changes", "counter", "", ("state",),

@@ -22,6 +22,7 @@ from obsray.metrics import credential, exposed, host, tallies
 from obsray.metrics.catalog import FUNCTIONS_MAX, METRICS, NAMES_MAX, SHAPES_MAX
 from obsray.metrics.cluster import ClusterSeries
 from obsray.metrics.gpu import GpuSeries
+from obsray.metrics.gpu_devices import GpuDeviceSeries
 from obsray.metrics.gpu_jobs import GpuJobs
 from obsray.metrics.jobs import JobSeries
 from obsray.metrics.processes import ProcessSeries, by_state
@@ -61,6 +62,7 @@ class Families(Exposed):
         texts = collector.texts
         self.series = Series(texts)
         self.gpu = GpuSeries(self.series.functions)
+        self.gpu_devices = GpuDeviceSeries(texts, collector.session_dir)
         self.processes, self.pulls = ProcessSeries(), Pulls()
         self.tallies = tallies.Tallies(tallies.OF_NODES, texts)
         self.user = UserSeries(texts)
@@ -74,6 +76,7 @@ class Families(Exposed):
         with self._lock:
             self.series.update(batch)
             self.gpu.update(batch)
+            self.gpu_devices.update(batch)
             self.processes.update(batch, running)
             self.pulls.update(batch)
             self.tallies.update(batch)
@@ -93,7 +96,8 @@ class Families(Exposed):
         """All families, in the order of the catalogue, then those of user code."""
         running = self._running()
         with self._lock:
-            made = [*self._tasks(running), *self._node(running), *self.gpu.families(self.node), *self._telemetry()]
+            made = [*self._tasks(running), *self._node(running), *self.gpu.families(self.node)]
+            made += [*self.gpu_devices.families(self.node), *self._telemetry()]
             made += [*self.processes.families(self.node), *self.tallies.families(self.node), *self._bounds()]
             made += [*tallies.newest(self.series.samples, self.node), *host.families(self.node, self._directory)]
             if self.head:

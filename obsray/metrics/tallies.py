@@ -45,6 +45,7 @@ OF_NODES: tuple[Tally, ...] = (
     Tally("obsray_object_rebuild_failures", "object_rebuild_failed"),
     Tally("obsray_gpu_capture_refusals", "gpu_capture_refused"),
     Tally("obsray_gpu_capture_reductions", "gpu_capture_changed"),
+    Tally("obsray_gpu_watch_failures", "gpu_watch_failed"),
 )
 #: What the head says of the cluster.
 OF_THE_CLUSTER: tuple[Tally, ...] = (

@@ -28,7 +28,7 @@ from enum import Enum, IntEnum
 from struct import Struct, calcsize
 
 from obsray.chaos import Fault
-from obsray.gpu.words import Attribution, Direction, Interface, Level, Memory, Stage, WaitingFor
+from obsray.gpu.words import Attribution, Direction, Health, Interface, Level, Memory, Stage, WaitingFor
 
 SCHEMA_VERSION = 1
 RECORD_BYTES = 128
@@ -227,6 +227,8 @@ class ProcessKind(IntEnum):
     #: No process: the GPU records of a worker, counted like a ring.
     GPU_STREAM = 8
     AUTOSCALER = 9
+    #: What watches the GPUs of a node.
+    GPU_WATCH = 10
 
 
 class ScalingCause(IntEnum):
@@ -569,6 +571,25 @@ _UNION: tuple[Event, ...] = (
     Event(153, "gpu_capture_sample", "What a worker captured since its last sample, and what that cost it.", (
         _WORKER, _label("level", "u8", Level), _measure("buffers", "u32"), _measure("raw_bytes", "u64"),
         _measure("records_lost", "u64"), _measure("capture_seconds", "f32"), _measure("busy_seconds", "f32"))),
+    # the GPUs of nodes: found and taken out of service by the node, sampled by what watches them
+    Event(248, "gpu_found", "A node has a GPU, or was told that it has one (then without a UUID).", (
+        _detail("node", "id8"), _label("gpu"), _detail("bus_index", "i32"), _detail("uuid", "str"),
+        _label("model", "str"), _label("accelerator", "str"), _measure("memory_bytes", "u64"), _label("mig"),
+        _detail("note", "str"))),
+    Event(249, "gpu_sample", "How a GPU fares, as its driver says; what it does not say is no number.", (
+        _detail("node", "id8"), _label("gpu"), _measure("utilization", "f32"), _measure("bus_utilization", "f32"),
+        _measure("used_bytes", "u64"), _measure("memory_bytes", "u64"), _measure("power_watts", "f32"),
+        _measure("power_limit_watts", "f32"), _measure("temperature_celsius", "f32"), _measure("clock_mhz", "u32"),
+        _measure("energy_joules", "f64"), _label("slowdown", "str"), _measure("processes", "u16"),
+        _measure("foreign_processes", "u16"), _measure("foreign_bytes", "u64"))),
+    Event(250, "gpu_process_sample", "How much memory of a GPU a process of this node holds, and what it runs.", (
+        _detail("node", "id8"), _label("gpu"), _WORKER, _TASK, _measure("used_bytes", "u64"), _detail("pid", "u32"),
+        _detail("host_pid", "u32"))),
+    Event(251, "gpu_health_changed", "A GPU was taken out of service, or is in service again; why.", (
+        _detail("node", "id8"), _label("gpu"), _label("health", "u8", Health), _measure("xid", "u32"),
+        _detail("error", "str")), Severity.WARNING),
+    Event(252, "gpu_watch_failed", "Something about the GPUs of a node cannot be learned; told once for each.", (
+        _detail("node", "id8"), _label("gpu"), _label("call", "str"), _detail("error", "str")), Severity.WARNING),
     # objects between nodes: told by the node that fetches, transfer_served by the one that gives
     Event(160, "transfer_asked", "A process wants an object that is not on this node; its home is asked where it is.", (
         _OBJECT, _WORKER, _detail("home", "id8"))),

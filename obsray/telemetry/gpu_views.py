@@ -9,6 +9,7 @@ import numpy as np
 from obsray.gpu.words import Attribution
 from obsray.telemetry.columns import Columns
 from obsray.telemetry.gpu_work import busy_seconds
+from obsray.telemetry.gpus import SAMPLED, sampled
 from obsray.telemetry.object_views import ObjectViews
 from obsray.telemetry.store import joined
 from obsray.telemetry.table import same_id
@@ -42,6 +43,50 @@ class GpuViews(ObjectViews):
         ]
         found.sort(key=lambda row: -row["kernel_seconds"])
         return found
+
+    def gpu_devices(self, refresh: bool = True) -> list[Row]:
+        """One row for each GPU of each node, as it is now or was at the end.
+
+        What it is: ``uuid``, ``model``, ``memory_bytes``, None where only its number is known; ``state`` with
+        ``reason`` and ``xid``. How it fared at ``sampled_at_ns``, None where nothing samples it: shares of time in
+        which kernels ran (``utilization``) and the memory *bus* was busy (``bus_utilization``), ``used_bytes`` of
+        memory, power, heat, ``slowdown``. ``holders``: processes of obsray that hold its memory, with what they ran;
+        ``foreign_processes`` are others. ``notices``: what cannot be learned, and why.
+        """
+        if refresh:
+            self.refresh()
+        table, nodes, found = self.gpus_table, self.cluster_table.nodes, []
+        for key, row in sorted(table.rows.items()):
+            node = nodes.get(key[0])
+            found.append({
+                **row,
+                "node_name": node["name"] if node else None,
+                "node_state": node["state"] if node else None,
+                "holders": [self._gpu_holder(each) for each in table.holding(key, row["sampled_at_ns"])],
+                "notices": table.notices(key),
+            })  # fmt: skip
+        return found
+
+    def _gpu_holder(self, holder: Row) -> Row:
+        process = self.process_table.rows.get(bytes.fromhex(holder["worker_id"]))
+        actor = process["actor_id"] if process else None
+        row = self.task_table.index.row(bytes.fromhex(holder["task_id"])) if holder["task_id"] else -1
+        name = self.store.texts[int(self.task_table["name"][row])] if row >= 0 else None
+        return {**holder, "actor_id": actor, "function": name}
+
+    def gpu_history(self, node_hex: str, gpu: int, since_ns: int = 0, until_ns: int = 1 << 63) -> list[Row]:
+        """The samples of one GPU in this time, oldest first: ``at_ns`` and what ``gpu_devices`` has of them."""
+        node = bytes.fromhex(node_hex)
+        columns = joined(
+            self.store.select(
+                "gpu_sample",
+                lambda columns: same_id(columns["node"], node) & (columns["gpu"] == gpu)
+                & (columns["time_ns"] >= since_ns) & (columns["time_ns"] <= until_ns),
+            ),
+            "gpu_sample",
+        )  # fmt: skip
+        rows = sorted(columns.rows(self.store.texts), key=lambda row: row["time_ns"])
+        return [{"at_ns": row["time_ns"], **{name: sampled(row[name]) for name in SAMPLED}} for row in rows]
 
     def gpu_seconds(self) -> dict[str, float]:
         """Seconds that kernels ran, by function."""

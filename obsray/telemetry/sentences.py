@@ -398,6 +398,28 @@ def _gpu_wait(r: Row, n: Names) -> str:
     return f"{_worker(r, n)} waited {duration(r['wait_seconds'])} for its GPU ({what}) {_gpu_whose(r, n)}"
 
 
+def _gpu_found(r: Row, n: Names) -> str:
+    what = f"{r['model']}, {size(r['memory_bytes'])} ({r['uuid']})" if r["uuid"] else "nothing known about it but that"
+    return f"{_node(r)} has GPU {r['gpu']}: {what}"
+
+
+def _gpu_sample(r: Row, n: Names) -> str:
+    held = f"{size(r['used_bytes'])} of {size(r['memory_bytes'])} in use"
+    slow = f", slowed down by {r['slowdown']}" if r["slowdown"] else ""
+    return f"GPU {r['gpu']} of {_node(r)}: kernels ran {r['utilization']:.0%} of the time, {held}{slow}"
+
+
+def _gpu_health_changed(r: Row, n: Names) -> str:
+    if r["health"] == "in_service":
+        return f"GPU {r['gpu']} of {_node(r)} is in service again"
+    return f"GPU {r['gpu']} of {_node(r)} is out of service"
+
+
+def _gpu_watch_failed(r: Row, n: Names) -> str:
+    which = "the GPUs" if r["gpu"] == 255 else f"GPU {r['gpu']}"
+    return f"{r['call']} cannot be learned of {which} of {_node(r)}"
+
+
 def _gpu_capture_started(r: Row, n: Names) -> str:
     return f"{_worker(r, n)} captures GPU work ({r['level']}) with CUPTI {r['cupti_version']}, {r['library']}"
 
@@ -613,6 +635,11 @@ SENTENCES: dict[str, Sentence] = {
     "gpu_memset": _gpu_memset,
     "gpu_wait": _gpu_wait,
     "gpu_call": lambda r, n: f"{_worker(r, n)} called {r['call']} for {duration(r['call_seconds'])} {_gpu_whose(r, n)}",
+    "gpu_found": _gpu_found,
+    "gpu_sample": _gpu_sample,
+    "gpu_process_sample": lambda r, n: f"{_worker(r, n)} held {size(r['used_bytes'])} of GPU {r['gpu']}",
+    "gpu_health_changed": _gpu_health_changed,
+    "gpu_watch_failed": _gpu_watch_failed,
     "gpu_capture_started": _gpu_capture_started,
     "gpu_capture_refused": lambda r, n: f"{_worker(r, n)} cannot capture GPU work",
     "gpu_capture_changed": lambda r, n: f"{_worker(r, n)} captures GPU work at level {r['level']} from here on",

@@ -33,7 +33,7 @@ LAST_RECORDS = 20
 _SAMPLES = frozenset(
     {
         "process_sample", "resource_sample", "store_sample", "node_sample", "collector_sample", "gpu_capture_sample",
-        "node_type_sample",
+        "node_type_sample", "gpu_sample", "gpu_process_sample",
     }
 )  # fmt: skip
 #: Single kernels and calls are too many to be told; their sums are with the task.

@@ -12,6 +12,7 @@ from obsray.telemetry.concurrency import ConcurrencyTable
 from obsray.telemetry.environments import EnvironmentTable
 from obsray.telemetry.faults import FaultTable
 from obsray.telemetry.gpu_work import GpuTable
+from obsray.telemetry.gpus import GpusTable
 from obsray.telemetry.groups import GroupTable
 from obsray.telemetry.leases import LeaseTable
 from obsray.telemetry.objects import ObjectTable
@@ -42,6 +43,7 @@ class Tables:
         self.collective_table = CollectiveTable(texts)
         self.concurrency_table = ConcurrencyTable(texts)
         self.gpu_table = GpuTable(texts)
+        self.gpus_table = GpusTable(texts)
         self.fault_table = FaultTable(texts)
         self.scaling_table = ScalingTable(texts)
         self.samples = SampleTable(texts)
@@ -53,7 +55,8 @@ class Tables:
         for table in (
             self.task_table, self.object_table, self.process_table, self.actor_table, self.cluster_table,
             self.lease_table, self.group_table, self.environment_table, self.collective_table,
-            self.concurrency_table, self.gpu_table, self.fault_table, self.scaling_table, self.samples,
+            self.concurrency_table, self.gpu_table, self.gpus_table, self.fault_table, self.scaling_table,
+            self.samples,
         ):  # fmt: skip
             table.update(batch)
 

@@ -114,6 +114,7 @@ class Views(AnswerViews):
             "ledger": {**book["totals"], **book["tasks"]},
             "telemetry_lag_seconds": collector.get("lag_seconds", 0.0),
             "gpu": self.gpu_summary(),
+            "gpu_devices": self.gpu_devices(refresh=False),
             "chaos": self.fault_table.summary(),
             "recent_errors": self._recent_errors(),
         }  # fmt: skip

@@ -482,6 +482,7 @@ class FakeViews:
                 "records_lost": 0,
                 "notices": [],
             },
+            "gpu_devices": [],
             "recent_errors": [
                 {
                     "task_id": row["task_id"],

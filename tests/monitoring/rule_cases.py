@@ -168,6 +168,21 @@ CASES: tuple[Case, ...] = (
         at=45,
     ),
     Case(
+        "ObsrayGpuOutOfService",
+        {'obsray_gpu_in_service{node="a",gpu="1",uuid="GPU-b"}': f"0{FLAT}"},
+        {'obsray_gpu_in_service{node="a",gpu="1",uuid="GPU-b"}': f"1{FLAT}"},
+        {"node": "a", "gpu": "1", "uuid": "GPU-b"},
+    ),
+    Case(
+        "ObsrayGpuMemoryForeign",
+        {'obsray_gpu_held_memory_bytes{node="a",gpu="1",uuid="GPU-b",job="foreign"}': f"5000000000{FLAT}"},
+        {
+            'obsray_gpu_held_memory_bytes{node="a",gpu="1",uuid="GPU-b",job="foreign"}': f"5000000{FLAT}",
+            'obsray_gpu_held_memory_bytes{node="a",gpu="1",uuid="GPU-b",job="00000001"}': f"5000000000{FLAT}",
+        },
+        {"node": "a", "gpu": "1", "uuid": "GPU-b", "job": "foreign"},
+    ),
+    Case(
         "ObsrayGpuXid",
         {'DCGM_FI_DEV_XID_ERRORS{gpu="0",Hostname="h"}': f"79{FLAT}"},
         {'DCGM_FI_DEV_XID_ERRORS{gpu="0",Hostname="h"}': f"0{FLAT}"},

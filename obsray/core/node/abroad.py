@@ -303,7 +303,7 @@ class Abroad:
                 "session": peer.facts.session,
                 "head": peer.facts.head,
                 "started_at_ns": peer.registered_at_ns,
-                "resources": {name: n for name, n in peer.facts.resources.items() if name != STORE_RESOURCE},
+                "resources": {name: n for name, n in peer.total.items() if name != STORE_RESOURCE},
                 "object_store_memory": peer.facts.resources.get(STORE_RESOURCE, 0),
                 "available": {name: n for name, n in peer.spare.items() if name != STORE_RESOURCE},
                 "labels": dict(peer.facts.labels),

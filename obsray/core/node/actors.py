@@ -19,6 +19,7 @@ from obsray.core.node.delegation import Delegation
 from obsray.core.node.demands import Demand, Lease
 from obsray.core.node.names import NameTable
 from obsray.core.node.peers import Peer, PeerTable
+from obsray.core.node.resources import GPU
 from obsray.core.node.scheduler import Scheduler
 from obsray.core.node.step import RemoveCheckpoints, Report, Step, require
 from obsray.core.node.workers import Death, WorkerPool
@@ -46,6 +47,10 @@ RESTART_SECONDS_MAX = 10.0
 REFUSED_SECONDS = 0.2
 _LAST_LINES = "; the last lines of its log:\n"
 _FINAL = (DeathCause.INTENDED, DeathCause.PLACEMENT_REMOVED)
+
+#: A process whose owner is gone, and with it anybody who could use what it still does, gets so long to hand over what
+#: CUPTI recorded of its GPUs. One in the middle of a call cannot end in order: its own thread hands over meanwhile.
+HAND_OVER_SECONDS = 0.5
 
 
 class ActorTable:
@@ -227,15 +232,17 @@ class ActorTable:
         self._end_worker(step, client, DeathCause.INTENDED, detail, graceful=True)
 
     def _end_worker(
-        self, step: Step, worker_id: bytes, cause: DeathCause, why: str, graceful: bool = False, patient: bool = False
-    ) -> None:
-        """End the process of an actor, here or elsewhere. ``graceful`` and ``patient`` as in ``EndWorker``."""
+        self, step: Step, worker_id: bytes, cause: DeathCause, why: str, graceful: bool = False, patient: bool = False,
+        hands_over: bool = False,
+    ) -> None:  # fmt: skip
+        """End the process of an actor, here or elsewhere. ``graceful`` and ``patient`` as in ``EndWorker``;
+        ``hands_over``: it gets only as long as handing over what it recorded of its GPUs may take."""
         worker = self._pool.workers.get(worker_id)
         peer = self._peers.home_of(worker_id) if worker is None else None
         if peer is not None:
             step.tell_node(peer.id, EndWorker(worker_id, cause, why, graceful, patient))
         elif worker is not None and graceful:
-            self._pool.retire(step, worker, cause, why, patient)
+            self._pool.retire(step, worker, cause, why, patient, HAND_OVER_SECONDS if hands_over else None)
         elif worker is not None:
             self._pool.kill(step, worker, cause, why)
 
@@ -377,9 +384,11 @@ class ActorTable:
         for actor in list(self.actors.values()):
             if actor.state is ActorState.DEAD or actor.detached or actor.spec["job"] != job or actor.owner in stay:
                 continue
-            worker = actor.worker
+            worker, gpus = actor.worker, _owns_gpus(actor)
             self._die(step, actor, DeathCause.PARENT_DIED, "the driver of its job ended")
-            self._end_worker(step, worker, DeathCause.KILLED_BY_REQUEST, "the driver of the actor's job ended")
+            self._end_worker(
+                step, worker, DeathCause.KILLED_BY_REQUEST, "the driver of the actor's job ended", gpus, hands_over=gpus
+            )
 
     def client_gone(self, step: Step, client: bytes) -> None:
         """Watches end; actors that the client owned end with it unless they are detached."""
@@ -393,9 +402,11 @@ class ActorTable:
         for actor in list(self.actors.values()):
             actor.watchers.pop(client, None)
             if actor.owner == client and not actor.detached and actor.state is not ActorState.DEAD:
-                worker = actor.worker
+                worker, gpus = actor.worker, _owns_gpus(actor)
                 self._die(step, actor, DeathCause.PARENT_DIED, "its owner ended")
-                self._end_worker(step, worker, DeathCause.KILLED_BY_REQUEST, "the owner of the actor ended")
+                self._end_worker(
+                    step, worker, DeathCause.KILLED_BY_REQUEST, "the owner of the actor ended", gpus, hands_over=gpus
+                )
 
     def _die(self, step: Step, actor: Actor, cause: DeathCause, detail: str, error: bytes = b"") -> None:
         self._stop_waiting(step, actor)
@@ -495,3 +506,7 @@ class ActorTable:
             require(not placed or self.by_worker[actor.worker] is actor, "a worker that does not know its actor")
             require(actor.state is not ActorState.ALIVE or placed, "alive nowhere")
         self.names.check_invariants()
+
+
+def _owns_gpus(actor: Actor) -> bool:
+    return bool(actor.spec.get("held", {}).get(GPU))

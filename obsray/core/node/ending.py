@@ -46,7 +46,7 @@ def end(node: Node) -> None:
     node.environments.close()
     # 4. What serves people, and what the cluster's state lives in.
     node.reporter.close(grace)
-    node.services.end({"dashboard", "control"}, grace)
+    node.services.end({"dashboard", "control", "gpu-watch"}, grace)
     # 5. The last records are written before the collector reads for the last time.
     now = time.time_ns()
     node.emitter.node_stopped(now, node.node, node.emitter.intern(node.ending))

@@ -527,5 +527,5 @@ class GroupTable:
         require(bundle.open or group.trying or not self.at_home(group), f"{what} is held for nothing")
         pool.check_invariants()
         share = self.resources.shares[bundle.share]
-        require(share.amounts == pool.total and not share.lent, f"{what} is not what its node gave it")
+        require(share.amounts == pool.whole() and not share.lent, f"{what} is not what its node gave it")
         require(share.devices == pool.capacity, f"the devices of {what} are not those its node gave it")

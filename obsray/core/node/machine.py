@@ -18,6 +18,7 @@ from obsray.core.node.demands import describe
 from obsray.core.node.distant import DistantActors
 from obsray.core.node.draining import Draining
 from obsray.core.node.environments import of_job, runtime_of
+from obsray.core.node.gpus import Gpus
 from obsray.core.node.group_messages import GroupMessages
 from obsray.core.node.guests import GuestTable
 from obsray.core.node.intake import Malformed, accept
@@ -37,6 +38,7 @@ from obsray.core.node.workers import Death, Ended, WorkerPool
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.labels import NODE_ID
 from obsray.core.protocol.lifecycle import WorkerState
+from obsray.gpu.nvml import Found
 from obsray.ids import owner_of, short
 from obsray.telemetry.events import DeathCause, ProcessKind, Reason
 
@@ -72,6 +74,7 @@ class NodeMachine:
         describe_node: Callable[[], dict[str, Any]],
         labels: dict[str, str] | None = None,
         peers: PeerTable | None = None,
+        gpus: dict[int, Found] | None = None,
     ) -> None:
         self.node = node
         self.peers = peers or PeerTable(node)
@@ -81,6 +84,7 @@ class NodeMachine:
         self.labels = {NODE_ID: node.hex(), **(labels or {})}
         self.scheduler = Scheduler(node, resources, pool, socket_directory, self.labels, self.peers)
         self.groups = self.scheduler.groups
+        self.gpus = Gpus(self, gpus or {})
         self.clients: dict[bytes, Client] = {}
         self.jobs = Jobs(self)
         self.delegation = Delegation(node, self.labels, resources, self.peers, self.scheduler)
@@ -460,6 +464,7 @@ class NodeMachine:
         self.resources.check_invariants()
         self.pool.check_invariants()
         self.scheduler.check_invariants()
+        self.gpus.check_invariants()
         self.objects.check_invariants()
         self.actors.check_invariants()
         self.guests.check_invariants()

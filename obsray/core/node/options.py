@@ -36,14 +36,19 @@ from pathlib import Path
 from typing import Any
 
 from obsray.config import Config
+from obsray.core.node.detection import accelerator_types, detect, unknown
 from obsray.core.node.resources import CPU, GPU, MEMORY, UNIT
 from obsray.core.protocol.addresses import is_loopback, parse
 from obsray.core.system.cgroup import Cgroup, cpus, memory_bytes
+from obsray.gpu.health import numbers_of
+from obsray.gpu.nvml import Found
 from obsray.ids import NODE_ID_BYTES
 
 OPTIONS_BYTES_MAX = 16 << 20
 #: What the node and its clients themselves need is not offered to tasks.
 STORE_BYTES_MIN = 1 << 20
+#: What a node has of a kind of accelerator is a resource of this name and the kind's.
+ACCELERATOR_RESOURCE = "accelerator_type:"
 
 
 @dataclass(slots=True)
@@ -82,11 +87,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What this node offers: ``total`` in fixed point, the numbers of its GPUs, the bytes of its object store."""
+    """What this node offers: ``total`` in fixed point, its GPUs by number, the bytes of its object store.
+
+    ``kinds`` are the names under which its GPUs may be asked for, ``notes`` what people should know about them.
+    """
 
     total: dict[str, int]
-    gpus: list[int]
+    gpus: dict[int, Found]
     store_bytes: int
+    kinds: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_options(text: str) -> Options:
@@ -153,16 +163,39 @@ def offered(resources: dict[str, Any], config: Config) -> Machine:
         MEMORY: int(resources["memory"]) if resources.get("memory") is not None else max(0, memory - int(store)),
     }
     wanted = resources.get("GPU")
-    gpus = _visible_gpus() if wanted != 0 else []
-    if wanted is not None:
-        gpus = [*gpus, *(number for number in range(int(wanted) + len(gpus)) if number not in gpus)][: int(wanted)]
+    gpus, notes = _gpus(wanted, config)
     if gpus:
         total[GPU] = len(gpus) * UNIT
-    for name, amount in (resources.get("custom") or {}).items():
+    custom = resources.get("custom") or {}
+    for name, amount in custom.items():
         if name in (CPU, GPU, MEMORY, "object_store_memory"):
             raise ValueError(f"{name} is not a custom resource")
         total[name] = _units(name, amount, 0)
-    return Machine(total, gpus, int(store))
+    kinds = accelerator_types(gpus)
+    if not any(name.startswith(ACCELERATOR_RESOURCE) for name in custom):
+        # Whoever starts a node may know better than its driver.
+        total.update({ACCELERATOR_RESOURCE + kind: UNIT for kind in kinds})
+    return Machine(total, gpus, int(store), tuple(kinds), tuple(notes))
+
+
+def _gpus(wanted: float | None, config: Config) -> tuple[dict[int, Found], list[str]]:
+    """As many as are wanted, those that are here first; all that are here if nobody said how many.
+
+    Raises ValueError for a setting about them that makes no sense.
+    """
+    numbers_of(config.gpu_xids_fatal)
+    if wanted == 0:
+        return {}, []
+    gpus, notes = detect(
+        os.environ.get("CUDA_VISIBLE_DEVICES"), config.nvml_library, os.environ.get("CUDA_DEVICE_ORDER", "")
+    )
+    if wanted is None:
+        return gpus, notes
+    more = (number for number in range(int(wanted) + len(gpus)) if number not in gpus)
+    while len(gpus) < int(wanted):
+        number = next(more)
+        gpus[number] = unknown(number)
+    return dict(list(gpus.items())[: int(wanted)]), notes
 
 
 def _units(name: str, amount: float | None, default: float) -> int:
@@ -170,21 +203,3 @@ def _units(name: str, amount: float | None, default: float) -> int:
     if not 0 <= value < 1 << 40:
         raise ValueError(f"{name} cannot be {value}")
     return round(value * UNIT)
-
-
-def _visible_gpus() -> list[int]:
-    """Device numbers: those that CUDA_VISIBLE_DEVICES names, else all whose device file is here."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        words = [word.strip() for word in visible.split(",") if word.strip()]
-        # Other names (UUIDs) are counted; inside, they have their positions as numbers.
-        return [int(word) for word in words] if all(map(str.isdigit, words)) else list(range(len(words)))
-    names = (entry.name.removeprefix("nvidia") for entry in os.scandir("/dev") if entry.name.startswith("nvidia"))
-    found = sorted(int(name) for name in names if name.isdigit())
-    if found:
-        return found
-    try:
-        # Some containers name the devices otherwise; the driver still lists one directory for each.
-        return list(range(len(os.listdir("/proc/driver/nvidia/gpus"))))
-    except OSError:
-        return []

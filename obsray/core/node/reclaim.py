@@ -133,6 +133,11 @@ class Reclaimer:
                 gained += 1
                 yield lease
 
+    def recall(self, step: Step, lease: Lease) -> None:
+        """Ask for a lease back although nobody else wants it: its device is out of service."""
+        if not lease.asked_back and not lease.demand.actor:
+            self._ask(step, lease)
+
     def _ask(self, step: Step, lease: Lease) -> None:
         lease.asked_back = True
         lease.demand.asked_back += 1

@@ -41,6 +41,8 @@ class Requests:
             "drain": lambda step, client, arguments: machine.draining.ask(step, arguments),
             "request_resources": machine.scaling.wish,
             "store": self._store,
+            "gpus": lambda step, client, arguments: machine.gpus.described(),
+            "gpu_health": machine.gpus.judged,
             "locations": self._locations,
         }
 
@@ -67,7 +69,8 @@ class Requests:
         machine = self.machine
         free = {name: max(0, amount) for name, amount in machine.resources.free.items()}
         return {
-            **self._describe_node(), "labels": machine.labels, "available": free, "draining": machine.abroad.draining,
+            **self._describe_node(), "resources": dict(machine.resources.total),
+            "labels": machine.labels, "available": free, "draining": machine.abroad.draining,
             "drain": machine.draining.described(),
         }  # fmt: skip
 

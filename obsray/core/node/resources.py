@@ -58,7 +58,8 @@ class Share:
 class Resources:
     """Invariant: for each resource free + held == total; free is negative only while unblocked tasks oversubscribe.
 
-    ``gpus`` are the numbers of whole devices; ``devices`` how much of each there is, if not all of it.
+    ``gpus`` are the numbers of whole devices; ``devices`` how much of each there is, if not all of it. A device that
+    is out of service counts neither as free nor as held nor in the total; what holds it goes on.
     """
 
     def __init__(self, total: Amounts, gpus: list[int] | None = None, devices: dict[int, int] | None = None) -> None:
@@ -72,10 +73,42 @@ class Resources:
         self.capacity = dict(devices)
         self.devices = dict(devices)
         self.shares: dict[int, Share] = {}
+        #: Devices out of service: how much of each nobody holds, and why they are.
+        self.out: dict[int, int] = {}
+        self.why_out: dict[int, str] = {}
+
+    def take_out(self, device: int, why: str) -> None:
+        """Nobody gets this device any more until ``put_in``. One that is not in service here stays as it is."""
+        if device not in self.devices:
+            return
+        left = self.out[device] = self.devices.pop(device)
+        self.why_out[device] = why
+        self.free[GPU] -= left
+        self.total[GPU] -= self.capacity[device]
+
+    def put_in(self, device: int) -> None:
+        """The device is in service again, with what is still held of it."""
+        if device not in self.out:
+            return
+        left = self.devices[device] = self.out.pop(device)
+        del self.why_out[device]
+        # In the order of their numbers, as ever.
+        self.devices = {each: self.devices[each] for each in self.capacity if each in self.devices}
+        self.free[GPU] += left
+        self.total[GPU] += self.capacity[device]
+
+    def whole(self) -> Amounts:
+        """The total, with devices that are out of service."""
+        return {**self.total, GPU: sum(self.capacity.values())} if self.out else self.total
+
+    def outages(self) -> str:
+        """Which devices are out of service, for people; empty if none is."""
+        return "; ".join(f"GPU {device} is out of service: {why}" for device, why in sorted(self.why_out.items()))
 
     def emptied(self) -> Resources:
         """The same with nothing taken, to try things on."""
-        return Resources(self.total, devices=self.capacity)
+        there = {device: amount for device, amount in self.capacity.items() if device not in self.out}
+        return Resources(self.total, devices=there)
 
     def trial(self) -> Resources:
         """What is free here as resources of their own, to try things on."""
@@ -93,6 +126,8 @@ class Resources:
         gpus = need.get(GPU, 0)
         if gpus > UNIT and gpus % UNIT:
             lacks.append(f"GPU {show(GPU, gpus)} (above one only whole devices)")
+        if self.out and gpus > self.total.get(GPU, 0):
+            lacks.append(self.outages())
         return ", ".join(lacks)
 
     def fits(self, need: Amounts, keep: Amounts | None = None) -> bool:
@@ -119,11 +154,12 @@ class Resources:
 
     def explain(self, missing: Amounts) -> str:
         """A deficit for people: ``CPU 1 more (0 of 2 free)``."""
-        return ", ".join(
+        lacks = [
             f"{name} {show(name, lack)} more "
             f"({show(name, max(0, self.free.get(name, 0)))} of {show(name, self.total.get(name, 0))} free)"
             for name, lack in missing.items()
-        )
+        ]
+        return ", ".join([*lacks, self.outages()] if self.out and GPU in missing else lacks)
 
     def take(self, key: int, need: Amounts) -> dict[str, list[int]]:
         """Hold ``need`` under ``key``; it must fit. Returns the numbers of the devices taken, by kind."""
@@ -154,7 +190,11 @@ class Resources:
         for name, amount in share.amounts.items():
             self.free[name] += amount - share.lent.get(name, 0)
         for device, amount in share.devices.items():
-            self.devices[device] += amount
+            if device in self.out:
+                self.out[device] += amount
+                self.free[GPU] -= amount
+            else:
+                self.devices[device] += amount
 
     def lend_cpus(self, key: int) -> bool:
         """The holder is blocked: its CPUs are free meanwhile. False if there is nothing to lend."""
@@ -183,6 +223,11 @@ class Resources:
                 held[name] = held.get(name, 0) + amount - share.lent.get(name, 0)
             for device, amount in share.devices.items():
                 devices[device] -= amount
+                if device in self.out:
+                    held[GPU] -= amount
+        for device, left in self.out.items():
+            require(devices.pop(device) == left and device not in self.devices, f"device {device} is out and is not")
+        require(set(self.out) == set(self.why_out), "a device is out for no reason, or in with one")
         for name, total in self.total.items():
             require(self.free[name] + held.get(name, 0) == total, f"{name}: {self.free[name]} free, {held} held")
         require(devices == self.devices, f"devices {self.devices}, by shares {devices}")

@@ -29,7 +29,7 @@ from obsray.core.node.peers import PeerTable
 from obsray.core.node.placement import ANYWHERE, Placement
 from obsray.core.node.reclaim import Reclaimer
 from obsray.core.node.reservation import Reservation
-from obsray.core.node.resources import Amounts, Resources, default_need, free_in
+from obsray.core.node.resources import GPU, Amounts, Resources, default_need, free_in
 from obsray.core.node.step import Step, require
 from obsray.core.node.workers import Worker, WorkerPool
 from obsray.core.protocol.lifecycle import GroupState, WorkerState
@@ -172,6 +172,17 @@ class Scheduler:
         self.draining, self.reservation.queue = True, None
         for queue in self.queues.values():
             queue.infeasible = DRAINING
+
+    def offer_changed(self, step: Step, device: int = -1) -> None:
+        """What this node has is not what it was: ``device`` is out of service, so its leases are asked back."""
+        self.groups.look_again()
+        for queue in self.queues.values():
+            queue.infeasible = self.infeasible(queue.head())
+            if queue.infeasible:
+                self.reservation.over(queue)
+        for lease in self.leases.values():
+            if device in lease.devices.get(GPU, ()):
+                self._reclaimer.recall(step, lease)
 
     def infeasible(self, demand: Demand) -> str:
         """Why this node could never meet the demand, as it is now; empty if it could."""

@@ -44,8 +44,9 @@ class Service:
         return (_PACKAGE / f"{relative}.py").is_file()
 
 
-def services_of(options: Options) -> list[Service]:
-    """What runs beside a node: everywhere a collector; control store and dashboard where the head is.
+def services_of(options: Options, watched: bool = False) -> list[Service]:
+    """What runs beside a node: everywhere a collector; control store and dashboard where the head is; where there are
+    GPUs that NVML knows (``watched``), what watches them.
 
     The control store is told with ``--listen HOST:PORT`` where it listens for other nodes, with ``--storage WHERE``
     where its state lies, and with ``--standby`` that it waits until another one that uses the same storage is gone.
@@ -61,6 +62,8 @@ def services_of(options: Options) -> list[Service]:
             arguments.append("--standby")
         found.append(Service("control", "obsray.core.control.process", arguments))
     found.append(Service("collector", "obsray.telemetry.process"))
+    if watched:
+        found.append(Service("gpu-watch", "obsray.gpu_watch.process"))
     if options.head and options.autoscaling is not None:
         found.append(Service("autoscaler", "obsray.autoscaler.process"))
     if options.head and options.include_dashboard:

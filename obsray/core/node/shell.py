@@ -21,6 +21,7 @@ from typing import Any
 from obsray.core.node import log_mirror
 from obsray.core.node.abroad import STORE_RESOURCE
 from obsray.core.node.deeds import Deeds
+from obsray.core.node.detection import accelerator_type
 from obsray.core.node.disk import Disk
 from obsray.core.node.doorman import Doorman
 from obsray.core.node.ending import end
@@ -38,7 +39,7 @@ from obsray.core.node.naming import Naming
 from obsray.core.node.neighbours import Neighbour, Neighbours
 from obsray.core.node.nursery import Nursery
 from obsray.core.node.objects import ObjectTable
-from obsray.core.node.options import Machine, Options
+from obsray.core.node.options import ACCELERATOR_RESOURCE, Machine, Options
 from obsray.core.node.parcels import Parcels
 from obsray.core.node.peers import PeerTable
 from obsray.core.node.resources import Resources
@@ -102,7 +103,8 @@ class Node:
         if options.clustered:
             parcels = Parcels(self.session / "environments" / "packages", self.neighbours, self.reactor.post)
             self.environments.fetch = parcels.fetch
-        self.services = Services(self.session, services_of(options), self.log)
+        watched = any(gpu.uuid for gpu in machine.gpus.values())
+        self.services = Services(self.session, services_of(options, watched), self.log)
         self.nursery = Nursery(options, self.services)
         self.machine.scaling.offered = self.nursery.offered
         # Keeps what it is told until it is started, after the first worker: only then it loads gRPC, in its thread.
@@ -134,14 +136,19 @@ class Node:
         objects = ObjectTable(
             self.arena.size_bytes, str(self.session / "spill"), config.spill_bytes_max, config.store_wait_seconds_max
         )
-        resources = Resources(machine.total, machine.gpus)
+        resources = Resources(machine.total, list(machine.gpus))
         sockets = str(self.session / "sockets")
         peers = PeerTable(self.node, self.options.head, self.options.clustered)
-        return NodeMachine(self.node, resources, pool, objects, sockets, self._describe, self._labels(machine), peers)
+        labels = self._labels(machine)
+        return NodeMachine(
+            self.node, resources, pool, objects, sockets, self._describe, labels, peers, machine.gpus
+        )  # fmt: skip
 
     def _labels(self, machine: Machine) -> dict[str, str]:
         """The labels it was started with, and what accelerator it has if that is only one kind."""
-        kinds = [name.partition(":")[2] for name in machine.total if name.startswith("accelerator_type:")]
+        custom = self.options.resources.get("custom") or {}
+        said = [name.partition(":")[2] for name in custom if name.startswith(ACCELERATOR_RESOURCE)]
+        kinds = said or [kind for kind in machine.kinds if not kind.startswith("A100-")]
         return {**({ACCELERATOR: kinds[0]} if len(kinds) == 1 else {}), **self.options.labels}
 
     def _describe(self) -> dict[str, Any]:
@@ -186,6 +193,7 @@ class Node:
             self.emitter.intern(self._describe()["name"]), self.options.head,
             self.emitter.intern(", ".join(f"{key}={text}" for key, text in sorted(self.machine.labels.items()))),
         )  # fmt: skip
+        self._tell_gpus()
         self.do(self.machine.start)
         self.reporter.register_node(
             socket.gethostname(), self.address or str(self.session / "sockets" / "node.sock"),
@@ -199,6 +207,17 @@ class Node:
         self.reactor.call_at(now + SERVICES_AFTER_SECONDS, self._start_services)
         self._sample_at(now + self.config.sample_interval_seconds)
         self.reactor.call_at(now + self.config.memory_check_seconds, self.memory.start)
+
+    def _tell_gpus(self) -> None:
+        """Record what this node has, and say in the log what people should know about it."""
+        intern, kind = self.emitter.intern, accelerator_type
+        for note in self._offered.notes:
+            self.log(note)
+        for number, gpu in self._offered.gpus.items():
+            self.emitter.gpu_found(
+                time.time_ns(), self.node, min(number, 255), gpu.index, intern(gpu.uuid), intern(gpu.model),
+                intern(kind(gpu.model)), gpu.memory_bytes, gpu.mig, intern("; ".join(self._offered.notes)),
+            )  # fmt: skip
 
     def _open_door(self, where: str) -> str:
         """Listen for other nodes; where they reach this one."""
@@ -281,7 +300,7 @@ class Node:
             config=asdict(self.config), protocol=PROTOCOL_VERSION, version=self.options.settings.get("version", ""),
             python=".".join(map(str, sys.version_info[:2])), node_address=self.address, head=self.options.head,
             control_address_tcp=self.joining.address, node_name=self._describe()["name"],
-            lifeline=self.options.lifeline_fd is not None,
+            lifeline=self.options.lifeline_fd is not None, gpus=self.machine.gpus.described(),
         )  # fmt: skip
 
     def run(self) -> None:

@@ -265,14 +265,18 @@ class WorkerPool:
 
     # --- the end -----------------------------------------------------------------------------------------
 
-    def retire(self, step: Step, worker: Worker, cause: DeathCause, why: str, patient: bool = False) -> None:
-        """Ask a process to end, and kill it after the grace time; ``patient``: only once it has said goodbye."""
+    def retire(
+        self, step: Step, worker: Worker, cause: DeathCause, why: str, patient: bool = False,
+        seconds: float | None = None,
+    ) -> None:  # fmt: skip
+        """Ask a process to end, and kill it after the grace time, or after ``seconds``; ``patient``: only once it has
+        said goodbye."""
         if worker.end_cause is None:
             worker.end_cause, worker.end_detail = cause, why
         self._unrest(worker)
         step.send(worker.id, Exit(why, worker.state is not WorkerState.ACTOR))
         if not patient:
-            self._kill_later(step, worker)
+            self._kill_later(step, worker, seconds)
 
     def still_needed(self, step: Step, worker: Worker, objects: int, tasks: int) -> None:
         """A process that shall end owns what others hold: it ends by itself when they let go of it."""
@@ -304,9 +308,9 @@ class WorkerPool:
         self._unrest(worker)
         self._kill_later(step, worker)
 
-    def _kill_later(self, step: Step, worker: Worker) -> None:
+    def _kill_later(self, step: Step, worker: Worker, seconds: float | None = None) -> None:
         if worker.kill_at is None:
-            worker.kill_at = step.now + self._grace_seconds
+            worker.kill_at = step.now + (self._grace_seconds if seconds is None else min(seconds, self._grace_seconds))
         step.wake(worker.kill_at)
 
     def not_forked(self, step: Step, worker_id: bytes, why: str) -> Death | None:

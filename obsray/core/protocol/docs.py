@@ -11,6 +11,7 @@ from obsray.core.protocol.lifecycle import (
     ActorState,
     CollectiveState,
     EnvironmentState,
+    GpuState,
     GroupState,
     InstanceState,
     JobState,
@@ -159,6 +160,17 @@ _PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, 
                 ("environment_failed",),
             ),
             EnvironmentState.REMOVED: ("Nothing used it and its room was needed.", ("environment_removed",)),
+        },
+    ),
+    GpuState: (
+        "GPU",
+        "Kept by the node (`node/gpus.py`); what watches GPUs says when (`gpu/health.py`).",
+        {
+            GpuState.IN_SERVICE: ("Tasks and actors get it.", ("gpu_health_changed",)),
+            GpuState.OUT_OF_SERVICE: (
+                "What has it goes on; nobody else gets it until nothing was wrong with it for long enough.",
+                ("gpu_health_changed",),
+            ),
         },
     ),
     InstanceState: (

@@ -128,6 +128,14 @@ class CollectiveState(IntEnum):
     LEFT = 3
 
 
+class GpuState(IntEnum):
+    """A GPU as its node knows it."""
+
+    IN_SERVICE = 0
+    #: It goes on with what it has, and gets nothing new.
+    OUT_OF_SERVICE = 1
+
+
 TASK: dict[TaskState, frozenset[TaskState]] = {
     TaskState.WAITING_ARGUMENTS: frozenset({TaskState.QUEUED, TaskState.FAILED, TaskState.CANCELLED}),
     # Back to waiting: an argument that was there is lost and has to be made again.
@@ -238,6 +246,11 @@ ENVIRONMENT: dict[EnvironmentState, frozenset[EnvironmentState]] = {
     EnvironmentState.REMOVED: frozenset(),
 }
 
+GPU: dict[GpuState, frozenset[GpuState]] = {
+    GpuState.IN_SERVICE: frozenset({GpuState.OUT_OF_SERVICE}),
+    GpuState.OUT_OF_SERVICE: frozenset({GpuState.IN_SERVICE}),
+}
+
 #: What an entity is before anything has happened to it.
 FIRST: dict[type[IntEnum], IntEnum] = {
     TaskState: TaskState.QUEUED,
@@ -252,6 +265,7 @@ FIRST: dict[type[IntEnum], IntEnum] = {
     SubmittedJobState: SubmittedJobState.PENDING,
     CollectiveState: CollectiveState.FORMING,
     EnvironmentState: EnvironmentState.CREATING,
+    GpuState: GpuState.IN_SERVICE,
 }
 
 TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
@@ -267,6 +281,7 @@ TABLES: dict[type[IntEnum], dict[Any, frozenset[Any]]] = {
     SubmittedJobState: SUBMITTED_JOB,
     CollectiveState: COLLECTIVE,
     EnvironmentState: ENVIRONMENT,
+    GpuState: GPU,
 }
 
 

@@ -176,6 +176,9 @@ class Executor:
     def exit(self, reason: str) -> None:
         """Stop after what is running and already queued."""
         self.exiting = reason or "asked to"
+        if self._gpu is not None:
+            # What runs may not end in time.
+            self._gpu.hurry()
         self.session.reactor.wake()
 
     def send_results(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +212,48 @@ def test_a_library_that_is_none_is_an_error_that_says_which() -> None:
     with pytest.raises(CuptiError, match="nowhere"):
         Cupti("/nowhere/libcupti.so")
     assert cupti.find()[-1] == "libcupti.so.12"
+
+
+def test_before_an_end_that_may_come_too_soon_what_is_done_is_handed_over_at_once(tmp_path: Path) -> None:
+    library = FakeCupti()
+    flushed = threading.Event()
+    library.flush = lambda forced=False: flushed.set()
+    capture, _ = made(tmp_path, library, flush_seconds=3600.0)
+    capture.hurry()
+    assert flushed.wait(60)
+    capture.close()
+
+
+class TorchProfile:
+    """As much of ``torch.autograd.profiler.profile`` as is looked at."""
+
+    def __init__(self, library: FakeCupti, *activities: str) -> None:
+        self.kineto_activities = set(activities)
+        self.library = library
+        self.place_was_free = False
+
+    def _prepare_trace(self) -> None:
+        self.place_was_free = not self.library.subscribed
+
+
+def test_torchs_profiler_gets_the_place_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = type("profile", (TorchProfile,), {"_prepare_trace": TorchProfile._prepare_trace})
+    monkeypatch.setitem(sys.modules, "torch.autograd.profiler", types.SimpleNamespace(profile=profile))
+    library = FakeCupti()
+    capture, told = made(tmp_path, library)
+    watched = threading.Event()
+    while profile._prepare_trace is TorchProfile._prepare_trace and not watched.wait(0.01):
+        assert capture._thread.is_alive()
+    of_the_host = profile(library, "ProfilerActivity.CPU")
+    of_the_host._prepare_trace()
+    assert library.subscribed and not of_the_host.place_was_free, "it does not look at GPUs"
+    task = capture.begin(b"t" * 16, 1, 0, True)
+    profiler = profile(library, "ProfilerActivity.CPU", "ProfilerActivity.CUDA")
+    profiler._prepare_trace()
+    assert profiler.place_was_free and not library.enabled and True in library.flushed
+    (changed,) = told.named("gpu_capture_changed")
+    assert "torch.profiler" in told.texts[changed[-1]] and changed[3] == Level.OFF
+    capture.end(task)
+    profile(library, "ProfilerActivity.CUDA")._prepare_trace()
+    assert len(told.named("gpu_capture_changed")) == 1
+    capture.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import time
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -209,6 +211,48 @@ def test_the_jobs_of_each_gpu_are_written_where_dcgm_exporter_looks(told, tmp_pa
     assert (tmp_path / "mapping" / "0").read_text() == "00000007\n", "the other was long ago"
     assert (tmp_path / "mapping" / "1").read_text() == ""
     assert sorted(path.name for path in (tmp_path / "mapping").iterdir()) == ["0", "1"]
+
+
+def test_a_job_that_holds_memory_of_a_gpu_uses_it_also_where_no_kernel_is_captured(told, tmp_path):
+    (tmp_path / "jobs").mkdir()
+    worker = ids.worker_id(NODE, b"wrk1")
+    (tmp_path / "jobs" / worker.hex()).write_text("7")
+    gpu_jobs = GpuJobs(tmp_path, tmp_path / "mapping")
+    told.collector.folds.append(gpu_jobs.update)
+    # Its second GPU by CUDA_VISIBLE_DEVICES=GPU-x,GPU-y, which NVML and DCGM call 6.
+    told.ring.gpu_found(START, NODE, 1, 6, told.ring.intern("GPU-y"), 0, 0, 80 << 30, 0, 0)
+    told.ring.gpu_process_sample(START, NODE, 1, worker, ids.NIL_TASK, 1 << 30, 4321, 4321)
+    told.collector.poll()
+    gpu_jobs.write(START)
+    assert (tmp_path / "mapping" / "6").read_text() == "00000007\n"
+
+
+def test_gpus_are_told_with_their_uuid_and_what_is_not_known_has_no_series(told, tmp_path):
+    (tmp_path / "jobs").mkdir()
+    worker = ids.worker_id(NODE, b"wrk1")
+    (tmp_path / "jobs" / worker.hex()).write_text("7")
+    ring, now = told.ring, time.time_ns()
+    uuid, model = ring.intern("GPU-y"), ring.intern("NVIDIA H100 80GB HBM3")
+    ring.gpu_found(now, NODE, 0, 0, uuid, model, ring.intern("H100"), 80 << 30, 0, 0)
+    ring.gpu_found(now, NODE, 1, 1, 0, 0, 0, 0, 0, 0)
+    ring.gpu_sample(
+        now, NODE, 0, 0.5, 0.25, 3 << 30, 80 << 30, 300.0, 700.0, math.nan, 1980, math.nan, ring.intern("heat"), 2, 1, 5
+    )
+    ring.gpu_process_sample(now, NODE, 0, worker, ids.NIL_TASK, 1 << 30, 4321, 4321)
+    ring.gpu_health_changed(now, NODE, 0, 1, 79, ring.intern("Xid 79"))
+    which = {"gpu": "0", "uuid": "GPU-y"}
+    assert told.value("obsray_gpu_info", **which, model="NVIDIA H100 80GB HBM3", accelerator_type="H100") == 1
+    assert told.value("obsray_gpu_info", gpu="1", uuid="") == 1
+    assert told.value("obsray_gpu_utilization_ratio", **which) == 0.5
+    assert told.value("obsray_gpu_memory_bytes", **which, state="used") == 3 << 30
+    assert told.value("obsray_gpu_held_memory_bytes", **which, job="00000007") == 1 << 30
+    assert told.value("obsray_gpu_held_memory_bytes", **which, job="foreign") == 5
+    assert told.value("obsray_gpu_slowed", **which, cause="heat") == 1
+    assert told.value("obsray_gpu_slowed", **which, cause="power cap") == 0
+    assert told.value("obsray_gpu_clock_hertz", **which) == 1.98e9
+    assert told.value("obsray_gpu_in_service", **which) == 0
+    assert told.value("obsray_gpu_in_service", gpu="1") == 1
+    assert not told.samples("obsray_gpu_temperature_celsius") and not told.samples("obsray_gpu_energy_joules_total")
 
 
 def test_only_the_head_speaks_for_the_cluster(tmp_path):

@@ -24,6 +24,7 @@ from obsray.core.node.step import (
 from obsray.core.node.workers import Ended, WorkerPool
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import WorkerState
+from obsray.gpu.nvml import Found
 from obsray.ids import object_id, task_id, worker_id
 from obsray.telemetry.events import BY_NAME, ProcessKind
 
@@ -103,8 +104,9 @@ class Bench:
         total |= {name: round(amount * UNIT) for name, amount in (custom or {}).items()}
         self.objects = ObjectTable(store, "/spill", spill_bytes_max, 30.0)
         self.machine = NodeMachine(
-            node, Resources(total), self.pool, self.objects, "/sockets", lambda: {"node": node}, labels, peers
-        )
+            node, Resources(total), self.pool, self.objects, "/sockets", lambda: {"node": node}, labels, peers,
+            {number: Found(number, f"GPU-{number}", "NVIDIA H100", 80 << 30, False) for number in range(gpus)},
+        )  # fmt: skip
         self.scheduler = self.machine.scheduler
         self.actors = self.machine.actors
 
