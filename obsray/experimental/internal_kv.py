@@ -46,6 +46,8 @@ def _ask(method: str, **fields: Any) -> Any:
     def done(reply: Any, error: ControlError | None) -> None:
         if error is None:
             answer.set_result(reply)
+        elif error.read_only:
+            answer.set_exception(RpcError(error.detail))
         elif error.code in ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"):
             answer.set_exception(ValueError(error.detail))
         else:

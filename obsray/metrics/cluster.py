@@ -36,6 +36,8 @@ class ClusterSeries:
         self.restarts: Counter[tuple[str, str]] = Counter()
         self.deaths: Counter[tuple[str, str]] = Counter()
         self.epoch = 0
+        #: Whether the control store has no room, and since when that is known.
+        self.read_only = (0, 0)
         self._class_of: dict[bytes, str] = {}
         self._dead: set[bytes] = set()
         self._dead_order: deque[bytes] = deque()
@@ -51,6 +53,10 @@ class ClusterSeries:
             if event in batch:
                 self.epoch = max(self.epoch, int(batch[event]["epoch"].max()))
         self._classes(batch)
+        for event in ("control_started", "control_took_over", "control_writable", "control_read_only"):
+            if event in batch:
+                newest = int(batch[event]["time_ns"].max())
+                self.read_only = max(self.read_only, (newest, int(event == "control_read_only")))
         for event, (state, order) in _AFTER.items():
             if event in batch:
                 columns = batch[event]
@@ -105,6 +111,8 @@ class ClusterSeries:
         by_state = Counter(state for _, state in self.nodes.values())
         for state in sorted({"alive", "suspected", "dead"} | by_state.keys()):
             nodes.add_metric([state], by_state[state])
+        read_only = exposed.gauge("obsray_control_read_only")
+        read_only.add_metric([], self.read_only[1])
         if self.epoch:
             epoch.add_metric([], self.epoch)
         actors = exposed.gauge("obsray_actors")
@@ -115,4 +123,4 @@ class ClusterSeries:
         for family, counts in ((restarts, self.restarts), (deaths, self.deaths)):
             for labels, count in sorted(counts.items()):
                 family.add_metric(labels, count)
-        yield from (nodes, epoch, actors, restarts, deaths)
+        yield from (nodes, epoch, read_only, actors, restarts, deaths)

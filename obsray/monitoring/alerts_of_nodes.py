@@ -163,6 +163,17 @@ ALERTS: tuple[Alert, ...] = (
         "5m",
     ),
     Alert(
+        "ObsrayControlReadOnly",
+        CRITICAL,
+        "max by (cluster) (obsray_control_read_only) == 1",
+        "The control store keeps no change: its storage has no room",
+        "The disk of its storage is full or read-only, or its Redis is beyond maxmemory.",
+        "Running work goes on and questions are answered. Joining, names, keys and the news of deaths wait.",
+        ("obsray status", "obsray logs control", "obsray list nodes"),
+        "Make room where the storage is; it is tried again every second, and nothing has to be started again.",
+        _CONTROL,
+    ),
+    Alert(
         "ObsrayControlTookOver",
         WARNING,
         "increase(obsray_control_takeovers_total[15m]) > 0",

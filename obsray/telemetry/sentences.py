@@ -617,6 +617,10 @@ SENTENCES: dict[str, Sentence] = {
         f"control store: {r['entries']} entries ({size(r['entry_bytes'])}) written in {duration(r['write_seconds'])}"
     ),
     "control_fenced": lambda r, n: f"a control store ended, its epoch {r['epoch']} is over: {r['error']}",
+    "control_read_only": lambda r, n: f"the control store answers questions and keeps no change: {r['error']}",
+    "control_writable": lambda r, n: (
+        f"the control store keeps changes again, after {duration(r['read_only_seconds'])}"
+    ),
     "node_sample": _node_sample,
     "ring_opened": lambda r, n: f"{_worker(r, n)} began to record",
     "events_dropped": _events_dropped,

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
+from zlib import crc32
+
+CHECKSUM_BYTES = 4
 
 
 class Held(OSError):
@@ -20,6 +23,23 @@ class Held(OSError):
 
 class Fenced(OSError):
     """Another process has taken over since: this one must not answer anybody any more."""
+
+
+class NoRoom(OSError):
+    """The storage keeps nothing more for now, and what it has can be read: a full disk, or one that is read-only."""
+
+
+def sealed(data: bytes) -> bytes:
+    """``data`` with a checksum before it."""
+    return crc32(data).to_bytes(CHECKSUM_BYTES, "big") + data
+
+
+def unsealed(data: bytes) -> bytes:
+    """What ``sealed`` was given. Raises ValueError if it is damaged."""
+    kept, found = int.from_bytes(data[:CHECKSUM_BYTES], "big"), crc32(memoryview(data)[CHECKSUM_BYTES:])
+    if len(data) < CHECKSUM_BYTES or kept != found:
+        raise ValueError(f"damaged: its checksum says {kept:08x} and its {len(data)} bytes have {found:08x}")
+    return data[CHECKSUM_BYTES:]
 
 
 class Storage(Protocol):
@@ -43,7 +63,10 @@ class Storage(Protocol):
         """The newest snapshot (b"": none) and all entries after it. Raises ValueError if some are damaged or lack."""
 
     def append(self, entries: list[bytes]) -> None:
-        """Keep entries; they survive a crash once this returns. Raises Fenced, or OSError if they cannot be kept."""
+        """Keep entries; they survive a crash once this returns.
+
+        Raises Fenced, NoRoom if there is none at the moment, OSError for everything else.
+        """
 
     def compact(self, state: bytes) -> None:
         """``state`` is where all entries so far lead to: they need not be kept any longer. Raises as ``append``."""
@@ -51,6 +74,9 @@ class Storage(Protocol):
     @property
     def compaction_due(self) -> bool:
         """Whether the entries take so much room that a snapshot is worth it."""
+
+    def try_to_write(self) -> None:
+        """Write something that changes nothing. Raises as ``append``."""
 
     def renew(self) -> None:
         """Say that this process lives, and make sure that it may still answer. Raises Fenced."""
@@ -101,6 +127,9 @@ class NoStorage:
         pass
 
     def compact(self, state: bytes) -> None:
+        pass
+
+    def try_to_write(self) -> None:
         pass
 
     def renew(self) -> None:

@@ -22,6 +22,7 @@ from obsray.core.control.actors import Actors
 from obsray.core.control.changes import CHANGES_MAX, History
 from obsray.core.control.groups import Groups
 from obsray.core.control.jobs import SPAN, Jobs
+from obsray.core.control.journal import sealed, unsealed
 from obsray.core.control.kv import Functions, Keys
 from obsray.core.control.membership import Membership, MembershipSettings
 from obsray.core.control.step import (
@@ -123,14 +124,13 @@ class ControlMachine:
             table.save(found)
         for (method, request_id), reply in self._answers.items():
             found.answers.add(method=method, request_id=request_id, reply=reply.SerializeToString())
-        data: bytes = found.SerializeToString()
-        return data
+        return sealed(found.SerializeToString())
 
     def restore(self, data: bytes) -> None:
         """Be what ``snapshot`` saved. Raises ValueError for what is none."""
         found = pb.Snapshot()
         try:
-            found.ParseFromString(data)
+            found.ParseFromString(unsealed(data))
             answers = {
                 (each.method, each.request_id): getattr(pb, f"{each.method.removesuffix('Request')}Reply").FromString(
                     each.reply
@@ -235,15 +235,14 @@ def journal_entry(now: Instant, stimulus: Message) -> bytes:
     """A stimulus as the journal keeps it."""
     entry = pb.JournalEntry(monotonic_ns=now.monotonic_ns, wall_ns=now.wall_ns)
     getattr(entry, _ENTRY_FIELDS[stimulus.DESCRIPTOR.name]).CopyFrom(stimulus)
-    data: bytes = entry.SerializeToString()
-    return data
+    return sealed(entry.SerializeToString())
 
 
 def from_journal(data: bytes) -> tuple[Instant, Message]:
     """What ``journal_entry`` kept. Raises ValueError if it is none."""
     entry = pb.JournalEntry()
     try:
-        entry.ParseFromString(data)
+        entry.ParseFromString(unsealed(data))
     except Exception as error:
         raise ValueError(f"not a journal entry: {error}") from error
     field = entry.WhichOneof("stimulus")

@@ -166,6 +166,11 @@ class Membership:
         if entry is not None and entry.state is not NodeState.DEAD:
             entry.refused[by] = reason
 
+    def is_suspected(self, node: bytes) -> bool:
+        """Whether the next heartbeat of a node would change something."""
+        entry = self.entries.get(node)
+        return entry is not None and entry.state is NodeState.SUSPECTED
+
     def silent(self, now: Instant) -> list[tuple[bytes, str]]:
         """Nodes, with their addresses, whose heartbeats are late enough to look whether their port still answers."""
         limit_ns = now.monotonic_ns - int(self.settings.refused_seconds * _SECOND_NS)

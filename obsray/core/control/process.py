@@ -64,9 +64,11 @@ def recover(storage: Storage, settings: MembershipSettings | None = None) -> tup
     if state:
         machine.restore(state)
     count = 0
-    for entry in entries:
-        machine.step(*from_journal(entry))
-        count += 1
+    for count, entry in enumerate(entries, 1):
+        try:
+            machine.step(*from_journal(entry))
+        except ValueError as error:
+            raise ValueError(f"{storage.place}: entry {count} since the snapshot cannot be read: {error}") from error
     machine.recovered(instant())
     return machine, count
 
@@ -199,8 +201,14 @@ class _Process:
             if not why:
                 return False
         started_at = time.perf_counter()
-        machine, entries = recover(self.storage, _settings(self.config))
-        self.service.begin(machine)
+        entries = 0
+
+        def recovered() -> ControlMachine:
+            nonlocal entries
+            machine, entries = recover(self.storage, _settings(self.config))
+            return machine
+
+        self.service.begin(recovered)
         seconds = time.perf_counter() - started_at
         emitter, epoch = self.emitter, self.storage.epoch
         place = emitter.intern(self.storage.place)

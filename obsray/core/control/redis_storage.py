@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from zlib import crc32
 
-from obsray.core.control.journal import Fenced, Held
+from obsray.core.control.journal import Fenced, Held, NoRoom
 from obsray.core.control.resp import Connection, RedisError
 
 BEAT_SECONDS = 0.1
@@ -41,6 +41,8 @@ CHUNK_BYTES = 1 << 20
 COMPACT_ENTRIES = 10_000
 COMPACT_BYTES = 64 << 20
 PORT = 6379
+#: So much is written to see whether there is room again.
+ROOM_BYTES = 64 << 10
 
 _CLAIM = """
 if tonumber(ARGV[1]) <= tonumber(redis.call('GET', KEYS[1]) or '0') then return 0 end
@@ -58,6 +60,8 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED')
 for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end
 return 'OK'
 """
+#: What Redis says beyond ``maxmemory``, and when its own disk is full.
+_NO_ROOM = ("OOM", "MISCONF")
 _PLACE = "return redis.call('HSET', KEYS[1], ARGV[1], redis.call('TIME')[1] .. ' ' .. ARGV[2])"
 _PLACES = "return {redis.call('TIME')[1], redis.call('HVALS', KEYS[1])}"
 
@@ -218,6 +222,11 @@ class RedisStorage:
             self._kept_entries += len(batch)
             self._kept_bytes += sum(map(len, batch))
 
+    def try_to_write(self) -> None:
+        for server in self._servers:
+            self._scripted(server, _WRITE, [self._key("room")], [bytes(ROOM_BYTES)])
+            self._scripted(server, _REMOVE, [self._key("room")], [])
+
     def compact(self, state: bytes) -> None:
         before, number = self._snapshot, self._next - 1
         old_chunks = self._on("snapshot").ask("GET", self._key("snapshot"))
@@ -253,7 +262,8 @@ class RedisStorage:
         except RedisError as error:
             if "FENCED" in str(error):
                 raise Fenced(f"{self._holder()}; epoch {self.epoch} of this process is over") from error
-            raise OSError(f"redis at {server.address}: {error}") from error
+            kind = NoRoom if str(error).startswith(_NO_ROOM) else OSError
+            raise kind(f"redis at {server.address}: {error}") from error
 
     def _confirm(self, server: Connection) -> None:
         if self._replicas:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +18,14 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from obsray.core.control.journal import Storage
+from obsray.core.control.journal import NoRoom, Storage
 from obsray.core.control.machine import ControlMachine, journal_entry
 from obsray.core.control.step import Instant, Refuse, Refused
 from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol import control_pb2_grpc
 from obsray.core.protocol.lifecycle import NodeState
 from obsray.core.transport.connection import control_credential
-from obsray.core.transport.control_client import PLACES_KEY
+from obsray.core.transport.control_client import CHANGES_NOTHING, PLACES_KEY, READ_ONLY_KEY
 from obsray.telemetry.spine import Emitter
 
 MESSAGE_BYTES_MAX = 64 << 20
@@ -34,6 +35,13 @@ WATCH_CHANGES_MAX = 1_000
 UNIX_PATH_BYTES_MAX = 107
 #: How long a silent node may take to accept a connection that is only to see whether it does.
 PROBE_SECONDS = 0.2
+
+#: While the storage has no room it is tried again so often.
+ROOM_SECONDS = 1.0
+#: A snapshot for which there was no room is tried again after so long.
+COMPACT_AGAIN_SECONDS = 30.0
+#: Refused at once while the storage has no room: programs wait for their answers. Everything else is tried again.
+_OF_PROGRAMS = ("PutKey", "DeleteKey", "PutFunction")
 
 _TABLES = {
     pb.TABLE_NODES: "node",
@@ -88,6 +96,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
         #: Set when the storage failed or another process took over: nothing may be answered any more.
         self.broken = asyncio.Event()
         self.failure: OSError | None = None
+        #: Why nothing can be kept at the moment; "" as long as it can. Reads are answered meanwhile.
+        self.read_only = ""
+        self._read_only_since = self._tried_room_at = self._compact_at = 0.0
+        #: Memory was ahead of the storage and is made anew.
+        self._returning = False
+        self._recover: Callable[[], ControlMachine] = lambda: self.machine
         #: Where else to find the control store, as nodes are told.
         self.places: list[str] = []
         self._watchers: set[asyncio.Event] = set()
@@ -98,10 +112,11 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._writing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "obsray-control-storage")
 
-    def begin(self, machine: ControlMachine) -> None:
-        """It is this process' turn: answer from this machine."""
-        self.machine = machine
-        self._kept_sequence = machine.history.last
+    def begin(self, recover: Callable[[], ControlMachine]) -> None:
+        """It is this process' turn: answer from what the storage holds. ``recover`` makes a machine of that."""
+        self._recover = recover
+        self.machine = recover()
+        self._kept_sequence = self.machine.history.last
         self.standing_by = False
 
     def take(self, stimulus: Message) -> Message | Refuse:
@@ -143,13 +158,66 @@ class ControlService(control_pb2_grpc.ControlServicer):
                 seconds = time.perf_counter() - started_at
                 self.emitter.control_stored(time.time_ns(), seconds, len(entries), sum(map(len, entries)))
                 self._keep(taken, sequence)
-                if self.storage.compaction_due and not self._pending:
+                if self.storage.compaction_due and not self._pending and loop.time() >= self._compact_at:
                     # Nothing was taken since: this is the state that all kept entries led to.
-                    await loop.run_in_executor(self._thread, self.storage.compact, self.machine.snapshot())
+                    await self._compact(self.machine.snapshot())
+        except NoRoom as error:
+            await self._turn_read_only(error)
         except OSError as error:
             self.fail(error)
         finally:
             self._writing = None
+
+    async def _compact(self, state: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, self.storage.compact, state)
+        except NoRoom as error:
+            # What is kept stays as it is; a snapshot can wait.
+            self._compact_at = loop.time() + COMPACT_AGAIN_SECONDS
+            print(f"obsray control: no room for a snapshot: {error}", file=sys.stderr, flush=True)
+
+    async def _turn_read_only(self, error: NoRoom) -> None:
+        """Nothing more can be kept: go back to what is, answer questions from that, and refuse changes."""
+        loop = asyncio.get_running_loop()
+        self.read_only = f"the control store can change nothing, its storage has no room: {error}"
+        self._read_only_since = self._tried_room_at = loop.time()
+        self._returning = True
+        self._pending.clear()
+        self._taken = self._kept
+        for _, future in self._settling:
+            if not future.done():
+                future.set_exception(error)
+        self._settling.clear()
+        print(f"obsray control: {self.read_only}", file=sys.stderr, flush=True)
+        self.emitter.control_read_only(time.time_ns(), self.storage.epoch, self.emitter.intern(str(error)))
+        try:
+            self.machine = await loop.run_in_executor(self._thread, self._recover)
+        except (OSError, ValueError) as failure:
+            self.fail(failure if isinstance(failure, OSError) else OSError(str(failure)))
+            return
+        self._kept_sequence = self.machine.history.last
+        self._returning = False
+
+    async def _look_for_room(self) -> None:
+        """Accept changes again if the storage has room by now."""
+        loop = asyncio.get_running_loop()
+        if self._returning or loop.time() < self._tried_room_at + ROOM_SECONDS:
+            return
+        self._tried_room_at = loop.time()
+        try:
+            await loop.run_in_executor(self._thread, self.storage.try_to_write)
+        except NoRoom:
+            return
+        except OSError as error:
+            self.fail(error)
+            return
+        # Nobody could be declared dead, and nobody's suspicion lifted.
+        self.machine.recovered(instant())
+        self.read_only = ""
+        seconds = loop.time() - self._read_only_since
+        self.emitter.control_writable(time.time_ns(), self.storage.epoch, seconds)
+        print(f"obsray control: changes are kept again, after {seconds:.1f} s", file=sys.stderr, flush=True)
 
     def _keep(self, taken: int, sequence: int) -> None:
         self._kept, self._kept_sequence = taken, sequence
@@ -186,8 +254,15 @@ class ControlService(control_pb2_grpc.ControlServicer):
             answer: Message | Refuse
             try:
                 await self._may_answer()
+                if self.read_only and self._would_change(method, request):
+                    error = "READ_ONLY"
+                    await self._refuse_change(method, context)
                 answer = self.take(request)
                 await self.settled()
+            except NoRoom:
+                error = "READ_ONLY"
+                await self._refuse_change(method, context)
+                raise
             except OSError as failure:
                 error = type(failure).__name__
                 self.fail(failure)
@@ -213,6 +288,17 @@ class ControlService(control_pb2_grpc.ControlServicer):
     async def _send_elsewhere(self, context: Any) -> None:
         context.set_trailing_metadata(((PLACES_KEY, ",".join(self.storage.places())),))
         await context.abort(grpc.StatusCode.UNAVAILABLE, "this control store stands by; another one decides")
+
+    def _would_change(self, method: str, request: Message) -> bool:
+        """Whether a request may have to be kept before it is answered."""
+        if isinstance(request, pb.HeartbeatRequest):
+            return self.machine.membership.is_suspected(request.node)
+        return self._returning or not method.startswith(CHANGES_NOTHING)
+
+    async def _refuse_change(self, method: str, context: Any) -> None:
+        context.set_trailing_metadata(((READ_ONLY_KEY, "1"),))
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED if method in _OF_PROGRAMS else grpc.StatusCode.UNAVAILABLE
+        await context.abort(code, f"{self.read_only}; what it has can be read, and changes can be made when there is")
 
     async def _may_answer(self) -> None:
         if self.failure is not None:
@@ -257,6 +343,9 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     async def look(self) -> None:
         """Find out about silent nodes and declare what follows. Called a few times a second."""
+        if self.read_only:
+            await self._look_for_room()
+            return
         asked = [
             (node, address)
             for node, address in self.machine.membership.silent(instant())
@@ -270,6 +359,8 @@ class ControlService(control_pb2_grpc.ControlServicer):
 
     def declare_overdue(self) -> None:
         """Carry out what silence, and those who were refused, have decided."""
+        if self.read_only:
+            return
         for stimulus in self.machine.overdue(instant()):
             self.take(stimulus)
 

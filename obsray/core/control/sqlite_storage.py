@@ -4,7 +4,8 @@
 writes, ``beat`` is touched by it several times a second, and ``places/`` says where processes listen.
 
 A commit is one transaction that looks at the epoch first, flushed to the disk before it counts
-(``synchronous=FULL``): a transaction that was cut off at any byte never was. A process that dies gives its lock back at
+(``synchronous=FULL``): a transaction that was cut off at any byte never was. What is damaged before the end is refused
+and named: the write-ahead log is looked at before it is opened, and ``tail`` says how many entries there must be. A process that dies gives its lock back at
 once. One that stands still keeps the lock but its beats end: then the claim is taken from it, and when it goes on it
 finds the epoch changed.
 """
@@ -20,9 +21,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
-from obsray.core.control.journal import Fenced, Held
+from obsray.core.control.journal import Fenced, Held, NoRoom
+from obsray.core.control.write_ahead_log import damaged_at
 
 BEAT_SECONDS = 0.1
 #: A lock that is free is taken only once no beat came for this long: it may be that of a process that stood still.
@@ -41,7 +44,16 @@ CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, entry BLOB NOT N
 CREATE TABLE IF NOT EXISTS snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), number INTEGER, state BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS claim (
     id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER, pid INTEGER, started INTEGER, host TEXT, since_ns INTEGER);
+CREATE TABLE IF NOT EXISTS tail (id INTEGER PRIMARY KEY CHECK (id = 1), number INTEGER);
 """
+#: What SQLite says where the disk is full, or has become read-only.
+_NO_ROOM = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+)
 
 
 class SqliteStorage:
@@ -63,13 +75,36 @@ class SqliteStorage:
         self._beaten_at = 0.0
         self._ended = threading.Event()
         self._beater = threading.Thread(target=self._keep_beating, name="obsray-control-beat", daemon=True)
-        with _as_os_error(self.place):
-            self._writer, self._reader = self._connect(), self._connect()
-            self._writer.executescript(_TABLES)
 
     @property
     def place(self) -> str:
         return str(self.directory)
+
+    @cached_property
+    def _writer(self) -> sqlite3.Connection:
+        if self._locked:
+            self._look_at_log()
+        with _as_os_error(self.place):
+            connection = self._connect()
+            connection.executescript(_TABLES)
+        return connection
+
+    @cached_property
+    def _reader(self) -> sqlite3.Connection:
+        # Makes the tables.
+        _ = self._writer
+        with _as_os_error(self.place):
+            return self._connect()
+
+    def _look_at_log(self) -> None:
+        """Raise ValueError if opening the database would drop what was acknowledged."""
+        log = self.directory / "control.db-wal"
+        offset = damaged_at(log)
+        if offset is not None:
+            raise ValueError(
+                f"{log} is damaged at byte {offset}, and acknowledged changes follow. Nothing was changed: restore a "
+                f"copy of {self.directory}, or go on with what came before by `truncate -s {offset} {log}`"
+            )
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -99,8 +134,9 @@ class SqliteStorage:
             quiet_seconds = now - seen_at
             if quiet_seconds < FREE_SECONDS:
                 continue
+            locked = self._try_lock()
             before = self._holder()
-            if self._try_lock() or quiet_seconds >= TAKEOVER_SECONDS:
+            if locked or quiet_seconds >= TAKEOVER_SECONDS:
                 why = f"no sign of life for {quiet_seconds:.1f} s; {before}"
                 if self._claim_from_anybody():
                     return why
@@ -201,8 +237,12 @@ class SqliteStorage:
         with _as_os_error(self.place):
             row = self._writer.execute("SELECT number, state FROM snapshot").fetchone()
             last = self._writer.execute("SELECT max(number) FROM entries").fetchone()[0]
+            told = self._writer.execute("SELECT number FROM tail").fetchone()
         number, state = row if row else (0, b"")
         self._next = max(number, last or 0) + 1
+        self._kept_bytes = 0
+        if told is not None and told[0] != self._next - 1:
+            raise ValueError(f"{self.directory}/control.db is damaged: entry {self._next} of {told[0]} is missing")
         self._kept_entries = self._next - 1 - number
         return bytes(state), self._replay(number)
 
@@ -222,9 +262,15 @@ class SqliteStorage:
             self._check_epoch(self._writer)
             numbered = list(enumerate(entries, self._next))
             self._writer.executemany("INSERT INTO entries VALUES (?, ?)", numbered)
+            self._writer.execute("INSERT OR REPLACE INTO tail VALUES (1, ?)", (numbered[-1][0],))
         self._next += len(entries)
         self._kept_entries += len(entries)
         self._kept_bytes += sum(map(len, entries))
+
+    def try_to_write(self) -> None:
+        with _as_os_error(self.place), self._transaction():
+            self._check_epoch(self._writer)
+            self._writer.execute("UPDATE claim SET epoch = epoch")
 
     def compact(self, state: bytes) -> None:
         with _as_os_error(self.place):
@@ -279,8 +325,9 @@ class SqliteStorage:
         if self._beater.is_alive():
             self._beater.join()
         (self.directory / "places" / str(os.getpid())).unlink(missing_ok=True)
-        self._writer.close()
-        self._reader.close()
+        for name in ("_reader", "_writer"):
+            if name in self.__dict__:
+                getattr(self, name).close()
         os.close(self._beat)
         # Unlocks it.
         os.close(self._lock)
@@ -291,7 +338,8 @@ def _as_os_error(place: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise OSError(f"{place}/control.db: {error}") from error
+        kind = NoRoom if getattr(error, "sqlite_errorcode", 0) in _NO_ROOM else OSError
+        raise kind(f"{place}/control.db: {error}") from error
 
 
 def _started(pid: int) -> int:

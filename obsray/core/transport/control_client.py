@@ -35,6 +35,11 @@ CLOSE_SECONDS_MAX = 1.0
 #: Trailing metadata of a control store that stands by: where all of them are.
 PLACES_KEY = "control-addresses"
 
+#: Trailing metadata of a control store that answers questions and can keep no change at the moment.
+READ_ONLY_KEY = "control-read-only"
+#: How the names of methods begin that only ask, or may be repeated and need not be kept.
+CHANGES_NOTHING = ("Get", "List", "Find", "Heartbeat", "ReportUnreachable")
+
 #: Names and values of a request's fields, or how to find them once it is sent.
 Fields = dict[str, Any] | Callable[[], dict[str, Any]]
 #: Where a control store may be, as ``Route`` takes it.
@@ -44,11 +49,14 @@ OnDone = Callable[[Any, "ControlError | None"], None]
 
 
 class ControlError(Exception):
-    """A call was refused or could not be made. ``code`` is the name of a gRPC status code."""
+    """A call was refused or could not be made. ``code`` is the name of a gRPC status code.
 
-    def __init__(self, method: str, code: str, detail: str) -> None:
+    ``read_only``: the control store is there and can keep no change at the moment.
+    """
+
+    def __init__(self, method: str, code: str, detail: str, read_only: bool = False) -> None:
         super().__init__(f"{method}: {code}: {detail}")
-        self.method, self.code, self.detail = method, code, detail
+        self.method, self.code, self.detail, self.read_only = method, code, detail, read_only
 
 
 class _Call(NamedTuple):
@@ -242,6 +250,7 @@ class ControlClient:
                 return
             assert error is not None
             self._give_up(error)
+            self._overtake(error)
             tries += 1
             if tries % self._route.places == 0:
                 self._route.learn(self._places())
@@ -256,6 +265,20 @@ class ControlClient:
                 self._calls.remove(call)
         for call in late:
             self._answer(call.on_done, None, ControlError(call.method, error.code, error.detail))
+
+    def _overtake(self, error: ControlError) -> None:
+        """Those behind a change that cannot be kept now need not wait if they only ask."""
+        if not error.read_only:
+            return
+        with self._news:
+            asking = [call for call in self._calls if call.method.startswith(CHANGES_NOTHING)]
+            for call in asking:
+                self._calls.remove(call)
+        for call in asking:
+            try:
+                self._answer(call.on_done, self._attempt(call), None)
+            except ControlError as failure:
+                self._answer(call.on_done, None, failure)
 
     def _attempt(self, call: _Call, seconds_max: float = ATTEMPT_SECONDS_MAX) -> Any:
         """One try. Raises ControlError."""
@@ -274,10 +297,11 @@ class ControlClient:
             return reply
         except grpc.RpcError as failure:
             code = failure.code().name
-            if code in AGAIN:
+            read_only = any(key == READ_ONLY_KEY for key, _ in failure.trailing_metadata() or ())
+            if code in AGAIN and not read_only:
                 self._route.failed(failure)
             else:
                 self.heard_at = self._monotonic()
-            raise ControlError(call.method, code, failure.details() or "") from failure
+            raise ControlError(call.method, code, failure.details() or "", read_only) from failure
         except (AttributeError, TypeError, ValueError) as failure:
             raise ControlError(call.method, "INVALID_ARGUMENT", str(failure)) from failure

@@ -7,6 +7,7 @@ import hashlib
 import pytest
 
 from obsray.core.control import actors, changes, jobs, kv, membership
+from obsray.core.control.journal import sealed
 from obsray.core.control.machine import ControlMachine, from_journal, journal_entry
 from obsray.core.control.step import Instant, Refusal, Refuse, Refused, Reply
 from obsray.core.protocol import control_pb2 as pb
@@ -409,7 +410,7 @@ def test_a_damaged_journal_entry_is_an_error_and_not_a_guess():
     with pytest.raises(ValueError):
         from_journal(b"\xff\xff\xff")
     with pytest.raises(ValueError, match="without a stimulus"):
-        from_journal(b"")
+        from_journal(sealed(b""))
     now, request = Instant(1, 2), pb.EndJobRequest(request_id=b"r", job=3)
     assert from_journal(journal_entry(now, request)) == (now, request)
 

@@ -6,15 +6,21 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from obsray.core.control import sqlite_storage
-from obsray.core.control.journal import Fenced, Held
+from obsray.core.control.journal import Fenced, Held, sealed
+from obsray.core.control.machine import from_journal, journal_entry
 from obsray.core.control.sqlite_storage import SqliteStorage
+from obsray.core.control.step import Instant
+from obsray.core.control.write_ahead_log import damaged_at
+from obsray.core.protocol import control_pb2 as pb
 
 SEED = random.SystemRandom().randrange(1 << 32)
 #: Appends batches of entries that say their numbers, and says on a pipe how many are kept; now and then a snapshot.
@@ -104,32 +110,90 @@ def test_a_writer_that_is_killed_at_any_instant_loses_nothing_it_has_acknowledge
         assert contents(tmp_path) >= acknowledged
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed"])
-def test_a_write_ahead_log_that_ends_anywhere_gives_the_transactions_before(tmp_path, damage):
+def logged(tmp_path: Path, chance: random.Random, entries: int) -> tuple[SqliteStorage, list[int]]:
+    """A storage with small pages, and how long its log was after each entry."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    maker = sqlite3.connect(origin / "control.db")
+    maker.executescript("PRAGMA page_size=512; VACUUM")
+    maker.close()
+    storage = opened(origin)
+    sizes = [0]
+    for number in range(1, entries + 1):
+        storage.append([b"%d " % number + chance.randbytes(100)])
+        sizes.append((origin / "control.db-wal").stat().st_size)
+    return storage, sizes
+
+
+def test_a_write_ahead_log_that_ends_anywhere_gives_the_transactions_before(tmp_path):
+    """Cut off at every byte of the last three entries, as a crash of the machine might leave it."""
+    print("seed", SEED)
+    storage, sizes = logged(tmp_path, random.Random(SEED), 10)
+    # Where flushing costs nothing: these are thousands of databases.
+    base = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    copy = base / "copy"
+    shutil.copytree(tmp_path / "origin", copy)
+    kept = {path.name: path.read_bytes() for path in copy.iterdir() if path.name.startswith("control.db")}
+    for length in range(sizes[-1], sizes[-4] - 1, -1):
+        (copy / "control.db").write_bytes(kept["control.db"])
+        (copy / "control.db-wal").write_bytes(kept["control.db-wal"][:length])
+        (copy / "control.db-shm").unlink(missing_ok=True)
+        assert damaged_at(copy / "control.db-wal") is None
+        reader = sqlite3.connect(copy / "control.db")
+        numbers = [row[0] for row in reader.execute("SELECT number FROM entries ORDER BY number")]
+        tail = reader.execute("SELECT number FROM tail").fetchone()[0]
+        reader.close()
+        assert numbers == list(range(1, tail + 1)) and tail == sum(size <= length for size in sizes) - 1
+    for length in (sizes[-1], sizes[-2] + 1, sizes[-3]):
+        (copy / "control.db").write_bytes(kept["control.db"])
+        (copy / "control.db-wal").write_bytes(kept["control.db-wal"][:length])
+        assert contents(copy) == sum(size <= length for size in sizes) - 1
+    storage.close()
+    shutil.rmtree(base)
+
+
+def test_a_bit_that_flipped_before_the_end_of_the_log_is_refused_with_its_offset(tmp_path):
+    """SQLite alone would take it for the end, and what was acknowledged behind it would be gone."""
     print("seed", SEED)
     chance = random.Random(SEED)
-    storage = opened(tmp_path / "origin")
-    sizes = [0]
-    wal = tmp_path / "origin" / "control.db-wal"
-    for number in range(1, 21):
-        storage.append([b"%d " % number + chance.randbytes(500)])
-        sizes.append(wal.stat().st_size)
-    for turn in range(12):
-        copy = tmp_path / f"copy{turn}"
-        shutil.copytree(tmp_path / "origin", copy)
-        (copy / "control.db-shm").unlink(missing_ok=True)
-        where = chance.randrange(sizes[1], sizes[-1])
-        with open(copy / "control.db-wal", "r+b") as file:
-            if damage == "cut":
-                file.truncate(where)
-            else:
-                file.seek(where)
-                byte = file.read(1)
-                file.seek(where)
-                file.write(bytes([byte[0] ^ 0xFF]))
-        whole = sum(size <= where for size in sizes) - 1
-        assert contents(copy) >= whole
+    storage, sizes = logged(tmp_path, chance, 10)
+    log = tmp_path / "origin" / "control.db-wal"
+    whole = log.read_bytes()
+    frame = 512 + 24
+    copy = tmp_path / "wal"
+    for _ in range(300):
+        where = chance.randrange(32, sizes[-3])
+        damaged = bytearray(whole)
+        damaged[where] ^= 1 << chance.randrange(8)
+        copy.write_bytes(damaged)
+        assert damaged_at(copy) == 32 + (where - 32) // frame * frame
+    copy.write_bytes(bytes([whole[0], whole[1] ^ 1]) + whole[2:])
+    assert damaged_at(copy) == 0
     storage.close()
+    log.write_bytes(damaged)
+    storage = SqliteStorage(tmp_path / "origin")
+    with pytest.raises(ValueError, match=rf"damaged at byte \d+.*truncate -s {damaged_at(log)}"):
+        storage.acquire()
+    storage.close()
+    assert log.read_bytes() == bytes(damaged), "what is damaged was changed"
+
+
+def test_entries_and_snapshots_that_are_damaged_in_the_database_are_refused(tmp_path):
+    storage = opened(tmp_path)
+    storage.append([sealed(b"1"), sealed(b"2"), sealed(b"3")])
+    storage._writer.execute("DELETE FROM entries WHERE number = 3")
+    storage.close()
+    storage = SqliteStorage(tmp_path)
+    storage.acquire()
+    with pytest.raises(ValueError, match="entry 3 of 3 is missing"):
+        storage.load()
+    storage.close()
+    whole = journal_entry(Instant(1, 2), pb.PutKeyRequest(request_id=b"1", key=b"key", value=b"value"))
+    for position in range(len(whole) * 8):
+        damaged = bytearray(whole)
+        damaged[position // 8] ^= 1 << position % 8
+        with pytest.raises(ValueError, match="damaged"):
+            from_journal(bytes(damaged))
 
 
 def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path):
@@ -189,5 +253,7 @@ os.kill(os.getpid(), signal.SIGSTOP)
 
 def test_a_directory_that_holds_something_else_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "control.db").write_bytes(b"not a database" * 1000)
+    storage = SqliteStorage(tmp_path)
     with pytest.raises(OSError, match=r"control\.db"):
-        SqliteStorage(tmp_path)
+        storage.acquire()
+    storage.close()
