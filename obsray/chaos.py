@@ -48,6 +48,7 @@ class Carrier(Enum):
     OWN_NODE = "a process and its own node"
     WORK = "who asks for work and who does it"
     HOLDS = "who owns a value and who holds it"
+    FAR_HOLDS = "who owns a value and who holds it at another node"
     NODES = "two nodes"
     COLLECTORS = "two collectors"
 
@@ -55,7 +56,7 @@ class Carrier(Enum):
 #: Why no link is broken behind some of them.
 UNBREAKABLE = {
     Carrier.OWN_NODE: "a process whose link to its own node ends is dead for the node: kill the process instead",
-    Carrier.HOLDS: "it counts who holds a value, which nothing says again: kill one of the processes instead",
+    Carrier.HOLDS: "at one node a link ends only with a process: kill one of the processes instead",
 }
 
 
@@ -85,6 +86,7 @@ MESSAGES: dict[str, Carrier] = {
     ),
     **_on(Carrier.WORK, "DefineFunction Push Done Recall Returned CancelTask Item ItemsTaken ArgumentLost"),
     **_on(Carrier.HOLDS, "GetObject ObjectValue AddHolder ReleaseHolders ObjectMissing"),
+    **_on(Carrier.FAR_HOLDS, "HoldsTold HoldsHeard HoldsAsked HoldsAnswered"),
     **_on(
         Carrier.NODES,
         """

@@ -33,6 +33,9 @@ class Config:
     pipeline_tasks_max: int = 512
     #: Tasks pushed behind one that runs longer than this are taken back and given to other workers.
     recall_seconds: float = 0.01
+    #: How often an owner looks whether processes at other nodes hold what they are counted for: a connection that broke
+    #: may have lost what was said of it. What two looks in a row contradict is corrected.
+    holds_check_seconds: float = 30.0
     #: Processes kept ready. 0 means one per CPU.
     workers_prestart: int = 0
     #: Most worker processes on a node; demand beyond waits and says so.

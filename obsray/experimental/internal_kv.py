@@ -65,6 +65,11 @@ def _bytes(name: str, value: Any) -> bytes:
     return value
 
 
+def _node() -> bytes:
+    """Of a node that is taken for dead nothing is accepted any more."""
+    return session().node_id
+
+
 def _space(namespace: str | bytes | None) -> str:
     return _bytes("namespace", namespace or b"default").decode()
 
@@ -90,13 +95,13 @@ def _internal_kv_put(
     key: str | bytes, value: str | bytes, overwrite: bool = True, *, namespace: str | bytes | None = None
 ) -> bool:
     """Write a value, unless there is one and ``overwrite`` is False. Returns whether there was one before."""
-    fields = {"key": _bytes("key", key), "value": _bytes("value", value), "overwrite": overwrite}
+    fields = {"key": _bytes("key", key), "value": _bytes("value", value), "overwrite": overwrite, "node": _node()}
     return bool(_ask("PutKey", namespace=_space(namespace), **fields).existed)
 
 
 def _internal_kv_del(key: str | bytes, *, del_by_prefix: bool = False, namespace: str | bytes | None = None) -> int:
     """Delete ``key``, or all keys that begin with it. Returns how many there were."""
-    fields = {"key": _bytes("key", key), "prefix": del_by_prefix}
+    fields = {"key": _bytes("key", key), "prefix": del_by_prefix, "node": _node()}
     return int(_ask("DeleteKey", namespace=_space(namespace), **fields).keys_deleted)
 
 

@@ -495,6 +495,8 @@ _UNION: tuple[Event, ...] = (
         _measure("epoch", "u64"), _detail("error", "str")), Severity.ERROR),
     Event(264, "control_writable", "The control store's storage has room again.", (
         _measure("epoch", "u64"), _measure("read_only_seconds", "f32"))),
+    Event(265, "holds_corrected", "An owner found that a process elsewhere does not hold what it was counted for.", (
+        _WORKER, _measure("objects", "u32")), Severity.WARNING),
     # telemetry about itself
     Event(112, "ring_opened", "A process began to record.", (
         _WORKER, _detail("pid", "u32"), _label("process_kind", "u8", ProcessKind))),

@@ -621,6 +621,10 @@ SENTENCES: dict[str, Sentence] = {
     "control_writable": lambda r, n: (
         f"the control store keeps changes again, after {duration(r['read_only_seconds'])}"
     ),
+    "holds_corrected": lambda r, n: (
+        f"{r['objects']} objects were counted as held by "
+        + (f"{_worker(r, n)}, which does not hold them" if any(r["worker"]) else "values that never came")
+    ),
     "node_sample": _node_sample,
     "ring_opened": lambda r, n: f"{_worker(r, n)} began to record",
     "events_dropped": _events_dropped,

@@ -184,14 +184,13 @@ def leftovers(simulator: Simulator) -> list[str]:
         who = f"{process.kind.name.lower()} {process.id.hex()}"
         ownership = process.ownership
         found += [f"{who}: {task} is {task.state.name}" for task in ownership.tasks.values()]
-        for entry in () if simulator.forgetful else ownership.entries.values():
+        for entry in ownership.entries.values():
             found.append(
                 f"{who}: entry {entry.id.hex()} state {entry.state} local {entry.local} pins {entry.pins} "
                 f"holders { {w.hex(): n for w, n in ownership.holders.get(entry.id, {}).items()} } "
                 f"waiters {len(entry.waiters or ())}"
             )
-        if not simulator.forgetful:
-            found += [f"{who}: holder {worker.hex()}" for worker, held in ownership.held_by.items() if held]
+        found += [f"{who}: holder {worker.hex()}" for worker, held in ownership.held_by.items() if held]
         found += [
             f"{who}: lease {lease.id} with {len(lease.in_flight)} tasks" for lease in process.dispatcher.leases.values()
         ]
@@ -207,7 +206,6 @@ def _left_at(node: VirtualNode) -> list[str]:
     found = [
         f"object {entry.id.hex()} {entry.state.name} by {entry.creator.hex()} pins {len(entry.pins)}"
         for entry in machine.objects.entries.values()
-        if not node.simulator.forgetful
     ]
     found += [f"lease {lease.key} of {lease.demand.client.hex()}" for lease in machine.scheduler.leases.values()]
     found += [
@@ -225,8 +223,7 @@ def _left_at(node: VirtualNode) -> list[str]:
         for group in machine.groups.groups.values()
         if group.state is not GroupState.REMOVED or any(bundle.pool is not None for bundle in group.bundles)
     ]
-    if not node.simulator.forgetful:
-        found += [f"file {path}" for path in node.files]
+    found += [f"file {path}" for path in node.files]
     if machine.resources.free != machine.resources.total:
         found.append(f"{machine.resources.free} free of {machine.resources.total}")
     return found + _left_abroad(node)
@@ -237,10 +234,7 @@ def _left_abroad(node: VirtualNode) -> list[str]:
     machine = node.machine
     directory, pulls, delegation = machine.sharing.directory, machine.sharing.pulls, machine.delegation
     found = [f"somebody asks where {each.hex()} is" for each in directory.waiting]
-    if not node.simulator.forgetful:
-        found += [
-            f"{each.hex()} is known to lie at {len(place.nodes)} nodes" for each, place in directory.places.items()
-        ]
+    found += [f"{each.hex()} is known to lie at {len(place.nodes)} nodes" for each, place in directory.places.items()]
     if not node.simulator.ledger.cuts:
         # With a link the news can be lost that what is lost was freed (docs/simulation.md).
         found += [f"{each.hex()} is still known to be lost" for each in directory.lost]

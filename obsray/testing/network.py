@@ -95,8 +95,6 @@ class Network:
         self.chance = chance
         self.log = log
         self.dirty: list[VirtualLink] = []
-        #: Told of connections that break though both ends live.
-        self.on_broken: Callable[[VirtualLink], None] = lambda link: None
         self.frames = 0
         self.late_ratio = 0.0
         self.late_ns_max = 0
@@ -207,7 +205,6 @@ class Network:
     def _give_up(self, end: VirtualLink, one: bytes, other: bytes, cut: int) -> None:
         if self.severed.get((one, other)) != cut or end.closed or end.process.dead:
             return
-        self.on_broken(end)
         # Should the other end not have given up when the network is whole again, it hears of it then.
         self._put(end.other, None)
         if end.process.paused:
@@ -236,7 +233,6 @@ class Network:
 
     def reset(self, link: VirtualLink) -> None:
         """A connection breaks: both ends hear of it, and what was under way is lost."""
-        self.on_broken(link)
         for end in (link, link.other):
             if not end.closed:
                 end.arriving.clear()

@@ -35,6 +35,8 @@ DRIVER_PID = 100
 LOOK_NS = 20 * MILLISECOND_NS
 #: A run that takes more steps than this goes in circles.
 STEPS_MAX = 5_000_000
+#: Often, so that what broken links left behind is gone soon after the faults.
+HOLDS_CHECK_SECONDS = 1.0
 
 
 class SimulationFailed(AssertionError):
@@ -79,8 +81,7 @@ class Simulator:
         self.agenda = Agenda()
         self.log = EventLog(self.agenda)
         self.network = Network(self.agenda, self.chance, self.log)
-        self.network.on_broken = self._broken
-        self.config = Config(**scenario.config)
+        self.config = Config(**{"holds_check_seconds": HOLDS_CHECK_SECONDS} | scenario.config)
         self.replay = Replay()
         self.log.watchers.append(self.replay.fold)
         self.ledger = Ledger()
@@ -102,9 +103,6 @@ class Simulator:
         self.between_steps: list[Callable[[], None]] = []
         #: Called when the faults stop.
         self.cures: list[Callable[[], None]] = []
-        #: A connection between two processes broke and both lived on: what one let go the other may not have heard,
-        #: and keeps until one of them ends.
-        self.forgetful = False
         self.faults_over = False
         self.steps = 0
         self.decisions: dict[str, int] = {"node": 0, "owner": 0, "control": 0}
@@ -266,10 +264,6 @@ class Simulator:
         """A node has heard that the cluster takes it for dead: it ends at once, and is started again as another."""
         self.crash_node(node, "the cluster takes it for dead")
         self.join_node()
-
-    def _broken(self, link: VirtualLink) -> None:
-        both = (link.process.id, link.other.process.id)
-        self.forgetful = self.forgetful or not any(identifier in self.nodes_by_id for identifier in both)
 
     def all_links(self) -> list[VirtualLink]:
         """One end of each connection."""

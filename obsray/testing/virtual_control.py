@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 
+from obsray.core.control.journal import unsealed
 from obsray.core.control.machine import ControlMachine, from_journal, journal_entry
 from obsray.core.control.membership import MembershipSettings
 from obsray.core.control.step import Instant, Refuse, Refused
@@ -195,7 +196,7 @@ class VirtualControl:
             machine.step(*from_journal(entry))
         again = ControlMachine(machine.history.epoch, self.settings)
         again.restore(machine.snapshot())
-        if pb.Snapshot.FromString(again.snapshot()) != pb.Snapshot.FromString(machine.snapshot()):
+        if _snapshot(again) != _snapshot(machine):
             raise Broken("a control store that was restored is not what it was")
         machine.recovered(self.now())
         machine.check_invariants()
@@ -316,3 +317,9 @@ class VirtualReporter(NodeReporter, _Calls):
         self._busy = False
         self._plan_beat()
         self._pump()
+
+
+def _snapshot(machine: ControlMachine) -> pb.Snapshot:
+    found = pb.Snapshot()
+    found.ParseFromString(unsealed(machine.snapshot()))
+    return found

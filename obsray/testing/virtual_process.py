@@ -27,6 +27,7 @@ from obsray.core.runtime.values import READS_MAX, Unreadable
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import Answer, Waiter
 from obsray.core.transport.connection import Hello
+from obsray.core.transport.handshake import UnknownTarget
 from obsray.errors import ObjectFreedError, ObjectLostError, ObjectStoreFullError
 from obsray.ids import (
     NIL_TASK,
@@ -183,6 +184,8 @@ class VirtualProcess:
                     link = self._connect(destination)
                 if link is not None:
                     link.send(message)
+                else:
+                    self.inbox.undelivered(destination, message)
 
     def _connect(self, worker: bytes) -> VirtualLink | None:
         try:
@@ -190,13 +193,14 @@ class VirtualProcess:
             remote = there.home is not self.home
             me = Hello(self.id, int(self.kind), self.pid, remote)
             near, far = self.network.connect(self, me, there, Hello(worker, int(ProcessKind.WORKER), 0, remote))
-        except OSError:
+        except OSError as error:
             for lease in self.dispatcher.by_worker.get(worker, ()):
                 self.node.send(m.encode(m.KillWorker(worker, lease.id)))
             self.dispatcher.functions.pop(worker, None)
-            self.inbox.owner_lost(worker)
+            self.inbox.not_reached(worker, error)
             return None
         self.peers[worker] = near
+        self.inbox.reached(worker)
         there.inbox.on_link(cast(Any, far))
         return near
 
@@ -208,8 +212,8 @@ class VirtualProcess:
         elsewhere = self.home.clustered and mark != mark_of(self.id)
         if elsewhere and ":" not in path and mark not in self.node_addresses:
             raise ConnectionRefusedError(f"nobody knows the node of {worker.hex()}")
-        if there is None:
-            raise ConnectionRefusedError(worker.hex())
+        if there is None or there.dead:
+            raise UnknownTarget(worker.hex())
         if there.home is not self.home and there.home.paused:
             raise TimeoutError(f"the node of {worker.hex()} does not answer")
         return there
@@ -230,6 +234,7 @@ class VirtualProcess:
 
     def _housekeeping(self) -> None:
         again = self.dispatcher.tick(self.clock.monotonic(), self.clock.time_ns())
+        self.inbox.audit()
         if self.executor is not None:
             self.executor.tick()
             self.inbox.leave_if_free()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import statistics
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import obsray
 from tests.integration.programs import eventually, views
 from tests.reliability.oracle import Oracle, workers_of
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(200)
+
+WORKERS_MAX = 240
 
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Path]:
-    context = obsray.init(num_cpus=2, include_dashboard=False, _system_config={"workers_max": 64})
+    context = obsray.init(num_cpus=2, include_dashboard=False, _system_config={"workers_max": WORKERS_MAX})
     yield Path(context.address_info["session_dir"])
     obsray.shutdown()
 
@@ -49,18 +54,50 @@ class Small:
         return 1
 
 
+@obsray.remote(num_cpus=0)
+class Gate:
+    """Holds back what depends on it until it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+
+    def open(self) -> None:
+        self.opened.set()
+
+    def wait(self) -> int:
+        self.opened.wait()
+        return 1
+
+
 def test_a_long_queue_drains_as_fast_as_a_short_one(session):
-    """E1: what waits costs nothing. The margin is wide: what is looked for is a cost that grows with the queue."""
+    """E1: what waits costs nothing: 100,000 tasks behind a gate, against 1,000.
 
-    def rate(tasks: int) -> float:
+    On a quiet machine the long queue drains at 70 % of the rate of the short one and more, which is what is promised.
+    On one that is busy with other things the rates of two moments differ by half; what is looked for is a cost that
+    grows with the queue, which would be a hundredfold.
+    """
+    me = psutil.Process()
+
+    def drain(tasks: int) -> tuple[float, float]:
+        gate = Gate.options(max_concurrency=2).remote()
+        opening = gate.wait.remote()
+        before = me.memory_info().rss
+        waiting = [nothing.remote(opening) for _ in range(tasks)]
+        each = (me.memory_info().rss - before) / tasks
         began = time.monotonic()
-        assert sum(obsray.get([nothing.remote(1) for _ in range(tasks)], timeout=100)) == tasks
-        return tasks / (time.monotonic() - began)
+        obsray.get(gate.open.remote(), timeout=60)
+        assert sum(obsray.get(waiting, timeout=120)) == tasks
+        return tasks / (time.monotonic() - began), each
 
-    rate(1000)
-    short, long = max(rate(2000) for _ in range(3)), rate(40_000)
-    print(f"{short:.0f} tasks/s with 2000 waiting, {long:.0f} with 40000")
-    assert long > short / 5
+    drain(1000)
+    short = statistics.median(drain(1000)[0] for _ in range(5))
+    long, each = drain(100_000)
+    print(f"{short:.0f} tasks/s with 1,000 waiting, {long:.0f} with 100,000; {each:.0f} bytes for each that waits")
+    assert long > 0.35 * short
+    # The arguments of a call and its reference included.
+    assert each < 4096
+    rows = eventually(lambda: views(session).tasks(limit=1000, filters=[])["rows"])
+    assert len(rows) == 1000
 
 
 def test_many_arguments_many_results_and_many_values_at_once(session):
@@ -81,22 +118,41 @@ def test_many_arguments_many_results_and_many_values_at_once(session):
 
 
 def test_tasks_that_wait_for_tasks_that_wait_need_no_end_of_processes(session):
-    """E3: those that wait lend their CPU, and the number of processes is bounded."""
+    """E3: those that wait lend their CPU: a chain of 200 waits is no deadlock on two CPUs."""
     oracle = Oracle(session)
-    assert obsray.get(deeper.remote(30), timeout=100) == 30
-    assert obsray.get(twice.remote(5), timeout=100) == 32
-    assert len(workers_of(session)) <= 64
+    assert obsray.get(deeper.remote(200), timeout=140) == 200
+    assert len(workers_of(session)) <= WORKERS_MAX
     oracle.check()
 
 
 def test_actors_come_and_go_by_the_dozen_and_leave_nothing(session):
-    """E4."""
+    """E4: 300 actors, 50 at a time. An actor is a process here: 10,000 at once are not for one small machine."""
+    oracle = Oracle(session)
+    before = sum(row["state"] == "DEAD" for row in views(session).actors())
+    began = time.monotonic()
+    for turn in range(6):
+        actors = [Small.options(name=f"small {turn}.{number}").remote() for number in range(50)]
+        assert sum(obsray.get([actor.value.remote() for actor in actors], timeout=100)) == 50
+        if turn % 2:
+            for actor in actors:
+                obsray.kill(actor)
+        del actors
+    print(f"{300 / (time.monotonic() - began):.0f} actors/s")
+    oracle.check("actor_died")
+    eventually(lambda: sum(row["state"] == "DEAD" for row in views(session).actors()) == before + 300)
+
+
+def test_two_thousand_names_are_given_found_and_free_again(session):
+    """E4: named actors that wait for a place need no process."""
     oracle = Oracle(session)
     began = time.monotonic()
-    for turn in range(3):
-        actors = [Small.options(name=f"small {turn}.{number}").remote() for number in range(16)]
-        assert sum(obsray.get([actor.value.remote() for actor in actors], timeout=100)) == 16
-        del actors
-    print(f"{48 / (time.monotonic() - began):.0f} actors/s")
-    oracle.check("actor_died")
-    eventually(lambda: sum(row["state"] == "DEAD" for row in views(session).actors()) == 48)
+    waiting = Small.options(resources={"nowhere": 1})
+    actors = [waiting.options(name=f"waits {number}").remote() for number in range(2000)]
+    names = eventually(lambda: len(found := obsray.util.list_named_actors()) >= 2000 and found)
+    assert {f"waits {number}" for number in range(2000)} <= set(names)
+    for number in range(0, 2000, 100):
+        assert obsray.get_actor(f"waits {number}") == actors[number]
+    print(f"{2000 / (time.monotonic() - began):.0f} names/s")
+    del actors
+    eventually(lambda: not obsray.util.list_named_actors())
+    oracle.check()

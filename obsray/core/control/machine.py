@@ -74,11 +74,11 @@ class ControlMachine:
             pb.RegisterGroupRequest: self._register_group,
             pb.UpdateGroupRequest: self._update_group,
             pb.FindGroupRequest: lambda now, request: self.groups.found(request),
-            pb.PutKeyRequest: lambda now, request: self.keys.put(request),
+            pb.PutKeyRequest: lambda now, request: self._of_program(self.keys.put, request),
             pb.GetKeyRequest: lambda now, request: self.keys.get(request),
-            pb.DeleteKeyRequest: lambda now, request: self.keys.delete(request),
+            pb.DeleteKeyRequest: lambda now, request: self._of_program(self.keys.delete, request),
             pb.ListKeysRequest: lambda now, request: self.keys.listed(request),
-            pb.PutFunctionRequest: lambda now, request: self.functions.put(request),
+            pb.PutFunctionRequest: lambda now, request: self._of_program(self.functions.put, request),
             pb.GetFunctionRequest: lambda now, request: self.functions.get(request),
             pb.GetStateRequest: lambda now, request: Outcome(self._state(request), []),
         }
@@ -145,6 +145,10 @@ class ControlMachine:
         self.history.resume(found.sequence)
 
     # --- what concerns two tables ---------------------------------------------------------------------------------
+
+    def _of_program(self, change: Callable[[Any], Outcome], request: Any) -> Outcome:
+        self.membership.check_not_dead(request.node)
+        return change(request)
 
     def _register_actor(self, now: Instant, request: pb.RegisterActorRequest) -> Outcome:
         self.membership.member(request.node, request.node_incarnation)

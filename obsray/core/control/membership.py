@@ -151,6 +151,11 @@ class Membership:
             )
         return entry
 
+    def check_not_dead(self, node: bytes) -> None:
+        """Raise Refused for a node that was declared dead: nothing there may change anything. "" is nobody's."""
+        if node in self._buried:
+            raise Refused(Refusal.FENCED, f"node {node.hex()} was declared dead, and with it all that runs there")
+
     def unreachable(self, now: Instant, request: pb.ReportUnreachableRequest) -> Outcome:
         """A node was refused by another. Raises Refused if the one that says so is no member; decides nothing yet."""
         check_text("reason", request.reason, TEXT_BYTES_MAX)

@@ -5,9 +5,9 @@ writes, ``beat`` is touched by it several times a second, and ``places/`` says w
 
 A commit is one transaction that looks at the epoch first, flushed to the disk before it counts
 (``synchronous=FULL``): a transaction that was cut off at any byte never was. What is damaged before the end is refused
-and named: the write-ahead log is looked at before it is opened, and ``tail`` says how many entries there must be. A process that dies gives its lock back at
-once. One that stands still keeps the lock but its beats end: then the claim is taken from it, and when it goes on it
-finds the epoch changed.
+and named: the write-ahead log is looked at before it is opened, and ``tail`` says how many entries there must be. A
+process that dies gives its lock back at once. One that stands still keeps the lock but its beats end: then the claim is
+taken from it, and when it goes on it finds the epoch changed.
 """
 
 from __future__ import annotations

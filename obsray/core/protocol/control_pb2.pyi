@@ -535,18 +535,20 @@ class FindGroupReply(_message.Message):
     def __init__(self, group: _Optional[_Union[Group, _Mapping]] = ...) -> None: ...
 
 class PutKeyRequest(_message.Message):
-    __slots__ = ("request_id", "namespace", "key", "value", "overwrite")
+    __slots__ = ("request_id", "namespace", "key", "value", "overwrite", "node")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     OVERWRITE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
     request_id: bytes
     namespace: str
     key: bytes
     value: bytes
     overwrite: bool
-    def __init__(self, request_id: _Optional[bytes] = ..., namespace: _Optional[str] = ..., key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., overwrite: _Optional[bool] = ...) -> None: ...
+    node: bytes
+    def __init__(self, request_id: _Optional[bytes] = ..., namespace: _Optional[str] = ..., key: _Optional[bytes] = ..., value: _Optional[bytes] = ..., overwrite: _Optional[bool] = ..., node: _Optional[bytes] = ...) -> None: ...
 
 class PutKeyReply(_message.Message):
     __slots__ = ("written", "existed")
@@ -573,16 +575,18 @@ class GetKeyReply(_message.Message):
     def __init__(self, found: _Optional[bool] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class DeleteKeyRequest(_message.Message):
-    __slots__ = ("request_id", "namespace", "key", "prefix")
+    __slots__ = ("request_id", "namespace", "key", "prefix", "node")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     PREFIX_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
     request_id: bytes
     namespace: str
     key: bytes
     prefix: bool
-    def __init__(self, request_id: _Optional[bytes] = ..., namespace: _Optional[str] = ..., key: _Optional[bytes] = ..., prefix: _Optional[bool] = ...) -> None: ...
+    node: bytes
+    def __init__(self, request_id: _Optional[bytes] = ..., namespace: _Optional[str] = ..., key: _Optional[bytes] = ..., prefix: _Optional[bool] = ..., node: _Optional[bytes] = ...) -> None: ...
 
 class DeleteKeyReply(_message.Message):
     __slots__ = ("keys_deleted",)
@@ -605,16 +609,18 @@ class ListKeysReply(_message.Message):
     def __init__(self, keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class PutFunctionRequest(_message.Message):
-    __slots__ = ("request_id", "hash", "blob", "name")
+    __slots__ = ("request_id", "hash", "blob", "name", "node")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
     request_id: bytes
     hash: bytes
     blob: bytes
     name: str
-    def __init__(self, request_id: _Optional[bytes] = ..., hash: _Optional[bytes] = ..., blob: _Optional[bytes] = ..., name: _Optional[str] = ...) -> None: ...
+    node: bytes
+    def __init__(self, request_id: _Optional[bytes] = ..., hash: _Optional[bytes] = ..., blob: _Optional[bytes] = ..., name: _Optional[str] = ..., node: _Optional[bytes] = ...) -> None: ...
 
 class PutFunctionReply(_message.Message):
     __slots__ = ()

@@ -663,6 +663,42 @@ class ReleaseHolders(NamedTuple):
     tag: int = 83
 
 
+class HoldsTold(NamedTuple):
+    """As AddHolder (``holder`` is not empty) or ReleaseHolders, to an owner at another node.
+
+    Numbers of one sender have no gap. It is said again until it is acknowledged, and counts once.
+    """
+
+    number: int
+    objects: list[bytes]
+    holder: bytes
+    tag: int = 154
+
+
+class HoldsHeard(NamedTuple):
+    """The receiver of HoldsTold has heard everything up to ``number``."""
+
+    number: int
+    tag: int = 155
+
+
+class HoldsAsked(NamedTuple):
+    """Owner -> holder: how often do you hold these? ``number``: of the look that asks."""
+
+    number: int
+    objects: list[bytes]
+    tag: int = 156
+
+
+class HoldsAnswered(NamedTuple):
+    """Holder -> owner: so often, in the order of the question."""
+
+    number: int
+    objects: list[bytes]
+    counts: list[int]
+    tag: int = 157
+
+
 class ObjectMissing(NamedTuple):
     """Holder -> owner: its node cannot read this stored value (``detail``); else as GetObject.
 

@@ -149,7 +149,7 @@ class Checkpoints:
                     entry.registered = 1
                     by_owner.setdefault(owner_of(identifier), []).append(identifier)
             for owner, group in by_owner.items():
-                self.session.ownership.outbox.append((owner, m.encode(m.AddHolder(group, self.session.worker))))
+                self.session.ownership.tell_owner(owner, group, self.session.worker)
             self.session.after()
 
     def _repeat(self, call: Ended) -> None:

@@ -5,6 +5,7 @@ Called with the session's lock held, by whoever drives the sockets.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,7 +18,14 @@ from obsray.core.runtime.recovery import Recovery
 from obsray.core.runtime.serialization import KIND_ERROR, dump_error
 from obsray.core.runtime.verdicts import tasks_begun
 from obsray.core.transport.links import Link
-from obsray.errors import LocalRayletDiedError, ObjectFreedError, OwnerDiedError, RuntimeEnvSetupError
+from obsray.core.transport.handshake import UnknownTarget
+from obsray.errors import (
+    LocalRayletDiedError,
+    ObjectFetchTimedOutError,
+    ObjectFreedError,
+    OwnerDiedError,
+    RuntimeEnvSetupError,
+)
 from obsray.ids import SEQUENCE_ACTOR, mark_of
 from obsray.telemetry.events import DeathCause, Outcome
 
@@ -29,7 +37,15 @@ BROKEN_SECONDS = 2.0
 #: The same for a connection on which nobody waited for anything.
 IDLE_BROKEN_SECONDS = 0.2
 
+#: A process that cannot be reached, and of which nobody says that it is dead, is tried again so often, for so long.
+REACH_AGAIN_SECONDS = 0.5
+UNREACHED_SECONDS_MAX = 60.0
+#: Answers that wait for a process to be reached again.
+UNDELIVERED_MAX = 10_000
+
 Handler = Callable[[Link, m.Message], None]
+
+_VALUE = m.ObjectValue._field_defaults["tag"]
 
 
 class Inbox:
@@ -48,6 +64,11 @@ class Inbox:
         self.handlers = self._make_handlers()
         #: Told in drivers, with the session's lock held.
         self.on_runtime_gone: Callable[[Exception], None] = lambda error: None
+        #: Processes that could not be reached: since when, and the answers they wait for.
+        self._unreached: dict[bytes, float] = {}
+        self._undelivered: dict[bytes, list[tuple[bytes, m.Message]]] = {}
+        self._reaching: set[bytes] = set()
+        self._audit_at = 0.0
         #: Why this process was asked to end, while it stays for what others hold.
         self._leaving = ""
 
@@ -76,6 +97,10 @@ class Inbox:
             m.ObjectValue: self._on_value,
             m.AddHolder: self._on_add_holder,
             m.ReleaseHolders: self._on_release_holders,
+            m.HoldsTold: self._on_holds_told,
+            m.HoldsHeard: lambda link, x: self.session.ownership.correspondence.acknowledged(link.peer.worker, x[1]),
+            m.HoldsAsked: lambda link, x: self.session.ownership.say_what_is_held(link.peer.worker, x[1], x[2]),
+            m.HoldsAnswered: self._on_holds_answered,
         }
         return {cls._field_defaults["tag"]: handler for cls, handler in handlers.items()}  # type: ignore[attr-defined]
 
@@ -175,6 +200,78 @@ class Inbox:
         for identifier in message[1]:
             self.session.ownership.add_holder(identifier, link.peer.worker, -1)
 
+    def _on_holds_told(self, link: Link, message: m.Message) -> None:
+        _, number, identifiers, holder = message
+        counts, heard = self.session.ownership.correspondence.hear(link.peer.worker, number)
+        if counts and holder:
+            self._on_add_holder(link, (m.AddHolder._field_defaults["tag"], identifiers, holder))
+        elif counts:
+            self._on_release_holders(link, (m.ReleaseHolders._field_defaults["tag"], identifiers))
+        link.send(m.encode(m.HoldsHeard(heard)))
+
+    def _on_holds_answered(self, link: Link, message: m.Message) -> None:
+        _, number, identifiers, counts = message
+        corrected = self.session.ownership.holder_says(link.peer.worker, number, zip(identifiers, counts, strict=True))
+        if corrected:
+            self.session.emitter.holds_corrected(self.time_ns(), link.peer.worker, corrected)
+
+    def audit(self) -> None:
+        """Now and then: do processes elsewhere hold what they are counted for?"""
+        now = self.monotonic()
+        if now < self._audit_at:
+            return
+        first, self._audit_at = self._audit_at == 0.0, now + self.session.config.holds_check_seconds
+        if not first:
+            ended = self.session.ownership.look_at_holders()
+            if ended:
+                self.session.emitter.holds_corrected(self.time_ns(), b"", ended)
+
+    def not_reached(self, worker: bytes, error: OSError) -> None:
+        """No connection to a process could be made: it is dead, or only out of reach for now."""
+        session = self.session
+        mark = mark_of(worker)
+        out_of_reach = error.errno in (errno.EMFILE, errno.ENFILE) or (
+            mark != mark_of(session.worker) and mark in session.node_addresses and not isinstance(error, UnknownTarget)
+        )
+        if not out_of_reach:
+            self._undelivered.pop(worker, None)
+            self._unreached.pop(worker, None)
+            self.owner_lost(worker)
+            return
+        now = self.monotonic()
+        since = self._unreached.setdefault(worker, now)
+        if now - since < UNREACHED_SECONDS_MAX:
+            if worker not in self._reaching:
+                self._reaching.add(worker)
+                session.reactor.call_at(now + REACH_AGAIN_SECONDS, lambda: self._reach_again(worker))
+            return
+        self._undelivered.pop(worker, None)
+        del self._unreached[worker]
+        text = f"the owner of the object, worker {worker.hex()}, could not be reached for {now - since:.0f} s: {error}"
+        session.ownership.give_up_waiting(worker, dump_error(ObjectFetchTimedOutError(text)))
+
+    def undelivered(self, worker: bytes, message: m.Message) -> None:
+        """A message could not be sent. Questions are asked again and holds told again; answers are kept here."""
+        if worker in self._unreached and message[0] == _VALUE:
+            waiting = self._undelivered.setdefault(worker, [])
+            if len(waiting) < UNDELIVERED_MAX:
+                waiting.append((worker, message))
+
+    def _reach_again(self, worker: bytes) -> None:
+        self._reaching.discard(worker)
+        if worker in self._unreached:
+            ownership = self.session.ownership
+            ownership.outbox += self._undelivered.pop(worker, ())
+            ownership.ask_again(worker)
+            if not any(destination == worker for destination, _ in ownership.outbox):
+                del self._unreached[worker]
+
+    def reached(self, worker: bytes) -> None:
+        """A connection was made."""
+        if self._unreached and self._unreached.pop(worker, None) is not None:
+            self.session.ownership.outbox += self._undelivered.pop(worker, ())
+            self.session.ownership.ask_again(worker)
+
     def _read_last_words(self, worker: bytes) -> None:
         """What a process sent before it died counts, also if the news of its death was faster."""
         link = self.session.peers.get(worker)
@@ -193,6 +290,8 @@ class Inbox:
         link = self.session.peers.pop(worker, None)
         if link is not None:
             self.session.reactor.close(link)
+        self._undelivered.pop(worker, None)
+        self._unreached.pop(worker, None)
         self.owner_lost(worker, death)
 
     def owner_lost(self, worker: bytes, death: m.WorkerDied | None = None) -> None:

@@ -28,12 +28,14 @@ from obsray.core.protocol.messages import (
     AddHolder,
     FreeObjects,
     GetObject,
+    HoldsAnswered,
     ObjectMissing,
     ObjectValue,
     ReleaseHolders,
     Value,
     encode,
 )
+from obsray.core.runtime.holds import Audit, Correspondence
 from obsray.ids import WORKER_ID_BYTES, mark_of, owner_of, task_of
 
 #: Destination of an effect: this process' node.
@@ -155,6 +157,9 @@ class Ownership:
         self.holders: dict[bytes, dict[bytes, int]] = {}
         self.held_by: dict[bytes, set[bytes]] = {}
         self._dead_holders: set[bytes] = set()
+        self._mark = mark_of(worker)
+        self.correspondence = Correspondence()
+        self.audit = Audit(worker)
         #: Stored values that are not there any more, with the reason; those of this process are made again when needed.
         self.lost: dict[bytes, str] = {}
         #: Stored value -> mark of the node where it was made, if that is not the node of its owner.
@@ -280,7 +285,7 @@ class Ownership:
             self._free = []
         if self._release:
             for owner, identifiers in self._release.items():
-                self.outbox.append((owner, encode(ReleaseHolders(identifiers))))
+                self.tell_owner(owner, identifiers, b"")
             self._release = {}
 
     # --- values -------------------------------------------------------------------------------------------------
@@ -411,11 +416,41 @@ class Ownership:
             else:
                 by_owner.setdefault(owner, []).append(identifier)
         for owner, group in by_owner.items():
-            self.outbox.append((owner, encode(AddHolder(group, receiver))))
+            self.tell_owner(owner, group, receiver)
+
+    def tell_owner(self, owner: bytes, objects: list[bytes], holder: bytes) -> None:
+        """Register ``holder`` with an owner, or (b"") release holds of this process."""
+        if mark_of(owner) != self._mark:
+            message = self.correspondence.tell(owner, objects, holder)
+        else:
+            message = encode(AddHolder(objects, holder) if holder else ReleaseHolders(objects))
+        self.outbox.append((owner, message))
+
+    def look_at_holders(self) -> int:
+        """Ask holders elsewhere whether they hold what they are counted for. Returns how many journeys were ended."""
+        questions, over = self.audit.look(self.held_by, self.holders)
+        self.outbox += questions
+        for holder, identifier in over:
+            self.add_holder(identifier, holder, -self.holders[identifier].get(holder, 0))
+        return len(over)
+
+    def say_what_is_held(self, owner: bytes, number: int, objects: list[bytes]) -> None:
+        """Answer ``look_at_holders`` of another process."""
+        found = [self.entries.get(identifier) for identifier in objects]
+        counts = [0 if entry is None else entry.registered for entry in found]
+        self.outbox.append((owner, encode(HoldsAnswered(number, objects, counts))))
+
+    def holder_says(self, holder: bytes, number: int, answers: Iterable[tuple[bytes, int]]) -> int:
+        """An answer to ``look_at_holders``. Returns of how many objects the count was corrected."""
+        wrong = self.audit.answered(holder, number, answers, self.holders)
+        for identifier, difference in wrong:
+            self.add_holder(identifier, holder, difference)
+        return len(wrong)
 
     def worker_died(self, worker: bytes) -> None:
         """A process is gone: its holds end, and what it owned can no longer be fetched."""
         self._dead_holders.add(worker)
+        self.correspondence.forget(worker)
         for holder in (worker, worker + _JOURNEY):
             for identifier in sorted(self.held_by.pop(holder, ())):
                 counts = self.holders.get(identifier)
@@ -437,8 +472,16 @@ class Ownership:
             if type(entry.value) is int and entry.id.startswith(worker):
                 entry.value, entry.failed = error, True
 
+    def give_up_waiting(self, worker: bytes, error: bytes) -> None:
+        """What is awaited from this owner fails with ``error``: it may live, and cannot be reached for too long."""
+        for entry in [e for e in self.entries.values() if not e.owned and e.state == PENDING and e.waiters]:
+            if entry.id.startswith(worker):
+                entry.requested = False
+                self.fulfil(entry, error, failed=True)
+
     def ask_again(self, worker: bytes) -> None:
-        """The connection to an owner that may live broke: what it has not answered it is asked again."""
+        """The connection to a process that may live broke: what it has not answered or acknowledged is said again."""
+        self.outbox += [(worker, message) for message in self.correspondence.again(worker)]
         for entry in self.entries.values():
             if entry.requested and entry.state == PENDING and not entry.owned and entry.id.startswith(worker):
                 entry.requested = bool(entry.waiters)

@@ -306,21 +306,24 @@ class Session:
                     link = self._connect(destination)
                 if link is not None:
                     link.send(message)
+                else:
+                    self.inbox.undelivered(destination, message)
 
     def _connect(self, worker: bytes) -> Link | None:
         try:
             sock, remote = self._reach(worker)
             link = self.reactor.adopt(sock, Hello(worker, int(ProcessKind.WORKER), 0, remote))
-        except OSError:
+        except OSError as error:
             # The node will tell how it died; a worker that lives but cannot be reached must not be waited for.
             for lease in self.dispatcher.by_worker.get(worker, ()):
                 self.node.send(m.encode(m.KillWorker(worker, lease.id)))
             # What it was to be sent is lost, functions too; should it be reached later, it must hear of them again.
             self.dispatcher.functions.pop(worker, None)
-            self.inbox.owner_lost(worker)
+            self.inbox.not_reached(worker, error)
             self.reactor.wake()
             return None
         self.peers[worker] = link
+        self.inbox.reached(worker)
         return link
 
     def _reach(self, worker: bytes) -> tuple[socket.socket, bool]:
@@ -488,6 +491,7 @@ class Session:
                 return QUIET_SECONDS
             now = time.monotonic()
             again = self.dispatcher.tick(now, time.time_ns())
+            self.inbox.audit()
             if self.executor is not None:
                 self.executor.tick(now)
                 self.inbox.leave_if_free()

@@ -422,3 +422,19 @@ def test_the_states_on_the_wire_are_those_of_the_lifecycles():
         (ActorState, pb.ActorState, "ACTOR_STATE_"),
     ):
         assert {prefix + state.name: state.value for state in ours} == dict(theirs.items())
+
+
+def test_programs_of_a_node_that_was_declared_dead_change_no_key():
+    store = Store(suspect_seconds=3, dead_seconds=10)
+    store.node()
+    put = pb.PutKeyRequest(request_id=b"1", namespace="n", key=b"k", value=b"before", node=NODE)
+    assert store.ask(put).written
+    store.pass_time(10.5)
+    late = [
+        pb.PutKeyRequest(request_id=b"2", namespace="n", key=b"k", value=b"after", overwrite=True, node=NODE),
+        pb.DeleteKeyRequest(request_id=b"3", namespace="n", key=b"k", node=NODE),
+        pb.PutFunctionRequest(request_id=b"4", hash=bytes(32), node=NODE),
+    ]
+    for request in late:
+        assert store.refused(request) is Refusal.FENCED
+    assert store.ask(pb.GetKeyRequest(namespace="n", key=b"k")).value == b"before"

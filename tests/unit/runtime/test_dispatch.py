@@ -217,7 +217,8 @@ def test_a_result_of_an_attempt_that_no_longer_counts_is_ignored_and_what_it_hol
     result = (task.id, 0, 0, (INLINE,), {"contained": ((foreign,),)}, MS)
     bench.dispatcher.done(WORKER, [result], bench.now, 0)
     assert task.entries[0].value is None
-    assert bench.take(m.ReleaseHolders) == [m.ReleaseHolders([foreign])]
+    # Its owner is at another node, and hears of it until it says so.
+    assert bench.take(m.HoldsTold) == [m.HoldsTold(1, [foreign], b"")]
     bench.check()
 
 

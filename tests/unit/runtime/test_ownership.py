@@ -5,7 +5,7 @@ from obsray.core.protocol.lifecycle import TaskState
 from obsray.core.runtime.ownership import NODE, READY, Entry, Ownership, Task
 from obsray.ids import object_id, task_id
 
-ME, PEER, THIRD = b"me______", b"peer____", b"third___"
+ME, PEER, THIRD = b"me__here", b"peerhere", b"thrdhere"
 
 
 class Sink:

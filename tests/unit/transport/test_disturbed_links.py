@@ -52,7 +52,7 @@ def test_every_call_and_every_message_can_be_disturbed():
         ("*=delay:0:61", "MAX is 61, not between 0 and 60"),
         ("seed=x", "the seed is 'x'"),
         ("Welcome=0:0:5", "link cannot break behind Welcome.*kill the process instead"),
-        ("AddHolder=0:0:5", "it counts who holds a value"),
+        ("AddHolder=0:0:5", "at one node a link ends only with a process"),
     ],
 )
 def test_a_wrong_specification_is_refused_with_the_place_that_is_wrong(text, says):
