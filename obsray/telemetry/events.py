@@ -491,7 +491,7 @@ _UNION: tuple[Event, ...] = (
         _measure("write_seconds", "f32"), _measure("entries", "u32"), _measure("entry_bytes", "u64"))),
     Event(183, "control_fenced", "A control store ended because another one had taken over.", (
         _measure("epoch", "u64"), _detail("error", "str")), Severity.WARNING),
-    Event(263, "control_read_only", "The control store's storage has no room: it answers questions and changes nothing.", (
+    Event(263, "control_read_only", "The control store's storage has no room: it answers and changes nothing.", (
         _measure("epoch", "u64"), _detail("error", "str")), Severity.ERROR),
     Event(264, "control_writable", "The control store's storage has room again.", (
         _measure("epoch", "u64"), _measure("read_only_seconds", "f32"))),

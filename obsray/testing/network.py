@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from obsray.core.protocol.messages import Message

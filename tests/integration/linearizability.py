@@ -1,4 +1,4 @@
-"""Is a history of operations on one key one that a single copy could have given? Wing & Gong's search, with Lowe's memory.
+"""Could a single copy have given this history of operations on one key? Wing & Gong's search, with Lowe's memory.
 
 An operation takes effect at one instant between its call and its answer; one whose outcome is unknown at some instant
 after its call, or never.

@@ -1,4 +1,4 @@
-"""The keys of the control store are linearizable while replicas and control stores die: check A9 of docs/reliability.md."""
+"""The control store's keys are linearizable while replicas and control stores die: check A9 of docs/reliability.md."""
 
 from __future__ import annotations
 

@@ -112,9 +112,13 @@ class Audit:
         return over
 
     def answered(
-        self, holder: bytes, number: int, answers: Iterable[tuple[bytes, int]], holders: dict[bytes, dict[bytes, int]]
+        self,
+        holder: bytes,
+        number: int,
+        answers: Iterable[tuple[bytes, int]],
+        holders: dict[bytes, dict[bytes, int]],
     ) -> list[tuple[bytes, int]]:
-        """Objects whose count is wrong by so much, as two answers say. An answer to an earlier question says nothing."""
+        """Objects whose count is wrong by so much, as two answers say. One to an earlier question says nothing."""
         wrong: list[tuple[bytes, int]] = []
         if number != self.number:
             return wrong

@@ -17,8 +17,8 @@ from obsray.core.runtime.ownership import NODE, Task
 from obsray.core.runtime.recovery import Recovery
 from obsray.core.runtime.serialization import KIND_ERROR, dump_error
 from obsray.core.runtime.verdicts import tasks_begun
-from obsray.core.transport.links import Link
 from obsray.core.transport.handshake import UnknownTarget
+from obsray.core.transport.links import Link
 from obsray.errors import (
     LocalRayletDiedError,
     ObjectFetchTimedOutError,
