@@ -16,8 +16,6 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 6379
 COMMAND = "import sys; from obsray.cli.command import main; sys.exit(main())"
-#: Nobody has this address: what is sent there is gone, and nobody is told.
-NOBODY = "02:00:00:00:00:99"
 
 
 def ip(*arguments: str) -> str:
@@ -84,43 +82,17 @@ class Bridge:
             self.hosts.append(Host(name, f"10.78.0.{index + 1}", self.base / "abcdefgh"[index]))
         head, *rest = self.hosts
         ip("-n", head.name, "link", "add", "cable", "type", "bridge")
-        for index, host in enumerate(rest):
+        for host in rest:
             port = self.port_of(host)
             ip("link", "add", port, "netns", head.name, "type", "veth", "peer", "name", "cable", "netns", host.name)
             ip("-n", head.name, "link", "set", port, "master", "cable")
             ip("-n", head.name, "link", "set", port, "up")
-            del index
         for host in self.hosts:
             ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "cable")
             ip("-n", host.name, "link", "set", "cable", "up")
 
     def port_of(self, host: Host) -> str:
         return f"port{host.name[-1]}"
-
-    def switch(self, host: Host, state: str) -> list[str]:
-        """The command by which the head's end of a cable goes "down" or "up": what is sent is lost, nobody is told."""
-        return ["ip", "-n", self.hosts[0].name, "link", "set", self.port_of(host), state]
-
-    @staticmethod
-    def cut(sender: Host, receiver: Host) -> None:
-        """From now on nothing that one sends to the other arrives."""
-        ip(
-            "-n",
-            sender.name,
-            "neigh",
-            "replace",
-            receiver.address,
-            "lladdr",
-            NOBODY,
-            "dev",
-            "cable",
-            "nud",
-            "permanent",
-        )
-
-    @staticmethod
-    def mend(sender: Host, receiver: Host) -> None:
-        ip("-n", sender.name, "neigh", "del", receiver.address, "dev", "cable")
 
     def start(self) -> list[str]:
         """Start a node at each host; their ids. Each but the head has a resource of its letter."""
