@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from obsray.cli import output, sessions
+from obsray.cli.gpu import activity_lines
 from obsray.cli.patience import Patience
 from obsray.cli.things import resolved
 from obsray.dashboard import plain_json, queries, units
@@ -145,7 +146,37 @@ def _books_text(found: dict[str, Any], coloured: bool) -> str:
                 f"  {units.plain(row[name]).ljust(longest)}  {units.seconds(row['seconds']):>10}  "
                 f"{units.count(row['attempts'])} runs: {told}{failed}"
             )
+    lines += _gpu_books_text(found["gpus"], coloured)
     return "\n".join(lines)
+
+
+def _gpu_books_text(found: dict[str, Any] | None, coloured: bool) -> list[str]:
+    """The books of GPUs, as part of the books."""
+    if found is None:
+        return []
+    many = f"{found['gpus']} GPU{'s' * (found['gpus'] != 1)}"
+    lines = [
+        "",
+        f"{output.bold('GPUs', coloured)}: {many}, {units.seconds(found['slot_seconds'])} of GPU time; "
+        f"{found['error_ratio']:.2%} of it is not accounted for",
+    ]
+    width = max([len(row["activity"]) for row in found["activities"]], default=0)
+    for row in found["activities"]:
+        bar = output.bar(row["share"], _BAR_CELLS)
+        seconds = units.seconds(row["seconds"])
+        lines.append(f"  {row['activity'].ljust(width)}  {seconds:>10}  {row['share']:>6.1%}  {bar}  {row['what']}")
+    for title, key, name in (("GPU time by function", "functions", "name"), ("by job", "jobs", "job_id")):
+        rows = found[key][:_ROWS_SHOWN]
+        if not rows or (key == "jobs" and len(rows) < 2):
+            continue
+        lines += ["", output.bold(title, coloured)]
+        longest = max(len(units.plain(row[name])) for row in rows)
+        for row in rows:
+            parts = sorted(row["activities"].items(), key=lambda pair: -pair[1])[:3]
+            told = ", ".join(f"{part} {units.seconds(seconds)}" for part, seconds in parts)
+            busy = f"{units.seconds(row['busy_seconds'])} of {units.seconds(row['seconds'])}"
+            lines.append(f"  {units.plain(row[name]).ljust(longest)}  worked {busy}: {told}")
+    return lines
 
 
 def _path_text(found: dict[str, Any], coloured: bool) -> str:
@@ -155,6 +186,9 @@ def _path_text(found: dict[str, Any], coloured: bool) -> str:
         bar = output.bar(row["share"], _BAR_CELLS)
         seconds = units.seconds(row["seconds"])
         lines.append(f"  {row['kind'].ljust(width)}  {seconds:>10}  {row['share']:>6.1%}  {bar}  {row['what']}")
+    if found["gpu"]:
+        lines += ["", output.bold("what the GPUs of its tasks did meanwhile", coloured)]
+        lines += activity_lines(found["gpu"], "  ")
     if found["functions"]:
         lines += ["", output.bold("by function", coloured)]
         lines += [

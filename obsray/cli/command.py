@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 NOUNS = (
     "tasks", "actors", "placement-groups", "objects", "workers", "environments", "nodes", "instances", "jobs",
-    "functions", "collectives", "kernels", "cluster-events", "runtime-envs",
+    "functions", "collectives", "gpus", "kernels", "cluster-events", "runtime-envs",
 )  # fmt: skip
 
 _EXAMPLES = """examples:
@@ -32,6 +32,7 @@ _EXAMPLES = """examples:
   obsray stragglers                              what took unusually long, and why
   obsray different state=FAILED                  what they have in common
   obsray memory                                  what fills the object store
+  obsray gpu                                     every GPU: who has it, and why it idles
   obsray timeline                                what ran when, for ui.perfetto.dev
   obsray sql "FROM tasks LIMIT 10"               anything, in SQL
   obsray sim --scenario attrition --seed 7       the scheduler and its friends against dying workers
@@ -54,6 +55,15 @@ examples:
   obsray why 3fa2c1d0:42            a task: why it waits, is slow, failed; where its time went
   obsray why 3fa2c1d0:a1            an actor
   obsray why 3fa2c1d0:g1 --json     a placement group, for programs
+  obsray why gpu:0                  a GPU (gpu:NODE/0 of several nodes): why it idles
+"""
+_GPU_EXAMPLES = """examples:
+  obsray gpu                   the GPUs of the session
+  obsray gpu --json            for programs
+  obsray list gpus             one line each
+  obsray list kernels          what they ran, by function and kernel
+  obsray why gpu:0             one GPU in a sentence, and what would help
+  obsray get task 3fa2c1d0:42  what one task had its GPU do
 """
 _BOOKS_EXAMPLES = """examples:
   obsray books                 the whole session
@@ -224,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     story.add_argument("id")
 
     reason = verb(
-        "why", "Why a task, actor, placement group or object is as it is, in one sentence.", _why, _WHY_EXAMPLES
+        "why", "Why a task, actor, placement group, object or GPU is as it is, in one sentence.", _why, _WHY_EXAMPLES
     )
     reason.add_argument("id")
 
@@ -235,6 +245,11 @@ def _parser() -> argparse.ArgumentParser:
         _BOOKS_EXAMPLES,
     )
     account.add_argument("job", nargs="?", help="a job's id (default: the whole session)")
+
+    verb(
+        "gpu", "Every GPU: who has it, what its time went into, and why it idles; the kernels that took most.", _gpu,
+        _GPU_EXAMPLES,
+    )  # fmt: skip
 
     path = verb(
         "critical-path", "What the duration of a job consists of, and which tasks have slack.", _critical_path,
@@ -414,6 +429,12 @@ def _why(options: argparse.Namespace) -> int:
     from obsray.cli import answers
 
     return answers.run_why(options)
+
+
+def _gpu(options: argparse.Namespace) -> int:
+    from obsray.cli import gpu
+
+    return gpu.run(options)
 
 
 def _books(options: argparse.Namespace) -> int:

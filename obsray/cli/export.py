@@ -70,9 +70,9 @@ def _pieces(view: Any, form: str) -> Iterator[bytes]:
 
 def _otlp(view: Any) -> Iterator[bytes]:
     """Requests one behind the other are one ``TracesData``."""
-    from obsray.export import otlp, spans
+    from obsray.export import gpu_spans, otlp
 
-    resource, found = otlp.resources(view), spans.whole(view)
+    resource, found = otlp.resources(view), gpu_spans.whole(view)
     while some := list(itertools.islice(found, _SPANS_AT_ONCE)):
         yield otlp.request(some, resource)
 

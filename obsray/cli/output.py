@@ -54,6 +54,10 @@ def value_text(column: Column, value: Any) -> str:
         return units.seconds(value)
     if column.kind == "size":
         return units.size(value)
+    if column.kind == "share":
+        return units.share(value)
+    if column.kind == "idle":
+        return units.plain(value).removeprefix("idle: ")
     if column.kind == "clock":
         return units.clock(value)
     if column.kind == "id":
@@ -72,7 +76,7 @@ def table(columns: Sequence[Column], rows: Sequence[dict[str, Any]], room: int, 
     shown = list(columns)
     cells = {column.key: [value_text(column, row.get(column.key)) for row in rows] for column in shown}
     natural = {column.key: max([len(column.title), *map(len, cells[column.key])]) for column in shown}
-    flexible = [column.key for column in shown if column.kind in ("text", "function", "states", "running")]
+    flexible = [column.key for column in shown if column.kind in ("text", "function", "states", "running", "idle")]
 
     def least(column: Column) -> int:
         return min(natural[column.key], _FLEXIBLE_WIDTH_MIN) if column.key in flexible else natural[column.key]

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from obsray.cli import output, sessions
+from obsray.cli.gpu import activity_lines
 from obsray.dashboard import identifiers, plain_json, queries, units
 from obsray.dashboard.tables import TABLES, TASKS, Column
 
@@ -147,6 +148,15 @@ def _gpu_lines(gpu: dict[str, Any], coloured: bool) -> list[str]:
         lines.append(f"  {units.count(gpu['copies'])} copies of {units.size(gpu['copy_bytes'])} in {took}")
     if gpu["wait_seconds"]:
         lines.append(f"  {units.seconds(gpu['wait_seconds'])} spent waiting for it")
+    delay = gpu.get("launch_delay")
+    if delay:
+        lines.append(
+            f"  kernels began {units.seconds(delay['mean_seconds'])} after their launch (p95 "
+            f"{units.seconds(delay['p95_seconds'])}, longest {units.seconds(delay['max_seconds'])})"
+        )
+    lines += activity_lines(gpu.get("activities") or [], "  ")
+    if gpu.get("why") and gpu.get("fix"):
+        lines.append(f"  it {units.plain(gpu['why'])}. {gpu['fix']}")
     for row in gpu["by_kernel"][:_KERNELS_SHOWN]:
         name = units.shortened(units.plain(row["kernel"]), _KERNEL_NAME_SHOWN)
         took = f"{units.seconds(row['kernel_seconds']):>9}  {units.count(row['launches']):>6}"

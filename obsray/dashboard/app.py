@@ -110,6 +110,7 @@ def _environment() -> Environment:
     environment.filters.update(
         seconds=units.seconds,
         size=units.size,
+        share=units.share,
         count=units.count,
         rate=units.rate,
         clock=units.clock,

@@ -37,8 +37,11 @@ def resolve(view: Any, noun: str, text: str) -> str:
 
 
 def anything(view: Any, text: str) -> tuple[str, str]:
-    """``(noun, full id)`` of whatever ``text`` means; a full id always means itself. Raises UnknownId."""
+    """``(noun, full id)`` of whatever ``text`` means; a full id always means itself, and so does ``gpu:0``. Raises
+    UnknownId."""
     wanted = text.strip().lower()
+    if wanted.startswith("gpu:"):
+        return "gpus", wanted
     found = {noun: candidates(view, noun, text) for noun in KEYS}
     for noun, ids in found.items():
         if wanted in ids:

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from . import identifiers, queries
-from .shapes import overview_shape, task_shape
+from .shapes import gpus_shape, overview_shape, task_shape
 from .source import Source
 from .tables import TABLES
 
@@ -30,6 +30,7 @@ LIST_PAGES = (
     "jobs",
     "functions",
     "collectives",
+    "kernels",
 )
 #: htmx stops asking again after an answer with this status.
 STOP_POLLING = 286
@@ -40,6 +41,8 @@ def routes() -> list[BaseRoute]:
         Route("/", overview, name="overview"),
         Route("/_overview", overview_live),
         Route("/_ledger", ledger_live),
+        Route("/gpus", gpus_page, name="gpus"),
+        Route("/_gpus", gpus_live),
         *(Route(f"/{noun}", list_page, name=noun) for noun in LIST_PAGES),
         Route("/tasks/{id}", task_page),
         Route("/ledger", ledger_page, name="ledger"),
@@ -96,6 +99,16 @@ async def ledger_live(request: Request) -> Response:
 async def ledger_page(request: Request) -> Response:
     ledger = await source_of(request).ask(lambda view: view.ledger(refresh=False), key="ledger")
     return render(request, "ledger.html", ledger=ledger)
+
+
+async def gpus_page(request: Request) -> Response:
+    """Every GPU and why it idles; ``/kernels`` is the list of what they ran."""
+    return render(request, "gpus.html", gpus=await source_of(request).ask(gpus_shape, key="gpus"))
+
+
+async def gpus_live(request: Request) -> Response:
+    shape = await source_of(request).ask(gpus_shape, key="gpus")
+    return render(request, "_gpus.html", 200 if source_of(request).is_live else STOP_POLLING, gpus=shape)
 
 
 async def list_page(request: Request) -> Response:

@@ -42,8 +42,24 @@ async def targets(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(request.app.state.measured)
+    shares = await request.app.state.source.ask(lambda view: view.gpu_shares(refresh=False), key="gpu_shares")
+    registry.register(GpuShares(shares))
     text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
     return Response(text, media_type=openmetrics.CONTENT_TYPE_LATEST)
+
+
+class GpuShares(Collector):
+    """What each GPU spent the last minute on."""
+
+    def __init__(self, shares: list[tuple[str, int, str, float]]) -> None:
+        self._shares = shares
+
+    def collect(self) -> Iterator[Metric]:
+        """The family that the catalogue says the dashboard serves."""
+        found = exposed.gauge("obsray_gpu_time_ratio")
+        for node, gpu, activity, share in self._shares:
+            found.add_metric([node, str(gpu), activity], share)
+        yield found
 
 
 class Measured(Collector):

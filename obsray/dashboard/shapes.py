@@ -25,6 +25,21 @@ PARTS = {
 }
 
 
+#: What a GPU did -> its colour class.
+GPU_TONES = {
+    "compute": "part-run",
+    "communication": "part-fetch",
+    "copy": "part-deserialise",
+    "idle: launch-bound": "part-queue",
+    "idle: synchronising": "part-blocked",
+    "idle: waiting for input": "part-args",
+    "idle: storing results": "part-store",
+    "idle: nothing submitted": "part-other",
+    "idle: between kernels": "part-dispatch",
+    "not observed": "tone-wait",
+}
+#: Kernels on the page of GPUs.
+KERNELS_SHOWN = 15
 #: Decisions of an autoscaler on the overview.
 SCALING_DECISIONS = 8
 
@@ -76,7 +91,36 @@ def task_shape(task: dict[str, Any]) -> dict[str, Any]:
         part["tone"] = PARTS.get(part["what"], "other")
         part["width"] = max(share, PART_PERCENT_MIN) if share else 0.0
         left += share
-    return {**task, "time_split": parts, "time_total": total}
+    gpu = task.get("gpu")
+    if gpu:
+        gpu = {
+            **gpu, "activities": gpu_parts(gpu["activities"]), "shown": gpu["by_kernel"][:KERNELS_SHOWN],
+            "more": max(0, len(gpu["by_kernel"]) - KERNELS_SHOWN),
+        }  # fmt: skip
+    return {**task, "time_split": parts, "time_total": total, "gpu": gpu}
+
+
+def gpus_shape(view: Any) -> dict[str, Any]:
+    """Every GPU with its time as a bar, what took most, and what is not captured."""
+    kernels, summary = view.kernels(refresh=False), view.gpu_summary()
+    return {
+        "gpus": [{**row, "activities": gpu_parts(row["activities"])} for row in view.gpus(refresh=False)],
+        "kernels": kernels[:KERNELS_SHOWN],
+        "kernels_total": len(kernels),
+        "summary": summary,
+        "notices": list(dict.fromkeys(notice["text"] for notice in summary["notices"])),
+    }
+
+
+def gpu_parts(activities: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a GPU did, each part with its place in the bar (percent) and its colour."""
+    found, left = [], 0.0
+    for row in activities:
+        percent = 100 * row["share"]
+        width = max(percent, PART_PERCENT_MIN) if percent else 0.0
+        found.append({**row, "tone": GPU_TONES.get(row["activity"], "tone-off"), "left": left, "width": width})
+        left += percent
+    return found
 
 
 def _resource(name: str, item: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``kind`` says how a value is shown: text, id, job, state, seconds, size, count, clock, cause, running, states."""
+    """``kind`` says how a value is shown: text, id, job, state, seconds, size, count, share (of 1), clock, cause, idle,
+    running, states."""
 
     key: str
     title: str
@@ -22,7 +23,7 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        return self.kind in ("seconds", "size", "count", "rate")
+        return self.kind in ("seconds", "size", "count", "rate", "share")
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +298,7 @@ JOBS = Table(
         Column("pid", "PID"),
         _id("driver_id", "Driver", "worker"),
         _count("tasks", "Tasks"),
+        _seconds("gpu_seconds", "GPU in all", 2),
         Column("started_at_ns", "Started", "clock"),
         Column("ended_at_ns", "Ended", "clock"),
         Column("cause", "Cause", "cause", rank=2),
@@ -362,15 +364,48 @@ KERNELS = Table(
         _seconds("kernel_seconds", "GPU time"),
         _seconds("mean_seconds", "Mean"),
         _seconds("max_seconds", "Longest", 2),
-        Column("share", "Share", rank=3),
+        _seconds("launch_delay_seconds", "Began after launch", 2),
+        _seconds("launch_delay_max_seconds", "Began after launch, longest", 3),
+        Column("share", "Share", "share", rank=2),
     ),
     "-kernel_seconds",
+)
+
+GPUS = Table(
+    "gpus",
+    "GPUs",
+    "Every GPU: who has it, how much of that time it worked, and why it idled the rest.",
+    (
+        Column("gpu", "GPU"),
+        _id("node_id", "Node", "node"),
+        Column("state", "State", "state"),
+        Column("holder", "Reserved by"),
+        _seconds("reserved_seconds", "Reserved"),
+        Column("busy_share", "Worked", "share"),
+        Column("cause", "Idles mostly", "idle"),
+        Column("cause_share", "Share", "share"),
+        _seconds("compute_seconds", "Compute", 2),
+        _seconds("communication_seconds", "Communication", 2),
+        _seconds("copy_seconds", "Copy", 2),
+        _seconds("idle_seconds", "Idle", 2),
+        _seconds("unobserved_seconds", "Not observed", 3),
+        Column("why", "Why", rank=3),
+        Column("job_id", "Job", rank=3),
+        _id("worker_id", "Worker", "worker", 3),
+        _id("group_id", "Placement group", "group", 3),
+        Column("reserved_share", "Share of it", "share", rank=3),
+        Column("reserved_at_ns", "Reserved since", "clock", rank=3),
+        _seconds("busy_seconds", "Worked for", 3),
+        Column("last_work_at_ns", "Last work", "clock", rank=3),
+        Column("gpu_id", "Name", rank=3),
+    ),
+    "gpu_id",
 )
 
 TABLES: dict[str, Table] = {
     table.noun: table
     for table in (
         TASKS, ACTORS, PLACEMENT_GROUPS, OBJECTS, WORKERS, ENVIRONMENTS, NODES, INSTANCES, JOBS, FUNCTIONS,
-        COLLECTIVES, KERNELS,
+        COLLECTIVES, KERNELS, GPUS,
     )
 }  # fmt: skip

@@ -36,6 +36,13 @@ def seconds(value: float | None) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def share(value: float | None) -> str:
+    """A part of 1 in percent: ``37 %``; small ones keep a digit behind the point."""
+    if value is None or value != value:
+        return UNKNOWN
+    return f"{value * 100:.1f} %" if 0 < value < 0.1 else f"{value * 100:.0f} %"
+
+
 def size(value: float | None) -> str:
     """A number of bytes in binary units: ``12 B``, ``3.4 MiB``."""
     if value is None:

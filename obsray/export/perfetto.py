@@ -53,7 +53,7 @@ def _track(track: Track) -> Iterator[bytes]:
             continue
         body = b"\x48" + varint(_BEGIN) + on_track + piece(22, category.encode()) + piece(23, name.encode())
         body += b"".join(piece(4, _annotation(key, value)) for key, value in facts.items())
-        if category == "task":
+        if category in ("task", "gpu"):
             # terminating_flow_ids (48): arrows that end here.
             body += b"".join(b"\x81\x03" + _FIXED64(arrow) for arrow in arriving.pop(at, ()))
         yield _packet(at, body)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from obsray.export import otlp
+from obsray.export.gpu_spans import GpuSpans
 from obsray.export.receivers import Receiver, Refused, Unavailable
 from obsray.export.spans import Span, Spans
 from obsray.telemetry.columns import Batch, beyond
@@ -47,6 +48,7 @@ class Sender:
         self._batch_spans = batch_spans
         self._path = views.store.session_dir / "telemetry" / FILE
         self._spans = Spans(views)
+        self._gpu_spans = GpuSpans(views, self._spans)
         self._resource = otlp.resources(views)
         self._positions: dict[bytes, int] = self._read() if resume else {}
         #: Read one step ago; under way; under way and not taken yet.
@@ -59,6 +61,7 @@ class Sender:
 
     def _take(self, batch: Batch) -> None:
         self._spans.note(batch)
+        self._gpu_spans.note(batch)
         self._fresh.append(batch)
 
     def step(self, deadline: float | None = None) -> int:
@@ -81,7 +84,7 @@ class Sender:
         """Everything to the end, also what never finished. Raises GivenUp."""
         while self.step(deadline) or self._fresh:
             pass
-        self._begin(self._spans.open(), {})
+        self._begin(itertools.chain(self._spans.open(), self._gpu_spans.rest()), {})
         self._drain(deadline)
         self._write(complete=True)
 
@@ -110,7 +113,9 @@ class Sender:
                     continue
                 new[event] = columns.take(later)
                 self._spans.forget({event: columns.take(~later)})
+                self._gpu_spans.forget({event: columns.take(~later)})
             yield from self._spans.of({event: columns for event, columns in new.items() if len(columns)})
+        yield from self._gpu_spans.due()
 
     def _requests(self, spans: Iterable[Span]) -> Iterator[tuple[bytes, int]]:
         sampled = (span for span in spans if int.from_bytes(span.trace[8:], "big") < self._ratio)

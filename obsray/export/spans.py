@@ -118,7 +118,7 @@ class Spans:
         if finished:
             rows = self.views.task_table.index.rows(np.frombuffer(b"".join(finished), "V16"), create=False)
             yield from self._of_tasks(rows[rows >= 0])
-        for event, make in self._makers.items():
+        for event, make in self.makers.items():
             if event in batch:
                 for row in batch[event].rows(self.views.store.texts):
                     found = make(self, row)
@@ -216,8 +216,6 @@ class Spans:
             if task[name]:
                 run.attributes.append((f"obsray.task.{name}", task[name]))
         run.attributes += [("obsray.task.result_bytes", task["result_bytes"]), ("obsray.task.state", task["state"])]
-        if task["gpu_kernels"]:
-            run.attributes += [("obsray.gpu.seconds", task["gpu_seconds"]), ("obsray.gpu.kernels", task["gpu_kernels"])]
         if task["outcome"] not in (None, "ok"):
             run.error = task["error"] or task["outcome"]
             run.attributes.append(("error.type", task["outcome"]))
@@ -270,7 +268,7 @@ class Spans:
         attempt = int(self.views.task_table.attempt(np.array([row]))[0]) if row >= 0 else 0
         return span_ids.of_task(identifier, attempt)
 
-    def _trace_of(self, task: bytes) -> bytes:
+    def trace_of(self, task: bytes) -> bytes:
         row = self.views.task_table.index.row(task)
         found = self.views.task_table["trace"][row].tobytes() if row >= 0 else b""
         return found if any(found) else task
@@ -288,7 +286,7 @@ class Spans:
                     continue  # put by a driver, which has no span
             run = self._run_of(made_by.hex())
             found.append(
-                (self._trace_of(made_by), run, [("obsray.link", "data"), ("obsray.object.id", identifier.hex())])
+                (self.trace_of(made_by), run, [("obsray.link", "data"), ("obsray.object.id", identifier.hex())])
             )
         return found, max(0, len(given) - LINKS_MAX)
 
@@ -324,7 +322,7 @@ class Spans:
     ) -> Span:  # fmt: skip
         """A span inside the run of a task."""
         return Span(
-            row["process"], self._trace_of(task), span_ids.of_record(row["process"], row["sequence"]),
+            row["process"], self.trace_of(task), span_ids.of_record(row["process"], row["sequence"]),
             self._run_of(task.hex() if any(task) else None), name, kind, start, row["time_ns"],
             [("obsray.task.id", task.hex()), *attributes], links=links or [],
         )  # fmt: skip
@@ -414,7 +412,7 @@ class Spans:
         made.parent = span_ids.of_task(task, 0, Part.SUBMIT)
         return made
 
-    _makers = {
+    makers = {
         "task_unblocked": _waited,
         "user_span": _user_span,
         "transfer_done": _pulled,
@@ -484,21 +482,4 @@ def _given(text: str) -> Attributes:
     return list(found.items()) if isinstance(found, dict) else []
 
 
-def whole(views: Views) -> Iterator[Span]:
-    """Every span of a session, oldest records first; views must be up to date."""
-    spans = Spans(views)
-    store = views.store
-    for names in (
-        ("task_arguments_waiting", "task_arguments_given", "task_called_in_span", "task_item_yielded", "user_mark"),
-        ("task_blocked",),
-    ):
-        for name in names:
-            for part in store.select(name):
-                spans.note({name: part})
-    for name in ("tasks_finished", "task_finished", *Spans._makers):
-        for part in store.select(name):
-            yield from spans.of({name: part})
-    yield from spans.open()
-
-
-__all__ = ["EVENTS_MAX", "LINKS_MAX", "Kind", "Span", "Spans", "whole"]
+__all__ = ["EVENTS_MAX", "LINKS_MAX", "Kind", "Span", "Spans"]

@@ -203,7 +203,7 @@ ALERTS: tuple[Alert, ...] = (
         "Node {{ $labels.node }} holds {{ $value }} GPUs on which next to nothing runs",
         "Tasks or actors own GPUs, and kernels ran for less than a twentieth of the time.",
         "Expensive hardware is idle, and others wait for it.",
-        ("obsray list kernels", "obsray list functions", "obsray list tasks --filter state=RUNNING"),
+        ("obsray gpu", "obsray why gpu:NODE/NUMBER", "obsray list tasks --filter state=RUNNING"),
         "Give the GPU to the part of the work that uses it, or ask for a fraction (num_gpus=0.5).",
         _GPU,
         "15m",

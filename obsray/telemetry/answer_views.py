@@ -42,6 +42,22 @@ class AnswerViews(ProcessViews):
 
         return slots_over_time.slots_over_time(self._views, job, refresh)
 
+    def gpus(self, refresh: bool = True) -> list[Row]:
+        """Every GPU: who has it, how busy it is, and why it idles."""
+        from obsray.telemetry.answers import gpus
+
+        if refresh:
+            self._views.refresh()
+        return gpus.gpus(self._views)
+
+    def gpu_shares(self, refresh: bool = True) -> list[tuple[str, int, str, float]]:
+        """Node, GPU, activity, and which share of the last minute that was."""
+        from obsray.telemetry.answers import gpus
+
+        if refresh:
+            self._views.refresh()
+        return gpus.recent_shares(self._views)
+
     def critical_path(self, job: int | None = None, refresh: bool = True) -> Row:
         """What the duration of a job consists of, and which tasks have slack. Raises LookupError."""
         from obsray.telemetry.answers import critical

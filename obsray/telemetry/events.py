@@ -596,6 +596,13 @@ _UNION: tuple[Event, ...] = (
         _detail("error", "str")), Severity.WARNING),
     Event(252, "gpu_watch_failed", "Something about the GPUs of a node cannot be learned; told once for each.", (
         _detail("node", "id8"), _label("gpu"), _label("call", "str"), _detail("error", "str")), Severity.WARNING),
+    # told by the node
+    Event(243, "gpu_reserved", "A GPU, or a share of it, is set aside: for a worker, or for a bundle of a group.", (
+        _label("gpu"), _measure("share", "f32"), _WORKER, _LEASE, _GROUP, _detail("bundle", "i32"),
+        _detail("job", "u32"))),
+    Event(244, "gpu_released", "A GPU, or a share of it, that was set aside is free again.", (
+        _label("gpu"), _measure("share", "f32"), _WORKER, _LEASE, _GROUP, _detail("bundle", "i32"),
+        _measure("held_seconds", "f32"))),
     # objects between nodes: told by the node that fetches, transfer_served by the one that gives
     Event(160, "transfer_asked", "A process wants an object that is not on this node; its home is asked where it is.", (
         _OBJECT, _WORKER, _detail("home", "id8"))),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from obsray.gpu.words import Attribution
-from obsray.telemetry.columns import Columns
-from obsray.telemetry.gpu_work import busy_seconds
+from obsray.telemetry.columns import Array, Columns
+from obsray.telemetry.gpu_work import KERNEL_SUMS, SPEC, busy_seconds, launch_delays
 from obsray.telemetry.gpus import SAMPLED, sampled
 from obsray.telemetry.object_views import ObjectViews
 from obsray.telemetry.store import joined
@@ -24,22 +24,26 @@ class GpuViews(ObjectViews):
     """What can be asked about GPU work."""
 
     def kernels(self, refresh: bool = True) -> list[Row]:
-        """Per function and kernel: launches, seconds in all, mean and longest; those that took most first."""
+        """Per function and kernel: launches, seconds in all, mean and longest, and how long after their launches they
+        began (None where that is not known); those that took most first."""
         if refresh:
             self.refresh()
         texts = self.store.texts
-        total = sum(entry[1] for entry in self.gpu_table.kernels.values()) or 1.0
+        sums = {key: dict(zip(KERNEL_SUMS, each.tolist(), strict=True)) for key, each in self.gpu_table.kernels.items()}
+        total = sum(entry["seconds"] for entry in sums.values()) or 1.0
         found: list[Row] = [
             {
                 "kernel": texts[kernel],
                 "function": texts[function] or NO_TASK,
-                "launches": int(count),
-                "kernel_seconds": seconds,
-                "mean_seconds": seconds / count,
-                "max_seconds": longest,
-                "share": seconds / total,
+                "launches": int(entry["launches"]),
+                "kernel_seconds": entry["seconds"],
+                "mean_seconds": entry["seconds"] / entry["launches"],
+                "max_seconds": entry["max_seconds"],
+                "launch_delay_seconds": entry["delay_seconds"] / entry["timed"] if entry["timed"] else None,
+                "launch_delay_max_seconds": entry["max_delay_seconds"] if entry["timed"] else None,
+                "share": entry["seconds"] / total,
             }
-            for (function, kernel), (count, seconds, longest) in self.gpu_table.kernels.items()
+            for (function, kernel), entry in sums.items()
         ]
         found.sort(key=lambda row: -row["kernel_seconds"])
         return found
@@ -91,18 +95,35 @@ class GpuViews(ObjectViews):
     def gpu_seconds(self) -> dict[str, float]:
         """Seconds that kernels ran, by function."""
         found: dict[str, float] = {}
-        for (function, _), (_, seconds, _) in self.gpu_table.kernels.items():
+        for (function, _), entry in self.gpu_table.kernels.items():
             name = self.store.texts[function]
             if name:
-                found[name] = found.get(name, 0.0) + seconds
+                found[name] = found.get(name, 0.0) + float(entry[KERNEL_SUMS.index("seconds")])
         return found
+
+    def gpu_seconds_of_jobs(self) -> dict[int, float]:
+        """Seconds that kernels ran, by job."""
+        table = self.gpu_table
+        if not table.index.count:
+            return {}
+        rows = table.index.rows(self.task_table["id"], create=False)
+        good = rows >= 0
+        jobs, back = np.unique(self.task_table["job"][good], return_inverse=True)
+        sums = np.bincount(back.ravel(), table.tasks["kernel_seconds"][rows[good]], len(jobs))
+        return dict(zip(jobs.tolist(), sums.tolist(), strict=True))
 
     def task_gpu(self, task: bytes, started_ns: int, ended_ns: int) -> dict[str, Any] | None:
         """One task's GPU work; None if it had none. ``idle_seconds`` is the time of the task, from ``started_ns`` to
-        ``ended_ns``, in which none of its kernels and copies ran."""
+        ``ended_ns``, in which none of its kernels and copies ran; ``activities`` what its GPUs did meanwhile and, where
+        that was nothing, why; ``launch_delay``: how long after their launches its kernels began."""
+        from obsray.telemetry.answers import gpus
+
         sums = self.gpu_table.of(task)
         if sums is None:
             return None
+        activities = gpus.task_gpu_time(cast("Any", self), self.task_table.index.row(task), started_ns, ended_ns)
+        seconds = {row["activity"]: row["seconds"] for row in activities}
+        cause = gpus.main_cause(seconds)
         kernels, copies = self._of_task("gpu_kernel", task), self._of_task("gpu_copy", task)
         starts = np.concatenate([kernels["time_ns"], copies["time_ns"]])
         ends = np.concatenate([kernels["ended_at"], copies["ended_at"]])
@@ -117,6 +138,11 @@ class GpuViews(ObjectViews):
             "gpus": sorted(set(kernels["gpu"].tolist()) | set(copies["gpu"].tolist())),
             "attributed_by": {name: int(count) for name, count in zip(_BY, how, strict=True) if count},
             "by_kernel": self._by_kernel(kernels),
+            "activities": activities,
+            "cause": cause,
+            "why": gpus.causes_told(seconds) if activities else None,
+            "fix": gpus.fix_for(cause),
+            "launch_delay": _delays(kernels),
         }
 
     def _of_task(self, event: str, task: bytes) -> Columns:
@@ -137,6 +163,40 @@ class GpuViews(ObjectViews):
             for at in np.argsort(-seconds, kind="stable").tolist()
         ]
 
+    def gpu_spans(self, tasks: Array) -> dict[bytes, Row]:
+        """Of these tasks the GPU work in one span each: from its first to its last record, with sums. Column by column,
+        and only of tasks that have some."""
+        rows = self.gpu_table.index.rows(tasks, create=False)
+        wanted, place = np.unique(rows[rows >= 0], return_index=True)
+        identifiers = tasks[rows >= 0][place]
+        if not len(wanted):
+            return {}
+        first = np.full(len(wanted), np.iinfo(np.int64).max)
+        last = np.zeros(len(wanted), np.int64)
+        gpus: list[set[int]] = [set() for _ in wanted]
+        workers = [b""] * len(wanted)
+        for event in ("gpu_kernel", "gpu_copy", "gpu_memset"):
+            for columns in self.store.select(event, lambda one: one["attributed_by"] != 0):
+                of = self.gpu_table.index.rows(columns["task"], create=False)
+                at = np.minimum(np.searchsorted(wanted, of), len(wanted) - 1)
+                good = (of >= 0) & (wanted[at] == of)
+                at = at[good]
+                np.minimum.at(first, at, columns["time_ns"][good].astype(np.int64))
+                np.maximum.at(last, at, columns["ended_at"][good].astype(np.int64))
+                few, row = np.unique(at, return_index=True)
+                for number, worker in zip(few.tolist(), columns["worker"][good][row], strict=True):
+                    workers[number] = worker.tobytes()
+                for pair in np.unique(at << 16 | columns["gpu"][good].astype(np.int64)).tolist():
+                    gpus[pair >> 16].add(pair & 0xFFFF)
+        return {
+            identifiers[at].tobytes(): {
+                "start_ns": int(first[at]), "end_ns": int(last[at]), "gpus": sorted(gpus[at]),
+                "worker": workers[at],
+                **{name: self.gpu_table.tasks[name][row].item() for name in SPEC},
+            }
+            for at, row in enumerate(wanted.tolist()) if last[at]
+        }  # fmt: skip
+
     def gpu_summary(self) -> dict[str, Any]:
         """What is captured in all, how much of it has no task, and what is missing."""
         table = self.gpu_table
@@ -148,3 +208,15 @@ class GpuViews(ObjectViews):
             "records_lost": table.lost,
             "notices": [{"worker_id": worker.hex(), "text": text} for worker, text in table.notices.items()],
         }
+
+
+def _delays(kernels: Columns) -> dict[str, float] | None:
+    """How long after their launches kernels began; None where no launch is known."""
+    delays, timed = launch_delays(kernels)
+    if not timed.any():
+        return None
+    middle, high = np.percentile(delays[timed], (50, 95)).tolist()
+    return {
+        "kernels": int(timed.sum()), "mean_seconds": float(delays[timed].mean()), "p50_seconds": middle,
+        "p95_seconds": high, "max_seconds": float(delays[timed].max()),
+    }  # fmt: skip

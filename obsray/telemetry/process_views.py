@@ -163,9 +163,11 @@ class ProcessViews(TaskViews):
         if refresh:
             self.refresh()
         counts = np.bincount(self.task_table["job"], minlength=1) if len(self.task_table) else np.zeros(1)
-        found = []
+        found, gpu = [], self.gpu_seconds_of_jobs()
         for job, row in self.cluster_table.jobs.items():
-            values = {**row, "tasks": int(counts[job]) if job < len(counts) else 0}
+            values = {
+                **row, "tasks": int(counts[job]) if job < len(counts) else 0, "gpu_seconds": gpu.get(job, 0.0)
+            }  # fmt: skip
             driver = bytes.fromhex(row["driver_id"]) if row["driver_id"] else None
             if values["state"] == "RUNNING" and driver and not self._alive(driver):
                 values["state"] = "STOPPED"

@@ -420,6 +420,24 @@ def _gpu_watch_failed(r: Row, n: Names) -> str:
     return f"{r['call']} cannot be learned of {which} of {_node(r)}"
 
 
+def _gpu_share(r: Row) -> str:
+    return f"GPU {r['gpu']}" if r["share"] >= 1 else f"{r['share']:g} of GPU {r['gpu']}"
+
+
+def _gpu_holder(r: Row, n: Names) -> str:
+    if any(r["worker"]):
+        return _worker(r, n)
+    return f"bundle {r['bundle']} of placement group {ids.short(r['group'])}"
+
+
+def _gpu_reserved(r: Row, n: Names) -> str:
+    return f"{_gpu_share(r)} is set aside for {_gpu_holder(r, n)}"
+
+
+def _gpu_released(r: Row, n: Names) -> str:
+    return f"{_gpu_share(r)} is free again after {duration(r['held_seconds'])} with {_gpu_holder(r, n)}"
+
+
 def _gpu_capture_started(r: Row, n: Names) -> str:
     return f"{_worker(r, n)} captures GPU work ({r['level']}) with CUPTI {r['cupti_version']}, {r['library']}"
 
@@ -648,6 +666,8 @@ SENTENCES: dict[str, Sentence] = {
     "gpu_process_sample": lambda r, n: f"{_worker(r, n)} held {size(r['used_bytes'])} of GPU {r['gpu']}",
     "gpu_health_changed": _gpu_health_changed,
     "gpu_watch_failed": _gpu_watch_failed,
+    "gpu_reserved": _gpu_reserved,
+    "gpu_released": _gpu_released,
     "gpu_capture_started": _gpu_capture_started,
     "gpu_capture_refused": lambda r, n: f"{_worker(r, n)} cannot capture GPU work",
     "gpu_capture_changed": lambda r, n: f"{_worker(r, n)} captures GPU work at level {r['level']} from here on",

@@ -20,6 +20,7 @@ class Part(IntEnum):
     FETCH = 3
     DESERIALIZE = 4
     STORE = 5
+    GPU = 6
 
 
 def _mixed(value: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from obsray import ids
 from obsray.telemetry.columns import Array, Columns
 from obsray.telemetry.events import BY_NAME, Severity
+from obsray.telemetry.explain import duration, size
 from obsray.telemetry.sentences import sentence
 from obsray.telemetry.table import same_id
 
@@ -82,7 +83,29 @@ def tell(view: Views, id_hex: str) -> list[Row]:
         records += _own_records(view, identifier)
     elif len(identifier) == ids.OBJECT_ID_BYTES:
         records += _producer(view, identifier)
-    return _rendered(view, records)
+    rendered = _rendered(view, records)
+    work = _gpu_work(view, identifier) if len(identifier) == ids.TASK_ID_BYTES else None
+    return sorted([*rendered, work], key=lambda row: int(row["time_ns"])) if work is not None else rendered
+
+
+def _gpu_work(view: Views, task: bytes) -> Row | None:
+    """What a task had GPUs do, in one line at the time of the first of it."""
+    found = view.gpu_spans(np.frombuffer(task, "V16")).get(task)
+    if found is None:
+        return None
+    said = [f"{found['kernels']} kernel{'s' * (found['kernels'] != 1)} in {duration(found['kernel_seconds'])}"]
+    if found["copies"]:
+        said.append(f"{found['copies']} copies of {size(found['copy_bytes'])}")
+    if found["wait_seconds"]:
+        said.append(f"{duration(found['wait_seconds'])} of waiting for it")
+    gpus = ", ".join(map(str, found["gpus"]))
+    lasted = duration((found["end_ns"] - found["start_ns"]) / 1e9)
+    return {
+        "time_ns": found["start_ns"], "event": "gpu_kernel", "process": found["worker"].hex(),
+        "process_label": view.process_label(found["worker"]),
+        "text": f"GPU {gpus} worked for it from here on for {lasted}: {', '.join(said)}",
+        "severity": "info", "fields": {name: value for name, value in found.items() if name != "worker"},
+    }  # fmt: skip
 
 
 def troubles(view: Views, limit: int) -> list[Row]:

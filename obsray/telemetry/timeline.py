@@ -2,8 +2,9 @@
 
 A process is a track group; in it are one track for what it runs one after the other, more of them ("slots") for what
 it runs at the same time, and tracks for waits, spans of user code and collective operations. The node's group has
-spills, restores, and counters of resources. Arrows lead from a task to those that took its result as an argument
-(``data``) and to those it submitted (``control``).
+spills, restores, and counters of resources. Each GPU is a group of its own with a lane for every stream. Arrows lead
+from a task to those that took its result as an argument (``data``), to those it submitted (``control``), and to the
+first work that it had each stream do (``launch``).
 
 Everything is made column by column: a record becomes its line of JSON inside Arrow, never in a Python loop. Lines are
 yielded in chunks, so that a long session needs no more memory than a short one beyond its columns.
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 from obsray.ids import TASK_ID_BYTES
 from obsray.telemetry.columns import Array, Columns
 from obsray.telemetry.events import Outcome, ProcessKind, WaitKind
+from obsray.telemetry.gpu_lanes import gpu_work, how_texts
 from obsray.telemetry.store import joined
 from obsray.telemetry.table import DenseIndex
 from obsray.telemetry.views import Views
@@ -31,6 +33,8 @@ from obsray.telemetry.views import Views
 CHUNK_LINES = 1 << 16
 #: The first track of each kind in its process; slots count on from there.
 TASKS, WAITS, SPANS, STORE, COLLECTIVES, SUBMITS = (number * 100_000 for number in range(6))
+#: A stream's work overlaps only where clocks are not exact: so many rows for it at most, and so many streams of a GPU.
+_LANE_SLOTS, _LANES_MAX = 32, 30_000
 _KINDS = {
     TASKS: "tasks", WAITS: "waits", SPANS: "spans", STORE: "object store", COLLECTIVES: "collectives",
     SUBMITS: "submits",
@@ -74,6 +78,9 @@ class _Trace:
         self.numbers: dict[bytes, int] = {}
         self.now = views.now_ns()
         self.used: dict[int, set[int]] = {}
+        #: What groups and tracks are called that are no processes.
+        self.group_names: dict[bytes, str] = {}
+        self.track_names: dict[tuple[int, int], str] = {}
 
     def _columns(self, event: str) -> Columns:
         return joined(self.views.store.select(event), event)
@@ -103,6 +110,7 @@ class _Trace:
         yield from self._waits(slices, tasks, attempts)
         yield from self._arrows(slices, tasks)
         yield from self._submits(slices, tasks)
+        yield from self._gpus(slices, tasks, attempts)
         yield from self._lasting("user_span", "span_seconds", SPANS, "span", "name")
         yield from self._collectives()
         yield from self._store()
@@ -252,6 +260,52 @@ class _Trace:
                  ',"tid":', slices.track[run], ',"ts":', _micros(time_ns), ends],
             )  # fmt: skip
 
+    # --- GPUs -----------------------------------------------------------------------------------------------
+
+    def _gpus(self, slices: Slices, tasks: Array, attempts: Array) -> Iterator[bytes]:
+        """What GPUs did, a lane for each stream."""
+        work = gpu_work(self.views)
+        if not len(work):
+            return
+        identifiers = [identifier for identifier, _ in work.devices]
+        self.group_names.update(work.devices)
+        process = self._processes(np.frombuffer(b"".join(identifiers), "V8"))[work.device]
+        slot = np.minimum(slots(work.lane, work.start, work.end), _LANE_SLOTS - 1)
+        track = np.minimum(work.lane, _LANES_MAX - 1) * _LANE_SLOTS + slot
+        made = Slices(process, track, work.start, work.end)
+        self._note(made)
+        lanes, places = np.unique(process * 1_000_000 + track, return_index=True)
+        for number, at in zip(lanes.tolist(), places.tolist(), strict=True):
+            name, extra = work.lanes[int(work.lane[at])][1], int(slot[at])
+            self.track_names[number // 1_000_000, number % 1_000_000] = name + (f" ({extra + 1})" if extra else "")
+        quoted = pa.array([json.dumps(name)[1:-1] for name in work.names], pa.string())
+        delays = np.where(work.launched > 0, np.maximum(work.start - work.launched, 0), 0)
+        arguments = [
+            '{"task_id":"', _hex(work.task), '","attributed_by":"', how_texts(work.how), '","after_launch_us":',
+            _micros(delays), "}",
+        ]  # fmt: skip
+        yield from self._complete(made, "gpu", [quoted.take(pa.array(work.name))], arguments)
+        yield from self._launches(slices, _newest(tasks, attempts, work.task), made, work.launched)
+
+    def _launches(self, slices: Slices, run: Array, work: Slices, launched: Array) -> Iterator[bytes]:
+        """Arrows from a task to the first work that it had each stream do."""
+        known = np.flatnonzero((run >= 0) & (launched > 0))
+        if not len(known):
+            return
+        track = np.unique(work.process * 1_000_000 + work.track, return_inverse=True)[1].ravel()
+        _, first = np.unique(run[known] * (int(track.max()) + 1) + track[known], return_index=True)
+        target = known[first]
+        source = run[target]
+        at = np.clip(launched[target], slices.start[source], np.maximum(slices.end[source] - 1, slices.start[source]))
+        numbers = np.arange(len(target)) + (1 << 41)
+        for phase, of, rows, time_ns in (("s", slices, source, at), ("f", work, target, work.start[target])):
+            ends = ',"bp":"e"}' if phase == "f" else "}"
+            yield from _joined(
+                len(target),
+                [f'{{"ph":"{phase}","cat":"launch","name":"launch","id":', numbers, ',"pid":', of.process[rows],
+                 ',"tid":', of.track[rows], ',"ts":', _micros(time_ns), ends],
+            )  # fmt: skip
+
     # --- everything else ----------------------------------------------------------------------------------
 
     def _lasting(self, event: str, seconds: str, tracks: int, category: str, name: str) -> Iterator[bytes]:
@@ -333,11 +387,15 @@ class _Trace:
         for process, number in self.numbers.items():
             row = self.views.process_table.rows.get(process)
             order = 0 if row is None or row["kind"] != ProcessKind.WORKER.name.lower() else 1
-            facts = [("process_name", {"name": self.views.process_label(process)}, 0),
+            order = 2 if process in self.group_names else order
+            label = self.group_names.get(process) or self.views.process_label(process)
+            facts = [("process_name", {"name": label}, 0),
                      ("process_sort_index", {"sort_index": order}, 0)]  # fmt: skip
             for track in sorted(self.used.get(number, ())):
                 kind, slot = track - track % 100_000, track % 100_000
-                facts.append(("thread_name", {"name": _KINDS[kind] + (f" {slot + 1}" if slot else "")}, track))
+                named = self.track_names.get((number, track))
+                named = named or _KINDS[kind] + (f" {slot + 1}" if slot else "")
+                facts.append(("thread_name", {"name": named}, track))
                 facts.append(("thread_sort_index", {"sort_index": track}, track))
             lines += [{"ph": "M", "name": name, "pid": number, "tid": tid, "args": args} for name, args, tid in facts]
         if not lines:

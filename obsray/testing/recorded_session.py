@@ -16,7 +16,7 @@ from pathlib import Path
 from struct import pack_into
 
 from obsray import ids
-from obsray.gpu.words import Attribution
+from obsray.gpu.words import Attribution, Direction, Memory, WaitingFor
 from obsray.telemetry import session_file
 from obsray.telemetry.events import (
     DeathCause,
@@ -35,6 +35,8 @@ from obsray.telemetry.spine import Ring
 #: A pid that no process has: above what Linux gives out.
 DEAD_PID = (1 << 22) + 1
 _NS = 1_000_000_000
+#: The GPU that the matrices go to.
+_GPU = 7
 
 
 @dataclass
@@ -143,8 +145,17 @@ class _Recording:
             at = t + 50_000_000 * (number + 1)
             node.worker_starting(at, worker, int(Reason.WORKER_STARTING), bytes(8))
             node.worker_registered(at + 15_000_000, worker, pid + number + 1, int(ProcessKind.WORKER), 0.015)
+        for gpu in (0, _GPU):
+            node.gpu_found(t, made.node, gpu, -1, 0, 0, 0, 0, 0, 0)
         for lease, worker in enumerate(made.workers, 1):
+            self._reserved(t + 300_000_000 + lease, lease, worker)
             self._granted(t + 300_000_000 + lease, "word_count", lease, worker)
+
+    def _reserved(self, at: int, lease: int, worker: bytes) -> None:
+        """Each worker has a share of a GPU, and captures what it does."""
+        share, ring = 1 / len(self.made.workers), self.rings[worker]
+        self.rings[self.node_ring].gpu_reserved(at, _GPU, share, worker, lease, ids.NIL_TASK, -1, self.job)
+        ring.gpu_capture_started(at, worker, 1, 130001, ring.intern("libcupti.so.13"))
 
     def _granted(self, at: int, name: str, lease: int, worker: bytes) -> None:
         node = self.rings[self.node_ring]
@@ -189,13 +200,22 @@ class _Recording:
             result if outcome == Outcome.OK else 0,
         )  # fmt: skip
         if name == "matrix":
-            ring.gpu_kernel(
-                started + 400_000, worker, task, attempt, int(Attribution.EXTERNAL_ID), ring.intern(name), 0,
-                ring.intern("sgemm_128x64_nn"), 7, self.batch, started + 900_000, 0.0005, started + 390_000, 64, 1, 1,
-                128, 1, 1, 32, 0, 0,
-            )  # fmt: skip
+            self._gpu_work(ring, worker, task, attempt, started + 400_000)
         self.free_at[worker] = ended
         return ended
+
+    def _gpu_work(self, ring: Ring, worker: bytes, task: bytes, attempt: int, at: int) -> None:
+        """A matrix goes to the GPU and is multiplied there; the task waits for it."""
+        whose = (worker, task, attempt, int(Attribution.EXTERNAL_ID), ring.intern("matrix"))
+        ring.gpu_copy(
+            at - 100_000, *whose, _GPU, int(Direction.HTOD), int(Memory.PINNED), int(Memory.DEVICE), 7, self.batch,
+            at - 20_000, 0.00008, at - 105_000, 2_000_000, 0,
+        )  # fmt: skip
+        ring.gpu_kernel(
+            at, *whose, _GPU, ring.intern("sgemm_128x64_nn"), 7, self.batch, at + 500_000, 0.0005, at - 10_000,
+            64, 1, 1, 128, 1, 1, 32, 0, 0,
+        )  # fmt: skip
+        ring.gpu_wait(at + 10_000, *whose, int(WaitingFor.STREAM), 7, self.batch, at + 510_000, 0.0005)
 
     def _finished_tasks(self) -> None:
         made, driver = self.made, self.rings[self.made.driver]

@@ -74,6 +74,23 @@ JOB = (
 )  # fmt: skip
 
 
+#: What the driver tells of a GPU.
+GPU_DEVICE = (
+    "node_id", "gpu", "bus_index", "uuid", "model", "accelerator_type", "memory_bytes", "mig", "note", "state",
+    "reason", "xid", "health_changed_at_ns", "sampled_at_ns", "utilization", "bus_utilization", "used_bytes",
+    "power_watts", "power_limit_watts", "temperature_celsius", "clock_mhz", "energy_joules", "slowdown", "processes",
+    "foreign_processes", "foreign_bytes", "node_name", "node_state",
+)  # fmt: skip
+
+
+def gpu_activities(reserved: float) -> list[dict[str, Any]]:
+    shares = {"compute": 0.2, "copy": 0.05, "idle: launch-bound": 0.5, "idle: no task": 0.25} if reserved else {}
+    return [
+        {"activity": name, "seconds": share * reserved, "share": share, "what": "it was so"}
+        for name, share in shares.items()
+    ]
+
+
 class FakeViews:
     """``tasks_total`` tasks in every state, with one hostile name (task 7) and one failed task (task 13)."""
 
@@ -375,6 +392,7 @@ class FakeViews:
             "pid": 3990,
             "driver_id": OWNER,
             "tasks": 1000,
+            "gpu_seconds": 1.5,
         }
         return [dict.fromkeys(JOB) | facts | {"started_at_ns": NOW_NS}]
 
@@ -407,9 +425,45 @@ class FakeViews:
                 "kernel_seconds": 0.5 / (1 + step),
                 "mean_seconds": 0.005,
                 "max_seconds": 0.009,
+                "launch_delay_seconds": 0.00001 if step else None,
+                "launch_delay_max_seconds": 0.0002 if step else None,
                 "share": 0.2,
             }
             for step, name in enumerate((*NAMES, HOSTILE))
+        ]
+
+    def gpu_shares(self, refresh: bool = True) -> list[tuple[str, int, str, float]]:
+        return [("abababab", 0, "not reserved", 1.0), ("abababab", 1, "compute", 0.25)]
+
+    def gpus(self, refresh: bool = True) -> list[dict[str, Any]]:
+        return [
+            {
+                "gpu_id": f"{'ab' * 8}/{number}",
+                "node_id": "ab" * 8,
+                "gpu": number,
+                "state": state,
+                "holder": f"actor {HOSTILE} (3fa2c1d0)" if number else None,
+                "worker_id": None,
+                "group_id": None,
+                "job_id": "00000001" if number else None,
+                "reserved_share": 1.0 if number else 0.0,
+                "reserved_at_ns": 1_700_000_000_000_000_000 if number else None,
+                "reserved_seconds": 12.0 * number,
+                "busy_seconds": 3.0 * number,
+                "idle_seconds": 9.0 * number,
+                "busy_share": 0.25 if number else None,
+                "compute_seconds": 2.0 * number,
+                "communication_seconds": 0.5 * number,
+                "copy_seconds": 0.5 * number,
+                "unobserved_seconds": 0.0,
+                "activities": gpu_activities(12.0 * number),
+                "last_work_at_ns": None,
+                "cause": "idle: launch-bound" if number else None,
+                "cause_share": 0.5 * number,
+                "fix": "Use larger batches.",
+                "why": f"GPU {number} of node abababab worked 25% of that time {HOSTILE}",
+            }
+            for number, state in ((0, "FREE"), (1, "IDLE"))
         ]
 
     def _by_state(self) -> dict[str, int]:
@@ -438,6 +492,16 @@ class FakeViews:
             "nodes": [],
             "totals": totals | gone | {"events_lost": self.events_lost, "events_folded": 0, "bytes_stored": 1 << 20},
             "tasks": {"submitted": len(self.rows), **ended, "pending": pending, "unaccounted": 0, "balance_ok": True},
+        }
+
+    def gpu_summary(self) -> dict[str, Any]:
+        return {
+            "kernels": 5,
+            "unattributed_kernels": 1,
+            "unattributed_seconds": 0.1,
+            "unattributed_share": 0.2,
+            "records_lost": 0,
+            "notices": [],
         }
 
     def overview(self, refresh: bool = True) -> dict[str, Any]:
@@ -474,15 +538,10 @@ class FakeViews:
             "telemetry_lag_seconds": 0.1,
             "chaos": None,
             "ledger": {**book["totals"], **book["tasks"]},
-            "gpu": {
-                "kernels": 5,
-                "unattributed_kernels": 1,
-                "unattributed_seconds": 0.1,
-                "unattributed_share": 0.2,
-                "records_lost": 0,
-                "notices": [],
-            },
-            "gpu_devices": [],
+            "gpu": self.gpu_summary(),
+            "gpu_devices": [
+                dict.fromkeys(GPU_DEVICE) | {"gpu": 0, "state": "IN_SERVICE", "holders": [], "notices": []}
+            ],
             "recent_errors": [
                 {
                     "task_id": row["task_id"],

@@ -33,6 +33,7 @@ class Bundle:
     pool: Resources | None = None
     open: bool = False
     attempt: int = 0
+    held_at: float = 0.0
 
 
 @dataclass(slots=True, eq=False)

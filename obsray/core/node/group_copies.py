@@ -104,7 +104,7 @@ class GroupCopies:
         if group is None:
             return None
         if group.state is not GroupState.REMOVED:
-            self._follow(group, message.group)
+            self._follow(step, group, message.group)
         turn = Turn(group, peer.id, message.attempt, [group.bundles[index] for index in message.bundles])
         error = refused or self.hold(step, turn)
         if error and message.patient and not refused and self._can_have_turn(turn):
@@ -124,9 +124,9 @@ class GroupCopies:
             error = self._refusal(turn.group, bundle)
             if error:
                 for each in held:
-                    self.table.let_go(each)
+                    self.table.let_go(step, turn.group, each)
                 return error
-            self.table.hold(bundle)
+            self.table.hold(step, turn.group, bundle)
             bundle.attempt = turn.attempt
             held.append(bundle)
         self.answer(step, turn, "")
@@ -158,17 +158,17 @@ class GroupCopies:
             return None, ""
         if facts["state"] == GroupState.REMOVED:
             return group, str(facts["detail"]) or "its placement group was removed"
-        self._follow(group, facts)
+        self._follow(step, group, facts)
         if group.state is GroupState.CREATED:
             self.table.tell_watchers(step, group)
         return group, ""
 
-    def _follow(self, group: Group, facts: dict[str, Any]) -> None:
+    def _follow(self, step: Step, group: Group, facts: dict[str, Any]) -> None:
         for bundle, node in zip(group.bundles, facts["nodes"], strict=True):
-            self._settle(bundle, node, facts["attempt"])
+            self._settle(step, group, bundle, node, facts["attempt"])
         self._move(group, GroupState(facts["state"]))
 
-    def _settle(self, bundle: Bundle, node: bytes, attempt: int) -> None:
+    def _settle(self, step: Step, group: Group, bundle: Bundle, node: bytes, attempt: int) -> None:
         """A bundle is open at ``node`` now, or (empty) nowhere; of tries only ``attempt`` is under way."""
         if node == self.table.node:
             bundle.open = bundle.pool is not None
@@ -176,7 +176,7 @@ class GroupCopies:
         if bundle.pool is not None:
             if bundle.open or bundle.attempt == attempt:
                 return
-            self.table.let_go(bundle)
+            self.table.let_go(step, group, bundle)
             self.table.look_again()
         bundle.node, bundle.open = node, bool(node)
 
@@ -199,7 +199,7 @@ class GroupCopies:
             return group
         for bundle in group.bundles:
             if bundle.pool is not None and not bundle.open and bundle.attempt == message.attempt:
-                self.table.let_go(bundle)
+                self.table.let_go(step, group, bundle)
         self.table.look_again()
         return None
 

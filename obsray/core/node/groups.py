@@ -33,6 +33,7 @@ from obsray.core.node.bundles import (
     shown_amounts,
     unknown_facts,
 )
+from obsray.core.node.gpu_shares import tell_bundle_holds, tell_bundle_lets_go
 from obsray.core.node.peers import Peer, PeerTable
 from obsray.core.node.resources import Amounts, Resources
 from obsray.core.node.step import ReportGroup, Step, require
@@ -212,7 +213,7 @@ class GroupTable:
         for bundle, offer in found:
             bundle.node, bundle.attempt = offer.node, group.attempts
             if offer.node == self.node:
-                self.hold(bundle)
+                self.hold(step, group, bundle)
             else:
                 away.setdefault(offer.node, []).append(bundle)
         group.asked = set(away)
@@ -228,18 +229,24 @@ class GroupTable:
         else:
             self._open(step, group)
 
-    def hold(self, bundle: Bundle) -> None:
+    def hold(self, step: Step, group: Group, bundle: Bundle) -> None:
         """Take a bundle's share of this node; it must fit."""
         self._shares -= 1
         bundle.share, bundle.node = self._shares, self.node
         self.resources.take(bundle.share, bundle.amounts)
         share = self.resources.shares[bundle.share]
         bundle.pool = Resources(share.amounts, devices=share.devices)
+        if share.devices:
+            tell_bundle_holds(step, self.resources, group, bundle)
 
-    def let_go(self, bundle: Bundle) -> None:
+    def let_go(self, step: Step, group: Group, bundle: Bundle) -> None:
         """Give the share of a bundle back that nothing has run in."""
-        self.resources.give(bundle.share)
+        self._give(step, group, bundle)
         bundle.pool, bundle.node, bundle.attempt = None, b"", 0
+
+    def _give(self, step: Step, group: Group, bundle: Bundle) -> None:
+        tell_bundle_lets_go(step, self.resources, group, bundle)
+        self.resources.give(bundle.share)
 
     def _promise(self, group: Group, peer: Peer, bundles: list[Bundle]) -> None:
         """Count on less of what a node has to spare until it reports again."""
@@ -336,7 +343,7 @@ class GroupTable:
         self._end_try(group)
         for bundle in group.lost:
             if bundle.pool is not None:
-                self.let_go(bundle)
+                self.let_go(step, group, bundle)
             bundle.node = b""
         for node in sorted(nodes):
             step.tell_node(node, ReleaseBundles(group.id, attempt, False, why))
@@ -431,7 +438,7 @@ class GroupTable:
         self.tell_watchers(step, group)
         for bundle in group.bundles:
             if bundle.pool is not None and not bundle.open:
-                self.let_go(bundle)
+                self.let_go(step, group, bundle)
             self.release(step, group, bundle)
         self._removed.append(group.id)
         while len(self._removed) > REMOVED_REMEMBERED_MAX:
@@ -454,7 +461,7 @@ class GroupTable:
         pool = bundle.pool
         if group.state is GroupState.REMOVED and pool is not None and not pool.shares:
             bundle.pool = None
-            self.resources.give(bundle.share)
+            self._give(step, group, bundle)
             self.look_again()
             step.emit.bundle_released(step.time_ns, group.id, bundle.index, bundle.node)
 

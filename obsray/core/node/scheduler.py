@@ -22,6 +22,7 @@ from obsray.core.node.bundles import Bundle
 from obsray.core.node.decisions import Decisions
 from obsray.core.node.demands import Demand, Lease, Queue, Signature
 from obsray.core.node.environments import Runtime
+from obsray.core.node.gpu_shares import tell_lease_begins, tell_lease_ends
 from obsray.core.node.group_copies import GroupCopies
 from obsray.core.node.group_demands import GroupDemands
 from obsray.core.node.groups import GroupTable
@@ -250,6 +251,8 @@ class Scheduler:
         demand.asked_back -= lease.asked_back
         if queue is not None:
             queue.add(demand)
+        if lease.devices:
+            tell_lease_ends(step, lease)
         lease.place.give(lease.key)
         if lease.bundle is not None:
             self.groups.release(step, self.groups.groups[demand.placement.group], lease.bundle)
@@ -373,6 +376,8 @@ class Scheduler:
         self.pool.take(worker, WorkerState.ACTOR if demand.actor else WorkerState.LEASED, demand.runtime.job)
         lease = Lease(key, demand, worker, devices, step.now, place, bundle)
         self.leases[key] = self.by_worker[worker.id] = lease
+        if devices:
+            tell_lease_begins(step, lease)
         if bundle is None:
             self.reservation.took(step, demand.hold)
         reason = Reason.CAPACITY_FREE if bundle is None else Reason.PLACEMENT

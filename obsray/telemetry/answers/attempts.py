@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from obsray import ids
 from obsray.telemetry.columns import Array, Columns
 from obsray.telemetry.store import joined
 from obsray.telemetry.tables import NS
@@ -40,7 +41,8 @@ class Attempts:
         self.process: Array = np.concatenate([ended["process"], unended["process"]])
         self.start = np.concatenate([ended["started_at"], unended["started_at"]]).astype(np.int64)
         self.arrived = np.concatenate([ended["arrived_at"], unended["arrived_at"]]).astype(np.int64)
-        self.end = np.concatenate([ended["time_ns"], _ends(view, unended)]).astype(np.int64)
+        # (Together, unsigned and signed numbers become floats, which are too coarse for nanoseconds.)
+        self.end = np.concatenate([ended["time_ns"].astype(np.int64), _ends(view, unended)])
         self.end = np.maximum(self.end, self.start)
         more = len(unended)
         self.outcome = np.concatenate([ended["outcome"].astype(np.int64), np.full(more, OPEN)])
@@ -69,6 +71,17 @@ class Attempts:
         """The seconds of one of ``PARTS``."""
         found: Array = getattr(self, name)
         return found
+
+
+def node_of(view: Views, process: bytes) -> bytes:
+    """The node of a process: by the mark in its id, or the only one."""
+    nodes = view.cluster_table.nodes
+    if len(nodes) == 1:
+        return next(iter(nodes))
+    if not nodes:
+        return b""
+    mark = ids.mark_of(process)
+    return next((node for node in nodes if ids.mark_of_node(node) == mark), b"")
 
 
 def _known(view: Views, started: Columns, ended: Columns) -> Array:

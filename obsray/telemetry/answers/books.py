@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obsray import ids
-from obsray.telemetry.answers.attempts import Attempts, shares
+from obsray.telemetry.answers.attempts import Attempts, node_of, shares
+from obsray.telemetry.answers.gpus import gpu_books
 from obsray.telemetry.answers.idle import IDLE, Idle
 from obsray.telemetry.answers.offered import offered
 from obsray.telemetry.answers.steps import Steps, instants
@@ -49,7 +49,8 @@ def books(view: Views, job: int | None = None, refresh: bool = True) -> Row:
     """The books of a session, or of one job from its beginning to its end. Raises LookupError for an unknown job.
 
     ``activities``: seconds and share of each of ``ACTIVITIES``; ``functions`` and ``jobs``: seconds of their tasks by
-    activity; ``slot_seconds``, ``wall_seconds``, ``error_ratio``; ``more_workers``: would they help, and why.
+    activity; ``slot_seconds``, ``wall_seconds``, ``error_ratio``; ``more_workers``: would they help, and why; ``gpus``:
+    the books of all GPUs (``gpus.py``), None without any.
     """
     if refresh:
         view.refresh()
@@ -94,6 +95,7 @@ def books(view: Views, job: int | None = None, refresh: bool = True) -> Row:
         "waiting": idle.waiting(cpus),
     }  # fmt: skip
     found["more_workers"] = verdict(found)
+    found["gpus"] = gpu_books(view, begin, end, job)
     return found
 
 
@@ -130,7 +132,7 @@ class Slots:
         self.ready = np.clip(np.array(ready, np.int64), self.born, self.gone) if rows else self.gone
 
     def _gone(self, process: bytes, row: Row) -> int:
-        node = self.view.cluster_table.nodes.get(_node_of(self.view, process)) or {}
+        node = self.view.cluster_table.nodes.get(node_of(self.view, process)) or {}
         return int(row["died_at_ns"] or row["closed_at_ns"] or node.get("stopped_at_ns") or self.end)
 
     def lifetimes(self) -> Array:
@@ -197,7 +199,7 @@ class Slots:
                 continue
             begin = max(self.begin, row.get("started_at_ns") or self.begin)
             end = min(self.end, row.get("stopped_at_ns") or self.end)
-            here = np.array([_node_of(self.view, process) == node for process in self.processes], np.bool_)
+            here = np.array([node_of(self.view, process) == node for process in self.processes], np.bool_)
             there = Steps.of_intervals(self.born[here], self.gone[here]) if here.any() else Steps(*_nothing())
             total += cpus
             times = np.concatenate([[begin], there.times[(there.times > begin) & (there.times < end)], [end]])
@@ -208,17 +210,6 @@ class Slots:
 
 def _nothing() -> tuple[Array, Array]:
     return np.empty(0, np.int64), np.empty(0, np.int64)
-
-
-def _node_of(view: Views, process: bytes) -> bytes:
-    """The node of a process: by the mark in its id, or the only one."""
-    nodes = view.cluster_table.nodes
-    if len(nodes) == 1:
-        return next(iter(nodes))
-    if not nodes:
-        return b""
-    mark = ids.mark_of(process)
-    return next((node for node in nodes if ids.mark_of_node(node) == mark), b"")
 
 
 def _leases(view: Views, number: dict[bytes, int], end: int) -> dict[int, list[tuple[int, int]]]:

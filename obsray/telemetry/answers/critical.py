@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obsray import ids
+from obsray.telemetry.answers.gpu_time import NAMES, GpuTime, union
+from obsray.telemetry.answers.gpus import shares_of
 from obsray.telemetry.answers.graph import (
     ARGUMENT,
     CAPACITY,
@@ -56,7 +58,8 @@ def critical_path(view: Views, job: int | None = None, refresh: bool = True) -> 
     """What a job's duration consists of. Raises LookupError for a job without tasks.
 
     ``kinds`` and ``functions``: seconds of the path by kind and by function; ``path``: its pieces from the beginning
-    (the longest ``PIECES_SHOWN``); ``seconds``: its length, which is the job's from its first task's submission to its
+    (the longest ``PIECES_SHOWN``); ``gpu``: what the GPUs of its tasks did while these ran (empty without any);
+    ``seconds``: its length, which is the job's from its first task's submission to its
     end; ``nearly``: the tasks beside the path with the least slack; ``sentence``.
     """
     if refresh:
@@ -88,6 +91,7 @@ def critical_path(view: Views, job: int | None = None, refresh: bool = True) -> 
         "pieces": len(pieces),
         "nearly": _nearly(graph, pieces),
     }
+    found["gpu"] = gpu_parts(view, graph, pieces)
     found["sentence"] = _sentence(found)
     return found
 
@@ -106,6 +110,31 @@ def _sums(graph: Graph, pieces: list[Piece]) -> tuple[dict[str, float], dict[str
         name = graph.view.store.texts[code]
         functions[name] = functions.get(name, 0.0) + float(of_name[code])
     return dict(zip(number, of_kind.tolist(), strict=True)), functions
+
+
+def gpu_parts(view: Views, graph: Graph, pieces: list[Piece]) -> list[Row]:
+    """Seconds of GPUs within the tasks on the path, where these are on it: work, and idleness by cause.
+
+    A task with two GPUs has twice its time.
+    """
+    of_task: dict[int, list[tuple[int, int]]] = {}
+    for _, low, high, task in pieces:
+        if task >= 0:
+            of_task.setdefault(int(graph.row[task]), []).append((low, high))
+    if not view.gpu_table.kernels_total or not of_task:
+        return []
+    time = GpuTime(view, pieces[-1][1], pieces[0][2])
+    own = time.pieces.take(time.pieces.attempt >= 0)
+    rows = time.attempts.row[own.attempt] if len(own.attempt) else own.attempt
+    order = np.argsort(rows, kind="stable")
+    sums = np.zeros(len(NAMES))
+    for row, spans in of_task.items():
+        low, high = np.searchsorted(rows[order], [row, row + 1])
+        mine = own.take(order[low:high])
+        for begin, end in zip(*(each.tolist() for each in union(*np.array(spans, np.int64).T)), strict=True):
+            seconds = np.maximum(np.minimum(mine.end, end) - np.maximum(mine.start, begin), 0) / NS
+            sums += np.bincount(mine.activity, seconds, len(NAMES))
+    return shares_of(dict(zip(NAMES, sums.tolist(), strict=True)))
 
 
 # --- the walk ----------------------------------------------------------------------------------------------

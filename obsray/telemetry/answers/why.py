@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from obsray import ids
 from obsray.telemetry.answers.answer import Answer, Code
+from obsray.telemetry.answers.gpus import why_gpu
 from obsray.telemetry.answers.tasks import Tasks
 from obsray.telemetry.answers.things import Things
 
@@ -30,18 +31,37 @@ class UnknownThing(LookupError):
 
 
 def why(view: Views, identifier: str, refresh: bool = True) -> Row:
-    """Why the task, actor, placement group or object with this id (hex) is as it is.
+    """Why the task, actor, placement group or object with this id (hex), or the GPU ``gpu:NODE/0``, is as it is.
 
     ``sentence``; ``code`` and ``root_code`` (names of ``Code``); ``chain`` from the thing to the root; ``time``: where
     the time went, in order; ``facts``, ``fix``, ``eta_seconds``. Raises UnknownThing, and ValueError for what is no id.
     """
     if refresh:
         view.refresh()
+    if identifier.startswith("gpu:"):
+        return why_gpu(view, identifier).to_row()
     try:
         raw = bytes.fromhex(identifier)
     except ValueError:
         raise ValueError(f"an id is a hex number, not {identifier!r}") from None
-    return Explainer(view).explain(raw).to_row()
+    answer = Explainer(view).explain(raw)
+    if len(raw) == ids.TASK_ID_BYTES:
+        _add_gpu(view, raw, answer)
+    return answer.to_row()
+
+
+def _add_gpu(view: Views, task: bytes, answer: Answer) -> None:
+    """What a task had its GPU do, and why that idled meanwhile."""
+    row = view.task_table.index.row(task)
+    if row < 0 or view.gpu_table.of(task) is None:
+        return
+    times = view.task_table
+    gpu = view.task_gpu(task, int(times["started_at"][row]), int(times["ended_at"][row]) or view.now_ns())
+    if gpu is None or not gpu["activities"]:
+        return
+    answer.facts.append(f"GPU {', '.join(map(str, gpu['gpus']))} {gpu['why']}")
+    if answer.code in (Code.RUNNING, Code.FINISHED) and not answer.fix:
+        answer.fix = gpu["fix"]
 
 
 class Explainer(Tasks, Things):

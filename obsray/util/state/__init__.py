@@ -22,6 +22,7 @@ needs no other process.
 from __future__ import annotations
 
 from obsray.util.state.client import StateApiClient
+from obsray.util.state.gpus import GpuState, KernelState, list_gpus, list_kernels
 from obsray.util.state.listing import Rows
 from obsray.util.state.lists import (
     list_actors,
@@ -62,7 +63,9 @@ from obsray.util.state.summaries import summarize_actors, summarize_objects, sum
 __all__ = [
     "ActorState",
     "ClusterEventState",
+    "GpuState",
     "JobState",
+    "KernelState",
     "NodeState",
     "ObjectState",
     "PlacementGroupState",
@@ -84,7 +87,9 @@ __all__ = [
     "get_worker",
     "list_actors",
     "list_cluster_events",
+    "list_gpus",
     "list_jobs",
+    "list_kernels",
     "list_logs",
     "list_nodes",
     "list_objects",

@@ -75,7 +75,7 @@ def test_lists_in_the_words_of_the_state_api(obsray):
     assert rows[0]["task_id"] not in {row["task_id"] for row in more}
     assert "- task_id: " in obsray("list", "tasks", "--detail", "--limit", "1")[1]
     assert "SEVERITY" in obsray("list", "cluster-events", "--limit", "3")[1]
-    assert obsray("list", "runtime-envs")[0] == 0 and obsray("list", "kernels", "--format", "json")[0] == 1
+    assert obsray("list", "runtime-envs")[0] == 0 and obsray("list", "functions", "--format", "json")[0] == 1
 
 
 def test_a_summary_counts_by_name(obsray):

@@ -14,9 +14,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as Proto
 
 from obsray.cli import command
 from obsray.export import sending
+from obsray.export.gpu_spans import whole
 from obsray.export.receivers import SettingError, Settings, receiver
 from obsray.export.sending import GivenUp, Sender, state_of
-from obsray.export.spans import whole
 from obsray.telemetry import span_ids
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
