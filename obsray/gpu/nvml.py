@@ -157,6 +157,17 @@ class Nvml:
         self._call("nvmlDeviceGetHandleByUUID", ctypes.c_char_p(uuid.encode()), ctypes.byref(found))
         return found
 
+    def whole(self, handle: Any) -> Any:
+        """The GPU that a part (MIG) is of; a GPU itself."""
+        found = ctypes.c_void_p()
+        try:
+            self._call("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", handle, ctypes.byref(found))
+        except NvmlError as error:
+            if error.lost:
+                raise
+            return handle
+        return found if found.value else handle
+
     def found(self, index: int, handle: Any) -> Found:
         """What is known about a device. What it does not tell is empty; only one that is lost raises NvmlError."""
         model = self._or(lambda: self._string("nvmlDeviceGetName", handle), "")

@@ -86,13 +86,15 @@ class Process:
         return found
 
     def _watch(self, found: Nvml) -> Any:
-        handles = []
+        handles: list[Any] = []
         for gpu in self.sampler.gpus:
             try:
                 gpu.handle = found.handle_of(gpu.uuid)
-                handles.append(gpu.handle)
+                gpu.whole = found.whole(gpu.handle)
             except NvmlError:
                 continue  # the next look says so
+            if all(gpu.whole.value != other.value for other in handles):
+                handles.append(gpu.whole)
         try:
             return found.watch(handles) if handles else None
         except NvmlError as error:
@@ -136,11 +138,11 @@ class Process:
         if error is None:
             return
         device, number = error
-        gpu = next((gpu for gpu in self.sampler.gpus if gpu.handle is not None and gpu.handle.value == device), None)
-        if gpu is not None:
-            log.warning("GPU %d: Xid %d: %s", gpu.number, number, XIDS.get(number, "see NVIDIA's list"))
-            self._changed(self.rules.xid(time.monotonic(), gpu.number, number))
-            self._tell()
+        for gpu in self.sampler.gpus:
+            if gpu.whole is not None and gpu.whole.value == device:
+                log.warning("GPU %d: Xid %d: %s", gpu.number, number, XIDS.get(number, "see NVIDIA's list"))
+                self._changed(self.rules.xid(time.monotonic(), gpu.number, number))
+        self._tell()
 
     # --- telling ----------------------------------------------------------------------------------------------------
 

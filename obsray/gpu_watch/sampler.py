@@ -27,6 +27,8 @@ class Watched:
         self.number = number
         self.uuid = uuid
         self.handle: Any = None
+        #: The same, or what it is a part of (MIG): errors of the hardware are told of whole GPUs.
+        self.whole: Any = None
 
 
 class Sampler:
@@ -45,7 +47,7 @@ class Sampler:
         """Use this library from here on; handles of an earlier one are gone."""
         self.nvml = nvml
         for gpu in self.gpus:
-            gpu.handle = None
+            gpu.handle = gpu.whole = None
 
     def fail(self, time_ns: int, gpu: int, call: str, error: str) -> None:
         """Record what cannot be learned; once."""

@@ -27,3 +27,35 @@ def test_switched_off_nothing_is_tried():
         directory = context["session_dir"]
         assert obsray.get(visible.remote()) == "0"
     assert not Store.open(directory).rows("gpu_capture_refused")
+
+
+@obsray.remote
+def visible_without() -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+@obsray.remote(num_gpus=1)
+class Owner:
+    def visible(self) -> str | None:
+        return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_who_asked_for_no_gpu_sees_none_and_an_actor_with_one_ends_in_order_with_its_driver(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with obsray.init(num_cpus=2, num_gpus=1, include_dashboard=False) as context:
+        directory = context["session_dir"]
+        owner = Owner.remote()
+        assert obsray.get(owner.visible.remote()) == "0"
+        assert obsray.get(visible_without.remote()) == ""
+        own = {"env_vars": {"CUDA_VISIBLE_DEVICES": "7"}}
+        assert obsray.get(visible_without.options(runtime_env=own).remote()) == "7"
+        (placed,) = Store.open(directory).rows("actor_placed")
+    died = [row for row in Store.open(directory).rows("worker_died") if row["worker"] == placed["worker"]]
+    assert [(row["exit_code"], row["signal"]) for row in died] == [(0, 0)], "it could hand over what it had recorded"
+
+
+def test_programs_may_keep_the_variable_to_themselves(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    with obsray.init(num_cpus=1, include_dashboard=False):
+        assert obsray.get(visible_without.remote()) == "3"

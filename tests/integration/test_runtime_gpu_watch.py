@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,25 @@ def test_gpus_are_found_and_watched_and_one_with_an_error_gets_no_work_until_it_
     assert [change["health"] for change in changes] == ["out_of_service", "in_service"]
     decided = [row["deficit"] for row in Store.open(directory).rows("lease_decided")]
     assert any("GPU 1 is out of service: Xid 79" in deficit for deficit in decided)
+
+
+def test_what_waits_for_a_gpu_that_is_out_of_service_can_be_asked_why(library, tmp_path):
+    settings = {"nvml_library": library, "gpu_recovery_seconds": 3600.0, "sample_interval_seconds": 0.2}
+    with obsray.init(num_cpus=2, include_dashboard=False, _system_config=settings) as context:
+        (tmp_path / "xid").write_text("48")
+        eventually(lambda: obsray.cluster_resources()["GPU"] == 1, 60)
+        waiting = devices.options(num_gpus=2).remote()
+        shown = views_of(context["session_dir"])
+
+        def reason() -> str:
+            return str(shown.why(waiting.task_id().hex()))
+
+        eventually(lambda: "GPU 1 is out of service: Xid 48" in reason(), 60)
+        said = subprocess.run(
+            [sys.executable, "-m", "obsray.cli", "status", "--session", str(context["session_dir"])],
+            capture_output=True, text=True, check=True, timeout=120,
+        ).stdout  # fmt: skip
+        assert "NVIDIA H100 80GB HBM3" in said and "out of service: Xid 48" in said
 
 
 def test_gpus_are_chosen_by_uuid_and_tasks_see_them_by_it(library, monkeypatch):

@@ -80,6 +80,12 @@ class ArgumentError(Exception):
     """Arguments or code could not be unpickled here; ``__cause__`` says why."""
 
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+#: As programs know them from Ray: "0" lets those without GPUs see all; "1" leaves the variable to the program.
+_NOT_ON_ZERO = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
+_NEVER_SET = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
+
+
 class Executor:
     """What a worker does besides being a session."""
 
@@ -105,7 +111,10 @@ class Executor:
         self._context: dict[str, Any] = {}
         self._captured: bytes = b""
         #: What the driver may see, before tasks get their share of it.
-        self._visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        self._visible = os.environ.get(_VISIBLE, "")
+        #: What those may see that own none; None: whatever there is.
+        self._unowned: str | None = None
+        self._sets_visible = os.environ.get(_NEVER_SET, "") not in ("1", "true", "True")
         self._blocked = False
         #: Attempts that were cancelled before they began.
         self._cancelled: set[bytes] = set()
@@ -617,13 +626,28 @@ class Executor:
         devices = tuple(context.get("devices", {}).get("GPU", ()))
         if devices == self._devices:
             return
-        if devices:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names_of_gpus(devices, self._visible))
-            if not self._gpu_asked:
-                self._start_capture(devices)
-        else:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        self._show_devices(devices)
+        if devices and not self._gpu_asked:
+            self._start_capture(devices)
         self._devices = devices
+
+    def hide_devices(self) -> None:
+        """This process owns no devices yet, so CUDA shows it none, unless its environment says otherwise."""
+        given = (self.session.place.get("description") or {}).get("env_vars") or {}
+        self._unowned = given.get(_VISIBLE, None if os.environ.get(_NOT_ON_ZERO) == "0" else "")
+        self._show_devices(())
+
+    def _show_devices(self, devices: tuple[int, ...]) -> None:
+        """Have CUDA show these devices and no others: who asked for none gets none, or what others own is shared."""
+        shown = ",".join(names_of_gpus(devices, self._visible)) if devices else self._unowned
+        if not self._sets_visible:
+            return
+        if shown is not None:
+            os.environ[_VISIBLE] = shown
+        elif self._visible:
+            os.environ[_VISIBLE] = self._visible
+        else:
+            os.environ.pop(_VISIBLE, None)
 
     def _start_capture(self, devices: tuple[int, ...]) -> None:
         """Capture what these GPUs do from here on: before the first call of CUDA, and only in workers that own one."""

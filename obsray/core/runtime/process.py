@@ -44,6 +44,7 @@ def main(session_dir: str, worker_id: bytes, place: dict[str, Any]) -> None:
     os.environ.setdefault("PYTHONBREAKPOINT", "obsray.util.pdb.set_trace")
     Submission(session)
     executor = Executor(session)
+    executor.hide_devices()
     session.start()
     try:
         executor.run()

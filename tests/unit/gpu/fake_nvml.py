@@ -25,6 +25,8 @@ class Card:
     celsius: int = 61
     slow: int = 0
     mig: bool = False
+    #: The address of the GPU that it is a part of.
+    part_of: int = 0
     processes: list[tuple[int, int]] = field(default_factory=list)
     pending: bool = False
     failed: bool = False
@@ -89,6 +91,13 @@ class FakeLibrary:
                 found._obj.value = place + 1
                 return 0
         return nvml.NOT_FOUND
+
+    def _whole(self, handle: Any, found: Any) -> int:
+        part_of = self._card(handle).part_of
+        if not part_of:
+            return nvml.NOT_SUPPORTED
+        found._obj.value = part_of
+        return 0
 
     def _name(self, handle: Any, buffer: Any, size: Any) -> int:
         buffer.value = self._card(handle).model.encode()
@@ -160,6 +169,7 @@ class FakeLibrary:
         "nvmlDeviceGetCount_v2": _count, "nvmlDeviceGetHandleByIndex_v2": _by_index,
         "nvmlDeviceGetHandleByUUID": _by_uuid, "nvmlDeviceGetName": _name, "nvmlDeviceGetUUID": _uuid,
         "nvmlDeviceGetMemoryInfo_v2": _memory_v2, "nvmlDeviceGetMemoryInfo": _memory,
+        "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": _whole,
         "nvmlDeviceGetUtilizationRates": _utilization, "nvmlDeviceGetPowerUsage": _one("milliwatts"),
         "nvmlDeviceGetTemperature": _one("celsius"), "nvmlDeviceGetCurrentClocksEventReasons": _one("slow"),
         "nvmlDeviceGetCurrentClocksThrottleReasons": _one("slow"), "nvmlDeviceGetMigMode": _mig,

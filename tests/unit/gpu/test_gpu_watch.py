@@ -223,6 +223,18 @@ def test_the_node_is_told_when_a_gpu_reports_an_error_and_when_it_is_well_again(
     assert library.opened == 0
 
 
+def test_an_error_of_a_divided_gpu_takes_all_its_parts_out(watching):
+    process, library, asked = watching
+    library.cards += [Card(uuid="GPU-whole")]
+    for card in library.cards[:2]:
+        card.part_of = 3
+    process.look(0.0)
+    assert library.watched == [3]
+    library.xids = [(3, 79)]
+    process._wait(0.01)
+    assert [facts["gpu"] for method, facts in asked if method == "gpu_health"] == [0, 1]
+
+
 def test_a_node_that_cannot_be_told_now_is_told_at_the_next_look(watching, monkeypatch):
     process, library, asked = watching
     process.look(0.0)
