@@ -278,7 +278,7 @@ def _memory_text(found: dict[str, Any], coloured: bool) -> str:
     lines = [units.plain(found["sentence"]) + peak]
     for title, key in (
         ("by call site of put", "by_call_site"), ("by function", "by_function"), ("by job", "by_job"),
-        ("by owner", "by_owner"), ("by age", "by_age"),
+        ("by holder", "by_holder"), ("by owner", "by_owner"), ("by age", "by_age"),
     ):  # fmt: skip
         if not found[key]:
             continue

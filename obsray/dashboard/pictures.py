@@ -140,7 +140,7 @@ def memory_shape(found: Row) -> Row:
         ("by_call_site", "Call site", "the line that called put"),
         ("by_function", "Function", "whose result it is, or that put it"),
         ("by_age", "Age", "since it was made"),
-        ("by_holder", "Holder", "who keeps it alive: its owner, and who was handed it or reads it"),
+        ("by_holder", "Holder", "who was given a reference and keeps it; otherwise its owner"),
         ("by_owner", "Owner", "the process whose references keep it alive"),
         ("by_job", "Job", ""),
     ):

@@ -368,6 +368,10 @@ _UNION: tuple[Event, ...] = (
         _OBJECT, _measure("object_bytes", "u64"), _detail("error", "str"))),
     Event(44, "object_restoring", "There is room for a spilled object that somebody wants; it is being read back.", (
         _OBJECT, _measure("object_bytes", "u64"), _measure("queue_seconds", "f32"))),
+    Event(271, "object_held", "A process has been given a reference to an object of another one and keeps it alive.", (
+        _OBJECT, _WORKER)),
+    Event(272, "object_let_go", "A process has dropped its last reference to an object of another one.", (
+        _OBJECT, _WORKER)),
     # actors
     Event(48, "actor_created", "An actor was asked for.", (
         _ACTOR, _TASK, _label("class_name", "str"), _detail("actor_name", "str"), _detail("namespace", "str"),

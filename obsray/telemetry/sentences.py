@@ -476,6 +476,8 @@ SENTENCES: dict[str, Sentence] = {
     "object_put": lambda r, n: f"{n.process_label(r['process'])} put {_object(r)} ({size(r['object_bytes'])})",
     "object_created": _object_created,
     "object_sealed": lambda r, n: f"{_object(r)} ({size(r['object_bytes'])}) is complete",
+    "object_held": lambda r, n: f"{_worker(r, n)} was given a reference to {_object(r)} and keeps it alive",
+    "object_let_go": lambda r, n: f"{_worker(r, n)} dropped its last reference to {_object(r)}",
     "object_freed": lambda r, n: f"{_object(r)} was freed after {duration(r['age_seconds'])}",
     "object_spilling": lambda r, n: f"{_object(r)} ({size(r['object_bytes'])}) is being written to disk to make room",
     "object_spill_stopped": lambda r, n: f"{_object(r)} stays in memory"

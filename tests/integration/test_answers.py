@@ -242,6 +242,12 @@ def keep(size):
     kept.append(obsray.put(np.zeros(size, np.uint8)))
 @obsray.remote
 def use(value): return len(value)
+@obsray.remote(num_cpus=0)
+class Cache:
+    kept = []
+    def keep(self, references): self.kept += references
+cache = Cache.remote()
+obsray.get(cache.keep.remote([obsray.put(np.zeros(150_000, np.uint8)) for _ in range(3)]))
 for number in range(25):
     keep(200_000)
     obsray.get(use.remote(obsray.put(np.zeros(300_000, np.uint8))))
@@ -260,6 +266,8 @@ def test_a_leak_is_found_with_the_line_that_made_it(program):
     assert len(live["suspects"]) == 1, live
     suspect = live["suspects"][0]["what"]
     assert suspect.startswith("<string>:") and suspect.endswith(" in keep")
+    holders = {row["what"]: row["objects"] for row in live["by_holder"]}
+    assert sorted(holders.values()) == [3, 25], "the actor keeps what it was given, the driver the rest"
     assert live["by_call_site"][0]["objects"] == 25 and live["by_call_site"][0]["bytes"] >= 25 * 200_000
     over = views(directory).memory()
     assert over["by_call_site"][0]["what"] == suspect and not over["live"]

@@ -331,6 +331,13 @@ class Inbox:
         if client is not None and client.ends_with_handles:
             self.session.ownership.outbox.append((NODE, m.encode(m.KillActor(client.id, False, True))))
 
+    def on_held(self, identifier: bytes, worker: bytes, held: bool) -> None:
+        """Another process keeps an owned object alive from now on, or does not any more."""
+        if identifier[8] == SEQUENCE_ACTOR:
+            return  # handles are no values
+        emitter = self.session.emitter
+        (emitter.object_held if held else emitter.object_let_go)(self.time_ns(), identifier, worker)
+
     def leave_if_free(self) -> None:
         """End if this process was asked to and stayed for what others held, and they do not hold it any more."""
         if self._leaving and not any(self.session.ownership.needed_by_others()):

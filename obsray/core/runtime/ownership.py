@@ -174,6 +174,8 @@ class Ownership:
         self._release: dict[bytes, list[bytes]] = {}
         #: Called with the id of an owned entry that ended (actors end with their last handle).
         self.on_freed: Callable[[bytes], None] | None = None
+        #: Called with an owned object and a process that holds it from now on, or (False) does not any more.
+        self.on_held: Callable[[bytes, bytes, bool], None] | None = None
 
     # --- references ---------------------------------------------------------------------------------------------
 
@@ -378,7 +380,10 @@ class Ownership:
         if entry is None:
             return
         counts = self.holders.setdefault(identifier, {})
-        total = counts.get(worker, 0) + count
+        before = counts.get(worker, 0)
+        total = before + count
+        if self.on_held is not None and (before > 0) != (total > 0) and len(worker) == WORKER_ID_BYTES:
+            self.on_held(identifier, worker, total > 0)
         if total:
             counts[worker] = total
             self.held_by.setdefault(worker, set()).add(identifier)

@@ -216,6 +216,7 @@ class Session:
         #: What holds for the job this process works for: ``DescribeJob``.
         self.description: dict[str, Any] = {}
         self.ownership.on_freed = self.inbox.on_freed
+        self.ownership.on_held = self.inbox.on_held
         self._watcher = threading.Thread(target=self._watch, name="obsray-watcher", daemon=True)
 
     def start(self) -> None:

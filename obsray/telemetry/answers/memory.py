@@ -36,8 +36,9 @@ _AGES = ((1.0, "under 1 s"), (10.0, "1 s to 10 s"), (60.0, "10 s to 1 min"), (60
 def memory(view: Views, refresh: bool = True) -> Row:
     """Live bytes now (of a session that is over: before its drivers left).
 
-    ``by_call_site``, ``by_function``, ``by_job``, ``by_owner``, ``by_age``: objects, bytes, oldest; ``suspects``:
-    groups that look leaked, with why; ``peak``: the most bytes there were, and when; ``store``: the newest sample.
+    ``by_call_site``, ``by_function``, ``by_job``, ``by_owner``, ``by_age``: objects, bytes, oldest; ``by_holder``: the
+    same by who keeps them alive; ``suspects``: groups that look leaked, with why; ``peak``: the most bytes there were,
+    and when; ``store``: the newest sample.
     """
     if refresh:
         view.refresh()
@@ -69,6 +70,7 @@ def memory(view: Views, refresh: bool = True) -> Row:
     }  # fmt: skip
     for key, (codes, names) in groups.items():
         found[key] = _grouped(codes, names, live, sizes, ages, table["pins"])
+    found["by_holder"] = _by_holder(view, live, at, sizes, ages, table["pins"])
     codes, names = made.sources()
     found["suspects"] = _suspects(codes, names, rows, born, gone, sizes, at)
     found["sentence"] = _sentence(found)
@@ -159,6 +161,38 @@ def _grouped(codes: Array, names: list[str], live: Array, sizes: Array, ages: Ar
         }
         for code in order[:GROUPS_MAX]
     ]  # fmt: skip
+
+
+def _by_holder(view: Views, live: Array, at: int, sizes: Array, ages: Array, pins: Array) -> list[Row]:
+    """By the processes that were given references and keep them; what nobody was given is its owner's alone.
+
+    An object that several processes keep counts for each of them.
+    """
+    table = view.object_table
+    alive = np.zeros(len(table), np.bool_)
+    alive[live] = True
+    balance: dict[tuple[int, bytes], int] = {}
+    for event, change in (("object_held", 1), ("object_let_go", -1)):
+        for columns in view.store.select(event, lambda columns: columns["time_ns"].astype(np.int64) <= at):
+            rows = table.index.rows(columns["object"], create=False)
+            for number in np.flatnonzero((rows >= 0) & alive[np.maximum(rows, 0)]).tolist():
+                key = int(rows[number]), columns["worker"][number].tobytes()
+                balance[key] = balance.get(key, 0) + change
+    gone = {
+        process for process, row in view.process_table.rows.items()
+        if 0 < (row["died_at_ns"] or row["closed_at_ns"] or 0) <= at
+    }  # fmt: skip
+    kept = [key for key, count in balance.items() if count > 0 and key[1] not in gone]
+    words = _words(table["id"])[:, :2].copy().view("<u8").ravel()
+    given = {row for row, _ in kept}
+    alone = np.array([row for row in live.tolist() if row not in given], np.int64)
+    who = [*words[alone].tolist(), *(int.from_bytes(worker, "little") for _, worker in kept)]
+    rows = np.concatenate([alone, np.array([row for row, _ in kept], np.int64)])
+    different, back = np.unique(np.array(who, np.uint64), return_inverse=True)
+    codes = back.ravel().astype(np.int64)
+    names = [view.process_label(int(one).to_bytes(8, "little")) for one in different]
+    of_rows = np.arange(len(rows))
+    return _grouped(codes, names, of_rows, sizes[rows], ages[rows], pins[rows])
 
 
 def _by_age(ages: Array, sizes: Array) -> list[Row]:

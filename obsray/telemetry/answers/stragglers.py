@@ -6,6 +6,7 @@ deviation of the logarithm), after what the size of its arguments explains. Caus
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ Row = dict[str, Any]
 #: From so many usual deviations on, and from so many times the median on, a task is a straggler.
 DEVIATIONS = 3.5
 FACTOR = 1.5
+#: Less than this more than usual is the machine's noise.
+EXCESS_SECONDS_MIN = 0.001
 #: Functions with fewer runs have no usual time.
 RUNS_MIN = 5
 STRAGGLERS_MAX = 200
@@ -110,6 +113,8 @@ class _Function:
             part: table[f"{part}_seconds"][rows].astype(np.float64)
             for part in ("fetch", "deserialize", "run", "store", "cpu", "blocked")
         }
+        self._medians: dict[str, float] = {}
+        self._places: dict[tuple[str, int], str] = {}
         self.usual = float(np.median(lasted))
         self.logs = np.log(np.maximum(lasted, 1e-6))
         self.expected, self.by_size = self._by_size()
@@ -131,9 +136,15 @@ class _Function:
         slope, offset = np.polyfit(sizes, self.logs, 1)
         return slope * sizes + offset - float(np.median(self.logs)), True
 
+    def median(self, part: str) -> float:
+        """What is usual of a part, or of the bytes of arguments."""
+        if part not in self._medians:
+            self._medians[part] = float(np.median(self.bytes if part == "bytes" else self.parts[part]))
+        return self._medians[part]
+
     def stragglers(self) -> Array:
         """Which runs are: unexpectedly slow, or slow because they had much more to do."""
-        large = self.lasted > FACTOR * self.usual
+        large = (self.lasted > FACTOR * self.usual) & (self.lasted - self.usual > EXCESS_SECONDS_MIN)
         spread = max(1.4826 * float(np.median(np.abs(self.logs - np.median(self.logs)))), 0.1)
         unusual = (self.logs - float(np.median(self.logs))) / spread > DEVIATIONS
         found: Array = np.flatnonzero(large & ((self.deviations > DEVIATIONS) | unusual))
@@ -152,9 +163,9 @@ class _Function:
 
     def _cause(self, at: int, everywhere: bool) -> tuple[str, str]:
         excess = float(self.lasted[at]) - self.usual
-        over = {part: float(values[at] - np.median(values)) for part, values in self.parts.items()}
+        over = {part: float(values[at] - self.median(part)) for part, values in self.parts.items()}
         if self.by_size and self.deviations[at] <= DEVIATIONS:
-            usual = size(float(np.median(self.bytes)))
+            usual = size(self.median("bytes"))
             return "data size", f"its arguments are {size(self.bytes[at])}, usual are {usual}: time grows with them"
         for part, cause, words in (
             ("fetch", "fetching arguments", "bringing its arguments to the worker"),
@@ -163,18 +174,18 @@ class _Function:
             ("deserialize", "deserialising", "making Python objects of its arguments"),
         ):
             if over[part] > _SHARE * excess:
-                usual = duration(float(np.median(self.parts[part])))
+                usual = duration(self.median(part))
                 return cause, f"{duration(float(self.parts[part][at]))} {words}, usual are {usual}"
         for which, cause in (("node", "node"), ("worker", "worker")):
             text = self._place(at, which)
             if text:
                 return cause, text
-        if self.cold[at] and self._cold_is_slow():
+        if self.cold[at] and self._cold_is_slow:
             return "cold worker", "the first run of the function in its process: imports and caches"
         if everywhere:
             return "busy machine", "most tasks that began in the same moment were slow, too, whatever they did"
         if over["cpu"] > _SHARE * excess:
-            usual = duration(float(np.median(self.parts["cpu"])))
+            usual = duration(self.median("cpu"))
             return (
                 "more work",
                 f"it computed for {duration(float(self.parts['cpu'][at]))} of CPU time, usual are {usual}",
@@ -187,16 +198,22 @@ class _Function:
 
     def _place(self, at: int, which: str) -> str:
         """If the runs of this node or worker are slow as a rule and those elsewhere are not: that, in words."""
+        worker = int(self.view.task_table["worker"][self.rows[at]])
+        if (which, worker) not in self._places:
+            self._places[which, worker] = self._slow_place(worker, which)
+        return self._places[which, worker]
+
+    def _slow_place(self, worker: int, which: str) -> str:
         table = self.view.task_table
-        workers = table["worker"][self.rows]
+        where = table["worker"][self.rows]
         if which == "node":
-            names = [ids.mark_of(worker).hex() for worker in table.workers.ids]
+            names = [ids.mark_of(one).hex() for one in table.workers.ids]
             different = {name: number for number, name in enumerate(dict.fromkeys(names))}
-            where = np.array([different[name] for name in names])[np.maximum(workers, 0)]
-            label = f"node {names[int(workers[at])]}"
+            where = np.array([different[name] for name in names])[np.maximum(where, 0)]
+            here = where == different[names[worker]]
+            label = f"node {names[worker]}"
         else:
-            where, label = workers, self.view.process_label(table.workers.ids[int(workers[at])])
-        here = where == where[at]
+            here, label = where == worker, self.view.process_label(table.workers.ids[worker])
         if here.sum() < 3 or (~here).sum() < 3:
             return ""
         inside, outside = float(np.median(self.lasted[here])), float(np.median(self.lasted[~here]))
@@ -204,6 +221,7 @@ class _Function:
             return ""
         return f"{self.name} takes {inside / outside:.1f} x as long on {label} as elsewhere"
 
+    @cached_property
     def _cold_is_slow(self) -> bool:
         if not self.cold.any() or self.cold.all():
             return False

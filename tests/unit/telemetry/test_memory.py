@@ -8,6 +8,7 @@ import pytest
 
 from obsray import ids
 from obsray.cli import command
+from obsray.telemetry.events import DeathCause
 from tests.unit.telemetry.scenes import NS, Scene
 
 
@@ -43,6 +44,24 @@ def test_live_bytes_are_summed_by_call_site_function_job_owner_and_age(tmp_path)
     assert [row["bytes"] for row in found["by_owner"]] == [10 * 10**6]
     assert [row["what"] for row in found["by_age"]] == ["10 s to 1 min"]
     assert found["peak"]["bytes"] == 10**9 + 10 * 10**6
+
+
+def test_who_keeps_what_alive_is_who_was_given_it_and_has_not_dropped_it(tmp_path):
+    scene = Scene(tmp_path / "session")
+    first, second, third = scene.worker(), scene.worker(), scene.worker()
+    alone, lent, shared = put(scene, 10**6), put(scene, 2 * 10**6), put(scene, 4 * 10**6)
+    for identifier, worker in ((lent, first), (shared, first), (shared, second), (alone, second), (alone, third)):
+        scene.driver.object_held(scene.tick(), identifier, worker)
+    scene.driver.object_let_go(scene.tick(), alone, second)
+    scene.die(third, DeathCause.SIGNAL)
+    view = scene.views()
+    held = {row["what"]: (row["objects"], row["bytes"]) for row in view.memory()["by_holder"]}
+    assert held == {
+        view.process_label(scene.driver.process): (1, 10**6), view.process_label(first): (2, 6 * 10**6),
+        view.process_label(second): (1, 4 * 10**6),
+    }  # fmt: skip
+    told = [row["text"] for row in view.story(alone.hex())]
+    assert any("was given a reference" in text for text in told) and any("dropped its last" in text for text in told)
 
 
 def leaking(scene: Scene, seconds: float = 1.0) -> None:
