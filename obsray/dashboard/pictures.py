@@ -141,7 +141,7 @@ def memory_shape(found: Row) -> Row:
         ("by_function", "Function", "whose result it is, or that put it"),
         ("by_age", "Age", "since it was made"),
         ("by_holder", "Holder", "who was given a reference and keeps it; otherwise its owner"),
-        ("by_owner", "Owner", "the process whose references keep it alive"),
+        ("by_owner", "Owner", "whose end is the end of the object, too"),
         ("by_job", "Job", ""),
     ):
         rows = found.get(key) or []

@@ -213,22 +213,61 @@ class FakeViews:
         }
 
     def critical_path(self, job: int | None = None, refresh: bool = True) -> dict[str, Any]:
-        return {"job_id": "00000001", "path": [], "sentence": HOSTILE}
+        piece = {"kind": "run", "from_ns": NOW_NS, "to_ns": NOW_NS + 10**9, "seconds": 1.0, "task_id": task_id(7)}
+        return {
+            "job_id": "00000001", "from_ns": NOW_NS, "to_ns": NOW_NS + 10**9, "seconds": 1.0, "tasks": 1,
+            "tasks_on_path": 1, "pieces": 1, "path": [{**piece, "name": HOSTILE}], "sentence": HOSTILE,
+            "kinds": [{"kind": "run", "seconds": 1.0, "share": 1.0, "what": "user code ran"}],
+            "functions": [{"name": HOSTILE, "seconds": 1.0, "share": 1.0}],
+            "nearly": [
+                {"task_id": task_id(7), "name": HOSTILE, "seconds": 0.1, "slack_seconds": 0.2, "from_ns": NOW_NS}
+            ],
+        }  # fmt: skip
 
     def what_if(self, job: int | None = None, changes: Any = None, refresh: bool = True) -> dict[str, Any]:
-        return {"job_id": "00000001", "scenarios": [], "sentence": HOSTILE}
+        scenario = {"change": f"{HOSTILE} 2 x faster", "seconds": 0.5, "speedup": 2.0, "saved_seconds": 0.5}
+        return {
+            "job_id": "00000001", "tasks": 1, "actual_seconds": 1.0, "replayed_seconds": 1.0, "error_ratio": 0.0,
+            "trusted": True, "scenarios": [scenario], "sentence": HOSTILE,
+        }  # fmt: skip
 
     def stragglers(self, job: int | None = None, refresh: bool = True) -> dict[str, Any]:
-        return {"tasks": 0, "total": 0, "stragglers": [{"name": HOSTILE}], "functions": []}
+        row = {
+            "task_id": task_id(7), "name": HOSTILE, "seconds": 2.0, "usual_seconds": 1.0, "factor": 2.0,
+            "cause": "more work", "text": HOSTILE,
+        }  # fmt: skip
+        return {
+            "tasks": 1, "total": 1, "stragglers": [row], "functions": [], "causes": {"more work": 1},
+            "excess_seconds": 1.0,
+        }  # fmt: skip
 
     def different(self, chosen: Any, among: Any = (), refresh: bool = True) -> dict[str, Any]:
-        return {"selected": 1, "others": 1, "differences": [], "sentence": HOSTILE}
+        return {"selected": 1, "others": 1, "differences": [{"effect": 0.5, "text": HOSTILE}], "sentence": HOSTILE}
 
     def memory(self, refresh: bool = True) -> dict[str, Any]:
-        return {"objects": 0, "sentence": HOSTILE}
+        return {
+            "objects": 1, "bytes": 10, "pinned_bytes": 0, "spilled_bytes": 0, "live": True, "sentence": HOSTILE,
+            "peak": {"bytes": 10, "at_ns": NOW_NS}, "suspects": [],
+            "by_call_site": [{"what": HOSTILE, "objects": 1, "bytes": 10, "oldest_seconds": 1.0}],
+        }  # fmt: skip
 
     def books(self, job: int | None = None, refresh: bool = True) -> dict[str, Any]:
-        return {"job_id": None, "activities": [], "functions": [{"name": HOSTILE}], "more_workers": {"helps": "no"}}
+        function = {"name": HOSTILE, "seconds": 1.0, "attempts": 1, "failed_seconds": 0.0, "activities": {}}
+        return {
+            "job_id": None, "activities": [{"activity": "run on CPU", "seconds": 1.0, "share": 1.0, "what": "it ran"}],
+            "functions": [function], "more_workers": {"helps": "no", "reason": HOSTILE}, "wall_seconds": 1.0,
+            "slots": 1.0, "cpus": 1.0, "slot_seconds": 1.0, "booked_seconds": 1.0, "error_ratio": 0.0,
+        }  # fmt: skip
+
+    def slots_over_time(self, job: int | None = None, refresh: bool = True) -> dict[str, Any]:
+        row = {
+            "label": HOSTILE, "worker_id": worker_id(1), "activities": {"run on CPU": [0.5, 0.5]},
+            "sums": {"run on CPU": 1.0},
+        }  # fmt: skip
+        return {
+            "from_ns": NOW_NS, "to_ns": NOW_NS + 10**9, "pieces": 2, "piece_seconds": 0.5, "workers": [row],
+            "together": row, "left_out": 0,
+        }  # fmt: skip
 
     def why(self, identifier: str, refresh: bool = True) -> dict[str, Any]:
         row = next((row for row in self.rows if row["task_id"] == identifier), None)
