@@ -108,5 +108,26 @@ def _send(view: Any, options: argparse.Namespace) -> int:
         sender.receiver.close()
     if sender.refused:
         raise sessions.Problem(f"{units.count(sender.refused)} spans were refused: {sender.error}")
-    print(f"{units.count(sender.sent - before)} spans sent to {sender.receiver.name}")
+    print(f"{units.count(sender.sent - before)} spans sent to {sender.receiver.name}{_metrics_sent(view, environment)}")
     return 0
+
+
+def _metrics_sent(view: Any, environment: dict[str, str]) -> str:
+    """Send the last metrics that their receiver was away for; what is said of it."""
+    from obsray.export import unsent
+    from obsray.export.receivers import SettingError, Settings, Unavailable, receiver
+
+    directory = view.store.session_dir
+    try:
+        settings = Settings.read(environment, "metrics")
+        if not unsent.kept(directory) or not settings.endpoint:
+            return ""
+        target = receiver(settings)
+    except SettingError as error:
+        raise sessions.Problem(str(error), "See docs/monitoring.md.") from None
+    try:
+        return ", and the last metrics" if unsent.send(directory, target) else ""
+    except Unavailable as error:
+        raise sessions.Problem(f"the last metrics wait: {error}", "The same command sends them.") from None
+    finally:
+        target.close()

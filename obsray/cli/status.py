@@ -216,6 +216,8 @@ def _text(
     if sent:
         pairs.append(("spans", sent))
     pairs += _gpus_pairs(shape.get("gpu_devices") or [], coloured)
+    if pushed := _pushes_text(directory):
+        pairs.append(("metrics", pushed))
     if shape["gpu"]["kernels"] or shape["gpu"]["notices"]:
         pairs.append(("GPU work", _gpu_text(shape["gpu"])))
     if shape.get("chaos"):
@@ -301,6 +303,21 @@ def _gpus_pairs(gpus: list[dict[str, Any]], coloured: bool) -> list[tuple[str, s
         said += [units.plain(notice) for notice in gpu["notices"]]
         pairs.append((f"GPU {gpu['node_id'][:8]}/{gpu['gpu']}", ", ".join(said)))
     return pairs
+
+
+def _pushes_text(directory: Path) -> str:
+    """How pushing metrics fares; "" if nobody does it."""
+    from obsray.metrics.push import states
+
+    said = []
+    for who, state in states(directory).items():
+        told = (
+            f"{units.plain(who)}'s go to {units.plain(state['receiver'])}, {units.count(state['delivered'])} delivered"
+        )
+        if state["refused"]:
+            told += f", {units.count(state['refused'])} refused"
+        said.append(told + (f"; {units.plain(state['error'])}" if state["error"] else ""))
+    return "; ".join(said)
 
 
 def _gpu_text(gpu: dict[str, Any]) -> str:

@@ -66,8 +66,9 @@ STATE_TONES = {
 }
 
 
-def create_app(source: Source, token: str, port: int) -> Guard:
-    """The application that shows ``source`` to whoever has ``token`` (hex) at ``port``."""
+def create_app(source: Source, token: str, port: int, measured: scraping.Measured | None = None) -> Guard:
+    """The application that shows ``source`` to whoever has ``token`` (hex) at ``port``; ``measured`` is told how it
+    fares."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -90,7 +91,7 @@ def create_app(source: Source, token: str, port: int) -> Guard:
         FileNotFoundError: _nothing_yet,
         Exception: _broken,
     }
-    measured = scraping.Measured()
+    measured = measured or scraping.Measured()
     measuring = [Middleware(scraping.Measuring, measured=measured)]
     application = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan, middleware=measuring)
     application.state.source = source

@@ -21,10 +21,12 @@ from pathlib import Path
 
 import uvicorn
 
+from obsray.metrics import push
 from obsray.telemetry import session_file
 
 from .app import create_app
 from .auth import read_token
+from .scraping import Measured
 from .source import Source, is_alive
 
 PORT_DEFAULT = 8265
@@ -76,8 +78,11 @@ class _Server(uvicorn.Server):
 async def serve(directory: Path, listener: socket.socket, node_pid: int | None, ready: Callable[[], None]) -> None:
     """Answer requests on ``listener`` until a signal comes or the process ``node_pid`` ends."""
     port = listener.getsockname()[1]
+    measured = Measured()
+    # Of a session that is over there is nothing new to say.
+    pusher = push.start(push.Source(directory, "dashboard", measured.collect)) if node_pid else None
     config = uvicorn.Config(
-        create_app(Source(directory), read_token(directory), port),
+        create_app(Source(directory), read_token(directory), port, measured),
         http="h11",
         ws="none",
         log_config=None,
@@ -101,6 +106,8 @@ async def serve(directory: Path, listener: socket.socket, node_pid: int | None, 
     try:
         await server.serve(sockets=[listener])
     finally:
+        if pusher is not None:
+            await loop.run_in_executor(None, pusher.close)
         if watch is not None:
             loop.remove_reader(watch)
             os.close(watch)

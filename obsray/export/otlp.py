@@ -112,29 +112,34 @@ def request(spans: Iterable[Span], resource: Resource) -> bytes:
 def resources(views: Views) -> Resource:
     """The ``Resource`` of each process by the semantic conventions; ``OTEL_SERVICE_NAME`` and
     ``OTEL_RESOURCE_ATTRIBUTES`` count."""
-    given = dict(_given_attributes())
-    service = os.environ.get("OTEL_SERVICE_NAME") or given.pop("service.name", "")
     session = views.store.session()
     name = session.get("session") or views.store.session_dir.name
 
     def resource(process: bytes) -> bytes:
         row = views.process_table.rows.get(process) or {}
         kind = row.get("kind") or ("node" if process in views.cluster_table.nodes else "driver")
-        facts: dict[str, Any] = {
-            "service.name": service or f"obsray-{kind}",
-            "service.namespace": name,
-            "service.instance.id": process.hex(),
-            "host.name": socket.gethostname(),
-            "telemetry.sdk.name": "obsray",
-            "telemetry.sdk.language": "python",
-            "telemetry.sdk.version": VERSION,
-            "process.runtime.name": sys.implementation.name,
-        }
+        facts: dict[str, Any] = {"service.instance.id": process.hex()}
         if row.get("pid"):
             facts["process.pid"] = row["pid"]
-        return b"".join(piece(1, attribute(key, value)) for key, value in {**facts, **given}.items())
+        return resource_of(f"obsray-{kind}", name, facts)
 
     return functools.lru_cache(4096)(resource)
+
+
+def resource_of(service: str, namespace: str, more: dict[str, Any]) -> bytes:
+    """A ``Resource``; ``service`` is its name unless ``OTEL_SERVICE_NAME`` gives one."""
+    given = dict(_given_attributes())
+    named = given.pop("service.name", "")
+    facts: dict[str, Any] = {
+        "service.name": os.environ.get("OTEL_SERVICE_NAME") or named or service,
+        "service.namespace": namespace,
+        "host.name": socket.gethostname(),
+        "telemetry.sdk.name": "obsray",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.version": VERSION,
+        "process.runtime.name": sys.implementation.name,
+    }
+    return b"".join(piece(1, attribute(key, value)) for key, value in {**facts, **more, **given}.items())
 
 
 def _given_attributes() -> Iterable[tuple[str, str]]:

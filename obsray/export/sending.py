@@ -17,7 +17,7 @@ from pathlib import Path
 
 from obsray.export import otlp
 from obsray.export.gpu_spans import GpuSpans
-from obsray.export.receivers import Receiver, Refused, Unavailable
+from obsray.export.receivers import Receiver, Refused, Unavailable, rejected
 from obsray.export.spans import Span, Spans
 from obsray.telemetry.columns import Batch, beyond
 from obsray.telemetry.views import Views
@@ -126,9 +126,13 @@ class Sender:
         wait = RETRY_SECONDS[0]
         while True:
             try:
-                self.receiver.send(data)
-                self.sent += count
-                if self.error:
+                lost, told = rejected(self.receiver.send(data))
+                self.sent += count - lost
+                self.refused += lost
+                if lost or told:
+                    self.error = f"{self.receiver.name} did not keep {lost} of {count} spans: {told}"
+                    log.error("%s", self.error)
+                elif self.error:
                     log.info("spans are taken again by %s", self.receiver.name)
                     self.error = ""
                 return

@@ -29,7 +29,8 @@ All of it is folded from the [events](events.md) by the collector of each node; 
 
 Every label is bounded. `fn` has {FUNCTIONS_MAX} names: the first {FUNCTIONS_MAX - FUNCTIONS_KEPT} functions, and later
 ones as soon as they are used {USES_MIN} times; the rest is `{OTHER}`. `shape` has the first {SHAPES_MAX},
-`actor_class` the first {NAMES_MAX}, `job` the newest {JOBS_MAX}; how near they are is in `obsray_metric_label_values`.
+`actor_class` the first {NAMES_MAX}, `job_id` the newest {JOBS_MAX}; how near they are is in
+`obsray_metric_label_values`.
 A counter never goes back while its collector lives, and what is said of a process ends with it.
 Histograms of tasks carry exemplars with `trace_id` and `span_id`.
 Buckets, in seconds: {", ".join(f"{bound:g}" for bound in BUCKETS)}.

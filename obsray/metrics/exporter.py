@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector as Exposed
 from obsray.chaos import Fault
 from obsray.config import Config
 from obsray.core.protocol.addresses import is_loopback, parse
-from obsray.metrics import credential, exposed, host, tallies
+from obsray.metrics import credential, exposed, host, push, replay, tallies
 from obsray.metrics.catalog import FUNCTIONS_MAX, METRICS, NAMES_MAX, SHAPES_MAX
 from obsray.metrics.cluster import ClusterSeries
 from obsray.metrics.gpu import GpuSeries
@@ -69,11 +69,14 @@ class Families(Exposed):
         self.cluster, self.jobs, self.scaling = ClusterSeries(texts), JobSeries(), ScalingSeries(texts)
         self.cluster_tallies = tallies.Tallies(tallies.OF_THE_CLUSTER, texts)
         self._lock = threading.Lock()
+        #: Pushes the same families; None if nobody asked for that.
+        self.pusher: push.Pusher | None = None
 
     def update(self, batch: Batch) -> None:
         """Fold a batch of this node."""
         running = self._running() if "node_sample" in batch else 0
         with self._lock:
+            self.series.waiting.everywhere = self.head
             self.series.update(batch)
             self.gpu.update(batch)
             self.gpu_devices.update(batch)
@@ -82,6 +85,12 @@ class Families(Exposed):
             self.tallies.update(batch)
             if "user_metric" in batch:
                 self.user.update(batch["user_metric"])
+        self.update_cluster(batch)
+
+    def update_gathered(self, batch: Batch) -> None:
+        """Fold a batch of another node, on the head."""
+        with self._lock:
+            self.series.gathered(batch)
         self.update_cluster(batch)
 
     def update_cluster(self, batch: Batch) -> None:
@@ -209,7 +218,7 @@ class Families(Exposed):
             exposed.histogram("obsray_placement_group_pending_seconds"),
         )
         states = Counter(s.groups.values())
-        for state in ("pending", "created"):
+        for state in ("pending", "created", "rescheduling"):
             groups.add_metric([state], states[state])
         groups.add_metric(["removed"], s.groups_removed)
         if len(s.group_pending.sums):
@@ -318,11 +327,16 @@ class Families(Exposed):
         if sample is not None:
             fill.add_metric([node], sample["ring_fill_ratio"])
         lag.add_metric([node, "store"], c.lag_seconds())
+        pushes = exposed.counter("obsray_telemetry_pushes")
+        for outcome in push.OUTCOMES:
+            pushes.add_metric([node, outcome], self.pusher.outcomes[outcome] if self.pusher is not None else 0)
+        if self.pusher is not None:
+            lag.add_metric([node, "push"], self.pusher.late_seconds())
         cpu = exposed.counter("obsray_telemetry_cpu_seconds")
         cpu.add_metric([node, "collector"], c.cpu_seconds())
         build = InfoMetricFamily("obsray_build", METRICS["obsray_build"].help)
         build.add_metric([], {"version": version(), "node": node})
-        return [events, written, dropped, fill, lag, cpu, build]
+        return [events, written, dropped, fill, lag, cpu, pushes, build]
 
 
 def version() -> str:
@@ -348,6 +362,11 @@ class Exporter:
         self.gpu_jobs = GpuJobs(session_dir, Path(directory)) if directory else None
         self._looked_at = 0.0
         self._announced = False
+        self.source = push.Source(session_dir, "node", families.collect)
+
+    def push(self) -> None:
+        """Push the metrics as well, if the environment says where."""
+        self.families.pusher = push.start(self.source)
 
     def look(self) -> None:
         """Call now and then: the head writes down where the metrics of all nodes are."""
@@ -381,6 +400,11 @@ class Exporter:
         """Stop answering."""
         self._server.close()
 
+    def finish(self) -> None:
+        """Everything was folded: the last numbers are pushed."""
+        if self.families.pusher is not None:
+            self.families.pusher.close()
+
 
 def start(collector: Collector, session_dir: Path) -> Exporter:
     """Serve the metrics of a collector. Raises FileNotFoundError if the session has no token (nothing is served without
@@ -392,12 +416,20 @@ def start(collector: Collector, session_dir: Path) -> Exporter:
     credential.write(session_dir, token)
     facts = session_file.read(session_dir)
     node = str(facts.get("node") or "")
+    began_ns = int(facts.get("started_at_ns") or 0)
     families = Families(collector, node[:8], facts.get("head") is not False)
+    collector.folds.append(families.update)
+    collector.gathered_folds.append(families.update_gathered)
+    # Before anybody can ask: what was said once is never taken back.
+    complete = replay.replay(collector)
     exporter = Exporter(families, session_dir, _address(Config.from_environment()), token)
-    collector.folds += [families.update, exporter.targets.update]
+    collector.folds.append(exporter.targets.update)
     if exporter.gpu_jobs is not None:
         collector.folds.append(exporter.gpu_jobs.update)
-    collector.gathered_folds += [families.update_cluster, exporter.targets.update]
+    collector.gathered_folds.append(exporter.targets.update)
+    if complete and began_ns:
+        exporter.source.counted_since_ns = began_ns
+    exporter.push()
     exporter.look()
     log.info("metrics at %s", exporter.url)
     return exporter

@@ -40,13 +40,15 @@ class ProcessSeries:
         self.cpu_seconds: dict[ProcessKind, float] = {}
         self.worker_seconds = dict.fromkeys(("starting", "idle", "leased", "busy", "blocked_in_get"), 0.0)
         self._dead: deque[bytes] = deque(maxlen=DEAD_KEPT)
+        #: What those had used that are gone: a sample that comes late does not count it a second time.
+        self._gone: dict[bytes, float] = {}
         self._sampled_ns = 0
 
     def update(self, batch: Batch, running: int) -> None:
         """Fold a batch."""
         if "worker_died" in batch:
             for worker in batch["worker_died"]["worker"]:
-                self.alive.pop(worker.tobytes(), None)
+                self._leave(worker.tobytes())
                 self._dead.append(worker.tobytes())
         if "process_sample" in batch:
             self._sample(batch["process_sample"])
@@ -59,13 +61,20 @@ class ProcessSeries:
             key = worker.tobytes()
             known = self.alive.get(key)
             now = _Process(ProcessKind(values[0]), *values[1:])
-            used = max(0.0, now.cpu - (known.cpu if known is not None else 0.0))
+            used = max(0.0, now.cpu - (known.cpu if known is not None else self._gone.pop(key, 0.0)))
             self.cpu_seconds[now.kind] = self.cpu_seconds.get(now.kind, 0.0) + used
-            if key not in self._dead:
-                self.alive[key] = now
+            self.alive[key] = now
+            if key in self._dead:
+                self._leave(key)
         newest = int(columns["time_ns"].max())
         for key in [key for key, process in self.alive.items() if newest - process.seen_ns > GONE_NS]:
-            del self.alive[key]
+            self._leave(key)
+
+    def _leave(self, key: bytes) -> None:
+        if (process := self.alive.pop(key, None)) is not None:
+            self._gone[key] = process.cpu
+            if len(self._gone) > DEAD_KEPT:
+                del self._gone[next(iter(self._gone))]
 
     def _spend(self, columns: Columns, running: int) -> None:
         for at in np.argsort(columns["time_ns"]).tolist():

@@ -1,7 +1,7 @@
 """The numbers behind the metrics, folded from batches of events with array operations only.
 
 Owners say which task ended, workers say how long it took, and neither repeats the function's name or the time of
-submission; so a small window per owner remembers both for tasks that are not long over (5 bytes a task).
+submission; so a small window per owner remembers both for tasks that are not long over (``waiting.py``).
 """
 
 from __future__ import annotations
@@ -14,21 +14,17 @@ import numpy as np
 
 from obsray.chaos import Fault
 from obsray.metrics.catalog import BUCKETS, FUNCTIONS_KEPT, FUNCTIONS_MAX, OTHER, SHAPES_MAX, USES_MIN
+from obsray.metrics.waiting import TaskWindow, Waiting
 from obsray.telemetry.columns import Array, Batch, Columns, Texts
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, ProcessKind, Reason
 from obsray.telemetry.runs import each, expand
-from obsray.telemetry.table import SEQUENCE_MAX, _groups, same_id
+from obsray.telemetry.table import same_id
 
 #: Reasons have gaps in their numbers.
 _REASONS = max(Reason) + 1
 
 _NS = 1_000_000_000
 _EDGES = np.array(BUCKETS)
-#: Submission times are kept in steps of 0.1 ms since the first one: 119 hours fit.
-_STEP_NS = 100_000
-_UNKNOWN = 255
-#: Tasks over for longer than this many later ones are forgotten.
-_WINDOW_KEPT = 131_072
 #: A bucket gets a new exemplar this often at most.
 _EXEMPLAR_NS = 10 * _NS
 _TRACES_KEPT = 200_000
@@ -134,102 +130,6 @@ class Labels:
         return self.names[slot] if slot < len(self.names) else OTHER
 
 
-class TaskWindow:
-    """For the tasks of each owner: function slot and time of submission, until they are long over."""
-
-    def __init__(self) -> None:
-        self.origin_ns = 0
-        self._owners: dict[tuple[int, int], _Owner] = {}
-
-    def submit(self, ids: Array, slots: Array, times: Array) -> None:
-        if not self.origin_ns and len(times):
-            self.origin_ns = int(times.min()) - 60 * _NS
-        steps = self._steps(times)
-        for owner, part, numbers in self._parts(ids):
-            owner.reserve(numbers)
-            at = numbers - owner.base
-            good = at >= 0
-            owner.slots[at[good]] = slots[part][good]
-            owner.steps[at[good]] = steps[part][good]
-
-    def ready(self, ids: Array, times: Array) -> None:
-        steps = self._steps(times)
-        for owner, part, numbers in self._parts(ids):
-            at, good = owner.inside(numbers)
-            owner.steps[at[good]] = steps[part][good]
-
-    def finish(self, ids: Array) -> Array:
-        """The slots of tasks that ended; they may be forgotten from now on."""
-        found = np.full(len(ids), _UNKNOWN, np.uint8)
-        for owner, part, numbers in self._parts(ids):
-            at, good = owner.inside(numbers)
-            values = np.full(len(numbers), _UNKNOWN, np.uint8)
-            values[good] = owner.slots[at[good]]
-            found[part] = values
-            owner.done[at[good]] = True
-            owner.trim()
-        return found
-
-    def seconds_since(self, ids: Array, times: Array) -> Array:
-        """Seconds from submission to ``times``; NaN where that is not known."""
-        found = np.full(len(ids), np.nan)
-        for owner, part, numbers in self._parts(ids):
-            at, good = owner.inside(numbers)
-            good &= owner.slots[np.where(good, at, 0)] != _UNKNOWN if len(owner.slots) else False
-            values = np.full(len(numbers), np.nan)
-            born = owner.steps[at[good]].astype(np.int64) * _STEP_NS + self.origin_ns
-            values[good] = np.maximum(times[part][good].astype(np.int64) - born, 0) / _NS
-            found[part] = values
-        return found
-
-    def _steps(self, times: Array) -> Array:
-        return np.clip((times.astype(np.int64) - self.origin_ns) // _STEP_NS, 0, 0xFFFFFFFF).astype(np.uint32)
-
-    def _parts(self, ids: Array) -> list[tuple[_Owner, Any, Array]]:
-        if not len(ids):
-            return []
-        words = np.ascontiguousarray(ids).view("<u8").reshape(-1, 2)
-        packed = words[:, 1].byteswap()
-        kinds = packed >> np.uint64(56)
-        numbers = (packed & np.uint64((1 << 56) - 1)).astype(np.int64)
-        found = []
-        for part in _groups(words[:, 0], kinds):
-            key = (int(words[:, 0][part][0]), int(kinds[part][0]))
-            owner = self._owners.setdefault(key, _Owner())
-            found.append((owner, part, numbers[part]))
-        return found
-
-
-class _Owner:
-    def __init__(self) -> None:
-        self.base = 0
-        self.slots = np.empty(0, np.uint8)
-        self.steps = np.empty(0, np.uint32)
-        self.done = np.empty(0, np.bool_)
-
-    def inside(self, numbers: Array) -> tuple[Array, Array]:
-        at = numbers - self.base
-        return at, (at >= 0) & (at < len(self.slots))
-
-    def reserve(self, numbers: Array) -> None:
-        top = int(numbers.max()) - self.base + 1
-        if top <= len(self.slots) or top > SEQUENCE_MAX:
-            return
-        more = max(top, 2 * len(self.slots), 1024) - len(self.slots)
-        self.slots = np.append(self.slots, np.full(more, _UNKNOWN, np.uint8))
-        self.steps = np.append(self.steps, np.zeros(more, np.uint32))
-        self.done = np.append(self.done, np.zeros(more, np.bool_))
-
-    def trim(self) -> None:
-        if len(self.done) < 2 * _WINDOW_KEPT:
-            return
-        over = len(self.done) if self.done.all() else int(np.argmin(self.done))
-        cut = over - _WINDOW_KEPT
-        if cut > len(self.done) // 4:
-            self.base += cut
-            self.slots, self.steps, self.done = self.slots[cut:].copy(), self.steps[cut:].copy(), self.done[cut:].copy()
-
-
 class Series:
     """All numbers of one node's metrics. ``update`` folds a batch; the exporter reads the attributes."""
 
@@ -282,19 +182,18 @@ class Series:
         self.demand: dict[tuple[bytes, int], int] = {}
         self.answers: dict[tuple[bytes, int], tuple[int | None, int]] = {}
         self._tasks = TaskWindow()
+        self.waiting = Waiting(self._tasks)
         self._traces: deque[tuple[Array, Array]] = deque()
         self._traces_kept = 0
         self._folds = {
-            "task_submitted": self._submitted, "task_ready": self._ready, "task_ended": self._ended,
-            "task_finished": self._finished, "tasks_finished": self._finished_run, "task_retried": self._retried,
+            "task_submitted": self._submitted, "task_ready": self._ready, "task_retried": self._retried,
+            "task_ended": self._ended, "task_finished": self._finished, "tasks_finished": self._finished_run,
             "lease_requested": self._requested, "lease_decided": self._decided, "node_sample": self._node_sample,
             "store_sample": self._newest, "collector_sample": self._newest, "resource_sample": self._resources,
             "worker_registered": self._registered, "worker_died": self._died,
             "actor_checkpoint_saved": self._saved, "actor_restored": self._restored,
             "control_rpc": self._rpc, "control_stored": self._stored,
             "events_dropped": self._dropped, "fault_injected": self._fault, "delay_injected": self._fault,
-            "group_requested": self._group_requested, "group_created": self._group_created,
-            "group_removed": self._group_removed, "group_rescheduling": self._group_rescheduling,
             "transfer_done": self._transferred, "transfer_served": self._served,
             "clock_measured": self._clock,
             "collective_ended": self._collective, "collective_failed": self._collective_failed,
@@ -307,6 +206,9 @@ class Series:
             columns = batch.get(event)
             if columns is not None and len(columns):
                 fold(columns)
+        if "task_ended" not in batch:
+            self._waited(None, own=True)
+        self._groups(batch)
         for name in self.object_bytes:
             columns = batch.get(f"object_{name}")
             if columns is not None:
@@ -339,6 +241,9 @@ class Series:
         self.submitted += np.bincount(slots, minlength=len(self.submitted))
         self._tasks.submit(columns["task"], slots, columns["time_ns"])
         self.unready += int(np.count_nonzero(columns["unready_arguments"]))
+        self._remember_traces(columns)
+
+    def _remember_traces(self, columns: Columns) -> None:
         self._traces.append((columns["task"], columns["trace"]))
         self._traces_kept += len(columns)
         while self._traces_kept > _TRACES_KEPT and len(self._traces) > 1:
@@ -349,33 +254,23 @@ class Series:
         self._tasks.ready(columns["task"], columns["time_ns"])
 
     def _finished(self, columns: Columns) -> None:
-        self._count_finished(self._tasks.finish(columns["task"]), columns["outcome"])
+        self._count_finished(self._tasks.finish(columns["task"], FUNCTIONS_MAX), columns["outcome"])
 
     def _finished_run(self, columns: Columns) -> None:
         ids, _ = expand(columns["first_task"], columns["tasks"])
-        self._count_finished(self._tasks.finish(ids), np.zeros(len(ids), np.uint8))
+        self._count_finished(self._tasks.finish(ids, FUNCTIONS_MAX), np.zeros(len(ids), np.uint8))
 
     def _count_finished(self, slots: Array, outcomes: Array) -> None:
-        slots = np.where(slots == _UNKNOWN, FUNCTIONS_MAX, slots).astype(np.int64)
         outcomes = np.minimum(outcomes, len(Outcome) - 1)
         flat = np.bincount(slots * len(Outcome) + outcomes, minlength=self.finished.size)
         self.finished += flat.reshape(self.finished.shape)
 
     def _retried(self, columns: Columns) -> None:
-        slots = self._tasks_slots(columns["task"])
+        self.waiting.retried(columns)
+        slots = self._tasks.slots(columns["task"], FUNCTIONS_MAX)
         outcomes = np.minimum(columns["outcome"], len(Outcome) - 1)
         flat = np.bincount(slots * len(Outcome) + outcomes, minlength=self.retries.size)
         self.retries += flat.reshape(self.retries.shape)
-
-    def _tasks_slots(self, ids: Array) -> Array:
-        found = np.full(len(ids), FUNCTIONS_MAX, np.int64)
-        for owner, part, numbers in self._tasks._parts(ids):
-            at, good = owner.inside(numbers)
-            values = np.full(len(numbers), FUNCTIONS_MAX, np.int64)
-            values[good] = owner.slots[at[good]]
-            values[values == _UNKNOWN] = FUNCTIONS_MAX
-            found[part] = values
-        return found
 
     def _ended(self, columns: Columns) -> None:
         slots = self.functions.of(columns["name"])
@@ -387,13 +282,29 @@ class Series:
             ("store", "store_seconds"),
         ):  # fmt: skip
             self._observe(name, slots, columns[field], columns)
-        first = columns.take(columns["attempt"] == 0)
-        if len(first):
-            waited = self._tasks.seconds_since(first["task"], first["dispatched_at"])
-            known = ~np.isnan(waited)
-            if known.any():
-                first = first.take(known)
-                self._observe("queue", self.functions.of(first["name"]), waited[known], first)
+        self._waited(columns, own=True)
+
+    def _waited(self, ended: Columns | None, own: bool) -> None:
+        for columns, seconds in self.waiting.ended(ended, own):
+            self._observe("queue", self.functions.of(columns["name"]), seconds, columns)
+
+    def gathered(self, batch: Batch) -> None:
+        """Fold records of another node, on the head: who waited for a worker of a node other than its owner's."""
+        batch = each(batch)
+        if "task_submitted" in batch:
+            columns = batch["task_submitted"]
+            self._tasks.submit(columns["task"], np.full(len(columns), FUNCTIONS_MAX), columns["time_ns"])
+            self._remember_traces(columns)
+        if "task_ready" in batch:
+            self._tasks.ready(batch["task_ready"]["task"], batch["task_ready"]["time_ns"])
+        if "task_retried" in batch:
+            self.waiting.retried(batch["task_retried"])
+        self._waited(batch.get("task_ended"), own=False)
+        if "task_finished" in batch:
+            self._tasks.finish(batch["task_finished"]["task"], FUNCTIONS_MAX)
+        if "tasks_finished" in batch:
+            runs = batch["tasks_finished"]
+            self._tasks.finish(expand(runs["first_task"], runs["tasks"])[0], FUNCTIONS_MAX)
 
     def _observe(self, name: str, slots: Array, values: Array, columns: Columns) -> None:
         histogram = self.task_histograms[name]
@@ -486,23 +397,25 @@ class Series:
         self.demand = {key: backlog for key, backlog in self.demand.items() if key[0] not in gone}
         self.answers = {key: answer for key, answer in self.answers.items() if key[0] not in gone}
 
-    def _group_requested(self, columns: Columns) -> None:
-        for group in columns["group"]:
-            self.groups.setdefault(group.tobytes(), "pending")
-
-    def _group_created(self, columns: Columns) -> None:
-        self.group_pending.add(np.zeros(len(columns), np.int64), columns["pending_seconds"])
-        for group in columns["group"]:
-            self.groups[group.tobytes()] = "created"
-
-    def _group_rescheduling(self, columns: Columns) -> None:
-        for group in columns["group"]:
-            self.groups[group.tobytes()] = "rescheduling"
-
-    def _group_removed(self, columns: Columns) -> None:
-        self.groups_removed += len(columns)
-        for group in columns["group"]:
-            self.groups.pop(group.tobytes(), None)
+    def _groups(self, batch: Batch) -> None:
+        """What became of placement groups, in the order in which it happened."""
+        found = []
+        for event in ("group_requested", "group_created", "group_rescheduling", "group_removed"):
+            if event in batch:
+                columns = batch[event]
+                times = columns["time_ns"].tolist()
+                found += [(at, event, group.tobytes()) for at, group in zip(times, columns["group"], strict=True)]
+        if "group_created" in batch:
+            waited = batch["group_created"]["pending_seconds"]
+            self.group_pending.add(np.zeros(len(waited), np.int64), waited)
+        for _, event, group in sorted(found, key=lambda each: each[0]):
+            if event == "group_removed":
+                self.groups_removed += 1
+                self.groups.pop(group, None)
+            elif event == "group_requested":
+                self.groups.setdefault(group, "pending")
+            else:
+                self.groups[group] = event.removeprefix("group_")
 
     def _saved(self, columns: Columns) -> None:
         self.checkpoints += len(columns["state_bytes"])

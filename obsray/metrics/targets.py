@@ -55,11 +55,7 @@ class Targets:
         """What Prometheus is told, given what ``session.json`` of the head says."""
         nodes = facts.get("nodes") or {}
         own = str(facts.get("node") or "")
-        cluster = str(facts.get("control_address_tcp") or facts.get("session") or "")
-        if cluster.startswith(("0.0.0.0:", "[::]:")):
-            # Listening everywhere is no name; the node's own address is.
-            host = str(facts.get("node_address") or "").rpartition(":")[0]
-            cluster = f"{host}:{cluster.rpartition(':')[2]}"
+        cluster = cluster_of(facts)
         found = []
         for node, address in sorted(self.addresses.items()):
             if node == own or nodes.get(node, {}).get("alive", False):
@@ -80,6 +76,16 @@ class Targets:
         temporary.chmod(0o600)
         temporary.rename(self.path)
         self._written = text
+
+
+def cluster_of(facts: dict[str, Any]) -> str:
+    """What a cluster is called in labels, given what ``session.json`` of one of its nodes says."""
+    cluster = str(facts.get("control_address_tcp") or facts.get("session") or "")
+    if cluster.startswith(("0.0.0.0:", "[::]:")):
+        # Listening everywhere is no name; the node's own address is.
+        host = str(facts.get("node_address") or "").rpartition(":")[0]
+        cluster = f"{host}:{cluster.rpartition(':')[2]}"
+    return cluster
 
 
 def _entry(address: str, role: str, cluster: str, node: str) -> dict[str, Any]:

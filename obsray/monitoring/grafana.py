@@ -245,7 +245,7 @@ def _options(panel: Panel) -> dict[str, Any]:
 
 def _variables(dashboard: Dashboard) -> list[dict[str, Any]]:
     queries = {
-        "cluster": ("Cluster", 'label_values(up{job="obsray"}, cluster)'),
+        "cluster": ("Cluster", "label_values(obsray_build_info, cluster)"),
         "node": ("Node", 'label_values(obsray_build_info{cluster=~"$cluster"}, node)'),
         "fn": ("Function", 'label_values(obsray_tasks_submitted_total{cluster=~"$cluster"}, fn)'),
     }

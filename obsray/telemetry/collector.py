@@ -229,6 +229,7 @@ class Collector:
         if found:
             self.events_total += found
             self.writer.append(work)
+            _hand(self.folds, work)
         self.writer.close(self._states())
         self.gpu.delete_taken()
         for process, reader in self.rings.readers.items():

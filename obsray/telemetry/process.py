@@ -51,6 +51,8 @@ class Exporter(Protocol):
 
     def close(self) -> None: ...
 
+    def finish(self) -> None: ...
+
 
 class Process:
     """The loop around a ``Collector``."""
@@ -148,6 +150,8 @@ class Process:
         collector.close()
         if self.serving is not None:
             self.serving.close()
+        if self.exporter is not None:
+            self.exporter.finish()
 
     def _farewell(self) -> None:
         """Workers notice the end of their node a little later than this process does, and still record it."""

@@ -100,6 +100,12 @@ def test_queries_name_metrics_that_exist(uid):
         assert names <= exposed, (query, names - exposed)
 
 
+def test_no_label_is_called_like_one_that_prometheus_gives():
+    """It would be renamed (exported_job), and a query by that name would tell something else."""
+    given = {"job", "instance", "cluster", "role", "node_id", "le", "quantile", "__name__"}
+    assert not [metric.name for metric in METRICS.values() if given & set(metric.labels)]
+
+
 def test_series_that_rules_record_are_recorded():
     recorded = {record.name for record in (*prometheus_files.RECORDS, *objectives.records())}
     for model in MODELS.values():

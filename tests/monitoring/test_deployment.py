@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
@@ -19,6 +20,7 @@ import yaml
 
 from obsray.cli.command import _parser
 from obsray.config import Config
+from obsray.export import receivers
 from obsray.metrics import credential
 from obsray.monitoring import deployment, prometheus_files
 from obsray.monitoring.dashboards import listed
@@ -29,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "tests/data/compose/compose-spec.json"
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
+COLLECTOR = yaml.safe_load((ROOT / "deploy/compose/otel-collector.yaml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
@@ -94,9 +97,27 @@ def commands():
 @pytest.mark.parametrize("name", sorted(commands()))
 def test_obsray_understands_what_containers_run(name):
     assert _parser().parse_args([str(word) for word in commands()[name]]).run
-    settings = SERVICES.get(name, {}).get("environment", {})
-    known = {f"OBSRAY_{field.upper()}" for field in Config.__dataclass_fields__}
-    assert set(settings) <= known or not name.endswith("worker")
+    settings = {key for key in SERVICES.get(name, {}).get("environment", {}) if not key.startswith("OTEL_")}
+    assert settings <= {f"OBSRAY_{field.upper()}" for field in Config.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("name", ["head", "worker", "gpu-worker"])
+@pytest.mark.parametrize("signal", ["traces", "metrics"])
+def test_nodes_send_where_the_collector_listens(name, signal):
+    """Traces at once; metrics, which Prometheus scrapes, if one variable says so."""
+    environment = {
+        key: re.sub(r"\$\{OBSRAY_METRICS_EXPORTER:-(\w+)\}", r"\1", value)
+        for key, value in SERVICES[name]["environment"].items()
+    }
+    if signal == "metrics":
+        assert receivers.Settings.read(environment, signal).endpoint == ""
+        environment["OTEL_METRICS_EXPORTER"] = "otlp"
+    there = urlsplit(receivers.Settings.read(environment, signal).endpoint)
+    protocols = COLLECTOR["receivers"]["otlp"]["protocols"]
+    assert there.hostname in SERVICES and there.path == f"/v1/{signal}"
+    assert str(there.port) == protocols["http"]["endpoint"].rpartition(":")[2]
+    networks = set(SERVICES[there.hostname]["networks"])
+    assert networks & set(SERVICES[name]["networks"])
 
 
 @pytest.mark.timeout(300)

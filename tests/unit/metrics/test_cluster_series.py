@@ -113,10 +113,10 @@ def test_what_jobs_cost_follows_from_whose_tasks_ran(told):
     ended(told, ids.task_id(told.ring.process, 1), 2.0)
     ended(told, ids.task_id(nested, 1), 3.0)
     ended(told, ids.task_id(ids.worker_id(b"elsewher", b"wrk9"), 1), 4.0)
-    assert told.value("obsray_job_task_seconds_total", job="00000007") == pytest.approx(5.0)
-    assert told.value("obsray_job_cpu_seconds_total", job="00000007") == pytest.approx(2.5)
-    assert told.value("obsray_job_attempts_total", job="00000007") == 2
-    assert told.value("obsray_job_task_seconds_total", job="unknown") == pytest.approx(4.0)
+    assert told.value("obsray_job_task_seconds_total", job_id="00000007") == pytest.approx(5.0)
+    assert told.value("obsray_job_cpu_seconds_total", job_id="00000007") == pytest.approx(2.5)
+    assert told.value("obsray_job_attempts_total", job_id="00000007") == 2
+    assert told.value("obsray_job_task_seconds_total", job_id="unknown") == pytest.approx(4.0)
 
 
 def test_the_newest_jobs_have_series_and_nothing_is_lost_of_the_older_ones(told):
@@ -128,9 +128,9 @@ def test_the_newest_jobs_have_series_and_nothing_is_lost_of_the_older_ones(told)
         if not job % 40:
             told.collector.poll()
     assert told.value("obsray_job_attempts_total") == jobs
-    assert told.value("obsray_job_attempts_total", job=f"{jobs:08x}") == 1
+    assert told.value("obsray_job_attempts_total", job_id=f"{jobs:08x}") == 1
     assert len(told.samples("obsray_job_attempts_total")) == JOBS_MAX + 1
-    assert told.value("obsray_job_attempts_total", job=OTHER) == 20
+    assert told.value("obsray_job_attempts_total", job_id=OTHER) == 20
 
 
 def test_counters_never_go_back_and_dead_processes_have_no_series(told):
@@ -155,6 +155,17 @@ def test_counters_never_go_back_and_dead_processes_have_no_series(told):
         before = now
         assert told.value("obsray_processes", process="worker") == len(alive)
         assert told.value("obsray_process_resident_memory_bytes", process="worker") == 100 * len(alive)
+
+
+def test_a_sample_that_comes_after_the_news_of_a_death_counts_only_what_is_new(told):
+    worker = ids.worker_id(NODE, b"wrk1")
+    told.ring.process_sample(START, worker, 1, int(ProcessKind.WORKER), 100, 50, 3.0, 1, 3)
+    assert told.value("obsray_process_cpu_seconds_total", process="worker") == 3
+    told.ring.worker_died(START + 2, worker, 1, int(DeathCause.SIGNAL), 0, 9, 0, bytes(16), 0)
+    for second in (1, 2):
+        told.ring.process_sample(START + second, worker, 1, int(ProcessKind.WORKER), 100, 50, 3.0 + second, 1, 3)
+    assert told.value("obsray_process_cpu_seconds_total", process="worker") == 5
+    assert told.value("obsray_processes", process="worker") == 0
 
 
 def test_the_time_of_workers_adds_up_to_processes_times_time(told):

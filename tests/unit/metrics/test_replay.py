@@ -1,0 +1,105 @@
+"""A collector that takes the place of one that was killed counts on from where that one was."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from obsray import ids
+from obsray.metrics import replay
+from obsray.metrics.catalog import METRICS
+from obsray.metrics.exporter import Families
+from obsray.telemetry.collector import Collector, own_ring
+from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.rings import RingState
+from obsray.telemetry.spine import Ring
+from obsray.testing.recorded_session import record_session
+
+NODE, OTHER = b"thisnode", b"othernod"
+NS = 1_000_000_000
+
+
+def following(directory, node=NODE):
+    collector = Collector(directory, 1 << 30, own_ring(directory, node))
+    families = Families(collector, "n0")
+    collector.folds.append(families.update)
+    collector.gathered_folds.append(families.update_gathered)
+    return collector, families
+
+
+def numbers(families):
+    """Everything that is folded from events: sample -> value. What is said of processes depends on who lives."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(families)
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        if METRICS.get(family.name) is not None and METRICS[family.name].events
+        for sample in family.samples
+    }
+
+
+def poll(collector):
+    while collector.poll():
+        pass
+
+
+@pytest.mark.parametrize("slice_rows", [replay.SLICE_ROWS, 50])
+def test_what_was_stored_and_what_stands_in_rings_is_counted_as_before(tmp_path, monkeypatch, slice_rows):
+    monkeypatch.setattr(replay, "SLICE_ROWS", slice_rows)
+    made = record_session(tmp_path, tasks=200)
+    directory = made.directory
+    first, counted = following(directory, made.node)
+    poll(first)
+    first.flush()
+    ring = Ring(directory / "rings", ids.worker_id(made.node, b"late"), ProcessKind.DRIVER, made.node)
+    now = time.time_ns()
+    ring.tasks_submitted(
+        now, ids.task_id(ring.process, 1), ids.NIL_TASK, bytes(16), bytes(16), ring.intern("late"), 0, 1, 50, 0, 0, 0,
+        now - NS,
+    )  # fmt: skip
+    poll(first)  # read and not stored: the one after it finds it in the ring
+    second, again = following(directory, made.node)
+    assert replay.replay(second)
+    assert numbers(again) == pytest.approx(numbers(counted))
+    assert again.series.submitted.sum() == counted.series.submitted.sum() >= 250
+
+
+def test_records_of_other_nodes_are_the_clusters_and_not_this_nodes(tmp_path):
+    (tmp_path / "rings").mkdir()
+    first, counted = following(tmp_path)
+    there = tmp_path / "there"
+    (there / "rings").mkdir(parents=True)
+    far = Ring(there / "rings", ids.worker_id(OTHER, b"work"), ProcessKind.WORKER, OTHER)
+    actor = ids.task_id(far.process, 1, ids.SEQUENCE_ACTOR)
+    far.actor_created(NS, actor, ids.NIL_TASK, far.intern("Counter"), 0, 0, 0, 0, 0, 1, bytes(16))
+    far.object_lost(NS, actor + bytes(4), 10, 0, 0)
+    source = Collector(there, 1 << 30)
+    poll(source)
+    source.flush()
+    parts = []
+    for event, entries in source.writer.catalog.files.items():
+        parts += [(event, (there / "telemetry" / entry.name).read_bytes()) for entry in entries]
+    state = RingState.from_json(far.process.hex(), source.rings.readers[far.process].state.to_json())
+    assert first.gather(OTHER, parts, {far.process: state}) == 3, "and that its ring was opened"
+    poll(first)
+    first.flush()
+    second, again = following(tmp_path)
+    assert replay.replay(second)
+    assert again.cluster.actors.keys() == counted.cluster.actors.keys() == {actor}
+    assert again.series.objects_lost == counted.series.objects_lost == 0
+
+
+def test_if_not_all_can_be_read_again_counting_starts_anew(tmp_path, monkeypatch):
+    made = record_session(tmp_path, tasks=20)
+    first, _ = following(made.directory, made.node)
+    poll(first)
+    first.flush()
+    monkeypatch.setattr(replay, "ROWS_MAX", 10)
+    second, again = following(made.directory, made.node)
+    assert not replay.replay(second)
+    assert again.series.submitted.sum() == 0
