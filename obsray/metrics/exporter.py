@@ -422,6 +422,7 @@ def start(collector: Collector, session_dir: Path) -> Exporter:
     collector.gathered_folds.append(families.update_gathered)
     # Before anybody can ask: what was said once is never taken back.
     complete = replay.replay(collector)
+    families.processes.restart()
     exporter = Exporter(families, session_dir, _address(Config.from_environment()), token)
     collector.folds.append(exporter.targets.update)
     if exporter.gpu_jobs is not None:

@@ -55,6 +55,11 @@ class ProcessSeries:
         if "node_sample" in batch:
             self._spend(batch["node_sample"], running)
 
+    def restart(self) -> None:
+        """What workers spend their time on is not in records alone (who runs a task is looked up when it is sampled):
+        it is not counted from records of the past."""
+        self.worker_seconds = dict.fromkeys(self.worker_seconds, 0.0)
+
     def _sample(self, columns: Columns) -> None:
         fields = ("process_kind", "time_ns", "rss_bytes", "unique_bytes", "descriptors", "cpu_seconds_total")
         for worker, *values in zip(columns["worker"], *(columns[name].tolist() for name in fields), strict=True):

@@ -8,7 +8,7 @@ import pytest
 
 import obsray
 from obsray.cluster_utils import Cluster, ClusterNode
-from tests.monitoring.live import Gpus, Prometheus, prometheus
+from tests.monitoring.live import Gpus, Prometheus, Pushed, prometheus
 
 STORE_BYTES = 48 << 20
 
@@ -21,6 +21,7 @@ class Live:
     other: ClusterNode
     prometheus: Prometheus
     gpus: Gpus
+    pushed: Pushed
 
     @property
     def head(self) -> ClusterNode:
@@ -31,7 +32,10 @@ class Live:
 # Not for the whole session: the next module starts a runtime of its own.
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    gpus = Gpus()
+    gpus, pushed = Gpus(), Pushed()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", pushed.endpoint)
+    patch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "2000")
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -44,8 +48,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         other = cluster.add_node(num_cpus=1, resources={"left": 1}, object_store_memory=STORE_BYTES)
         with prometheus(tmp_path_factory.mktemp("prometheus"), Path(cluster.head_node.session_dir), gpus) as server:
             cluster.connect()
-            yield Live(cluster, other, server, gpus)
+            yield Live(cluster, other, server, gpus, pushed)
     finally:
         obsray.shutdown()
         cluster.shutdown()
+        patch.undo()
         gpus.close()
+        pushed.close()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 
 from obsray.monitoring import prometheus_files, yaml_text
 from obsray.telemetry import session_file
@@ -38,6 +39,15 @@ def wait_for(what: str, question: Callable[[], Any], meanwhile: Callable[[], Any
         meanwhile()
         time.sleep(0.2)
     return answer
+
+
+def process_of(module: str, session: str) -> psutil.Process:
+    """The process of a node that runs a module."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if module in words and session in words:
+            return process
+    raise AssertionError(f"{module} does not run")
 
 
 class Gpus:
@@ -71,6 +81,53 @@ class Gpus:
                 line = f"{line.rpartition(' ')[0]} {self.values[name]}"
             lines.append(line)
         return "\n".join(lines) + "\n"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Pushed:
+    """An OTLP receiver over HTTP that keeps the newest point of every series."""
+
+    def __init__(self) -> None:
+        #: Instance -> metric -> labels -> value (of a histogram, its count).
+        self.values: dict[str, dict[str, dict[tuple[tuple[str, str], ...], float]]] = {}
+        pushed = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                pushed.take(self.rfile.read(int(self.headers["content-length"])))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}/v1/metrics"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def take(self, data: bytes) -> None:
+        request = metrics_service_pb2.ExportMetricsServiceRequest.FromString(data)
+        for of in request.resource_metrics:
+            facts = {each.key: each.value.string_value for each in of.resource.attributes}
+            mine = self.values.setdefault(facts["service.instance.id"], {})
+            for metric in of.scope_metrics[0].metrics:
+                for point in getattr(metric, metric.WhichOneof("data")).data_points:
+                    labels = tuple(sorted((each.key, each.value.string_value) for each in point.attributes))
+                    value = point.count if metric.HasField("histogram") else point.as_int or point.as_double
+                    mine.setdefault(metric.name, {})[labels] = value
+
+    def total(self, metric: str, **labels: str) -> float:
+        """The sum over all instances and series with these labels."""
+        return sum(
+            value for mine in list(self.values.values()) for said, value in list(mine.get(metric, {}).items())
+            if labels.items() <= dict(said).items()
+        )  # fmt: skip
 
     def close(self) -> None:
         self._server.shutdown()

@@ -9,12 +9,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 import obsray
 from obsray.util.placement_group import placement_group, remove_placement_group
-from tests.monitoring.live import wait_for
+from tests.monitoring.live import process_of, wait_for
 
 #: What stands still, or burns, as long as it is there.
 STANDING = {
@@ -71,15 +70,6 @@ class Holder:
     def wait_for(self, path):
         while not Path(path).exists():
             time.sleep(0.05)
-
-
-def process_of(module, session):
-    """The process of a node that runs a module."""
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if module in words and session in words:
-            return process
-    raise AssertionError(f"{module} does not run")
 
 
 def wait_until_fired(live, names, meanwhile=lambda: None):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import obsray
 from obsray.cli import main
@@ -23,7 +24,7 @@ from obsray.telemetry import session_file
 from obsray.testing.recorded_session import record_session
 from obsray.util import collective, metrics
 from obsray.util.placement_group import placement_group
-from tests.monitoring.live import wait_for
+from tests.monitoring.live import process_of, wait_for
 from tests.monitoring.test_dashboards import MODELS, panels, queries
 
 VARIABLES = {
@@ -167,6 +168,69 @@ def test_metrics_of_user_code_arrive_and_stay_when_their_worker_is_killed(live):
         "a later scrape", lambda: [s for s in live.prometheus.ask(query) if s["value"][0] > first[0]["value"][0] + 2]
     )
     assert float(again[0]["value"][1]) >= float(first[0]["value"][1])
+
+
+@pytest.mark.timeout(300)
+def test_nodes_and_dashboard_push_what_is_scraped_of_them(live):
+    facts = session_file.read(Path(live.head.session_dir))
+    others = session_file.read(Path(live.other.session_dir))
+    instances = {facts["node"], others["node"], f"{facts['node']}-dashboard"}
+    wait_for("all to push", lambda: instances <= set(live.pushed.values))
+    obsray.get([total.remote(np.zeros(1)) for _ in range(5)])
+
+    def scraped():
+        return float(live.prometheus.ask('sum(obsray_task_duration_seconds_count{fn="total"})')[0]["value"][1])
+
+    wait_for("the same numbers", lambda: live.pushed.total("obsray_task_duration_seconds", fn="total") == scraped() > 5)
+    assert live.pushed.total("obsray_dashboard_requests") > 0
+    assert live.pushed.total("obsray_nodes", state="alive", cluster=facts["control_address_tcp"]) >= 2
+
+
+@obsray.remote
+def far():
+    return 1
+
+
+@pytest.mark.timeout(300)
+def test_how_long_a_task_waited_is_counted_wherever_it_ran(live):
+    obsray.get([far.options(resources={"left": 0.1}, num_cpus=0).remote() for _ in range(4)] + [far.remote()])
+    query = 'sum(obsray_task_queue_seconds_count{fn="far"})'
+    wait_for("five that waited", lambda: [s for s in live.prometheus.ask(query) if float(s["value"][1]) == 5])
+
+
+def served(live):
+    """Counters of the head, right now."""
+    directory = Path(live.head.session_dir)
+    key = (directory / "metrics_token").read_text()
+    request = urllib.request.Request(
+        session_file.read(directory)["metrics_url"], headers={"Authorization": f"Bearer {key}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return {}
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        if family.type == "counter"
+        and family.name != "obsray_worker_seconds"
+        and (family.name not in METRICS or METRICS[family.name].events)
+        for sample in family.samples
+    }
+
+
+@pytest.mark.timeout(300)
+def test_a_collector_that_is_killed_is_followed_by_one_that_counts_on(live):
+    directory = Path(live.head.session_dir)
+    obsray.get(total.remote(np.zeros(1)))
+    before, url = served(live), session_file.read(directory)["metrics_url"]
+    assert any(name[0].startswith("obsray_user_") for name in before), "those of user code, too"
+    process_of("obsray.telemetry.process", live.head.session_dir).kill()
+    wait_for("the next collector", lambda: session_file.read(directory)["metrics_url"] != url and served(live))
+    after = served(live)
+    assert not {name: (value, after.get(name)) for name, value in before.items() if after.get(name, 0) < value}
+    wait_for("nodes", lambda: live.prometheus.ask('obsray_nodes{state="alive"} >= 2'))
 
 
 @pytest.mark.timeout(300)
