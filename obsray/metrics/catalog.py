@@ -456,7 +456,7 @@ _METRICS: tuple[Metric, ...] = (
         "obsray_gpu_held_memory_bytes",
         "gauge",
         "bytes",
-        (*_DEVICE, "job"),
+        (*_DEVICE, "job_id"),
         "Memory that processes hold, by their job; those of no worker of this node are foreign.",
         ("gpu_process_sample", "gpu_sample"),
     ),

@@ -222,7 +222,7 @@ ALERTS: tuple[Alert, ...] = (
     Alert(
         "ObsrayGpuMemoryForeign",
         INFO,
-        'obsray_gpu_held_memory_bytes{job="foreign"} > 1e9',
+        'obsray_gpu_held_memory_bytes{job_id="foreign"} > 1e9',
         "Another program holds memory of GPU {{ $labels.gpu }} of node {{ $labels.node }}",
         "Processes that are no workers of this node hold more than 1 GB there.",
         "Tasks may run out of GPU memory although obsray gave the GPU to them alone.",

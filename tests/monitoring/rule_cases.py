@@ -175,12 +175,12 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "ObsrayGpuMemoryForeign",
-        {'obsray_gpu_held_memory_bytes{node="a",gpu="1",uuid="GPU-b",job="foreign"}': f"5000000000{FLAT}"},
+        {'obsray_gpu_held_memory_bytes{node="a",gpu="1",uuid="GPU-b",job_id="foreign"}': f"5000000000{FLAT}"},
         {
-            'obsray_gpu_held_memory_bytes{node="a",gpu="1",uuid="GPU-b",job="foreign"}': f"5000000{FLAT}",
-            'obsray_gpu_held_memory_bytes{node="a",gpu="1",uuid="GPU-b",job="00000001"}': f"5000000000{FLAT}",
+            'obsray_gpu_held_memory_bytes{node="a",gpu="1",uuid="GPU-b",job_id="foreign"}': f"5000000{FLAT}",
+            'obsray_gpu_held_memory_bytes{node="a",gpu="1",uuid="GPU-b",job_id="00000001"}': f"5000000000{FLAT}",
         },
-        {"node": "a", "gpu": "1", "uuid": "GPU-b", "job": "foreign"},
+        {"node": "a", "gpu": "1", "uuid": "GPU-b", "job_id": "foreign"},
     ),
     Case(
         "ObsrayGpuXid",

@@ -270,7 +270,7 @@ GPU = Dashboard(
                       (('obsray_gpu_memory_bytes{$N, state="used"}', "{{node}}/{{gpu}} used"),
                        ('obsray_gpu_memory_bytes{$N, state="total"}', "{{node}}/{{gpu}} of")), "nodes"),
                 Panel("Memory by job", "What processes hold; those of no worker are foreign.", "bytes",
-                      (("sum by (node, gpu, job) (obsray_gpu_held_memory_bytes{$N})", "{{job}} on {{node}}/{{gpu}}"),), "jobs",
+                      (("sum by (node, gpu, job_id) (obsray_gpu_held_memory_bytes{$N})", "{{job_id}} on {{node}}/{{gpu}}"),), "jobs",
                       stack=True),
                 Panel("Memory bus", "Share of time in which it was busy; not how full the memory is.", "percentunit",
                       (("obsray_gpu_memory_bus_utilization_ratio{$N}", "{{node}}/{{gpu}}"),), "nodes"),

@@ -256,8 +256,8 @@ def test_gpus_are_told_with_their_uuid_and_what_is_not_known_has_no_series(told,
     assert told.value("obsray_gpu_info", gpu="1", uuid="") == 1
     assert told.value("obsray_gpu_utilization_ratio", **which) == 0.5
     assert told.value("obsray_gpu_memory_bytes", **which, state="used") == 3 << 30
-    assert told.value("obsray_gpu_held_memory_bytes", **which, job="00000007") == 1 << 30
-    assert told.value("obsray_gpu_held_memory_bytes", **which, job="foreign") == 5
+    assert told.value("obsray_gpu_held_memory_bytes", **which, job_id="00000007") == 1 << 30
+    assert told.value("obsray_gpu_held_memory_bytes", **which, job_id="foreign") == 5
     assert told.value("obsray_gpu_slowed", **which, cause="heat") == 1
     assert told.value("obsray_gpu_slowed", **which, cause="power cap") == 0
     assert told.value("obsray_gpu_clock_hertz", **which) == 1.98e9
