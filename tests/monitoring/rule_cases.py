@@ -144,6 +144,11 @@ CASES: tuple[Case, ...] = (
         },
     ),
     Case(
+        "ObsrayControlReadOnly",
+        {"obsray_control_read_only": f"1{FLAT}"},
+        {"obsray_control_read_only": f"0{FLAT}"},
+    ),
+    Case(
         "ObsrayControlTookOver",
         counted("obsray_control_takeovers_total", 0, 1),
         {"obsray_control_takeovers_total": f"1{FLAT}"},
