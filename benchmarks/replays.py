@@ -194,10 +194,11 @@ PROGRAMS: dict[str, Callable[[], None]] = {
 
 def recorded(name: str, workers: int, root: Path) -> Path:
     """The session of a program that ran with so many workers, in a process of its own."""
-    directory = root / f"{name}_{workers}"
+    # Paths of sockets are short; where they would not fit a session lies elsewhere.
+    directory = root / f"{list(PROGRAMS).index(name)}_{workers}"
     command = [sys.executable, "-m", "benchmarks.replays", "--run", name, "--workers", str(workers)]
     subprocess.run([*command, "--directory", str(directory)], check=True, timeout=PATIENCE_SECONDS)
-    return next(path for path in directory.rglob("s_*") if path.is_dir() and not path.is_symlink())
+    return next(path for path in directory.glob("*/s_*") if path.is_dir() and not path.is_symlink())
 
 
 def main() -> None:
