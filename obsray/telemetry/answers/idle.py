@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obsray.ids import WORKER_ID_BYTES
 from obsray.telemetry.answers.steps import Steps, instants, seconds_where
 from obsray.telemetry.events import LeaseOutcome, Reason, TaskType
 from obsray.telemetry.explain import reason_text
+from obsray.telemetry.table import same_id
 from obsray.telemetry.tables import NS
 from obsray.telemetry.tasks import FINISHED, QUEUED, WAITING_ARGUMENTS
 
@@ -22,12 +24,13 @@ IDLE = {
     "idle: owner has not sent tasks": "leased, and tasks were queued at owners: sending and answering took this long",
     "idle: no resources": "tasks were queued, but the CPUs, or what else they ask for, were taken",
     "idle: being scheduled": "tasks were queued and workers free: the scheduler had not matched them yet",
+    "idle: fits nowhere": "all tasks that were queued ask for what no node has",
     "idle: sent elsewhere": "tasks had been sent to other workers and waited there",
     "idle: waiting for arguments": "no task could run: all that were there waited for results of others",
     "idle: last tasks run": "nothing was left but the tasks that ran elsewhere",
     "idle: nothing submitted": "there was no task at all: the drivers computed, or had not begun, or were done",
 }
-_ACTOR, _SENDS, _RESOURCES, _SCHEDULED, _ELSEWHERE, _ARGUMENTS, _LAST, _NOTHING = IDLE
+_ACTOR, _SENDS, _RESOURCES, _SCHEDULED, _NOWHERE, _ELSEWHERE, _ARGUMENTS, _LAST, _NOTHING = IDLE
 _NO_HELP = (
     Reason.NO_CAPACITY, Reason.INFEASIBLE, Reason.PLACEMENT, Reason.AFFINITY, Reason.LABELS, Reason.ENVIRONMENT,
     Reason.WORKER_STARTING, Reason.WORKER_LIMIT, Reason.STORE_FULL, Reason.FAIRNESS, Reason.DRAINING,
@@ -57,6 +60,10 @@ class Idle:
         ended = np.where(ended >= started, ended, over)
         since = np.maximum(ready, table["retried_at"][rows])
         clip = self._clip
+        nowhere = np.zeros(len(rows), np.bool_)
+        nowhere[still] = self._fit_nowhere(view, rows[still])
+        self.nowhere = Steps.of_intervals(clip(np.minimum(since, dispatched)[nowhere]), clip(dispatched[nowhere]))
+        since = np.where(nowhere, dispatched, since)
         self.waits = Steps.of_intervals(clip(submitted), clip(ready))
         self.queued = Steps.of_intervals(clip(np.minimum(since, dispatched)), clip(dispatched))
         self.sent = Steps.of_intervals(clip(dispatched), clip(started))
@@ -69,6 +76,18 @@ class Idle:
         grain = max(1, (self.end - self.begin) // INSTANTS_MAX)
         inside = np.clip(instants, self.begin, self.end) - self.begin
         found: Array = self.begin + (inside if grain == 1 else (inside + grain // 2) // grain * grain)
+        return found
+
+    @staticmethod
+    def _fit_nowhere(view: Views, rows: Array) -> Array:
+        """Of tasks that wait now, which ask for what no node has: the scheduler's last word about their shape."""
+        owners = np.ascontiguousarray(view.task_table["id"][rows]).view(f"V{WORKER_ID_BYTES}")[::2]
+        shapes = view.task_table["shape"][rows]
+        found = np.zeros(len(rows), np.bool_)
+        for (owner, shape), decision in view.lease_table.latest.items():
+            code = view.store.texts.find(shape) if decision["outcome"] == "infeasible" else None
+            if code is not None:
+                found |= (shapes == code) & same_id(owners, owner)
         return found
 
     def _said(self, view: Views) -> None:
@@ -91,15 +110,17 @@ class Idle:
 
     def causes(self, start: Array, end: Array, kind: Array) -> dict[str, Array]:
         """The seconds of each idle interval by cause; ``kind`` as above."""
-        steps = (self.waits, self.queued, self.sent, self.runs, self.reasons)
+        steps = (self.waits, self.queued, self.sent, self.runs, self.nowhere, self.reasons)
         times = instants(np.array([self.begin]), *(step.times for step in steps))
         queued, sent = self.queued.at(times) > 0, self.sent.at(times) > 0
         no_help = np.isin(self.reasons.at(times), _NO_HELP)
         waits, runs = self.waits.at(times) > 0, self.runs.at(times) > 0
+        nowhere = self.nowhere.at(times) > 0
         rest = ~queued
+        left = rest & ~sent & ~waits & ~runs
         causes = {
             _ELSEWHERE: rest & sent, _ARGUMENTS: rest & ~sent & waits, _LAST: rest & ~sent & ~waits & runs,
-            _NOTHING: rest & ~sent & ~waits & ~runs,
+            _NOWHERE: left & nowhere, _NOTHING: left & ~nowhere,
         }  # fmt: skip
         actor, leased, free = (kind == 2), (kind == 1), (kind == 0)
         found = {_ACTOR: np.where(actor, (end - start) / NS, 0.0)}

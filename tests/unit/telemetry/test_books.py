@@ -12,7 +12,7 @@ from obsray.cli import command
 from obsray.telemetry.answers.attempts import shares
 from obsray.telemetry.answers.books import ACTIVITIES
 from obsray.telemetry.answers.steps import Steps, seconds_where
-from obsray.telemetry.events import Reason, WaitKind
+from obsray.telemetry.events import LeaseOutcome, Reason, WaitKind
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
 from obsray.testing.recorded_session import record_session
@@ -191,3 +191,17 @@ def test_seconds_in_which_something_holds_are_summed_for_each_interval():
     assert steps.at(np.array([0, 1, 2, 3, 4]) * NS).tolist() == [0, 1, 2, 1, 0]
     low, high = np.array([0, 2]) * NS, np.array([10, 3]) * NS
     assert seconds_where(steps.times, steps.values > 0, low, high).tolist() == [3.0, 1.0]
+
+
+def test_workers_do_not_idle_for_a_task_that_fits_nowhere(tmp_path):
+    scene = Scene(tmp_path / "session")
+    worker = scene.worker()
+    scene.submit("huge", "CPU:1,disk:1")
+    scene.decide("CPU:1,disk:1", LeaseOutcome.INFEASIBLE, Reason.INFEASIBLE, "disk: 1 of 0")
+    scene.grant("CPU:1", worker)
+    scene.run("f", worker, 1.0)
+    scene.tick(5)
+    found = scene.views().books()
+    assert balances(found)
+    assert of(found, "idle: fits nowhere") > 4
+    assert of(found, "idle: being scheduled") < 1
