@@ -111,8 +111,11 @@ examples:
 _LOGS_EXAMPLES = """examples:
   obsray logs                       the files there are
   obsray logs 7c01 -f               what a worker prints, as it comes (id, part of it, or pid)
-  obsray logs --task 3fa2c1d0:42    the worker that ran a task
+  obsray logs --task 3fa2c1d0:42    the lines that a task wrote
   obsray logs node                  the node's own log
+  obsray logs --grep 'loss=' --function train --since 10m    searched in the whole cluster
+  obsray logs --level warning -f    what is logged from here on, by anybody
+  obsray logs --actor 3fa2c1d0:a7 --json    a JSON object for each line
 """
 
 
@@ -299,11 +302,7 @@ def _parser() -> argparse.ArgumentParser:
 
     logs = verb("logs", "What workers printed, and the logs of the runtime's own processes.", _logs, _LOGS_EXAMPLES)
     logs.add_argument("worker", nargs="?", help="worker id (or part of it), pid, or the name of a log file")
-    logs.add_argument("--task", metavar="ID", help="the worker that ran this task")
-    logs.add_argument(
-        "--tail", type=int, default=1000, metavar="N", help="lines from the end (default 1000, -1 for all)"
-    )
-    logs.add_argument("-f", "--follow", action="store_true", help="go on as more is written")
+    history_options.add_log_options(logs)
 
     timeline = verb(
         "timeline",

@@ -106,6 +106,24 @@ def add_rows(lists: argparse.ArgumentParser) -> None:
     lists.add_argument("--cursor", metavar="CURSOR", help="go on behind an earlier page")
 
 
+def add_log_options(logs: argparse.ArgumentParser) -> None:
+    """Options of ``logs``: which lines."""
+    logs.add_argument("--task", metavar="ID", help="lines that this task wrote")
+    logs.add_argument("--actor", metavar="ID", help="lines that calls of this actor wrote")
+    logs.add_argument("--function", metavar="NAME", help="lines of tasks of this name (or pattern with *)")
+    logs.add_argument("--grep", metavar="PATTERN", help="lines in which this regular expression is found")
+    logs.add_argument("-i", "--ignore-case", action="store_true", help="upper and lower case are the same to --grep")
+    logs.add_argument("--level", metavar="LEVEL", help="log records at least so severe: debug, info, warning, error")
+    logs.add_argument("--since", metavar="MOMENT", help="what was written from here on: 10m (ago), 12:03, ...")
+    logs.add_argument("--until", metavar="MOMENT", help="what was written before")
+    logs.add_argument("--node", metavar="ID", help="of this node's processes (or part of the id)")
+    logs.add_argument("--stream", choices=("out", "err", "system"), help="stdout, stderr, or the runtime's own logs")
+    logs.add_argument(
+        "--tail", type=int, default=1000, metavar="N", help="lines from the end (default 1000, -1 for all)"
+    )
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as more is written")
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not value > 0:

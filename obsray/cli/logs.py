@@ -1,4 +1,4 @@
-"""``obsray logs``: what processes printed, read from the session's ``logs`` directory."""
+"""``obsray logs``: what processes printed, of all nodes, live or long after: listed, searched, followed."""
 
 from __future__ import annotations
 
@@ -12,148 +12,144 @@ from obsray.cli import output, sessions
 from obsray.dashboard import identifiers, plain_json, units
 from obsray.dashboard.tables import Column
 
-#: How often a followed file is looked at.
+#: How often followed files are looked at.
 FOLLOW_SECONDS = 0.2
-BLOCK_BYTES = 1 << 16
-#: A line longer than this is printed in pieces, so that a file without line ends cannot fill the memory.
-LINE_BYTES_MAX = 1 << 16
-_COLUMNS = (Column("file", "File"), Column("bytes", "Size", "size"), Column("written_at_ns", "Last written", "clock"))
+_COLUMNS = (
+    Column("file", "File"), Column("node", "Node", "id"), Column("bytes", "Size", "size"),
+    Column("written_at_ns", "Last written", "clock"),
+)  # fmt: skip
+_SEARCHING = (
+    "grep", "since", "until", "level", "function", "task", "actor", "node", "stream",
+)  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
+    from obsray.telemetry.log_search import LogQuery, LogSearch
+    from obsray.telemetry.table import QueryError
+
     directory = sessions.find(options.session)
-    logs = directory / "logs"
-    if options.task:
-        wanted = _worker_of_task(directory, options.task)
-    elif options.worker:
-        wanted = options.worker
-    else:
-        return _print_listing(logs, directory, options.json)
-    files = _files(logs, directory, wanted)
-    if not files:
-        raise sessions.Problem(
-            f"no log of {units.plain(wanted)} in {logs}",
-            "'obsray logs' lists the files there are. Output of workers of other nodes is in the logs of their own "
-            "sessions, and here as far as it was for a program of this node.",
-        )
-    if options.json:
-        print(plain_json.dumps({path.name: [line for _, line in _tail(path, options.tail)[0]] for path in files}))
-        return 0
-    return _print_files(files, options.tail, options.follow, directory)
+    asked = {name: getattr(options, name) for name in _SEARCHING if getattr(options, name) is not None}
+    if options.worker is None and not asked and not options.follow:
+        return _print_listing(directory, options.json)
+    view = sessions.views(directory)
+    try:
+        for name, noun in (("task", "tasks"), ("actor", "actors")):
+            if name in asked:
+                asked[name] = identifiers.resolve(view, noun, asked[name])
+        if options.worker is not None:
+            asked.update(_meant(view, options.worker))
+        if "task" in asked:
+            _check_task(view, asked)
+        query = LogQuery.read(view.now_ns(), options.ignore_case, limit=options.tail, **asked)
+    except identifiers.UnknownId as error:
+        raise sessions.Problem(units.plain(error), f"See 'obsray list {noun}'.") from None
+    except QueryError as error:
+        raise sessions.Problem(units.plain(error), "See 'obsray logs --help'.") from None
+    search = LogSearch(view, query)
+    plain = set(asked) <= {"worker", "file"}
+    follows = options.follow and view.store.is_live()
+    rows = search.newest(final=not follows, each=plain)
+    if search.left_out and not plain:
+        print(f"obsray: {units.count(search.left_out)} earlier lines; --tail -1 shows all", file=sys.stderr)
+    _print(rows, options.json, plain)
+    while follows:
+        # Asked before reading: what a process wrote last is still read after it ended.
+        follows = view.store.is_live()
+        _print(search.more(), options.json, plain)
+        if follows:
+            time.sleep(FOLLOW_SECONDS)
+    if options.follow:
+        _print(search.newest(each=True), options.json, plain)
+    if not rows and not options.follow and not plain and not options.json:
+        print("no line matches", file=sys.stderr)
+        return 1
+    return 0
 
 
-def _print_listing(logs: Path, directory: Path, json: bool) -> int:
-    found = [
-        {"file": str(path.relative_to(logs)), "bytes": path.stat().st_size, "written_at_ns": path.stat().st_mtime_ns}
-        for path in sorted(_there(logs), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    ]
+def _print_listing(directory: Path, json: bool) -> int:
+    from obsray.telemetry import session_file
+    from obsray.telemetry.log_files import log_files
+
+    own = str(session_file.read(directory).get("node") or "")
+    found: list[dict[str, Any]] = []
+    for file in log_files(directory, own):
+        facts = file.path.stat()
+        found.append({
+            "file": str(file.path.relative_to(directory / "logs")), "node": file.node or None, "bytes": facts.st_size,
+            "written_at_ns": facts.st_mtime_ns,
+        })  # fmt: skip
+    found.sort(key=lambda row: -row["written_at_ns"])
     if json:
         print(plain_json.dumps({"session": directory.name, "rows": found, "total": len(found)}))
     elif found:
         print(output.table(_COLUMNS, found, output.width(), output.is_coloured(sys.stdout)))
     else:
-        print(f"nothing was logged yet in {logs}")
+        print(f"nothing was logged yet in {directory / 'logs'}")
     return 0
 
 
-def _worker_of_task(directory: Path, text: str) -> str:
-    view = sessions.views(directory)
-    try:
-        task = view.task(identifiers.resolve(view, "tasks", text), refresh=False) or {}
-    except identifiers.UnknownId as error:
-        raise sessions.Problem(units.plain(error), "See 'obsray list tasks'.") from None
-    if not task.get("worker_id"):
-        raise sessions.Problem(
-            f"task {units.plain(text)} has not run on any worker yet", str(task.get("pending_reason") or "")
-        )
-    return str(task["worker_id"])
+def _meant(view: Any, wanted: str) -> dict[str, str]:
+    """The worker or file that a worker id, part of one, a pid or a name means."""
+    from obsray.telemetry.log_files import log_files
 
-
-def _files(logs: Path, directory: Path, wanted: str) -> list[Path]:
-    """The log files that a worker id, part of one, a pid or a name means. Only names that lie in ``logs`` can match."""
-    there = sorted(_there(logs))
-    named = [path for path in there if path.name == wanted or path.stem == wanted]
+    directory = view.store.session_dir
+    there = log_files(directory, str(view.store.session().get("node") or ""))
+    for file in there:
+        if wanted in (file.name, str(file.path.relative_to(directory / "logs"))):
+            return {"file": file.name}
+    named = [file for file in there if file.path.stem == wanted]
     if named:
-        return named
-    found = [path for path in there if path.stem.startswith(f"worker-{wanted.lower()}")]
-    workers = {path.stem for path in found}
+        return {"worker": named[0].worker} if named[0].worker else {"file": named[0].name}
+    workers = {file.worker for file in there if file.worker and file.worker.startswith(wanted.lower())}
+    if not workers and wanted.isdecimal():
+        workers = {row["worker_id"] for row in view.workers(refresh=False) if str(row.get("pid")) == wanted}
+        workers &= {file.worker for file in there}
     if len(workers) > 1:
         raise sessions.Problem(
             f"{units.plain(wanted)!r} could be {', '.join(sorted(workers)[:5])}", "Give more of the id."
         )
-    if not found and wanted.isdecimal():
-        view: Any = sessions.views(directory)
-        ids = [row["worker_id"] for row in view.workers(refresh=False) if str(row.get("pid")) == wanted]
-        found = [path for path in there if path.stem.removeprefix("worker-") in ids]
-    return found
+    if not workers:
+        raise sessions.Problem(
+            f"no log of {units.plain(wanted)} in {directory / 'logs'}",
+            "'obsray logs' lists the files there are. The logs of other nodes are at the head of their cluster.",
+        )
+    return {"worker": workers.pop()}
 
 
-def _there(logs: Path) -> list[Path]:
-    """The log files of a session, and its copies of what workers of other nodes printed for its programs."""
-    paths = [*logs.glob("*"), *logs.glob("remote/*/worker-*")]
-    return [path for path in paths if path.is_file() and not path.is_symlink()]
+def _check_task(view: Any, asked: dict[str, str]) -> None:
+    """A task that never ran printed nothing; of one recorded before lines were told apart there is only its worker."""
+    task = view.task(asked["task"], refresh=False) or {}
+    worker = task.get("worker_id")
+    if not worker:
+        raise sessions.Problem(
+            f"task {units.plain(asked['task'])} has not run on any worker yet", str(task.get("pending_reason") or "")
+        )
+    table = view.log_table
+    if not table.workers_of(bytes.fromhex(asked["task"])) and not any(table.marks(worker, s) for s in ("out", "err")):
+        asked.pop("task")
+        asked["worker"] = worker
+        print("obsray: it is not recorded which lines are this task's; this is all of its worker", file=sys.stderr)
 
 
-def _print_files(files: list[Path], tail: int, follow: bool, directory: Path) -> int:
+def _print(rows: list[dict[str, Any]], json: bool, plain: bool) -> None:
     coloured = output.is_coloured(sys.stdout)
-    ends: dict[Path, int] = {}
-    for path in files:
-        lines, ends[path] = _tail(path, tail)
-        for _, line in lines:
-            _print_line(path, line, len(files) > 1, coloured)
-    if not follow:
-        return 0
-    from obsray.telemetry.store import is_live
-
-    while True:
-        # Asked before reading: what a process wrote last is still read after it ended.
-        ended = not is_live(directory)
-        for path in files:
-            ends[path] = _print_new(path, ends[path], len(files) > 1, coloured)
-        sys.stdout.flush()
-        if ended:
-            return 0
-        time.sleep(FOLLOW_SECONDS)
+    streams = {row["stream"] for row in rows}
+    for row in rows:
+        if json:
+            print(plain_json.dumps(row))
+            continue
+        text = units.plain(row["text"], lines=True)
+        tone = "bad" if row["stream"] == "err" else "off"
+        if not plain:
+            print(f"{output.paint(_prefix(row), tone, coloured)} {text}")
+        else:
+            print(f"{output.paint(row['stream'], tone, coloured)} {text}" if len(streams) > 1 else text)
+    sys.stdout.flush()
 
 
-def _print_new(path: Path, start: int, prefixed: bool, coloured: bool) -> int:
-    """Print complete lines from ``start`` on; returns where to go on."""
-    with path.open("rb") as file:
-        file.seek(start)
-        while True:
-            line = file.readline(LINE_BYTES_MAX)
-            if not line or (not line.endswith(b"\n") and len(line) < LINE_BYTES_MAX):
-                return start
-            start += len(line)
-            _print_line(path, line.decode(errors="replace").rstrip("\n"), prefixed, coloured)
-
-
-def _print_line(path: Path, line: str, prefixed: bool, coloured: bool) -> None:
-    text = units.plain(line, lines=True)
-    tone = "bad" if path.suffix == ".err" else "off"
-    print(f"{output.paint(path.suffix[1:], tone, coloured)} {text}" if prefixed else text)
-
-
-def _tail(path: Path, lines_max: int) -> tuple[list[tuple[int, str]], int]:
-    """The last ``lines_max`` lines (all if negative) with their offsets, and where the file ended.
-
-    Reads backwards in blocks, so the end of a huge file costs little.
-    """
-    size = path.stat().st_size
-    start, newlines, data = size, 0, b""
-    with path.open("rb") as file:
-        while start and (lines_max < 0 or newlines <= lines_max):
-            step = min(BLOCK_BYTES, start)
-            start -= step
-            file.seek(start)
-            block = file.read(step)
-            newlines += block.count(b"\n")
-            data = block + data
-    complete = data.splitlines(keepends=True)
-    if lines_max >= 0:
-        complete = complete[len(complete) - min(lines_max, len(complete)) :]
-    found, offset = [], size - sum(map(len, complete))
-    for line in complete:
-        found.append((offset, line.decode(errors="replace").rstrip("\r\n")))
-        offset += len(line)
-    return found, size
+def _prefix(row: dict[str, Any]) -> str:
+    """Who wrote a line: the task if there is one, else the process."""
+    at = units.clock(row["time_ns"]) if row["time_ns"] else "-"
+    if row["task_id"]:
+        return f"{at} {units.plain(row['name'] or 'task')} {units.short_id(row['task_id'])} {row['stream']}"
+    return f"{at} {units.plain(row['file'])}"

@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from obsray.telemetry.explain import gist
 
-from . import analyses, api, jobs, pages, scraping, units
+from . import analyses, api, jobs, logs, pages, scraping, units
 from .auth import Guard
 from .queries import BadQuery
 from .source import Busy, Source
@@ -78,6 +78,7 @@ def create_app(source: Source, token: str, port: int, measured: scraping.Measure
     routes = [
         Route("/healthz", _healthz),
         *api.routes(),
+        *logs.routes("/api/v1/"),
         *scraping.routes(),
         *jobs.routes(),
         *pages.routes(),
@@ -96,6 +97,7 @@ def create_app(source: Source, token: str, port: int, measured: scraping.Measure
     application = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan, middleware=measuring)
     application.state.source = source
     application.state.environment = _environment()
+    application.state.logs = logs.LogQuestions()
     application.state.measured = measured
     return Guard(application, token, port)
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from obsray.core.protocol.messages import TelemetryRows, TelemetryWanted, decode, encode
+from obsray.core.protocol.messages import LogFilePieces, TelemetryRows, TelemetryWanted, decode, encode
 from obsray.core.transport import chaos
 from obsray.core.transport.connection import Connection, Hello
 from obsray.core.transport.dial import dial
+from obsray.federation.logs import LogCopies
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.rings import RingState
@@ -85,11 +86,13 @@ class Gathering:
     """
 
     def __init__(
-        self, session: Path, node: str, token: bytes, specification: str = "", emitter: Emitter | None = None
-    ) -> None:
+        self, session: Path, node: str, token: bytes, specification: str = "", emitter: Emitter | None = None,
+        logs_bytes_max: int = 1 << 30,
+    ) -> None:  # fmt: skip
         chaos.activate(specification, ProcessKind.COLLECTOR, bytes.fromhex(node), emitter or Silent())
         self.snapshots: queue.Queue[Snapshot] = queue.Queue(WAITING_MAX)
         self._session, self._node, self._token = session, node, token
+        self._logs_bytes_max = logs_bytes_max
         self._known: set[str] = set()
         self._alive: dict[str, bool] = {}
         self._stopping = threading.Event()
@@ -114,6 +117,7 @@ class Gathering:
     def _gather(self, node: str, address: str) -> None:
         """Take what is new until the node is dead or has said all."""
         snapshot, taken, pulse = Snapshot(bytes.fromhex(node)), dict[str, int](), _Pulse(time.monotonic())
+        logs = LogCopies(self._session, node, self._logs_bytes_max)
         connection: tuple[Any, Connection] | None = None
         while not self._stopping.is_set():
             try:
@@ -146,11 +150,32 @@ class Gathering:
                 }
                 snapshot.last = snapshot.complete = answer.finished
                 self._hand_on(snapshot)
-                if answer.finished:
+                broken = self._take_logs(connection, logs)
+                if answer.finished or broken:
                     connection[0].close()
+                    connection = None
+                if answer.finished:
                     return
                 snapshot = Snapshot(bytes.fromhex(node))
                 self._stopping.wait(GATHER_SECONDS)
+
+    def _take_logs(self, connection: tuple[Any, Connection], logs: LogCopies) -> bool:
+        """Copy what is new in the log files of a node; whether the connection broke over it."""
+        try:
+            while not self._stopping.is_set():
+                wanted = logs.wanted()
+                if wanted is None:
+                    break
+                answer = _exchange(*connection, encode(wanted))
+                if not isinstance(answer, LogFilePieces):
+                    raise ValueError("not an answer of a collector")
+                logs.take(answer)
+                if answer.whole:
+                    break
+        except (OSError, ValueError) as error:
+            log.warning("the logs of a node are not copied for now: %s", error)
+            return True
+        return False
 
     def _hand_on(self, snapshot: Snapshot) -> None:
         while not self._stopping.is_set():
@@ -164,9 +189,18 @@ class Gathering:
 def _ask(sock: Any, connection: Connection, taken: dict[str, int]) -> TelemetryRows:
     question, faults = encode(TelemetryWanted(taken)), chaos.active()
     breaks = faults is not None and faults.pause("TelemetryWanted", b"", question)
-    sock.sendall(connection.pack([question]))
     if breaks:
+        sock.sendall(connection.pack([question]))
         raise ConnectionError("it was broken on purpose (OBSRAY_CHAOS)")
+    answer = _exchange(sock, connection, question)
+    if not isinstance(answer, TelemetryRows):
+        raise ValueError("not an answer of a collector")
+    return answer
+
+
+def _exchange(sock: Any, connection: Connection, question: Any) -> Any:
+    """Send a question and wait for the answer. Raises OSError, ValueError."""
+    sock.sendall(connection.pack([question]))
     deadline = time.monotonic() + ANSWER_SECONDS_MAX
     while time.monotonic() < deadline:
         data = sock.recv(RECEIVE_BYTES)
@@ -174,8 +208,5 @@ def _ask(sock: Any, connection: Connection, taken: dict[str, int]) -> TelemetryR
             raise ConnectionError("its collector closed the connection")
         messages = connection.receive(data)
         if messages:
-            answer = decode(messages[0])
-            if not isinstance(answer, TelemetryRows):
-                raise ValueError("not an answer of a collector")
-            return answer
+            return decode(messages[0])
     raise TimeoutError("its collector did not answer in time")

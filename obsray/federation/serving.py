@@ -12,7 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from obsray.core.protocol.messages import TelemetryRows, TelemetryWanted, decode, encode
+from obsray.core.protocol.messages import (
+    LogFilePieces,
+    LogFilesWanted,
+    TelemetryRows,
+    TelemetryWanted,
+    decode,
+    encode,
+)
 from obsray.core.transport import chaos
 from obsray.core.transport.links import Link, Reactor
 from obsray.telemetry.events import ProcessKind
@@ -22,6 +29,8 @@ from obsray.telemetry.spine import Emitter, Silent
 SOCKET = "collector.sock"
 #: Rows of one answer; what is left is asked for again.
 ANSWER_BYTES_MAX = 32 << 20
+#: Bytes of log files in one answer.
+LOG_BYTES_MAX = 4 << 20
 #: After the last drain, how long the head may still come for the rest.
 LINGER_SECONDS_MAX = 2.0
 LOOK_SECONDS = 0.5
@@ -44,6 +53,7 @@ class Serving:
         self._node = node
         self._recorded = recorded
         self._catalog = Catalog(session / "telemetry")
+        self._logs = session / "logs"
         self._reactor = Reactor(self._on_messages, lambda link: None)
         chaos.activate(
             specification, ProcessKind.COLLECTOR, bytes.fromhex(node), emitter or Silent(), self._reactor
@@ -75,10 +85,34 @@ class Serving:
     def _on_messages(self, link: Link, messages: list[Any]) -> None:
         for message in messages:
             wanted = decode(message)
+            if isinstance(wanted, LogFilesWanted):
+                link.send(encode(self._log_pieces(wanted.taken)))
+                continue
             if not isinstance(wanted, TelemetryWanted):
                 self._reactor.close(link)
                 return
             link.send(encode(self._answer(wanted.rows)))
+
+    def _log_pieces(self, taken: dict[str, int]) -> LogFilePieces:
+        """What was written into log files beyond ``taken``. The head asks for it after the last records."""
+        pieces: list[tuple[str, int, bytes]] = []
+        size = 0
+        for path in sorted(self._logs.iterdir()):
+            start = taken.get(path.name, 0)
+            if not path.is_file() or path.is_symlink() or path.stat().st_size <= start:
+                continue
+            if size >= LOG_BYTES_MAX:
+                return LogFilePieces(pieces, False)
+            with path.open("rb") as file:
+                file.seek(start)
+                data = file.read(LOG_BYTES_MAX - size)
+            pieces.append((path.name, start, data))
+            size += len(data)
+        if size >= LOG_BYTES_MAX:
+            return LogFilePieces(pieces, False)
+        if self._catalog.finished:
+            self._served_all.set()
+        return LogFilePieces(pieces, True)
 
     def _answer(self, taken: dict[str, int]) -> TelemetryRows:
         """What is stored beyond ``taken`` (rows of each kind)."""
@@ -114,8 +148,6 @@ class Serving:
             if not values["node"].strip("0"):
                 values["node"] = self._node
             rings[process] = json.dumps(values)
-        if catalog.finished:
-            self._served_all.set()
         return TelemetryRows(parts, rings, reached, True, catalog.finished, self._recorded())
 
     def _rows(self, entry: Any, skip: int) -> bytes:

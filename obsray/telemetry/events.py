@@ -115,6 +115,13 @@ class TaskType(IntEnum):
     DRIVER = 3
 
 
+class OutputStream(IntEnum):
+    """Where a worker writes for people."""
+
+    OUT = 0
+    ERR = 1
+
+
 class Outcome(IntEnum):
     """How a task ended, from its owner's point of view."""
 
@@ -380,7 +387,8 @@ _UNION: tuple[Event, ...] = (
     Event(49, "actor_placed", "A worker was chosen to become the actor.", (
         _ACTOR, _WORKER, _detail("node", "id8"), _measure("pending_seconds", "f32"), _measure("incarnation", "u16"))),
     Event(50, "actor_alive", "The actor's constructor returned.", (
-        _ACTOR, _WORKER, _measure("incarnation", "u16"), _measure("start_seconds", "f32"))),
+        _ACTOR, _WORKER, _measure("incarnation", "u16"), _measure("start_seconds", "f32"),
+        _detail("pid", "u32"))),
     Event(51, "actor_restarting", "The actor's process died and will be started again.", (
         _ACTOR, _WORKER, _measure("restarts", "u16"), _label("cause", "u8", DeathCause), _detail("error", "str")),
         Severity.WARNING),
@@ -699,6 +707,11 @@ _UNION: tuple[Event, ...] = (
         _label("node_type", "str"), _detail("why", "str"))),
     Event(199, "resources_requested", "A program said how large the cluster should be at least.", (
         _WORKER, _measure("bundles", "u32"), _detail("resources", "str"))),
+    # what workers print
+    Event(267, "output_began", "From this byte of its worker's output on, what stands there is an attempt's (or"
+        " nobody's); of a log record also who logged it and how severe it is.", (
+        _TASK, _ATTEMPT, _ACTOR, _label("stream", "u8", OutputStream), _detail("from_byte", "u64"),
+        _detail("level", "str"), _detail("logger", "str"))),
     # what is lost, as its owner sees it
     Event(176, "object_missing", "The owner of a stored value learned that no copy of it is left.", (
         _OBJECT, _measure("object_bytes", "u64"), _detail("error", "str")), Severity.WARNING),

@@ -93,7 +93,7 @@ class Process:
             chaos = (self.config.chaos, self.collector.ring)
             if facts.get("head"):
                 self.gathering = importlib.import_module(GATHERING).Gathering(
-                    self.session_dir, facts["node"], token, *chaos
+                    self.session_dir, facts["node"], token, *chaos, self.config.logs_bytes_max
                 )
             else:
                 self.serving = importlib.import_module(SERVING).Serving(

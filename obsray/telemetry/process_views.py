@@ -73,7 +73,9 @@ class ProcessViews(TaskViews):
         found = []
         for actor, row in self.actor_table.rows.items():
             values = {name: value for name, value in row.items() if not name.startswith("_")}
-            values["pid"] = self.pid(bytes.fromhex(row["worker_id"])) if row["worker_id"] else None
+            # Of a process at another node its home has heard before its own records are here.
+            known = self.pid(bytes.fromhex(row["worker_id"])) if row["worker_id"] else None
+            values["pid"] = known or row["_pid"]
             values["calls"] = calls.get(actor, 0)
             values["environment"] = self.environment_table.of_shape(row["shape"])
             found.append(values)

@@ -117,7 +117,7 @@ class ActorTable:
                 "restarts_max": 0, "detached": False, "created_at_ns": None, "placed_at_ns": None,
                 "alive_at_ns": None, "died_at_ns": None, "start_seconds": None, "died_cause": None, "error": None,
                 "checkpoints": 0, "checkpoint_bytes": None, "checkpointed_at_ns": None, "calls_replayed": 0,
-                "placement_group_id": None, "_at": 0,
+                "placement_group_id": None, "_at": 0, "_pid": None,
             }  # fmt: skip
         return row
 
@@ -143,11 +143,12 @@ class ActorTable:
             row["_at"], row["state"] = time_ns, state
 
     def _actor_placed(self, row: Row, time_ns: int, record: Row) -> None:
-        row.update(worker_id=record["worker"].hex(), node_id=record["node"].hex(), placed_at_ns=time_ns)
+        row.update(worker_id=record["worker"].hex(), node_id=record["node"].hex(), placed_at_ns=time_ns, _pid=None)
         self._state(row, time_ns, "PENDING_CREATION")
 
     def _actor_alive(self, row: Row, time_ns: int, record: Row) -> None:
         row.update(worker_id=record["worker"].hex(), alive_at_ns=time_ns, start_seconds=record["start_seconds"])
+        row["_pid"] = record["pid"] or None
         self._state(row, time_ns, "ALIVE")
 
     def _actor_restarting(self, row: Row, time_ns: int, record: Row) -> None:

@@ -42,6 +42,13 @@ def _waiting(count: int, noun: str) -> str:
     return f"{_many(count, noun)} wait{'s' * (count == 1)}"
 
 
+def _output(r: Row, n: Names) -> str:
+    if not any(r["task"]):
+        return f"output of no task, from byte {r['from_byte']} of std{r['stream']} on"
+    what = f"logged ({r['level'].lower()}, {r['logger']})" if r["level"] else "wrote"
+    return f"{_task(r, n)} {what} to std{r['stream']}, from byte {r['from_byte']} on"
+
+
 def _run(r: Row, n: Names) -> str:
     first = n.task_label(r["first_task"])
     return f"{first} was" if r["tasks"] == 1 else f"{r['tasks']} tasks from {first} on were"
@@ -608,6 +615,7 @@ SENTENCES: dict[str, Sentence] = {
         f"{_worker(r, n)} asked for a cluster with room for {_many(r['bundles'], 'bundle')}"
         + (f": {r['resources']}" if r["resources"] else "")
     ),
+    "output_began": _output,
     "logs_dropped": lambda r, n: f"{r['bytes']} bytes of its output did not reach its driver",
     "node_stopped": lambda r, n: f"node {r['node'].hex()[:8]} ended in order",
     "node_changed": lambda r, n: f"node {r['node'].hex()[:8]} is now {r['state']}",

@@ -15,6 +15,7 @@ from obsray.telemetry.gpu_work import GpuTable
 from obsray.telemetry.gpus import GpusTable
 from obsray.telemetry.groups import GroupTable
 from obsray.telemetry.leases import LeaseTable
+from obsray.telemetry.log_files import LogTable
 from obsray.telemetry.objects import ObjectTable
 from obsray.telemetry.processes import ActorTable, ClusterTable, ProcessTable
 from obsray.telemetry.samples import SampleTable
@@ -46,6 +47,7 @@ class Tables:
         self.gpus_table = GpusTable(texts)
         self.fault_table = FaultTable(texts)
         self.scaling_table = ScalingTable(texts)
+        self.log_table = LogTable(texts)
         self.samples = SampleTable(texts)
         self.version = 0
         self.running: list[Running] = []
@@ -56,7 +58,7 @@ class Tables:
             self.task_table, self.object_table, self.process_table, self.actor_table, self.cluster_table,
             self.lease_table, self.group_table, self.environment_table, self.collective_table,
             self.concurrency_table, self.gpu_table, self.gpus_table, self.fault_table, self.scaling_table,
-            self.samples,
+            self.log_table, self.samples,
         ):  # fmt: skip
             table.update(batch)
 

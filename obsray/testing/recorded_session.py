@@ -290,7 +290,7 @@ class _Recording:
             driver.intern("Counter CPU:1"), 1, 0, self.job, ids.NIL_TASK,
         )  # fmt: skip
         node.actor_placed(at + 1_000_000, actor, worker, made.node, 0.001, 0)
-        node.actor_alive(at + 5_000_000, actor, worker, 0, 0.004)
+        node.actor_alive(at + 5_000_000, actor, worker, 0, 0.004, 4000)
         name, shape = driver.intern("Counter.add"), driver.intern("Counter CPU:1")
         ring = self.rings[worker]
         for number in range(10):

@@ -414,7 +414,7 @@ class VirtualExecutor:
                 self.checkpoints = VirtualCheckpoints(self, self.actor, spec["checkpoint"]["every"])
                 if message.incarnation:
                     yield from self.checkpoints.restore(message.incarnation)
-            self._report(m.ActorReady(self.actor))
+            self._report(m.ActorReady(self.actor, self.process.pid))
         self._results.pop(0, None)
 
     def _report(self, message: Any) -> None:

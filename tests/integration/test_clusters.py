@@ -85,7 +85,7 @@ def test_two_terminals_make_a_cluster_that_programs_join_and_stop_ends(obsray, p
     listed = json.loads(obsray("list", "nodes", "--json").stdout)["rows"]
     assert {row["node_id"]: row["pid"] for row in listed} == {each["node_id"]: each["pid"] for each in (head, other)}
     files = [row["file"] for row in json.loads(obsray("logs", "--json").stdout)["rows"]]
-    copies = [name for name in files if name.startswith(f"remote/{other['node_id']}/worker-") and name.endswith(".out")]
+    copies = [name for name in files if name.startswith(f"nodes/{other['node_id']}/worker-") and name.endswith(".out")]
     # One of each program.
     assert len(copies) == 2
     assert "printed far away" in obsray("logs", Path(copies[0]).name).stdout

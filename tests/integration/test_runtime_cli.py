@@ -105,8 +105,8 @@ def check(directory: str, said: dict[str, Any], live: bool) -> None:
     assert "node.log" in files and "node.log" in obsray(directory, "logs")
     greeted = as_json(directory, "list", "tasks", "--filter", "name = greet", "--filter", "state = FINISHED")["rows"]
     assert "hello from the task" in obsray(directory, "logs", "--task", greeted[0]["task_id"])
-    lines = as_json(directory, "logs", "--task", greeted[0]["task_id"])
-    assert any("hello from the task" in line for file in lines.values() for line in file)
+    lines = obsray(directory, "logs", "--task", greeted[0]["task_id"], "--json").splitlines()
+    assert ["hello from the task"] == [json.loads(line)["text"] for line in lines]
 
 
 def test_every_command_answers_during_a_session_and_after_it(program):

@@ -192,7 +192,7 @@ class ActorTable:
         else:
             self._scheduler.want_actor(step, demand)
 
-    def ready(self, step: Step, client: bytes, actor_id: bytes) -> None:
+    def ready(self, step: Step, client: bytes, actor_id: bytes, pid: int) -> None:
         """The constructor returned; nothing happens unless it comes from the actor's own worker."""
         actor = self.by_worker.get(client)
         if actor is None or actor.id != actor_id or actor.state in (ActorState.ALIVE, ActorState.DEAD):
@@ -200,8 +200,9 @@ class ActorTable:
         advance(actor, ActorState.ALIVE)
         actor.lived, actor.failures = True, 0
         step.emit.actor_alive(
-            step.time_ns, actor.id, actor.worker, actor.incarnation & 0xFFFF, step.now - actor.placed_at
-        )
+            step.time_ns, actor.id, actor.worker, actor.incarnation & 0xFFFF, step.now - actor.placed_at,
+            pid & 0xFFFFFFFF,
+        )  # fmt: skip
         self._tell(step, actor)
 
     # --- death -------------------------------------------------------------------------------------------

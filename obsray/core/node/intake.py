@@ -80,7 +80,7 @@ _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
     m.UnpinObjects: (_objects,),
     m.FreeObjects: (_objects,),
     m.CreateActor: (_integer, _dictionary),
-    m.ActorReady: (_ACTOR,),
+    m.ActorReady: (_ACTOR, _integer),
     m.ActorFailed: (_ACTOR, _blob, _boolean),
     m.ActorGaveUp: (_ACTOR, _blob, _name),
     m.WatchActor: (_ACTOR,),

@@ -217,9 +217,10 @@ class CreateActor(NamedTuple):
 
 
 class ActorReady(NamedTuple):
-    """Worker -> node: the constructor of the actor returned."""
+    """Worker -> node: the constructor of the actor returned, in process ``pid`` of its machine."""
 
     actor: bytes
+    pid: int
     tag: int = 13
 
 
@@ -1121,6 +1122,21 @@ class TelemetryRows(NamedTuple):
     finished: bool
     recorded: int
     tag: int = 127
+
+
+class LogFilesWanted(NamedTuple):
+    """The head's collector -> a node's: what stands in its log files beyond these many bytes, by name?"""
+
+    taken: dict[str, int]
+    tag: int = 158
+
+
+class LogFilePieces(NamedTuple):
+    """``pieces``: name of a file, where in it they begin, bytes. ``whole``: there is no more by now."""
+
+    pieces: list[tuple[str, int, bytes]]
+    whole: bool
+    tag: int = 159
 
 
 def _registry() -> dict[int, type]:

@@ -108,7 +108,7 @@ class ActorRunner:
         executor.end(running, Outcome.OK, [], None, time.time_ns())
         if spec.get("checkpoint") is not None and not self._restore(spec["checkpoint"]):
             return
-        self._report(m.ActorReady(self.id))
+        self._report(m.ActorReady(self.id, os.getpid()))
 
     def _restore(self, wishes: dict[str, Any]) -> bool:
         from obsray.core.runtime.checkpoints import Checkpoints

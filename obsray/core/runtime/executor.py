@@ -20,6 +20,7 @@ from typing import Any
 
 from obsray.causes import format_user_traceback
 from obsray.core.protocol import messages as m
+from obsray.core.runtime.output import LOOK_NS, Streams
 from obsray.core.runtime.producers import ABANDONED, Producers
 from obsray.core.runtime.references import dropped
 from obsray.core.runtime.running import Running
@@ -96,6 +97,8 @@ class Executor:
         self.actor: Any = None
         #: What keeps the actor's state beyond this process, if it wants that.
         self.checkpoints: Any = None
+        #: stdout and stderr, if what is written there is told apart.
+        self.output: Streams | None = None
         #: Thread slot -> what runs there; slot 0 is the main thread.
         self.slots: dict[int, Running] = {}
         #: Results that have not been sent, with the links they go to. Threads add to it without the session's lock
@@ -562,6 +565,9 @@ class Executor:
                 extra = {**(extra or {}), "kept": kept}
         if options is not None and options.get("max_calls") and loaded.calls >= options["max_calls"]:
             extra = {**(extra or {}), "retire": True}
+        output = self.output
+        if output is not None and (run_ns >= LOOK_NS or output.writer is running):
+            output.ended(running)
         self.slots.pop(running.slot, None)
         session.local.running = None
         session.emitter.idle(running.slot)

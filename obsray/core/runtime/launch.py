@@ -270,7 +270,8 @@ def begin(
     # From here on an interrupt finds it.
     set_current(session)
     take_interrupts()
-    follower = LogFollower(session.directory, session.job, node is not None) if log_to_driver else None
+    dedup_seconds = 0.0 if os.environ.get("RAY_DEDUP_LOGS") == "0" else session.config.log_dedup_seconds
+    follower = LogFollower(session.directory, session.job, node is not None, dedup_seconds) if log_to_driver else None
     if follower is not None:
         follower.start()
     return Context(session, node, follower, on_disconnect, job, version)

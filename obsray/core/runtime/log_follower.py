@@ -2,7 +2,8 @@
 
 Workers write to files of the session, which outlive them; this follows the files, whole lines only, each with the
 worker that wrote it in front, and its node if that is another one (its node sends it here, ``node/log_mirror.py``). The
-files stay the truth: what is shown here may lag by ``POLL_SECONDS``.
+files stay the truth: a line that several workers print is shown once and then counted, nothing in a line steers the
+terminal (``repeats.py``), and what is shown here may lag by ``POLL_SECONDS``.
 
 A worker says whose it is before it runs anything for a job: ``jobs/<worker>`` holds the job's number. It works for no
 other afterwards. What nobody claims (a process that did not start) is for the driver that started the runtime.
@@ -13,7 +14,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import TextIO
+
+from obsray.core.runtime.repeats import Repeats, harmless
 
 POLL_SECONDS = 0.2
 READ_BYTES_MAX = 1 << 20
@@ -41,7 +46,8 @@ class LogFollower:
     ``unclaimed``: those that belong to no job as well.
     """
 
-    def __init__(self, session: Path, job: int, unclaimed: bool = True) -> None:
+    def __init__(self, session: Path, job: int, unclaimed: bool = True, dedup_seconds: float = 0.0) -> None:
+        self._repeats = Repeats(dedup_seconds)
         self._directory = session / "logs"
         self._claims = session / CLAIMS
         self._job = job
@@ -81,6 +87,13 @@ class LogFollower:
             except (OSError, ValueError):
                 # The file went with its session, or the program has closed its own output: nothing left to show.
                 continue
+        try:
+            for stream, line in self._repeats.due(None if final else time.monotonic()):
+                _stream(stream).write(line + "\n")
+                _stream(stream).flush()
+        except (OSError, ValueError):
+            # The program has closed its own output.
+            pass
 
     def _entries(self) -> list[os.DirEntry[str]]:
         """The files of workers here, and copies of those of workers elsewhere."""
@@ -129,9 +142,16 @@ class LogFollower:
             return False
         self._offsets[entry.name] = offset + end
         worker = entry.name.removeprefix("worker-")[:8]
-        stream = sys.stderr if entry.name.endswith(".err") else sys.stdout
-        lines = data[:end].decode("utf-8", "replace").splitlines()
-        node = self._nodes.get(entry.name, "")
-        stream.write("".join(f"(worker {worker}{node}) {line}\n" for line in lines))
+        kind = "err" if entry.name.endswith(".err") else "out"
+        prefix = f"(worker {worker}{self._nodes.get(entry.name, '')}) "
+        now = time.monotonic()
+        lines = [harmless(line) for line in data[:end].decode("utf-8", "replace").splitlines()]
+        shown = [line for line in lines if self._repeats.shows(kind, line, worker, prefix, now)]
+        stream = _stream(kind)
+        stream.write("".join(f"{prefix}{line}\n" for line in shown))
         stream.flush()
         return True
+
+
+def _stream(kind: str) -> TextIO:
+    return sys.stderr if kind == "err" else sys.stdout

@@ -117,6 +117,7 @@ class JsonFormatter(logging.Formatter):
         shown |= _extra(record)
         if record.exc_info:
             shown["exc_text"] = self.formatException(record.exc_info)
+        shown["logger"] = record.name
         shown["timestamp_ns"] = int(record.created * 1e9)
         return json.dumps(shown, default=str)
 

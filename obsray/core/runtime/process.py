@@ -12,6 +12,7 @@ from obsray.config import Config
 from obsray.core.runtime.environments import enter
 from obsray.core.runtime.executor import Executor
 from obsray.core.runtime.log_follower import claim_output
+from obsray.core.runtime.output import Streams
 from obsray.core.runtime.session import Session, set_current
 from obsray.core.runtime.submission import Submission
 from obsray.errors import LocalRayletDiedError
@@ -45,6 +46,8 @@ def main(session_dir: str, worker_id: bytes, place: dict[str, Any]) -> None:
     Submission(session)
     executor = Executor(session)
     executor.hide_devices()
+    if session.config.telemetry != "off":
+        executor.output = Streams(executor)
     session.start()
     try:
         executor.run()

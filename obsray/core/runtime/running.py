@@ -6,6 +6,8 @@ from contextvars import ContextVar
 from typing import Any
 
 _running: ContextVar[Running | None] = ContextVar("obsray_running", default=None)
+#: The attempt that runs here, None in a driver: as ``Here.running``, without looking at a session.
+running_here = _running.get
 _trace: ContextVar[bytes | None] = ContextVar("obsray_trace", default=None)
 
 

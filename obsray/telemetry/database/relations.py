@@ -358,11 +358,16 @@ RELATIONS: tuple[Relation, ...] = (
         _int("result_bytes", "Results in sum."), _time("first_at", "The first of them ended."),
         _time("last_at", "The last of them ended."),
     )),
-    Relation("logs", "One line of a log file of the session.", (
-        _text("file", "The file, in the session's logs directory."),
+    Relation("logs", "One line of a log file of the session, of all nodes whose logs are here.", (
+        _text("file", "The file; 'obsray logs' lists them."),
         _id("worker_id", "The process whose output it is."),
         _text("stream", "out, err, or system."), _int("line", "Its number in the file, from 1."),
-        _text("text", "The line."),
+        _text("text", "The line."), _int("offset", "Of its first byte in the file."),
+        _time("time", "Whoever wrote it began to, or went on, then (within a second)."),
+        _TASK, _int("attempt", "The attempt that wrote it."), _id("actor_id", "The actor."),
+        _text("name", "The function."), _text("level", "Of a log record: how severe it is."),
+        _text("logger", "Of a log record: who logged it."), _text("message", "Of a record logged as JSON: what it says."),
+        _id("trace_id", "The trace of the task."), _text("job_id", "The job, in hex."), _id("node_id", "The node."),
     )),
 )
 # fmt: on

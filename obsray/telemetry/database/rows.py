@@ -7,8 +7,7 @@ what a query uses is turned into text (``views.py``). Small ones come row by row
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from obsray.telemetry.aggregates import Aggregates
 from obsray.telemetry.columns import Array, Columns, Texts
 from obsray.telemetry.database.relations import BY_NAME
 from obsray.telemetry.events import Outcome
+from obsray.telemetry.log_search import LogQuery, LogSearch
 from obsray.telemetry.objects import STATES as OBJECT_STATES
 from obsray.telemetry.store import joined
 from obsray.telemetry.table import HashIndex
@@ -34,8 +34,6 @@ _ARROW: dict[str, Any] = {
     "id": pa.string(), "text": pa.string(), "json": pa.string(), "int": pa.int64(), "float": pa.float64(),
     "bool": pa.bool_(), "time": pa.int64(),
 }  # fmt: skip
-#: Of a log file, no more than its last bytes are read.
-LOG_BYTES_MAX = 64 << 20
 
 
 def tables(views: Views) -> dict[str, Callable[[], pa.Table]]:
@@ -52,7 +50,7 @@ def tables(views: Views) -> dict[str, Callable[[], pa.Table]]:
         "environments": lambda: _listed("environments", views.environments(refresh=False)),
         "folded": lambda: _listed("folded", Aggregates(views.store.catalog.directory).rows()),
         "rings": lambda: _listed("rings", map(_ring, views.ledger(refresh=False)["rings"])),
-        "logs": lambda: _listed("logs", _log_lines(views.store.session_dir / "logs")),
+        "logs": lambda: _listed("logs", LogSearch(views, LogQuery())),
     }
 
 
@@ -289,23 +287,3 @@ def _group(row: dict[str, Any]) -> dict[str, Any]:
 
 def _ring(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "process_id": row["process"], "recorded": row["last_sequence"]}
-
-
-def _log_lines(directory: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(directory.glob("*")):
-        if not path.is_file():
-            continue
-        of_worker = path.name.startswith("worker-")
-        facts = {
-            "file": path.name,
-            "worker_id": path.stem.removeprefix("worker-") if of_worker else None,
-            "stream": path.suffix[1:] if of_worker else "system",
-        }
-        with path.open("rb") as file:
-            data = file.read()
-        skipped = 0
-        if len(data) > LOG_BYTES_MAX:
-            cut = data.find(b"\n", len(data) - LOG_BYTES_MAX) + 1
-            skipped, data = data.count(b"\n", 0, cut), data[cut:]
-        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), skipped + 1):
-            yield {**facts, "line": number, "text": line}

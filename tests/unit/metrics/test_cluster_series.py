@@ -79,14 +79,14 @@ def test_an_actor_is_in_one_state_at_a_time_and_none_after_its_death(told):
     actor, worker = told.actor(1), ids.worker_id(NODE, b"wrk1")
     assert told.value("obsray_actors", actor_class="Counter", state="pending") == 1
     told.ring.actor_placed(START + 1, actor, worker, NODE, 0.1, 1)
-    told.ring.actor_alive(START + 2, actor, worker, 1, 0.2)
+    told.ring.actor_alive(START + 2, actor, worker, 1, 0.2, 7)
     told.ring.actor_restarting(START + 3, actor, worker, 1, int(DeathCause.SIGNAL), 0)
     assert told.value("obsray_actors") == told.value("obsray_actors", state="restarting") == 1
     assert told.value("obsray_actor_restarts_total", actor_class="Counter", cause="signal") == 1
     told.ring.actor_died(START + 4, actor, worker, 1, int(DeathCause.KILLED_BY_REQUEST), told.text("Counter"), 0)
     assert told.value("obsray_actors") == 0
     assert told.value("obsray_actor_deaths_total", actor_class="Counter", cause="killed_by_request") == 1
-    told.ring.actor_alive(START + 5, actor, worker, 1, 0.2)
+    told.ring.actor_alive(START + 5, actor, worker, 1, 0.2, 7)
     assert told.value("obsray_actors") == 0, "news of a dead actor that came late"
 
 

@@ -32,7 +32,7 @@ def alive(bench: Bench, owner: bytes, number: int = 1, **changes: Any) -> tuple[
     bench.workers_join()
     worker = bench.actors.actors[actor].worker
     assert [type(message) for message in bench.take(worker)] == [m.StartActor]
-    bench.send(worker, m.ActorReady(actor))
+    bench.send(worker, m.ActorReady(actor, 7))
     return actor, worker
 
 
@@ -108,7 +108,7 @@ def test_an_actor_starts_again_as_often_as_it_may():
         worker = bench.actors.actors[actor].worker
         (start,) = bench.take(worker, m.StartActor)
         assert start.incarnation == incarnation
-        bench.send(worker, m.ActorReady(actor))
+        bench.send(worker, m.ActorReady(actor, 7))
         assert states(bench, driver) == [ActorState.ALIVE]
     bench.worker_dies(worker, signal=11, tail="Traceback: boom")
     (news,) = bench.take(driver, m.ActorChanged)
@@ -287,7 +287,7 @@ def test_a_worker_cannot_speak_for_the_actor_of_another():
     driver = bench.driver()
     actor = create(bench, driver)
     (stranger,) = bench.workers_join() or [driver]
-    bench.send(driver, m.ActorReady(actor), m.ActorFailed(actor, b"", False))
+    bench.send(driver, m.ActorReady(actor, 7), m.ActorFailed(actor, b"", False))
     assert bench.actors.actors[actor].state is ActorState.PENDING_CREATION
     assert stranger
 
@@ -347,7 +347,7 @@ def test_no_actor_is_lost_whatever_happens(script):
             held = {"CPU": UNIT} if number % 2 else {}
             bench.send(owner, m.CreateActor(1, actor_spec(ids, owner, restarts_max=count, held=held)))
         elif action == "r" and worker in bench.machine.clients:
-            bench.send(worker, m.ActorReady(ids))
+            bench.send(worker, m.ActorReady(ids, 7))
         elif action == "f" and worker in bench.machine.clients:
             bench.send(worker, m.ActorFailed(ids, b"", bool(count)))
         elif action == "d" and worker:
@@ -397,7 +397,7 @@ def test_an_actor_that_has_lived_starts_again_at_once():
         bench.workers_join()
         worker = bench.actors.actors[actor].worker
         assert worker != NIL_WORKER
-        bench.send(worker, m.ActorReady(actor))
+        bench.send(worker, m.ActorReady(actor, 7))
     assert not bench.actors.resting
 
 

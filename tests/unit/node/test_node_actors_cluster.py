@@ -46,7 +46,7 @@ def becomes_alive(cluster: ClusterBench, actor: bytes) -> bytes:
     worker = worker_of(cluster, actor)
     node = at(cluster, worker)
     assert [each.spec["actor"] for each in node.take(worker, m.StartActor)] == [actor]
-    node.send(worker, m.ActorReady(actor))
+    node.send(worker, m.ActorReady(actor, 7))
     cluster.settle()
     return worker
 
@@ -529,7 +529,7 @@ def test_no_actor_of_a_cluster_is_lost_whatever_happens(seed):
                         if not host.up or worker not in host.machine.clients or chance.random() < 0.5:
                             continue
                         if what == "r":
-                            host.send(worker, m.ActorReady(actor.id))
+                            host.send(worker, m.ActorReady(actor.id, 7))
                         elif chance.random() < 0.5:
                             host.worker_dies(worker)
             case "k" | "g" as what if made:

@@ -211,7 +211,7 @@ class Scene:
             return actor, b""
         worker = self.worker()
         self.node.actor_placed(self.tick(), actor, worker, NODE, 0.01, 0)
-        self.node.actor_alive(self.tick(), actor, worker, 0, 0.01)
+        self.node.actor_alive(self.tick(), actor, worker, 0, 0.01, 7)
         return actor, worker
 
     def call(self, actor: bytes, name: str, needs: tuple[bytes, ...] = (), owner: bytes | None = None) -> bytes:

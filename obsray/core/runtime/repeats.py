@@ -1,0 +1,78 @@
+"""Lines for a terminal: the same one from many workers is shown once, and nothing in it steers the terminal."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+#: Different lines that are remembered at a time; more are just shown.
+LINES_MAX = 10_000
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+#: Control sequences and characters: cursor, screen, title, clipboard, device commands, bells, text direction.
+_STEERING = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[ -/]*[0-~]?|[\x00-\x08\x0b-\x1f\x7f-\x9f"
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+
+
+def harmless(line: str) -> str:
+    """A line with its colours, which end with it, and without anything else that a terminal would obey."""
+    if line.isprintable():
+        return line
+    coloured = False
+
+    def kept(found: re.Match[str]) -> str:
+        nonlocal coloured
+        if _COLOUR.fullmatch(found[0]):
+            coloured = True
+            return found[0]
+        return ""
+
+    text = _STEERING.sub(kept, line)
+    return text + "\x1b[0m" if coloured else text
+
+
+@dataclass(slots=True)
+class _Seen:
+    until: float
+    source: str
+    #: The newest that was not shown: what to put in front of it.
+    prefix: str = ""
+    repeats: int = 0
+
+
+class Repeats:
+    """Which lines to show. ``seconds``: how long the same line from other workers is held back; 0 for never."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._seen: dict[tuple[str, str], _Seen] = {}
+
+    def shows(self, stream: str, line: str, source: str, prefix: str, now: float) -> bool:
+        """Whether a line of worker ``source`` is to be shown now."""
+        if self._seconds <= 0 or not line.strip():
+            return True
+        seen = self._seen.get((stream, line))
+        if seen is None:
+            if len(self._seen) < LINES_MAX:
+                self._seen[stream, line] = _Seen(now + self._seconds, source)
+            return True
+        if seen.source == source:
+            return True
+        seen.repeats += 1
+        seen.prefix = prefix
+        return False
+
+    def due(self, now: float | None) -> list[tuple[str, str]]:
+        """Lines that were held back and are to be told of by now (None: all): stream, and the line."""
+        found = []
+        for (stream, line), seen in list(self._seen.items()):
+            if now is not None and now < seen.until:
+                # In order of time: none of the others is due.
+                break
+            del self._seen[stream, line]
+            if seen.repeats == 1:
+                found.append((stream, f"{seen.prefix}{line}"))
+            elif seen.repeats:
+                found.append((stream, f"{seen.prefix}{line} [repeated {seen.repeats}x across the cluster]"))
+        return found
