@@ -75,7 +75,7 @@ class Config:
     #: A line that several workers print is shown once on the driver's terminal, and counted after this time. 0 (or
     #: RAY_DEDUP_LOGS=0) shows every line.
     log_dedup_seconds: float = 5.0
-    #: Log files of other nodes that the head of a cluster keeps copies of, in all; what comes after is at its node only.
+    #: Copies of other nodes' log files that the head of a cluster keeps, in all; what comes after is at its node only.
     logs_bytes_max: int = 1 << 30
     #: Ended sessions kept on disk, newest first; older ones are removed when a new one starts. 0 keeps none.
     sessions_max: int = 50

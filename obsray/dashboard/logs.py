@@ -1,6 +1,7 @@
 """Lines of logs, for people and programs: searched over all processes and nodes, and followed.
 
-A question that comes again, as pages that follow do, is answered from where it stood: only what was written since is read.
+A question that comes again, as pages that follow do, is answered from where it stood: only what was written since is
+read.
 """
 
 from __future__ import annotations

@@ -67,7 +67,9 @@ def _log_file(path: Path, node: str) -> LogFile:
 
 def _plain_files(directory: Path) -> list[Path]:
     try:
-        return [path for path in directory.iterdir() if path.name[0] != "." and path.is_file() and not path.is_symlink()]
+        return [
+            path for path in directory.iterdir() if path.name[0] != "." and path.is_file() and not path.is_symlink()
+        ]
     except OSError:
         return []
 

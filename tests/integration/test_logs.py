@@ -13,6 +13,8 @@ from obsray.cluster_utils import Cluster
 from obsray.util import state
 from tests.integration.programs import PATIENCE_SECONDS
 
+pytest_plugins = ["tests.integration.fixtures"]
+
 pytestmark = pytest.mark.timeout(180)
 
 PRINTS = """

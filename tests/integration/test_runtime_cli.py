@@ -106,7 +106,7 @@ def check(directory: str, said: dict[str, Any], live: bool) -> None:
     greeted = as_json(directory, "list", "tasks", "--filter", "name = greet", "--filter", "state = FINISHED")["rows"]
     assert "hello from the task" in obsray(directory, "logs", "--task", greeted[0]["task_id"])
     lines = obsray(directory, "logs", "--task", greeted[0]["task_id"], "--json").splitlines()
-    assert ["hello from the task"] == [json.loads(line)["text"] for line in lines]
+    assert [json.loads(line)["text"] for line in lines] == ["hello from the task 9"]
 
 
 def test_every_command_answers_during_a_session_and_after_it(program):

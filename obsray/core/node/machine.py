@@ -118,9 +118,7 @@ class NodeMachine:
             m.UnpinObjects: lambda step, client, message: objects.unpin(step, client.id, message.objects),
             m.FreeObjects: lambda step, client, message: objects.free(step, client.id, message.objects),
             m.CreateActor: self._create_actor,
-            m.ActorReady: lambda step, client, message: self.actors.ready(
-                step, client.id, message.actor, message.pid
-            ),
+            m.ActorReady: lambda step, client, message: self.actors.ready(step, client.id, message.actor, message.pid),
             m.ActorFailed: self._actor_failed,
             m.ActorGaveUp: lambda step, client, message: self.actors.gave_up(
                 step, client.id, message.actor, message.error, message.detail

@@ -366,7 +366,8 @@ RELATIONS: tuple[Relation, ...] = (
         _time("time", "Whoever wrote it began to, or went on, then (within a second)."),
         _TASK, _int("attempt", "The attempt that wrote it."), _id("actor_id", "The actor."),
         _text("name", "The function."), _text("level", "Of a log record: how severe it is."),
-        _text("logger", "Of a log record: who logged it."), _text("message", "Of a record logged as JSON: what it says."),
+        _text("logger", "Of a log record: who logged it."),
+        _text("message", "Of a record logged as JSON: what it says."),
         _id("trace_id", "The trace of the task."), _text("job_id", "The job, in hex."), _id("node_id", "The node."),
     )),
 )

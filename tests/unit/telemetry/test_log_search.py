@@ -148,7 +148,10 @@ def test_sql_sees_lines_with_their_tasks(logs):
     views.refresh()
     query = "SELECT name, line, text, time > TIMESTAMP '2020-01-01' AS timed FROM logs ORDER BY line"
     found = engine.prepare(views, query).run().to_pylist()
-    assert found == [{"name": "f", "line": 1, "text": "a", "timed": True}, {"name": "f", "line": 2, "text": "b", "timed": True}]
+    assert found == [
+        {"name": "f", "line": 1, "text": "a", "timed": True},
+        {"name": "f", "line": 2, "text": "b", "timed": True},
+    ]
 
 
 @pytest.mark.parametrize(
