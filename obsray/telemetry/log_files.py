@@ -1,8 +1,9 @@
 """The log files of a session, and whose each line in them is.
 
-Files of the session's own node lie in ``logs``, those that the head took over from other nodes in ``logs/nodes/<node>``;
-copies made for a driver (``logs/remote/<node>``) count where there is nothing better. Workers record which byte of their
-output begins whose (``output_began``), so a line is found by task, attempt, actor, function, time and severity.
+Files of the session's own node lie in ``logs``, those that the head took over from other nodes in
+``logs/nodes/<node>``; copies made for a driver (``logs/remote/<node>``) count where there is nothing better. Workers
+record which byte of their output begins whose (``output_began``), so a line is found by task, attempt, actor, function,
+time and severity.
 """
 
 from __future__ import annotations

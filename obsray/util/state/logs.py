@@ -69,8 +69,8 @@ def get_log(
     """The lines of one log: a file of ``list_logs``, or what a process wrote to stdout (``suffix="err"``: stderr).
 
     The process is that of an actor (its newest), a worker or a pid; of an attempt of a task, only the lines that it
-    wrote; ``submission_id`` means the driver of a submitted job. ``tail`` lines from the end, all for -1; ``follow`` goes
-    on with what is written until the session ends, or the process or node is gone. Works for dead processes and nodes.
+    wrote; ``submission_id`` means the driver of a submitted job. ``tail`` lines from the end, all for -1; ``follow``
+    goes on with what is written until the session ends, or the process or node is gone. Works for dead processes and nodes.
     Raises ValueError unless exactly one is given and for a node whose logs are not here, FileNotFoundError if there is
     no such log.
     """
@@ -115,8 +115,8 @@ def _node(directory: Path, node_id: str | None, node_ip: str | None) -> str | No
     if node_id is not None:
         if node_id.lower() not in here:
             raise ValueError(
-                f"node_id={node_id!r}: the logs of that node are on its own machine or at the head of its cluster; here "
-                f"are those of {', '.join(sorted(here))}"
+                f"node_id={node_id!r}: the logs of that node are on its own machine or at the head of its cluster; "
+                f"here are those of {', '.join(sorted(here))}"
             )
         return node_id.lower()
     hosts = {node: addresses.parse(known["address"])[0] for node, known in (facts.get("nodes") or {}).items()}
@@ -125,8 +125,9 @@ def _node(directory: Path, node_id: str | None, node_ip: str | None) -> str | No
     for node, host in hosts.items():
         if host == node_ip and node in here:
             return str(node)
+    known = ", ".join(sorted({*hosts.values(), "127.0.0.1"}))
     raise ValueError(
-        f"node_ip={node_ip!r}: no logs of such a node are here, only of {', '.join(sorted({*hosts.values(), '127.0.0.1'}))}; "
+        f"node_ip={node_ip!r}: no logs of such a node are here, only of {known}; "
         "those of all nodes are at the head of the cluster"
     )
 
