@@ -2,8 +2,8 @@
 
 stdout and stderr of a worker are files of the session, and all its tasks write to them, one after the other or at the
 same time. Whenever somebody else begins to write, that is recorded with the place in the file (``output_began``), so
-that every line can be told apart afterwards; so is who logged a log record, and how severe it is. It costs nothing while the
-same attempt goes on writing, and an attempt that prints nothing costs a comparison.
+that every line can be told apart afterwards; so is who logged a log record, and how severe it is. It costs nothing
+while the same attempt goes on writing, and an attempt that prints nothing costs a comparison.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def get_log(
 
     The process is that of an actor (its newest), a worker or a pid; of an attempt of a task, only the lines that it
     wrote; ``submission_id`` means the driver of a submitted job. ``tail`` lines from the end, all for -1; ``follow``
-    goes on with what is written until the session ends, or the process or node is gone. Works for dead processes and nodes.
+    goes on with what is written until the session ends. Works for dead processes and nodes.
     Raises ValueError unless exactly one is given and for a node whose logs are not here, FileNotFoundError if there is
     no such log.
     """
