@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from obsray.telemetry.explain import gist
 
-from . import analyses, api, jobs, logs, pages, scraping, units
+from . import analyses, api, jobs, logs, pages, scraping, state_api, units
 from .auth import Guard
 from .queries import BadQuery
 from .source import Busy, Source
@@ -79,6 +79,7 @@ def create_app(source: Source, token: str, port: int, measured: scraping.Measure
         Route("/healthz", _healthz),
         *api.routes(),
         *logs.routes("/api/v1/"),
+        *state_api.routes(),
         *scraping.routes(),
         *jobs.routes(),
         *pages.routes(),

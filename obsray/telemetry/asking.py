@@ -17,6 +17,15 @@ _lock = threading.Lock()
 _open: tuple[Path, Views] | None = None
 
 
+def use(directory: Path, views: Views) -> None:
+    """Questions to this session are put to these views from here on: somebody in this process has folded it already.
+
+    Whoever calls must be the only one that asks in this process.
+    """
+    global _open
+    _open = (directory, views)
+
+
 def ask(directory: Path, question: Callable[[Views], T]) -> T:
     """Put a question to the views of a session, brought up to date. Raises FileNotFoundError if there is none."""
     global _open
