@@ -45,6 +45,7 @@ _OF_LOG = frozenset({
     "submission_id", "timeout", "encoding", "errors", "format",
 })  # fmt: skip
 LINES_DEFAULT = 1000
+_LOOK_SECONDS = 0.2
 
 
 def routes() -> list[BaseRoute]:
@@ -146,6 +147,13 @@ def _whole(given: QueryParams, name: str, default: int) -> int:
     return int(text)
 
 
+def _seconds(given: QueryParams, name: str) -> float:
+    try:
+        return float(given.get(name, "0"))
+    except ValueError:
+        raise ValueError(f"{name}={given[name]!r}: must be a number of seconds") from None
+
+
 def _boolean(given: QueryParams, name: str, default: bool) -> bool:
     text = given.get(name, str(default)).lower()
     if text not in ("true", "false", "1", "0"):
@@ -188,6 +196,8 @@ async def log(request: Request) -> Response:
             given.get("task_id"), _whole(given, "pid", 0) if pid is not None else None, media_type == "stream",
             int(lines), _NO_WAITING, given.get("suffix", "out"), given.get("encoding", "utf-8"),
             given.get("errors", "replace"), given.get("submission_id"), _whole(given, "attempt_number", 0),
+            # Whoever has gone is noticed only between two pieces.
+            max(_LOOK_SECONDS, _seconds(given, "interval")),
         )  # fmt: skip
         return StreamingResponse(found, media_type="text/plain")
 

@@ -17,7 +17,7 @@ from obsray.util import state
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    made = record_session(tmp_path_factory.mktemp("sessions") / "s_20260101-000000_8", tasks=200)
+    made = record_session(tmp_path_factory.mktemp("sessions") / "s_20260101-000000_8", tasks=200, live=False)
     (made.directory / "token").write_bytes(os.urandom(32))
     (made.directory / "logs").mkdir(exist_ok=True)
     (made.directory / "logs" / f"worker-{made.workers[0].hex()}.out").write_text("one\ntwo\nthree\n")

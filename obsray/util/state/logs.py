@@ -72,7 +72,7 @@ def get_log(
     wrote; ``submission_id`` means the driver of a submitted job. ``tail`` lines from the end, all for -1; ``follow``
     goes on with what is written until the session ends. Works for dead processes and nodes.
     Raises ValueError unless exactly one is given and for a node whose logs are not here, FileNotFoundError if there is
-    no such log.
+    no such log. ``_interval``: look so often (seconds) for what is new, and give an empty text if nothing is.
     """
     given: dict[str, Any] = {
         "filename": filename, "actor_id": actor_id, "task_id": task_id, "worker_id": worker_id, "pid": pid,
@@ -98,8 +98,8 @@ def get_log(
         query = LogQuery(
             task=task_id.lower(), attempt=attempt_number, worker=file.worker, stream=suffix, node=file.node, limit=tail
         )
-        return _lines_of_task(address, query, following)
-    return _lines(file.path, following, tail, encoding or "utf-8", errors or "strict")
+        return _lines_of_task(address, query, following, _interval)
+    return _lines(file.path, following, tail, encoding or "utf-8", errors or "strict", _interval)
 
 
 def _own(directory: Path) -> str:
@@ -206,7 +206,9 @@ def _worker_of(views: Views, named: dict[str, Any], attempt: int, node: str | No
     return str(workers[-1])
 
 
-def _lines_of_task(address: str | None, query: LogQuery, following: Path | None) -> Iterator[str]:
+def _lines_of_task(
+    address: str | None, query: LogQuery, following: Path | None, interval: float | None
+) -> Iterator[str]:
     search: LogSearch | None = None
 
     def found(views: Views) -> list[dict[str, Any]]:
@@ -223,10 +225,14 @@ def _lines_of_task(address: str | None, query: LogQuery, following: Path | None)
         yield from (row["text"] + "\n" for row in ask(address, found))
         if not lives:
             return
-        time.sleep(_LOOK_SECONDS)
+        if interval is not None:
+            yield ""
+        time.sleep(interval or _LOOK_SECONDS)
 
 
-def _lines(path: Path, following: Path | None, tail: int, encoding: str, errors: str) -> Iterator[str]:
+def _lines(
+    path: Path, following: Path | None, tail: int, encoding: str, errors: str, interval: float | None
+) -> Iterator[str]:
     with path.open(encoding=encoding, errors=errors) as log:
         yield from log if tail < 0 else deque(log, tail)
         while following is not None:
@@ -238,6 +244,8 @@ def _lines(path: Path, following: Path | None, tail: int, encoding: str, errors:
             while not line and is_live(following):
                 line = log.readline()
                 if not line:
-                    time.sleep(_LOOK_SECONDS)
+                    if interval is not None:
+                        yield ""
+                    time.sleep(interval or _LOOK_SECONDS)
             if line:
                 yield line
