@@ -11,6 +11,7 @@ import pytest
 import obsray
 from obsray.cluster_utils import Cluster
 from obsray.core.api import session
+from tests.integration.programs import eventually
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -41,9 +42,34 @@ class Slow:
         return self.calls
 
 
+def held_by_others() -> int:
+    """Objects of this process that others are counted for."""
+    here = session()
+    with here.lock:
+        return sum(bool(counts) for counts in here.ownership.holders.values())
+
+
+@obsray.remote(num_cpus=0, resources={"far": 1})
+class Keeper:
+    def keep(self, values: list[obsray.ObjectRef]) -> int:
+        self.kept = values
+        return len(values)
+
+    def drop(self) -> None:
+        self.kept = []
+
+    def give(self) -> list[obsray.ObjectRef]:
+        return [obsray.put(number) for number in range(10)]
+
+    def held_by_others(self) -> int:
+        return held_by_others()
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    # Both sides of a broken connection compare what they hold, as they do twice a minute else.
+    settings = {"holds_check_seconds": 0.5}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": settings})
     try:
         made.add_node(num_cpus=1, resources={"far": 2})
         obsray.init(address=made.address)
@@ -86,3 +112,18 @@ def test_a_call_that_may_be_repeated_is_made_again(cluster):
     assert obsray.wait([ref], timeout=1.5) == ([], [ref])
     break_links()
     assert obsray.get(ref, timeout=20) == 2
+
+
+def test_what_is_let_go_while_connections_break_is_let_go_on_both_sides_in_the_end(cluster):
+    keeper = Keeper.options(max_task_retries=-1).remote()
+    for _ in range(4):
+        mine = [obsray.put(number) for number in range(10)]
+        assert obsray.get(keeper.keep.remote(mine), timeout=30) == 10
+        theirs = obsray.get(keeper.give.remote(), timeout=30)
+        assert obsray.get(theirs, timeout=30) == list(range(10))
+        del mine, theirs
+        dropped = keeper.drop.remote()
+        break_links()
+        obsray.get(dropped, timeout=30)
+    eventually(lambda: held_by_others() == 0)
+    eventually(lambda: obsray.get(keeper.held_by_others.remote(), timeout=30) == 0)
