@@ -36,6 +36,8 @@ def text(
         state = output.paint(row["state"], output.tone_of(row["state"]), coloured)
         lines += [f"{output.bold('gpu:' + row['node_id'][:8] + '/' + str(row['gpu']), coloured)}  {state}"]
         lines += [f"  {units.plain(row['why'])}"]
+        if row["hardware"]:
+            lines += [f"  {output.paint(units.plain(row['hardware']), 'bad' if row['trouble'] else '', coloured)}"]
         lines += activity_lines(row["activities"], "  ")
         lines += [""]
     if not gpus:

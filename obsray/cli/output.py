@@ -18,7 +18,7 @@ _TONES = {
     "PENDING_ARGS_AVAIL": "wait", "PENDING_NODE_ASSIGNMENT": "wait", "SUBMITTED_TO_WORKER": "sent", "ALIVE": "ok",
     "DEAD": "off", "RESTARTING": "block", "RESCHEDULING": "block", "LEASED": "run", "ACTOR": "run", "IDLE": "off",
     "BUSY": "run", "SUCCEEDED": "ok", "STOPPED": "off", "PENDING": "wait",
-    "BLOCKED": "block", "LOST": "bad",
+    "BLOCKED": "block", "LOST": "bad", "OUT_OF_SERVICE": "bad",
     "SPILLED": "block",
 }  # fmt: skip
 _FLEXIBLE_WIDTH_MIN = 12

@@ -283,26 +283,14 @@ def _spans_text(directory: Path) -> str:
 
 def _gpus_pairs(gpus: list[dict[str, Any]], coloured: bool) -> list[tuple[str, str]]:
     """A line for each GPU about which something is known besides that it is there."""
-    pairs = []
-    for gpu in gpus:
-        if not (gpu["model"] or gpu["reason"] or gpu["notices"]):
-            continue
-        said = [units.plain(gpu["model"] or "unknown model")]
-        if gpu["reason"]:
-            said.append(output.paint(f"out of service: {units.plain(gpu['reason'])}", "bad", coloured))
-        if gpu["utilization"] is not None:
-            said.append(f"busy {gpu['utilization']:.0%}")
-        if gpu["used_bytes"] is not None and gpu["memory_bytes"]:
-            said.append(f"{units.size(gpu['used_bytes'])} of {units.size(gpu['memory_bytes'])}")
-        if gpu["power_watts"] is not None:
-            said.append(f"{gpu['power_watts']:.0f} W")
-        if gpu["temperature_celsius"] is not None:
-            said.append(f"{gpu['temperature_celsius']:.0f} °C")
-        if gpu["slowdown"]:
-            said.append(f"slowed down by {units.plain(gpu['slowdown'])}")
-        said += [units.plain(notice) for notice in gpu["notices"]]
-        pairs.append((f"GPU {gpu['node_id'][:8]}/{gpu['gpu']}", ", ".join(said)))
-    return pairs
+    return [
+        (
+            f"GPU {gpu['node_id'][:8]}/{gpu['gpu']}",
+            output.paint(units.plain(gpu["text"]), "bad" if gpu["reason"] else "", coloured),
+        )
+        for gpu in gpus
+        if gpu["text"]
+    ]
 
 
 def _pushes_text(directory: Path) -> str:

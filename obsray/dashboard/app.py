@@ -55,6 +55,7 @@ STATE_TONES = {
     "RESTORING": "wait",
     "FREED": "off",
     "LOST": "bad",
+    "OUT_OF_SERVICE": "bad",
     "READY": "ok",
     "BLOCKED": "block",
     "BUSY": "run",

@@ -9,7 +9,7 @@ import numpy as np
 from obsray.gpu.words import Attribution
 from obsray.telemetry.columns import Array, Columns
 from obsray.telemetry.gpu_work import KERNEL_SUMS, SPEC, busy_seconds, launch_delays
-from obsray.telemetry.gpus import SAMPLED, sampled
+from obsray.telemetry.gpus import SAMPLED, sampled, told
 from obsray.telemetry.object_views import ObjectViews
 from obsray.telemetry.store import joined
 from obsray.telemetry.table import same_id
@@ -55,19 +55,23 @@ class GpuViews(ObjectViews):
         ``reason`` and ``xid``. How it fared at ``sampled_at_ns``, None where nothing samples it: shares of time in
         which kernels ran (``utilization``) and the memory *bus* was busy (``bus_utilization``), ``used_bytes`` of
         memory, power, heat, ``slowdown``. ``holders``: processes of obsray that hold its memory, with what they ran;
-        ``foreign_processes`` are others. ``notices``: what cannot be learned, and why.
+        ``foreign_processes`` are others. ``notices``: what cannot be learned, and why. ``text`` is all of it in
+        a sentence, empty if only the number is known.
         """
         if refresh:
             self.refresh()
         table, nodes, found = self.gpus_table, self.cluster_table.nodes, []
         for key, row in sorted(table.rows.items()):
             node = nodes.get(key[0])
+            holders = [self._gpu_holder(each) for each in table.holding(key, row["sampled_at_ns"])]
+            notices = table.notices(key)
             found.append({
                 **row,
                 "node_name": node["name"] if node else None,
                 "node_state": node["state"] if node else None,
-                "holders": [self._gpu_holder(each) for each in table.holding(key, row["sampled_at_ns"])],
-                "notices": table.notices(key),
+                "holders": holders,
+                "notices": notices,
+                "text": told(row, holders, notices),
             })  # fmt: skip
         return found
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from obsray.gpu.words import Health
 from obsray.telemetry.columns import Batch, Texts, in_order
+from obsray.telemetry.explain import size
 
 Row = dict[str, Any]
 _EVENTS = ("gpu_found", "gpu_sample", "gpu_process_sample", "gpu_health_changed", "gpu_watch_failed")
@@ -101,3 +102,27 @@ def sampled(value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return None
     return None if value == "" else value
+
+
+def told(row: Row, holders: list[Row], notices: list[str]) -> str:
+    """What is known of a GPU besides that it is there, for people."""
+    if not (row["model"] or row["reason"] or notices):
+        return ""
+    parts = [row["model"] or "unknown model"]
+    if row["reason"]:
+        parts.append(f"out of service: {row['reason']}")
+    if row["utilization"] is not None:
+        parts.append(f"kernels ran {row['utilization']:.0%} of the time")
+    if row["used_bytes"] is not None and row["memory_bytes"]:
+        parts.append(f"{size(row['used_bytes'])} of {size(row['memory_bytes'])} in use")
+    for holder in holders:
+        parts.append(f"{size(holder['used_bytes'])} by {holder['function'] or 'a worker'} (pid {holder['pid']})")
+    if row["foreign_bytes"]:
+        parts.append(f"{size(row['foreign_bytes'])} by other programs")
+    if row["power_watts"] is not None:
+        parts.append(f"{row['power_watts']:.0f} W")
+    if row["temperature_celsius"] is not None:
+        parts.append(f"{row['temperature_celsius']:.0f} °C")
+    if row["slowdown"]:
+        parts.append(f"slowed down by {row['slowdown']}")
+    return ", ".join([*parts, *(f"not told: {notice}" for notice in notices)])

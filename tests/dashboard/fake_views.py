@@ -500,6 +500,17 @@ class FakeViews:
                 "cause": "idle: launch-bound" if number else None,
                 "cause_share": 0.5 * number,
                 "fix": "Use larger batches.",
+                "uuid": None,
+                "model": None,
+                "memory_bytes": None,
+                "used_bytes": None,
+                "utilization": None,
+                "power_watts": None,
+                "temperature_celsius": None,
+                "slowdown": None,
+                "sampled_at_ns": None,
+                "hardware": f"NVIDIA H100 {HOSTILE}" if number else None,
+                "trouble": f"Xid 79 {HOSTILE}" if number else None,
                 "why": f"GPU {number} of node abababab worked 25% of that time {HOSTILE}",
             }
             for number, state in ((0, "FREE"), (1, "IDLE"))
@@ -579,7 +590,7 @@ class FakeViews:
             "ledger": {**book["totals"], **book["tasks"]},
             "gpu": self.gpu_summary(),
             "gpu_devices": [
-                dict.fromkeys(GPU_DEVICE) | {"gpu": 0, "state": "IN_SERVICE", "holders": [], "notices": []}
+                dict.fromkeys(GPU_DEVICE) | {"gpu": 0, "state": "IN_SERVICE", "holders": [], "notices": [], "text": ""}
             ],
             "recent_errors": [
                 {

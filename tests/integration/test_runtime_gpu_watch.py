@@ -94,6 +94,10 @@ def test_what_waits_for_a_gpu_that_is_out_of_service_can_be_asked_why(library, t
             return str(shown.why(waiting.task_id().hex()))
 
         eventually(lambda: "GPU 1 is out of service: Xid 48" in reason(), 60)
+        row = eventually(lambda: (rows := shown.gpus()) and rows[-1]["trouble"] and rows[-1], 60)
+        assert (row["gpu"], row["state"], row["model"]) == (1, "OUT_OF_SERVICE", "NVIDIA H100 80GB HBM3")
+        assert "it gets no new work: Xid 48" in row["why"]
+        assert "61 °C" in shown.gpus()[0]["hardware"] and shown.gpus()[0]["state"] == "FREE"
         said = subprocess.run(
             [sys.executable, "-m", "obsray.cli", "status", "--session", str(context["session_dir"])],
             capture_output=True, text=True, check=True, timeout=120,

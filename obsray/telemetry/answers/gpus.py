@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+#: What the driver says of a GPU, by the names of ``Views.gpu_devices``.
+DEVICE_FACTS = (
+    "uuid", "model", "memory_bytes", "used_bytes", "utilization", "power_watts", "temperature_celsius", "slowdown",
+    "sampled_at_ns",
+)  # fmt: skip
 #: Of a session that goes on, so much of its past says why a GPU idles now.
 RECENT_NS = 60 * NS
 #: A GPU that worked so short a time ago is busy; records are on their way for about two seconds.
@@ -144,13 +149,28 @@ def _by(codes: Array, activity: Array, seconds: Array) -> list[tuple[int, Row]]:
 def gpus(view: Views) -> list[Row]:
     """Every GPU with its holder, its seconds by activity while it was reserved, and ``why`` as a sentence.
 
-    ``state``: BUSY (it worked within the last seconds), IDLE (it is reserved and does not), FREE.
+    ``state``: BUSY (it worked within the last seconds), IDLE (it is reserved and does not), FREE, OUT_OF_SERVICE
+    (nobody has it and nobody gets it; ``trouble`` says why, also of one that somebody still has). ``hardware`` is what
+    its driver says of it.
     """
     begin, end = _window(view)
     whole = GpuTime(view, begin, end)
     is_live = view.store.is_live()
     recent = GpuTime(view, max(begin, end - RECENT_NS), end) if is_live and end - begin > RECENT_NS else whole
-    return [_gpu(view, whole, recent, number, end, is_live) for number in range(len(whole.devices))]
+    devices = {(row["node_id"], row["gpu"]): row for row in view.gpu_devices(refresh=False)}
+    found = [_gpu(view, whole, recent, number, end, is_live) for number in range(len(whole.devices))]
+    return [_with_device(row, devices.get((row["node_id"], row["gpu"]))) for row in found]
+
+
+def _with_device(row: Row, device: Row | None) -> Row:
+    """A row with what the driver says of that GPU (``Views.gpu_devices``); None of it where nothing is known."""
+    facts = {name: None if device is None else device[name] for name in DEVICE_FACTS}
+    why = (device or {}).get("reason")
+    told = {"hardware": (device or {}).get("text") or None, "trouble": why}
+    if why:
+        row["state"] = row["state"] if row["holder"] else "OUT_OF_SERVICE"
+        row["why"] += f"; it gets no new work: {why}"
+    return {**row, **facts, **told}
 
 
 def _window(view: Views) -> tuple[int, int]:
