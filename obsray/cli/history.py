@@ -40,14 +40,10 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_serve(options: argparse.Namespace) -> int:
     """The dashboard over a session directory, until Ctrl-C."""
-    from obsray.cli import web
+    from obsray.cli import archive, web
 
-    if "://" in options.directory:
-        raise sessions.Problem(
-            f"{units.plain(options.directory)}: only directories of this machine are served",
-            "Copy the session directory here first; it holds everything.",
-        )
-    directory = sessions.find(options.directory)
+    elsewhere = archive.is_address(options.directory)
+    directory = archive.get(options.directory) if elsewhere else sessions.find(options.directory)
     token = directory / "token"
     if not token.exists():
         # A copy without its key gets one of its own: whoever can write here may look.
@@ -61,6 +57,24 @@ def run_serve(options: argparse.Namespace) -> int:
             ) from None
     options.session = str(directory)
     return web.run(options)
+
+
+def run_archive(options: argparse.Namespace) -> int:
+    """Copy a session to a place elsewhere."""
+    from obsray.cli import archive
+    from obsray.telemetry.store import is_live
+
+    if not archive.is_address(options.target):
+        raise sessions.Problem("where to?", "obsray history archive SESSION s3://bucket/path (or file:///path).")
+    directory = sessions.find(options.directory)
+    if is_live(directory):
+        raise sessions.Problem(f"{directory.name} still runs", "Archive it after its end: then it is complete.")
+    address, size = archive.put(directory, options.target)
+    if options.json:
+        print(plain_json.dumps({"session": directory.name, "address": address, "bytes": size}))
+    else:
+        print(f"{units.size(size)} in {address}\nobsray history serve {address}")
+    return 0
 
 
 def run_report(options: argparse.Namespace) -> int:

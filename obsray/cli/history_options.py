@@ -33,6 +33,8 @@ examples:
 _HISTORIES = """examples:
   obsray history list                        the sessions on this machine
   obsray history serve s_2026                the dashboard over a session that is over
+  obsray history archive s_2026 s3://bucket/obsray     a copy elsewhere
+  obsray history serve s3://bucket/obsray/s_2026...    the dashboard over a copy
 """
 _REPORTS = """examples:
   obsray report                              the newest session, into report-<session>.html
@@ -54,9 +56,10 @@ def add(verb: Verb) -> None:
     sql.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="stop the query after this time")
     sql.add_argument("--allow-files", action="store_true", help="let the query read and write files (read_csv, COPY)")
 
-    history = verb("history", "Sessions after their end: list them, or look at one.", _history, _HISTORIES)
-    history.add_argument("what", choices=("list", "serve"))
+    history = verb("history", "Sessions after their end: listed, shown, kept elsewhere.", _history, _HISTORIES)
+    history.add_argument("what", choices=("list", "serve", "archive"))
     history.add_argument("directory", nargs="?", metavar="SESSION", help="directory, name or part of it")
+    history.add_argument("target", nargs="?", metavar="ADDRESS", help="where to archive it: s3://..., file:///...")
     history.add_argument("--port", type=int, default=8265, help="first port to try when serving (default 8265)")
 
     report = verb("report", "One HTML file about a session that opens without anything else.", _report, _REPORTS)
@@ -144,6 +147,8 @@ def _history(options: argparse.Namespace) -> int:
     if options.what == "list":
         return history.run_list(options)
     options.directory = options.directory or options.session
+    if options.what == "archive":
+        return history.run_archive(options)
     if options.directory is None:
         raise sessions.Problem("which session?", "obsray history list shows them; obsray history serve SESSION.")
     return history.run_serve(options)
