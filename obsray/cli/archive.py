@@ -48,7 +48,8 @@ def put(directory: Path, address: str) -> tuple[str, int]:
                 size += file.stat().st_size
     except OSError as error:
         raise _problem(address, error) from None
-    return f"{address.rstrip('/')}/{directory.name}", size
+    place, question, options = address.partition("?")
+    return f"{place.rstrip('/')}/{directory.name}{question}{options}", size
 
 
 def get(address: str) -> Path:

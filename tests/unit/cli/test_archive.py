@@ -43,6 +43,8 @@ def test_a_store_behind_another_file_system_is_written_the_same_way(recorded, tm
     monkeypatch.setattr(archive, "_open", lambda address: (store, "path"))
     address, size = archive.put(recorded.directory, "s3://bucket/path")
     assert address == f"s3://bucket/path/{recorded.directory.name}" and size > 0
+    address, _ = archive.put(recorded.directory, "s3://bucket/path/?region=eu")
+    assert address == f"s3://bucket/path/{recorded.directory.name}?region=eu"
     assert (tmp_path / "bucket" / "path" / recorded.directory.name / "session.json").exists()
 
 
