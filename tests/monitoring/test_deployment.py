@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import jsonschema
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from obsray.cli.command import _parser
 from obsray.config import Config
@@ -24,7 +25,7 @@ from obsray.export import receivers
 from obsray.metrics import credential
 from obsray.monitoring import deployment, prometheus_files
 from obsray.monitoring.dashboards import listed
-from tests.monitoring import live
+from tests.monitoring import dcgm_sample, live, schemas
 from tests.monitoring.test_dashboards import MODELS, queries
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,6 +245,33 @@ def test_a_monitor_is_selected_by_its_release_and_relabels_as_the_rules_expect(n
     if "dcgm" not in name:
         assert labels["job"]["replacement"] == "obsray" and "cluster" in labels
         assert endpoint["authorization"]["credentials"]["key"]
+
+
+@pytest.mark.parametrize("name", deployment.kubernetes())
+def test_an_object_of_kubernetes_has_only_fields_that_its_kind_has(name):
+    made = yaml.safe_load((ROOT / "deploy/kubernetes/monitoring" / name).read_text())
+    validator = jsonschema.Draft7Validator(schemas.OPERATOR[made["kind"]])
+    validator.validate(made)
+    made["spec"]["endpoint"] = []
+    assert not validator.is_valid(made)
+
+
+@pytest.mark.parametrize(("file", "schema"), [("tempo", schemas.TEMPO), ("otel-collector", schemas.COLLECTOR)])
+def test_a_configuration_has_only_fields_that_are_documented(file, schema):
+    config = yaml.safe_load((ROOT / f"deploy/compose/{file}.yaml").read_text())
+    validator = jsonschema.Draft7Validator(schema)
+    validator.validate(config)
+    for noun, value in config.items():
+        assert not validator.is_valid({**config, noun: {**value, "misspelt": 1}}), noun
+
+
+def test_what_dcgm_exporter_would_serve_is_made_of_what_it_is_asked_for():
+    assert live.RECORDED.read_text() == dcgm_sample.text(), "run python -m tests.monitoring.dcgm_sample"
+    families = {family.name: family for family in text_string_to_metric_families(dcgm_sample.text())}
+    for field, (kind, told) in dcgm_sample.counters().items():
+        assert families[field].type == kind and families[field].documentation == told
+        assert all({"gpu", "UUID", "modelName", "Hostname"} <= set(s.labels) for s in families[field].samples)
+    assert {s.labels.get("hpc_job") for family in families.values() for s in family.samples} == {"00000001", None}
 
 
 def test_the_rules_in_kubernetes_are_those_of_prometheus(tmp_path):
