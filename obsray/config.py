@@ -15,6 +15,8 @@ CHOICES = {
     "unsafe_network": ("0", "1"),
     "interrupt_cancels": ("0", "1"),
 }
+#: More would cost more than profiles may.
+PROFILE_HZ_MAX = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Config:
     environment_bytes_max: int = 10 << 30
     #: How often the collector stores what processes recorded.
     collect_interval_seconds: float = 0.2
+    #: How often a second the threads that run tasks are looked at, for profiles (0: never; at most 100).
+    profile_hz: float = 25.0
     #: How often nodes, stores and processes are sampled.
     sample_interval_seconds: float = 1.0
     #: Telemetry kept per session before the oldest segments are folded away.
@@ -149,6 +153,8 @@ class Config:
         for name, allowed in CHOICES.items():
             if name in values and values[name] not in allowed:
                 raise ValueError(f"{name}={values[name]!r} is not one of {', '.join(allowed)}")
+        if not 0 <= values.get("profile_hz", 0.0) <= PROFILE_HZ_MAX:
+            raise ValueError(f"profile_hz={values['profile_hz']:g} is not between 0 (off) and {PROFILE_HZ_MAX:g}")
         if values.get("chaos"):
             chaos.parse(values["chaos"], "chaos" if "chaos" in overrides else variable("chaos"))
         return cls(**values)

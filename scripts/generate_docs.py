@@ -44,6 +44,7 @@ _UNITS = {
     "tasks": "tasks",
     "workers": "processes",
     "chaos": "faults",
+    "_hz": "a second",
     "oom_retries": "kills",
     "_library": "file",
     "xids": "numbers",

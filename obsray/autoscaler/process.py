@@ -27,7 +27,7 @@ from obsray.core.node.nursery import LIFELINE_FD, SETTINGS
 from obsray.core.runtime.questions import ask
 from obsray.errors import RaySystemError
 from obsray.ids import MARK_BYTES, NODE_ID_BYTES, WORKER_ID_BYTES, worker_id
-from obsray.telemetry import session_file
+from obsray.telemetry import live_stacks, session_file
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
 
@@ -126,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     emitter: Emitter = (
         Silent() if config.telemetry == "off" else Ring(session / "rings", me, ProcessKind.AUTOSCALER, node)
     )
+    live_stacks.listen(session / "rings", me)
     machine = Autoscaler(settings, emitter, lambda: os.urandom(NODE_ID_BYTES))
     process = Process(session, machine, provider, config.autoscaler_interval_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):

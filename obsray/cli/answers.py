@@ -290,6 +290,13 @@ def _memory_text(found: dict[str, Any], coloured: bool) -> str:
                 f"  {units.size(row['bytes']):>10}  {units.count(row['objects']):>8} objects  "
                 f"{units.plain(row['what'])}{oldest}{pinned}"
             )
+    if found["tasks"]:
+        lines += ["", output.bold("memory of processes while tasks ran (growth of the worst one)", coloured)]
+        lines += [
+            f"  {units.size(row['growth_bytes']) if row['growth_bytes'] > 0 else '0 B':>10}  at most "
+            f"{units.size(row['peak_bytes'])}  {units.plain(row['name'])} ({row['task']})"
+            for row in found["tasks"][:_ROWS_SHOWN]
+        ]
     for row in found["suspects"]:
         lines += ["", f"{output.paint('suspected leak', 'bad', coloured)}  {units.plain(row['text'])}"]
     return "\n".join(lines)

@@ -33,6 +33,10 @@ _EXAMPLES = """examples:
   obsray different state=FAILED                  what they have in common
   obsray memory                                  what fills the object store
   obsray gpu                                     every GPU: who has it, and why it idles
+  obsray profile --function load                 where its code spends its time
+  obsray stack                                   what all threads do now
+  obsray hangs                                   what waits for itself or makes no progress
+  obsray post-mortem 3fa2c1d0:42                 what is left of the process that it died with
   obsray timeline                                what ran when, for ui.perfetto.dev
   obsray sql "FROM tasks LIMIT 10"               anything, in SQL
   obsray sim --scenario attrition --seed 7       the scheduler and its friends against dying workers
@@ -201,6 +205,18 @@ def _parser() -> argparse.ArgumentParser:
 
     jobs.add(verbs, jobs.run)
     history_options.add(verb)
+    from obsray.cli import profiles
+
+    profiles.add(verb)
+    from obsray.cli import stacks
+
+    stacks.add(verb)
+    from obsray.cli import hangs
+
+    hangs.add(verb)
+    from obsray.cli import post_mortem
+
+    post_mortem.add(verb)
     status = verb(
         "status",
         "How the session is: nodes, resources, workers, tasks, store, events and losses.",

@@ -118,6 +118,10 @@ def _task_text(task: dict[str, Any], coloured: bool) -> str:
             lines.append(
                 f"  {part['what'].ljust(longest)}  {units.seconds(part['seconds']):>9}  {share}  {why}".rstrip()
             )
+    if task.get("memory"):
+        from obsray.telemetry.task_memory import memory_words
+
+        lines += ["", f"{output.bold('memory', coloured)}  {memory_words(task['memory'])}"]
     if task.get("gpu"):
         lines += ["", *_gpu_lines(task["gpu"], coloured)]
     if task.get("error"):

@@ -27,6 +27,8 @@ def routes(prefix: str) -> list[BaseRoute]:
         Route(prefix + "stragglers", stragglers),
         Route(prefix + "different", different),
         Route(prefix + "memory", memory),
+        Route(prefix + "hangs", hangs),
+        Route(prefix + "post-mortem/{id}", post_mortem),
     ]
 
 
@@ -36,17 +38,17 @@ async def why(request: Request) -> Response:
     def question(view: Any) -> Any:
         return view.why(identifiers.anything(view, identifier)[1], refresh=False)
 
-    return await _answered(request, question)
+    return await answered(request, question)
 
 
 async def books(request: Request) -> Response:
     job = only(request, "job").get("job")
-    return await _answered(request, lambda view: view.books(job_of(job), refresh=False))
+    return await answered(request, lambda view: view.books(job_of(job), refresh=False))
 
 
 async def critical_path(request: Request) -> Response:
     job = only(request, "job").get("job")
-    return await _answered(request, lambda view: view.critical_path(job_of(job), refresh=False))
+    return await answered(request, lambda view: view.critical_path(job_of(job), refresh=False))
 
 
 async def what_if(request: Request) -> Response:
@@ -60,17 +62,29 @@ async def what_if(request: Request) -> Response:
         )  # fmt: skip
         return view.what_if(job_of(given.get("job")), None if change is None else [change], refresh=False)
 
-    return await _answered(request, question)
+    return await answered(request, question)
 
 
 async def stragglers(request: Request) -> Response:
     job = only(request, "job").get("job")
-    return await _answered(request, lambda view: view.stragglers(job_of(job), refresh=False))
+    return await answered(request, lambda view: view.stragglers(job_of(job), refresh=False))
 
 
 async def memory(request: Request) -> Response:
     only(request)
-    return await _answered(request, lambda view: view.memory(refresh=False))
+    return await answered(request, lambda view: view.memory(refresh=False))
+
+
+async def hangs(request: Request) -> Response:
+    only(request)
+    return await answered(request, lambda view: view.hangs(refresh=False))
+
+
+async def post_mortem(request: Request) -> Response:
+    identifier = queries.identifier(request.path_params["id"])
+    return await answered(
+        request, lambda view: view.post_mortem(identifiers.anything(view, identifier)[1], refresh=False)
+    )
 
 
 async def different(request: Request) -> Response:
@@ -79,7 +93,7 @@ async def different(request: Request) -> Response:
     chosen, among = different_filters(request)
     if not chosen:
         raise queries.BadQuery("which tasks? Give where=COLUMN OP VALUE, for example where=run_seconds > 1s")
-    return await _answered(request, lambda view: view.different(chosen, among, refresh=False))
+    return await answered(request, lambda view: view.different(chosen, among, refresh=False))
 
 
 def different_filters(request: Request) -> tuple[Any, Any]:
@@ -100,12 +114,17 @@ def only(request: Request, *names: str) -> dict[str, str]:
     return given
 
 
-async def _answered(request: Request, question: Callable[[Any], Any]) -> Response:
+async def answered(request: Request, question: Callable[[Any], Any]) -> Response:
+    """The answer to a question as JSON."""
+    return Response(plain_json.dumps(await asked(request, question)), media_type="application/json")
+
+
+async def asked(request: Request, question: Callable[[Any], Any]) -> Any:
+    """The answer to a question; what cannot be answered becomes an HTTP error."""
     source: Source = request.app.state.source
     try:
-        found = await source.ask(question, key=str(request.url))
+        return await source.ask(question, key=str(request.url))
     except LookupError as error:
         raise HTTPException(404, str(error)) from None
     except ValueError as error:
         raise queries.BadQuery(str(error)) from None
-    return Response(plain_json.dumps(found), media_type="application/json")

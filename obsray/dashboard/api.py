@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from . import answers, plain_json, queries, sql
+from . import answers, plain_json, profiles, queries, sql
 from .source import Source
 from .tables import TABLES
 
@@ -29,6 +29,7 @@ def routes() -> list[BaseRoute]:
         Route(_PREFIX + "tasks/{id}", task),
         Route(_PREFIX + "story/{id}", story),
         *answers.routes(_PREFIX),
+        *profiles.routes(_PREFIX),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 
 from obsray.telemetry.explain import gist
 
-from . import analyses, api, jobs, logs, pages, scraping, state_api, units
+from . import analyses, api, hangs, jobs, logs, pages, profiles, scraping, state_api, units
 from .auth import Guard
 from .queries import BadQuery
 from .source import Busy, Source
@@ -71,9 +72,14 @@ def create_app(source: Source, token: str, port: int, measured: scraping.Measure
     """The application that shows ``source`` to whoever has ``token`` (hex) at ``port``; ``measured`` is told how it
     fares."""
 
+    measured = measured or scraping.Measured()
+    watch = hangs.HangWatch(source, measured.hangs)
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        looking = asyncio.create_task(watch.run())
         yield
+        looking.cancel()
         source.close()
 
     routes = [
@@ -85,6 +91,8 @@ def create_app(source: Source, token: str, port: int, measured: scraping.Measure
         *jobs.routes(),
         *pages.routes(),
         *analyses.routes(),
+        *profiles.page_routes(),
+        *hangs.page_routes(),
         Mount("/static", StaticFiles(directory=_HERE / "static"), name="static"),
     ]
     handlers: dict[Any, Any] = {
@@ -94,7 +102,6 @@ def create_app(source: Source, token: str, port: int, measured: scraping.Measure
         FileNotFoundError: _nothing_yet,
         Exception: _broken,
     }
-    measured = measured or scraping.Measured()
     measuring = [Middleware(scraping.Measuring, measured=measured)]
     application = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan, middleware=measuring)
     application.state.source = source

@@ -23,6 +23,7 @@ from obsray.metrics import exposed
 from obsray.metrics.series import Histogram
 from obsray.metrics.targets import FILE
 
+from .hangs import KINDS as HANG_KINDS
 from .source import Source
 
 
@@ -66,6 +67,8 @@ class Measured(Collector):
     """How many requests of each route were answered how, and how long that took."""
 
     def __init__(self) -> None:
+        #: What hangs, by kind, as of the last look.
+        self.hangs: dict[str, int] = dict.fromkeys(HANG_KINDS, 0)
         self._requests: Counter[tuple[str, str]] = Counter()
         self._routes: dict[str, int] = {}
         self._seconds = Histogram()
@@ -92,7 +95,10 @@ class Measured(Collector):
         cpu.add_metric([], time.process_time())
         memory = exposed.gauge("obsray_dashboard_resident_memory_bytes")
         memory.add_metric([], self._process.memory_info().rss)
-        yield from (requests, seconds, cpu, memory)
+        hangs = exposed.gauge("obsray_hangs")
+        for kind, count in sorted(self.hangs.items()):
+            hangs.add_metric([kind], count)
+        yield from (requests, seconds, cpu, memory, hangs)
 
 
 class Measuring:

@@ -15,6 +15,8 @@ import pyarrow as pa
 from obsray.core.protocol.messages import (
     LogFilePieces,
     LogFilesWanted,
+    Stacks,
+    StacksWanted,
     TelemetryRows,
     TelemetryWanted,
     decode,
@@ -22,6 +24,7 @@ from obsray.core.protocol.messages import (
 )
 from obsray.core.transport import chaos
 from obsray.core.transport.links import Link, Reactor
+from obsray.federation.stacks import here
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.segments import Catalog, read_batches
 from obsray.telemetry.spine import Emitter, Silent
@@ -51,6 +54,7 @@ class Serving:
         recorded: Callable[[], int] = lambda: 0,
     ) -> None:  # fmt: skip
         self._node = node
+        self._session = session
         self._recorded = recorded
         self._catalog = Catalog(session / "telemetry")
         self._logs = session / "logs"
@@ -87,6 +91,9 @@ class Serving:
             wanted = decode(message)
             if isinstance(wanted, LogFilesWanted):
                 link.send(encode(self._log_pieces(wanted.taken)))
+                continue
+            if isinstance(wanted, StacksWanted):
+                link.send(encode(Stacks(json.dumps(here(self._session)))))
                 continue
             if not isinstance(wanted, TelemetryWanted):
                 self._reactor.close(link)

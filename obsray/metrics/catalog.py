@@ -654,6 +654,9 @@ _MORE: tuple[Metric, ...] = (
     Metric("obsray_dashboard_cpu_seconds", "counter", "seconds", (), "CPU time of the dashboard.", (), "dashboard"),
     Metric("obsray_dashboard_resident_memory_bytes", "gauge", "bytes", (),
         "Resident memory of the dashboard.", (), "dashboard"),
+    Metric("obsray_hangs", "gauge", "", ("kind",),
+        "Waits that can never end (cycle), and tasks that others wait for and that make no progress (stuck).",
+        (), "dashboard"),
 )
 # fmt: on
 

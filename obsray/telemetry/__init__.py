@@ -47,7 +47,8 @@ def _path(session: str | os.PathLike[str] | None) -> str | None:
 
 #: Analyses, each with ``session=`` as ``sql`` has it: ``obsray.telemetry.questions``.
 _ANSWERS = (
-    "why", "books", "critical_path", "what_if", "stragglers", "different", "memory", "compare",
+    "why", "books", "critical_path", "what_if", "stragglers", "different", "memory", "profile", "stacks", "hangs",
+    "post_mortem", "compare",
 )  # fmt: skip
 
 

@@ -87,3 +87,21 @@ class AnswerViews(ProcessViews):
         from obsray.telemetry.answers import memory
 
         return memory.memory(self._views, refresh)
+
+    def profile(self, function: str = "", thing: str = "", slow_vs_fast: bool = False, refresh: bool = True) -> Row:
+        """Where the code of a function, task, actor or process spent its time. Raises LookupError, ValueError."""
+        from obsray.telemetry.answers import profile
+
+        return profile.profile(self._views, function, thing, slow_vs_fast, refresh)
+
+    def hangs(self, refresh: bool = True) -> Row:
+        """What waits for itself or for something that makes no progress."""
+        from obsray.telemetry.answers import hangs
+
+        return hangs.hangs(self._views, refresh)
+
+    def post_mortem(self, id_hex: str, refresh: bool = True) -> Row:
+        """Why the process of a worker, actor or task ended, what it did last, what it had. Raises LookupError."""
+        from obsray.telemetry.answers import post_mortem
+
+        return post_mortem.post_mortem(self._views, id_hex, refresh)

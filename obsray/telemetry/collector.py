@@ -201,7 +201,8 @@ class Collector:
         while it ran something."""
         for path in reader.files():
             path.unlink(missing_ok=True)
-        (self.rings.directory / f"{process.hex()}.strings").unlink(missing_ok=True)
+        for what in ("strings", "stacks", "fault"):
+            (self.rings.directory / f"{process.hex()}.{what}").unlink(missing_ok=True)
         if not read_now(self.rings.directory, process):
             (self.rings.directory / f"{process.hex()}.now").unlink(missing_ok=True)
         self._gone.add(process)

@@ -725,6 +725,13 @@ _UNION: tuple[Event, ...] = (
     Event(224, "task_arguments_given", "These results and puts, which were there already, are arguments of a task.", (
         _TASK, _measure("objects", "u8"), _OBJECT, _detail("object_2", "id20"), _detail("object_3", "id20"),
         _detail("object_4", "id20"))),
+    # profiles
+    Event(253, "stack_sampled", "A thread that runs a task was seen in this stack, so often since the last record.", (
+        _TASK, _ATTEMPT, _label("function", "str"), _detail("stack", "str"), _detail("thread", "str"),
+        _measure("samples", "u16"), _measure("seconds", "f32"), _measure("cpu_seconds", "f32"),
+        _measure("own_memory_bytes", "u64"))),
+    Event(254, "stacks_overflowed", "A process was seen in more different stacks than it records in full.", (
+        _WORKER, _measure("stacks_max", "u32"), _measure("beyond", "u64")), Severity.WARNING),
     Event(225, "task_called_in_span", "A task was called inside a span of user code, which is its parent.", (
         _TASK, _detail("span", "u64"), _detail("trace", "id16"))),
 )

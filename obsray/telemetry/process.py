@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from obsray.config import Config
-from obsray.telemetry import session_file
+from obsray.telemetry import live_stacks, session_file
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.rings import process_alive
 from obsray.telemetry.store import remove_old_sessions
@@ -64,6 +64,8 @@ class Process:
         facts = session_file.read(session_dir)
         node = bytes.fromhex(facts.get("node") or "00" * 8)
         self.collector = Collector(session_dir, config.telemetry_bytes_max, own_ring(session_dir, node))
+        if self.collector.ring is not None:
+            live_stacks.listen(self.collector.ring.directory, self.collector.ring.process)
         self.exporter: Exporter | None = None
         self.serving: Any = None
         self.gathering: Any = None

@@ -7,6 +7,7 @@ recorded about, ValueError for arguments that mean nothing.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from obsray.ids import OBJECT_ID_BYTES, SEQUENCE_TASK, TASK_ID_BYTES, WORKER_ID_BYTES
 from obsray.telemetry import asking, session_file
 from obsray.telemetry.answers.replay import Change
-from obsray.telemetry.store import Store, find_session
+from obsray.telemetry.store import Store, find_session, is_live
 from obsray.telemetry.views import Views
 
 Row = dict[str, Any]
@@ -92,6 +93,49 @@ def memory(*, session: Session = None) -> Row:
     return _ask(session, lambda views: views.memory(refresh=False))
 
 
+def profile(
+    function: str | None = None, *, thing: Any = None, slow_vs_fast: bool = False, session: Session = None
+) -> Row:
+    """Where the code of tasks spent its time, out of samples: of one function (``"(driver)"``: of the driver), of one
+    task, actor or worker (``thing``), or of everything.
+
+    ``stacks`` (``frames`` from the outermost on, ``samples``, ``seconds``, ``cpu_seconds``), ``lines``, ``functions``.
+    ``slow_vs_fast`` compares the slowest tenth of the function's tasks with the faster half.
+    """
+    identifier = "" if thing is None else hex_of(thing)
+    return _ask(session, lambda views: views.profile(function or "", identifier, slow_vs_fast, refresh=False))
+
+
+def stacks(thing: Any = None, *, everything: bool = False, session: Session = None) -> Row:
+    """What the threads of a living session do now, in the whole cluster: ``stacks`` (``frames``, ``count``, ``who``).
+
+    ``thing``: only this task, actor, worker or node; ``everything``: also threads of the runtime itself. Takes up to
+    two seconds if a process does not answer. Raises LookupError if the session is over.
+    """
+    from obsray.telemetry.answers.stacks import merged
+
+    identifier = "" if thing is None else hex_of(thing)
+    directory = _directory(session)
+    if not is_live(directory):
+        raise LookupError(f"the session {directory.name} is over: nothing runs there any more")
+    # Named, not imported: this layer knows nothing of the ones above.
+    processes, silent = importlib.import_module("obsray.federation.stacks").everywhere(directory)
+    return asking.ask(directory, lambda views: merged(views, processes, silent, identifier, everything))
+
+
+def hangs(*, session: Session = None) -> Row:
+    """What can never go on because it waits for itself (``kind`` ``cycle``), and what others wait for although it makes
+    no progress (``stuck``), each with a sentence, its members and what helps."""
+    return _ask(session, lambda views: views.hangs(refresh=False))
+
+
+def post_mortem(thing: Any, *, session: Session = None) -> Row:
+    """Why a process ended, what it did last and what it had: of a worker, of the last dead process of an actor, or of
+    the one that a task ended with. ``thing``: an id or hex, a handle, a reference."""
+    identifier = hex_of(thing)
+    return _ask(session, lambda views: views.post_mortem(identifier, refresh=False))
+
+
 def compare(before: Session, after: Session, *, threshold: float = 0.1) -> Row:
     """What became slower or fails in session ``after``, against ``before``: function by function, and new errors.
 
@@ -160,8 +204,11 @@ def job_of(job: str | int | None) -> int | None:
 
 
 def _ask(session: Session, question: Callable[[Views], T]) -> T:
+    return asking.ask(_directory(session), question)
+
+
+def _directory(session: Session) -> Path:
     if session is None and session_file.current:
-        directory: Path = session_file.current
-    else:
-        directory = find_session(None if session is None else os.fspath(session))
-    return asking.ask(directory, question)
+        found: Path = session_file.current
+        return found
+    return find_session(None if session is None else os.fspath(session))

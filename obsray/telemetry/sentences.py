@@ -68,6 +68,10 @@ def _worker(r: Row, n: Names) -> str:
     return n.process_label(r["worker"])
 
 
+def _sampled(r: Row, n: Names) -> str:
+    return n.task_label(r["task"]) if any(r["task"]) else n.process_label(r["process"])
+
+
 #: What is over when nothing is judged so any more.
 _OVER = {
     "node_comes": "waits for no node any more", "room": "waits for no room any more",
@@ -683,6 +687,11 @@ SENTENCES: dict[str, Sentence] = {
     "gpu_capture_changed": lambda r, n: f"{_worker(r, n)} captures GPU work at level {r['level']} from here on",
     "gpu_records_lost": _gpu_records_lost,
     "gpu_capture_sample": _gpu_capture_sample,
+    "stack_sampled": lambda r, n: f"{_sampled(r, n)} was seen {_many(r['samples'], 'time')} in "
+        f"{r['stack'].rpartition(chr(10))[2] or 'an unknown place'}"
+        + (f", on thread {r['thread']}" if r["thread"] else ""),
+    "stacks_overflowed": lambda r, n: f"{_worker(r, n)} was seen in more than {r['stacks_max']} different stacks; of "
+        f"{r['beyond']} samples only the innermost function is known",
     "user_metric": lambda r, n: f"{_task(r, n)} recorded {r['name']} = {r['value']:g}",
     "collective_joined": _collective_joined,
     "collective_ended": _collective_ended,

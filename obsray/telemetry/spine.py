@@ -13,7 +13,7 @@ numbers, always before the first record that names them.
 
 What each thread runs right now stands in ``<process id>.now``: ``NOW_SLOTS`` slots of ``NOW`` (task id 16s |
 started at Q | name I | attempt H | running B). It is overwritten in place, so starting a short task costs no
-record, and still a kill leaves behind what was running.
+record, and still a kill leaves behind what was running. Behind the slots is where others ask for stacks.
 
 Bounds: at most ``SEGMENTS_MAX`` unread segments a process. Beyond, the writer waits ``DROP_WAIT_SECONDS`` once,
 then records go nowhere until there is room again, and one ``events_dropped`` says how many.
@@ -53,6 +53,9 @@ NOW_SLOT_BYTES = 64
 FINAL_ATTEMPT = 0x8000
 NOW_SLOTS = 64
 STRINGS_MAX = 200_000
+#: Behind the slots: the number of the last question for stacks.
+_ASKED = Struct("<Q")
+_ASKED_AT = NOW_SLOTS * NOW_SLOT_BYTES + 40
 _STRING_ENTRY = Struct("<II")
 
 _SHIFT = RECORD_BYTES.bit_length() - 1
@@ -249,6 +252,11 @@ class Ring(Emitter):
     def idle(self, slot: int) -> None:
         self._now[slot * NOW_SLOT_BYTES + NOW.size - 1] = 0
 
+    def stacks_asked(self) -> int:
+        """The number of the last question for the stacks of this process, 0 for none."""
+        number: int = _ASKED.unpack_from(self._now, _ASKED_AT)[0]
+        return number
+
     def close(self, time_ns: int) -> None:
         # The number of records before this one is this one's own, so it cannot go through the emitter, which takes
         # another: the slot left empty would hide everything behind it from readers.
@@ -261,10 +269,26 @@ class Ring(Emitter):
 def _now_file(path: Path) -> mmap.mmap:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(fd, 0, NOW_SLOTS * NOW_SLOT_BYTES)
-        return mmap.mmap(fd, NOW_SLOTS * NOW_SLOT_BYTES)
+        os.posix_fallocate(fd, 0, (NOW_SLOTS + 1) * NOW_SLOT_BYTES)
+        return mmap.mmap(fd, (NOW_SLOTS + 1) * NOW_SLOT_BYTES)
     finally:
         os.close(fd)
+
+
+def ask_for_stacks(directory: Path, process: bytes) -> int:
+    """Ask a process of this machine for the stacks of its threads; the number of the question, 0 if it cannot hear."""
+    number = time.time_ns()
+    try:
+        fd = os.open(directory / f"{process.hex()}.now", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        if os.fstat(fd).st_size < _ASKED_AT + _ASKED.size:
+            return 0
+        os.pwrite(fd, _ASKED.pack(number), _ASKED_AT)
+    finally:
+        os.close(fd)
+    return number
 
 
 def read_now(directory: Path, process: bytes) -> list[tuple[bytes, int, int, int]]:

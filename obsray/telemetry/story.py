@@ -31,14 +31,14 @@ TROUBLES_MAX = 100_000
 #: How many of its own last records the story of a process shows.
 LAST_RECORDS = 20
 #: Samples say how something fares, not what happened to it.
-_SAMPLES = frozenset(
+SAMPLES = frozenset(
     {
         "process_sample", "resource_sample", "store_sample", "node_sample", "collector_sample", "gpu_capture_sample",
-        "node_type_sample", "gpu_sample", "gpu_process_sample",
+        "node_type_sample", "stack_sampled", "gpu_sample", "gpu_process_sample",
     }
 )  # fmt: skip
 #: Single kernels and calls are too many to be told; their sums are with the task.
-_UNTOLD = _SAMPLES | {"lease_candidate", "gpu_kernel", "gpu_copy", "gpu_memset", "gpu_wait", "gpu_call"}
+_UNTOLD = SAMPLES | {"lease_candidate", "gpu_kernel", "gpu_copy", "gpu_memset", "gpu_wait", "gpu_call"}
 #: Records about several tasks, of which they name the first.
 _RUNS = frozenset({"tasks_submitted", "tasks_dispatched", "tasks_finished"})
 #: What happens to an object in the store, except that it is read.
@@ -278,7 +278,7 @@ def _own_records(view: Views, process: bytes) -> list[Row]:
     def mask(columns: Columns) -> Array:
         return same_id(columns["process"], process) & (columns["sequence"] > after)
 
-    return view.store.mentions({name: mask for name in BY_NAME if name not in _SAMPLES}, {}, LAST_RECORDS)
+    return view.store.mentions({name: mask for name in BY_NAME if name not in SAMPLES}, {}, LAST_RECORDS)
 
 
 def _producer(view: Views, identifier: bytes) -> list[Row]:

@@ -17,6 +17,7 @@ from obsray.telemetry.gpu_views import GpuViews
 from obsray.telemetry.store import Running, Store
 from obsray.telemetry.table import Column, Filter, query, same_id
 from obsray.telemetry.tables import NS, Row, parse_id
+from obsray.telemetry.task_memory import task_memory
 from obsray.telemetry.tasks import (
     BLOCKED,
     FAILED,
@@ -259,6 +260,7 @@ class TaskViews(GpuViews):
         values["arguments"] = self._arguments(identifier)
         values["results"] = self._results(identifier)
         values["environment"] = self.environment_table.of_shape(values["shape"])
+        values["memory"] = task_memory(self.store, identifier)
         values["gpu"] = self.task_gpu(identifier, values["started_at_ns"] or 0, values["ended_at_ns"] or now)
         return values
 

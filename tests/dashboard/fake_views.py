@@ -202,6 +202,7 @@ class FakeViews:
                 }
             ],
             "results": [],
+            "memory": None,
             "gpu": None,
             "environment": None,
             "children": {
@@ -268,6 +269,35 @@ class FakeViews:
             "from_ns": NOW_NS, "to_ns": NOW_NS + 10**9, "pieces": 2, "piece_seconds": 0.5, "workers": [row],
             "together": row, "left_out": 0,
         }  # fmt: skip
+
+    def now_ns(self) -> int:
+        return NOW_NS
+
+    def profile(
+        self, function: str = "", thing: str = "", slow_vs_fast: bool = False, refresh: bool = True
+    ) -> dict[str, Any]:
+        stack = {"frames": [HOSTILE, "load (w.py:1)"], "samples": 3, "seconds": 1.0, "cpu_seconds": 0.5}
+        line = {"line": HOSTILE, "seconds": 1.0, "cpu_seconds": 0.5}
+        name = {"function": HOSTILE, "samples": 3, "seconds": 1.0, "cpu_seconds": 0.5}
+        return {
+            "what": HOSTILE, "function": function or None, "id": None, "samples": 3, "seconds": 1.0,
+            "cpu_seconds": 0.5, "tasks": 1, "functions": [name], "slow_vs_fast": None, "notes": [HOSTILE],
+            "lines": [line], "left_out": 0, "stacks": [stack],
+        }  # fmt: skip
+
+    def hangs(self, refresh: bool = True) -> dict[str, Any]:
+        members = [
+            {
+                "id": task_id(number), "label": HOSTILE, "name": HOSTILE, "state": "RUNNING_IN_RAY_GET",
+                "where": HOSTILE, "seconds": 9.0, "how": HOSTILE,
+            }
+            for number in range(3)
+        ]  # fmt: skip
+        hang = {"kind": "cycle", "sentence": HOSTILE, "fix": HOSTILE, "members": members, "behind": 1}
+        return {"hangs": [hang], "live": True, "blocked": 3, "looked_at": 3, "complete": True}
+
+    def post_mortem(self, identifier: str, refresh: bool = True) -> dict[str, Any]:
+        return {"process": identifier, "sentence": HOSTILE}
 
     def why(self, identifier: str, refresh: bool = True) -> dict[str, Any]:
         row = next((row for row in self.rows if row["task_id"] == identifier), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 
@@ -108,3 +109,22 @@ def test_a_node_whose_clock_is_wrong_by_seconds_is_shown_on_the_heads_clock(clus
     (known,) = [row for row in views.nodes() if row["node_id"] == node.node_id]
     assert abs(known["clock_offset_seconds"] - skew) < 0.5
     assert 0 < known["clock_uncertainty_seconds"] < 0.5
+
+
+def test_stacks_of_other_nodes_are_asked_of_their_collectors(cluster):
+    node = cluster.add_node(num_cpus=2)
+
+    @obsray.remote
+    def far_away():
+        threading.Event().wait()
+
+    references = [far_away.remote() for _ in range(2)]
+
+    def seen() -> list[dict[str, Any]]:
+        found = obsray.telemetry.stacks()
+        return [stack for stack in found["stacks"] if stack["count"] == 2 and "far_away" in stack["frames"][0]]
+
+    eventually(seen)
+    (stack,) = seen()
+    assert {who["node"] for who in stack["who"]} == {node.node_id}
+    assert {who["task"] for who in stack["who"]} == {reference.hex()[:32] for reference in references}

@@ -35,7 +35,7 @@ from obsray.core.control.service import ControlService, instant, serve, storage_
 from obsray.core.control.sqlite_storage import SqliteStorage
 from obsray.core.system.fate import die_with_parent, parent_is_gone
 from obsray.ids import MARK_BYTES, WORKER_ID_BYTES, worker_id
-from obsray.telemetry import session_file
+from obsray.telemetry import live_stacks, session_file
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
 
@@ -128,6 +128,7 @@ def _emitter(session: Path, node: bytes) -> Emitter:
     directory = session / "rings"
     directory.mkdir(mode=0o700, exist_ok=True)
     own = worker_id(node, os.urandom(WORKER_ID_BYTES - MARK_BYTES))
+    live_stacks.listen(directory, own)
     return Ring(directory, own, ProcessKind.CONTROL, node)
 
 

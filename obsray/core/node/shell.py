@@ -57,7 +57,7 @@ from obsray.core.transport.dial import TRANSFER_TARGET, dial
 from obsray.core.transport.links import Link, Reactor
 from obsray.core.transport.node_reporter import Membership, NodeReporter
 from obsray.ids import worker_ids
-from obsray.telemetry import session_file
+from obsray.telemetry import live_stacks, session_file
 from obsray.telemetry.events import DeathCause, ProcessKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
 
@@ -77,6 +77,8 @@ class Node:
         self.emitter: Emitter = (
             Silent() if self.config.telemetry == "off" else Ring(self.session / "rings", node, ProcessKind.NODE, node)
         )
+        if isinstance(self.emitter, Ring):
+            live_stacks.listen(self.emitter.directory, node)
         self.reactor = Reactor(self._on_messages, self._on_close)
         chaos.activate(self.config.chaos, ProcessKind.NODE, node, self.emitter, self.reactor)
         self.arena = Arena.create(machine.store_bytes)

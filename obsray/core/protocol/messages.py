@@ -29,7 +29,7 @@ node <-> node          Forward ClientGone JobDescribed LoadReport WantActor With
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects KeepObjects ObjectsFreed NodeLeaves
                        LogChunk LogsWanted LogsSent DrainNode AskDemand DemandDescribed
                        WantPackage PackagePiece
-collectors             TelemetryWanted TelemetryRows
+collectors             TelemetryWanted TelemetryRows StacksWanted Stacks
 =====================  ======================================================================================
 
 A *client* is a driver or a worker; it has one connection to its node, and connections to the workers and owners it
@@ -1137,6 +1137,19 @@ class LogFilePieces(NamedTuple):
     pieces: list[tuple[str, int, bytes]]
     whole: bool
     tag: int = 159
+
+
+class StacksWanted(NamedTuple):
+    """A tool or the head's dashboard -> a node's collector: what do the threads of your processes do now?"""
+
+    tag: int = 148
+
+
+class Stacks(NamedTuple):
+    """``processes``: the rows of ``telemetry.live_stacks.gather``, as JSON."""
+
+    processes: str
+    tag: int = 149
 
 
 def _registry() -> dict[int, type]:

@@ -384,6 +384,7 @@ class _Threads:
         self._queue.put(running)
 
     def _run(self, slot: int) -> None:
+        self.runner.executor.threads[slot] = threading.get_ident()
         while True:
             self._free += 1
             running = self._queue.get()

@@ -101,6 +101,8 @@ class Executor:
         self.output: Streams | None = None
         #: Thread slot -> what runs there; slot 0 is the main thread.
         self.slots: dict[int, Running] = {}
+        #: Thread slot -> the thread that has it.
+        self.threads: dict[int, int] = {0: threading.get_ident()}
         #: Results that have not been sent, with the links they go to. Threads add to it without the session's lock
         #: while others send, so it is never exchanged for another and only taken from at its front.
         self._results: deque[tuple[Link, tuple[Any, ...]]] = deque()

@@ -38,6 +38,8 @@ from obsray.core.runtime.ownership import NODE, Ownership, Task
 from obsray.core.runtime.references import ObjectRef, dropped
 from obsray.core.runtime.reservations import Reservations
 from obsray.core.runtime.running import Here, Running
+from obsray.core.runtime.sampler import Sampler
+from obsray.core.runtime.stack_dump import StackDump
 from obsray.core.runtime.storage import Arena
 from obsray.core.runtime.submitted import SubmittedRun
 from obsray.core.runtime.values import Values
@@ -217,6 +219,11 @@ class Session:
         self.description: dict[str, Any] = {}
         self.ownership.on_freed = self.inbox.on_freed
         self.ownership.on_held = self.inbox.on_held
+        #: Takes samples of what runs here, if wanted.
+        self.sampler: Sampler | None = None
+        if config.profile_hz > 0 and config.telemetry != "off":
+            self.sampler = Sampler(self, config.profile_hz)
+        self.stack_dump = StackDump(self, self.emitter) if isinstance(self.emitter, Ring) else None
         self._watcher = threading.Thread(target=self._watch, name="obsray-watcher", daemon=True)
 
     def start(self) -> None:
@@ -484,6 +491,11 @@ class Session:
                     if ready:
                         self.driving.release()
             wait = self._tick()
+            if self.stack_dump is not None:
+                self.stack_dump.answer_if_asked()
+            if self.sampler is not None:
+                self.sampler.look()
+                wait = self.sampler.wait_seconds(wait)
 
     def _tick(self) -> float:
         """Housekeeping that nobody else does. Returns how long the watcher may sleep."""
@@ -594,6 +606,7 @@ class Session:
         self.listener.socket.close()
         # A thread of the parent may have held it.
         self.lock = threading.Lock()
+        self.sampler = self.stack_dump = None
 
     # --- references ---------------------------------------------------------------------------------------------------
 
@@ -667,6 +680,10 @@ class Session:
 
     def close(self, say_goodbye: bool = True) -> None:
         """Leave the runtime: what this process owns is freed. Closing twice does nothing."""
+        if self.sampler is not None and not self.closed:
+            self.sampler.stop()
+        if self.stack_dump is not None:
+            self.stack_dump.close()
         with self.lock:
             if self.closed:
                 return

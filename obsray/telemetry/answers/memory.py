@@ -15,6 +15,7 @@ from obsray.telemetry.explain import duration, size
 from obsray.telemetry.object_views import _words
 from obsray.telemetry.objects import SPILLED
 from obsray.telemetry.tables import NS
+from obsray.telemetry.task_memory import function_memory
 
 if TYPE_CHECKING:
     from obsray.telemetry.columns import Array
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 GROUPS_MAX = 50
+TASK_ROWS_MAX = 50
 #: At how many moments of its session the growth of a group is looked at.
 MOMENTS = 5
 #: A suspect has at least so many objects, and freed less than this share of all it ever made.
@@ -37,8 +39,9 @@ def memory(view: Views, refresh: bool = True) -> Row:
     """Live bytes now (of a session that is over: before its drivers left).
 
     ``by_call_site``, ``by_function``, ``by_job``, ``by_owner``, ``by_age``: objects, bytes, oldest; ``by_holder``: the
-    same by who keeps them alive; ``suspects``: groups that look leaked, with why; ``peak``: the most bytes there were,
-    and when; ``store``: the newest sample.
+    same by who keeps them alive; ``suspects``: groups that look leaked, with why; ``tasks``: per function, how much
+    memory of its own the process of one task had at most, and by how much that grew (``growth_bytes`` of the worst,
+    which is ``task``); ``peak``: the most bytes there were, and when; ``store``: the newest sample.
     """
     if refresh:
         view.refresh()
@@ -73,6 +76,7 @@ def memory(view: Views, refresh: bool = True) -> Row:
     found["by_holder"] = _by_holder(view, live, at, sizes, ages, table["pins"])
     codes, names = made.sources()
     found["suspects"] = _suspects(codes, names, rows, born, gone, sizes, at)
+    found["tasks"] = function_memory(view)[:TASK_ROWS_MAX]
     found["sentence"] = _sentence(found)
     return found
 

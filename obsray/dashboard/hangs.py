@@ -1,0 +1,133 @@
+"""What hangs: its page with a drawing, and the look at it now and then, for a metric."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import Counter
+from html import escape
+from typing import Any
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from . import units
+from .source import Busy, Source
+
+#: How often is looked. One look costs as much as the tasks that are open, and asks no other process.
+LOOK_SECONDS = 15.0
+KINDS = ("cycle", "stuck")
+#: Members of a cycle that are drawn.
+DRAWN_MAX = 12
+_WIDTH, _BOX_WIDTH, _BOX_HEIGHT = 880, 230, 46
+
+log = logging.getLogger(__name__)
+
+
+class HangWatch:
+    """Looks for hangs now and then; ``counts`` is told how many there are, by kind."""
+
+    def __init__(self, source: Source, counts: dict[str, int]) -> None:
+        self._source = source
+        self.counts = counts
+
+    async def run(self) -> None:
+        """Look now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                found = await self._source.ask(lambda view: view.hangs(refresh=False), key="hangs")
+            except (Busy, FileNotFoundError):
+                continue
+            except Exception:
+                log.exception("what hangs could not be found out")
+                continue
+            counts = Counter(hang["kind"] for hang in found["hangs"])
+            if found["hangs"] and counts != Counter(self.counts):
+                for hang in found["hangs"]:
+                    log.warning("hangs: %s", hang["sentence"])
+            self.counts.update({kind: counts[kind] for kind in KINDS})
+
+
+def page_routes() -> list[BaseRoute]:
+    """The page."""
+    return [Route("/hangs", page), Route("/_hangs", live)]
+
+
+async def page(request: Request) -> Response:
+    """What hangs, drawn."""
+    return await _rendered(request, "hangs.html", 200)
+
+
+async def live(request: Request) -> Response:
+    """Its part that changes."""
+    source: Source = request.app.state.source
+    return await _rendered(request, "_hangs.html", 200 if source.is_live else 286)
+
+
+async def _rendered(request: Request, template: str, status: int) -> Response:
+    from .pages import render
+
+    source: Source = request.app.state.source
+    found: dict[str, Any] = await source.ask(lambda view: view.hangs(refresh=False), key="hangs")
+    shown = [{**hang, "drawing": Markup(drawing(hang)) if hang["kind"] == "cycle" else ""} for hang in found["hangs"]]
+    return render(request, template, status, found={**found, "hangs": shown})
+
+
+def drawing(hang: dict[str, Any]) -> str:
+    """A cycle as SVG: its members on an ellipse, arrows from who waits to what it waits for."""
+    members = hang["members"][:DRAWN_MAX]
+    count = len(members)
+    height = max(210, 90 + 62 * count)
+    places = [
+        (
+            _WIDTH / 2 + (_WIDTH - _BOX_WIDTH - 60) / 2 * math.sin(2 * math.pi * at / count),
+            height / 2 - (height - _BOX_HEIGHT - 40) / 2 * math.cos(2 * math.pi * at / count),
+        )
+        for at in range(count)
+    ]
+    parts = [
+        '<defs><marker id="arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" '
+        'orient="auto-start-reverse"><path d="M0 0L10 5L0 10z"/></marker></defs>'
+    ]
+    parts += [
+        _arrow(places[at], places[(at + 1) % count], str(member["how"]))
+        for at, member in enumerate(members)
+        if count > 1
+    ]
+    for (x, y), member in zip(places, members, strict=True):
+        label = units.shortened(units.plain(member["label"]), 34)
+        told = f"{member['state']} for {units.seconds(member['seconds'])}"
+        parts.append(
+            f'<a href="/tasks/{member["id"]}"><title>{escape(units.plain(member["label"]))}: {escape(told)}</title>'
+            f'<rect x="{x - _BOX_WIDTH / 2:.1f}" y="{y - _BOX_HEIGHT / 2:.1f}" width="{_BOX_WIDTH}" '
+            f'height="{_BOX_HEIGHT}" rx="6"/>'
+            f'<text class="what" x="{x:.1f}" y="{y - 3:.1f}">{escape(label)}</text>'
+            f'<text class="how" x="{x:.1f}" y="{y + 14:.1f}">{escape(told)}</text></a>'
+        )
+    return (
+        f'<svg class="waits" viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="A cycle of waits">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _arrow(begin: tuple[float, float], end: tuple[float, float], how: str) -> str:
+    """From the edge of one box to the edge of the next, with what kind of wait it is."""
+    (x1, y1), (x2, y2) = _edge(begin, end), _edge(end, begin)
+    told = escape(units.shortened(how, 48))
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" marker-end="url(#arrow)"/>'
+        f'<text class="edge" x="{(x1 + x2) / 2:.1f}" y="{(y1 + y2) / 2 - 4:.1f}">{told}</text>'
+    )
+
+
+def _edge(begin: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+    dx, dy = end[0] - begin[0], end[1] - begin[1]
+    scale = min(
+        (_BOX_WIDTH / 2 + 3) / abs(dx) if abs(dx) > 1e-9 else math.inf,
+        (_BOX_HEIGHT / 2 + 3) / abs(dy) if abs(dy) > 1e-9 else math.inf,
+    )
+    return begin[0] + dx * scale, begin[1] + dy * scale

@@ -1,0 +1,343 @@
+"""What hangs: who waits for whom, which of these waits can never end, and which have no reason to be taking so long.
+
+The wait-for graph grows from the tasks that are blocked. A thing that waits *for all* of its targets goes on once each
+of them can; one that waits *for any* (for room that several hold) once one of them can. Whoever cannot go on by that
+rule is deadlocked, however the graph is knotted; the cycle in it is named. What is not deadlocked may still be stuck: a
+task that others wait for and that has run far longer than its function ever did, or that was seen in one place only,
+off the CPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from obsray import ids
+from obsray.telemetry.answers.answer import Row
+from obsray.telemetry.answers.holders import amounts, holders, lacking
+from obsray.telemetry.answers.why import Explainer
+from obsray.telemetry.events import TaskType
+from obsray.telemetry.explain import duration
+from obsray.telemetry.store import joined
+from obsray.telemetry.table import same_id
+from obsray.telemetry.tables import NS
+from obsray.telemetry.tasks import BLOCKED, DISPATCHED, FINISHED, QUEUED, RUNNING, STATES, WAITING_ARGUMENTS
+
+if TYPE_CHECKING:
+    from obsray.telemetry.columns import Array, Columns
+    from obsray.telemetry.views import Views
+
+#: A wait younger than this may be one whose end is not recorded yet.
+SETTLED_SECONDS = 2.0
+#: Things that are looked at; a larger graph is looked at in part, and the answer says so.
+THINGS_MAX = 20_000
+#: Longer than ever by this factor, and by this much, is stuck.
+SLOW_FACTOR = 10.0
+SLOW_SECONDS = 30.0
+HISTORY_MIN = 5
+#: Seen in one place only, off the CPU, for this long.
+STILL_SECONDS = 120.0
+STILL_CPU_RATIO = 0.01
+STILL_SAMPLES_MIN = 20
+MEMBERS_TOLD_MAX = 8
+
+
+class Wait(NamedTuple):
+    """What one thing waits for: ``targets`` are rows of tasks, of which it needs all or any. ``how`` is a verb."""
+
+    targets: tuple[int, ...]
+    how: str
+    any: bool = False
+
+
+def hangs(view: Views, refresh: bool = True) -> Row:
+    """What hangs now. ``hangs``: ``kind`` (``cycle`` or ``stuck``), ``sentence``, ``fix``, ``members`` (``id``,
+    ``label``, ``state``, ``where``, ``seconds`` it waits or runs, ``how`` it waits for the next), ``behind``: how many
+    others wait for them. ``blocked``: how many tasks wait inside of their code, ``looked_at`` the size of the graph.
+    """
+    if refresh:
+        view.refresh()
+    if not view.store.is_live():
+        return {"hangs": [], "live": False, "blocked": 0, "looked_at": 0, "complete": True}
+    graph = _Graph(view)
+    graph.grow()
+    found = graph.cycles()
+    told = {row for hang in found for row in hang["_rows"]}
+    found += graph.stuck(told)
+    for hang in found:
+        del hang["_rows"]
+    return {
+        "hangs": found, "live": True, "blocked": graph.blocked, "looked_at": len(graph.waits),
+        "complete": graph.complete,
+    }  # fmt: skip
+
+
+class _Graph:
+    """The wait-for graph of one look: row of a task -> what it waits for, None if it can go on by itself."""
+
+    def __init__(self, view: Views) -> None:
+        self.view, self.table = view, view.task_table
+        self.explainer = Explainer(view)
+        self.now = view.now_ns()
+        self.waits: dict[int, Wait | None] = {}
+        self.complete = True
+        self.blocked = 0
+        self._wanted: dict[int, list[tuple[bytes, int]]] = {}
+
+    def grow(self) -> None:
+        """From the blocked tasks to everything that they wait for."""
+        open_rows = self.table.open_rows
+        states = self.table["state"][open_rows]
+        begin = open_rows[states == BLOCKED]
+        self.blocked = len(begin)
+        if not len(begin):
+            return
+        self._read("task_blocked", begin, last_only=True)
+        self._read("task_arguments_waiting", open_rows[states == WAITING_ARGUMENTS], last_only=False)
+        waiting = begin.tolist()
+        while waiting:
+            row = waiting.pop()
+            if row in self.waits:
+                continue
+            if len(self.waits) >= THINGS_MAX:
+                self.complete = False
+                return
+            self.waits[row] = wait = self._wait(row)
+            if wait is not None:
+                waiting.extend(wait.targets)
+
+    def _read(self, event: str, rows: Array, last_only: bool) -> None:
+        """The objects that tasks wait for, in one pass over all records of a kind."""
+        if not len(rows):
+            return
+        wanted = set(rows.tolist())
+
+        def mine(columns: Columns) -> Array:
+            found: Array = np.isin(self.table.index.rows(columns["task"], create=False), rows)
+            return found
+
+        for record in self.view.store.rows(event, mine):
+            row = self.table.index.row(record["task"])
+            if row not in wanted or record["time_ns"] < int(self.table["started_at"][row]):
+                continue
+            if last_only:
+                self._wanted[row] = []
+            kind = record.get("waiting_in", "get")
+            # Whoever waits for any of several, or for room, may go on without the one object that is recorded.
+            one = kind == "get" or (kind == "wait" and record["objects"] == 1)
+            if one and any(record["object"]):
+                self._wanted.setdefault(row, []).append((record["object"], record["time_ns"]))
+
+    # --- what one thing waits for -------------------------------------------------------------------------
+
+    def _wait(self, row: int) -> Wait | None:
+        state = int(self.table["state"][row])
+        if state == BLOCKED:
+            return self._producers(row, "waits in get for")
+        if state == WAITING_ARGUMENTS:
+            return self._producers(row, "needs as an argument")
+        if state in (QUEUED, DISPATCHED):
+            if int(self.table["type"][row]) == TaskType.ACTOR_CALL:
+                return self._call(row)
+            return self._room(row) if state == QUEUED else None
+        return None
+
+    def _producers(self, row: int, how: str) -> Wait | None:
+        targets = []
+        for wanted, _ in self._wanted.get(row, ()):
+            task = ids.task_of(wanted)
+            if ids.kind_of(task) == ids.SEQUENCE_PUT:
+                continue
+            producer = self.table.index.row(task)
+            if producer >= 0 and int(self.table["state"][producer]) < FINISHED:
+                targets.append(producer)
+        return Wait(tuple(dict.fromkeys(targets)), how) if targets else None
+
+    def _call(self, row: int) -> Wait | None:
+        """A call waits for its actor to be made, for an earlier one of its caller, or for those that run."""
+        table, view = self.table, self.view
+        identifier = table["actor"][row].tobytes()
+        actor = view.actor_table.rows.get(identifier)
+        if actor is None or actor["state"] == "DEAD":
+            return None
+        name = f"actor {actor['class_name']}"
+        if actor["state"] != "ALIVE":
+            creation = table.index.row(identifier)
+            open_ = creation >= 0 and int(table["state"][creation]) < FINISHED
+            return Wait((creation,), f"waits until {name} is made by") if open_ else None
+        raw = view._raw(row) | {"row": row, "id": table["id"][row].tobytes()}
+        limits = view.concurrency_table.of(identifier)
+        if not limits:
+            earlier = self.explainer._earlier(raw, identifier)
+            stuck = earlier[table["state"][earlier] == WAITING_ARGUMENTS]
+            if len(stuck):
+                return Wait((int(stuck[0]),), f"waits for its turn at {name} behind")
+        worker = bytes.fromhex(actor["worker_id"]) if actor["worker_id"] else b""
+        busy = [one for one in self.explainer._busy(identifier, worker).tolist() if one != row]
+        if not limits:
+            return Wait((busy[0],), f"waits for its turn at {name}, which is busy with") if busy else None
+        method = raw["name"].rpartition(".")[2]
+        group = next((group for group, known in limits.items() if method in known["methods"]), "")
+        limit = limits.get(group, {"calls": 1})["calls"]
+        same = [one for one in busy if len(limits) == 1 or self.explainer._group_of(one, limits) == group]
+        return Wait(tuple(same), f"waits for a place at {name}, taken by", any=True) if len(same) >= limit else None
+
+    def _room(self, row: int) -> Wait | None:
+        """A task waits for resources: for any of those that hold what it lacks."""
+        view, table = self.view, self.table
+        shape, owner = view.store.texts[int(table["shape"][row])], ids.owner_of(table["id"][row].tobytes())
+        decision = view.lease_table.latest.get((owner, shape))
+        if decision is None or decision["outcome"] != "queued":
+            return None
+        lacks = [name for name in lacking(decision["deficit"]) if name in amounts(shape)]
+        found = holders(view, lacks) if lacks else []
+        # Who waits in get has given back its CPU; other resources stay with it.
+        held = [holder for holder in found if not (holder.blocked and set(lacks) == {"CPU"})]
+        if not held or any(holder.row < 0 for holder in held):
+            return None
+        targets = dict.fromkeys(holder.row for holder in held if holder.row != row)
+        return Wait(tuple(targets), f"waits for {' and '.join(lacks)}, held by", any=True) if targets else None
+
+    # --- deadlocks ----------------------------------------------------------------------------------------
+
+    def _dead(self) -> set[int]:
+        """Whoever cannot go on whatever happens: what is left when all who can go on are taken away."""
+        if not self.complete:
+            # What was not looked at may go on.
+            going = {target for wait in self.waits.values() if wait for target in wait.targets} - self.waits.keys()
+        else:
+            going = set()
+        waits = {row: wait for row, wait in self.waits.items() if wait is not None}
+        going |= self.waits.keys() - waits.keys()
+        going |= {row for row in waits if self._seconds(row) < SETTLED_SECONDS}
+        changed = True
+        while changed:
+            freed = {
+                row for row, wait in waits.items() if row not in going
+                and (any if wait.any else all)(target in going for target in wait.targets)
+            }  # fmt: skip
+            going |= freed
+            changed = bool(freed)
+        return waits.keys() - going
+
+    def cycles(self) -> list[Row]:
+        """Every cycle of waits that can never end, and how many others wait for it."""
+        dead = self._dead()
+        found: dict[frozenset[int], list[int]] = {}
+        leads: dict[int, frozenset[int]] = {}
+        for start in sorted(dead):
+            path: list[int] = []
+            row = start
+            while row not in path and row not in leads:
+                path.append(row)
+                wait = self.waits[row]
+                assert wait is not None
+                row = next(target for target in wait.targets if target in dead)
+            if row not in leads:
+                cycle = path[path.index(row) :]
+                found[frozenset(cycle)] = cycle
+                leads |= dict.fromkeys(cycle, frozenset(cycle))
+            leads |= {one: leads[row] for one in path if one not in leads}
+        made = []
+        for key, cycle in found.items():
+            # Told from whoever waits in its own code.
+            first = next((at for at, row in enumerate(cycle) if int(self.table["state"][row]) == BLOCKED), 0)
+            cycle = cycle[first:] + cycle[:first]
+            behind = sum(which == key for which in leads.values()) - len(cycle)
+            made.append(self._cycle(cycle, behind))
+        return sorted(made, key=lambda hang: -hang["members"][0]["seconds"])
+
+    def _cycle(self, cycle: list[int], behind: int) -> Row:
+        members = [self._member(row, self.waits[row]) for row in cycle]
+        told = members[:MEMBERS_TOLD_MAX]
+        text = f"{told[0]['label']} {told[0]['how']} "
+        text += "".join(f"{one['label']}, which {one['how']} " for one in told[1:])
+        if len(members) > len(told):
+            text += f"(and so on, {len(members) - len(told)} more) "
+        others = f"; {behind} other{'s' * (behind > 1)} wait{'s' * (behind == 1)} for them" if behind else ""
+        return {
+            "kind": "cycle", "sentence": f"{text}{told[0]['label']}: none of them can ever go on{others}",
+            "fix": "Do not wait in get() inside of something that the awaited call needs: pass the reference on, await "
+            "it in an async method, or give the actor max_concurrency (the task resources of its own).",
+            "members": members, "behind": behind, "_rows": list(cycle),
+        }  # fmt: skip
+
+    # --- no cycle -----------------------------------------------------------------------------------------
+
+    def stuck(self, told: set[int]) -> list[Row]:
+        """Tasks that others wait for and that make no progress, as far as their history or their samples tell."""
+        awaited: dict[int, int] = {}
+        for wait in self.waits.values():
+            for target in wait.targets if wait is not None else ():
+                awaited[target] = awaited.get(target, 0) + 1
+        made = []
+        for row, behind in awaited.items():
+            if row in told or int(self.table["state"][row]) != RUNNING:
+                continue
+            why = self._slow(row) or self._still(row)
+            if why:
+                member = self._member(row, None)
+                others = f"{behind} other{'s' * (behind > 1)} wait{'s' * (behind == 1)} for it"
+                made.append({
+                    "kind": "stuck", "sentence": f"{member['label']} {why}; {others}",
+                    "fix": f"See what it does with 'obsray stack {member['id']}'.", "members": [member],
+                    "behind": behind, "_rows": [row],
+                })  # fmt: skip
+        return sorted(made, key=lambda hang: -hang["members"][0]["seconds"])
+
+    def _slow(self, row: int) -> str:
+        table, ran = self.table, self._seconds(row)
+        if ran < SLOW_SECONDS:
+            return ""
+        ended = (table["name"] == table["name"][row]) & (table["ended_attempt"] >= 0)
+        seconds = table["run_seconds"][ended]
+        if len(seconds) < HISTORY_MIN or ran < SLOW_FACTOR * float(seconds.max()):
+            return ""
+        return (
+            f"has been running for {duration(ran)}, {len(seconds)} others took at most {duration(float(seconds.max()))}"
+        )
+
+    def _still(self, row: int) -> str:
+        if self._seconds(row) < STILL_SECONDS:
+            return ""
+        task, since = self.table["id"][row].tobytes(), self.now - int(STILL_SECONDS * NS)
+        found = joined(
+            self.view.store.select(
+                "stack_sampled", lambda c: same_id(c["task"], task) & (c["time_ns"].astype(np.int64) >= since)
+            ),
+            "stack_sampled",
+        )  # fmt: skip
+        samples, seconds = int(found["samples"].sum()), float(found["seconds"].sum())
+        if samples < STILL_SAMPLES_MIN or len(np.unique(found["stack"])) != 1:
+            return ""
+        if float(found["cpu_seconds"].sum()) > STILL_CPU_RATIO * seconds:
+            return ""
+        place = self.view.store.texts[int(found["stack"][0])].rpartition("\n")[2]
+        return (
+            f"has been running for {duration(self._seconds(row))} and was seen {samples} times in the last "
+            f"{duration(STILL_SECONDS)}, always waiting in {place}"
+        )
+
+    # --- words --------------------------------------------------------------------------------------------
+
+    def _seconds(self, row: int) -> float:
+        """How long it has been in its state."""
+        table = self.table
+        state = int(table["state"][row])
+        names = {BLOCKED: ("blocked_at",), RUNNING: ("started_at",), DISPATCHED: ("dispatched_at",)}.get(
+            state, ("submitted_at", "retried_at", "ready_at")
+        )
+        since = max(int(table[name][row]) for name in names) or int(table["submitted_at"][row])
+        return max(0, self.now - since) / NS
+
+    def _member(self, row: int, wait: Wait | None) -> Row:
+        table, view = self.table, self.view
+        task = table["id"][row].tobytes()
+        worker = int(table["worker"][row])
+        state = int(table["state"][row])
+        on = view.process_label(table.workers.ids[worker]) if worker >= 0 and state in (RUNNING, BLOCKED) else ""
+        return {
+            "id": task.hex(), "label": view.task_label(task), "name": view.store.texts[int(table["name"][row])],
+            "state": STATES[state], "where": on, "seconds": self._seconds(row), "how": wait.how if wait else "",
+        }  # fmt: skip

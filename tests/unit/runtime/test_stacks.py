@@ -1,0 +1,61 @@
+"""Stacks as text: user code without the runtime around it, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from obsray.core.runtime import stacks
+from obsray.core.runtime.executor import call_user_code
+from obsray.core.runtime.stacks import DEPTH_MAX, StackTexts, points_of, points_of_awaiting
+
+
+def here(depth: int = 0) -> list[Any]:
+    return here(depth - 1) if depth else points_of(sys._getframe())
+
+
+def test_only_what_a_task_called_is_told() -> None:
+    text = StackTexts().text(call_user_code(here, (), {}), task=True)
+    assert text.startswith("here (runtime/test_stacks.py:") and "\n" not in text
+    # Of a driver all of it is.
+    assert "test_only_what_a_task_called_is_told" in StackTexts().text(here(), task=False)
+
+
+def test_a_task_that_is_not_in_user_code_says_what_the_runtime_does() -> None:
+    assert StackTexts().text(points_of(sys._getframe()), task=True).startswith(stacks.NOT_USER_CODE)
+
+
+def test_a_deep_stack_keeps_its_ends_and_says_what_is_left_out() -> None:
+    lines = StackTexts().text(call_user_code(here, (500,), {}), task=True).split("\n")
+    assert len(lines) == DEPTH_MAX + 1
+    assert f"({501 - DEPTH_MAX} frames left out)" in lines
+
+
+def test_the_same_place_is_turned_into_text_once() -> None:
+    texts = StackTexts()
+    found = [texts.text(points, True) for points in (call_user_code(here, (), {}) for _ in range(3))]
+    assert len(set(found)) == 1 and len(texts._known) == 1
+
+
+def test_a_suspended_coroutine_is_where_it_awaits() -> None:
+    async def inner() -> None:
+        await asyncio.sleep(3600)
+
+    async def outer() -> None:
+        await inner()
+
+    async def look() -> str:
+        task = asyncio.get_running_loop().create_task(outer())
+        await asyncio.sleep(0)
+        text = StackTexts().text(points_of_awaiting(task.get_coro()), task=False)
+        task.cancel()
+        return text
+
+    names = [line.partition(" ")[0].rpartition(".")[2] for line in asyncio.run(look()).split("\n")]
+    assert names == ["outer", "inner", "sleep"]
+
+
+def test_installed_packages_keep_their_name() -> None:
+    assert stacks.place_of("/x/lib/python3/site-packages/numpy/core/a.py") == "numpy/core/a.py"
+    assert stacks.place_of("<string>") == "<string>" and stacks.place_of("/home/me/deep/work.py") == "deep/work.py"

@@ -1,0 +1,196 @@
+"""Who waits for whom: cycles are named, whoever can still go on is not accused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from obsray.cli import hangs as command
+from obsray.telemetry.answers import hangs
+from obsray.telemetry.events import LeaseOutcome, Reason
+from tests.unit.telemetry.scenes import NS, Scene
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path / "s_hangs")
+
+
+def look(scene: Scene, after: float = 10.0) -> dict:
+    """What hangs so many seconds later, in a session that lives."""
+    view = scene.views()
+    with (
+        mock.patch.object(view.store, "is_live", lambda: True),
+        mock.patch.object(view, "now_ns", lambda: scene.now + int(after * NS)),
+        mock.patch.object(view.store, "running", list),
+    ):
+        return view.hangs()
+
+
+def calling(scene: Scene, name: str, actor: bytes, worker: bytes) -> bytes:
+    """A call that runs in an actor."""
+    call = scene.call(actor, name)
+    scene.dispatch(call, worker, "")
+    scene.start(call, worker, actor=actor)
+    return call
+
+
+def two_actors(scene: Scene) -> tuple[bytes, bytes]:
+    """A.m waits in get for B.n, which cannot begin because B is busy with B.p, which waits for A.q."""
+    a, on_a = scene.actor("A")
+    b, on_b = scene.actor("B")
+    m, p = calling(scene, "A.m", a, on_a), calling(scene, "B.p", b, on_b)
+    n, q = scene.call(b, "B.n"), scene.call(a, "A.q")
+    scene.block(m, on_a, scene.result(n))
+    scene.block(p, on_b, scene.result(q))
+    return m, p
+
+
+def test_actors_that_wait_for_each_other_are_a_cycle(scene: Scene) -> None:
+    m, _ = two_actors(scene)
+    (hang,) = look(scene)["hangs"]
+    assert hang["kind"] == "cycle" and [one["name"] for one in hang["members"]] == ["A.m", "B.n", "B.p", "A.q"]
+    assert hang["members"][0]["id"] == m.hex()
+    assert [one["how"] for one in hang["members"]] == [
+        "waits in get for", "waits for its turn at actor B, which is busy with",
+        "waits in get for", "waits for its turn at actor A, which is busy with",
+    ]  # fmt: skip
+    assert "none of them can ever go on" in hang["sentence"]
+
+
+def test_who_waits_behind_a_cycle_is_counted_and_not_accused(scene: Scene) -> None:
+    m, _ = two_actors(scene)
+    worker = scene.worker()
+    for _ in range(2):
+        task = scene.submit("victim")
+        scene.dispatch(task, worker)
+        scene.start(task, worker)
+        scene.block(task, worker, scene.result(m))
+    (hang,) = look(scene)["hangs"]
+    assert len(hang["members"]) == 4 and hang["behind"] == 2
+
+
+def test_a_wait_that_is_young_or_can_end_is_no_hang(scene: Scene) -> None:
+    two_actors(scene)
+    assert look(scene, after=0.5)["hangs"] == []
+
+
+def test_a_chain_that_ends_in_something_that_runs_is_no_hang(scene: Scene) -> None:
+    worker, other = scene.worker(), scene.worker()
+    root = scene.submit("root")
+    scene.dispatch(root, other)
+    scene.start(root, other)
+    waiting = scene.submit("waiting")
+    scene.dispatch(waiting, worker)
+    scene.start(waiting, worker)
+    scene.block(waiting, worker, scene.result(root))
+    found = look(scene)
+    assert found["hangs"] == [] and found["blocked"] == 1 and found["looked_at"] == 2
+
+
+def nested(scene: Scene, holders: int) -> None:
+    """Tasks that hold the only slots and wait for inner ones that need a slot each."""
+    shape = "slot:1"
+    for _ in range(holders):
+        worker = scene.worker()
+        outer, inner = scene.submit("outer", shape), scene.submit("inner", shape)
+        scene.grant(shape, worker)
+        scene.dispatch(outer, worker)
+        scene.start(outer, worker)
+        scene.block(outer, worker, scene.result(inner))
+    scene.decide(shape, LeaseOutcome.QUEUED, Reason.NO_CAPACITY, "slot 1 more (0 of 2 free)")
+
+
+def test_tasks_that_hold_what_their_children_need_are_a_cycle(scene: Scene) -> None:
+    nested(scene, 2)
+    (hang,) = look(scene)["hangs"]
+    assert [one["name"] for one in hang["members"]] == ["outer", "inner"]
+    assert hang["members"][1]["how"] == "waits for slot, held by" and hang["behind"] == 2
+
+
+def test_one_holder_that_can_end_saves_the_others(scene: Scene) -> None:
+    nested(scene, 2)
+    worker = scene.worker()
+    free = scene.submit("free", "slot:1")
+    scene.grant("slot:1", worker)
+    scene.dispatch(free, worker)
+    scene.start(free, worker)
+    scene.decide("slot:1", LeaseOutcome.QUEUED, Reason.NO_CAPACITY, "slot 1 more (0 of 3 free)")
+    assert look(scene)["hangs"] == []
+
+
+def test_a_full_actor_that_waits_for_itself_is_a_cycle_and_one_with_a_place_left_is_not(scene: Scene) -> None:
+    for calls, expected in ((1, 1), (2, 0)):
+        actor, worker = scene.actor(f"Wide{calls}")
+        ring = scene.rings[worker]
+        ring.actor_concurrency(scene.tick(), actor, worker, 0, calls, 0)
+        if calls == 1:
+            # More than one group, so that calls run on threads.
+            ring.actor_concurrency(scene.tick(), actor, worker, ring.intern("io"), 1, ring.intern("read"))
+        outer = calling(scene, f"Wide{calls}.outer", actor, worker)
+        scene.block(outer, worker, scene.result(scene.call(actor, f"Wide{calls}.inner")))
+        names = [one["name"] for hang in look(scene)["hangs"] for one in hang["members"]]
+        assert (f"Wide{calls}.outer" in names) is bool(expected)
+
+
+def awaited(scene: Scene) -> tuple[bytes, bytes]:
+    """A running task that another one waits for."""
+    runner, waiter = scene.worker(), scene.worker()
+    for _ in range(6):
+        scene.run("load", runner, seconds=0.5)
+    slow, waiting = scene.submit("load"), scene.submit("waiting")
+    for task, worker in ((slow, runner), (waiting, waiter)):
+        scene.dispatch(task, worker)
+        scene.start(task, worker)
+    scene.block(waiting, waiter, scene.result(slow))
+    return slow, runner
+
+
+def test_a_task_that_takes_far_longer_than_ever_and_is_waited_for_is_stuck(scene: Scene) -> None:
+    slow, _ = awaited(scene)
+    assert look(scene, 20)["hangs"] == []
+    (hang,) = look(scene, 60)["hangs"]
+    assert hang["kind"] == "stuck" and hang["members"][0]["id"] == slow.hex()
+    assert "6 others took at most" in hang["sentence"] and "1 other waits for it" in hang["sentence"]
+
+
+def test_a_task_that_was_seen_in_one_place_only_is_stuck(scene: Scene) -> None:
+    runner, waiter = scene.worker(), scene.worker()
+    still, waiting = scene.submit("still"), scene.submit("waiting")
+    for task, worker in ((still, runner), (waiting, waiter)):
+        scene.dispatch(task, worker)
+        scene.start(task, worker)
+    scene.block(waiting, waiter, scene.result(still))
+    ring = scene.rings[runner]
+    for _ in range(200):
+        ring.stack_sampled(
+            scene.tick(1.0), still, 0, ring.intern("still"), ring.intern("still (a.py:1)\nrecv (b.py:7)"), 0, 25, 1.0,
+            0.0, 0,
+        )  # fmt: skip
+    (hang,) = look(scene)["hangs"]
+    assert hang["kind"] == "stuck" and "always waiting in recv (b.py:7)" in hang["sentence"]
+
+
+def test_a_session_that_is_over_hangs_no_more(scene: Scene) -> None:
+    two_actors(scene)
+    assert scene.views().hangs() == {"hangs": [], "live": False, "blocked": 0, "looked_at": 0, "complete": True}
+
+
+def test_a_graph_too_large_accuses_nobody_it_has_not_looked_at(scene: Scene) -> None:
+    two_actors(scene)
+    with mock.patch.object(hangs, "THINGS_MAX", 2):
+        found = look(scene)
+    assert found["hangs"] == [] and not found["complete"]
+
+
+def test_a_cycle_is_drawn_for_the_terminal_and_survives_json(scene: Scene) -> None:
+    two_actors(scene)
+    found = look(scene)
+    text = command._text(found, False)
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if "┌─▶" in line)
+    assert "A.m" in lines[first] and "└──" in text and text.index("┌─▶") < text.index("└──")
+    assert json.loads(json.dumps(found)) == found
