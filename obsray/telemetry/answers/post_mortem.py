@@ -29,6 +29,7 @@ OBJECTS_MAX = 20
 POINTS_MAX = 120
 #: Records of a process looked at for its last ones; samples between them are many and say nothing here.
 _TAIL_RECORDS = 5_000
+_NOTICED_NS = NS
 _SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 _ACTORS = (ids.SEQUENCE_ACTOR, ids.SEQUENCE_DETACHED_ACTOR)
 
@@ -181,8 +182,8 @@ def _objects(view: Views, process: bytes) -> Row:
         states = table.states()
         owners = np.ascontiguousarray(table["id"][:count]).view(np.uint8).reshape(-1, ids.OBJECT_ID_BYTES)[:, :8]
         mine = (owners == np.frombuffer(process, np.uint8)).all(axis=1)
-        # What its node freed because it was gone was there until then.
-        mine &= (states != FREED) | (table["freed_at"][:count] >= died)
+        # What its node freed because it was gone was there until then; its end is noticed and recorded a little later.
+        mine &= (states != FREED) | (table["freed_at"][:count] >= died - _NOTICED_NS)
         rows = np.flatnonzero(mine)
         total = int(table["bytes"][rows].sum())
         for row in rows[np.argsort(-table["bytes"][rows].astype(np.int64), kind="stable")][:OBJECTS_MAX].tolist():
