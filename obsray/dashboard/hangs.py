@@ -117,7 +117,7 @@ def drawing(hang: dict[str, Any]) -> str:
 def _arrow(begin: tuple[float, float], end: tuple[float, float], how: str) -> str:
     """From the edge of one box to the edge of the next, with what kind of wait it is."""
     (x1, y1), (x2, y2) = _edge(begin, end), _edge(end, begin)
-    told = escape(units.shortened(how, 48))
+    told = escape(units.shortened(how, 60))
     return (
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" marker-end="url(#arrow)"/>'
         f'<text class="edge" x="{(x1 + x2) / 2:.1f}" y="{(y1 + y2) / 2 - 4:.1f}">{told}</text>'
