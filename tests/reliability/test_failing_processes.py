@@ -190,9 +190,8 @@ sys.stdin.read()
 def test_a_dashboard_that_is_killed_or_asked_without_a_pause_costs_tasks_next_to_nothing(session, oracle):
     """A11: throughput with it in peace, killed, and busy, in turns.
 
-    With processors to spare the medians differ by less than 5 %. Here who asks, the dashboard and the tasks share two
-    processors with whatever else there is, so only a loss of nine tenths counts: a driver or node that waited for the
-    dashboard would lose all.
+    Who asks, the dashboard and the tasks share the processors with whatever else there is, so only a loss of nine
+    tenths counts: a driver or node that waited for the dashboard would lose all.
     """
 
     def rate(tasks: int = 1500) -> float:
