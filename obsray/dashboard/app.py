@@ -24,6 +24,7 @@ from obsray.telemetry.explain import gist
 from . import analyses, api, hangs, jobs, logs, pages, profiles, scraping, state_api, units
 from .auth import Guard
 from .queries import BadQuery
+from .shapes import gpu_parts
 from .source import Busy, Source
 from .tables import TABLES, TASK_STATES
 
@@ -123,6 +124,7 @@ def _environment() -> Environment:
         seconds=units.seconds,
         size=units.size,
         share=units.share,
+        gpu_parts=gpu_parts,
         count=units.count,
         rate=units.rate,
         clock=units.clock,

@@ -36,7 +36,8 @@ GPU_TONES = {
     "idle: storing results": "part-store",
     "idle: nothing submitted": "part-other",
     "idle: between kernels": "part-dispatch",
-    "not observed": "tone-wait",
+    "not observed": "tone-bad",
+    "not reserved": "act-none",
 }
 #: Kernels on the page of GPUs.
 KERNELS_SHOWN = 15
@@ -118,7 +119,7 @@ def gpu_parts(activities: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in activities:
         percent = 100 * row["share"]
         width = max(percent, PART_PERCENT_MIN) if percent else 0.0
-        found.append({**row, "tone": GPU_TONES.get(row["activity"], "tone-off"), "left": left, "width": width})
+        found.append({**row, "tone": GPU_TONES.get(row["activity"], "act-idle"), "left": left, "width": width})
         left += percent
     return found
 

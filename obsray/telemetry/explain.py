@@ -56,9 +56,9 @@ def gist(error: str) -> str:
 
 def duration(seconds: float) -> str:
     """A duration for people: ``0.8 ms``, ``1.2 s``, ``3 min 20 s``."""
-    if seconds < 0.001:
+    if seconds < 0.0009995:
         return f"{seconds * 1e6:.0f} µs"
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{seconds * 1e3:.3g} ms"
     if seconds < 120:
         return f"{seconds:.3g} s"

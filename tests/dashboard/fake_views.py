@@ -501,6 +501,10 @@ class FakeViews:
             for step, name in enumerate((*NAMES, HOSTILE))
         ]
 
+    def gpu_devices(self, refresh: bool = True) -> list[dict[str, Any]]:
+        facts = {"node_id": "ab" * 8, "gpu": 0, "state": "IN_SERVICE", "holders": [], "notices": [], "text": ""}
+        return [dict.fromkeys(GPU_DEVICE) | facts]
+
     def gpu_shares(self, refresh: bool = True) -> list[tuple[str, int, str, float]]:
         return [("abababab", 0, "not reserved", 1.0), ("abababab", 1, "compute", 0.25)]
 
@@ -619,9 +623,7 @@ class FakeViews:
             "chaos": None,
             "ledger": {**book["totals"], **book["tasks"]},
             "gpu": self.gpu_summary(),
-            "gpu_devices": [
-                dict.fromkeys(GPU_DEVICE) | {"gpu": 0, "state": "IN_SERVICE", "holders": [], "notices": [], "text": ""}
-            ],
+            "gpu_devices": self.gpu_devices(),
             "recent_errors": [
                 {
                     "task_id": row["task_id"],

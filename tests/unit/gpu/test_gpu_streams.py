@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -239,3 +240,34 @@ def test_names_of_cplusplus_are_shown_as_written() -> None:
     assert demangled("_Z3addiPf") == "add(int, float*)"
     assert demangled("ampere_sgemm_128x64_tn") == "ampere_sgemm_128x64_tn"
     assert demangled("_Znonsense") == "_Znonsense"
+
+
+def test_cut_and_damaged_files_become_no_work_that_never_was(session: Path) -> None:
+    """All the way to stored events: what is read of hurt files are the kernels that ran, but for the bytes that were
+    changed, and the collector goes on."""
+    whole = session / "whole"
+    for name in ("rings", "telemetry"):
+        (whole / name).mkdir(parents=True)
+    played(whole)
+    collected(whole).close()
+    starts = kernels(whole)["time_ns"].tolist()
+    chance, totals = random.Random(5), []
+    for number in range(12):
+        hurt = session / str(number)
+        for name in ("rings", "telemetry"):
+            (hurt / name).mkdir(parents=True)
+        played(hurt)
+        path = chunks.files(hurt / "rings", WORKER)[0]
+        data = bytearray(path.read_bytes())
+        if number % 2:
+            data = data[: chance.randrange(len(data))]
+        damaged = 0 if number % 2 else chance.randrange(1, 30)
+        for _ in range(damaged):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        path.write_bytes(bytes(data))
+        collected(hurt).close()
+        found = kernels(hurt)["time_ns"].tolist()
+        assert len(set(found) - set(starts)) <= damaged and len(found) <= len(starts), f"session {number}"
+        assert len(set(found)) == len(found) or damaged, "none of them twice"
+        totals.append(len(found))
+    assert max(totals) > 0, "some of them is read"
