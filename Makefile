@@ -41,6 +41,7 @@ test: $(VENV)/.installed-test  ## all tests and checks
 	@scripts/system-package ip iproute2 || echo "no ip command could be installed: the tests between two hosts will fail"
 	@scripts/system-package redis-server redis-server || echo "no redis-server could be installed: tests of it will fail"
 	@scripts/system-package promtool prometheus || echo "no prometheus could be installed: tests of rules and dashboards will fail"
+	@scripts/system-package cc gcc libc6-dev || echo "no C compiler could be installed: the test with a stand-in for NVML will fail"
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed-test  ## style, types and import contracts only

@@ -23,7 +23,7 @@ SOURCE = Path(__file__).with_name("fake_nvml.c")
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        pytest.skip("a stand-in for libnvidia-ml is compiled with cc, which is not here")
+        pytest.fail("a stand-in for libnvidia-ml is compiled with cc: install gcc and libc6-dev")
     path = tmp_path / "libnvidia-ml.so.1"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(SOURCE)], check=True)
     monkeypatch.setenv("FAKE_NVML", str(tmp_path))
