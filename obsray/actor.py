@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from obsray.core.actors import ActorClass
+from obsray.core.actors import ActorClass, ActorClassInheritanceException
 from obsray.core.handles import ActorHandle, ActorMethod
+from obsray.core.remote import method
 
 
 def exit_actor() -> NoReturn:
@@ -41,4 +42,12 @@ def save_checkpoint() -> None:
     executor.checkpoints.requested = True
 
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "save_checkpoint"]
+__all__ = [
+    "ActorClass",
+    "ActorClassInheritanceException",
+    "ActorHandle",
+    "ActorMethod",
+    "exit_actor",
+    "method",
+    "save_checkpoint",
+]

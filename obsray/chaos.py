@@ -85,7 +85,7 @@ MESSAGES: dict[str, Carrier] = {
         """,
     ),
     **_on(Carrier.WORK, "DefineFunction Push Done Recall Returned CancelTask Item ItemsTaken ArgumentLost"),
-    **_on(Carrier.HOLDS, "GetObject ObjectValue AddHolder ReleaseHolders ObjectMissing"),
+    **_on(Carrier.HOLDS, "GetObject ObjectValue AddHolder ReleaseHolders ObjectMissing CancelObject"),
     **_on(Carrier.FAR_HOLDS, "HoldsTold HoldsHeard HoldsAsked HoldsAnswered"),
     **_on(
         Carrier.NODES,

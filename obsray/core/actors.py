@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from obsray.core import options as opts
@@ -30,6 +30,10 @@ CREATE_ATTEMPTS_MAX = 10
 T = TypeVar("T")
 
 
+class ActorClassInheritanceException(TypeError):
+    """A class was derived from an actor class."""
+
+
 class ActorClass(Generic[T]):
     """A class whose instances live in workers of their own: ``C.remote(...)`` returns a handle at once."""
 
@@ -51,8 +55,23 @@ class ActorClass(Generic[T]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{self.__name__} is an actor class: call {self.__name__}.remote(...) to make an actor")
 
+    def __getattr__(self, name: str) -> Any:
+        # What the class itself has, which methods of the actor read by its name: constants, static and class methods.
+        cls = self.__dict__.get("_class")
+        if name == "__ray_actor_class__" and cls is not None:
+            return cls
+        if cls is None or name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return getattr(cls, name)
+        except AttributeError:
+            raise AttributeError(f"the actor class {cls.__name__} has no attribute {name!r}") from None
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(name for name in dir(self._class) if not name.startswith("__"))})
+
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
-        raise TypeError(
+        raise ActorClassInheritanceException(
             f"inheriting from actor classes is not supported: {self.__name__} is one. Inherit from the plain class "
             "and make both remote, e.g. Actor = obsray.remote(Plain)"
         )
@@ -111,6 +130,12 @@ class ActorClass(Generic[T]):
             f"an actor called {name!r} already exists in namespace {namespace!r}; get_actor({name!r}) finds it, "
             "get_if_exists=True makes or finds it"
         )
+
+    def _remote(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> ActorHandle[T]:
+        """The same as ``options(**options).remote(*args, **kwargs)``, as older programs write it."""
+        return self.options(**options).remote(*(args or ()), **(kwargs or {}))
 
     def _is_serial(self) -> bool:
         """Whether its calls run one after the other."""

@@ -23,6 +23,7 @@ from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.session import FORKED, Session, current_or_none, set_current
 from obsray.core.runtime.streams import ObjectRefGenerator
 from obsray.errors import RaySystemError
+from obsray.ids import task_of
 from obsray.job_config import JobConfig
 from obsray.logging_config import LoggingConfig
 from obsray.telemetry import session_file
@@ -316,19 +317,20 @@ def cancel(ref: Any, *, force: bool = False, recursive: bool = True) -> None:
     """Cancel the task that makes ``ref``: before it starts it never runs; running, it sees KeyboardInterrupt.
 
     ``force`` ends its process instead (ValueError for calls of actors); ``recursive`` cancels its children too.
-    ``get`` then raises TaskCancelledError. Cancelling what has ended changes nothing.
+    ``get`` then raises TaskCancelledError. Cancelling what has ended changes nothing. Of a reference that came from
+    another process it is that process that cancels, a moment later; ``force`` has no effect there on calls of actors.
     """
     if isinstance(ref, ObjectRefGenerator):
-        task = ref._task_id
+        identifier = ref._task_id
     elif type(ref) is ObjectRef:
-        task = bytes(ref)[:16]
+        identifier = bytes(ref)
     else:
         raise TypeError(f"cancel takes a reference, got {type(ref).__name__}")
     found = _session_of(ref)
-    pending = found.ownership.tasks.get(task)
+    pending = found.ownership.tasks.get(task_of(identifier))
     if force and pending is not None and pending.actor is not None:
         raise ValueError("force=True is not possible for calls of an actor; kill(actor) ends the actor")
-    found.cancel(task, force, recursive)
+    found.cancel(identifier, force, recursive)
 
 
 def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from obsray.core import options as opts
@@ -146,6 +146,12 @@ class RemoteFunction(Generic[P, C]):
     def options(self, **options: Any) -> RemoteFunction[P, Any]:
         """The same function with other options for the calls made through the copy."""
         return RemoteFunction(self._function, {**self._options, **options})
+
+    def _remote(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """The same as ``options(**options).remote(*args, **kwargs)``, as older programs write it."""
+        return self.options(**options).remote(*(args or ()), **(kwargs or {}))
 
     def bind(self, /, *args: Any, **kwargs: Any) -> FunctionNode:
         """A call for a graph (``obsray.dag``): described, not made. Arguments may be other such calls."""

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import os
 import pickle
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from obsray.core import options as opts
@@ -132,6 +133,10 @@ class ActorHandle(Generic[T_co]):
         made = self._plans[name] = ActorMethod(self, name, info, {})
         return made
 
+    def __dir__(self) -> list[str]:
+        # What can be called, and nothing else: this is what an interactive prompt offers.
+        return sorted({*self._meta.methods, *_BUILT_IN})
+
     def _check_session(self) -> None:
         _check_session(self._session, self._meta.class_name, self._actor)
 
@@ -249,6 +254,24 @@ class ActorMethod:
         """A call for a graph (``obsray.dag``): described, not made."""
         handle: ActorHandle[Any] = ActorHandle(self._client.id, self._meta, self._session, self._reference)
         return ClassMethodNode(handle, self._name, args, kwargs, self._options)
+
+    def _remote(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """The same as ``options(**options).remote(*args, **kwargs)``, as older programs write it."""
+        return self.options(**options).remote(*(args or ()), **(kwargs or {}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        handle: ActorHandle[Any] = ActorHandle(self._client.id, self._meta, self._session, self._reference)
+        return _rebuild_method, (handle, self._name, self._options)
+
+    def __repr__(self) -> str:
+        return f"<method {self._name} of actor {self._meta.class_name} {self._client.id.hex()}>"
+
+
+def _rebuild_method(handle: ActorHandle[Any], name: str, options: dict[str, Any]) -> ActorMethod:
+    method: ActorMethod = getattr(handle, name)
+    return method.options(**options) if options else method
 
 
 def get_named(session: Session, name: str, namespace: str) -> ActorHandle[Any] | None:

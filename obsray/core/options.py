@@ -40,6 +40,13 @@ METHOD_OPTIONS = frozenset({
     "_generator_backpressure_num_objects", "_num_objects_per_yield", "tensor_transport",
 })  # fmt: skip
 
+#: Options that are numbers of things, or -1 for no bound.
+_WHOLE = frozenset({
+    "num_returns", "max_retries", "max_restarts", "max_task_retries", "max_calls", "max_concurrency",
+    "max_pending_calls", "checkpoint_every", "_generator_backpressure_num_objects",
+    "_actor_generator_backpressure_num_objects",
+})  # fmt: skip
+
 
 def check(options: Mapping[str, Any], allowed: frozenset[str], what: str) -> dict[str, Any]:
     """The options, validated. Raises ValueError or TypeError naming the option, its value and what is allowed."""
@@ -86,6 +93,9 @@ def _check_one(name: str, value: Any) -> None:
             if resource in ("CPU", "GPU"):
                 raise ValueError(f"resources={{{resource!r}: ...}}: use num_{resource.lower()}s instead")
             check_amount(f"resources[{resource!r}]", amount)
+    elif name in _WHOLE and not _is_whole(name, value):
+        kinds = 'a whole number, "streaming" or "dynamic"' if name == "num_returns" else "a whole number"
+        raise TypeError(f"{name}={value!r}: must be {kinds}, got {type(value).__name__}")
     elif name == "num_returns":
         if value not in ("streaming", "dynamic") and not _whole(value, 0):
             raise ValueError(f'num_returns={value!r}: must be a number >= 0 or "streaming"')
@@ -190,6 +200,10 @@ def check_amount(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r}: must be at most 2**53")
     if 0 < value * UNIT < 0.5:
         raise ValueError(f"{name}={value!r}: amounts are counted in steps of {1 / UNIT}")
+
+
+def _is_whole(name: str, value: Any) -> bool:
+    return isinstance(value, (int, str) if name == "num_returns" else int)
 
 
 def _whole(value: Any, least: int) -> bool:

@@ -90,14 +90,23 @@ def _make(target: Any, options: dict[str, Any]) -> Any:
     return RemoteFunction(target, options)
 
 
-def method(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Options of one method of an actor class, given at its definition."""
+@overload
+def method(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def method(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def method(function: Any = None, /, **options: Any) -> Any:
+    """Options of one method of an actor class, given at its definition. Bare, it only says that this is a method.
+
+    Raises TypeError or ValueError for options that do not exist.
+    """
+    if function is not None and not callable(function):
+        raise TypeError(f"give options by keyword only: method(num_returns=2), got {type(function).__name__}")
     opts.check(options, opts.METHOD_OPTIONS, "a method")
-    if not options:
-        raise ValueError("method needs an option, e.g. @method(num_returns=2)")
 
     def mark(function: Callable[P, R]) -> Callable[P, R]:
         function.__obsray_method__ = options  # type: ignore[attr-defined]
         return function
 
-    return mark
+    return mark if function is None else mark(function)

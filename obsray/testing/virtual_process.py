@@ -570,10 +570,7 @@ class VirtualProcess:
 
     def cancel(self, identifier: bytes, force: bool, recursive: bool) -> None:
         """Cancel the task that makes an object, as ``Session.cancel`` does."""
-        task = self.ownership.tasks.get(identifier[:16])
-        if task is None:
-            return
-        self.calls.cancel_any(task, force, recursive, self.clock.time_ns())
+        self.calls.cancel_object(identifier, force, recursive, self.clock.time_ns())
         self.after()
 
     def cancel_children(self, parent: bytes) -> None:

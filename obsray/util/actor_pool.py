@@ -17,7 +17,8 @@ class ActorPool:
         pool = ActorPool([Worker.remote() for _ in range(4)])
         list(pool.map(lambda actor, value: actor.work.remote(value), range(100)))
 
-    A call is ``fn(actor, value)`` and returns a reference. Not for use by several threads at once.
+    A call is ``fn(actor, value)`` and returns a reference, or the list of them that a call with ``num_returns`` gives:
+    its result is then the list of their values. Not for use by several threads at once.
     """
 
     def __init__(self, actors: Iterable[Any]) -> None:
@@ -53,7 +54,7 @@ class ActorPool:
     def _begin(self, fn: Call, values: Iterable[Any]) -> None:
         self._waiting.clear()
         while self._running:
-            ready, _ = api.wait([reference for reference, _ in self._running.values()])
+            ready, _ = api.wait([_awaited(result) for result, _ in self._running.values()])
             self._take(ready[0])
         for value in values:
             self.submit(fn, value)
@@ -73,13 +74,13 @@ class ActorPool:
         ``ignore_if_timedout``: then the call is given up and its actor goes on. Raises StopIteration if there is none.
         """
         self._check()
-        reference, _ = self._running[min(self._running)]
-        return self._finish([reference], timeout, ignore_if_timedout)
+        result, _ = self._running[min(self._running)]
+        return self._finish([_awaited(result)], timeout, ignore_if_timedout)
 
     def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """The result that is ready first, else like ``get_next``."""
         self._check()
-        return self._finish([reference for reference, _ in self._running.values()], timeout, ignore_if_timedout)
+        return self._finish([_awaited(result) for result, _ in self._running.values()], timeout, ignore_if_timedout)
 
     def _check(self) -> None:
         if not self.has_next():
@@ -90,17 +91,18 @@ class ActorPool:
     def _finish(self, references: list[Any], timeout: float | None, ignore: bool) -> Any:
         ready, _ = api.wait(references, timeout=timeout)
         if ready:
-            self._take(ready[0])
-            return api.get(ready[0])
+            return api.get(self._take(ready[0]))
         if ignore:
             self._take(references[0])
             raise TimeoutError(f"no result within {timeout} s; the call was given up")
         raise TimeoutError(f"no result within {timeout} s")
 
-    def _take(self, reference: Any) -> None:
-        number = next(number for number, (found, _) in self._running.items() if found == reference)
-        self._idle.append(self._running.pop(number)[1])
+    def _take(self, reference: Any) -> Any:
+        number = next(number for number, (found, _) in self._running.items() if _awaited(found) == reference)
+        result, actor = self._running.pop(number)
+        self._idle.append(actor)
         self._feed()
+        return result
 
     def has_free(self) -> bool:
         """Whether an actor has nothing to do."""
@@ -116,6 +118,11 @@ class ActorPool:
             raise ValueError(f"{actor!r} belongs to the pool already")
         self._idle.append(actor)
         self._feed()
+
+
+def _awaited(result: Any) -> Any:
+    """The reference that tells when a call has ended: all that it returns become ready together."""
+    return result[0] if isinstance(result, list) else result
 
 
 __all__ = ["ActorPool"]

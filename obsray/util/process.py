@@ -6,7 +6,9 @@ import socket
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from obsray.core.protocol.addresses import LOCALHOST
 from obsray.core.runtime.serialization import CUSTOM
+from obsray.telemetry import session_file
 
 _said: set[Hashable] = set()
 
@@ -40,13 +42,22 @@ def log_once(key: Hashable) -> bool:
 
 
 def get_node_ip_address() -> str:
-    """The address under which other machines reach this one; ``127.0.0.1`` without a network. Sends nothing."""
+    """The address of the node this process is at, as ``nodes()`` has it; ``127.0.0.1`` for one on its own.
+
+    Outside of a runtime the address under which other machines reach this one. Sends nothing.
+    """
+    from obsray.core.runtime.session import current_or_none
+
+    session = current_or_none()
+    if session is not None and not session.closed:
+        facts = session_file.read(session.directory)
+        return str(facts.get("node_address") or "").rpartition(":")[0] or LOCALHOST
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             # Connecting a datagram socket only asks for the route; the address is reserved for documentation.
             probe.connect(("192.0.2.1", 9))
         except OSError:
-            return "127.0.0.1"
+            return LOCALHOST
         return str(probe.getsockname()[0])
 
 

@@ -38,13 +38,16 @@ from typing import Any
 from obsray.config import Config
 from obsray.core.node.detection import accelerator_types, detect, unknown
 from obsray.core.node.resources import CPU, GPU, MEMORY, UNIT
-from obsray.core.protocol.addresses import is_loopback, parse
+from obsray.core.protocol.addresses import LOCALHOST, is_loopback, parse
 from obsray.core.system.cgroup import Cgroup, cpus, memory_bytes
 from obsray.gpu.health import numbers_of
 from obsray.gpu.nvml import Found
 from obsray.ids import NODE_ID_BYTES
 
 OPTIONS_BYTES_MAX = 16 << 20
+#: Resources that say where: followed by the node's address; of the head alone.
+NODE_RESOURCE = "node:"
+HEAD_RESOURCE = "node:__internal_head__"
 #: What the node and its clients themselves need is not offered to tasks.
 STORE_BYTES_MIN = 1 << 20
 #: What a node has of a kind of accelerator is a resource of this name and the kind's.
@@ -196,6 +199,12 @@ def _gpus(wanted: float | None, config: Config) -> tuple[dict[int, Found], list[
         number = next(more)
         gpus[number] = unknown(number)
     return dict(list(gpus.items())[: int(wanted)]), notes
+
+
+def of_this_node(options: Options) -> dict[str, int]:
+    """What only this node, and only the head, has one of, so that a demand for a bit of it is met nowhere else."""
+    host = parse(options.listen, "listen")[0] if options.listen else LOCALHOST
+    return {NODE_RESOURCE + host: UNIT, **({HEAD_RESOURCE: UNIT} if options.head else {})}
 
 
 def _units(name: str, amount: float | None, default: float) -> int:

@@ -91,7 +91,7 @@ def _prepare(session: Path) -> Any:
 
 def _start(text: str, forks: Any) -> Any:
     from obsray.core.node.joining import check_reachable
-    from obsray.core.node.options import offered, read_options
+    from obsray.core.node.options import of_this_node, offered, read_options
     from obsray.core.node.shell import Node
     from obsray.ids import NODE_ID_BYTES
 
@@ -99,7 +99,9 @@ def _start(text: str, forks: Any) -> Any:
     if options.control is not None:
         check_reachable(options.control)
     identifier = bytes.fromhex(options.node_id) if options.node_id else os.urandom(NODE_ID_BYTES)
-    node = Node(options, offered(options.resources, options.config), forks, identifier)
+    machine = offered(options.resources, options.config)
+    machine.total.update(of_this_node(options))
+    node = Node(options, machine, forks, identifier)
     node.start()
     if options.clustered:
         node.join_cluster()

@@ -7,6 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+#: How many threads OpenMP may use; in workers as many as ``num_cpus`` says, if the other variable tells that nobody
+#: else has set it.
+THREADS_OF_A_TASK = "OMP_NUM_THREADS"
+FOLLOWS_CPUS = "_OBSRAY_THREADS_FOLLOW_CPUS"
 #: Fields that do not change what a process is.
 ASIDE = frozenset({"fresh", "shown", "seconds_max"})
 

@@ -20,7 +20,7 @@ node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom O
                        NodeChanged ObjectLost
 owner -> worker        DefineFunction Push Recall CancelTask
 worker -> owner        Done Returned Item ArgumentLost
-holder -> owner        GetObject ObjectMissing AddHolder ReleaseHolders ItemsTaken
+holder -> owner        GetObject ObjectMissing AddHolder ReleaseHolders ItemsTaken CancelObject
 owner -> holder        ObjectValue
 node <-> node          Forward ClientGone JobDescribed LoadReport WantActor WithdrawActor ActorPlaced EndWorker
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
@@ -709,6 +709,15 @@ class ObjectMissing(NamedTuple):
     object: bytes
     detail: str
     tag: int = 84
+
+
+class CancelObject(NamedTuple):
+    """Holder -> owner: cancel the task that makes this object, if it has not ended. ``force`` as in ``cancel()``."""
+
+    object: bytes
+    force: bool
+    recursive: bool
+    tag: int = 162
 
 
 class ArgumentLost(NamedTuple):

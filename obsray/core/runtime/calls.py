@@ -15,12 +15,13 @@ from itertools import pairwise
 from typing import Any
 
 from obsray.core.protocol.lifecycle import ActorState, TaskState, advance
-from obsray.core.protocol.messages import ActorChanged, CancelTask, Push, WatchActor, WorkerDied, encode
+from obsray.core.protocol.messages import ActorChanged, CancelObject, CancelTask, Push, WatchActor, WorkerDied, encode
 from obsray.core.runtime.dispatch import BATCH_TASKS, Dispatcher, wire_arguments
 from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
 from obsray.core.runtime.serialization import dump_error
 from obsray.core.runtime.verdicts import Verdicts, calls_begun
 from obsray.errors import ActorDiedError, ActorPlacementGroupRemoved, ActorUnschedulableError
+from obsray.ids import task_of
 from obsray.telemetry.events import DeathCause, DispatchReason
 
 _PUSH_TAG = Push._field_defaults["tag"]
@@ -360,6 +361,14 @@ class ActorCalls:
             self.cancel(task, recursive, time_ns)
         else:
             self.dispatcher.cancel(task, force, recursive, time_ns)
+
+    def cancel_object(self, identifier: bytes, force: bool, recursive: bool, time_ns: int) -> None:
+        """Cancel what makes an object; of another process' object, have its owner do that. Nothing if it has ended."""
+        task = self.ownership.tasks.get(task_of(identifier))
+        if task is not None:
+            self.cancel_any(task, force, recursive, time_ns)
+        elif not identifier.startswith(self.ownership.worker):
+            self.ownership.cancel_elsewhere(CancelObject(identifier, force, recursive))
 
     def cancel_children(self, parent: bytes, time_ns: int) -> None:
         """Cancel what a task submitted from this process."""

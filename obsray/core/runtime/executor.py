@@ -19,7 +19,9 @@ from types import FrameType
 from typing import Any
 
 from obsray.causes import format_user_traceback
+from obsray.core.options import UNIT
 from obsray.core.protocol import messages as m
+from obsray.core.protocol.environment_key import FOLLOWS_CPUS, THREADS_OF_A_TASK
 from obsray.core.runtime.output import LOOK_NS, Streams
 from obsray.core.runtime.producers import ABANDONED, Producers
 from obsray.core.runtime.references import dropped
@@ -120,6 +122,8 @@ class Executor:
         #: What those may see that own none; None: whatever there is.
         self._unowned: str | None = None
         self._sets_visible = os.environ.get(_NEVER_SET, "") not in ("1", "true", "True")
+        #: How many threads OpenMP may use, as long as that follows ``num_cpus``; else 0.
+        self._threads = 1 if os.environ.get(FOLLOWS_CPUS) else 0
         self._blocked = False
         #: Attempts that were cancelled before they began.
         self._cancelled: set[bytes] = set()
@@ -616,6 +620,8 @@ class Executor:
         self._context = context
         if self._devices or context.get("devices"):
             self._set_devices(context)
+        if self._threads:
+            self._set_threads(context)
         captured = context["group"] if context.get("capture") else b""
         if captured != self._captured:
             # Functions that were called before have plans for tasks elsewhere.
@@ -656,6 +662,13 @@ class Executor:
             os.environ[_VISIBLE] = self._visible
         else:
             os.environ.pop(_VISIBLE, None)
+
+    def _set_threads(self, context: dict[str, Any]) -> None:
+        """Libraries that are loaded from here on use as many threads as the lease has CPUs."""
+        threads = max(context.get("resources", {}).get("CPU", 0) // UNIT, 1)
+        if threads != self._threads:
+            self._threads = threads
+            os.environ[THREADS_OF_A_TASK] = str(threads)
 
     def _start_capture(self, devices: tuple[int, ...]) -> None:
         """Capture what these GPUs do from here on: before the first call of CUDA, and only in workers that own one."""

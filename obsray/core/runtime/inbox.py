@@ -91,6 +91,7 @@ class Inbox:
             m.Returned: lambda link, x: self.session.dispatcher.returned(link.peer.worker, x[1], x[2], time_ns()),
             m.GetObject: lambda link, x: self.session.ownership.asked_for(x[1], link.peer.worker),
             m.ObjectMissing: self.recovery.on_missing,
+            m.CancelObject: lambda link, x: self.session.calls.cancel_object(x[1], x[2], x[3], time_ns()),
             m.ArgumentLost: self.recovery.on_argument_lost,
             m.ObjectLost: lambda link, x: self.recovery.objects_lost(m.decode(x)),
             m.NodeChanged: lambda link, x: self.recovery.node_changed(m.decode(x)),

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from obsray.core.protocol.lifecycle import TaskState, advance
 from obsray.core.protocol.messages import (
     AddHolder,
+    CancelObject,
     FreeObjects,
     GetObject,
     HoldsAnswered,
@@ -160,6 +161,8 @@ class Ownership:
         self._mark = mark_of(worker)
         self.correspondence = Correspondence()
         self.audit = Audit(worker)
+        #: What others were asked to cancel and may not have heard of, by object.
+        self._cancelling: dict[bytes, CancelObject] = {}
         #: Stored values that are not there any more, with the reason; those of this process are made again when needed.
         self.lost: dict[bytes, str] = {}
         #: Stored value -> mark of the node where it was made, if that is not the node of its owner.
@@ -353,6 +356,19 @@ class Ownership:
                 entry.waiters = None
                 self._maybe_end(entry)
 
+    def cancel_elsewhere(self, wish: CancelObject) -> None:
+        """Somebody here wants another process to cancel what makes an object."""
+        entry = self.entries.get(wish.object)
+        if entry is None or entry.state != PENDING:
+            return
+        self._cancelling = {i: w for i, w in self._cancelling.items() if self._is_pending(i)}
+        self._cancelling[wish.object] = wish
+        self.outbox.append((owner_of(wish.object), encode(wish)))
+
+    def _is_pending(self, identifier: bytes) -> bool:
+        entry = self.entries.get(identifier)
+        return entry is not None and entry.state == PENDING
+
     # --- lost values ----------------------------------------------------------------------------------------------
 
     def withdraw(self, entry: Entry) -> None:
@@ -492,6 +508,9 @@ class Ownership:
                 entry.requested = bool(entry.waiters)
                 if entry.requested:
                     self.outbox.append((worker, encode(GetObject(entry.id))))
+        for identifier, wish in self._cancelling.items():
+            if identifier.startswith(worker) and self._is_pending(identifier):
+                self.outbox.append((worker, encode(wish)))
 
     # --- as owner, asked by others --------------------------------------------------------------------------------
 

@@ -648,13 +648,10 @@ class Session:
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
-    def cancel(self, task_id: bytes, force: bool, recursive: bool) -> None:
-        """Cancel the task that makes an object; nothing happens if it has ended."""
+    def cancel(self, identifier: bytes, force: bool, recursive: bool) -> None:
+        """Cancel a task (by its id, or what it makes), whoever submitted it; nothing happens if it has ended."""
         with self.lock:
-            task = self.ownership.tasks.get(task_id)
-            if task is None:
-                return
-            self.calls.cancel_any(task, force, recursive, time.time_ns())
+            self.calls.cancel_object(identifier, force, recursive, time.time_ns())
             self.after()
 
     def kill_actor(self, actor: bytes, restart: bool) -> None:

@@ -34,6 +34,7 @@ from typing import Any, NoReturn
 
 import msgpack
 
+from obsray.core.protocol.environment_key import FOLLOWS_CPUS, THREADS_OF_A_TASK
 from obsray.core.system.fate import die_with_parent
 from obsray.core.system.processes import adopt_orphans, children, clean_session, parent_from_environment
 
@@ -197,6 +198,8 @@ class Zygote:
             _redirect(Path(self._session) / "logs", worker)
             _volunteer_for_memory_kills()
             os.environ.update(environment)
+            if THREADS_OF_A_TASK in environment:
+                os.environ.pop(FOLLOWS_CPUS, None)
             if place.get("command") or any(name.startswith(_EARLY_PREFIXES) for name in environment):
                 _execute(self._session, worker, place)
             _reseed()
@@ -300,6 +303,9 @@ def main() -> None:
     parent_from_environment()
     adopt_orphans()
     sys.argv = [""]
+    os.environ.pop(FOLLOWS_CPUS, None)
+    if THREADS_OF_A_TASK not in os.environ:
+        os.environ[FOLLOWS_CPUS] = "1"
     for name in THREAD_VARIABLES:
         os.environ.setdefault(name, "1")
     # Objects made from here on live as long as the process: collecting would only unshare pages.
