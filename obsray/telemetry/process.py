@@ -193,6 +193,8 @@ def main(arguments: list[str] | None = None) -> int:
     pa.set_memory_pool(pa.system_memory_pool())
     process = Process(options.session_dir, Config.from_environment())
     signal.signal(signal.SIGTERM, process.stop)
+    # It may have come before: a short session is over when this process has just started.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     # Ctrl-C goes to the whole group; the collector still has the last drain to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.export()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -173,3 +174,39 @@ def test_the_runtime_itself_sends_spans_while_it_runs(run):
 def test_the_same_spans_are_in_the_store(run):
     told, _ = run
     assert {"main", "work", "inner", "broken"} <= set(told["sql"])
+
+
+def test_the_spans_of_a_program_that_is_over_at_once_are_sent():
+    came: queue.Queue[str] = queue.Queue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+            if self.path.endswith("/v1/traces"):
+                for of in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    for scope in of.scope_spans:
+                        for span in scope.spans:
+                            came.put(span.name)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+        program = (
+            "import obsray; obsray.init(num_cpus=1, include_dashboard=False)\n"
+            "@obsray.remote\ndef at_once(): return 1\n"
+            "assert obsray.get(at_once.remote()) == 1"
+        )
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+        while "at_once" not in came.get(timeout=90):
+            pass
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -18,6 +18,7 @@ BACKOFF_SECONDS_MIN = 0.5
 BACKOFF_SECONDS_MAX = 30.0
 #: A process that ran this long did not fail at its start; its next failure is a first one again.
 STEADY_SECONDS = 10.0
+_SENDS = "OTEL_EXPORTER_OTLP_"
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -32,6 +33,8 @@ class Service:
     module: str
     arguments: list[str] = field(default_factory=list)
     descriptors: dict[int, int] = field(default_factory=dict)
+    #: Also one that has only begun to start does what is to be done at the end.
+    finishes: bool = False
     pid: int = 0
     started_at: float = 0.0
     failures: int = 0
@@ -61,7 +64,9 @@ def services_of(options: Options, watched: bool = False) -> list[Service]:
         if options.standby:
             arguments.append("--standby")
         found.append(Service("control", "obsray.core.control.process", arguments))
-    found.append(Service("collector", "obsray.telemetry.process"))
+    # What was recorded lies in files anyhow; only who sends it elsewhere has to have begun.
+    sends = any(name.startswith(_SENDS) and name.endswith("ENDPOINT") and value for name, value in os.environ.items())
+    found.append(Service("collector", "obsray.telemetry.process", finishes=sends))
     if watched:
         found.append(Service("gpu-watch", "obsray.gpu_watch.process"))
     if options.head and options.autoscaling is not None:
@@ -92,7 +97,8 @@ class Services:
         arguments = ["--session-dir", str(self._session), *service.arguments]
         log = self._session / "logs" / f"{service.name}.log"
         try:
-            service.pid = spawn_module(service.module, arguments, os.environ, log, service.descriptors)
+            blocked = (signal.SIGTERM,) if service.finishes else ()
+            service.pid = spawn_module(service.module, arguments, os.environ, log, service.descriptors, blocked)
             os.setpriority(os.PRIO_PROCESS, service.pid, os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
         except OSError as error:
             self._log(f"{service.name}: cannot be started: {error}")

@@ -44,10 +44,12 @@ def spawn(
     environment: Mapping[str, str],
     log: Path,
     descriptors: Mapping[int, int] | None = None,
+    blocked: Sequence[int] = (),
 ) -> int:
     """Start ``python <arguments>`` with stdin from nowhere and both outputs appended to ``log``; returns its pid.
 
     ``descriptors`` maps numbers in the child to descriptors here; everything else that is not inheritable is closed.
+    ``blocked``: signals that wait until the child lets them in, because they would find it without its handlers.
     Cheap in a large or threaded process (``posix_spawn``). Raises OSError if it cannot be started.
     """
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -60,7 +62,9 @@ def spawn(
     # -P: a file called random.py in the user's directory must not replace the standard library's.
     command = [sys.executable, "-P", *arguments]
     full = {**environment, PARENT_VARIABLE: str(os.getpid())}
-    return os.posix_spawn(sys.executable, command, full, file_actions=actions, setsigmask=[], setsigdef=_RESET_SIGNALS)
+    return os.posix_spawn(
+        sys.executable, command, full, file_actions=actions, setsigmask=blocked, setsigdef=_RESET_SIGNALS
+    )
 
 
 def spawn_module(
@@ -69,9 +73,10 @@ def spawn_module(
     environment: Mapping[str, str],
     log: Path,
     descriptors: Mapping[int, int] | None = None,
+    blocked: Sequence[int] = (),
 ) -> int:
     """Start ``python -m module`` as a child that dies with this process; returns its pid."""
-    return spawn(["-c", _LAUNCH, module, *arguments], environment, log, descriptors)
+    return spawn(["-c", _LAUNCH, module, *arguments], environment, log, descriptors, blocked)
 
 
 def parent_from_environment() -> int:
