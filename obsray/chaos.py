@@ -98,7 +98,7 @@ MESSAGES: dict[str, Carrier] = {
         DemandDescribed
         """,
     ),
-    **_on(Carrier.COLLECTORS, "TelemetryWanted TelemetryRows StacksWanted Stacks"),
+    **_on(Carrier.COLLECTORS, "TelemetryWanted TelemetryRows StacksWanted Stacks LogFilesWanted LogFilePieces"),
 }
 
 #: Messages behind which a link may break: what it carried is repeated, or fails with an error that says so.

@@ -753,5 +753,7 @@ def check() -> None:
         for field in event.fields:
             if field.name in ("time_ns", "process", "sequence"):
                 raise ValueError(f"{event.name}.{field.name}: every record has a column of that name already")
+            if field.name in ("number", "offset", "buffer", "ring", "take", "pack_into"):
+                raise ValueError(f"{event.name}.{field.name}: emitters have a variable of that name")
             if field.role is Role.LABEL and field.code not in ("u8", "str"):
                 raise ValueError(f"{event.name}.{field.name}: a label is an enumeration or an interned name")

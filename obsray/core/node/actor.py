@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from obsray.core.node.demands import Demand, describe
@@ -69,7 +69,7 @@ class Actor:
         # Placed where all of ``resources`` is free; what it keeps cannot be more than that.
         hold = amounts_of(spec["held"])
         need = {**hold, **{name: max(n, hold.get(name, 0)) for name, n in amounts_of(spec["resources"]).items()}}
-        runtime = of_job(runtime_of(spec["runtime"]), job)
+        runtime = replace(of_job(runtime_of(spec["runtime"]), job), fresh=True)
         made = f"env:{environment_id(runtime.key).hex()}" if runtime.key else ""
         where = str(spec.get("where", ""))[:TEXT_CHARACTERS_MAX].strip()
         shown = " ".join(filter(None, (class_name, describe(need), made, where)))

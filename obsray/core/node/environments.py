@@ -30,7 +30,8 @@ MADE_FIELDS = ("working_dir", "py_modules", "pip", "py_executable", "setup_hook"
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a process must be: equal ``key`` means interchangeable. ``fresh``: used for one lease only.
+    """What a process must be: equal ``key`` means interchangeable. ``fresh``: used for one lease only, as those of
+    actors are: what tasks before had put there would end with the actor.
 
     ``job``: whose modules it may have imported; 0 if nobody has said what it is.
     """

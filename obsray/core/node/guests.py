@@ -9,7 +9,7 @@ Invariants: a guest waits in the scheduler exactly until it has a worker; its ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from obsray.core.node.demands import Demand, Lease
@@ -75,7 +75,7 @@ class GuestTable:
         owner, job = described["owner"], int(described["job"])
         if not isinstance(owner, bytes) or len(owner) != 8:
             raise ValueError("an owner that is no id")
-        runtime: Runtime = of_job(runtime_of(described["runtime"]), job)
+        runtime: Runtime = replace(of_job(runtime_of(described["runtime"]), job), fresh=True)
         self._pool.environments.define(runtime, described["runtime"], job)
         label = step.emit.intern(str(described["label"])[:TEXT_CHARACTERS_MAX])
         return Demand(

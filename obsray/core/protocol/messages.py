@@ -29,7 +29,7 @@ node <-> node          Forward ClientGone JobDescribed LoadReport WantActor With
                        LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects KeepObjects ObjectsFreed NodeLeaves
                        LogChunk LogsWanted LogsSent DrainNode AskDemand DemandDescribed
                        WantPackage PackagePiece
-collectors             TelemetryWanted TelemetryRows StacksWanted Stacks
+collectors             TelemetryWanted TelemetryRows StacksWanted Stacks LogFilesWanted LogFilePieces
 =====================  ======================================================================================
 
 A *client* is a driver or a worker; it has one connection to its node, and connections to the workers and owners it

@@ -74,7 +74,23 @@ def test_an_actor_waits_until_what_it_needs_to_be_placed_is_free():
     assert bench.actors.actors[actor].state is ActorState.PENDING_CREATION
     assert bench.take(driver, m.LeaseReclaim)
     bench.give_back(driver, lease)
+    bench.workers_join()
     assert bench.actors.actors[actor].lease
+
+
+def test_an_actor_gets_a_process_that_no_task_used():
+    bench = Bench(cpus=1)
+    driver = bench.driver()
+    bench.define(driver, 1, CPU=1)
+    bench.want(driver, 1, 1)
+    bench.workers_join()
+    (lease,) = bench.granted(driver)
+    used = lease.worker
+    bench.give_back(driver, lease)
+    actor = create(bench, driver)
+    bench.workers_join()
+    given = bench.actors.actors[actor].lease
+    assert given and bench.scheduler.leases[given].worker.id != used
 
 
 def test_a_name_belongs_to_one_living_actor_of_a_namespace():

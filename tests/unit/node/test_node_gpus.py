@@ -92,7 +92,7 @@ def test_an_actor_on_it_stays_and_its_restart_goes_elsewhere():
     (worker,) = bench.workers_join()
     (start,) = bench.take(worker, m.StartActor)
     assert list(start.devices["GPU"]) == [0]
-    bench.send(worker, m.ActorReady(actor))
+    bench.send(worker, m.ActorReady(actor, 4000))
     judge(bench, 0)
     assert not bench.killed()
     bench.worker_dies(worker)
@@ -109,7 +109,7 @@ def test_an_actor_with_gpus_whose_owner_is_gone_may_hand_over_what_it_recorded_b
     bench.workers_join()
     workers = {bench.actors.by_worker[worker].id[-1]: worker for worker in bench.actors.by_worker}
     for number, worker in workers.items():
-        bench.send(worker, m.ActorReady(driver + bytes(7) + bytes([number])))
+        bench.send(worker, m.ActorReady(driver + bytes(7) + bytes([number]), 4000))
     bench.leave(driver)
     assert bench.killed() == [workers[2]], "one without GPUs ends at once"
     assert bench.take(workers[1], m.Exit)
