@@ -19,6 +19,8 @@ _HERE = __file__.rpartition("causes")[0]
 INSIDE = (_HERE + "core/", _HERE + "util/")
 _PICKLER = "cloudpickle/cloudpickle"
 _FRAME = re.compile(r'( *)File "([^"]+)", line (\d+), in ')
+#: What whoever waits for the result would take for an end of his own.
+_ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 #: User's exception class -> class that is both. Grows with the number of exception classes a program uses.
 _BOTH: dict[type, type] = {}
 
@@ -112,10 +114,12 @@ def combined(ours: type[BaseException], cause: BaseException) -> BaseException |
     """An empty instance of a class that is ``ours`` and the class of ``cause``, with what Python itself keeps in such
     exceptions (``errno``, ``value``, ``exceptions`` ...); None if there cannot be one.
 
-    Exceptions that end a program (SystemExit, KeyboardInterrupt) are not combined: the task's end is not the caller's.
+    Exceptions that end a program, a generator or a coroutine (SystemExit, KeyboardInterrupt, GeneratorExit,
+    CancelledError) are not combined: the task's end is not the caller's.
     """
     cls = type(cause)
-    if not isinstance(cause, Exception) or issubclass(ours, cls):
+    # asyncio.CancelledError by where it is from: asyncio is not imported for it.
+    if isinstance(cause, _ENDS) or cls.__module__ == "asyncio.exceptions" or issubclass(ours, cls):
         return None
     try:
         both = _BOTH.get(cls)

@@ -43,6 +43,7 @@ RayError                              base: carries the story and the trace of w
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from typing import Any
 
@@ -168,7 +169,9 @@ class RayTaskError(RayError):
         RayTaskError.__init__(
             error, self.function_name, self.traceback_str, cause, self.pid, self.task_id, self.actor_repr
         )
-        error.args = cause.args
+        # A class may have made properties of what exceptions keep.
+        with contextlib.suppress(AttributeError, TypeError):
+            error.args = cause.args
         for name, value in vars(cause).items():
             error.__dict__.setdefault(name, value)
         error.story, error.trace_id = self.story, self.trace_id

@@ -48,12 +48,19 @@ class Asked(NamedTuple):
     kind: int
 
 
+def _for_its_user(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def listen(directory: Path, process: bytes) -> None:
     """From now on ``SIGNAL`` makes this process write its stacks, whatever it is doing. ``directory``: the rings."""
     try:
-        # Opened first, so that whoever finds the file finds the handler registered too.
-        file = open(directory / f"{process.hex()}.fault", "ab", buffering=0)
+        path = directory / f"{process.hex()}.fault"
+        new = path.with_suffix(".fault.new")
+        file = open(new, "ab", buffering=0, opener=_for_its_user)
         faulthandler.register(SIGNAL, file=file, all_threads=True, chain=False)
+        # Only now: without the handler the signal would end the process, and the file says that it may be sent.
+        new.rename(path)
     except (OSError, ValueError, RuntimeError):
         return
     for before in _registered.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import sys
@@ -59,6 +60,16 @@ class Locked(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.lock, self.code = threading.Lock(), 7
+
+
+class ArgsAreAProperty(Exception):
+    @property
+    def args(self) -> tuple[object, ...]:  # type: ignore[override]
+        return (7,)
+
+
+class Outside(BaseException):
+    pass
 
 
 class NotHere:
@@ -199,6 +210,8 @@ def test_what_is_nested_too_deeply_is_refused_everywhere():
     [
         (lambda: NeedsTwo("a", "b"), lambda e: e.first == "a"),
         (lambda: NoReduce("x"), lambda e: e.args == ("x",)),
+        (lambda: ArgsAreAProperty(), lambda e: e.args == (7,)),
+        (lambda: Outside("x"), lambda e: e.args == ("x",)),
         (lambda: NoText(), lambda e: "NoText" in str(e)),
         (lambda: Locked("x"), lambda e: e.code == 7 and not hasattr(e, "lock")),
         (lambda: FileNotFoundError(2, "no file", "name"), lambda e: (e.errno, e.filename) == (2, "name")),
@@ -233,7 +246,11 @@ def test_members_of_a_group_are_caught_with_except_star():
     assert [type(error) for error in caught] == [KeyError]
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseException("b")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), BaseException("b")],
+    ids=repr,
+)
 def test_what_ends_a_program_does_not_end_the_one_that_asks(error):
     @obsray.remote(max_retries=0)
     def leave():
