@@ -179,7 +179,7 @@ def test_who_leaves_does_not_wait_for_ever_for_who_is_inside(monkeypatch):
         lock=threading.Lock(), closed=False, failure=RuntimeError(), executor=object(),
         submitted=SimpleNamespace(flush=lambda: None), emitter=SimpleNamespace(close=lambda at: None),
         reactor=SimpleNamespace(wake=lambda: leaving.lock.acquire(), shutdown=lambda: said.append("shut down")),
-        _watcher=threading.current_thread(),
+        _watcher=threading.current_thread(), sampler=None, stack_dump=None,
     )  # fmt: skip
     Session.close(leaving)
     assert leaving.closed and not said
