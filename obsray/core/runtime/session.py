@@ -12,6 +12,7 @@ References may die on any thread at any time, so ``ObjectRef.__del__`` only appe
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -490,12 +491,23 @@ class Session:
                 finally:
                     if ready:
                         self.driving.release()
-            wait = self._tick()
+            wait = self._observe(self._tick())
+
+    def _observe(self, wait: float) -> float:
+        """Look at what this process does, if it is time to. Returns how long the watcher may sleep.
+
+        The watcher has more important things to do: what fails here is said once, and not tried again.
+        """
+        try:
             if self.stack_dump is not None:
                 self.stack_dump.answer_if_asked()
             if self.sampler is not None:
                 self.sampler.look()
                 wait = self.sampler.wait_seconds(wait)
+        except Exception:
+            self.sampler = self.stack_dump = None
+            logging.getLogger("obsray.session").exception("this process is not sampled any more")
+        return wait
 
     def _tick(self) -> float:
         """Housekeeping that nobody else does. Returns how long the watcher may sleep."""

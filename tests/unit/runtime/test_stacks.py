@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 from obsray.core.runtime import stacks
 from obsray.core.runtime.executor import call_user_code
+from obsray.core.runtime.session import Session
 from obsray.core.runtime.stacks import DEPTH_MAX, StackTexts, points_of, points_of_awaiting
 
 
@@ -59,3 +61,13 @@ def test_a_suspended_coroutine_is_where_it_awaits() -> None:
 def test_installed_packages_keep_their_name() -> None:
     assert stacks.place_of("/x/lib/python3/site-packages/numpy/core/a.py") == "numpy/core/a.py"
     assert stacks.place_of("<string>") == "<string>" and stacks.place_of("/home/me/deep/work.py") == "deep/work.py"
+
+
+def test_a_sampler_that_fails_is_left_alone_and_the_watcher_goes_on() -> None:
+    def fail() -> None:
+        raise RuntimeError("a surprise")
+
+    watched: Any = SimpleNamespace(stack_dump=None, sampler=SimpleNamespace(look=fail))
+    assert Session._observe(watched, 0.1) == 0.1
+    assert watched.sampler is None
+    assert Session._observe(watched, 0.2) == 0.2
