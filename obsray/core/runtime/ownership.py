@@ -47,6 +47,8 @@ READY = 1
 
 #: Behind a worker id among holders: not the worker holds the object, a value that it sent here does.
 _JOURNEY = b">"
+#: Wishes to cancel elsewhere that are remembered before the first look at which are over.
+_CANCELLING_MIN = 64
 
 
 class Waiting(Protocol):
@@ -163,6 +165,8 @@ class Ownership:
         self.audit = Audit(worker)
         #: What others were asked to cancel and may not have heard of, by object.
         self._cancelling: dict[bytes, CancelObject] = {}
+        #: At so many, those that have ended are sorted out: each wish costs the same however many there are.
+        self._cancelling_max = _CANCELLING_MIN
         #: Stored values that are not there any more, with the reason; those of this process are made again when needed.
         self.lost: dict[bytes, str] = {}
         #: Stored value -> mark of the node where it was made, if that is not the node of its owner.
@@ -361,7 +365,9 @@ class Ownership:
         entry = self.entries.get(wish.object)
         if entry is None or entry.state != PENDING:
             return
-        self._cancelling = {i: w for i, w in self._cancelling.items() if self._is_pending(i)}
+        if len(self._cancelling) >= self._cancelling_max:
+            self._cancelling = {i: w for i, w in self._cancelling.items() if self._is_pending(i)}
+            self._cancelling_max = max(_CANCELLING_MIN, 2 * len(self._cancelling))
         self._cancelling[wish.object] = wish
         self.outbox.append((owner_of(wish.object), encode(wish)))
 
