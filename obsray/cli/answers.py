@@ -127,11 +127,7 @@ def _books_text(found: dict[str, Any], coloured: bool) -> str:
         f"{found['more_workers']['reason']}",
         "",
     ]
-    width = max([len(row["activity"]) for row in found["activities"]], default=0)
-    for row in found["activities"]:
-        seconds = units.seconds(row["seconds"])
-        bar = output.bar(row["share"], _BAR_CELLS)
-        lines.append(f"  {row['activity'].ljust(width)}  {seconds:>10}  {row['share']:>6.1%}  {bar}  {row['what']}")
+    lines += _activities_text(found["activities"])
     for title, key, name in (("by function", "functions", "name"), ("by job", "jobs", "job_id")):
         rows = found[key][:_ROWS_SHOWN]
         if not rows or (key == "jobs" and len(rows) < 2):
@@ -139,8 +135,7 @@ def _books_text(found: dict[str, Any], coloured: bool) -> str:
         lines += ["", output.bold(title, coloured)]
         longest = max(len(units.plain(row[name])) for row in rows)
         for row in rows:
-            parts = sorted(row["activities"].items(), key=lambda pair: -pair[1])[:3]
-            told = ", ".join(f"{part} {units.seconds(seconds)}" for part, seconds in parts)
+            told = _most_of(row["activities"])
             failed = f"; {units.seconds(row['failed_seconds'])} in failed attempts" if row["failed_seconds"] else ""
             lines.append(
                 f"  {units.plain(row[name]).ljust(longest)}  {units.seconds(row['seconds']):>10}  "
@@ -148,6 +143,22 @@ def _books_text(found: dict[str, Any], coloured: bool) -> str:
             )
     lines += _gpu_books_text(found["gpus"], coloured)
     return "\n".join(lines)
+
+
+def _activities_text(activities: list[dict[str, Any]]) -> list[str]:
+    """A line for each activity of some books: seconds, share and what it means."""
+    width = max([len(row["activity"]) for row in activities], default=0)
+    lines = []
+    for row in activities:
+        seconds, bar = units.seconds(row["seconds"]), output.bar(row["share"], _BAR_CELLS)
+        lines.append(f"  {row['activity'].ljust(width)}  {seconds:>10}  {row['share']:>6.1%}  {bar}  {row['what']}")
+    return lines
+
+
+def _most_of(activities: dict[str, float]) -> str:
+    """The three activities that took most, in words."""
+    parts = sorted(activities.items(), key=lambda pair: -pair[1])[:3]
+    return ", ".join(f"{part} {units.seconds(seconds)}" for part, seconds in parts)
 
 
 def _gpu_books_text(found: dict[str, Any] | None, coloured: bool) -> list[str]:
@@ -160,11 +171,7 @@ def _gpu_books_text(found: dict[str, Any] | None, coloured: bool) -> list[str]:
         f"{output.bold('GPUs', coloured)}: {many}, {units.seconds(found['slot_seconds'])} of GPU time; "
         f"{found['error_ratio']:.2%} of it is not accounted for",
     ]
-    width = max([len(row["activity"]) for row in found["activities"]], default=0)
-    for row in found["activities"]:
-        bar = output.bar(row["share"], _BAR_CELLS)
-        seconds = units.seconds(row["seconds"])
-        lines.append(f"  {row['activity'].ljust(width)}  {seconds:>10}  {row['share']:>6.1%}  {bar}  {row['what']}")
+    lines += _activities_text(found["activities"])
     for title, key, name in (("GPU time by function", "functions", "name"), ("by job", "jobs", "job_id")):
         rows = found[key][:_ROWS_SHOWN]
         if not rows or (key == "jobs" and len(rows) < 2):
@@ -172,8 +179,7 @@ def _gpu_books_text(found: dict[str, Any] | None, coloured: bool) -> list[str]:
         lines += ["", output.bold(title, coloured)]
         longest = max(len(units.plain(row[name])) for row in rows)
         for row in rows:
-            parts = sorted(row["activities"].items(), key=lambda pair: -pair[1])[:3]
-            told = ", ".join(f"{part} {units.seconds(seconds)}" for part, seconds in parts)
+            told = _most_of(row["activities"])
             busy = f"{units.seconds(row['busy_seconds'])} of {units.seconds(row['seconds'])}"
             lines.append(f"  {units.plain(row[name]).ljust(longest)}  worked {busy}: {told}")
     return lines

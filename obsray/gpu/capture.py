@@ -176,19 +176,23 @@ class Capture:
         if self._writer is None or self._thread.is_alive():
             return
         try:
-            # First what is complete: a forced flush also gives back records that have no times yet.
-            self.library.flush()
-            self.drain()
-            self.library.flush(forced=True)
-            self.drain()
-            self._disable(Level.FULL)
-            self._disable(Level.KERNELS)
-            self.library.unsubscribe()
+            self._leave()
         except CuptiError:
             pass  # the process ends; what was given back is written
         self._sample(time.time_ns())
         self._writer.close()
         self._writer = None
+
+    def _leave(self) -> None:
+        """Hand over everything and end the subscription. Raises CuptiError."""
+        # First what is complete: a forced flush also gives back records that have no times yet.
+        self.library.flush()
+        self.drain()
+        self.library.flush(forced=True)
+        self.drain()
+        self._disable(Level.FULL)
+        self._disable(Level.KERNELS)
+        self.library.unsubscribe()
 
     def give_way(self, why: str) -> None:
         """Another profiler is about to start in this process: hand over what there is and leave the place to it."""
@@ -197,13 +201,7 @@ class Capture:
             if writer is None or self._closing:
                 return
             try:
-                self.library.flush()
-                self.drain()
-                self.library.flush(forced=True)
-                self.drain()
-                self._disable(Level.FULL)
-                self._disable(Level.KERNELS)
-                self.library.unsubscribe()
+                self._leave()
             except CuptiError as error:
                 why = f"{why} ({error})"
             self._closing = True

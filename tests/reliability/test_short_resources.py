@@ -86,22 +86,28 @@ def test_shared_memory_and_disk_may_be_full_and_values_stay_whole(program, root)
     assert leftovers(root) == []
 
 
-@pytest.fixture
-def memory_group() -> Iterator[Path]:
-    """A control group of 450 MiB (version 1, as root: elsewhere this cannot be tried)."""
+def control_group(controller: str, name: str) -> Iterator[Path]:
+    """A control group of this test's own (version 1, as root: elsewhere this cannot be tried), emptied in the end."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
-        group = Path("/sys/fs/cgroup/memory") / path.lstrip("/") / f"obsray-guard-{os.getpid()}"
-        if names == "memory" and os.access(group.parent, os.W_OK):
+        group = Path("/sys/fs/cgroup") / controller / path.lstrip("/") / f"{name}-{os.getpid()}"
+        if names == controller and os.access(group.parent, os.W_OK):
             break
     else:
-        pytest.skip("no memory control group can be made here")
+        pytest.skip(f"no control group of {controller} can be made here")
     group.mkdir()
-    (group / "memory.limit_in_bytes").write_text(str(450 * MIB))
     yield group
     for pid in (group / "cgroup.procs").read_text().split():
         (group.parent / "cgroup.procs").write_text(pid)
     group.rmdir()
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A control group of 450 MiB."""
+    for group in control_group("memory", "obsray-guard"):
+        (group / "memory.limit_in_bytes").write_text(str(450 * MIB))
+        yield group
 
 
 GREEDY = """
@@ -304,19 +310,8 @@ obsray.shutdown()
 
 @pytest.fixture
 def process_group() -> Iterator[Path]:
-    """A control group that counts processes and threads (version 1, as root: elsewhere this cannot be tried)."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, names, path = line.split(":", 2)
-        group = Path("/sys/fs/cgroup/pids") / path.lstrip("/") / f"obsray-crowd-{os.getpid()}"
-        if names == "pids" and os.access(group.parent, os.W_OK):
-            break
-    else:
-        pytest.skip("no control group of processes can be made here")
-    group.mkdir()
-    yield group
-    for pid in (group / "cgroup.procs").read_text().split():
-        (group.parent / "cgroup.procs").write_text(pid)
-    group.rmdir()
+    """A control group that counts processes and threads."""
+    yield from control_group("pids", "obsray-crowd")
 
 
 def test_when_no_process_may_be_started_what_runs_goes_on_and_the_rest_comes_later(program, process_group):
