@@ -47,10 +47,14 @@ class Host:
             self.command(*command), capture_output=True, text=True, timeout=seconds, env=self.environment, cwd=ROOT
         )
 
+    def try_node(self, *options: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Start a node there, which may be refused."""
+        here = ("--node-ip-address", self.address, "--unsafe-network", "--num-cpus", "1")
+        return self.run("-c", COMMAND, "start", "--temp-dir", str(self.root), *here, *options, seconds=seconds)
+
     def start_node(self, *options: str) -> str:
         """Start a node there; its id."""
-        here = ("--node-ip-address", self.address, "--unsafe-network", "--num-cpus", "1")
-        done = self.run("-c", COMMAND, "start", "--temp-dir", str(self.root), *here, *options)
+        done = self.try_node(*options)
         assert done.returncode == 0, done
         return str(json.loads((self.session / "session.json").read_text())["node"])
 

@@ -5,67 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from hosts import PORT, Host, ip
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAD, OTHER = "10.77.0.1", "10.77.0.2"
-PORT = 6379
-COMMAND = "import sys; from obsray.cli.command import main; sys.exit(main())"
+START_SECONDS_MAX = 40.0
 
 pytestmark = pytest.mark.timeout(90)
-
-
-def ip(*arguments: str) -> str:
-    """Run ``ip``. Needs root; a machine where that is not to be had cannot say that obsray works between hosts."""
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=20)
-    assert done.returncode == 0, f"ip {' '.join(arguments)}: {done.stderr.strip()} (these tests need root and iproute2)"
-    return done.stdout
-
-
-class Host:
-    """One network namespace, and what runs in it."""
-
-    def __init__(self, name: str, address: str, root: Path) -> None:
-        self.name, self.address, self.root = name, address, root
-        root.mkdir()
-        ip("netns", "add", name)
-        ip("-n", name, "link", "set", "lo", "up")
-
-    def run(self, *command: str, seconds: float = 40.0) -> subprocess.CompletedProcess[str]:
-        """A command there, to its end."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.root)}
-        return subprocess.run(
-            ["ip", "netns", "exec", self.name, sys.executable, *command],
-            capture_output=True, text=True, timeout=seconds, env=environment, cwd=ROOT,
-        )  # fmt: skip
-
-    def start_node(self, *options: str) -> subprocess.CompletedProcess[str]:
-        here = ("--node-ip-address", self.address, "--unsafe-network")
-        return self.run("-c", COMMAND, "start", "--temp-dir", str(self.root), "--num-cpus", "1", *here, *options)
-
-    @property
-    def session(self) -> Path:
-        return max(self.root.glob("obsray-*/s_*"), key=lambda path: path.stat().st_mtime)
-
-    def remove(self) -> None:
-        pids = [int(pid) for pid in ip("netns", "pids", self.name).split()]
-        processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        psutil.wait_procs(processes, 10)
-        ip("netns", "del", self.name)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +32,9 @@ def hosts() -> Iterator[tuple[Host, Host]]:
         for host in made:
             ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "cable")
             ip("-n", host.name, "link", "set", "cable", "up")
-        started = first.start_node("--head", "--port", str(PORT), "--include-dashboard", "false")
+        started = first.try_node(
+            "--head", "--port", str(PORT), "--include-dashboard", "false", seconds=START_SECONDS_MAX
+        )
         assert started.returncode == 0, started
         yield first, second
     finally:
@@ -102,7 +55,7 @@ def test_a_node_with_another_token_is_refused_by_name(hosts, tmp_path):
     wrong = tmp_path / "wrong"
     wrong.write_bytes(bytes(32))
     began = time.monotonic()
-    done = other.start_node("--address", f"{HEAD}:{PORT}", "--token-file", str(wrong))
+    done = other.try_node("--address", f"{HEAD}:{PORT}", "--token-file", str(wrong), seconds=START_SECONDS_MAX)
     assert done.returncode != 0 and "token" in done.stderr
     assert time.monotonic() - began < 15
 
@@ -111,7 +64,7 @@ def test_a_host_without_a_cluster_is_an_error_in_seconds(hosts, tmp_path):
     head, other = hosts
     for address in (f"{HEAD}:1", "10.77.0.99:6379"):
         began = time.monotonic()
-        done = other.start_node("--address", address, "--token-file", token_of(head, tmp_path))
+        done = other.try_node("--address", address, "--token-file", token_of(head, tmp_path), seconds=START_SECONDS_MAX)
         assert done.returncode != 0 and address in done.stderr, done
         assert time.monotonic() - began < 20
 
@@ -135,8 +88,14 @@ assert {node for node, _ in answers} == {sys.argv[2]} != {here}
 
 def test_two_hosts_act_as_one(hosts, tmp_path):
     head, other = hosts
-    joined = other.start_node(
-        "--address", f"{HEAD}:{PORT}", "--token-file", token_of(head, tmp_path), "--resources", '{"far": 1}'
+    joined = other.try_node(
+        "--address",
+        f"{HEAD}:{PORT}",
+        "--token-file",
+        token_of(head, tmp_path),
+        "--resources",
+        '{"far": 1}',
+        seconds=START_SECONDS_MAX,
     )
     assert joined.returncode == 0, joined
     node = json.loads((other.session / "session.json").read_text())["node"]
