@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from obsray.core.api import (
         ActorHandle,
+        DynamicObjectRefGenerator,
         ObjectRef,
         ObjectRefGenerator,
         available_resources,
@@ -75,9 +76,9 @@ if TYPE_CHECKING:
 _WHERE: dict[str, str | None] = {
     **dict.fromkeys(
         (
-            "ActorHandle", "ObjectRef", "ObjectRefGenerator", "available_resources", "cancel", "cluster_resources",
-            "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method",
-            "nodes", "put", "remote", "shutdown", "wait",
+            "ActorHandle", "DynamicObjectRefGenerator", "ObjectRef", "ObjectRefGenerator", "available_resources",
+            "cancel", "cluster_resources", "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init",
+            "is_initialized", "kill", "method", "nodes", "put", "remote", "shutdown", "wait",
         ),
         "obsray.core.api",
     ),
@@ -119,6 +120,7 @@ __all__ = [
     "ActorHandle",
     "ActorID",
     "ClientBuilder",
+    "DynamicObjectRefGenerator",
     "FunctionID",
     "JobID",
     "Language",

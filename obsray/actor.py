@@ -7,10 +7,15 @@ from typing import NoReturn
 from obsray.core.actors import ActorClass, ActorClassInheritanceException
 from obsray.core.handles import ActorHandle, ActorMethod
 from obsray.core.remote import method
+from obsray.errors import AsyncioActorExit
 
 
 def exit_actor() -> NoReturn:
-    """End the actor this is called in, after this call; it is not restarted. Raises TypeError outside actors."""
+    """End the actor this is called in, after this call; it is not restarted. Raises TypeError outside actors.
+
+    In an async actor what else runs on its loop is cancelled; actors with threads wait for calls that run. May be
+    called by code that no call waits for, too: a task of the loop, a thread.
+    """
     from obsray.core.runtime.session import current_or_none
 
     session = current_or_none()
@@ -19,6 +24,12 @@ def exit_actor() -> NoReturn:
         raise TypeError("exit_actor() can only be called inside an actor")
     from obsray.core.runtime.actor import ActorExit
 
+    if executor.actor.loop is not None:
+        executor.actor.leave()
+        # Anything derived from SystemExit would end the loop itself.
+        raise AsyncioActorExit("exit_actor() was called")
+    if executor.session.local.running is None:
+        executor.actor.leave()
     raise ActorExit
 
 

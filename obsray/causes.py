@@ -4,6 +4,7 @@ theirs and ours.
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import pickle
 import re
@@ -21,6 +22,8 @@ _PICKLER = "cloudpickle/cloudpickle"
 _FRAME = re.compile(r'( *)File "([^"]+)", line (\d+), in ')
 #: What whoever waits for the result would take for an end of his own.
 _ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+#: Class -> (serializer, deserializer), set by ``obsray.util.register_serializer``; for values of all kinds.
+CUSTOM: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
 #: User's exception class -> class that is both. Grows with the number of exception classes a program uses.
 _BOTH: dict[type, type] = {}
 
@@ -37,6 +40,9 @@ def dump_exception(error: BaseException | None) -> bytes:
 def _pickled(error: BaseException) -> bytes:
     import cloudpickle
 
+    if type(error) in CUSTOM:
+        with contextlib.suppress(Exception):
+            return _as_its_user_says(error)
     # Tracebacks do not pickle; the cause and context chain is in the text already.
     if _travels(error):
         data: bytes = cloudpickle.dumps(error)
@@ -49,6 +55,15 @@ def _pickled(error: BaseException) -> bytes:
         return data
     except Exception:
         return b""
+
+
+def _as_its_user_says(error: BaseException) -> bytes:
+    import cloudpickle
+
+    serializer, deserializer = CUSTOM[type(error)]
+    data: bytes = cloudpickle.dumps(_Custom(deserializer, serializer(error)))
+    pickle.loads(data)
+    return data
 
 
 def load_exception(data: bytes) -> BaseException | str | None:
@@ -70,6 +85,16 @@ def _text_of(error: BaseException) -> str:
     except Exception:
         return type(error).__name__
     return text if len(text) <= TEXT_MAX else text[:TEXT_MAX]
+
+
+class _Custom:
+    """Something that is rebuilt by a function of the user's."""
+
+    def __init__(self, deserializer: Callable[[Any], Any], state: Any) -> None:
+        self.deserializer, self.state = deserializer, state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.deserializer, (self.state,)
 
 
 class _Bare:

@@ -54,11 +54,14 @@ class RayError(Exception):
     """Base of all errors of the runtime.
 
     ``story``: sentences, oldest first, of what happened to the task, actor or object the error is about.
+    ``needed_by``: the tasks that did not run because they needed the value, the first one first.
     ``trace_id``: 32 hex digits that find the same story in the dashboard, the CLI and exported traces; "" if unknown.
     """
 
     story: tuple[str, ...] = ()
     trace_id: str = ""
+    #: Tasks that needed the value, and so did not run: each the argument of the next.
+    needed_by: tuple[str, ...] = ()
 
     def with_story(self, story: tuple[str, ...], trace_id: str = "") -> RayError:
         """The same error, knowing what led to it."""
@@ -89,6 +92,8 @@ class RayError(Exception):
         text = super().__str__()
         if self.story:
             text += "\n  what happened:\n" + "\n".join(f"    {line}" for line in self.story[-10:])
+        if self.needed_by:
+            text += f"\n  so these did not run: {', '.join(self.needed_by)}"
         if self.trace_id:
             text += f"\n  trace {self.trace_id}; `obsray story {self.trace_id}` tells what happened"
         return text
@@ -133,8 +138,13 @@ class RayTaskError(RayError):
         self.proctitle = f"obsray::{function_name}"
 
     def __str__(self) -> str:
-        where = f"{self.function_name} (pid {self.pid}, task {self.task_id})" if self.task_id else self.function_name
+        where = self.function_name
+        if self.task_id:
+            who = f", actor {self.actor_repr}" if self.actor_repr else ""
+            where += f" (pid {self.pid}, task {self.task_id}{who})"
         text = f"{where} failed\n{self.traceback_str}".rstrip()
+        if self.needed_by:
+            text += f"\nso these did not run: {', '.join(self.needed_by)}"
         # An error on its way through several tasks of one trace has said so already.
         if self.trace_id and f"trace {self.trace_id}" not in text:
             text += f"\ntrace {self.trace_id}"
@@ -156,6 +166,7 @@ class RayTaskError(RayError):
             self.story,
             self.trace_id,
             self.actor_repr,
+            self.needed_by,
         )
 
     def as_instanceof_cause(self) -> RayTaskError:
@@ -174,7 +185,7 @@ class RayTaskError(RayError):
             error.args = cause.args
         for name, value in vars(cause).items():
             error.__dict__.setdefault(name, value)
-        error.story, error.trace_id = self.story, self.trace_id
+        error.story, error.trace_id, error.needed_by = self.story, self.trace_id, self.needed_by
         return error
 
 
@@ -187,12 +198,13 @@ def _rebuild_task_error(
     story: tuple[str, ...],
     trace_id: str,
     actor_repr: str | None = None,
+    needed_by: tuple[str, ...] = (),
 ) -> RayTaskError:
     found = load_exception(cause)
     if isinstance(found, str):
         found = UnserializableException(found)
     error = RayTaskError(function_name, text, found, pid, task_id, actor_repr).as_instanceof_cause()
-    error.story, error.trace_id = story, trace_id
+    error.story, error.trace_id, error.needed_by = story, trace_id, needed_by
     return error
 
 

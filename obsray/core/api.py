@@ -21,7 +21,7 @@ from obsray.core.runtime.display import take_uncaught_errors
 from obsray.core.runtime.launch import Context, launch
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.session import FORKED, Session, current_or_none, set_current
-from obsray.core.runtime.streams import ObjectRefGenerator
+from obsray.core.runtime.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from obsray.errors import RaySystemError
 from obsray.ids import task_of
 from obsray.job_config import JobConfig
@@ -428,6 +428,7 @@ __all__ = [
     "ActorClass",
     "ActorHandle",
     "Context",
+    "DynamicObjectRefGenerator",
     "ObjectRef",
     "ObjectRefGenerator",
     "RemoteFunction",

@@ -12,7 +12,7 @@ from obsray.core.protocol.environment_key import environment_id, environment_key
 from obsray.core.runtime.leases import Shape
 from obsray.core.runtime.serialization import dump_function
 from obsray.core.runtime.session import Session
-from obsray.core.runtime.submission import STREAMING
+from obsray.core.runtime.submission import DYNAMIC, STREAMING
 
 MAX_RETRIES_DEFAULT = 3
 
@@ -64,8 +64,8 @@ def returns_of(options: dict[str, Any], function: Any) -> int:
         return STREAMING if is_generator(function) else 1
     if returns in ("streaming", "dynamic"):
         if inspect.isfunction(function) and not is_generator(function):
-            raise ValueError(f'num_returns="streaming": {function.__name__} is not a generator function')
-        return STREAMING
+            raise ValueError(f'num_returns="{returns}": {function.__name__} is not a generator function')
+        return STREAMING if returns == "streaming" else DYNAMIC
     return int(returns)
 
 

@@ -24,7 +24,7 @@ from obsray.core.runtime.leases import Function
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import dump_function
 from obsray.core.runtime.session import Session
-from obsray.core.runtime.streams import ObjectRefGenerator
+from obsray.core.runtime.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from obsray.core.runtime.submission import Plan
 
 P = ParamSpec("P")
@@ -84,7 +84,8 @@ class RemoteFunction(Generic[P, C]):
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function in a worker.
 
-        Returns a reference, a list of them for ``num_returns`` > 1, None for 0, a generator of them for generators.
+        Returns a reference, a list of them for ``num_returns`` > 1, None for 0, a generator of them for generators;
+        for ``num_returns="dynamic"`` a reference whose value has the references of what was yielded, when all was.
         Raises TypeError if the arguments do not fit the signature or cannot be pickled.
         """
         session = self._plan_session
@@ -138,8 +139,12 @@ class RemoteFunction(Generic[P, C]):
     def options(self, *, num_returns: int, **options: Any) -> RemoteFunction[P, list[ObjectRef[Any]]]: ...
     @overload
     def options(
-        self, *, num_returns: Literal["streaming", "dynamic"], **options: Any
+        self, *, num_returns: Literal["streaming"], **options: Any
     ) -> RemoteFunction[P, ObjectRefGenerator[Any]]: ...
+    @overload
+    def options(
+        self, *, num_returns: Literal["dynamic"], **options: Any
+    ) -> RemoteFunction[P, ObjectRef[DynamicObjectRefGenerator[Any]]]: ...
     @overload
     def options(self, **options: Any) -> RemoteFunction[P, C]: ...
 

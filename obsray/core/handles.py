@@ -21,7 +21,7 @@ from obsray.core.runtime.leases import Function
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import collector
 from obsray.core.runtime.session import Session, current
-from obsray.core.runtime.submission import STREAMING, Plan
+from obsray.core.runtime.submission import DYNAMIC, STREAMING, Plan
 from obsray.errors import ActorHandleNotFoundError, RaySystemError
 
 T_co = TypeVar("T_co", covariant=True)
@@ -116,6 +116,9 @@ class ActorHandle(Generic[T_co]):
         from obsray.ids import ActorID
 
         return ActorID(self._actor)
+
+    #: By another name that programs know.
+    _ray_actor_id = _actor_id
 
     def __getattr__(self, name: str) -> ActorMethod:
         method = self.__dict__.get("_plans", {}).get(name)
@@ -224,7 +227,7 @@ class ActorMethod:
         if returns is None:
             returns = STREAMING if self._info is not None and self._info.streaming else 1
         elif returns in ("streaming", "dynamic"):
-            returns = STREAMING
+            returns = STREAMING if returns == "streaming" else DYNAMIC
         if returns == STREAMING and meta.ahead > 0 and not options.get("_generator_backpressure_num_objects"):
             # So that its consumer tells how far it is.
             options["_generator_backpressure_num_objects"] = meta.ahead

@@ -11,7 +11,7 @@ from obsray.core import placement
 from obsray.core.actors import ActorClass
 from obsray.core.functions import RemoteFunction
 from obsray.core.runtime.references import ObjectRef
-from obsray.core.runtime.streams import ObjectRefGenerator
+from obsray.core.runtime.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,9 +54,11 @@ def remote(*, num_returns: Literal[1], **options: Any) -> _Decorator: ...
 @overload
 def remote(*, num_returns: int, **options: Any) -> _DecoratorFor[list[ObjectRef[Any]]]: ...
 @overload
+def remote(*, num_returns: Literal["streaming"], **options: Any) -> _DecoratorFor[ObjectRefGenerator[Any]]: ...
+@overload
 def remote(
-    *, num_returns: Literal["streaming", "dynamic"], **options: Any
-) -> _DecoratorFor[ObjectRefGenerator[Any]]: ...
+    *, num_returns: Literal["dynamic"], **options: Any
+) -> _DecoratorFor[ObjectRef[DynamicObjectRefGenerator[Any]]]: ...
 @overload
 def remote(**options: Any) -> _Decorator: ...
 

@@ -7,6 +7,7 @@ and a process that is still being placed is given none. Callbacks run on that th
 from __future__ import annotations
 
 import itertools
+import os
 import queue
 import threading
 import warnings
@@ -16,14 +17,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import JoinableQueue, TimeoutError
 from typing import Any
 
+from obsray.causes import format_user_traceback
 from obsray.core import api
 from obsray.core.remote import remote
-from obsray.core.runtime.serialization import dump_function
+from obsray.core.runtime import joining
+from obsray.core.runtime.serialization import deserialize, dump_error, dump_function, load_error
 from obsray.core.runtime.session import current_or_none
-from obsray.errors import RayActorError
+from obsray.errors import ActorDiedError, RayActorError, RayTaskError
 
 #: Chunks a process has at most: one that it does and one to go on with.
 _AHEAD = 2
+#: How long a new pool waits for its processes, if they have no initializer.
+START_SECONDS_MAX = 5.0
 #: Functions a process remembers.
 _FUNCTIONS_MAX = 16
 
@@ -44,12 +49,23 @@ class _PoolActor:
     def run(self, blob: bytes, calls: list[_Call]) -> list[Any]:
         function = self.functions.get(blob)
         if function is None:
-            from obsray.core.runtime.serialization import deserialize
-
             if len(self.functions) >= _FUNCTIONS_MAX:
                 self.functions.clear()
             function = self.functions[blob] = deserialize(blob)
         return [function(*args, **kwargs) for args, kwargs in calls]
+
+    def run_each(self, blob: bytes, calls: list[_Call]) -> list[tuple[Any, bytes | None]]:
+        """The same; one that raises does not keep the others from their turn: each value, or what was raised."""
+        values: list[tuple[Any, bytes | None]] = []
+        for call in calls:
+            try:
+                (value,) = self.run(blob, [call])
+                values.append((value, None))
+            except Exception as error:
+                task = api.get_runtime_context().get_task_id() or ""
+                text = format_user_traceback(error, 2)
+                values.append((None, dump_error(RayTaskError("Pool.imap", text, error, os.getpid(), task))))
+        return values
 
 
 class _Chunk:
@@ -159,7 +175,10 @@ class _Items(_Job):
         return self.next()
 
     def next(self, timeout: float | None = None) -> Any:
-        """The next result. Raises StopIteration at the end, TimeoutError (as ``get``) after ``timeout`` seconds."""
+        """The next result, or what its call raised; those behind it are there nevertheless.
+
+        Raises StopIteration at the end, TimeoutError (as ``get``) after ``timeout`` seconds.
+        """
         while not self._values:
             if self._taken == self.sent:
                 raise StopIteration
@@ -169,7 +188,10 @@ class _Items(_Job):
             if error is not None:
                 raise error
             self._values.extend(values or ())
-        return self._values.popleft()
+        value, raised = self._values.popleft()
+        if raised is not None:
+            raise load_error(raised)
+        return value
 
     def _next_chunk(self, timeout: float | None) -> tuple[list[Any] | None, BaseException | None]:
         while True:
@@ -201,10 +223,11 @@ class _Process:
 class Pool:
     """A pool of ``processes`` (all CPUs if None) actors with the methods of ``multiprocessing.Pool``.
 
-    ``initializer(*initargs)`` runs once in each. A process is replaced after ``maxtasksperchild`` chunks, and when it
-    dies, which its chunks see as RayActorError. ``ray_remote_args`` are options of the actors; each takes one CPU
-    unless they say otherwise. ``context`` makes no difference, which a RuntimeWarning says: processes are actors.
-    ``ray_address`` is what ``init`` is called with if there is no runtime yet.
+    ``initializer(*initargs)`` runs once in each, and has when this returns. A process is replaced after
+    ``maxtasksperchild`` chunks, and when it dies, which its chunks see as RayActorError. ``ray_remote_args`` are
+    options of the actors; they take no CPU unless they say otherwise, so that what they do can use tasks and pools.
+    ``context`` makes no difference, which a RuntimeWarning says: processes are actors. ``ray_address`` is what ``init``
+    is called with if there is no runtime yet; one that is started has ``processes`` CPUs, whatever the machine has.
 
     Raises ValueError for fewer than one process or more than there are CPUs for.
     """
@@ -221,23 +244,26 @@ class Pool:
     ) -> None:
         if context is not None:
             warnings.warn("Pool(context=...) makes no difference: processes are actors", RuntimeWarning, stacklevel=2)
-        if ray_address is not None and not api.is_initialized():
-            api.init(address=ray_address)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer must be callable, got {initializer!r}")
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild < 1):
             raise ValueError(f"maxtasksperchild={maxtasksperchild!r}: must be a number >= 1")
-        api.session()
-        options = {"num_cpus": 1, **(ray_remote_args or {})}
+        if not api.is_initialized():
+            # A runtime that is started for this pool has room for it; one that is joined is as it is.
+            starts = joining.wanted(ray_address) is None
+            api.init(address=ray_address, num_cpus=processes if starts else None)
+        options = {"num_cpus": 0, **(ray_remote_args or {})}
+        if len(api.nodes()) > 1:
+            # What needs no CPU would all be started at this node.
+            options.setdefault("scheduling_strategy", "SPREAD")
         cpus = api.cluster_resources().get("CPU", 0)
         if processes is None:
             processes = int(cpus / options["num_cpus"]) if options["num_cpus"] else int(cpus)
         if processes < 1:
             raise ValueError(f"processes={processes}: must be >= 1")
-        if processes * options["num_cpus"] > cpus:
-            raise ValueError(
-                f"processes={processes}: there are {cpus:g} CPUs, each process takes {options['num_cpus']:g}"
-            )
+        if processes * (options["num_cpus"] or 1) > cpus:
+            each = f", each process takes {options['num_cpus']:g}" if options["num_cpus"] else ""
+            raise ValueError(f"processes={processes}: there are {cpus:g} CPUs{each}")
         self._size = processes
         self._chunks_max = maxtasksperchild
         self._class = remote(_PoolActor).options(**options)
@@ -248,9 +274,13 @@ class Pool:
         self._waiting: deque[_Chunk] = deque()
         #: Iterators of ``imap`` that somebody still holds.
         self._open: weakref.WeakSet[_Items] = weakref.WeakSet()
+        #: How many of the first processes have not begun, and whether all have.
+        self._starting, self._begun = processes, threading.Event()
         self._processes = [self._start() for _ in range(processes)]
         self._thread = threading.Thread(target=self._deal, name="pool", daemon=True)
         self._thread.start()
+        # So that the first chunks are dealt to all of them; one that cannot be placed must not hold up the others.
+        self._begun.wait(None if initializer is not None else START_SECONDS_MAX)
 
     # --- the thread -------------------------------------------------------------------------------------------
 
@@ -291,7 +321,8 @@ class Pool:
         if process.chunks_left is not None:
             process.chunks_left -= 1
         try:
-            reference = process.actor.run.remote(chunk.function, chunk.calls)
+            method = process.actor.run_each if isinstance(chunk.job, _Items) else process.actor.run
+            reference = method.remote(chunk.function, chunk.calls)
         except Exception as error:
             # Arguments that cannot be pickled; the process is as good as before.
             chunk.job.on_chunk(chunk.number, None, error)
@@ -301,6 +332,9 @@ class Pool:
 
     def _on_ready(self, process: _Process, error: BaseException | None) -> None:
         process.ready = True
+        self._starting -= 1
+        if self._starting == 0:
+            self._begun.set()
         if error is None:
             return
         # Another process would fail in the same initializer, again and again.
@@ -327,7 +361,7 @@ class Pool:
             self._processes[self._processes.index(process)] = self._start()
 
     def _end(self) -> None:
-        error = RuntimeError("the pool was terminated")
+        error = ActorDiedError("the pool was terminated before this was done")
         left = [chunk for process in self._processes for chunk in process.busy]
         for chunk in [*left, *self._waiting]:
             self._tell(chunk, error, None)
@@ -456,7 +490,7 @@ class Pool:
         self._stop(CLOSE)
 
     def terminate(self) -> None:
-        """End the processes at once; results that are not there fail with RuntimeError."""
+        """End the processes at once; results that are not there fail with ActorDiedError."""
         self._stop(TERMINATE)
         if threading.current_thread() is not self._thread:
             self._thread.join()

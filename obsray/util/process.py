@@ -6,8 +6,8 @@ import socket
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from obsray.causes import CUSTOM
 from obsray.core.protocol.addresses import LOCALHOST
-from obsray.core.runtime.serialization import CUSTOM
 from obsray.telemetry import session_file
 
 _said: set[Hashable] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -77,7 +78,8 @@ def test_two_terminals_make_a_cluster_that_programs_join_and_stop_ends(obsray, p
         out, errors = driver.process.communicate(timeout=30)
         assert driver.process.returncode == 0
         # Also the last words of a program that ends at once.
-        assert b", node far) printed far away" in out and b", node far) an error far away" in errors
+        assert re.search(rb"\(far pid=\d+, node far\) printed far away", out)
+        assert re.search(rb"\(far pid=\d+, node far\) an error far away", errors)
     shown = json.loads(obsray("status", "--json").stdout)["cluster_nodes"]
     assert [(row["role"], row["state"]) for row in shown] == [("head", "ALIVE"), ("", "ALIVE")]
     assert shown[1]["labels"] == "zone=a" and "CPU 2/2" in shown[1]["free"]

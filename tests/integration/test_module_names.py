@@ -171,7 +171,64 @@ def test_an_error_of_an_actor_says_which_actor():
     with pytest.raises(ValueError) as caught:
         obsray.get(Named.remote().fail.remote())
     assert caught.value.actor_repr == "Named(7)" and caught.value.ip == "127.0.0.1"
+    assert ", actor Named(7)) failed" in str(caught.value)
     assert caught.value.proctitle == "obsray::Named.fail"
+
+
+def test_an_error_says_which_tasks_did_not_run_because_of_it():
+    @obsray.remote
+    def breaks():
+        raise ValueError("broken")
+
+    @obsray.remote
+    def needs(value):
+        return value
+
+    @obsray.remote
+    def asks(value):
+        return obsray.get(needs.remote(value))
+
+    broken = breaks.remote()
+    last = broken
+    for _ in range(3):
+        last = needs.remote(last)
+    with pytest.raises(ValueError) as caught:
+        obsray.get(last)
+    assert [who.split()[0] for who in caught.value.needed_by] == ["needs"] * 3
+    assert str(caught.value).count("so these did not run: needs (task ") == 1 and "in breaks" in str(caught.value)
+    with pytest.raises(ValueError, match="so these did not run: asks"):
+        obsray.get(asks.remote(broken))
+    with pytest.raises(ValueError) as caught:
+        obsray.get(broken)
+    assert caught.value.needed_by == ()
+    for _ in range(100):
+        last = needs.remote(last)
+    with pytest.raises(ValueError) as caught:
+        obsray.get(last)
+    assert caught.value.needed_by[-1] == "..." and len(caught.value.needed_by) < 30
+
+
+def test_a_serializer_of_the_users_counts_for_exceptions_too():
+    class Stubborn(Exception):
+        def __init__(self, code, *, reason):
+            super().__init__("stubborn")
+            self.code, self.reason = code, reason
+
+    def said(error):
+        return (error.code, error.reason)
+
+    def heard(state):
+        return Stubborn(state[0] + 1, reason=state[1])
+
+    @obsray.remote
+    def fails():
+        obsray.util.register_serializer(Stubborn, serializer=said, deserializer=heard)
+        raise Stubborn(4, reason="no")
+
+    with pytest.raises(Stubborn) as caught:
+        obsray.get(fails.remote())
+    assert isinstance(caught.value, exceptions.RayTaskError)
+    assert (caught.value.cause.code, caught.value.cause.reason) == (5, "no")
 
 
 def test_every_error_survives_a_journey():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import obsray
@@ -177,8 +178,8 @@ def test_sys_exit_in_a_method_ends_the_actor_in_order_or_as_a_crash():
         obsray.get(actor.pid.remote())
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_exit_actor_lets_concurrent_calls_finish_and_fails_those_in_line(asynchronous):
+def test_exit_actor_lets_calls_on_threads_finish_and_fails_those_in_line():
+    @obsray.remote(max_concurrency=2, max_restarts=3)
     class Threaded:
         def run(self, gate: Any) -> str:
             obsray.get(gate.wait.remote())
@@ -187,16 +188,8 @@ def test_exit_actor_lets_concurrent_calls_finish_and_fails_those_in_line(asynchr
         def leave(self) -> None:
             obsray.actor.exit_actor()
 
-    class Async:
-        async def run(self, gate: Any) -> str:
-            await gate.wait.remote()
-            return "done"
-
-        async def leave(self) -> None:
-            obsray.actor.exit_actor()
-
     gate, begun = Gate.remote(), Gate.remote()
-    actor = obsray.remote(max_concurrency=2, max_restarts=3)(Async if asynchronous else Threaded).remote()
+    actor = Threaded.remote()
     obsray.get(begun.open.remote())
     assert obsray.get(actor.run.remote(begun)) == "done"
     running, leaves = actor.run.remote(gate), actor.leave.remote()
@@ -207,6 +200,57 @@ def test_exit_actor_lets_concurrent_calls_finish_and_fails_those_in_line(asynchr
     assert obsray.get(running) == "done"
     with pytest.raises(exceptions.ActorDiedError):
         obsray.get(late)
+
+
+@obsray.remote(max_restarts=3, max_concurrency=4)
+class AsyncLeaver:
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def forever(self) -> None:
+        await asyncio.Event().wait()
+
+    async def leave(self) -> None:
+        obsray.actor.exit_actor()
+
+    async def leave_later(self) -> None:
+        async def soon() -> None:
+            await asyncio.sleep(0)
+            obsray.actor.exit_actor()
+
+        self.task = asyncio.create_task(soon())
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("way", ["leave", "leave_later"])
+def test_exit_actor_of_an_async_actor_ends_all_that_runs_on_its_loop(way):
+    actor = AsyncLeaver.remote()
+    pid = obsray.get(actor.pid.remote())
+    beside = [actor.forever.remote() for _ in range(3)]
+    leaves = getattr(actor, way).remote()
+    for reference in (leaves, *beside, actor.pid.remote()):
+        with pytest.raises(exceptions.ActorDiedError, match="exit"):
+            obsray.get(reference, timeout=60)
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_exit_actor_in_a_thread_of_the_users_own_ends_the_actor():
+    @obsray.remote
+    class Starts:
+        def leave_by_thread(self) -> None:
+            threading.Thread(target=obsray.actor.exit_actor).start()
+
+    actor = Starts.remote()
+    obsray.get(actor.leave_by_thread.remote())
+    eventually(lambda: _is_dead(actor))
+
+
+def _is_dead(actor: Any) -> bool:
+    try:
+        obsray.get(actor.__ray_ready__.remote(), timeout=30)
+    except exceptions.ActorDiedError:
+        return True
+    return False
 
 
 def test_what_user_code_registered_with_atexit_runs_at_every_end_but_kill(tmp_path):
@@ -291,6 +335,96 @@ def test_an_async_generator_that_nobody_consumes_is_closed():
     assert obsray.get(next(items)) == 0
     del items
     eventually(lambda: obsray.get(actor.made.remote())[1])
+
+
+class Yields:
+    def some(self, count: int, size: int, raises: bool = False) -> Iterator[Any]:
+        for number in range(count):
+            yield np.full(size, number)
+        if raises:
+            raise ValueError("enough")
+
+
+def of_task_or_actor(kind: str) -> Any:
+    if kind == "actor":
+        return obsray.remote(num_cpus=0)(Yields).remote().some
+    return obsray.remote(max_retries=0)(lambda *args: (yield from Yields().some(*args)))
+
+
+@pytest.mark.parametrize("kind", ["task", "actor"])
+@pytest.mark.parametrize("size", [1, 50_000])
+def test_of_a_generator_of_several_values_those_it_yielded_before_it_raised_count(kind, size):
+    some = of_task_or_actor(kind).options(num_returns=3)
+    assert [value[0] for value in obsray.get(some.remote(3, size))] == [0, 1, 2]
+    assert [value[0] for value in obsray.get(some.remote(4, size))] == [0, 1, 2], "one too many is warned of"
+    first, second, third = some.remote(1, size, True)
+    assert obsray.get(first)[0] == 0
+    for reference in (second, third):
+        with pytest.raises(ValueError, match="enough"):
+            obsray.get(reference)
+    first, second, third = some.remote(2, size)
+    assert obsray.get(second)[0] == 1
+    with pytest.raises(ValueError, match="it yielded 2"):
+        obsray.get(third)
+
+
+def test_what_a_generator_of_several_values_yielded_is_not_kept_when_it_runs_again(tmp_path):
+    @obsray.remote(num_returns=2, max_retries=2, retry_exceptions=True)
+    def flaky() -> Iterator[Any]:
+        yield [obsray.put("inside")]
+        with (tmp_path / "tries").open("a") as file:
+            file.write("x")
+        if len((tmp_path / "tries").read_text()) < 3:
+            raise ValueError("not yet")
+        yield 2
+
+    first, second = flaky.remote()
+    assert obsray.get(second) == 2
+    assert obsray.get(obsray.get(first)[0]) == "inside"
+
+
+@pytest.mark.parametrize("kind", ["task", "actor"])
+@pytest.mark.parametrize("size", [1, 50_000])
+def test_what_a_dynamic_generator_yields_is_one_value_that_others_can_have(kind, size):
+    dynamic = of_task_or_actor(kind).options(num_returns="dynamic", _generator_backpressure_num_objects=1)
+    reference = dynamic.remote(5, size)
+    assert isinstance(reference, obsray.ObjectRef)
+    items = obsray.get(reference)
+    assert isinstance(items, obsray.DynamicObjectRefGenerator) and len(items) == 5
+    assert [obsray.get(item)[0] for item in items] == list(range(5)) and len(items) == 0
+
+    @obsray.remote(num_cpus=0)
+    def read(items: Any) -> list[int]:
+        return [int(obsray.get(item)[0]) for item in items]
+
+    assert obsray.get(read.remote(dynamic.remote(3, size))) == [0, 1, 2]
+    assert obsray.get(read.remote(obsray.get(dynamic.remote(3, size)))) == [0, 1, 2]
+    assert len(obsray.get(dynamic.remote(0, size))) == 0
+    good, bad = obsray.get(dynamic.remote(1, size, True))
+    assert obsray.get(good)[0] == 0
+    with pytest.raises(ValueError, match="enough"):
+        obsray.get(bad)
+
+
+def test_a_dynamic_generator_whose_process_dies_or_that_is_cancelled_is_one_failure():
+    @obsray.remote(num_returns="dynamic", max_retries=0)
+    def dies() -> Iterator[int]:
+        yield 1
+        os._exit(4)
+
+    with pytest.raises(exceptions.WorkerCrashedError, match="exited with code 4"):
+        obsray.get(dies.remote())
+    gate = Gate.remote()
+
+    @obsray.remote(num_returns="dynamic")
+    def waits() -> Iterator[int]:
+        yield 1
+        yield obsray.get(gate.wait.remote())
+
+    reference = waits.remote()
+    obsray.cancel(reference)
+    with pytest.raises(exceptions.TaskCancelledError):
+        obsray.get(reference)
 
 
 def test_a_task_may_be_an_async_generator_and_not_a_coroutine():

@@ -120,8 +120,47 @@ def test_terminate_fails_what_was_not_done(session, tmp_path):
     eventually(gate.exists)
     pool.terminate()
     pool.join()
-    with pytest.raises(RuntimeError, match="terminated"):
+    with pytest.raises(exceptions.RayError, match="terminated"):
         result.get(10)
+
+
+def test_an_initializer_has_run_in_every_process_when_the_pool_is_there(session, tmp_path):
+    with Pool(2, initializer=lambda: (tmp_path / str(os.getpid())).touch()):
+        assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_pools_and_tasks_inside_of_a_pool_do_not_wait_for_its_cpus(session):
+    def outer(number):
+        with Pool(2) as pool:
+            return [*pool.map(same, range(number)), obsray.get(obsray.remote(same).remote(number))]
+
+    with Pool(2) as pool:
+        assert pool.map(outer, [1, 2], chunksize=1) == [[0, 1], [0, 1, 2]]
+
+
+def test_the_first_chunks_are_dealt_to_all_processes(session):
+    with Pool(2) as pool:
+        assert len(set(pool.map(lambda _: os.getpid(), range(2), chunksize=1))) == 2
+
+
+def test_of_a_chunk_of_imap_only_the_calls_that_raised_raise(session):
+    def odd(number):
+        if number % 2 == 0:
+            raise ValueError(f"{number} is even")
+        return number
+
+    with Pool(1) as pool:
+        results = pool.imap(odd, range(6), chunksize=4)
+        found = []
+        while len(found) < 6:
+            try:
+                found.append(next(results))
+            except ValueError as error:
+                assert isinstance(error, exceptions.RayTaskError) and "in odd" in str(error)
+                found.append(str(error.cause))
+        assert found == ["0 is even", 1, "2 is even", 3, "4 is even", 5]
+        with pytest.raises(StopIteration):
+            next(results)
 
 
 def test_a_context_makes_no_difference_and_that_is_said():

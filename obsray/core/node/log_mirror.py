@@ -8,6 +8,7 @@ and said so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 from obsray.core.node.machine import NodeMachine
 from obsray.core.node.neighbours import Neighbours
 from obsray.core.protocol.messages import LogChunk, LogsSent, LogsWanted, encode
+from obsray.core.system.bylines import lose, path_of
 from obsray.ids import mark_of
 from obsray.telemetry.spine import Emitter
 
@@ -33,6 +35,8 @@ FILE_BYTES_MAX = 64 << 20
 ANSWER_SECONDS_MAX = 1.0
 REMOTE = "remote"
 _STREAMS = ("out", "err")
+#: In place of a stream: who wrote what.
+BYLINES = "by"
 
 
 class LogMirror:
@@ -46,7 +50,7 @@ class LogMirror:
         emitter: Emitter,
         answer: Callable[[bytes, int, list[bytes]], None],
     ) -> None:
-        self._logs, self._claims = session / "logs", session / "jobs"
+        self._session, self._logs, self._claims = session, session / "logs", session / "jobs"
         self._machine, self._neighbours, self._emitter, self._answer = machine, neighbours, emitter, answer
         #: Worker -> its job, once it has said so.
         self._jobs: dict[str, int] = {}
@@ -112,6 +116,8 @@ class LogMirror:
                     dropped, offset = file.tell() - offset, file.tell()
                     self._emitter.logs_dropped(time.time_ns(), worker, job, dropped)
                 while sent < room and (data := file.read(min(CHUNK_BYTES, room - sent))):
+                    # Behind the look at the output and before it on the link: it tells of all that is sent.
+                    self._send_bylines(worker, job, home)
                     self._neighbours.send(home, encode(LogChunk(worker, job, stream, offset, data, dropped)))
                     sent, offset, dropped = sent + len(data), offset + len(data), 0
         except OSError:
@@ -119,11 +125,28 @@ class LogMirror:
         self._offsets[entry.name] = offset
         return sent
 
+    def _send_bylines(self, worker: bytes, job: int, home: bytes) -> None:
+        path = path_of(self._session, worker.hex())
+        offset = self._offsets.get(path.name, 0)
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(CHUNK_BYTES)
+        except OSError:
+            return
+        if data:
+            self._neighbours.send(home, encode(LogChunk(worker, job, BYLINES, offset, data, 0)))
+            self._offsets[path.name] = offset + len(data)
+
     # --- receiving -----------------------------------------------------------------------------------------
 
     def _received(self, node: bytes, message: LogChunk) -> None:
         worker, stream = message.worker, message.stream
-        if len(worker) != 8 or stream not in _STREAMS or mark_of(worker) != node[:4] or not message.job:
+        if len(worker) != 8 or stream not in (*_STREAMS, BYLINES) or mark_of(worker) != node[:4] or not message.job:
+            return
+        bylines = path_of(self._session, worker.hex())
+        if stream == BYLINES:
+            self._append(bylines, message.data)
             return
         directory = self._logs / REMOTE / node.hex()
         path = directory / f"worker-{worker.hex()}.{stream}"
@@ -134,6 +157,7 @@ class LogMirror:
             self._claim(worker, message.job)
             with open(path, "a+b") as file:
                 if message.dropped:
+                    lose(bylines)
                     file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
                     begun = file.read() not in (b"", b"\n")
                     said = f"... {message.dropped} bytes left out here: they came too fast ..."
@@ -142,12 +166,18 @@ class LogMirror:
                     file.write(message.data)
                     return
                 if path not in self._full:
+                    lose(bylines)
                     self._full.add(path)
                     where = f"node {self._name(node)}, file {path.name}"
                     file.write(f"\n... what follows is only at its own node: {where} ...\n".encode())
         except OSError:
             return
         self._emitter.logs_dropped(time.time_ns(), worker, message.job, len(message.data))
+
+    def _append(self, path: Path, data: bytes) -> None:
+        with contextlib.suppress(OSError), path.open("ab") as file:
+            if file.tell() < FILE_BYTES_MAX:
+                file.write(data)
 
     def _name(self, node: bytes) -> str:
         peer = self._machine.peers.peers.get(node)

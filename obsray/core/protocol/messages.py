@@ -1047,7 +1047,8 @@ class GroupsListed(NamedTuple):
 class LogChunk(NamedTuple):
     """Node of a worker -> node of its job's driver: the worker printed ``data``, at ``offset`` of its file ``stream``.
 
-    ``stream`` is "out" or "err". ``dropped`` bytes before these were left out because they came too fast.
+    ``stream`` is "out" or "err", or "by": who wrote which line (``bylines``). ``dropped`` bytes before these were left
+    out because they came too fast.
     """
 
     worker: bytes

@@ -35,6 +35,8 @@ log = logging.getLogger("obsray.actor")
 ASYNC_CONCURRENCY_DEFAULT = 1000
 #: The group of methods that name none.
 DEFAULT_GROUP = ""
+#: How long calls on the loop may go on that were cancelled because the actor ends.
+CANCEL_SECONDS_MAX = 5.0
 #: How much of the names of a concurrency group's methods is recorded.
 METHODS_TEXT_MAX = 1000
 
@@ -55,9 +57,13 @@ class ActorRunner:
         self.link = executor.session.node
         self.lease = 0
         self.instance: Any = None
+        #: What its lines on a terminal are headed with.
+        self.byline: str = self.spec["class_name"]
         self.concurrent = False
         #: A call has asked for the end: what has not begun will not begin any more.
         self.leaving = False
+        #: Then those that run on the loop may end first.
+        self._in_order = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self._groups: dict[str, Any] = {}
         self._coroutines: dict[bytes, tuple[Running, Any]] = {}
@@ -108,6 +114,7 @@ class ActorRunner:
         executor.end(running, Outcome.OK, [], None, time.time_ns())
         if spec.get("checkpoint") is not None and not self._restore(spec["checkpoint"]):
             return
+        self.byline = self.shown() or self.byline
         self._report(m.ActorReady(self.id, os.getpid()))
 
     def _restore(self, wishes: dict[str, Any]) -> bool:
@@ -207,6 +214,7 @@ class ActorRunner:
 
     def terminate(self) -> None:
         """End in order, after the calls that came before."""
+        self._in_order = True
         raise ActorExit
 
     # --- calls that run beside others -------------------------------------------------------------------------------
@@ -268,10 +276,15 @@ class ActorRunner:
                 if running.returns < 0:
                     await executor.producers.stream_on_loop(running, result, self._flush_soon)
                     result = None
+                elif running.returns > 1 and hasattr(result, "__next__"):
+                    result = executor.producers.fill(running, result)
             ended_at = time.time_ns()
             values, extra = executor.store_results(running, result)
             executor.end(running, Outcome.OK, values, extra, ended_at)
         except asyncio.CancelledError:
+            if self.leaving:
+                # Its caller will hear of the actor's end.
+                return
             running.cancelled = True
             if running.loaded is None:
                 running.loaded = running.link.state[running.number]
@@ -311,6 +324,10 @@ class ActorRunner:
             return True
         return False
 
+    def _cancel_all(self) -> None:
+        for _, task in list(self._coroutines.values()):
+            task.cancel()
+
     def exits_by(self, error: BaseException) -> bool:
         """Whether a call ended with the wish to end the actor: ``exit_actor()``, or ``sys.exit()`` with code 0.
 
@@ -325,13 +342,17 @@ class ActorRunner:
         return isinstance(error, (SystemExit, AsyncioActorExit))
 
     def farewell(self) -> bytes:
-        """A call asked for the end of the actor: no other begins any more. The error for the one that asked."""
+        """A call asked for the end of the actor. The error for the one that asked."""
+        self.leave()
+        who = f"{self.spec['class_name']} ({self.id.hex()}, pid {os.getpid()})"
+        return dump_error(ActorDiedError(f"the actor {who} ended itself by exit_actor()", self.id.hex()))
+
+    def leave(self) -> None:
+        """The actor is to end for good: no call begins any more."""
         self.leaving = True
         if self.loop is None:
             self._waiting.clear()
         self.executor.exit("exit_actor() was called")
-        who = f"{self.spec['class_name']} ({self.id.hex()}, pid {os.getpid()})"
-        return dump_error(ActorDiedError(f"the actor {who} ended itself by exit_actor()", self.id.hex()))
 
     def warn_if_blocking(self) -> None:
         """The code on this thread is about to wait in ``get``: on the event loop that stops every other call."""
@@ -352,7 +373,10 @@ class ActorRunner:
     def stop(self) -> None:
         """Wait for calls that run on other threads, then end them."""
         if self.loop is not None:
-            deadline = time.monotonic() + 30
+            at_once = self.leaving and not self._in_order
+            if at_once:
+                self.loop.call_soon_threadsafe(self._cancel_all)
+            deadline = time.monotonic() + (CANCEL_SECONDS_MAX if at_once else 30)
             while self._coroutines and time.monotonic() < deadline:
                 time.sleep(0.005)
             self.loop.call_soon_threadsafe(self.loop.stop)

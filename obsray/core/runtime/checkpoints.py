@@ -166,6 +166,8 @@ class Checkpoints:
             value = _call(function, args, kwargs)
             if call.returns < 0:
                 value = _take(value, call.items)
+            elif call.returns > 1 and hasattr(value, "__next__"):
+                value = list(value)
         except BaseException as raised:
             error = raised
         executor.slots.pop(0, None)

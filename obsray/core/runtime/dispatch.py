@@ -492,6 +492,8 @@ class Dispatcher:
                     self.emitter.task_finished(time_ns, identifier, attempt, 0, size, 0)
                     self.verdicts.forget(identifier)
             else:
+                if extra is not None and "made" in extra:
+                    self._partly_made(task, extra, worker)
                 self.verdicts.failed(task, outcome, values[0], extra, worker, time_ns)
         if run_count:
             self.emitter.tasks_finished(time_ns, run_first, run_count, run_bytes)
@@ -506,6 +508,16 @@ class Dispatcher:
                     continue
             if lease.shape.queue:
                 self.active.add(lease.shape)
+
+    def _partly_made(self, task: Task, extra: dict[str, Any], worker: bytes) -> None:
+        """A generator of several values raised: those that it had yielded count, unless it runs again."""
+        made, contained = extra["made"], extra.get("contained") or ()
+        if task.cancelled or (extra.get("retry") and task.retries_left != 0):
+            for group in contained:
+                self.ownership.refuse(group, worker)
+            return
+        missing = [None] * (len(task.entries) - len(made))
+        self.lineage.made_again(task, [*made, *missing], contained and [*contained, *missing], worker)
 
     def worker_died(self, worker: bytes) -> list[Task]:
         """A worker is gone: its leases end. Returns what was in flight there, in the order it was pushed."""

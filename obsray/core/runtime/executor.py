@@ -23,7 +23,7 @@ from obsray.core.options import UNIT
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.environment_key import FOLLOWS_CPUS, THREADS_OF_A_TASK
 from obsray.core.runtime.output import LOOK_NS, Streams
-from obsray.core.runtime.producers import ABANDONED, Producers
+from obsray.core.runtime.producers import ABANDONED, Filled, Producers
 from obsray.core.runtime.references import dropped
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, dump_error, serialize
@@ -352,6 +352,8 @@ class Executor:
             if running.returns < 0:
                 self.producers.stream(running, result)
                 result = None
+            elif running.returns > 1 and hasattr(result, "__next__"):
+                result = self.producers.fill(running, result)
             ended_at = time.time_ns()
             args = kwargs = None
             values, extra = self.store_results(running, result)
@@ -473,6 +475,8 @@ class Executor:
         """The results as they travel. Raises what makes them unfit to: wrong number, not picklable, store full."""
         returns = running.returns
         running.blocked_in_run_ns = running.blocked_ns
+        if type(result) is Filled:
+            return result.values, self._hand_out(running, result.contained)
         if returns == 1:
             results: tuple[Any, ...] = (result,)
         elif returns <= 0:
@@ -495,12 +499,16 @@ class Executor:
             stored, references = self.store_one(running.task + index.to_bytes(4, "big"), value, "the result")
             values.append(stored)
             contained.append(references)
+        return values, self._hand_out(running, contained)
+
+    def _hand_out(self, running: Running, contained: list[list[bytes]]) -> dict[str, Any] | None:
+        """Register who called as the holder of the references inside of results, one group for each of them."""
         if not any(contained):
-            return values, None
+            return None
         with self.session.lock:
             for group in contained:
                 self.session.ownership.hand_out(group, running.link.peer.worker)
-        return values, {"contained": contained}
+        return {"contained": contained}
 
     def store_one(self, identifier: bytes, value: Any, name: str) -> tuple[Any, list[bytes]]:
         """One value as it travels, in the store if it is large, and the references inside. ``name``: what it is."""
@@ -526,6 +534,9 @@ class Executor:
         else:
             outcome, values = Outcome.APP_ERROR, [self._describe(error, running)]
             extra = self._retry(error, running.options)
+            if running.made is not None and running.made.values:
+                made = running.made
+                extra = {**(extra or {}), **(self._hand_out(running, made.contained) or {}), "made": made.values}
         error.__traceback__ = None
         self.end(running, outcome, values, extra, ended_at)
 

@@ -392,14 +392,18 @@ class Lineage:
                 ownership.discard((entry.id,))
 
     def item_again(self, task: bytes, index: int, value: Any, contained: Any, worker: bytes) -> bool:
-        """An item of a stream that was yielded before. False if nobody wants it a second time."""
-        for entry in self._asked.get(task, ()):
-            if entry.state == PENDING and index_of(entry.id) == index + 1:
-                if type(value) is int:
-                    self.item_stored(task, entry, worker)
-                self.ownership.fulfil(entry, value, False, contained)
-                return True
-        return False
+        """An item of a stream that was yielded before. False if nobody wants it a second time.
+
+        It is wanted if it is lost: be it that the task runs again for it, or that it does so for another reason, and
+        then it may well wait for whoever waits for the item.
+        """
+        entry = self.ownership.entries.get(task + (index + 1).to_bytes(4, "big"))
+        if entry is None or entry.state != PENDING:
+            return False
+        if type(value) is int:
+            self.item_stored(task, entry, worker)
+        self.ownership.fulfil(entry, value, False, contained)
+        return True
 
     def _items_end(self, task: Task) -> set[bytes]:
         """A streaming task has ended well: those of its items that lie in the store and are needed."""

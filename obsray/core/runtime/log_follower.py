@@ -1,9 +1,9 @@
 """What tasks and actors print reaches the terminal of the driver that started them, and no other's.
 
-Workers write to files of the session, which outlive them; this follows the files, whole lines only, each with the
-worker that wrote it in front, and its node if that is another one (its node sends it here, ``node/log_mirror.py``). The
-files stay the truth: a line that several workers print is shown once and then counted, nothing in a line steers the
-terminal (``repeats.py``), and what is shown here may lag by ``POLL_SECONDS``.
+Workers write to files of the session, which outlive them; this follows the files, whole lines only, each with the task
+or actor that wrote it in front (``system/bylines.py``), its process, and its node if that is another one (which sends
+them here, ``node/log_mirror.py``). The files stay the truth: a line that several workers print is shown once and then
+counted, nothing in a line steers the terminal (``repeats.py``), and what is shown here may lag by ``POLL_SECONDS``.
 
 A worker says whose it is before it runs anything for a job: ``jobs/<worker>`` holds the job's number. It works for no
 other afterwards. What nobody claims (a process that did not start) is for the driver that started the runtime.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from obsray.core.runtime.repeats import Repeats, harmless
+from obsray.core.system.bylines import Reader, path_of
 
 POLL_SECONDS = 0.2
 READ_BYTES_MAX = 1 << 20
@@ -48,12 +49,15 @@ class LogFollower:
 
     def __init__(self, session: Path, job: int, unclaimed: bool = True, dedup_seconds: float = 0.0) -> None:
         self._repeats = Repeats(dedup_seconds)
+        self._session = session
         self._directory = session / "logs"
         self._claims = session / CLAIMS
         self._job = job
         self._unclaimed = unclaimed
         self._jobs: dict[str, int] = {}
         self._offsets: dict[str, int] = {}
+        #: Worker -> who wrote which of its lines.
+        self._bylines: dict[str, Reader] = {}
         #: File -> what is said of the node it comes from, if that is not the driver's own.
         self._nodes: dict[str, str] = {}
         self._stopping = threading.Event()
@@ -141,14 +145,23 @@ class LogFollower:
         if not end:
             return False
         self._offsets[entry.name] = offset + end
-        worker = entry.name.removeprefix("worker-")[:8]
-        kind = "err" if entry.name.endswith(".err") else "out"
-        prefix = f"(worker {worker}{self._nodes.get(entry.name, '')}) "
-        now = time.monotonic()
-        lines = [harmless(line) for line in data[:end].decode("utf-8", "replace").splitlines()]
-        shown = [line for line in lines if self._repeats.shows(kind, line, worker, prefix, now)]
+        worker, _, kind = entry.name.removeprefix("worker-").rpartition(".")
+        bylines = self._bylines.get(worker)
+        if bylines is None:
+            bylines = self._bylines[worker] = Reader(path_of(self._session, worker))
+        bylines.read()
+        now, shown, node = time.monotonic(), [], self._nodes.get(entry.name, "")
+        for part in data[:end].splitlines(keepends=True):
+            name = " ".join(harmless(bylines.name_at(kind, offset)).split())
+            offset += len(part)
+            who = f"{name} pid={bylines.pid}".lstrip() if bylines.pid else f"worker {worker[:8]}"
+            prefix = f"({who}{node}) "
+            for line in part.decode("utf-8", "replace").splitlines():
+                line = harmless(line)
+                if self._repeats.shows(kind, line, worker, prefix, now):
+                    shown.append(f"{prefix}{line}\n")
         stream = _stream(kind)
-        stream.write("".join(f"{prefix}{line}\n" for line in shown))
+        stream.write("".join(shown))
         stream.flush()
         return True
 

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from obsray.core.runtime.running import Running, running_here
+from obsray.core.system.bylines import STREAMS, Bylines, path_of
 from obsray.ids import NIL_TASK
 from obsray.telemetry.events import OutputStream
 
@@ -70,6 +71,8 @@ class Streams:
         self._executor = executor
         self._emitter = executor.session.emitter
         self._pid = os.getpid()
+        session = executor.session
+        self._bylines = Bylines(path_of(session.directory, session.worker.hex()))
         #: The attempt that wrote last; nothing is to be done when another one ends quickly.
         self.writer: Running | None = None
         self._both = (Output(sys.stdout, OutputStream.OUT, self), Output(sys.stderr, OutputStream.ERR, self))
@@ -107,6 +110,7 @@ class Streams:
         if os.getpid() != self._pid:
             # A child that user code has forked must not write into our records.
             return
+        self._bylines.tell(STREAMS[output.kind], offset, self._name(writer))
         level = logger = 0
         if record is not None:
             level, logger = self._emitter.intern(record.levelname), self._emitter.intern(record.name)
@@ -114,6 +118,15 @@ class Streams:
             (writer.task, writer.attempt, writer.actor) if writer is not None else (NIL_TASK, 0, bytes(16))
         )
         self._emitter.output_began(now, task, attempt, actor, int(output.kind), offset, level, logger)
+
+    def _name(self, writer: Running | None) -> str:
+        """Who writes, for people: the actor whose process this is, or the task."""
+        actor = self._executor.actor
+        if actor is not None:
+            return str(actor.byline)
+        if writer is None:
+            return ""
+        return str((writer.options or {}).get("name") or writer.loaded.name)
 
     def _only(self) -> Running | None:
         """For a thread of user code: the attempt that runs here, if it is the only one."""

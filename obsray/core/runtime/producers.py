@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.running import Running
@@ -14,23 +15,36 @@ from obsray.core.runtime.waiting import Waiter
 if TYPE_CHECKING:
     from obsray.core.runtime.executor import Executor
 
+log = logging.getLogger(__name__)
+
 #: The consumer is gone: nobody wants more items.
 ABANDONED = -1
+#: ``returns`` of a task whose items are wanted all at once, when it has ended.
+GATHERED = -2
 
 
 class Window:
     """How far one stream is. ``ahead``: items that may be sent before they are taken, -1 without bound."""
 
-    __slots__ = ("ahead", "sent", "taken", "wake", "wanted")
+    __slots__ = ("ahead", "gathered", "sent", "taken", "wake", "wanted")
 
-    def __init__(self, ahead: int, wanted: list[int] | None = None) -> None:
-        self.ahead = ahead
+    def __init__(self, ahead: int, wanted: list[int] | None = None, gathered: bool = False) -> None:
+        self.ahead = -1 if gathered else ahead
+        #: Nobody takes items before the last one is there.
+        self.gathered = gathered
         #: Items that were lost, if the others are there: nobody takes those that are made again.
         self.wanted = wanted
         self.sent = 0
         self.taken = 0
         #: Called, with the session's lock held, when there is room; None while nobody waits for it.
         self.wake: Callable[[], None] | None = None
+
+
+class Filled(NamedTuple):
+    """Results of a generator that was to yield a certain number of values, as they travel."""
+
+    values: list[Any]
+    contained: list[list[bytes]]
 
 
 class Producers:
@@ -56,20 +70,23 @@ class Producers:
                 other.wake()
 
     def _is_full(self, window: Window) -> bool:
-        if window.taken == ABANDONED or window.wanted is not None:
+        if window.taken == ABANDONED or window.wanted is not None or window.gathered:
             return False
         if 0 < window.ahead <= window.sent - window.taken:
             return True
         if self.together_max < 0:
             return False
         waiting = sum(
-            max(0, w.sent - w.taken) for w in self._windows.values() if w.taken != ABANDONED and w.wanted is None
+            max(0, w.sent - w.taken)
+            for w in self._windows.values()
+            if w.taken != ABANDONED and w.wanted is None and not w.gathered
         )
         return waiting >= self.together_max
 
     def _open(self, running: Running) -> Window:
         options = running.options or {}
-        window = self._windows[running.task] = Window(options.get("backpressure", -1), options.get("wanted"))
+        ahead, wanted = options.get("backpressure", -1), options.get("wanted")
+        window = self._windows[running.task] = Window(ahead, wanted, running.returns == GATHERED)
         return window
 
     def stream(self, running: Running, items: Any) -> None:
@@ -92,6 +109,38 @@ class Producers:
             _close(iterator)
         if running.cancelled:
             raise KeyboardInterrupt
+
+    def fill(self, running: Running, items: Iterator[Any]) -> Filled:
+        """Store what a generator of ``num_returns`` values yields, one by one, so that no two are in memory at once.
+
+        What it has yielded before it raises counts. Raises ValueError if it yields too few.
+        """
+        executor, options = self.executor, running.options
+        wanted = options.get("wanted") if options is not None else None
+        running.made = made = Filled([], [])
+        for index, value in enumerate(items):
+            if index == running.returns:
+                log.warning(
+                    "%s yields more values than num_returns=%d: nobody can have the others",
+                    running.loaded.name, running.returns,
+                )  # fmt: skip
+                _close(items)
+                break
+            stored: Any = None
+            references: list[bytes] = []
+            if wanted is None or index in wanted:
+                identifier = running.task + index.to_bytes(4, "big")
+                stored, references = executor.store_one(identifier, value, "the yielded value")
+            made.values.append(stored)
+            made.contained.append(references)
+            value = None
+        if len(made.values) < running.returns:
+            raise ValueError(
+                f"{running.loaded.name} must yield {running.returns} values (num_returns={running.returns}), "
+                f"it yielded {len(made.values)}"
+            )
+        running.made = None
+        return made
 
     def _wait(self, window: Window) -> None:
         waiter = Waiter(1)

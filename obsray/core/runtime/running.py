@@ -59,6 +59,7 @@ class Running:
         "lease",
         "link",
         "loaded",
+        "made",
         "marked",
         "number",
         "options",
@@ -107,6 +108,8 @@ class Running:
         #: Thread CPU time at the start, -1 if not read.
         self.cpu_started = -1
         self.marked = False
+        #: What a generator of several values has yielded so far, while it runs or if it raised.
+        self.made: Any = None
         self.cancelled = False
         #: What its GPU work is known by, 0 if none is captured.
         self.gpu = 0

@@ -28,22 +28,24 @@ from typing import Any
 
 import cloudpickle
 
-from obsray.causes import users, users_frames, with_sources
+from obsray.causes import CUSTOM, users, users_frames, with_sources
 from obsray.core.runtime.bindings import interactive
 from obsray.errors import RayError, RayTaskError
 
 ALIGN_BYTES = 64
 KIND_BUFFERS = 0x01
 KIND_ERROR = 0x02
+#: Second byte of an error that others have failed with that needed the value; no pickle begins with it.
+_NEEDED = 0x00
+_NAMES = Struct("<I")
+#: How many of them are named.
+NEEDING_MAX = 20
 _PREFIX = Struct("<B3xIQ")
 _BUFFER = Struct("<QQ")
 _PROTOCOL = 5
 
 #: Types whose pickles refer to nothing and mean the same in every process.
 PLAIN = frozenset({int, float, bool, type(None), str, bytes, complex})
-
-#: Class -> (serializer, deserializer), set by ``obsray.util.register_serializer``.
-CUSTOM: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
 
 
 class _Collector(threading.local):
@@ -226,9 +228,31 @@ def dump_error(error: BaseException) -> bytes:
         return bytes([KIND_ERROR]) + pickle.dumps(plain, _PROTOCOL)
 
 
+def needed_by(data: bytes, who: str) -> bytes:
+    """An error as a value that ``who`` needed as well, and so did not run. Nothing of the user's is unpickled."""
+    needing, inner = _needing(data)
+    if len(needing) < NEEDING_MAX:
+        needing = (*needing, who)
+    elif needing[-1] != "...":
+        needing = (*needing, "...")
+    names = pickle.dumps(needing, _PROTOCOL)
+    return bytes([KIND_ERROR, _NEEDED]) + _NAMES.pack(len(names)) + names + inner
+
+
+def _needing(data: bytes | memoryview) -> tuple[tuple[str, ...], bytes]:
+    if data[1] != _NEEDED:
+        return (), bytes(data)
+    (size,) = _NAMES.unpack_from(data, 2)
+    at = 2 + _NAMES.size
+    return pickle.loads(data[at : at + size]), bytes(data[at + size :])
+
+
 def load_error(data: bytes | memoryview) -> BaseException:
     """The error inside a value, as it should be raised here."""
+    needing, data = _needing(data)
     error = pickle.loads(memoryview(data)[1:])
+    if needing and isinstance(error, RayError):
+        error.needed_by = needing
     if isinstance(error, RayTaskError):
         if interactive():
             error.traceback_str = with_sources(error.traceback_str)

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.ownership import Entry, Task
 from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.serialization import load_error, serialize
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.waiting import Waiter
 from obsray.core.transport.links import Link
+from obsray.errors import RayTaskError
 
 if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T", covariant=True)
+
+
+#: Index of the value that has all items of a task in it: behind every item.
+_WHOLE = 0xFFFFFFFF
+
+
+class DynamicObjectRefGenerator(Generic[T]):
+    """The references of what a task with ``num_returns="dynamic"`` has yielded: the value of what its call returned.
+
+    Iterating takes them out, so that each value is let go of as soon as nobody has its reference any more. Can be
+    sent to other processes.
+    """
+
+    def __init__(self, references: Iterable[ObjectRef[T]]) -> None:
+        self._references = deque(references)
+
+    def __iter__(self) -> Iterator[ObjectRef[T]]:
+        while self._references:
+            yield self._references.popleft()
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def __repr__(self) -> str:
+        return f"DynamicObjectRefGenerator({len(self._references)} references)"
 
 
 class Stream:
@@ -155,8 +183,8 @@ class ObjectRefGenerator(Generic[T]):
         return self._completed
 
     def next_ready(self) -> bool:
-        """Whether ``next`` would not block."""
-        return bool(self._stream.ready) or self._stream.ended
+        """Whether there is an item that ``next`` would return without waiting."""
+        return bool(self._stream.ready)
 
     def is_finished(self) -> bool:
         """Whether every item has been taken."""
@@ -206,6 +234,16 @@ class Streams:
         self.session.ownership.wait_for(task.entries[0], _Ended(self, stream))
         return stream
 
+    def gather(self, task: Task) -> Entry:
+        """Begin to consume a task whose items are wanted all at once, as the value of an object: its entry."""
+        stream = self.streams[task.id] = Stream(self.session, task.id)
+        whole = Entry(task.id + _WHOLE.to_bytes(4, "big"), True)
+        whole.local = 1
+        self.session.ownership.entries[whole.id] = whole
+        self.session.ownership.pending.add(whole.id)
+        self.session.ownership.wait_for(task.entries[0], _Gathered(self, stream, whole))
+        return whole
+
     def _on_item(self, link: Link, message: m.Message) -> None:
         _, task, index, value, contained = message
         stream, ownership, worker = self.streams.get(task), self.session.ownership, link.peer.worker
@@ -242,3 +280,24 @@ class _Ended:
         if not self.stream.ended:
             self.stream.end(entry.value if entry.failed and type(entry.value) is bytes else None)
         self.streams.streams.pop(self.stream.task, None)
+
+
+class _Gathered(_Ended):
+    """Makes one value of all items when their task has ended."""
+
+    def __init__(self, streams: Streams, stream: Stream, whole: Entry) -> None:
+        super().__init__(streams, stream)
+        self.whole = whole
+
+    def on_ready(self, entry: Entry) -> None:
+        super().on_ready(entry)
+        ownership, ready = self.streams.session.ownership, self.stream.ready
+        # What user code raised is the last item, as in a stream; whatever else ended the task ended all of it.
+        if entry.failed and type(entry.value) is bytes and not isinstance(load_error(entry.value), RayTaskError):
+            ownership.drop_local([item.id for item in ready])
+            ownership.fulfil(self.whole, entry.value, True)
+        else:
+            references: list[ObjectRef[Any]] = [ObjectRef(item.id) for item in ready]
+            value = serialize(DynamicObjectRefGenerator(references))
+            ownership.fulfil(self.whole, value.to_bytes(), False, tuple(value.references))
+        ready.clear()

@@ -15,6 +15,7 @@ from obsray.core.runtime.calls import ActorClient
 from obsray.core.runtime.dispatch import wire_arguments
 from obsray.core.runtime.leases import Function, Shape
 from obsray.core.runtime.ownership import NODE, READY, Entry, Task
+from obsray.core.runtime.producers import GATHERED
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import PLAIN, Serialized, serialize
 from obsray.core.runtime.session import Session
@@ -23,7 +24,9 @@ from obsray.errors import PendingCallsLimitExceeded, RaySystemError
 from obsray.ids import NIL_OBJECT, NIL_TASK
 from obsray.telemetry.events import TaskType
 
+#: ``num_returns`` of generators: references one by one, or all of them in one value at the end.
 STREAMING = -1
+DYNAMIC = GATHERED
 _SEQUENCE = Struct(">Q").pack
 _FIRST = bytes(4)
 
@@ -276,6 +279,10 @@ class Submission:
         return len(task.arguments or ())
 
     def _references(self, plan: Plan, task: Task) -> Any:
+        if plan.returns == DYNAMIC:
+            whole = self.streams.gather(task)
+            self._fail_early(task)
+            return ObjectRef[Any](whole.id)
         if plan.returns < 0:
             stream = self.streams.open(task)
             stream.backpressure = plan.backpressure

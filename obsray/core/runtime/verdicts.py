@@ -14,7 +14,7 @@ from typing import Any
 from obsray.core.protocol.lifecycle import ActorState, TaskState, advance
 from obsray.core.protocol.messages import WorkerDied
 from obsray.core.runtime.ownership import Entry, Ownership, Task
-from obsray.core.runtime.serialization import dump_error
+from obsray.core.runtime.serialization import dump_error, needed_by
 from obsray.errors import (
     ActorDiedError,
     ActorUnavailableError,
@@ -257,9 +257,10 @@ class Verdicts:
         self.end(task, TaskState.FAILED, outcome, self._with_story(task, error))
 
     def argument_failed(self, task: Task, entry: Entry) -> None:
-        """An argument failed, so the task does not run and fails with the argument's own error."""
+        """An argument failed, so the task does not run and fails with the argument's own error, which says so."""
         assert type(entry.value) is bytes
-        self.end(task, TaskState.FAILED, Outcome.LOST_ARGUMENT, entry.value)
+        error = needed_by(entry.value, f"{task.function.name} (task {task.id.hex()})")
+        self.end(task, TaskState.FAILED, Outcome.LOST_ARGUMENT, error)
 
     def environment_failed(self, task: Task, why: str) -> None:
         """What a worker must be for this task cannot be made."""

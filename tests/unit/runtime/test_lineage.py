@@ -74,6 +74,24 @@ def test_a_lost_result_is_made_again_once_somebody_waits_for_it():
     check(bench)
 
 
+def test_a_lost_item_of_a_stream_is_back_as_soon_as_its_task_yields_it_again_for_whatever_reason():
+    bench = Bench()
+    (task,) = bench.submit(retries=2)
+    bench.grant()
+    bench.run()
+    item = bench.ownership.entries[task.id + b"\0\0\0\1"] = Entry(task.id + b"\0\0\0\1", True)
+    item.local, lineage = 1, bench.dispatcher.lineage
+    lineage.item_stored(task.id, item, WORKER)
+    bench.ownership.fulfil(item, SIZE)
+    lineage.lost(item, "its node died")
+    sink = Sink(bench, item)
+    assert (item.state, sink.told) == (PENDING, 0)
+    assert lineage.item_again(task.id, 0, SIZE, (), WORKER) and (item.state, sink.told) == (READY, 1)
+    assert not lineage.item_again(task.id, 0, SIZE, (), WORKER), "it is there"
+    assert not lineage.item_again(task.id, 1, SIZE, (), WORKER), "there never was one"
+    check(bench)
+
+
 def test_without_retries_it_is_an_error():
     bench = Bench()
     task = finished(bench)

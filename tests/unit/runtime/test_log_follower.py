@@ -1,10 +1,12 @@
 """What workers print reaches the driver: whole lines, each once, with the worker in front."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from obsray.core.runtime.log_follower import CLAIMS, LogFollower, claim_output
+from obsray.core.system.bylines import Bylines, lose, path_of
 
 
 def follow(session: Path, job: int = 1, unclaimed: bool = True) -> LogFollower:
@@ -36,6 +38,38 @@ def test_errors_go_to_stderr_and_other_files_nowhere(tmp_path: Path, capsys: pyt
     follower._poll(final=False)
     shown = capsys.readouterr()
     assert shown.err == "(worker 3fa2c1d0) warning \ufffd\n" and shown.out == ""
+
+
+def test_each_line_has_its_task_or_actor_in_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    follower = follow(tmp_path)
+    worker = "3fa2c1d0aabbccdd"
+    log, bylines = tmp_path / "logs" / f"worker-{worker}.out", Bylines(path_of(tmp_path, worker))
+    (tmp_path / "logs" / "remote" / "67c9").mkdir(parents=True)
+    (tmp_path / "logs" / "remote" / "67c9" / "name").write_text("left")
+    bylines.tell("out", 0, "f")
+    log.write_text("1 of f\n2 of f\n")
+    follower._poll(final=False)
+    bylines.tell("out", log.stat().st_size, "f")
+    bylines.tell("out", log.stat().st_size, "a \x1b[2J\nname")
+    bylines.tell("err", 0, "other")
+    log.write_text(log.read_text() + "of a\n")
+    bylines.tell("out", log.stat().st_size, "")
+    log.write_text(log.read_text() + "of nobody\n")
+    follower._poll(final=False)
+    pid = os.getpid()
+    lines = [f"(f pid={pid}) 1 of f", f"(f pid={pid}) 2 of f", f"(a name pid={pid}) of a", f"(pid={pid}) of nobody"]
+    assert capsys.readouterr().out.splitlines() == lines
+    assert len(path_of(tmp_path, worker).read_text().splitlines()) == 4, "nothing is said twice"
+    far = tmp_path / "logs" / "remote" / "67c9" / "worker-0102030405060708.out"
+    bylines = Bylines(path_of(tmp_path, "0102030405060708"))
+    bylines.tell("out", 0, "g")
+    far.write_text("of g\n")
+    follower._poll(final=False)
+    lose(path_of(tmp_path, "0102030405060708"))
+    bylines.tell("out", 5, "h")
+    far.write_text("of g\nwhose?\n")
+    follower._poll(final=False)
+    assert capsys.readouterr().out.splitlines() == [f"(g pid={pid}, node left) of g", f"(pid={pid}, node left) whose?"]
 
 
 def test_a_directory_that_is_gone_is_no_error(tmp_path: Path) -> None:
