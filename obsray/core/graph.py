@@ -94,6 +94,9 @@ class FunctionNode(DAGNode):
         function = self._function.options(**self._options) if self._options else self._function
         return function.remote(*args, **kwargs)
 
+    def get_options(self) -> dict[str, Any]:
+        return {**self._function._options, **self._options}
+
     def _title(self) -> str:
         return str(self._function.__name__)
 
@@ -104,6 +107,17 @@ class ClassNode(DAGNode):
     def __init__(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__(args, kwargs)
         self._class = cls
+        #: The newest call of a method that was bound to it: the next one comes after it, as calls of a handle would.
+        self._newest: ClassMethodNode | None = None
+
+    def options(self, **options: Any) -> DAGNode:
+        """A copy, another actor, with other options; nothing is bound to it yet."""
+        copy = super().options(**options)
+        copy.__dict__["_newest"] = None
+        return copy
+
+    def get_options(self) -> dict[str, Any]:
+        return {**self._class._options, **self._options}
 
     def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any], given: Input) -> Any:
         cls = self._class.options(**self._options) if self._options else self._class
@@ -125,20 +139,30 @@ class _UnboundMethod:
         self._owner, self._name, self._options = owner, name, options
 
     def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
-        return ClassMethodNode(self._owner, self._name, args, kwargs, self._options)
+        owner = self._owner
+        node = ClassMethodNode(owner, self._name, args, kwargs, self._options, owner._newest)
+        owner._newest = node
+        return node
 
     def options(self, **options: Any) -> _UnboundMethod:
         return _UnboundMethod(self._owner, self._name, {**self._options, **options})
 
 
 class ClassMethodNode(DAGNode):
-    """A call of an actor's method; ``actor`` is a ``ClassNode`` or a handle."""
+    """A call of an actor's method; ``actor`` is a ``ClassNode`` or a handle. ``before``: the call that comes first."""
 
     def __init__(
-        self, actor: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
-    ) -> None:
+        self, actor: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any],
+        before: ClassMethodNode | None = None,
+    ) -> None:  # fmt: skip
         super().__init__((actor, *args), kwargs, options)
         self._name = name
+        self._before = before
+
+    def _needs(self) -> Iterator[DAGNode]:
+        if self._before is not None:
+            yield self._before
+        yield from super()._needs()
 
     def get_args(self) -> tuple[Any, ...]:
         return self._args[1:]
@@ -151,6 +175,27 @@ class ClassMethodNode(DAGNode):
 
     def _title(self) -> str:
         return self._name
+
+
+class ResultNode(DAGNode):
+    """One result of a call that has several."""
+
+    def __init__(self, call: DAGNode, index: int) -> None:
+        super().__init__((call,), {})
+        self._index = index
+
+    def _make(self, args: tuple[Any, ...], kwargs: dict[str, Any], given: Input) -> Any:
+        return args[0][self._index]
+
+    def _title(self) -> str:
+        return f"result {self._index}"
+
+
+def results_of(node: ClassMethodNode, returns: Any) -> ClassMethodNode | tuple[ResultNode, ...]:
+    """What a bound call of an actor's method is: a node, or one for each of its results if it has several."""
+    if isinstance(returns, int) and returns > 1:
+        return tuple(ResultNode(node, index) for index in range(returns))
+    return node
 
 
 class Input:

@@ -16,7 +16,7 @@ from obsray.core.calling import (
     is_generator,
     signature_of,
 )
-from obsray.core.graph import ClassMethodNode
+from obsray.core.graph import ClassMethodNode, results_of
 from obsray.core.runtime.leases import Function
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.serialization import collector
@@ -253,10 +253,11 @@ class ActorMethod:
         copy.__dict__.update(self.__dict__, _options={**self._options, **options}, _plan=None)
         return copy
 
-    def bind(self, /, *args: Any, **kwargs: Any) -> ClassMethodNode:
-        """A call for a graph (``obsray.dag``): described, not made."""
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
+        """A call for a graph (``obsray.dag``): described, not made. A tuple of its results if it has several."""
         handle: ActorHandle[Any] = ActorHandle(self._client.id, self._meta, self._session, self._reference)
-        return ClassMethodNode(handle, self._name, args, kwargs, self._options)
+        returns = {**(self._info.options if self._info is not None else {}), **self._options}.get("num_returns")
+        return results_of(ClassMethodNode(handle, self._name, args, kwargs, self._options), returns)
 
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,17 +27,21 @@ INSTEAD: dict[str, str] = {
     "_redis_password": "the control store is embedded",
     "_tracing_startup_hook": "every task is recorded with its trace already",
     "_metrics_export_port": "say it as a setting: _system_config={'metrics_address': '127.0.0.1:PORT'}",
-    "_enable_object_reconstruction": "lost objects are not computed again yet",
     "_node_ip_address": "everything listens on this machine alone",
     "storage": "it was removed from Ray as well",
 }
 LOOPBACK = ("127.0.0.1", "localhost")
+_OF_THE_DASHBOARD = ("include_dashboard", "dashboard_host", "dashboard_port")
+#: Accepted, because they say what is so anyway.
+_ANYWAY = ("_enable_object_reconstruction",)
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def refuse(unknown: Mapping[str, Any], known: list[str]) -> None:
     """Raise RuntimeError for parameters that do not exist or have no effect here."""
     for name, value in unknown.items():
+        if name in _ANYWAY:
+            continue
         if name in INSTEAD:
             if value is None or value is False:
                 continue
@@ -47,8 +52,20 @@ def refuse(unknown: Mapping[str, Any], known: list[str]) -> None:
 
 
 def refuse_when_joining(given: str, options: Mapping[str, Any]) -> None:
-    """Raise ValueError for what only whoever starts a runtime can decide; ``given``: how the address was."""
+    """Raise ValueError for what only whoever starts a runtime can decide; ``given``: how the address was.
+
+    What is about the dashboard alone, which this program can do with or without, is a RuntimeWarning.
+    """
     decided = [name for name, value in options.items() if value is not None]
+    shown = [name for name in decided if name in _OF_THE_DASHBOARD]
+    decided = [name for name in decided if name not in shown]
+    if shown and not decided:
+        warnings.warn(
+            f"{given}: {' and '.join(shown)} makes no difference when connecting to an existing cluster: whoever "
+            "started it has decided that",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     if decided:
         names = "num_cpus and num_gpus" if decided[0] in ("num_cpus", "num_gpus") else " and ".join(decided)
         raise ValueError(

@@ -74,6 +74,39 @@ def test_actors_are_made_by_each_execution_and_once_by_a_compiled_graph():
         compiled.execute(1)
 
 
+def test_calls_bound_to_one_actor_are_made_in_their_order_whether_or_not_their_values_are_used():
+    counter, other = Counter.bind(10), Counter.bind(100)
+    first = counter.add.bind(0)
+    counter.add.bind(2)
+    counter.add.options(name="named").bind(4)
+    other.add.bind(6)
+    graph = add.bind(counter.add.bind(0), other.add.bind(0))
+    assert obsray.get(graph.execute()) == 16 + 106
+    assert obsray.get(first.execute()) == 10, "what was bound later is no part of it"
+    compiled = graph.experimental_compile()
+    assert [obsray.get(compiled.execute()) for _ in range(2)] == [122, 134]
+    named = counter.options(name="apart")
+    assert obsray.get(named.add.bind(0).execute()) == 10 and named.get_options() == {"name": "apart"}
+    assert add.options(num_cpus=0).bind(1).options(name="x").get_options() == {"num_cpus": 0, "name": "x"}
+
+
+def test_a_call_with_several_results_is_several_nodes():
+    @obsray.remote
+    class Pairs:
+        @obsray.method(num_returns=2)
+        def pair(self, x):
+            return x, x + 1
+
+    pairs = Pairs.remote()
+    with InputNode() as value:
+        first, second = pairs.pair.bind(value)
+        graph = MultiOutputNode([second, add.bind(first, second)])
+    assert obsray.get(graph.execute(1)) == [2, 3]
+    assert obsray.get(graph.experimental_compile().execute(2)) == [3, 5]
+    (only,) = [pairs.pair.options(num_returns=1).bind(5)]
+    assert obsray.get(only.execute()) == (5, 6)
+
+
 def test_methods_of_living_actors_are_part_of_graphs():
     actor = Counter.remote(0)
     with InputNode() as amount:

@@ -31,7 +31,7 @@ def runtime():
 
 @pytest.fixture(scope="module")
 def client(runtime):
-    return JobSubmissionClient(runtime.dashboard_url)
+    return JobSubmissionClient(f"http://{runtime['webui_url']}")
 
 
 @pytest.fixture

@@ -36,6 +36,23 @@ LAST_WORDS_SECONDS_MAX = 1.5
 DASHBOARD_SECONDS_MAX = 15.0
 
 
+class _AddressInfo(dict[str, Any]):
+    """A dictionary that waits for the dashboard when somebody asks for its address, and not before."""
+
+    def __init__(self, found: dict[str, Any], dashboard: Callable[[], str]) -> None:
+        super().__init__(found)
+        self._dashboard = dashboard
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "webui_url" and not super().__getitem__(name):
+            self[name] = self._dashboard()
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of any dictionary."""
+        return super().get(name, default) if name != "webui_url" else self[name]
+
+
 class Context(Mapping[str, Any]):
     """What ``init`` returns: where the runtime is. Leaving it as a context manager is ``shutdown()``.
 
@@ -85,10 +102,13 @@ class Context(Mapping[str, Any]):
 
     @property
     def address_info(self) -> dict[str, Any]:
-        """``address``, ``node_id``, ``session_dir``, ``object_store_memory`` and more."""
+        """``address``, ``node_id``, ``session_dir``, ``object_store_memory`` and more.
+
+        Asking for ``webui_url`` waits for the dashboard, if it is still starting.
+        """
         session = self.session
         host = str(self._facts().get("node_address") or "").rpartition(":")[0] or LOCALHOST
-        return {
+        found = {
             **self._facts(),
             "node_ip_address": host,
             "raylet_ip_address": host,
@@ -100,6 +120,7 @@ class Context(Mapping[str, Any]):
             "session_dir": str(session.directory),
             "object_store_memory": session.arena.size,
         }
+        return _AddressInfo(found, lambda: self.dashboard_url.removeprefix("http://"))
 
     def _facts(self) -> dict[str, Any]:
         try:

@@ -76,11 +76,15 @@ class Reader:
         end = data.rfind(b"\n") + 1
         self._read += end
         for line in data[:end].splitlines():
-            stream, offset, name, pid = json.loads(line)
-            self._lost = self._lost or stream == _LOST
-            self.pid = self.pid or pid
-            if not self._lost:
-                self._next[stream].append((offset, name))
+            try:
+                stream, offset, name, pid = json.loads(line)
+                self._lost = self._lost or stream == _LOST
+                self.pid = self.pid or int(pid)
+                if not self._lost:
+                    self._next[stream].append((int(offset), str(name)))
+            except (ValueError, TypeError, KeyError):
+                # A disk that was full may have kept a part of a line: the output is shown all the same.
+                continue
 
     def name_at(self, stream: str, offset: int) -> str:
         """Who wrote the line that begins at ``offset``; "" if that is not known."""

@@ -72,6 +72,16 @@ def test_each_line_has_its_task_or_actor_in_front(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines() == [f"(g pid={pid}, node left) of g", f"(pid={pid}, node left) whose?"]
 
 
+def test_what_is_no_byline_does_not_keep_a_line_from_being_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follower = follow(tmp_path)
+    path_of(tmp_path, "3fa2c1d0aabbccdd").write_text('["out", 0\n["elsewhere", 0, "f", 1]\n[1]\n["out", 0, "f", 7]\n')
+    (tmp_path / "logs" / "worker-3fa2c1d0aabbccdd.out").write_text("one\n")
+    follower._poll(final=False)
+    assert capsys.readouterr().out == "(f pid=1) one\n"
+
+
 def test_a_directory_that_is_gone_is_no_error(tmp_path: Path) -> None:
     LogFollower(tmp_path / "gone", 1)._poll(final=True)
 
