@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-GROUPS = ("start", "tasks", "objects", "actors", "scale")
+GROUPS = ("start", "tasks", "objects", "actors", "scale", "telemetry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,29 +195,33 @@ def tasks_sync(api: Any, run: Run) -> float:
     return run.rate(lambda: expect(api.get(task.remote()), 1))
 
 
+def work_1ms(api: Any, run: Run) -> Callable[[], object]:
+    """A batch of tasks of a millisecond, submitted and got."""
+    task, count = api.remote(spin), run.count(1_000, 300)
+    return lambda: expect(sum(api.get([task.remote(run.spins_per_ms) for _ in range(count)])), count)
+
+
+def work_async(api: Any, run: Run) -> Callable[[], object]:
+    """A batch of no-ops, submitted and got."""
+    task, count = api.remote(one), run.count(10_000, 2_000)
+    return lambda: expect(sum(api.get([task.remote() for _ in range(count)])), count)
+
+
+#: Batches that are also measured with and without telemetry in turns (``benchmarks.turns``).
+WORK: dict[str, Callable[[Any, Run], Callable[[], object]]] = {"1ms": work_1ms, "async": work_async}
+
+
 # Before the floods, whose events the collector goes on sorting for a while.
 @benchmark("tasks of 1 ms, async", unit="/s", group="tasks")
 def tasks_1ms(api: Any, run: Run) -> float:
-    task = api.remote(spin)
-    count = run.count(1_000, 300)
-
-    def submit(tasks: int) -> None:
-        expect(sum(api.get([task.remote(run.spins_per_ms) for _ in range(tasks)])), tasks)
-
-    submit(50)
-    return count / run.median_seconds(lambda: submit(count))
+    expect(sum(api.get([api.remote(spin).remote(run.spins_per_ms) for _ in range(50)])), 50)
+    return run.count(1_000, 300) / run.median_seconds(work_1ms(api, run))
 
 
 @benchmark("tasks, async: submit 10 k no-ops, one get", unit="/s", group="tasks")
 def tasks_async(api: Any, run: Run) -> float:
-    task = api.remote(one)
-    count = run.count(10_000, 2_000)
-
-    def submit(tasks: int) -> None:
-        expect(sum(api.get([task.remote() for _ in range(tasks)])), tasks)
-
-    submit(count // 10)
-    return count / run.median_seconds(lambda: submit(count))
+    expect(sum(api.get([api.remote(one).remote() for _ in range(run.count(1_000, 200))])), run.count(1_000, 200))
+    return run.count(10_000, 2_000) / run.median_seconds(work_async(api, run))
 
 
 @benchmark("submit 1 k, then wait one by one", unit="/s", group="tasks", needs="wait")
@@ -422,3 +426,24 @@ def wait_10k(api: Any, run: Run) -> Measured:
     small = run.median_seconds(lambda: wait(1_000))
     large = run.median_seconds(lambda: wait(10_000))
     return Measured(large / small, details={"seconds_small": small, "seconds_large": large})
+
+
+# --- telemetry -------------------------------------------------------------------------------------------
+
+
+@benchmark("tasks of 1 ms, telemetry on : off in turns", unit="x", group="telemetry", only="obsray")
+def telemetry_1ms(api: Any, run: Run) -> Measured:
+    return in_turns(api, run, "1ms", 1, 8)
+
+
+@benchmark("no-ops, telemetry on : off in turns", unit="x", group="telemetry", only="obsray")
+def telemetry_async(api: Any, run: Run) -> Measured:
+    return in_turns(api, run, "async", 8, 8)
+
+
+def in_turns(api: Any, run: Run, work: str, batches: int, fours: int) -> Measured:
+    """Median ratio of the rates with and without telemetry."""
+    from benchmarks import turns  # imports this module
+
+    found = turns.ratios(api, run, work, batches, 2 if run.quick else fours)
+    return Measured(statistics.median(found), details=turns.spread(found))

@@ -124,6 +124,7 @@ class RingReader:
     _segments: dict[int, Segment] = field(default_factory=dict)
     _expected_number: int | None = None
     _hole: tuple[int, float] | None = None
+    _looked_far_at: float = 0.0
 
     def read(self, paths: list[tuple[int, Path]], dead: bool, limit: int = READ_RECORDS_MAX) -> list[Piece]:
         """The records after ``state.position``. ``paths`` are the chain's files by number, ``dead`` says that no
@@ -199,8 +200,8 @@ class RingReader:
                 limit -= count
                 self._hole = None
                 continue
-            width = _hole(segment, slot)
-            if width == 0:  # nothing follows in this segment
+            width = _hole(segment, slot, len(segment.records) if dead or more or self._looks_far() else _WINDOW)
+            if width == 0:  # nothing follows in what was looked at
                 if not more:
                     return False
                 width = len(segment.records) - slot
@@ -210,6 +211,15 @@ class RingReader:
             state.position += width
             self._hole = None
         return state.position >= segment.end
+
+    def _looks_far(self) -> bool:
+        """Once in a while, whatever a segment may hold is looked at. Not each time: that would pull the unwritten
+        rest of the segment through the processor's caches, and make pages of it, many times a second."""
+        now = time.monotonic()
+        if now - self._looked_far_at < HOLE_SECONDS:
+            return False
+        self._looked_far_at = now
+        return True
 
     def _hole_is_old(self) -> bool:
         now = time.monotonic()
@@ -279,10 +289,11 @@ def _complete(segment: Segment, slot: int, limit: int) -> int:
     return end - slot
 
 
-def _hole(segment: Segment, slot: int) -> int:
-    """How many records are missing from ``slot`` to the next complete one; 0 if none follows."""
-    words = segment.records.view("<u4")[slot:, RECORD_BYTES // 4 - 1]
-    expected = np.arange(segment.first + slot + 1, segment.end + 1, dtype=np.uint64).astype(np.uint32)
+def _hole(segment: Segment, slot: int, reach: int) -> int:
+    """How many records are missing from ``slot`` to the next complete one; 0 if none follows within ``reach``."""
+    words = segment.records.view("<u4")[slot : slot + reach, RECORD_BYTES // 4 - 1]
+    first = segment.first + slot + 1
+    expected = np.arange(first, first + len(words), dtype=np.uint64).astype(np.uint32)
     right = np.flatnonzero(words == expected)
     return int(right[0]) if len(right) else 0
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import table
+from benchmarks import table, turns
 from benchmarks.budgets import BUDGETS, Budget
 from benchmarks.runner import ROOT, plan, run_sample
 from benchmarks.suite import BENCHMARKS, GROUPS
@@ -73,6 +73,39 @@ def test_lost_events_are_a_missed_budget():
     runtime = {"version": "1", "events_recorded": 1_000, "events_lost": 3}
     outcome = table.Outcome([{"round": 0, "target": "obsray", "runtime": runtime}])
     assert table.budget_table(outcome)[-1].endswith("| 0 | 3 | **missed** |")
+
+
+def test_what_telemetry_costs_is_measured_in_turns_next_to_each_other(monkeypatch):
+    turn = []
+
+    class Machine:
+        """Becomes slower by a tenth from turn to turn; telemetry costs a tenth."""
+
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def seconds(self, batches):
+            turn.append("off")
+            return 1 + 0.1 * len(turn)
+
+    def with_telemetry(task, batches):
+        turn.append("on")
+        return 1.1 * (1 + 0.1 * len(turn))
+
+    monkeypatch.setattr(turns, "Counterpart", Machine)
+    monkeypatch.setattr(turns, "seconds_of", with_telemetry)
+    monkeypatch.setattr(turns, "REST_SECONDS", 0)
+    monkeypatch.setitem(turns.WORK, "nothing", lambda api, run: lambda: None)
+    found = turns.ratios(None, None, "nothing", 1, 2)
+    assert found == pytest.approx([1 / 1.1] * 2)
+    assert turn == ["off", "on", "off", "off", "on", "off", "on", "on", "off"]
+    assert turns.spread(found)["turns"] == 8
 
 
 def test_only_the_generated_section_is_replaced():
