@@ -42,7 +42,7 @@ test: $(VENV)/.installed-test  ## all tests and checks
 	@scripts/system-package redis-server redis-server || echo "no redis-server could be installed: tests of it will fail"
 	@scripts/system-package promtool prometheus || echo "no prometheus could be installed: tests of rules and dashboards will fail"
 	@scripts/system-package cc gcc libc6-dev || echo "no C compiler could be installed: the test with a stand-in for NVML will fail"
-	$(BIN)/python -m pytest $(ARGS)
+	@scripts/run-tests $(BIN)/python $(ARGS)
 
 lint: $(VENV)/.installed-test  ## style, types and import contracts only
 	$(BIN)/python -m pytest -q tests/test_lint.py tests/test_architecture.py tests/test_tidy.py
