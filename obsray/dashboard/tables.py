@@ -130,6 +130,7 @@ ACTORS = Table(
         _count("checkpoints", "Checkpoints", 3),
         _count("calls_replayed", "Replayed", 3),
         Column("job_id", "Job", rank=3),
+        Column("repr_name", "Looks like", rank=3),
         Column("namespace", "Namespace", rank=3),
         Column("shape", "Shape", rank=3),
         _id("placement_group_id", "Placement group", "group", 3),

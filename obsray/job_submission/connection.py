@@ -162,11 +162,15 @@ def _dashboard_of(directory: Path) -> str:
 
 
 def _session_at(host: str | None, port: int | None) -> Path | None:
-    """The session on this machine whose dashboard is there."""
+    """The session on this machine whose dashboard is there. Waits for those that are starting, if no other is."""
     if host not in _LOOPBACK:
         return None
-    for directory in joining.running_sessions():
+    running = joining.running_sessions()
+    for directory in running:
         if urlsplit(str(session_file.read(directory).get("dashboard_url") or "")).port == port:
+            return directory
+    for directory in running:
+        if urlsplit(_dashboard_of(directory)).port == port:
             return directory
     return None
 

@@ -35,6 +35,8 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _RANDOM = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
 #: How long a supervisor may take until it says that it is there.
 SUPERVISOR_SECONDS_MAX = 60.0
+#: What is said of a job that has not started.
+WAITS = "The command is waiting for resources, or for its environment to be made: obsray list actors, obsray status."
 _LOST = "the process that looked after this job is gone without a word (killed?), and the job with it"
 
 
@@ -82,7 +84,7 @@ class SubmittedJob:
             submission_id=self.submission_id,
             status=JobStatus[self.state.name],
             entrypoint=self.entrypoint,
-            message=self.message or None,
+            message=self.message or (WAITS if self.state is SubmittedJobState.PENDING else None),
             error_type=JobErrorType(self.error_type) if self.error_type else None,
             start_time=self.submitted_at_ms,
             end_time=self.ended_at_ms,

@@ -33,9 +33,6 @@ SHOWN_CHARACTERS_MAX = 20_000
 #: On top of what the command gets: for its last words.
 LAST_WORDS_SECONDS = 10.0
 TEXT_CHARACTERS_MAX = 400
-_WAITS = (
-    "It waits for the resources of its command, or for its environment to be made: obsray list actors, obsray status."
-)
 
 
 class Supervisor:
@@ -59,7 +56,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         job.supervisor_pid, job.supervisor_started_at = os.getpid(), psutil.Process().create_time()
-        job.message = _WAITS
+        job.message = records.WAITS
         records.write(self._session, job)
         try:
             obsray.init(
@@ -121,7 +118,7 @@ class Supervisor:
             if waiting and self._job.started_at_ms is None and time.monotonic() >= deadline:
                 self._problem = GetTimeoutError(
                     f"the command did not start within {config.job_start_seconds_max:g} s (job_start_seconds_max): "
-                    f"{_WAITS}"
+                    f"{records.WAITS}"
                 )
                 return
         if self._over:

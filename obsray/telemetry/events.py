@@ -666,6 +666,8 @@ _UNION: tuple[Event, ...] = (
         _label("waiting_in", "u8", WaitKind), _measure("objects", "u32"), _OBJECT, _measure("wait_seconds", "f32"))),
     Event(217, "actor_concurrency", "An actor runs calls beside each other: how many of one concurrency group.", (
         _ACTOR, _WORKER, _label("group_name", "str"), _measure("calls", "u32"), _detail("methods", "str"))),
+    Event(277, "actor_described", "An actor says how it looks: what its class's __repr__ returned when it was made.", (
+        _ACTOR, _WORKER, _detail("text", "str"))),
     Event(218, "call_refused", "As many calls of one caller wait for an actor as may (max_pending_calls).", (
         _ACTOR, _label("name", "str"), _measure("pending", "u32"), _measure("pending_max", "u32")), Severity.WARNING),
     # memory

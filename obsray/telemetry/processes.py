@@ -117,7 +117,7 @@ class ActorTable:
                 "restarts_max": 0, "detached": False, "created_at_ns": None, "placed_at_ns": None,
                 "alive_at_ns": None, "died_at_ns": None, "start_seconds": None, "died_cause": None, "error": None,
                 "checkpoints": 0, "checkpoint_bytes": None, "checkpointed_at_ns": None, "calls_replayed": 0,
-                "placement_group_id": None, "_at": 0, "_pid": None,
+                "placement_group_id": None, "repr_name": "", "_at": 0, "_pid": None,
             }  # fmt: skip
         return row
 
@@ -125,7 +125,7 @@ class ActorTable:
         """Fold the new records of a batch."""
         events = (
             "actor_created", "actor_placed", "actor_restored", "actor_alive", "actor_checkpoint_saved",
-            "actor_restarting", "actor_died",
+            "actor_restarting", "actor_died", "actor_described",
         )  # fmt: skip
         for time_ns, event, record in in_order(batch, events, self.texts):
             getattr(self, "_" + event)(self._row(record["actor"]), time_ns, record)
@@ -157,6 +157,9 @@ class ActorTable:
 
     def _actor_checkpoint_saved(self, row: Row, time_ns: int, record: Row) -> None:
         row.update(checkpoints=record["checkpoint"], checkpoint_bytes=record["state_bytes"], checkpointed_at_ns=time_ns)
+
+    def _actor_described(self, row: Row, time_ns: int, record: Row) -> None:
+        row.update(repr_name=record["text"])
 
     def _actor_restored(self, row: Row, time_ns: int, record: Row) -> None:
         row["calls_replayed"] += record["calls"]

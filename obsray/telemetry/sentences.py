@@ -666,6 +666,7 @@ SENTENCES: dict[str, Sentence] = {
     "user_mark": lambda r, n: f"{_task(r, n)} marked {r['name']}",
     "process_waited": lambda r, n: f"{n.process_label(r['process'])} waited {duration(r['wait_seconds'])} in "
     f"{r['waiting_in']} for {_many(r['objects'], 'object')}",
+    "actor_described": lambda r, n: f"{_actor(r)} calls itself {r['text']}",
     "actor_concurrency": lambda r, n: f"{_actor(r)} runs {_many(r['calls'], 'call')} at a time"
     + (f" of its concurrency group {r['group_name']!r}" if r["group_name"] else ""),
     "call_refused": lambda r, n: f"a call of {r['name']} to {_actor(r)} was refused: {r['pending']} of its caller "

@@ -39,7 +39,7 @@ ACTOR = (
     "actor_id", "class_name", "name", "namespace", "state", "worker_id", "node_id", "job_id", "task_id", "shape",
     "restarts", "restarts_max", "detached", "created_at_ns", "placed_at_ns", "alive_at_ns", "died_at_ns",
     "start_seconds", "died_cause", "error", "pid", "calls", "placement_group_id", "checkpoints", "checkpoint_bytes",
-    "checkpointed_at_ns", "calls_replayed", "environment",
+    "checkpointed_at_ns", "calls_replayed", "repr_name", "environment",
 )  # fmt: skip
 GROUP = (
     "group_id", "name", "namespace", "state", "strategy", "bundles", "resources", "bundle_nodes", "nodes", "job_id",

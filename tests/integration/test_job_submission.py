@@ -103,7 +103,7 @@ def test_the_command_gets_the_resources_it_asks_for_and_waits_for_them(client, s
     third = client.submit_job(entrypoint="echo three", entrypoint_label_selector={"zone": "a"})
     assert ended(client, third).status == JobStatus.SUCCEEDED
     waiting = client.get_job_info(second)
-    assert waiting.status == JobStatus.PENDING and "waits for the resources" in waiting.message
+    assert waiting.status == JobStatus.PENDING and "waiting for resources" in waiting.message
     assert client.stop_job(first)
     assert ended(client, first).status == JobStatus.STOPPED
     assert ended(client, second).status == JobStatus.SUCCEEDED
@@ -111,10 +111,10 @@ def test_the_command_gets_the_resources_it_asks_for_and_waits_for_them(client, s
 
 def test_a_job_that_waits_can_be_stopped(client):
     job = client.submit_job(entrypoint="echo never", entrypoint_resources={"nowhere": 1})
-    eventually(lambda: "waits" in (client.get_job_info(job).message or ""), PATIENCE_SECONDS)
+    assert "waiting for resources" in (client.get_job_info(job).message or ""), "from the beginning"
     with pytest.raises(RuntimeError, match="stop it before"):
         client.delete_job(job)
-    assert client.stop_job(job)
+    eventually(lambda: client.stop_job(job), PATIENCE_SECONDS)
     info = ended(client, job)
     assert info.status == JobStatus.STOPPED and info.driver_exit_code is None and not client.get_job_logs(job)
 

@@ -17,6 +17,7 @@ from obsray.cli import main as cli
 from obsray.experimental import get_object_locations, internal_kv, tqdm_ray
 from obsray.util import metrics, state
 from obsray.util.queue import Queue
+from tests.integration.programs import eventually
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -168,8 +169,10 @@ def test_an_error_of_an_actor_says_which_actor():
         def fail(self):
             raise ValueError("x")
 
+    named = Named.remote()
     with pytest.raises(ValueError) as caught:
-        obsray.get(Named.remote().fail.remote())
+        obsray.get(named.fail.remote())
+    eventually(lambda: state.get_actor(named._actor_id.hex()).repr_name == "Named(7)")
     assert caught.value.actor_repr == "Named(7)" and caught.value.ip == "127.0.0.1"
     assert ", actor Named(7)) failed" in str(caught.value)
     assert caught.value.proctitle == "obsray::Named.fail"

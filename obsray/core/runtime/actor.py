@@ -37,6 +37,8 @@ ASYNC_CONCURRENCY_DEFAULT = 1000
 DEFAULT_GROUP = ""
 #: How long calls on the loop may go on that were cancelled because the actor ends.
 CANCEL_SECONDS_MAX = 5.0
+#: How much of what an actor's class says of it is recorded.
+SHOWN_CHARACTERS_MAX = 200
 #: How much of the names of a concurrency group's methods is recorded.
 METHODS_TEXT_MAX = 1000
 
@@ -114,7 +116,12 @@ class ActorRunner:
         executor.end(running, Outcome.OK, [], None, time.time_ns())
         if spec.get("checkpoint") is not None and not self._restore(spec["checkpoint"]):
             return
-        self.byline = self.shown() or self.byline
+        shown = self.shown()
+        if shown is not None:
+            self.byline = shown
+            with executor.session.lock:
+                emitter, worker = executor.session.emitter, executor.session.worker
+                emitter.actor_described(time.time_ns(), self.id, worker, emitter.intern(shown[:SHOWN_CHARACTERS_MAX]))
         self._report(m.ActorReady(self.id, os.getpid()))
 
     def _restore(self, wishes: dict[str, Any]) -> bool:

@@ -139,6 +139,7 @@ RELATIONS: tuple[Relation, ...] = (
     Relation("actors", "One actor.", (
         _id("actor_id", "The actor."), _text("class_name", "Its class."), _text("name", "Its name, if it has one."),
         _text("namespace", "Where that name holds."),
+        _text("repr_name", "What its class's __repr__ said when it was made, if it has one."),
         _text("state", "PENDING_CREATION, ALIVE, RESTARTING, DEAD."), _text("job_id", "The job, in hex."),
         _id("worker_id", "The process that is or was it."), _int("pid", "Its pid."), _id("node_id", "The node."),
         _text("shape", "Resources it holds."), _id("placement_group_id", "The group it runs in."),

@@ -130,6 +130,7 @@ class ActorState(StateRow):
     placement_group_id: str | None = None
     num_restarts: int | None = None
     max_restarts: int | None = None
+    repr_name: str | None = None
     calls: int | None = None
     creation_time_ms: float | None = None
     start_time_ms: float | None = None
@@ -390,6 +391,7 @@ def actor_row(row: _Row) -> ActorState:
         placement_group_id=row["placement_group_id"],
         num_restarts=row["restarts"],
         max_restarts=row["restarts_max"],
+        repr_name=row["repr_name"],
         calls=row["calls"],
         creation_time_ms=_ms(row["created_at_ns"]),
         start_time_ms=_ms(row["alive_at_ns"]),
