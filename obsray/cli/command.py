@@ -108,6 +108,8 @@ examples:
   obsray sim                                          the scenarios there are
   obsray sim --seed 7 --scenario attrition            one run, and what its decisions cost
   obsray sim --seed 1 --runs 200 --scenario actors    seeds 1 to 200; the first that fails is told
+  obsray sim --runs 100 --scenario 'small_*' --twice  100 seeds of each of these, twice with equal logs
+  obsray sim --scenario founded_1000                  a thousand full nodes (half a minute)
   obsray sim --seed 7 --scenario mine.toml --thorough look at everything after each step
   obsray sim --seed 7 --scenario cluster_links --log  all that happened, line by line
   obsray sim --scale                                  what decisions cost with 10 to 10,000 nodes
@@ -373,9 +375,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_SIM_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    simulation.add_argument("--scenario", metavar="NAME", help="a scenario of the source tree, or a TOML file")
+    simulation.add_argument(
+        "--scenario", metavar="NAME", help="a scenario of the source tree, a pattern, or a TOML file"
+    )
     simulation.add_argument("--seed", type=int, default=1, metavar="N", help="the (first) seed (default 1)")
-    simulation.add_argument("--runs", type=int, default=1, metavar="N", help="how many seeds, one after the other")
+    simulation.add_argument("--runs", type=int, default=1, metavar="N", help="how many seeds (of each scenario)")
+    simulation.add_argument("--jobs", type=int, metavar="N", help="processes for many runs (default: one for each CPU)")
+    simulation.add_argument("--twice", action="store_true", help="run each seed twice: both must be the same run")
+    simulation.add_argument("--keep-going", action="store_true", help="do not stop at the first run that fails")
     simulation.add_argument("--thorough", action="store_true", help="check all invariants after each step")
     simulation.add_argument("--list", action="store_true", help="the scenarios there are")
     simulation.add_argument("--log", action="store_true", help="print what happened: when, who, what and why")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS
-from obsray.testing.programs import Program, Sleep, Value
+from obsray.testing.programs import Item, Program, Sleep, Value
 
 if TYPE_CHECKING:
     from obsray.testing.virtual_worker import Call
@@ -81,6 +81,18 @@ def _flaky(call: Call) -> Program:
     if call.process.chance.random() < call.numbers[1] / 1000:
         raise UserError(f"attempt {call.attempt}")
     return Value(call.numbers[0])
+
+
+@function("count_up")
+def _count_up(call: Call) -> Program:
+    """A stream of numbers; ``numbers`` are the first, how many, their size, and how often in a thousand it raises."""
+    first, count, size, fails = call.numbers
+    for number in range(first, first + count):
+        yield Sleep(call.process.chance.randint(10, 1500) * MICROSECOND_NS)
+        if fails and call.process.chance.random() < fails / 1000:
+            raise UserError(f"attempt {call.attempt}")
+        yield Item(Value(number, size=size))
+    return None
 
 
 @function("nested")

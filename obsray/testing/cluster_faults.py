@@ -95,16 +95,21 @@ def node_pauses(
 
 @fault
 def partitions(
-    simulator: Simulator, mean_ms: float, cut_ms_max: float, count_max: int = 1000, one_way: bool = False
+    simulator: Simulator,
+    mean_ms: float,
+    cut_ms_max: float,
+    count_max: int = 1000,
+    one_way: bool = False,
+    nodes_max: int = 1_000_000,
 ) -> None:
     """The network is cut into two parts for a while; the control store is in the head's. ``one_way``: only one of them
-    does not hear the other."""
+    does not hear the other. ``nodes_max``: so many nodes are in the other part at most."""
 
     def strike() -> bool:
         if simulator.network.severed:
             return False
         chance, nodes = simulator.chance, simulator.living_nodes()
-        part = chance.sample(nodes[1:], chance.randint(1, len(nodes) - 1)) if len(nodes) > 1 else []
+        part = chance.sample(nodes[1:], chance.randint(1, min(nodes_max, len(nodes) - 1))) if len(nodes) > 1 else []
         if not part:
             return False
         rest = [node for node in nodes if node not in part]
@@ -117,9 +122,11 @@ def partitions(
         names = " and ".join(node.name for node in part)
         simulator.ledger.cuts += 1
         simulator.tell(f"{names} {'half ' if one_way else ''}cut off for {cut_ns / 1e6:.0f} ms")
-        links = simulator.all_links()
+        for node in part:
+            node.meet_all()
+        links = simulator.network.between(simulator.all_links())
         for pair in pairs:
-            simulator.network.sever(*pair, links)
+            simulator.network.sever(*pair, links.get(frozenset(pair), []))
         simulator.agenda.after(cut_ns, heal)
         return True
 

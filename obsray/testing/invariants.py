@@ -7,13 +7,18 @@ a failing seed is replayed to find the first step after which something was wron
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from obsray.core.node.peers import Peer
 from obsray.core.protocol.lifecycle import ActorState, GroupState, ObjectState, TaskState, WorkerState
 from obsray.core.protocol.messages import LEASE_NUMBER_MASK
 from obsray.core.runtime.leases import Lease
 from obsray.core.runtime.ownership import Task
 from obsray.telemetry.events import ProcessKind
+from obsray.testing.founding import known_peers, peers_known
 from obsray.testing.ledger import Broken
 from obsray.testing.replay import NodeTables
 from obsray.testing.virtual_node import VirtualNode
@@ -54,7 +59,7 @@ class Invariants:
         if isinstance(process, VirtualNode):
             machine = process.machine
             things = len(machine.objects.entries) + len(machine.actors.actors) + len(machine.pool.workers)
-            things += len(machine.groups.groups)
+            things += len(machine.groups.groups) + peers_known(machine.peers)
             return 40 + 4 * (things + len(machine.scheduler.leases))
         return 20 + len(process.ownership.entries) + 2 * len(process.ownership.tasks)
 
@@ -116,16 +121,17 @@ def check_task_replay(process: VirtualProcess, replay: Any) -> None:
     nobody was told of yet."""
     told = replay.open.get(process.id, {})
     unrecorded = process.submitted.tasks()
-    demand(not told.keys() & unrecorded, f"recorded and yet to be: {_some(told.keys() & unrecorded)}")
+    if not unrecorded.isdisjoint(told):
+        raise Broken(f"recorded and yet to be: {_some(told.keys() & unrecorded)}")
     tasks = {task: known for task, known in process.ownership.tasks.items() if task not in unrecorded}
-    demand(
-        told.keys() == tasks.keys(),
-        f"open by events but not in truth: {_some(told.keys() - tasks.keys())}; "
-        f"the reverse: {_some(tasks.keys() - told.keys())}",
-    )
+    if told.keys() != tasks.keys():
+        raise Broken(
+            f"open by events but not in truth: {_some(told.keys() - tasks.keys())}; "
+            f"the reverse: {_some(tasks.keys() - told.keys())}"
+        )
     for task in tasks.values():
-        waits, told_waiting = task.state is TaskState.WAITING_ARGUMENTS, told[task.id] is TaskState.WAITING_ARGUMENTS
-        demand(waits == told_waiting, f"{task} is {task.state.name}, by events {told[task.id].name}")
+        if (task.state is TaskState.WAITING_ARGUMENTS) is not (told[task.id] is TaskState.WAITING_ARGUMENTS):
+            raise Broken(f"{task} is {task.state.name}, by events {told[task.id].name}")
 
 
 def check_node_replay(node: VirtualNode, replay: NodeTables) -> None:
@@ -141,121 +147,143 @@ def check_node_replay(node: VirtualNode, replay: NodeTables) -> None:
         for key, state in replay.objects.items()
         if state is not ObjectState.CREATED and not (state is ObjectState.LOST and key in again)
     }
-    demand(objects == told, f"objects {_difference(objects, told)}")
+    _same("objects", objects, told)
     actors = {actor.id: actor.state for actor in machine.actors.actors.values()}
-    demand(actors == replay.actors, f"actors {_difference(actors, replay.actors)}")
+    _same("actors", actors, replay.actors)
     # Copies of those that are at home elsewhere are told of there.
     groups = {group.id: group for group in machine.groups.groups.values() if group.home == node.id}
     states = {group.id: group.state for group in groups.values()}
-    demand(states == replay.groups, f"groups {_difference(states, replay.groups)}")
+    _same("groups", states, replay.groups)
     bundles = {(group.id, each.index) for group in groups.values() for each in group.bundles if each.pool is not None}
     demand(
         node.clustered or bundles == replay.bundles,
         f"bundles with a share: {len(bundles)}, by events {len(replay.bundles)}",
     )
     leases = {lease.key & LEASE_NUMBER_MASK: lease.worker.id for lease in machine.scheduler.leases.values()}
-    demand(leases == replay.leases, f"leases {_difference(leases, replay.leases)}")
+    _same("leases", leases, replay.leases)
     workers = {
         worker.id: worker.state if worker.state is WorkerState.STARTING else WorkerState.IDLE
         for worker in machine.pool.workers.values()
     }
-    demand(workers == replay.workers, f"workers {_difference(workers, replay.workers)}")
+    _same("workers", workers, replay.workers)
 
 
 def _some(identifiers: Any) -> str:
     return ", ".join(sorted(identifier.hex() for identifier in identifiers)[:3]) or "none"
 
 
-def _difference(truth: dict[Any, Any], told: dict[Any, Any]) -> str:
+def _same(what: str, truth: dict[Any, Any], told: dict[Any, Any]) -> None:
+    """Raise Broken with the first differences unless both are equal."""
+    if truth == told:
+        return
     keys = [key for key in {**truth, **told} if truth.get(key) != told.get(key)]
     shown = [
         f"{key.hex() if isinstance(key, bytes) else key}: {truth.get(key)} by events {told.get(key)}" for key in keys
     ]
-    return "; ".join(shown[:3])
+    raise Broken(f"{what} {'; '.join(shown[:3])}")
 
 
 # --- the end ---------------------------------------------------------------------------------------------------
 
 
-def leftovers(simulator: Simulator) -> list[str]:
-    """What is still there although every program has ended and let go of everything. Empty when all is well."""
-    found: list[str] = []
-    for process in simulator.living():
-        who = f"{process.kind.name.lower()} {process.id.hex()}"
-        ownership = process.ownership
-        found += [f"{who}: {task} is {task.state.name}" for task in ownership.tasks.values()]
-        for entry in ownership.entries.values():
-            found.append(
-                f"{who}: entry {entry.id.hex()} state {entry.state} local {entry.local} pins {entry.pins} "
-                f"holders { {w.hex(): n for w, n in ownership.holders.get(entry.id, {}).items()} } "
-                f"waiters {len(entry.waiters or ())}"
-            )
-        found += [f"{who}: holder {worker.hex()}" for worker, held in ownership.held_by.items() if held]
-        found += [
-            f"{who}: lease {lease.id} with {len(lease.in_flight)} tasks" for lease in process.dispatcher.leases.values()
-        ]
-        if process.dropped or ownership.outbox:
-            found.append(f"{who}: has not sent everything")
-    for node in simulator.living_nodes():
-        found += [f"{node.name}: {what}" for what in _left_at(node)]
-    return found
+def leftovers(simulator: Simulator) -> Iterator[str]:
+    """What is still there although every program has ended and let go of everything. Nothing when all is well."""
+    for each in (*simulator.living(), *simulator.living_nodes()):
+        yield from left_with(each)
 
 
-def _left_at(node: VirtualNode) -> list[str]:
+def left_with(each: VirtualProcess | VirtualNode) -> Iterator[str]:
+    """The same of one process or node."""
+    if each.dead:
+        return
+    if isinstance(each, VirtualProcess):
+        yield from _left_in(each)
+    else:
+        for what in _left_at(each):
+            yield f"{each.name}: {what}"
+
+
+def _left_in(process: VirtualProcess) -> Iterator[str]:
+    who = f"{process.kind.name.lower()} {process.id.hex()}"
+    ownership = process.ownership
+    for task in ownership.tasks.values():
+        yield f"{who}: {task} is {task.state.name}"
+    for entry in ownership.entries.values():
+        yield (
+            f"{who}: entry {entry.id.hex()} state {entry.state} local {entry.local} pins {entry.pins} "
+            f"holders { {w.hex(): n for w, n in ownership.holders.get(entry.id, {}).items()} } "
+            f"waiters {len(entry.waiters or ())}"
+        )
+    for worker, held in ownership.held_by.items():
+        if held:
+            yield f"{who}: holder {worker.hex()}"
+    for lease in process.dispatcher.leases.values():
+        yield f"{who}: lease {lease.id} with {len(lease.in_flight)} tasks"
+    for task_id in process.submission.streams.streams:
+        yield f"{who}: the stream of {task_id.hex()}"
+    if process.dropped or ownership.outbox:
+        yield f"{who}: has not sent everything"
+
+
+def _left_at(node: VirtualNode) -> Iterator[str]:
     machine = node.machine
-    found = [
-        f"object {entry.id.hex()} {entry.state.name} by {entry.creator.hex()} pins {len(entry.pins)}"
-        for entry in machine.objects.entries.values()
-    ]
-    found += [f"lease {lease.key} of {lease.demand.client.hex()}" for lease in machine.scheduler.leases.values()]
-    found += [
-        f"{demand_.client.hex()} wants {demand_.wanted} for {demand_.name!r}"
-        for demand_ in machine.scheduler.demands.values()
-        if demand_.wanted
-    ]
-    found += [
-        f"actor {actor.id.hex()} is {actor.state.name}"
-        for actor in machine.actors.actors.values()
-        if actor.state is not ActorState.DEAD
-    ]
-    found += [
-        f"placement group {group.id.hex()} is {group.state.name}"
-        for group in machine.groups.groups.values()
-        if group.state is not GroupState.REMOVED or any(bundle.pool is not None for bundle in group.bundles)
-    ]
-    found += [f"file {path}" for path in node.files]
+    for entry in machine.objects.entries.values():
+        yield f"object {entry.id.hex()} {entry.state.name} by {entry.creator.hex()} pins {len(entry.pins)}"
+    for lease in machine.scheduler.leases.values():
+        yield f"lease {lease.key} of {lease.demand.client.hex()}"
+    for wish in machine.scheduler.demands.values():
+        if wish.wanted:
+            yield f"{wish.client.hex()} wants {wish.wanted} for {wish.name!r}"
+    for actor in machine.actors.actors.values():
+        if actor.state is not ActorState.DEAD:
+            yield f"actor {actor.id.hex()} is {actor.state.name}"
+    for group in machine.groups.groups.values():
+        if group.state is not GroupState.REMOVED or any(bundle.pool is not None for bundle in group.bundles):
+            yield f"placement group {group.id.hex()} is {group.state.name}"
+    for path in node.files:
+        yield f"file {path}"
     if machine.resources.free != machine.resources.total:
-        found.append(f"{machine.resources.free} free of {machine.resources.total}")
-    return found + _left_abroad(node)
+        yield f"{machine.resources.free} free of {machine.resources.total}"
+    yield from _left_abroad(node)
 
 
-def _left_abroad(node: VirtualNode) -> list[str]:
+def _left_abroad(node: VirtualNode) -> Iterator[str]:
     """What a node still has to do with others, or believes of them although it is not so."""
     machine = node.machine
     directory, pulls, delegation = machine.sharing.directory, machine.sharing.pulls, machine.delegation
-    found = [f"somebody asks where {each.hex()} is" for each in directory.waiting]
-    found += [f"{each.hex()} is known to lie at {len(place.nodes)} nodes" for each, place in directory.places.items()]
+    for object_id in directory.waiting:
+        yield f"somebody asks where {object_id.hex()} is"
+    for object_id, place in directory.places.items():
+        yield f"{object_id.hex()} is known to lie at {len(place.nodes)} nodes"
     if not node.simulator.ledger.cuts:
         # With a link the news can be lost that what is lost was freed (docs/simulation.md).
-        found += [f"{each.hex()} is still known to be lost" for each in directory.lost]
-    found += [f"{each.hex()} is being fetched" for each in pulls.pulls]
-    found += [
-        f"{sum(demand_.away.values())} of {demand_.name!r} wait elsewhere" for demand_ in delegation.away.values()
-    ]
-    found += [f"actor {actor.hex()} waits elsewhere" for actor in delegation.actors_away]
-    found += [f"actor {actor.hex()} of another node waits" for actor in machine.guests.waiting]
-    found += [f"worker {worker.hex()} is that of another node's actor" for worker in machine.guests.by_worker]
-    for peer in machine.peers.living():
-        there = node.simulator.nodes_by_id[peer.id]
-        if there.dead:
-            found.append(f"{there.name} is taken to live")
-        elif not peer.linked:
-            found.append(f"there is no link to {there.name}")
-        else:
-            spare = {name: peer.spare.get(name, 0) for name in there.machine.resources.free}
-            if spare != there.machine.resources.free:
-                found.append(f"{there.name} is believed to have {spare} free")
-    return found
+        for object_id in directory.lost:
+            yield f"{object_id.hex()} is still known to be lost"
+    for object_id in pulls.pulls:
+        yield f"{object_id.hex()} is being fetched"
+    for wish in delegation.away.values():
+        yield f"{sum(wish.away.values())} of {wish.name!r} wait elsewhere"
+    for actor in delegation.actors_away:
+        yield f"actor {actor.hex()} waits elsewhere"
+    for actor in machine.guests.waiting:
+        yield f"actor {actor.hex()} of another node waits"
+    for worker in machine.guests.by_worker:
+        yield f"worker {worker.hex()} is that of another node's actor"
+    for peer in known_peers(machine.peers):
+        if peer.alive:
+            yield from _believed_wrongly(node, peer)
+
+
+def _believed_wrongly(node: VirtualNode, peer: Peer) -> Iterator[str]:
+    there = node.simulator.nodes_by_id[peer.id]
+    free = there.machine.resources.free
+    if there.dead:
+        yield f"{there.name} is taken to live"
+    elif not peer.linked:
+        yield f"there is no link to {there.name}"
+    elif any(peer.spare.get(name, 0) != amount for name, amount in free.items()):
+        spare = {name: peer.spare.get(name, 0) for name in free}
+        yield f"{there.name} is believed to have {spare} free"
 
 
 def waits(simulator: Simulator) -> list[str]:
@@ -276,13 +304,14 @@ def waits(simulator: Simulator) -> list[str]:
 
 def check_end(simulator: Simulator) -> None:
     """After the end: everything that was submitted ended, once; nothing is left."""
-    left = leftovers(simulator)
-    demand(not left, "left over at the end:\n  " + "\n  ".join(left[:20]))
+    left = list(islice(leftovers(simulator), 20))
+    demand(not left, "left over at the end:\n  " + "\n  ".join(left))
     for process in simulator.living():
         simulator.invariants.look_at(process)
+    workers = Counter(process.home.id for process in simulator.living() if process.kind is ProcessKind.WORKER)
     for node in simulator.living_nodes():
         simulator.invariants.look_at(node)
-        idle = sum(process.kind is ProcessKind.WORKER and process.home is node for process in simulator.living())
+        idle = workers[node.id]
         known = len(node.machine.pool.workers)
         demand(idle <= known, f"{idle} workers live, {node.name} knows {known}")
     driver_tasks = [

@@ -8,7 +8,6 @@ was cut arrives when it is whole again, unless that takes so long that both ends
 from __future__ import annotations
 
 import random
-from collections import deque
 from typing import Any, Protocol
 
 from obsray.core.protocol.messages import Message
@@ -46,7 +45,6 @@ class VirtualLink:
         "arrives_at",
         "arriving",
         "closed",
-        "connection",
         "held",
         "network",
         "number",
@@ -62,13 +60,12 @@ class VirtualLink:
         self.process = process
         self.peer = peer
         self.number = number
-        self.connection = Connection()
         self.outbox: list[Message] = []
         self.closed = False
         self.state: Any = None
         self.other: VirtualLink
         #: Frames on their way to this end; None is the end of the stream.
-        self.arriving: deque[bytes | None] = deque()
+        self.arriving: list[bytes | None] = []
         #: When the latest of them arrives.
         self.arrives_at = 0
         #: How many of them would have arrived, but could not.
@@ -94,6 +91,8 @@ class Network:
         self.chance = chance
         self.log = log
         self.dirty: list[VirtualLink] = []
+        #: Frames arrive whole, so that one serves all links.
+        self.connection = Connection()
         self.frames = 0
         self.late_ratio = 0.0
         self.late_ns_max = 0
@@ -111,6 +110,10 @@ class Network:
             raise TimeoutError(f"{there.id.hex()} does not answer")
         if there.dead:
             raise ConnectionRefusedError(f"{there.id.hex()} is gone")
+        return self.join(here, me, there, peer)
+
+    def join(self, here: Process, me: Hello, there: Process, peer: Hello) -> tuple[VirtualLink, VirtualLink]:
+        """Both ends of a new link, whatever becomes of it."""
         self._numbers += 1
         near = VirtualLink(self, here, peer, 2 * self._numbers)
         far = VirtualLink(self, there, me, 2 * self._numbers + 1)
@@ -126,7 +129,7 @@ class Network:
             for link in dirty:
                 messages, link.outbox = link.outbox, []
                 if messages and not link.closed and not link.process.dead:
-                    frame = link.connection.pack(messages)
+                    frame = self.connection.pack(messages)
                     self.log.digest.update(frame)
                     self.frames += 1
                     self._put(link.other, frame)
@@ -152,7 +155,7 @@ class Network:
             end.held += 1
             self._held[end.number] = end
         else:
-            self._take(end, end.arriving.popleft())
+            self._take(end, end.arriving.pop(0))
 
     def _take(self, end: VirtualLink, frame: bytes | None) -> None:
         if end.closed or end.process.dead:
@@ -160,7 +163,7 @@ class Network:
         if frame is None:
             self._closed(end)
         else:
-            end.process.deliver(end, end.connection.receive(frame))
+            end.process.deliver(end, self.connection.receive(frame))
 
     def _closed(self, end: VirtualLink) -> None:
         end.closed = True
@@ -170,7 +173,7 @@ class Network:
     def read_to_end(self, end: VirtualLink) -> None:
         """Deliver now what lies in this machine's buffers already: all that its peer has sent, if that is here, too."""
         while end.arriving and not end.closed and not end.far:
-            self._take(end, end.arriving.popleft())
+            self._take(end, end.arriving.pop(0))
 
     def close(self, link: VirtualLink) -> None:
         """Close one end; the other hears of it behind what was sent before."""
@@ -186,6 +189,14 @@ class Network:
         for link in list(process.links.values()):
             self.close(link)
 
+    def between(self, links: list[VirtualLink]) -> dict[frozenset[bytes], list[VirtualLink]]:
+        """Ends of links by the two machines that they connect."""
+        found: dict[frozenset[bytes], list[VirtualLink]] = {}
+        for end in links:
+            if end.far:
+                found.setdefault(frozenset((end.process.host, end.other.process.host)), []).append(end)
+        return found
+
     # --- a network that does not always work --------------------------------------------------------------------
 
     def cut(self, one: bytes, other: bytes) -> bool:
@@ -193,13 +204,12 @@ class Network:
         return (one, other) in self.severed or (other, one) in self.severed
 
     def sever(self, one: bytes, other: bytes, links: list[VirtualLink]) -> None:
-        """From now on nothing gets from one machine to the other. ``links``: ends of all links there are."""
+        """From now on nothing gets from one machine to the other. ``links``: ends of all links between them."""
         self._cuts += 1
         self.severed[one, other] = self._cuts
         for end in links:
-            if {end.process.host, end.other.process.host} == {one, other}:
-                patience = UNACKNOWLEDGED_SECONDS_MAX * SECOND_NS + self.chance.randint(0, 500) * MILLISECOND_NS
-                self.agenda.after(patience, self._give_up, end, one, other, self._cuts)
+            patience = UNACKNOWLEDGED_SECONDS_MAX * SECOND_NS + self.chance.randint(0, 500) * MILLISECOND_NS
+            self.agenda.after(patience, self._give_up, end, one, other, self._cuts)
 
     def _give_up(self, end: VirtualLink, one: bytes, other: bytes, cut: int) -> None:
         if self.severed.get((one, other)) != cut or end.closed or end.process.dead:

@@ -27,6 +27,12 @@ class Sleep(NamedTuple):
     duration_ns: int
 
 
+class Item(NamedTuple):
+    """A body of a streaming task yields a value to whoever consumes it."""
+
+    value: Value
+
+
 class Until(NamedTuple):
     """User code waits for the runtime."""
 
@@ -38,5 +44,5 @@ class Until(NamedTuple):
 T = TypeVar("T")
 
 #: User code: yields what it waits for, is sent whether that came in time, returns a T.
-Steps = Generator[Sleep | Until, bool | None, T]
+Steps = Generator[Sleep | Until | Item, bool | None, T]
 Program = Steps[Any]

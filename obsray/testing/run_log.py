@@ -28,6 +28,8 @@ class _Names:
         self._names = {node.id: node.name for node in simulator.nodes}
         self._names |= {driver.id: f"driver {number}" for number, driver in enumerate(simulator.drivers)}
         self._names |= {CONTROL_ID: "control store", b"": "fault"}
+        if simulator.autoscaler is not None:
+            self._names[simulator.autoscaler.id] = simulator.autoscaler.name
         self._names |= {worker: f"worker {pid} of {node.name}" for worker, (node, pid) in simulator.workers.items()}
 
     def process_label(self, process: bytes) -> str:

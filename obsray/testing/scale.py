@@ -152,6 +152,16 @@ class ScaleBench:
         self._do(self.machine.abroad.peer_messages, node, [m.encode(self._report(node))])
         self._answer()
 
+    def break_link(self, node: bytes) -> None:
+        """A link breaks, and is there again."""
+        self._do(self.machine.abroad.peer_unlinked, node, "its connection broke")
+        self.now += 1.0
+        self._do(self.machine.tick)
+        self._do(self.machine.abroad.peer_linked, node)
+        self._reports[node] = 0
+        self._do(self.machine.abroad.peer_messages, node, [m.encode(self._report(node))])
+        self.effects.clear()
+
     def pass_time(self, seconds: float) -> None:
         """Time goes by, and what is due is done."""
         self.now += seconds
@@ -179,6 +189,12 @@ def count(nodes: int, decisions: int) -> Cost:
     bench = ScaleBench(nodes)
     for _ in range(2 * HELD):
         bench.decide()
+    lines = lines_run(lambda: [bench.decide() for _ in range(decisions)])
+    return Cost(nodes, decisions, 0.0, 0.0, lines / decisions)
+
+
+def lines_run(action: Callable[[], Any]) -> int:
+    """How many lines of Python are run for something."""
     lines = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -190,11 +206,10 @@ def count(nodes: int, decisions: int) -> Cost:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        for _ in range(decisions):
-            bench.decide()
+        action()
     finally:
         sys.settrace(before)
-    return Cost(nodes, decisions, 0.0, 0.0, lines / decisions)
+    return lines
 
 
 # --- the control store -----------------------------------------------------------------------------------------------

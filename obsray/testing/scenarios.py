@@ -16,6 +16,9 @@ from obsray.testing.workloads import WORKLOADS
 #: Faults that need other nodes.
 CLUSTER_FAULTS = frozenset(name for name, code in FAULTS.items() if code.__module__ == cluster_faults.__name__)
 
+NODES_MAX = 12_000
+AUTOSCALER_KEYS = frozenset({"nodes_max", "cpus", "idle_ms", "start_ms_max", "fails_ratio"})
+
 
 class ScenarioError(ValueError):
     """The scenario is not one; the text says where."""
@@ -40,11 +43,15 @@ class Scenario:
     faults: tuple[Part, ...] = ()
     #: With more than one they are a cluster; the first is its head.
     nodes: int = 1
+    #: They are all there and linked when the run begins (``founding.py``): for clusters of hundreds and thousands.
+    founded: bool = False
     #: Of each node.
     cpus: float = 4
     #: Other resources by name, in whole units.
     custom: dict[str, float] = field(default_factory=dict)
     store_bytes: int = 64 << 20
+    #: What the autoscaler goes by (``virtual_autoscaler.py``); none without.
+    autoscaler: dict[str, float] = field(default_factory=dict)
     #: The first is at the head, the others at the nodes after it.
     drivers: int = 1
     #: Faults happen until then, or until the programs have ended.
@@ -88,6 +95,13 @@ def make_scenario(name: str, values: dict[str, Any]) -> Scenario:
     if "expect_events" in values:
         values["expect_events"] = tuple(values["expect_events"])
     scenario = Scenario(name, workloads, faults, **values)
+    if (scenario.founded or scenario.autoscaler) and scenario.nodes < 2:
+        raise ScenarioError("what is founded, or has an autoscaler, has more than one node")
+    unknown = sorted(set(scenario.autoscaler) - AUTOSCALER_KEYS)
+    if unknown:
+        raise ScenarioError(f"autoscaler has no {unknown[0]!r}; known: {', '.join(sorted(AUTOSCALER_KEYS))}")
+    if scenario.nodes > NODES_MAX:
+        raise ScenarioError(f"a cluster has {NODES_MAX:,} nodes at most")
     for part in faults:
         if part.name in CLUSTER_FAULTS and scenario.nodes < 2:
             raise ScenarioError(f"fault {part.name!r} needs more than one node")

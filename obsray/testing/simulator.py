@@ -6,6 +6,7 @@ command that replays it. Shipped with the package, so that users can try what a 
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,16 @@ from obsray.core.runtime.running import Running
 from obsray.telemetry.events import Outcome, ProcessKind
 from obsray.testing.agenda import MILLISECOND_NS, Agenda, EventLog
 from obsray.testing.faults import FAULTS
-from obsray.testing.invariants import Invariants, check_end, leftovers, waits
+from obsray.testing.founding import Founding
+from obsray.testing.invariants import Invariants, check_end, left_with, waits
 from obsray.testing.ledger import Broken, Ledger
 from obsray.testing.network import Network, Process, VirtualLink
 from obsray.testing.replay import NodeTables, Replay
 from obsray.testing.scenarios import Scenario
+from obsray.testing.virtual_autoscaler import VirtualAutoscaler
 from obsray.testing.virtual_checkpoints import Saved
 from obsray.testing.virtual_control import VirtualControl
-from obsray.testing.virtual_node import VirtualNode
+from obsray.testing.virtual_node import VirtualNode, node_id, number_of
 from obsray.testing.virtual_process import VirtualProcess
 from obsray.testing.virtual_worker import VirtualExecutor
 from obsray.testing.workloads import WORKLOADS
@@ -34,7 +37,10 @@ DRIVER_PID = 100
 #: How often it is looked whether everything has been let go at the end.
 LOOK_NS = 20 * MILLISECOND_NS
 #: A run that takes more steps than this goes in circles.
-STEPS_MAX = 5_000_000
+STEPS_MAX = 20_000_000
+PROGRESS_STEPS = 4096
+#: Kinds of machines whose decisions are counted.
+MACHINES = ("node", "owner", "control", "autoscaler")
 #: Often, so that what broken links left behind is gone soon after the faults.
 HOLDS_CHECK_SECONDS = 1.0
 
@@ -62,7 +68,7 @@ class Result:
     deaths: int
     cancels: int
     virtual_seconds: float
-    #: Kind of machine ("node", "owner") -> stimuli, and wall nanoseconds they took if a clock was given.
+    #: Kind of machine (``MACHINES``) -> stimuli, and wall nanoseconds they took if a clock was given.
     decisions: dict[str, int]
     decide_ns: dict[str, int]
     #: Events that the scenario is there for and that this seed did not lead to.
@@ -70,13 +76,22 @@ class Result:
 
 
 class Simulator:
-    """A run. ``clock_ns`` measures what decisions cost; without one nothing is measured."""
+    """A run. ``clock_ns`` measures what decisions cost; without one nothing is measured. ``looks``: whether invariants
+    are looked at, which changes nothing in the run; ``thorough``: after each step."""
 
     def __init__(
-        self, scenario: Scenario, seed: int, thorough: bool = False, clock_ns: Callable[[], int] | None = None
+        self,
+        scenario: Scenario,
+        seed: int,
+        thorough: bool = False,
+        clock_ns: Callable[[], int] | None = None,
+        looks: bool = True,
     ) -> None:
         self.scenario = scenario
         self.seed = seed
+        self.looks = looks
+        #: Called now and then, with the run: something for whoever waits.
+        self.on_progress: Callable[[Simulator], None] | None = None
         self.chance = random.Random(seed)
         self.agenda = Agenda()
         self.log = EventLog(self.agenda)
@@ -89,12 +104,17 @@ class Simulator:
         #: actor -> what it has saved; as files, it outlives processes.
         self.checkpoints: dict[bytes, Saved] = {}
         self.invariants = Invariants(self, thorough)
-        self.control = VirtualControl(self, b"n000\0\0\0\0") if scenario.nodes > 1 else None
+        self.control = VirtualControl(self, node_id(0)) if scenario.nodes > 1 else None
+        self.founding = Founding() if scenario.founded else None
         #: All nodes that there ever were, the head first.
         self.nodes: list[VirtualNode] = []
         self.nodes_by_id: dict[bytes, VirtualNode] = {}
+        self._numbers = itertools.count()
         for _ in range(scenario.nodes):
-            self._add_node()
+            self._add_node(next(self._numbers))
+        #: Of those that there are in the beginning, those that have not joined as far as they should.
+        self._waited_for = list(self.nodes)
+        self.autoscaler = VirtualAutoscaler(self, **scenario.autoscaler) if scenario.autoscaler else None
         self.processes: dict[bytes, VirtualProcess] = {}
         self.drivers: list[VirtualProcess] = []
         #: All workers that ever said hello: node and pid.
@@ -105,8 +125,8 @@ class Simulator:
         self.cures: list[Callable[[], None]] = []
         self.faults_over = False
         self.steps = 0
-        self.decisions: dict[str, int] = {"node": 0, "owner": 0, "control": 0}
-        self.decide_ns: dict[str, int] = {"node": 0, "owner": 0, "control": 0}
+        self.decisions = dict.fromkeys(MACHINES, 0)
+        self.decide_ns = dict.fromkeys(MACHINES, 0)
         self._clock_ns = clock_ns
         self._programs = 0
 
@@ -131,8 +151,13 @@ class Simulator:
     def _run(self) -> None:
         for node in self.nodes:
             node.start()
-        if self.control is not None:
+        if self.founding is not None:
+            self._step_while(lambda: not self._are_admitted())
+            self.founding.complete(self)
+        elif self.control is not None:
             self._step_while(lambda: not self._is_whole())
+        if self.autoscaler is not None:
+            self.autoscaler.start()
         for number in range(self.scenario.drivers):
             self._start_driver(number)
         for part in self.scenario.faults:
@@ -145,7 +170,8 @@ class Simulator:
         if self._programs:
             raise Broken("these waits do not end:\n  " + "\n  ".join(waits(self)[:20]))
         self._settle(deadline)
-        check_end(self)
+        if self.looks:
+            check_end(self)
         self._leave()
 
     def _step_while(self, condition: Callable[[], bool]) -> None:
@@ -155,6 +181,8 @@ class Simulator:
             self.steps += 1
             for watch in self.between_steps:
                 watch()
+            if not self.steps % PROGRESS_STEPS and self.on_progress is not None:
+                self.on_progress(self)
             if self.steps > STEPS_MAX:
                 raise Broken(f"more than {STEPS_MAX} steps")
 
@@ -170,10 +198,14 @@ class Simulator:
 
     def _settle(self, deadline: int) -> None:
         """Let everything be let go: leases, references, actors without handles."""
-        left = leftovers(self)
-        while left and self.agenda.elapsed_ns < deadline:
+        everybody: list[VirtualProcess | VirtualNode] = [*self.living(), *self.living_nodes()]
+        # Whoever had something left is looked at again first.
+        who = next((each for each in everybody if any(left_with(each))), None)
+        while who is not None and self.agenda.elapsed_ns < deadline:
             self._step_for(LOOK_NS)
-            left = leftovers(self)
+            if not any(left_with(who)):
+                everybody = [*self.living(), *self.living_nodes()]
+                who = next((each for each in everybody if any(left_with(each))), None)
 
     def _leave(self) -> None:
         """The drivers leave in order, and take nothing along."""
@@ -182,7 +214,8 @@ class Simulator:
                 self.exit(driver)
         self._step_for(LOOK_NS)
         for node in self.living_nodes():
-            self.invariants.look_at(node)
+            if self.looks:
+                self.invariants.look_at(node)
             clients = [client for client in node.machine.clients.values() if client.kind is ProcessKind.DRIVER]
             if clients:
                 raise Broken(f"{node.name} still serves {len(clients)} drivers")
@@ -221,12 +254,17 @@ class Simulator:
 
     def after_step(self, process: VirtualProcess | VirtualNode) -> None:
         """A process has taken a step: everything must hold."""
-        self.invariants.after_step(process)
+        if self.looks:
+            self.invariants.after_step(process)
 
     # --- nodes -------------------------------------------------------------------------------------------------
 
-    def _add_node(self) -> VirtualNode:
-        node = VirtualNode(self, len(self.nodes))
+    def next_node_id(self) -> bytes:
+        """The id of a node that is not there yet."""
+        return node_id(next(self._numbers))
+
+    def _add_node(self, number: int, cpus: float | None = None) -> VirtualNode:
+        node = VirtualNode(self, number, cpus)
         self.nodes.append(node)
         self.nodes_by_id[node.id] = node
         self.replay.nodes[node.id] = NodeTables()
@@ -236,18 +274,27 @@ class Simulator:
         """All nodes that run, the head first."""
         return [node for node in self.nodes if not node.dead]
 
-    def _is_whole(self) -> bool:
-        """Whether all nodes that run are members and linked each with each."""
-        living = self.living_nodes()
-        others = len(living) - 1
-        return all(
-            node.admitted and len(node.neighbours.links) == others == len(node.machine.peers.living())
-            for node in living
-        )
+    def _are_admitted(self) -> bool:
+        while self._waited_for and self._waited_for[-1].admitted:
+            self._waited_for.pop()
+        return not self._waited_for
 
-    def join_node(self) -> None:
-        """Another node joins the cluster."""
-        self._add_node().start()
+    def _is_whole(self) -> bool:
+        """Whether all nodes that there are in the beginning are members and linked each with each."""
+        others = len(self.nodes) - 1
+        while self._waited_for:
+            node = self._waited_for[-1]
+            if not node.admitted or not len(node.neighbours.links) == others == len(node.machine.peers.usable()):
+                return False
+            self._waited_for.pop()
+        return True
+
+    def join_node(self, identifier: bytes = b"", cpus: float | None = None) -> VirtualNode:
+        """Another node joins the cluster; under an id from ``next_node_id``, with as many CPUs as others, if not said
+        otherwise."""
+        node = self._add_node(number_of(identifier) if identifier else next(self._numbers), cpus)
+        node.start()
+        return node
 
     def crash_node(self, node: VirtualNode, why: str) -> None:
         """A node is gone with all its processes."""
@@ -255,6 +302,7 @@ class Simulator:
             return
         self.ledger.deaths += 1
         self.tell(f"{node.name} ends: {why}")
+        node.meet_all()
         node.dead, node.paused = True, False
         for process in [each for each in self.living() if each.home is node]:
             self._bury(process, 0, SIGNAL_KILL)
@@ -331,7 +379,8 @@ class Simulator:
     def attempt_began(self, process: VirtualProcess, running: Running) -> None:
         """A virtual worker begins an attempt."""
         executor = process.executor
-        self.ledger.begin(process.id, running, executor is not None and bool(executor.actor))
+        ordered = executor is not None and bool(executor.actor) and executor.at_a_time == 1
+        self.ledger.begin(process.id, running, ordered)
 
     def attempt_given_back(self, running: Running) -> None:
         """An attempt had no argument: it has not begun after all."""

@@ -40,6 +40,8 @@ LOOK_NS = 250 * MILLISECOND_NS
 #: A follower that was cut off looks this often whether it can be told again.
 FOLLOW_NS = 300 * MILLISECOND_NS
 RPC_SECONDS_MAX = 5.0
+#: Nodes looked at per call, on average: its tables are checked after each call while they are small.
+LOOKS_PER_STEP = 24
 _NO_ANSWER = "the control store does not answer"
 
 #: Called with a reply or None, and why not: the name of a gRPC status code and a sentence.
@@ -68,6 +70,7 @@ class VirtualControl:
         #: Nodes that follow the table of nodes: the epoch and sequence up to which each has been told.
         self._followers: dict[bytes, tuple[int, int]] = {}
         self._kept = 0
+        self._looks = 0
         self.agenda.after(LOOK_NS, self._look)
 
     def now(self) -> Instant:
@@ -105,7 +108,10 @@ class VirtualControl:
     def _take(self, stimulus: Message, answer: Done | None = None) -> None:
         now, machine = self.now(), self.machine
         effects, events = self.simulator.decide("control", machine.step, now, stimulus)
-        machine.check_invariants()
+        self._looks += LOOKS_PER_STEP
+        if self._looks > len(machine.membership.entries) or self.simulator.invariants.thorough:
+            self._looks = 0
+            machine.check_invariants()
         for change in events:
             if change.WhichOneof("row") == "node":
                 row, intern = change.node, self.records.intern
@@ -136,9 +142,17 @@ class VirtualControl:
 
     def follow(self, node: VirtualNode) -> None:
         """From now on the node hears of all nodes."""
-        if node.id not in self._followers and not node.dead:
+        if self.simulator.founding is not None and not self.simulator.founding.is_complete:
+            # It will have heard of all of them when all are there.
+            self._followers[node.id] = (0, 0)
+        elif node.id not in self._followers and not node.dead:
             self._followers[node.id] = (0, 0)
             self._tell(node)
+
+    def followed_by_all(self) -> None:
+        """All nodes have been told all so far."""
+        history = self.machine.history
+        self._followers = dict.fromkeys(self._followers, (history.epoch, history.last))
 
     def _tell_all(self) -> None:
         for identifier, position in list(self._followers.items()):

@@ -57,6 +57,7 @@ from obsray.core.transport.node_reporter import Membership
 from obsray.ids import NIL_TASK
 from obsray.telemetry.events import DeathCause, ProcessKind
 from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS, Appointment, Clock, Records
+from obsray.testing.founding import FoundedLinks, FoundedPeerTable
 from obsray.testing.ledger import Broken
 from obsray.testing.network import VirtualLink
 from obsray.testing.virtual_control import VirtualReporter
@@ -64,6 +65,7 @@ from obsray.testing.virtual_transfers import VirtualTransfers
 
 if TYPE_CHECKING:
     from obsray.testing.simulator import Simulator
+    from obsray.testing.virtual_autoscaler import VirtualAutoscaler
     from obsray.testing.virtual_process import VirtualProcess
 
 NODE_ID = b"\0node\0\0\0"
@@ -84,16 +86,26 @@ class Starts:
     dies_ratio: float = 0.0
 
 
-class VirtualNode:
-    """``number`` 0 is the head."""
+def node_id(number: int) -> bytes:
+    """The id of the node with that number; in the order of their numbers, with a mark of its own."""
+    return b"%c%03d\0\0\0\0" % (ord("n") + number // 1000, number % 1000)
 
-    def __init__(self, simulator: Simulator, number: int) -> None:
+
+def number_of(identifier: bytes) -> int:
+    """The number of the node with that id."""
+    return (identifier[0] - ord("n")) * 1000 + int(identifier[1:4])
+
+
+class VirtualNode:
+    """``number`` 0 is the head. ``cpus``: if it has not as many as others."""
+
+    def __init__(self, simulator: Simulator, number: int, cpus: float | None = None) -> None:
         scenario = simulator.scenario
         self.simulator = simulator
         self.agenda, self.network, self.chance = simulator.agenda, simulator.network, simulator.chance
         self.number = number
         self.clustered = scenario.nodes > 1
-        self.id = self.host = b"n%03d\0\0\0\0" % number if self.clustered else NODE_ID
+        self.id = self.host = node_id(number) if self.clustered else NODE_ID
         self.name = f"node n{number}"
         # Machines were not started at the same time.
         self.clock = Clock(self.agenda, 1000.0 + 100 * number)
@@ -109,16 +121,22 @@ class VirtualNode:
         self.disk_fails_ratio = 0.0
         self.disk_ns_max = 2 * MILLISECOND_NS
         config = simulator.config
-        total = {"CPU": round(scenario.cpus * UNIT), "memory": 1 << 30}
+        cpus = scenario.cpus if cpus is None else cpus
+        total = {"CPU": round(cpus * UNIT), "memory": 1 << 30}
         total |= {name: round(amount * UNIT) for name, amount in scenario.custom.items()}
         self.total = total
         pool = WorkerPool(
-            lambda: self.new_id(), config.workers_prestart or max(1, int(scenario.cpus)), config.workers_max,
+            lambda: self.new_id(), config.workers_prestart or max(1, int(cpus)), config.workers_max,
             config.worker_idle_seconds, config.worker_start_seconds_max, config.shutdown_grace_seconds,
         )  # fmt: skip
         store_bytes = scenario.store_bytes
         objects = ObjectTable(store_bytes, "spill", config.spill_bytes_max, config.store_wait_seconds_max)
-        peers = PeerTable(self.id, head=not number, clustered=self.clustered)
+        founding = simulator.founding
+        founds = founding is not None and not founding.is_complete
+        if founding is not None and founds:
+            peers: PeerTable = FoundedPeerTable(self.id, not number, founding)
+        else:
+            peers = PeerTable(self.id, head=not number, clustered=self.clustered)
         self.machine = NodeMachine(self.id, Resources(total), pool, objects, "sockets", dict, {}, peers)
         #: Offset in the arena -> what was written there last; path -> what lies in that file.
         self.arena: dict[int, Any] = {}
@@ -133,6 +151,8 @@ class VirtualNode:
         self.transfers = VirtualTransfers(self)
         reactor = cast(Any, SimpleNamespace(close=self._close_link, flush=self.network.flush))
         self.neighbours = Neighbours(reactor, self.machine, self.do, self._broken, self._refused)
+        if founding is not None and founds:
+            self.neighbours.links = FoundedLinks(self, founding)
         self.neighbours.doorman = cast(Any, SimpleNamespace(call=self._call))
         self.reporter: VirtualReporter | None = None
         self.naming: Naming | None = None
@@ -354,6 +374,11 @@ class VirtualNode:
             self.when_awake(self.neighbours.arrived, cast(Any, near))
             self.network.flush()
 
+    def meet_all(self) -> None:
+        """Have a link to each other node, also where none was needed so far."""
+        if isinstance(self.neighbours.links, FoundedLinks):
+            self.neighbours.links.meet_all()
+
     def _close_link(self, link: VirtualLink) -> None:
         if not link.closed:
             self.network.close(link)
@@ -432,9 +457,9 @@ class VirtualNode:
 
     # --- clients -------------------------------------------------------------------------------------------
 
-    def join(self, process: VirtualProcess) -> VirtualLink | None:
+    def join(self, process: VirtualProcess | VirtualAutoscaler, kind: ProcessKind | None = None) -> VirtualLink | None:
         """A process connects and says hello: its end of the link, or None if it is not expected."""
-        kind = process.kind
+        kind = process.kind if kind is None else kind
         me = Hello(process.id, int(kind), process.pid)
         near, far = self.network.connect(process, me, self, Hello(b"", int(ProcessKind.NODE), 0))
         step = Step(self.clock.monotonic(), self.clock.time_ns(), self.records)

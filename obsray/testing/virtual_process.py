@@ -21,6 +21,7 @@ from obsray.core.runtime.leases import Function, Shape
 from obsray.core.runtime.ownership import NODE, READY, Entry, Ownership, Task
 from obsray.core.runtime.reservations import Reservations
 from obsray.core.runtime.serialization import KIND_ERROR, load_error
+from obsray.core.runtime.streams import Stream
 from obsray.core.runtime.submission import Packed, Plan, Submission
 from obsray.core.runtime.submitted import SubmittedRun
 from obsray.core.runtime.values import READS_MAX, Unreadable
@@ -43,6 +44,7 @@ from obsray.ids import (
 )
 from obsray.telemetry.events import ProcessKind, TaskType, WaitKind
 from obsray.testing.agenda import MILLISECOND_NS, SECOND_NS, Records
+from obsray.testing.founding import FoundedPeerTable
 from obsray.testing.network import VirtualLink
 from obsray.testing.programs import Steps, Until, Value
 from obsray.testing.virtual_thread import VirtualThread
@@ -55,7 +57,7 @@ TICK_NS = 5 * MILLISECOND_NS
 QUIET_NS = 100 * MILLISECOND_NS
 BLOCKED_AFTER_NS = MILLISECOND_NS
 CPU = 10_000
-_INLINE = b"\x80"
+INLINE = b"\x80"
 #: No placement group, any bundle.
 _ANYWHERE = (b"", -1)
 
@@ -126,9 +128,14 @@ class VirtualProcess:
         if link is None:
             return False
         self.node = link
-        for peer in self.home.machine.peers.living():
-            self.node_addresses[mark_of_node(peer.id)] = peer.facts.address
-            self.node_ids[mark_of_node(peer.id)] = peer.id
+        peers = self.home.machine.peers
+        if isinstance(peers, FoundedPeerTable):
+            self.node_addresses, self.node_ids = peers.known_to_clients()
+            self.dispatcher.node_ids = self.node_ids
+        else:
+            for peer in peers.living():
+                self.node_addresses[mark_of_node(peer.id)] = peer.facts.address
+                self.node_ids[mark_of_node(peer.id)] = peer.id
         self.dispatcher.job = self.submitted.job = self.job
         if self.home.clustered and self.kind is ProcessKind.DRIVER:
             link.send(m.encode(m.DescribeJob({"entrypoint": "program.py", "namespace": "space"})))
@@ -299,7 +306,7 @@ class VirtualProcess:
         """A value as it travels: inline, or written to the object store. Raises ObjectStoreFullError."""
         value = value._replace(made=self.simulator.ledger.next_made())
         if value.size <= self.config.inline_bytes_max:
-            return _INLINE + cast(bytes, msgpack.packb(value))
+            return INLINE + cast(bytes, msgpack.packb(value))
         answer = self.ask(lambda number: m.CreateObject(number, identifier, value.size))
         self.after()
         try:
@@ -381,7 +388,7 @@ class VirtualProcess:
         """An inline value; references inside it are held by the thread."""
         if data[0] == KIND_ERROR:
             raise load_error(data)
-        if data == _INLINE:
+        if data == INLINE:
             return Value(0)
         return self.adopt(Value(*msgpack.unpackb(data[1:], use_list=False)), thread)
 
@@ -417,7 +424,9 @@ class VirtualProcess:
         if plan is None:
             function = self._function(name, options.get("max_calls", 0))
             shape = self._shape(cpus, where) if cpus >= 0 else None
-            wired = {"retry": True} if options.get("retry_exceptions") else {}
+            wired: dict[str, Any] = {"retry": True} if options.get("retry_exceptions") else {}
+            if "backpressure" in options:
+                wired["backpressure"] = options["backpressure"]
             if options.get("max_calls"):
                 wired["max_calls"] = options["max_calls"]
             plan = self._plans[key] = Plan(
@@ -473,6 +482,10 @@ class VirtualProcess:
         packed = self._packed(numbers, arguments or [], nested or [])
         submission = self.submission
         task: Task = submission._make(plan, packed, TaskType.TASK, NIL_TASK)
+        self._line_up(plan, task)
+        return self._submitted(task, thread)
+
+    def _line_up(self, plan: Plan, task: Task) -> None:
         if task.unready == 0:
             assert plan.shape is not None
             plan.shape.queue.append(task)
@@ -480,8 +493,20 @@ class VirtualProcess:
             if waiting & (waiting - 1) == 0:
                 self.dispatcher.active.add(plan.shape)
         else:
-            task.ready = submission._task_ready
-        return self._submitted(task, thread)
+            task.ready = self.submission._task_ready
+
+    def stream(
+        self, name: str, numbers: tuple[int, ...], *, thread: VirtualThread, arguments: list[bytes] | None = None,
+        backpressure: int = -1, retries: int = 3, cpus: float = 1,
+    ) -> tuple[Stream, bytes]:  # fmt: skip
+        """Submit a streaming task: its items, and the object that is ready at its end, which the thread holds."""
+        plan = self._plan(name, -1, retries, {"backpressure": backpressure}, cpus, _ANYWHERE)
+        task: Task = self.submission._make(plan, self._packed(numbers, arguments or [], []), TaskType.TASK, NIL_TASK)
+        self._line_up(plan, task)
+        stream: Stream = self.submission.streams.open(task)
+        stream.backpressure = backpressure
+        (ended,) = self._submitted(task, thread)
+        return stream, ended
 
     def _submitted(self, task: Task, thread: VirtualThread) -> list[bytes]:
         self.simulator.task_submitted(self, task)
@@ -528,19 +553,23 @@ class VirtualProcess:
     def create_actor(
         self, class_name: str, numbers: tuple[int, ...], *, thread: VirtualThread, nested: list[bytes] | None = None,
         restarts: int = 0, cpus: float = 0, detached: bool = False, checkpoint_every: int = 0, group: bytes = b"",
+        at_a_time: int = 1,
     ) -> ActorClient:  # fmt: skip
-        """Create an actor as ``Submission.create_actor`` does; the thread holds its handle's reference."""
+        """Create an actor as ``Submission.create_actor`` does; the thread holds its handle's reference. ``at_a_time``:
+        of more than one of its calls none waits for another."""
         plan = self._plan(class_name, 1, 0, {}, -1, _ANYWHERE)
         packed = self._packed(numbers, [], nested or [])
         spec = {
             "class_name": class_name, "name": "", "namespace": "", "detached": detached,
             "resources": {"CPU": CPU}, "held": {"CPU": round(cpus * CPU)} if cpus else {}, "runtime": None,
-            "restarts_max": restarts, "meta": b"", "concurrency": {},
+            "restarts_max": restarts, "meta": b"",
+            "concurrency": {"max": at_a_time} if at_a_time > 1 else {},
             "checkpoint": {"every": checkpoint_every} if checkpoint_every else None,
             "placement": {"group": group, "bundle": -1} if group else None,
         }  # fmt: skip
         client: ActorClient
-        client, _ = self.submission.create_packed(plan, spec, packed, True, -1)
+        client, _ = self.submission.create_packed(plan, spec, packed, at_a_time == 1, -1)
+        client.concurrent = at_a_time > 1
         thread.hold(client.id + bytes(4))
         return client
 
@@ -553,7 +582,7 @@ class VirtualProcess:
         }  # fmt: skip
         self.ask(lambda number: m.CreateGroup(number, spec))
         ready = self.next_put()
-        self.reservations.await_group(ready, group, _INLINE)
+        self.reservations.await_group(ready, group, INLINE)
         thread.hold(ready)
         self.after()
         return group, ready

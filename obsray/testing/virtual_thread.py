@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from obsray.core.protocol import messages as m
 from obsray.core.runtime.ownership import READY, Entry
 from obsray.core.runtime.running import Running
+from obsray.core.runtime.streams import Stream
 from obsray.core.runtime.waiting import Waiter
 from obsray.errors import GetTimeoutError
 from obsray.ids import NIL_TASK
 from obsray.telemetry.events import WaitKind
 from obsray.testing.agenda import MICROSECOND_NS, MILLISECOND_NS
-from obsray.testing.programs import Program, Sleep, Steps, Until, Value
+from obsray.testing.programs import Item, Program, Sleep, Steps, Until, Value
 
 if TYPE_CHECKING:
     from obsray.testing.virtual_process import VirtualProcess
@@ -77,7 +79,8 @@ class VirtualThread:
         finally:
             self.process.local.running = None
 
-    def _wait(self, wish: Sleep | Until) -> None:
+    def _wait(self, wish: Sleep | Until | Item) -> None:
+        assert not isinstance(wish, Item), "only streaming tasks yield items"
         self.waiting = wish
         agenda, turn = self.process.agenda, self._turn
         if isinstance(wish, Sleep):
@@ -209,6 +212,33 @@ class VirtualThread:
                 for entry in pending:
                     process.ownership.stop_waiting(entry, waiter)
         return [entry.id for entry in entries if entry.state == READY][:count]
+
+    def next_item(self, stream: Stream) -> Steps[bytes | None]:
+        """The next item of a stream, held; None at its end. As ``ObjectRefGenerator``."""
+        process = self.process
+        if not stream.is_ready():
+            waiter = stream.waiter = Waiter(1)
+            process.send_everything()
+            try:
+                yield Until(waiter)
+            finally:
+                stream.waiter = None
+        if not stream.ready:
+            return None
+        entry = stream.ready.popleft()
+        stream.taken += 1
+        self.hold(entry.id)
+        task = process.ownership.tasks.get(stream.task)
+        if stream.backpressure > 0 and task is not None and task.dispatched_to is not None:
+            message = m.encode(m.ItemsTaken(stream.task, stream.taken))
+            process.ownership.outbox.append((task.dispatched_to.worker, message))
+            process.after()
+        return entry.id
+
+    def abandon(self, stream: Stream) -> None:
+        """The program wants no more items."""
+        self.process.submission.streams.abandon(stream)
+        self.process.after()
 
     def put(self, value: Value) -> Steps[bytes]:
         """Store a value of this process; the program holds the reference."""

@@ -5,6 +5,7 @@ The black box is ``Records.ran``: an attempt is in it from its first moment unti
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +13,7 @@ import msgpack
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.executor import SEND_AFTER_NS, LoadedFunction
+from obsray.core.runtime.producers import ABANDONED, Producers, Window
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import dump_error
 from obsray.core.runtime.values import Unreadable
@@ -21,9 +23,9 @@ from obsray.telemetry.events import Outcome, Reason, WaitKind
 from obsray.testing.agenda import MICROSECOND_NS
 from obsray.testing.bodies import body
 from obsray.testing.network import VirtualLink
-from obsray.testing.programs import Sleep, Steps, Until, Value
+from obsray.testing.programs import Item, Program, Sleep, Steps, Until, Value
 from obsray.testing.virtual_checkpoints import VirtualCheckpoints
-from obsray.testing.virtual_process import VirtualProcess
+from obsray.testing.virtual_process import INLINE, VirtualProcess
 from obsray.testing.virtual_thread import VirtualThread
 
 if TYPE_CHECKING:
@@ -81,8 +83,12 @@ class VirtualExecutor:
         self.actor = b""
         self.instance: dict[str, Any] | None = None
         self.checkpoints: VirtualCheckpoints | None = None
+        #: Calls of an actor that run beside each other, each in a thread of its own.
+        self.at_a_time = 1
+        self.producers = Producers(cast(Any, self))
         self._thread = process.start_thread("main")
         self._thread.ended = self._main_ended
+        self._threads: dict[int, VirtualThread] = {0: self._thread}
         self._idle: Waiter | None = None
         self._results: dict[int, tuple[VirtualLink, list[tuple[Any, ...]]]] = {}
         self._sent_ns = 0
@@ -95,6 +101,12 @@ class VirtualExecutor:
         inbox.handle(m.Recall, cast(Any, self._on_recall))
         inbox.handle(m.CancelTask, cast(Any, self._on_cancel))
         inbox.handle(m.StartActor, cast(Any, self._on_start_actor))
+        inbox.handle(m.ItemsTaken, cast(Any, lambda link, x: self.producers.taken(x[1], x[2])))
+
+    @property
+    def session(self) -> VirtualProcess:
+        """As the real one calls it."""
+        return self.process
 
     def start(self) -> None:
         """Begin to serve."""
@@ -108,12 +120,13 @@ class VirtualExecutor:
             if not queue:
                 process.send_everything()
                 if not queue and not self.exiting:
-                    self._idle = Waiter(1)
-                    yield Until(self._idle)
-                    self._idle = None
+                    yield from self._wait_idle()
                 continue
             next_up = queue.popleft()
-            if isinstance(next_up, Running):
+            if isinstance(next_up, Running) and self.at_a_time > 1:
+                yield from self._room_beside()
+                self._execute_beside(next_up)
+            elif isinstance(next_up, Running):
                 yield from self._execute(next_up)
             else:
                 yield from self._become(next_up)
@@ -121,7 +134,33 @@ class VirtualExecutor:
             yield Sleep(self.chance.randint(1, 5) * MICROSECOND_NS)
             if not queue or self.clock.time_ns() - self._sent_ns > SEND_AFTER_NS:
                 process.send_everything()
+        while self.slots:
+            yield from self._wait_idle()
         process.send_everything()
+
+    def _wait_idle(self) -> Steps[None]:
+        self._idle = Waiter(1)
+        yield Until(self._idle)
+        self._idle = None
+
+    def _room_beside(self) -> Steps[None]:
+        while len(self.slots) >= self.at_a_time:
+            self.process.send_everything()
+            yield from self._wait_idle()
+
+    def _execute_beside(self, running: Running) -> None:
+        """A call begins in a thread of its own; those before it run on."""
+        slot = next(number for number in itertools.count(1) if number not in self.slots)
+        thread = self._threads[slot] = self.process.start_thread(f"call {slot}")
+        thread.ended = lambda value, error: self._beside_ended(slot, error)
+        self.slots[slot] = running
+        self.agenda.after(MICROSECOND_NS, self.process.do, thread.run, self._execute(running, slot))
+
+    def _beside_ended(self, slot: int, error: BaseException | None) -> None:
+        if error is not None:
+            raise error
+        self.slots.pop(slot, None)
+        self._wake()
 
     def _main_ended(self, value: Any, error: BaseException | None) -> None:
         if error is not None:
@@ -191,8 +230,10 @@ class VirtualExecutor:
         for running in self.slots.values():
             if running.task == task:
                 running.cancelled = True
-                if not self.actor:
-                    self._thread.interrupt()
+                if not self.actor or self.at_a_time > 1:
+                    self._threads[running.slot].interrupt()
+                else:
+                    self.producers.taken(task, ABANDONED)
                 return
         if any(isinstance(running, Running) and running.task == task for running in self.queue):
             self._cancelled.add(task)
@@ -238,18 +279,20 @@ class VirtualExecutor:
 
     # --- one attempt -------------------------------------------------------------------------------------------------
 
-    def _execute(self, running: Running) -> Steps[None]:
+    def _execute(self, running: Running, slot: int = 0) -> Steps[None]:
         if running.link.closed or self._was_cancelled(running):
             return
-        thread = self._thread
+        thread = self._threads[slot]
         running.loaded = running.link.state[running.number]
-        self._begin(running)
+        self._begin(running, slot)
         try:
             call = yield from self._arguments(running)
             answered = self.checkpoints is not None and running.task in self.checkpoints.answers
             result: Value | None
             if self.checkpoints is not None and answered:
                 result = self.checkpoints.answers.pop(running.task)
+            elif running.returns < 0:
+                result = yield from self._stream(running, body(running.loaded.name)(call))
             else:
                 result = yield from body(running.loaded.name)(call)
             values, extra = yield from self._store_results(running, result)
@@ -269,18 +312,24 @@ class VirtualExecutor:
 
     def _give_back(self, running: Running, lost: Unreadable) -> None:
         process = self.process
-        self.slots.pop(0, None)
-        self._thread.running = process.local.running = None
-        process.records.idle(0)
+        self._leave_slot(running)
         self.simulator.attempt_given_back(running)
         running.link.send(m.encode(m.ArgumentLost(running.task, running.attempt, lost.identifier, str(lost))))
         process.send_everything()
 
-    def _begin(self, running: Running) -> None:
+    def _leave_slot(self, running: Running) -> None:
+        self.slots.pop(running.slot, None)
+        self._threads[running.slot].running = self.process.local.running = None
+        self.process.records.idle(running.slot)
+
+    def _begin(self, running: Running, slot: int = 0) -> None:
+        running.slot = slot
         running.started_at = running.ready_at = self.clock.time_ns()
         running.actor = self.actor or _NO_ACTOR
-        self.slots[0] = self._thread.running = self.process.local.running = running
-        self.process.records.running(0, running.task, running.started_at, running.loaded.name_number, running.attempt)
+        self.slots[slot] = self._threads[slot].running = self.process.local.running = running
+        self.process.records.running(
+            slot, running.task, running.started_at, running.loaded.name_number, running.attempt
+        )
         self.simulator.attempt_began(self.process, running)
 
     def _was_cancelled(self, running: Running) -> bool:
@@ -292,7 +341,7 @@ class VirtualExecutor:
         return True
 
     def _arguments(self, running: Running) -> Steps[Call]:
-        thread, process = self._thread, self.process
+        thread, process = self._threads[running.slot], self.process
         call = Call(thread, running, self.instance)
         for _, kind, data in running.arguments or ():
             if kind == m.ARGUMENT_STORED:
@@ -315,7 +364,57 @@ class VirtualExecutor:
         running.ready_at = self.clock.time_ns()
         return call
 
+    def _stream(self, running: Running, program: Program) -> Steps[None]:
+        """As ``Producers.stream``: send what a body yields as ``Item``, no further ahead than its consumer allows."""
+        window = self.producers._open(running)
+        answer: bool | None = None
+        error: BaseException | None = None
+        try:
+            while window.taken != ABANDONED and not running.cancelled:
+                try:
+                    wish = program.send(answer) if error is None else program.throw(error)
+                except StopIteration:
+                    break
+                answer = error = None
+                if isinstance(wish, Item):
+                    yield from self._yielded(running, window, wish.value)
+                    if self.producers._is_full(window):
+                        yield from self._room(window)
+                    continue
+                try:
+                    answer = yield wish
+                except (Exception, KeyboardInterrupt) as raised:
+                    error = raised
+        finally:
+            self.producers._windows.pop(running.task, None)
+            program.close()
+        if running.cancelled:
+            raise KeyboardInterrupt
+
+    def _yielded(self, running: Running, window: Window, value: Value) -> Steps[None]:
+        process, index = self.process, window.sent
+        window.sent = index + 1
+        if window.wanted is not None and index not in window.wanted:
+            return
+        stored = yield from process.store(running.task + (index + 1).to_bytes(4, "big"), value)
+        if value.inner:
+            process.ownership.hand_out(list(value.inner), running.link.peer.worker)
+        running.link.send(m.encode(m.Item(running.task, index, stored, list(value.inner))))
+        process.records.task_item_yielded(self.clock.time_ns(), running.task, index, value.size)
+        process.send_everything()
+
+    def _room(self, window: Window) -> Steps[None]:
+        waiter = Waiter(1)
+        window.wake = lambda: waiter.on_ready(None)
+        self.process.send_everything()
+        try:
+            yield Until(waiter)
+        finally:
+            window.wake = None
+
     def _store_results(self, running: Running, result: Value | None) -> Steps[tuple[list[Any], dict[str, Any] | None]]:
+        if running.returns < 0:
+            return [INLINE], None
         values: list[Any] = []
         contained: list[list[bytes]] = []
         wanted = (running.options or {}).get("wanted")
@@ -358,9 +457,7 @@ class VirtualExecutor:
         options = running.options or {}
         if options.get("max_calls") and loaded.calls >= options["max_calls"]:
             extra = {**(extra or {}), "retire": True}
-        self.slots.pop(0, None)
-        self._thread.running = process.local.running = None
-        process.records.idle(0)
+        self._leave_slot(running)
         if running.cancelled and outcome is Outcome.OK:
             outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
         run_ns = now - running.ready_at
@@ -410,6 +507,7 @@ class VirtualExecutor:
         else:
             thread.let_go()
             self._end(running, Outcome.OK, [], None)
+            self.at_a_time = spec["concurrency"].get("max", 1)
             if spec["checkpoint"] is not None:
                 self.checkpoints = VirtualCheckpoints(self, self.actor, spec["checkpoint"]["every"])
                 if message.incarnation:

@@ -405,6 +405,77 @@ def _check_counts(thread: VirtualThread, made: list[bytes], restarts: int) -> Pr
 
 
 @workload
+def beside_each_other(
+    thread: VirtualThread, actors: int, calls: int, at_a_time: int, restarts: int = 0, retries: int = 0
+) -> Program:
+    """Actors (threaded, or with an event loop) whose calls run beside each other, in any order; each counts once."""
+    process, chance = thread.process, thread.process.chance
+    for _ in range(actors):
+        client = process.create_actor("Counter", (0,), thread=thread, restarts=restarts, at_a_time=at_a_time)
+        made = []
+        for number in range(calls):
+            method = "add_slowly" if chance.random() < 0.7 else "add"
+            source = thread.submit("heavy_tailed", number) if chance.random() < 0.2 else b""
+            arguments = [source] if source else None
+            made.append(process.call(client, method, (1,), thread=thread, arguments=arguments, retries=retries))
+            if source:
+                thread.drop(source)
+            if chance.random() < 0.2:
+                yield from pause(thread, 2)
+        counts = []
+        for identifier in made:
+            value = yield from settled(thread, identifier)
+            if value is not None:
+                counts.append(value.number)
+        if not restarts and (len(set(counts)) < len(counts) or not all(0 < each <= calls for each in counts)):
+            raise WrongResult(f"{thread.name}: {calls} calls counted {sorted(counts)}")
+        thread.drop(*made, client.id + bytes(4))
+
+
+@workload
+def streams(
+    thread: VirtualThread, streams: int, items: int, object_bytes: int = 64, backpressure: int = -1,
+    abandoned_ratio: float = 0.0, fails_ratio: float = 0.0, retries: int = 3,
+) -> Program:  # fmt: skip
+    """Streaming tasks: their items come in order, each once, however often the task begins; some are not taken to
+    the end."""
+    process, chance = thread.process, thread.process.chance
+    for number in range(streams):
+        first = 1000 * number
+        stream, ended = process.stream(
+            "count_up", (first, items, object_bytes, int(1000 * fails_ratio)), thread=thread,
+            backpressure=backpressure, retries=retries,
+        )  # fmt: skip
+        enough = chance.randint(0, items) if chance.random() < abandoned_ratio else items + 1
+        taken, failed = 0, False
+        while taken < enough:
+            identifier = yield from thread.next_item(stream)
+            if identifier is None:
+                break
+            value = yield from settled(thread, identifier)
+            thread.drop(identifier)
+            if value is not None and value.number != first + taken:
+                raise WrongResult(f"{thread.name}: item {taken} is {value.number}, should be {first + taken}")
+            taken, failed = taken + 1, failed or value is None
+            yield from pause(thread, 1)
+        if taken >= enough:
+            thread.abandon(stream)
+        elif not failed and taken != items:
+            raise WrongResult(f"{thread.name}: a stream of {items} items ended after {taken}")
+        if chance.random() < 0.5:
+            yield from settled(thread, ended)
+        thread.drop(ended)
+
+
+@workload
+def bursts(thread: VirtualThread, rounds: int, tasks: int, run_ms: float, pause_ms: float, cpus: float = 1) -> Program:
+    """Much to do at once, then nothing for a while, again and again."""
+    for _ in range(rounds):
+        yield from _batches(thread, "fixed", tasks, tasks, (int(run_ms * MILLISECOND_NS),), retries=-1, cpus=cpus)
+        yield Sleep(int(pause_ms * MILLISECOND_NS))
+
+
+@workload
 def exact_counters(thread: VirtualThread, actors: int, calls: int, every: int) -> Program:
     """Actors that save their state every so many calls: whenever they are killed, each call counts once."""
     process, chance = thread.process, thread.process.chance

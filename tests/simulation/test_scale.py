@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from obsray.testing.scale import ControlCost, Cost, ScaleBench, count, measure_control
+from obsray.testing.scale import ControlCost, Cost, ScaleBench, count, lines_run, measure_control
 from obsray.testing.scale_charts import draw, processes
 
 
@@ -21,6 +21,18 @@ def test_hearing_of_a_node_costs_the_same_however_many_there_are():
         return max(len(bench.machine.delegation.shortlist.take()) for _ in range(20))
 
     assert nodes_looked_at(1500) == nodes_looked_at(150) == 64
+
+
+def test_a_link_that_breaks_and_comes_back_costs_the_same_however_many_there_are():
+    def lines(nodes: int) -> int:
+        bench = ScaleBench(nodes)
+        bench.break_link(b"0007\1\0\0\0")
+        counted = lines_run(lambda: [bench.break_link(b"%04d\1\0\0\0" % number) for number in range(10, 40)])
+        bench.machine.peers.check_invariants()
+        return counted
+
+    few, many = lines(150), lines(1500)
+    assert 0 < many < 1.5 * few
 
 
 def test_work_goes_to_the_only_node_with_room_among_many():

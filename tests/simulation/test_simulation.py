@@ -1,7 +1,9 @@
-"""Workloads against faults, decided by seeds: the machines of drivers, workers and the node keep their promises.
+"""Workloads against faults, decided by seeds: the machines of drivers, workers and nodes keep their promises.
 
-``SIMULATION_SEEDS=200 pytest tests/simulation`` runs more seeds of each scenario, ``SIMULATION_SMALL=100`` more of each
-small one (1,000 in all, within a minute on one core). A failure names the command that replays it.
+Each run is more than a thousand seeds, each twice with equal logs, spread over the processors there are.
+``SIMULATION_SEEDS=200 pytest tests/simulation`` runs more seeds of each scenario, ``SIMULATION_SMALL=1000`` more of
+each small one; ``obsray sim --scenario 'cluster_*' --runs 1000 --twice`` does the same by command. A failure names the
+command that replays it.
 """
 
 from __future__ import annotations
@@ -9,13 +11,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from obsray.core.node import delegation, shortlist
+from obsray.testing.agenda import EventLog
 from obsray.testing.bodies import BODIES
+from obsray.testing.campaign import Outcome, campaign
 from obsray.testing.faults import FAULTS
+from obsray.testing.founding import Founding
 from obsray.testing.scenarios import Scenario, ScenarioError, make_scenario, read_scenario
 from obsray.testing.simulator import SimulationFailed, Simulator, simulate
 from obsray.testing.workloads import WORKLOADS
@@ -24,7 +30,37 @@ HERE = Path(__file__).resolve().parent
 SCENARIOS = {path.stem: read_scenario(path) for path in sorted(HERE.glob("scenarios/*.toml"))}
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2"))
 SMALL = [name for name in SCENARIOS if name.startswith("small_")]
-SMALL_SEEDS = int(os.environ.get("SIMULATION_SMALL", "6"))
+SMALL_SEEDS = int(os.environ.get("SIMULATION_SMALL", "80"))
+#: By command only: half a minute, and some minutes.
+LARGE = ["founded_1000", "founded_10000"]
+PROCESSES = len(os.sched_getaffinity(0))
+
+
+def seeds_of(name: str) -> range:
+    """Each scenario has seeds of its own, so that together they see more."""
+    first = 1000 * (1 + list(SCENARIOS).index(name))
+    if name in SMALL:
+        return range(1, SMALL_SEEDS + 1)
+    if name == "founded_200":
+        return range(first, first + 1)
+    # Those of clusters have many small ones beside them.
+    return range(first, first + (-(-SEEDS // 2) if name.startswith("cluster_") else SEEDS))
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[str, list[Outcome]]]:
+    """What became of all seeds of the scenarios that are tested in this run."""
+    found: dict[str, list[Outcome]] = {
+        item.callspec.params["name"]: []
+        for item in request.session.items
+        if "outcomes" in getattr(item, "fixturenames", ()) and item.path == request.path
+    }
+    pairs = [(SCENARIOS[name], seed) for name in found for seed in seeds_of(name)]
+    # The long ones first, so that all processes end at about the same time.
+    pairs.sort(key=lambda pair: pair[0].name in SMALL)
+    for outcome in campaign(pairs, PROCESSES, twice=True):
+        found[outcome.scenario].append(outcome)
+    return found
 
 
 def remembered() -> list[tuple[str, int]]:
@@ -33,25 +69,53 @@ def remembered() -> list[tuple[str, int]]:
     return [(words[0], int(words[1])) for words in lines if words and words[0] != "#"]
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in SMALL])
-def test_every_seed_keeps_the_promises_and_runs_twice_the_same(name):
-    scenario, missing = SCENARIOS[name], set(SCENARIOS[name].expect_events)
-    # Each scenario has seeds of its own, so that together they see more.
-    first = 1000 * (1 + list(SCENARIOS).index(name))
-    # Those of clusters have many small ones beside them.
-    seeds = -(-SEEDS // 2) if name.startswith("cluster_") else SEEDS
-    for seed in range(first, first + seeds):
-        result = simulate(scenario, seed)
-        assert Simulator(scenario, seed).run().digest == result.digest, f"{name} {seed} is not repeatable"
-        missing &= set(result.missing_events)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in LARGE])
+def test_every_seed_keeps_the_promises_and_runs_twice_the_same(name, outcomes):
+    failures = [outcome.failure for outcome in outcomes[name] if outcome.failure]
+    assert not failures, f"{len(failures)} of {len(outcomes[name])} seeds of {name}; the first:\n{failures[0]}"
+    missing = set(SCENARIOS[name].expect_events)
+    for outcome in outcomes[name]:
+        assert outcome.result is not None
+        missing &= set(outcome.result.missing_events)
     assert not missing, f"{name} is there for {missing}, but no seed led to it"
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_many_small_clusters_keep_the_promises_and_run_twice_the_same(name):
-    for seed in range(1, SMALL_SEEDS + 1):
-        result = simulate(SCENARIOS[name], seed)
-        assert Simulator(SCENARIOS[name], seed).run().digest == result.digest, f"{name} {seed} is not repeatable"
+def test_a_usual_run_is_a_thousand_seeds():
+    if "SIMULATION_SEEDS" not in os.environ and "SIMULATION_SMALL" not in os.environ:
+        assert sum(len(seeds_of(name)) for name in SCENARIOS if name not in LARGE) >= 1000
+
+
+def test_what_founders_know_is_the_same_whether_it_is_made_at_once_or_when_they_touch_it(monkeypatch):
+    text = {
+        "nodes": 12, "founded": True, "cpus": 1, "faults_ms": 400, "config": {"workers_prestart": 1},
+        "workload": [
+            {"name": "fixed", "tasks": 60, "run_ms": 20},
+            {"name": "actors", "actors": 3, "calls": 8, "callers": 2, "cpus": 1},
+        ],
+        "fault": [
+            {"name": "control_away", "mean_ms": 100, "away_ms_max": 200},
+            {"name": "wrong_clocks", "wrong_ms_max": 50},
+        ],
+    }  # fmt: skip
+    lazily = simulate(make_scenario("founded", text), 1)
+    whole = Founding.complete
+
+    def complete(self: Founding, simulator: Simulator) -> None:
+        whole(self, simulator)
+        for node in simulator.nodes:
+            node.meet_all()
+            assert len(node.machine.peers.usable()) == len(node.machine.peers.living()) == 11
+
+    monkeypatch.setattr(Founding, "complete", complete)
+    assert simulate(make_scenario("founded", text), 1).digest == lazily.digest
+
+
+def test_a_run_that_differs_from_the_one_before_it_is_told(monkeypatch):
+    numbers = iter(range(1000))
+    monkeypatch.setattr(EventLog, "hash", lambda self: f"{next(numbers):016x}")
+    (outcome,) = campaign([(small(), 1)], twice=True)
+    assert "two runs of one seed differ" in outcome.failure and "--seed 1 --scenario small --twice" in outcome.failure
 
 
 @pytest.mark.parametrize("name", ["cluster_actors", "cluster_everything", "small_mixed"])

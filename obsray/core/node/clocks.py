@@ -8,6 +8,7 @@ the cluster depends on it, because decisions use monotonic time.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -64,6 +65,8 @@ class Clocks:
     def __init__(self, peers: PeerTable, abroad: Abroad) -> None:
         self._peers = peers
         self.watches: dict[bytes, Watch] = {}
+        #: When whose turn is, soonest first; what is no more its ``next_at`` does not count.
+        self._turns: list[tuple[float, bytes]] = []
         abroad.handlers |= {ClockQuestion: self._asked, ClockAnswer: self._answered}
         abroad.on_linked.append(self._linked)
         abroad.on_lost.append(self._lost)
@@ -84,8 +87,12 @@ class Clocks:
     def _ask(self, step: Step, peer: Peer, watch: Watch) -> None:
         watch.number += 1
         watch.waiting, watch.asked_at, watch.asked_at_ns = True, step.now, step.time_ns
-        watch.next_at = step.now + ANSWER_SECONDS_MAX
         step.tell_node(peer.id, ClockQuestion(watch.number))
+        self._plan(step, peer.id, watch, ANSWER_SECONDS_MAX)
+
+    def _plan(self, step: Step, node: bytes, watch: Watch, seconds: float) -> None:
+        watch.next_at = step.now + seconds
+        heapq.heappush(self._turns, (watch.next_at, node))
         step.wake(watch.next_at)
 
     def _asked(self, step: Step, peer: Peer, message: ClockQuestion) -> None:
@@ -110,8 +117,7 @@ class Clocks:
             self._ask(step, peer, watch)
             return
         self._tell(step, peer, watch, message.time_ns)
-        watch.next_at = step.now + ASK_SECONDS
-        step.wake(watch.next_at)
+        self._plan(step, peer.id, watch, ASK_SECONDS)
 
     def _tell(self, step: Step, peer: Peer, watch: Watch, node_time_ns: int) -> None:
         best = min(watch.samples, key=lambda sample: sample.uncertainty(step.now))
@@ -128,14 +134,18 @@ class Clocks:
 
     def tick(self, step: Step) -> None:
         """Ask the nodes whose turn it is, and those that did not answer."""
-        for node, watch in self.watches.items():
+        turns = self._turns
+        while turns:
+            at, node = turns[0]
+            watch = self.watches.get(node)
+            if watch is not None and watch.next_at == at and step.now < at:
+                step.wake(at)
+                return
+            heapq.heappop(turns)
             peer = self._peers.peers[node]
-            if not peer.linked:
-                continue
-            if step.now >= watch.next_at:
+            # To one without a link it is put as soon as there is one.
+            if watch is not None and watch.next_at == at and peer.linked:
                 self._ask(step, peer, watch)
-            else:
-                step.wake(watch.next_at)
 
 
 def _contradict(told: Sample, sample: Sample, now: float) -> bool:

@@ -195,15 +195,14 @@ class Delegation:
         """Give away what has not been met here, take back what could be met now. After the scheduler has looked."""
         if not self.peers.peers:
             return
-        usable = self.shortlist.take() if self.news or self.scheduler.queues else []
         if self.away or self.actors_away:
             self._take_back(step)
-        if self.news and (self.away or self.actors_away or self._kept):
+        moves = self.news and bool(self.away or self.actors_away or self._kept)
+        usable = self.shortlist.take() if moves or self.scheduler.queues else []
+        if moves:
             self.news = False
             self._move_on(step, usable)
-        if not self.scheduler.queues:
-            return
-        if not usable:
+        if not self.scheduler.queues or not usable:
             return
         self._unmet = False
         for queue in list(self.scheduler.queues.values()):

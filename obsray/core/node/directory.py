@@ -322,9 +322,10 @@ class Directory:
             self.retry(step, object_id)
 
     def freed(self, step: Step, objects: Iterable[bytes], known: Callable[[bytes], bool]) -> None:
-        """Their owner wants them to go everywhere. ``known``: whether the own store has heard of an object.
+        """Their owner wants them to go everywhere. ``known``: whether an object is in the own store, or will be.
 
-        What nobody here has heard of may be complete elsewhere, with the news of it under way: all are told.
+        What is nowhere, as far as this node has heard, may be complete elsewhere, with the news of it under way: all
+        are told. So it is with what was lost: it may have been made again.
         """
         told: dict[bytes, list[bytes]] = {}
         for object_id in objects:
@@ -333,7 +334,7 @@ class Directory:
                 for node in {**place.nodes, **place.readers}:
                     told.setdefault(node, []).append(object_id)
                 self._forget(place)
-            elif object_id not in self.lost and not known(object_id):
+            elif not known(object_id):
                 for node in self._others():
                     told.setdefault(node, []).append(object_id)
             self.lost.pop(object_id, None)

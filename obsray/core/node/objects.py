@@ -333,15 +333,14 @@ class ObjectTable:
         for entry in self.entries.values():
             if entry.offset >= 0:
                 waits = any(wait.entry is entry for wait in self.room.unready)
-                require(entry.state in with_range or waits, f"{entry} has a range")
-                require(entry.offset not in ranges, f"{entry} shares its range")
+                require(entry.state in with_range or waits, "{} has a range", entry)
+                require(entry.offset not in ranges, "{} shares its range", entry)
                 ranges.add(entry.offset)
-            require(not entry.pins or entry.state is ObjectState.SEALED, f"{entry} is pinned")
-            require(
-                not entry.doomed or bool(entry.pins) or entry.state is ObjectState.CREATED, f"{entry} should be gone"
-            )
+            require(not entry.pins or entry.state is ObjectState.SEALED, "{} is pinned", entry)
+            busy = bool(entry.pins) or entry.state is ObjectState.CREATED
+            require(not entry.doomed or busy, "{} should be gone", entry)
             free_to_go = entry.state is ObjectState.SEALED and not entry.pins
-            require(free_to_go == (entry.id in self.spilling.evictable), f"{entry} can be spilled: {free_to_go}")
+            require(free_to_go == (entry.id in self.spilling.evictable), "{} can be spilled: {}", entry, free_to_go)
             pinned += entry.size if entry.pins else 0
             evictable += entry.size if free_to_go else 0
             spilling += rounded(entry.size) if entry.state is ObjectState.SPILLING else 0

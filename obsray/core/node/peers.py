@@ -9,6 +9,7 @@ Invariants: a node that is dead stays dead; a dead node has no link; no two node
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,8 +90,9 @@ class PeerTable:
         self.by_mark: dict[bytes, Peer] = {}
         #: The head, if that is another node and known.
         self.head: Peer | None = None
-        #: The answer to ``usable``, until it changes.
-        self._usable: list[Peer] | None = None
+        #: Those that live and have no link.
+        self.apart: dict[bytes, Peer] = {}
+        self._usable: list[Peer] = []
 
     # --- who is at home where ----------------------------------------------------------------------------
 
@@ -111,9 +113,20 @@ class PeerTable:
 
     def usable(self) -> list[Peer]:
         """Those that work can be given to now, in the order of their ids. Not to be changed."""
-        if self._usable is None:
-            self._usable = sorted((peer for peer in self.peers.values() if peer.usable), key=lambda peer: peer.id)
         return self._usable
+
+    def _changed(self, peer: Peer) -> None:
+        """Its state or its link may be another one: a place in a line is found, and not all are sorted again."""
+        if peer.alive and not peer.linked:
+            self.apart[peer.id] = peer
+        else:
+            self.apart.pop(peer.id, None)
+        place = bisect_left(self._usable, peer.id, key=_id_of)
+        known = place < len(self._usable) and self._usable[place] is peer
+        if peer.usable and not known:
+            self._usable.insert(place, peer)
+        elif known and not peer.usable:
+            del self._usable[place]
 
     # --- news --------------------------------------------------------------------------------------------
 
@@ -132,6 +145,7 @@ class PeerTable:
             self.peers[facts.node] = self.by_mark[mark_of_node(facts.node)] = peer
             if facts.head:
                 self.head = peer
+            self._changed(peer)
             if state is NodeState.ALIVE:
                 peer.reason = reason
                 self._connect(step, peer)
@@ -140,12 +154,12 @@ class PeerTable:
             return None
         advance(peer, state)
         peer.reason = reason
-        self._usable = None
         if state is NodeState.DEAD:
             peer.spare = {}
             if peer.linked or peer.connecting:
                 step.effects.append(DisconnectPeer(peer.id))
                 peer.linked = peer.connecting = False
+        self._changed(peer)
         return peer
 
     def is_mine_to_connect(self, peer: Peer) -> bool:
@@ -168,7 +182,7 @@ class PeerTable:
             return None
         peer.linked, peer.connecting, peer.failures = True, False, 0
         peer.report = 0
-        self._usable = None
+        self._changed(peer)
         return peer
 
     def unlinked(self, step: Step, node: bytes) -> Peer | None:
@@ -177,7 +191,7 @@ class PeerTable:
         if peer is None:
             return None
         peer.linked = peer.connecting = False
-        self._usable = None
+        self._changed(peer)
         delay = min(RECONNECT_SECONDS_MAX, RECONNECT_SECONDS_MIN * 2 ** min(peer.failures, 10))
         peer.failures += 1
         peer.not_before = step.now + delay
@@ -200,16 +214,22 @@ class PeerTable:
         """A node takes no more work, or does again."""
         if peer.draining is not draining:
             peer.draining = draining
-            self._usable = None
+            self._changed(peer)
 
     def tick(self, step: Step) -> None:
         """Try again to connect to those that could not be reached."""
-        for peer in self.peers.values():
+        for peer in self.apart.values():
             self._connect(step, peer)
 
     def check_invariants(self) -> None:
         for node, peer in self.peers.items():
             require(peer.id == node and self.by_mark[mark_of_node(node)] is peer, "a node under another's mark")
             require(peer.alive or not (peer.linked or peer.connecting), "a link to the dead")
-        known = sum(peer.usable for peer in self.peers.values())
-        require(self._usable is None or len(self._usable) == known, "who can be given work is not known")
+        usable = [node for node, peer in self.peers.items() if peer.usable]
+        require([peer.id for peer in self._usable] == sorted(usable), "who can be given work is not known")
+        apart = {node for node, peer in self.peers.items() if peer.alive and not peer.linked}
+        require(self.apart.keys() == apart, "who cannot be reached is not known")
+
+
+def _id_of(peer: Peer) -> bytes:
+    return peer.facts.node

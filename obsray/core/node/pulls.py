@@ -382,7 +382,7 @@ class Pulls:
         require(sum(pull.large for pull in flying) == self._flying_large, "the large ones in flight do not add up")
         for pull in self.pulls.values():
             in_flight = pull.state in (PullState.WAITING_ROOM, PullState.PULLING)
-            require(in_flight == (pull.id in self._flying), f"{pull} in flight: {not in_flight}")
-            require((pull.state is PullState.PULLING) == bool(pull.token), f"{pull} has the wrong token")
-            require(pull.entry is None or not pull.readers, f"{pull}: readers at the wrong place")
-            require(self._by_token.get(pull.token) is pull or not pull.token, f"{pull} has a foreign token")
+            require(in_flight == (pull.id in self._flying), "{} in flight: {}", pull, not in_flight)
+            require((pull.state is PullState.PULLING) == bool(pull.token), "{} has the wrong token", pull)
+            require(pull.entry is None or not pull.readers, "{}: readers at the wrong place", pull)
+            require(self._by_token.get(pull.token) is pull or not pull.token, "{} has a foreign token", pull)

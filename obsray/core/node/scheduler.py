@@ -491,7 +491,7 @@ class Scheduler:
         held: dict[int, int] = {}
         for lease in self.leases.values():
             held[id(lease.demand)] = held.get(id(lease.demand), 0) + 1
-            require(lease.worker.state in (WorkerState.LEASED, WorkerState.ACTOR), f"{lease.worker} has a lease")
+            require(lease.worker.state in (WorkerState.LEASED, WorkerState.ACTOR), "{} has a lease", lease.worker)
             require(self.by_worker[lease.worker.id] is lease, "a lease that its worker does not know")
         for queue in self.queues.values():
             require(bool(queue.demands), "an empty queue")
@@ -503,5 +503,5 @@ class Scheduler:
             found = self.queues.get(demand.signature())
             queued = found is not None and id(demand) in found.demands
             require(not demand.placement.group or demand.placement.group in self.groups.groups, "an unknown group")
-            require(queued == (demand.wanted > 0), f"{demand} is queued: {queued}")
-            require(demand.held == held.get(id(demand), 0), f"{demand} holds {held.get(id(demand), 0)}")
+            require(queued == (demand.wanted > 0), "{} is queued: {}", demand, queued)
+            require(demand.held == held.get(id(demand), 0), "{} holds {}", demand, held.get(id(demand), 0))

@@ -59,6 +59,10 @@ class Sharing:
         entry = self.objects.entries.get(object_id)
         return entry if entry is not None and entry.state in _READABLE and not entry.doomed else None
 
+    def _known_here(self, object_id: bytes) -> bool:
+        entry = self.objects.entries.get(object_id)
+        return entry is not None and entry.state is not ObjectState.LOST
+
     def _lives_here(self, owner: bytes) -> bool:
         return self.peers.home_of(owner) is None and self.lives(owner)
 
@@ -66,9 +70,7 @@ class Sharing:
         return [peer.id for peer in self.peers.peers.values() if peer.linked]
 
     def _settled(self) -> float | None:
-        if all(peer.linked for peer in self.peers.peers.values() if peer.alive):
-            return self._settled_at
-        return None
+        return None if self.peers.apart else self._settled_at
 
     def may_create(self, object_id: bytes) -> bool:
         """Whether somebody is there who can free it."""
@@ -134,7 +136,7 @@ class Sharing:
             return
         mine = [each for each in objects if owner_of(each) == owner]
         if mine and self._lives_here(owner):
-            self.directory.freed(step, mine, self.objects.entries.__contains__)
+            self.directory.freed(step, mine, self._known_here)
             for object_id in mine:
                 self.pulls.withdraw(step, object_id, "unknown", FREED)
 

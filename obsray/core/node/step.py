@@ -313,7 +313,7 @@ class InvariantViolated(AssertionError):
     """A machine's books do not balance: a bug of the runtime."""
 
 
-def require(condition: bool, text: str) -> None:
-    """Raise InvariantViolated with ``text`` unless ``condition`` holds."""
+def require(condition: bool, text: str, *about: Any) -> None:
+    """Raise InvariantViolated with ``text``, formatted with ``about``, unless ``condition`` holds."""
     if not condition:
-        raise InvariantViolated(text)
+        raise InvariantViolated(text.format(*about) if about else text)

@@ -405,8 +405,8 @@ class WorkerPool:
         starting: dict[str, int] = {}
         for worker in self.workers.values():
             resting = worker.id in self.idle.get(worker.runtime.key, {})
-            require(not resting or worker.state is WorkerState.IDLE, f"{worker} rests")
-            require(not resting or worker.end_cause is None, f"{worker} rests but shall end")
+            require(not resting or worker.state is WorkerState.IDLE, "{} rests", worker)
+            require(not resting or worker.end_cause is None, "{} rests but shall end", worker)
             if worker.state is WorkerState.STARTING:
                 starting[worker.runtime.key] = starting.get(worker.runtime.key, 0) + 1
         require(starting == self.starting, f"starting {self.starting}, by workers {starting}")

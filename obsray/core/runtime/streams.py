@@ -253,6 +253,10 @@ class Streams:
             ownership.arrive(contained, worker)
         else:
             ownership.refuse(contained, worker)
+            identifier = task + (index + 1).to_bytes(4, "big")
+            if type(value) is int and identifier not in ownership.entries:
+                # What was taken and let go long ago lies in the store again.
+                ownership.discard([identifier])
         if stream is not None and stream.abandoned:
             ownership.outbox.append((worker, m.encode(m.ItemsTaken(task, -1))))
         elif stream is not None and stream.backpressure > 0 and index < stream.taken:

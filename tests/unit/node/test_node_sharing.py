@@ -550,6 +550,24 @@ def test_a_copy_whose_home_has_freed_it_is_not_lost_though_the_news_of_it_come_l
     assert home.records.named("object_lost") == [] and home.take(owner, m.ObjectLost) == []
 
 
+def test_what_was_lost_and_is_made_again_is_freed_everywhere_though_the_news_of_it_come_late():
+    cluster, (owner, maker, _) = three()
+    home, there, _ = cluster.nodes
+    identifier = write(there, maker, put_id(owner, 1))
+    cluster.settle()
+    cluster.cut(home, there)
+    cluster.settle()
+    directory = home.machine.sharing.directory
+    assert identifier in directory.lost
+    cluster.pass_time(1.0)
+    cluster.settle()
+    # Its owner hears from its maker before its node hears from the other node, and lets go.
+    write(there, maker, identifier)
+    home.send(owner, m.FreeObjects([identifier]))
+    cluster.settle()
+    assert holders(cluster, identifier) == [] and directory.places == {} and directory.lost == {}
+
+
 def test_all_who_waited_for_a_file_that_is_damaged_get_the_object_from_elsewhere():
     cluster = ClusterBench({"store": 4 * MIB}, {})
     home, there = cluster.nodes
