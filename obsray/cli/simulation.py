@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +217,11 @@ def _id(text: str | None) -> bytes:
 
 def find(name: str) -> Scenario:
     """The scenario called ``name``, or the one in that file. Raises Problem."""
-    path = Path(name) if name.endswith(".toml") else SCENARIOS / f"{name}.toml"
+    is_file = name.endswith(".toml")
     try:
-        return read_scenario(path)
+        scenario = read_scenario(Path(name) if is_file else SCENARIOS / f"{name}.toml")
+        # So that the command that replays a failure names the file.
+        return replace(scenario, name=name) if is_file else scenario
     except FileNotFoundError:
         raise Problem(f"there is no scenario {name!r}", "'obsray sim' lists those of this source tree.") from None
     except (ScenarioError, OSError) as error:
