@@ -22,8 +22,8 @@ class Appointment:
 
     __slots__ = ("action", "arguments")
 
-    def __init__(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        self.action: Callable[..., None] | None = action
+    def __init__(self, action: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.action: Callable[..., Any] | None = action
         self.arguments = arguments
 
     def call_off(self) -> None:
@@ -39,11 +39,11 @@ class Agenda:
         self._heap: list[tuple[int, int, Appointment]] = []
         self._number = 0
 
-    def after(self, delay_ns: int, action: Callable[..., None], *arguments: Any) -> Appointment:
+    def after(self, delay_ns: int, action: Callable[..., Any], *arguments: Any) -> Appointment:
         """Have ``action(*arguments)`` called ``delay_ns`` from now."""
         return self.at(self.elapsed_ns + max(0, delay_ns), action, *arguments)
 
-    def at(self, instant_ns: int, action: Callable[..., None], *arguments: Any) -> Appointment:
+    def at(self, instant_ns: int, action: Callable[..., Any], *arguments: Any) -> Appointment:
         """The same at an instant of ``elapsed_ns``."""
         self._number += 1
         appointment = Appointment(action, arguments)

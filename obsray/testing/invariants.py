@@ -188,8 +188,10 @@ def _same(what: str, truth: dict[Any, Any], told: dict[Any, Any]) -> None:
 
 def leftovers(simulator: Simulator) -> Iterator[str]:
     """What is still there although every program has ended and let go of everything. Nothing when all is well."""
-    for each in (*simulator.living(), *simulator.living_nodes()):
-        yield from left_with(each)
+    for process in simulator.living():
+        yield from left_with(process)
+    for node in simulator.living_nodes():
+        yield from left_with(node)
 
 
 def left_with(each: VirtualProcess | VirtualNode) -> Iterator[str]:

@@ -189,7 +189,12 @@ def count(nodes: int, decisions: int) -> Cost:
     bench = ScaleBench(nodes)
     for _ in range(2 * HELD):
         bench.decide()
-    lines = lines_run(lambda: [bench.decide() for _ in range(decisions)])
+
+    def decide_all() -> None:
+        for _ in range(decisions):
+            bench.decide()
+
+    lines = lines_run(decide_all)
     return Cost(nodes, decisions, 0.0, 0.0, lines / decisions)
 
 

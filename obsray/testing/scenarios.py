@@ -51,7 +51,7 @@ class Scenario:
     custom: dict[str, float] = field(default_factory=dict)
     store_bytes: int = 64 << 20
     #: What the autoscaler goes by (``virtual_autoscaler.py``); none without.
-    autoscaler: dict[str, float] = field(default_factory=dict)
+    autoscaler: dict[str, Any] = field(default_factory=dict)
     #: The first is at the head, the others at the nodes after it.
     drivers: int = 1
     #: Faults happen until then, or until the programs have ended.

@@ -292,7 +292,8 @@ class VirtualExecutor:
             if self.checkpoints is not None and answered:
                 result = self.checkpoints.answers.pop(running.task)
             elif running.returns < 0:
-                result = yield from self._stream(running, body(running.loaded.name)(call))
+                yield from self._stream(running, body(running.loaded.name)(call))
+                result = None
             else:
                 result = yield from body(running.loaded.name)(call)
             values, extra = yield from self._store_results(running, result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
+from obsray.core.node.shortlist import LOOKED_AT_MAX, ROOMY_MAX
 from obsray.testing.scale import ControlCost, Cost, ScaleBench, count, lines_run, measure_control
 from obsray.testing.scale_charts import draw, processes
 
@@ -20,7 +21,8 @@ def test_hearing_of_a_node_costs_the_same_however_many_there_are():
             bench.decide()
         return max(len(bench.machine.delegation.shortlist.take()) for _ in range(20))
 
-    assert nodes_looked_at(1500) == nodes_looked_at(150) == 64
+    # Those that have room may be among those whose turn it is.
+    assert all(LOOKED_AT_MAX - ROOMY_MAX <= nodes_looked_at(nodes) <= LOOKED_AT_MAX for nodes in (150, 1500))
 
 
 def test_a_link_that_breaks_and_comes_back_costs_the_same_however_many_there_are():

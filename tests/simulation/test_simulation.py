@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 SCENARIOS = {path.stem: read_scenario(path) for path in sorted(HERE.glob("scenarios/*.toml"))}
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2"))
 SMALL = [name for name in SCENARIOS if name.startswith("small_")]
-SMALL_SEEDS = int(os.environ.get("SIMULATION_SMALL", "80"))
+SMALL_SEEDS = int(os.environ.get("SIMULATION_SMALL", "86"))
 #: By command only: half a minute, and some minutes.
 LARGE = ["founded_1000", "founded_10000"]
 PROCESSES = len(os.sched_getaffinity(0))
