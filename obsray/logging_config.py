@@ -19,7 +19,8 @@ class LoggingConfig:
 
     ``encoding``: "TEXT", or "JSON" for one object a line. ``log_level``: a name as ``logging`` knows it.
     ``additional_log_standard_attrs``: attributes of log records to show besides time, level, message, file and line.
-    Every record also has job_id, worker_id, node_id and, inside tasks, task_id, actor_id and trace_id.
+    Every record also has timestamp_ns, job_id, worker_id, node_id and, inside tasks, task_id, task_name,
+    task_func_name, actor_id, actor_name and trace_id.
     Raises ValueError for what does not exist, TypeError for a wrong type.
     """
 

@@ -168,7 +168,7 @@ def task():
     logging.getLogger("mine").debug("hello %d", 1, extra={"colour": "green"})
     return obsray.get_runtime_context().get_task_id(), obsray.get(nested.remote())
 
-identifier, below = obsray.get(task.remote())
+identifier, below = obsray.get(task.options(name="called").remote())
 context = obsray.get_runtime_context()
 say(task=identifier, below=below, job=context.get_job_id(), node=obsray.nodes()[0]["NodeName"],
     session=context.get_session_name(), temp=context.get_temp_dir(), ids=sorted(context.get()))
@@ -197,5 +197,6 @@ def test_log_records_carry_ids_and_what_a_driver_says_holds_for_its_workers(prog
     assert record["message"] == "hello 1" and record["levelname"] == "DEBUG" and record["name"] == "mine"
     assert record["task_id"] == said["task"] and record["trace_id"] and record["job_id"] == said["job"]
     assert record["colour"] == "green"
+    assert (record["task_name"], record["task_func_name"], "actor_name" in record) == ("called", "task", False)
     (job,) = eventually(view.jobs)
     assert (job["namespace"], json.loads(job["metadata"])) == ("space", {"team": "blue"})

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 OURS = "obsray"
 _SHOWN = ("asctime", "levelname", "message", "filename", "lineno")
 _IDS = ("job_id", "worker_id", "node_id", "task_id", "actor_id", "trace_id")
+_NAMES = ("task_name", "task_func_name", "actor_name")
 _TEXT = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
 
 _plain_factory: Callable[..., logging.LogRecord] | None = None
@@ -77,14 +78,15 @@ def _ids(session: Session) -> Callable[[], dict[str, str]]:
         found = {"job_id": session.job.to_bytes(4, "big").hex(), "worker_id": worker, "node_id": node}
         running = session.local.running
         if running is None:
-            found.update(task_id="", actor_id="", trace_id="", task_name="")
+            found.update(task_id="", actor_id="", trace_id="", task_name="", task_func_name="", actor_name="")
             return found
         executor = session.executor
         actor = executor.actor if executor is not None else None
-        name = (running.options or {}).get("name") or (running.loaded.name if running.loaded is not None else "")
+        function = running.loaded.name if running.loaded is not None else ""
         found.update(
             task_id=running.task.hex(), actor_id="" if actor is None else actor.id.hex(),
-            trace_id=running.trace.hex(), task_name=str(name),
+            trace_id=running.trace.hex(), task_name=str((running.options or {}).get("name") or function),
+            task_func_name=function, actor_name="" if actor is None else str(actor.spec.get("name") or ""),
         )  # fmt: skip
         return found
 
@@ -97,7 +99,7 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in record.__dict__.items() if name not in known}
 
 
-_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "task_name"}
+_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", *_NAMES}
 
 
 class JsonFormatter(logging.Formatter):
@@ -113,7 +115,7 @@ class JsonFormatter(logging.Formatter):
         record.asctime = self.formatTime(record)
         names = [*_SHOWN, *(name for name in self._more if name not in _SHOWN)]
         shown = {name: getattr(record, name, None) for name in names}
-        shown |= {name: value for name in (*_IDS, "task_name") if (value := getattr(record, name, ""))}
+        shown |= {name: value for name in (*_IDS, *_NAMES) if (value := getattr(record, name, ""))}
         shown |= _extra(record)
         if record.exc_info:
             shown["exc_text"] = self.formatException(record.exc_info)
@@ -131,8 +133,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
-        names = [*(name for name in self._more if name not in _SHOWN), *_IDS, "task_name"]
+        names = [*(name for name in self._more if name not in _SHOWN), *_IDS, *_NAMES]
         pairs = {name: value for name in names if (value := getattr(record, name, ""))} | _extra(record)
+        pairs["timestamp_ns"] = int(record.created * 1e9)
         record.message = record.getMessage()
         record.asctime = self.formatTime(record)
         line = " ".join([self.formatMessage(record), *(f"{name}={value}" for name, value in pairs.items())])

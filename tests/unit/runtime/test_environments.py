@@ -13,6 +13,7 @@ from obsray.core import parameters
 from obsray.core.protocol.environment_key import environment_key
 from obsray.core.runtime.environments import Environments, merge_descriptions
 from obsray.core.runtime.executor import names_of_gpus
+from obsray.core.runtime.logs import TextFormatter
 from obsray.core.runtime.packages import Packages, Patterns, files_of
 from obsray.job_config import JobConfig
 from obsray.logging_config import LoggingConfig
@@ -198,6 +199,14 @@ def test_what_init_says_wins_over_its_job_config():
         parameters.job_of({"colour": 1}, None, None)
     with pytest.raises(ValueError, match="default_actor_lifetime"):
         JobConfig(default_actor_lifetime="eternal")
+
+
+def test_a_log_record_as_text_has_its_ids_and_its_time_behind_the_message():
+    shown = {"name": "mine", "msg": "hello", "levelname": "INFO", "filename": "f.py", "lineno": 3, "created": 2}
+    record = logging.makeLogRecord({**shown, "job_id": "01", "actor_name": "counter", "task_id": "", "colour": "green"})
+    line = TextFormatter(["name"]).format(record)
+    behind = "name=mine job_id=01 actor_name=counter colour=green timestamp_ns=2000000000"
+    assert line.endswith(f"INFO f.py:3 -- hello {behind}")
 
 
 def test_a_logging_config_is_checked_when_it_is_made():
