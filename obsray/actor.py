@@ -14,7 +14,8 @@ def exit_actor() -> NoReturn:
     """End the actor this is called in, after this call; it is not restarted. Raises TypeError outside actors.
 
     In an async actor what else runs on its loop is cancelled; actors with threads wait for calls that run. May be
-    called by code that no call waits for, too: a task of the loop, a thread.
+    called by code that no call waits for, too: a task of the loop, a thread. Raises what ends the call: SystemExit,
+    and in async actors ``AsyncioActorExit``; whoever catches that does not keep the actor alive.
     """
     from obsray.core.runtime.session import current_or_none
 
@@ -24,12 +25,10 @@ def exit_actor() -> NoReturn:
         raise TypeError("exit_actor() can only be called inside an actor")
     from obsray.core.runtime.actor import ActorExit
 
+    executor.actor.asked_to_leave()
     if executor.actor.loop is not None:
-        executor.actor.leave()
         # Anything derived from SystemExit would end the loop itself.
         raise AsyncioActorExit("exit_actor() was called")
-    if executor.session.local.running is None:
-        executor.actor.leave()
     raise ActorExit
 
 

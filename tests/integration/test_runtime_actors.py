@@ -253,16 +253,64 @@ def _is_dead(actor: Any) -> bool:
     return False
 
 
-def test_what_user_code_registered_with_atexit_runs_at_every_end_but_kill(tmp_path):
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_actor_that_catches_its_own_exit_ends_all_the_same(asynchronous):
+    class Plain:
+        def leave(self) -> str:
+            try:
+                obsray.actor.exit_actor()
+            except SystemExit:
+                return "I stay"
+
+    class Async:
+        async def leave(self) -> str:
+            try:
+                obsray.actor.exit_actor()
+            except exceptions.AsyncioActorExit:
+                return "I stay"
+
+    actor = obsray.remote(Async if asynchronous else Plain).remote()
+    for call in (actor.leave.remote(), actor.leave.remote()):
+        with pytest.raises(exceptions.ActorDiedError, match="exit_actor"):
+            obsray.get(call)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_sys_exit_in_a_coroutine_that_is_no_call_ends_the_actor(code):
+    @obsray.remote
+    class Spawns:
+        async def leave_later(self, code: int, gate: Any) -> None:
+            self.task = asyncio.create_task(self._leave(code, gate))
+
+        async def _leave(self, code: int, gate: Any) -> None:
+            await gate.wait.remote()
+            sys.exit(code)
+
+    gate = Gate.remote()
+    actor = Spawns.remote()
+    obsray.get(actor.leave_later.remote(code, gate))
+    gate.open.remote()
+    with pytest.raises(exceptions.ActorDiedError):
+        while True:
+            obsray.get(actor.__ray_ready__.remote())
+
+
+def test_what_user_code_wants_done_at_the_end_is_done_at_every_end_but_kill(tmp_path):
     @obsray.remote
     class Registers:
         def __init__(self, path: Path) -> None:
             import atexit
 
+            self.path = path
             atexit.register(path.touch)
 
         def leave(self) -> None:
             obsray.actor.exit_actor()
+
+        def __ray_shutdown__(self) -> None:
+            assert not self.path.exists()
+            self.path.with_suffix(".shutdown").touch()
+            raise ValueError("this is logged and stops nothing")
 
     paths = [tmp_path / name for name in ("exit_actor", "terminate", "handle", "kill")]
     by_exit, by_terminate, by_handle, by_kill = (Registers.remote(path) for path in paths)
@@ -272,7 +320,8 @@ def test_what_user_code_registered_with_atexit_runs_at_every_end_but_kill(tmp_pa
     by_terminate.__ray_terminate__.remote()
     del by_handle
     eventually(lambda: all(path.exists() for path in paths[:3]))
-    assert not paths[3].exists()
+    assert all(path.with_suffix(".shutdown").exists() for path in paths[:3])
+    assert not paths[3].exists() and not paths[3].with_suffix(".shutdown").exists()
 
 
 def test_a_call_that_is_cancelled_while_it_changes_hands_does_not_begin():

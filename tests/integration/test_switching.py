@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import pytest
 
 import obsray
 from obsray.actor import ActorClassInheritanceException
+from obsray.util.state import get_log
+from tests.integration.programs import eventually
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -186,3 +189,42 @@ def test_a_pool_takes_calls_that_return_several_values():
     assert [pool.get_next() for _ in range(4)] == [[number, -number] for number in range(4)]
     pairs = pool.map_unordered(lambda actor, value: actor.pair.options(num_returns=2).remote(value), range(3))
     assert sorted(pairs) == [[0, None], [1, None], [2, None]]
+
+
+@obsray.remote
+def fails(text: str) -> None:
+    raise ValueError(text)
+
+
+@obsray.remote
+class FailsToBegin:
+    def __init__(self) -> None:
+        raise ValueError("nobody calls")
+
+
+def test_an_error_that_nobody_looks_at_is_logged_and_one_that_is_caught_is_not(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("obsray"), "propagate", True)
+    caught = [fails.remote("it is caught") for _ in range(2)]
+    for references in (caught, [echo.remote(caught[0])]):
+        with pytest.raises(ValueError, match="it is caught"):
+            obsray.get(references)
+    obsray.wait(caught, num_returns=2)
+    with pytest.raises(ValueError, match="it is caught"):
+        obsray.get(caught)
+    del caught, references
+    fails.remote("nobody looks")
+    eventually(lambda: "nobody looks" in caplog.text)
+    assert "Unhandled error (suppress with 'RAY_IGNORE_UNHANDLED_ERRORS=1')" in caplog.text
+    assert "it is caught" not in caplog.text
+
+
+def test_a_constructor_that_fails_says_so_where_the_actor_prints():
+    actor = FailsToBegin.remote()
+
+    def printed() -> bool:
+        try:
+            return any("nobody calls" in line for line in get_log(actor_id=actor._actor_id.hex(), suffix="err"))
+        except Exception:
+            return False
+
+    eventually(printed)

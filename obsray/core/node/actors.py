@@ -220,7 +220,7 @@ class ActorTable:
                 )
             return
         cause = DeathCause.INTENDED if intended else DeathCause.START_FAILED
-        detail = "the actor asked to exit" if intended else "its constructor raised"
+        detail = "the actor asked to exit (exit_actor())" if intended else "its constructor raised"
         self._die(step, actor, cause, detail, error)
         self._end_worker(step, client, DeathCause.INTENDED, detail, graceful=True)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.executor import LoadedFunction, call_user_code
+from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, dump_error
 from obsray.errors import ActorCheckpointError, ActorDiedError, AsyncioActorExit
@@ -39,6 +40,8 @@ DEFAULT_GROUP = ""
 CANCEL_SECONDS_MAX = 5.0
 #: How much of what an actor's class says of it is recorded.
 SHOWN_CHARACTERS_MAX = 200
+#: What a class does when its actor ends in order, and what was registered with ``atexit``, may take so long together.
+SHUTDOWN_SECONDS_MAX = 30.0
 #: How much of the names of a concurrency group's methods is recorded.
 METHODS_TEXT_MAX = 1000
 
@@ -67,6 +70,8 @@ class ActorRunner:
         #: Then those that run on the loop may end first.
         self._in_order = False
         self.loop: asyncio.AbstractEventLoop | None = None
+        #: Calls that asked for it: they fail, whatever they did with the exception they were told by.
+        self._leavers: set[bytes] = set()
         self._groups: dict[str, Any] = {}
         self._coroutines: dict[bytes, tuple[Running, Any]] = {}
         self._waiting: dict[bytes, Running] = {}
@@ -109,6 +114,8 @@ class ActorRunner:
                 f"raised{never}\n{_unwrap(error)!r}"
             )
             died = ActorDiedError(text + "\n" + _text_of(failed), self.id.hex(), actor_init_failed=True)
+            # Whoever makes no call would hear of it nowhere.
+            print(f"Exception raised in creation task: {died}", file=sys.stderr, flush=True)
             executor.end(running, Outcome.APP_ERROR, [failed], None, time.time_ns())
             self._report(m.ActorFailed(self.id, dump_error(died), False))
             executor.exit("its constructor failed")
@@ -180,6 +187,7 @@ class ActorRunner:
         if is_async:
             self.concurrent = True
             self.loop = asyncio.new_event_loop()
+            self.loop.set_exception_handler(_tell_unless_exit)
             self._loop_thread = threading.Thread(target=self._run_loop, name="obsray-actor-loop", daemon=True)
             self._loop_thread.start()
             self._groups = {name: asyncio.Semaphore(size) for name, size in groups.items()}
@@ -207,7 +215,16 @@ class ActorRunner:
     def _run_loop(self) -> None:
         assert self.loop is not None
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        while True:
+            try:
+                self.loop.run_forever()
+                return
+            except (SystemExit, KeyboardInterrupt) as error:
+                # From a coroutine that belongs to no call. asyncio lets these two end the loop; the calls need it.
+                if self.exits_by(error):
+                    self.leave()
+                else:
+                    log.exception("a task on the event loop of %s raised", self.spec["class_name"])
 
     def method(self, name: str) -> Any:
         """What a call of ``name`` runs."""
@@ -217,7 +234,12 @@ class ActorRunner:
             return lambda function, *args, **kwargs: function(self.instance, *args, **kwargs)
         if name == "__ray_terminate__":
             return self.terminate
-        return getattr(self.instance, name)
+        found = getattr(self.instance, name)
+        if not callable(found):
+            # The object has something else by the name of a method: the method is meant.
+            cls = type(self.instance)
+            found = inspect.getattr_static(cls, name).__get__(self.instance, cls)
+        return found
 
     def terminate(self) -> None:
         """End in order, after the calls that came before."""
@@ -278,13 +300,15 @@ class ActorRunner:
                 # The slot table is for threads; on the loop many calls share one.
                 executor.slots.pop(slot, None)
                 result = call_user_code(function, args, kwargs)
-                if inspect.isawaitable(result):
+                if inspect.isawaitable(result) and type(result) is not ObjectRef:
                     result = await result
                 if running.returns < 0:
                     await executor.producers.stream_on_loop(running, result, self._flush_soon)
                     result = None
                 elif running.returns > 1 and hasattr(result, "__next__"):
                     result = executor.producers.fill(running, result)
+            if executor.exiting and self.has_left(running.task):
+                raise AsyncioActorExit
             ended_at = time.time_ns()
             values, extra = executor.store_results(running, result)
             executor.end(running, Outcome.OK, values, extra, ended_at)
@@ -354,6 +378,18 @@ class ActorRunner:
         who = f"{self.spec['class_name']} ({self.id.hex()}, pid {os.getpid()})"
         return dump_error(ActorDiedError(f"the actor {who} ended itself by exit_actor()", self.id.hex()))
 
+    def asked_to_leave(self) -> None:
+        """``exit_actor()`` was called, here: whatever becomes of what it raises, no call begins any more."""
+        running = self.executor.session.local.running
+        if running is not None:
+            self._leavers.add(running.task)
+        if self.instance is not None or self.loop is not None:
+            self.leave()
+
+    def has_left(self, task: bytes) -> bool:
+        """Whether this call asked for the end of the actor."""
+        return task in self._leavers
+
     def leave(self) -> None:
         """The actor is to end for good: no call begins any more."""
         self.leaving = True
@@ -371,6 +407,21 @@ class ActorRunner:
             "use `await reference` instead",
             self.spec["class_name"],
         )
+
+    def shut_down(self) -> None:
+        """Have the class do what it wants done at an end in order, ``__ray_shutdown__``, for as long as is allowed."""
+        timer = threading.Timer(SHUTDOWN_SECONDS_MAX, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+        hook = getattr(self.instance, "__ray_shutdown__", None)
+        if hook is None:
+            return
+        try:
+            result = call_user_code(hook, (), {})
+            if inspect.iscoroutine(result):
+                asyncio.run(result)
+        except BaseException:
+            log.exception("__ray_shutdown__ of %s raised", self.spec["class_name"])
 
     def say_goodbye(self) -> None:
         """Everything that ran has ended and its results have left: tell the node that this end is wanted."""
@@ -443,6 +494,12 @@ class _NoOwner:
 
     def send(self, message: Any) -> None:
         """Nobody waits for it."""
+
+
+def _tell_unless_exit(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A task that belongs to no call may ask for the end of the actor as well."""
+    if not isinstance(context.get("exception"), AsyncioActorExit):
+        loop.default_exception_handler(context)
 
 
 def _ready() -> bool:

@@ -171,6 +171,7 @@ class Executor:
         with session.lock:
             session.send_everything()
         if self.actor is not None:
+            self.actor.shut_down()
             self.actor.say_goodbye()
 
     def _idle_turn(self) -> None:
@@ -354,6 +355,8 @@ class Executor:
                 result = None
             elif running.returns > 1 and hasattr(result, "__next__"):
                 result = self.producers.fill(running, result)
+            if self.exiting and self.actor is not None and self.actor.has_left(running.task):
+                raise SystemExit
             ended_at = time.time_ns()
             args = kwargs = None
             values, extra = self.store_results(running, result)

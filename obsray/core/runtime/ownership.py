@@ -37,6 +37,7 @@ from obsray.core.protocol.messages import (
     encode,
 )
 from obsray.core.runtime.holds import Audit, Correspondence
+from obsray.core.runtime.unseen import Unseen
 from obsray.ids import WORKER_ID_BYTES, mark_of, owner_of, task_of
 
 #: Destination of an effect: this process' node.
@@ -163,6 +164,7 @@ class Ownership:
         self._mark = mark_of(worker)
         self.correspondence = Correspondence()
         self.audit = Audit(worker)
+        self.unseen = Unseen()
         #: What others were asked to cancel and may not have heard of, by object.
         self._cancelling: dict[bytes, CancelObject] = {}
         #: At so many, those that have ended are sorted out: each wish costs the same however many there are.
@@ -280,6 +282,8 @@ class Ownership:
             self._free.append(entry.id)
         if entry.contained:
             self.drop_local(entry.contained)
+        if entry.failed:
+            self.unseen.gone(entry.id)
         if self.on_freed is not None:
             self.on_freed(entry.id)
 
@@ -532,6 +536,8 @@ class Ownership:
             self._answer(entry, worker)
 
     def _answer(self, entry: Entry, worker: bytes) -> None:
+        if entry.failed:
+            self.unseen.seen(entry.id)
         self.hand_out(entry.contained, worker)
         value = None if entry.value is None else entry.value
         error = "its owner has already freed it" if value is None else ""

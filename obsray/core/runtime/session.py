@@ -43,6 +43,7 @@ from obsray.core.runtime.sampler import Sampler
 from obsray.core.runtime.stack_dump import StackDump
 from obsray.core.runtime.storage import Arena
 from obsray.core.runtime.submitted import SubmittedRun
+from obsray.core.runtime.unseen import UnseenReports
 from obsray.core.runtime.values import Values
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import Answer, Waiter
@@ -202,6 +203,7 @@ class Session:
             self.reactor.shutdown()
             raise
         self.ownership = Ownership(worker)
+        self._unseen_reports = UnseenReports(self.ownership.unseen, self.lock)
         self.verdicts = Verdicts(self.ownership, self.emitter, time.time_ns)
         self.verdicts.oom_retries_max = config.oom_retries_max
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.emitter, config, self.job)
@@ -531,6 +533,7 @@ class Session:
             self.send_everything()
         if self.values.completions:
             self.values.complete_futures()
+        self._unseen_reports.say(now)
         return QUIET_SECONDS if again is None else max(TICK_SECONDS, min(again, QUIET_SECONDS))
 
     def take_interrupt(self) -> None:
@@ -693,6 +696,8 @@ class Session:
             self.sampler.stop()
         if self.stack_dump is not None:
             self.stack_dump.close()
+        if not self.closed:
+            self._unseen_reports.say(float("inf"))
         with self.lock:
             if self.closed:
                 return

@@ -206,6 +206,7 @@ class Values:
             self._wait_for_all(missing, deadline, shown)
         for entry in entries:
             if entry.failed:
+                self._see_all(entries)
                 self.value(entry, deadline)
         for entry in entries:
             if entry.state != READY:
@@ -217,6 +218,12 @@ class Values:
             del ahead
             return values
         return [self.value(entry, deadline) for entry in entries]
+
+    def _see_all(self, entries: list[Entry]) -> None:
+        """The error of one of these is raised for all of them."""
+        for entry in entries:
+            if entry.failed:
+                self.session.ownership.unseen.seen(entry.id)
 
     def _timed_out(self, first: Entry, missing: int, total: int, timeout: float | None) -> GetTimeoutError:
         identifier = task_of(first.id)
@@ -286,7 +293,10 @@ class Values:
         try:
             return deserialize(data)
         except Exception as error:
-            if entry.failed or isinstance(error, RayError):
+            if entry.failed:
+                self.session.ownership.unseen.seen(entry.id)
+                raise
+            if isinstance(error, RayError):
                 raise
             raise RaySystemError(
                 f"the value of {entry.id.hex()} was there but could not be rebuilt here: {type(error).__name__}: "

@@ -30,6 +30,10 @@ from obsray.errors import (
 from obsray.ids import NIL_TASK, NIL_WORKER, owner_of
 from obsray.telemetry.events import DeathCause, Outcome
 
+#: How tasks, and calls of actors, end that their caller is told of although nobody asks: what ended an actor is told
+#: of once, and not for each of its calls.
+_NOBODY_ELSE_TELLS = (Outcome.APP_ERROR, Outcome.WORKER_DIED, Outcome.OOM)
+_OF_CALLS = (Outcome.APP_ERROR,)
 #: How much of an error's text is kept with its event.
 ERROR_TEXT_MAX = 2000
 #: A task under which a second worker died waits so long before it runs again, each time twice as long.
@@ -259,6 +263,7 @@ class Verdicts:
     def argument_failed(self, task: Task, entry: Entry) -> None:
         """An argument failed, so the task does not run and fails with the argument's own error, which says so."""
         assert type(entry.value) is bytes
+        self.ownership.unseen.seen(entry.id)
         error = needed_by(entry.value, f"{task.function.name} (task {task.id.hex()})")
         self.end(task, TaskState.FAILED, Outcome.LOST_ARGUMENT, error)
 
@@ -295,6 +300,8 @@ class Verdicts:
         self.emitter.task_finished(
             self.clock_ns(), task.id, task.attempt, int(outcome), len(error), self.emitter.intern(summarise(error))
         )
+        if outcome in (_NOBODY_ELSE_TELLS if task.actor is None else _OF_CALLS) and task.ended is None:
+            self.ownership.unseen.failed(task, error)
         self.ownership.finish(task, state)
         for entry in task.entries:
             self.ownership.fulfil(entry, error, failed=True)
