@@ -34,6 +34,10 @@ BANDWIDTH_BYTES = 1e9
 SETTLE_SECONDS = 0.1
 #: What is spread stays in its turn for this long, so that short tasks that wait for one another are spread, too.
 SPREAD_SECONDS = 1.0
+#: What waits for room in any bundle of a group goes on to the next node that has some after this time, each time after
+#: twice as long: only the node that has a bundle knows what is free in it.
+BUNDLE_SECONDS = 0.2
+BUNDLE_SECONDS_MAX = 5.0
 DEMANDS_PER_LOOK_MAX = 64
 #: Units of one demand that are placed one by one; more go in equal parts.
 SINGLE_UNITS_MAX = 64
@@ -197,6 +201,7 @@ class Delegation:
             return
         if self.away or self.actors_away:
             self._take_back(step)
+            self._try_other_bundles(step)
         moves = self.news and bool(self.away or self.actors_away or self._kept)
         usable = self.shortlist.take() if moves or self.scheduler.queues else []
         if moves:
@@ -304,7 +309,7 @@ class Delegation:
             return 1
         return min((peer.spare.get(name, 0) // amount for name, amount in demand.need.items()), default=1 << 30)
 
-    def _load(self, demand: Demand, peer: Peer) -> tuple[bool, float, int, float, bytes]:
+    def _load(self, demand: Demand, peer: Peer) -> tuple[bool, bool, float, int, float, bytes]:
         """What makes a node less welcome than another; least first."""
         placement = demand.placement
         unwished = bool(placement.preferred) and bool(labels.unmet(placement.preferred, peer.facts.labels))
@@ -316,7 +321,7 @@ class Delegation:
             ),
             default=0.0,
         )
-        return unwished, self._wait(demand, peer), demand.away.get(peer.id, 0), taken, peer.id
+        return peer.id in demand.tried, unwished, self._wait(demand, peer), demand.away.get(peer.id, 0), taken, peer.id
 
     def _wait(self, demand: Demand, peer: Peer) -> float:
         """Estimated seconds until a task would run there."""
@@ -453,6 +458,47 @@ class Delegation:
         for demand in list(self._kept.values()):
             self._spread_again(step, demand, usable)
 
+    def _try_other_bundles(self, step: Step) -> None:
+        """What waits at a node for room in any bundle of its group is given to the next that has bundles."""
+        for demand in list(self.away.values()):
+            if self._may_try_others(step, demand, demand.away_since):
+                for node, count in list(demand.away.items()):
+                    self._went_on(demand, node)
+                    self._recall(step, demand, node, count)
+                    self.scheduler.request(step, demand.client, demand.shape, demand.wanted + count, demand.backlog)
+        for actor, (demand, node, since) in list(self.actors_away.items()):
+            if self._may_try_others(step, demand, since):
+                self._went_on(demand, node)
+                self.actors_away[actor] = (demand, node, step.now)
+                self.recall_actor(step, actor, node)
+
+    def _may_try_others(self, step: Step, demand: Demand, since: float) -> bool:
+        placement = demand.placement
+        if not placement.group or placement.bundle >= 0:
+            return False
+        if len(self._with_bundles(demand)) < 2:
+            return False
+        until = since + min(BUNDLE_SECONDS * 2**demand.moves, BUNDLE_SECONDS_MAX)
+        if step.now < until:
+            step.wake(until)
+            return False
+        return True
+
+    def _with_bundles(self, demand: Demand) -> set[bytes]:
+        """The nodes, this one too, that have a bundle that could serve."""
+        placement = demand.placement
+        found = set(self.nodes_of(placement.group, placement.bundle, demand.need))
+        group = self.scheduler.groups.groups.get(placement.group)
+        if group is not None and group.pools(placement.bundle):
+            found.add(self.node)
+        return found
+
+    def _went_on(self, demand: Demand, node: bytes) -> None:
+        demand.tried.add(node)
+        demand.moves = min(demand.moves + 1, 10)
+        if demand.tried >= self._with_bundles(demand) - {self.node}:
+            demand.tried = {node}
+
     def _spread_again(self, step: Step, demand: Demand, usable: list[Peer]) -> None:
         """What waits here because it was this node's turn goes on if there is no room here and some elsewhere."""
         key, twin = (demand.client, demand.shape), demand.twin
@@ -517,6 +563,9 @@ class Delegation:
         demand = self.scheduler.demands.get((client, shape))
         if demand is not None and node in demand.away:
             self._settle(demand, node, demand.away[node] - 1)
+            if not demand.away:
+                demand.moves = 0
+                demand.tried.clear()
 
     def withdrawn(self, client: bytes, shape: int, node: bytes) -> None:
         """A node will never meet what a client wanted of this shape."""

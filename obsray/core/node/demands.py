@@ -54,6 +54,9 @@ class Demand:
     #: Node -> how much waits there (``delegation.py``), and since when some of it does.
     away: dict[bytes, int] = field(default_factory=dict)
     away_since: float = 0.0
+    #: Where it has waited for a bundle in vain, and how often it has gone on.
+    tried: set[bytes] = field(default_factory=set)
+    moves: int = 0
     #: What of a demand that is spread waits here.
     twin: Demand | None = None
 

@@ -43,7 +43,7 @@ from obsray.core.runtime.sampler import Sampler
 from obsray.core.runtime.stack_dump import StackDump
 from obsray.core.runtime.storage import Arena
 from obsray.core.runtime.submitted import SubmittedRun
-from obsray.core.runtime.unseen import UnseenReports
+from obsray.core.runtime.unseen_reports import UnseenReports
 from obsray.core.runtime.values import Values
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import Answer, Waiter

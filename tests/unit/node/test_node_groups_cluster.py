@@ -251,6 +251,34 @@ def test_work_for_a_bundle_elsewhere_runs_there():
     assert head.machine.groups.nodes_of(group, 0) == []
 
 
+@pytest.mark.parametrize("home_cpus", [2, 0])
+def test_work_for_any_bundle_goes_on_to_the_one_that_has_room(home_cpus):
+    bench = ClusterBench({"cpus": home_cpus}, {"cpus": 2}, {"cpus": 2}, {"cpus": 2})
+    head = bench.nodes[0]
+    driver = head.driver()
+    count = len([member for member in bench.nodes if member.free()])
+    group = ask(head, driver, *([2] * count), strategy="STRICT_SPREAD")
+    bench.settle()
+    actors = [task_id(driver, number, SEQUENCE_ACTOR) for number in range(1, 2 * count + 1)]
+    for request, actor in enumerate(actors):
+        spec = actor_spec(actor, driver, placement={"group": group}, held={"CPU": UNIT})
+        head.send(driver, m.CreateActor(10 + request, spec))
+    bench.pass_time(10)
+    assert [member.leased() for member in bench.nodes if member.pool.workers] == [2] * count
+    define(head, driver, 1, {"group": group})
+    head.want(driver, 1, 1)
+    bench.pass_time(5)
+    # Wherever room comes up, what waits gets there.
+    full = bench.nodes[-1]
+    (dies, *_) = [worker.id for worker in full.pool.workers.values() if worker.state.name == "ACTOR"]
+    full.worker_dies(dies)
+    bench.pass_time(20)
+    (lease,) = head.granted(driver)
+    assert lease.worker in full.pool.workers
+    for member in bench.nodes:
+        member.machine.check_invariants()
+
+
 def test_a_shape_waits_for_the_description_of_its_group_and_is_refused_if_it_cannot_run():
     bench = ClusterBench({"cpus": 2}, {"cpus": 2}, {"cpus": 2})
     home, _, asker = bench.nodes

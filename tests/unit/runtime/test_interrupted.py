@@ -50,6 +50,7 @@ def test_what_the_watcher_sends_again_is_not_raised_by_who_waits_as_well(monkeyp
     waiting.lock, waiting.closed, waiting.executor = _Nothing(), False, None
     waiting.dispatcher, waiting.inbox = SimpleNamespace(tick=lambda *_: None), SimpleNamespace(audit=lambda: None)
     waiting.values, waiting.send_everything = SimpleNamespace(completions=()), lambda: None
+    waiting._unseen_reports = SimpleNamespace(say=lambda now: None)
     Session._tick(waiting)
     assert sent == [signal.SIGINT] and not seen
 
@@ -180,6 +181,7 @@ def test_who_leaves_does_not_wait_for_ever_for_who_is_inside(monkeypatch):
         submitted=SimpleNamespace(flush=lambda: None), emitter=SimpleNamespace(close=lambda at: None),
         reactor=SimpleNamespace(wake=lambda: leaving.lock.acquire(), shutdown=lambda: said.append("shut down")),
         _watcher=threading.current_thread(), sampler=None, stack_dump=None,
+        _unseen_reports=SimpleNamespace(say=lambda now: None),
     )  # fmt: skip
     Session.close(leaving)
     assert leaving.closed and not said

@@ -10,7 +10,8 @@ import pytest
 from obsray.core.protocol.lifecycle import TaskState
 from obsray.core.runtime.ownership import Entry, Ownership, RemoteWaiter, Task
 from obsray.core.runtime.serialization import dump_error
-from obsray.core.runtime.unseen import FUNCTIONS_MAX, REPORT_SECONDS, Unseen, UnseenReports
+from obsray.core.runtime.unseen import Unseen
+from obsray.core.runtime.unseen_reports import FUNCTIONS_MAX, REPORT_SECONDS, UnseenReports
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.errors import RayTaskError
 from obsray.ids import object_id, task_id
