@@ -155,6 +155,28 @@ def test_special_methods_are_called_by_name():
     assert obsray.get(actor.__len__.remote()) == 7
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_method_is_found_beside_an_attribute_of_its_name_and_may_return_a_reference(asynchronous):
+    class Shadowed:
+        def __init__(self) -> None:
+            self.count = 3
+
+        def count(self) -> int:
+            return self.count
+
+        def reference(self) -> Any:
+            return obsray.put("value")
+
+    class Async(Shadowed):
+        async def nothing(self) -> None:
+            return None
+
+    actor = obsray.remote(Async if asynchronous else Shadowed).remote()
+    assert obsray.get(actor.count.remote()) == 3
+    reference = obsray.get(actor.reference.remote())
+    assert obsray.get(reference) == "value"
+
+
 # --- order and ends ---------------------------------------------------------------------------------------------
 
 
