@@ -157,6 +157,11 @@ class BaseID:
         """The id that names nothing."""
         return cls(bytes(cls.SIZE))
 
+    @classmethod
+    def size(cls) -> int:
+        """How many bytes it has."""
+        return cls.SIZE
+
     def binary(self) -> bytes:
         return self._value
 

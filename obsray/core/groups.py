@@ -8,7 +8,7 @@ from typing import Any
 from obsray.core import options as opts
 from obsray.core.protocol import labels
 from obsray.core.protocol import messages as m
-from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.references import ObjectRef, counted
 from obsray.core.runtime.serialization import serialize
 from obsray.core.runtime.session import Session
 from obsray.errors import PlacementGroupAlreadyExistsError, RaySystemError
@@ -62,7 +62,7 @@ class PlacementGroup:
             identifier = found.next_put()
             found.reservations.await_group(identifier, self.id.binary(), value)
             found.after()
-        return ObjectRef(identifier)
+        return counted(identifier)
 
     def wait(self, timeout_seconds: float = 30) -> bool:
         """Whether the group is placed, waiting for it at most so long. Raises ValueError for a negative time."""

@@ -228,3 +228,23 @@ def test_a_constructor_that_fails_says_so_where_the_actor_prints():
             return False
 
     eventually(printed)
+
+
+def test_a_reference_made_of_bytes_counts_as_one_and_leaves_the_others_alone():
+    reference = obsray.put([1])
+    for again in (obsray.ObjectRef(reference.binary()), obsray.ObjectRef.from_hex(reference.hex())):
+        assert again == reference and obsray.get(again) == [1]
+    del again
+    assert obsray.get(reference) == [1]
+    binary = reference.binary()
+    again = obsray.ObjectRef(binary)
+    del reference
+    assert obsray.get(again) == [1]
+    assert obsray.ObjectRef.nil().is_nil() and not again.is_nil() and obsray.ObjectRef.size() == len(binary)
+    with pytest.raises(obsray.exceptions.RaySystemError):
+        obsray.get(obsray.ObjectRef.from_random(), timeout=1)
+    for wrong in ("text", 3):
+        with pytest.raises(TypeError):
+            obsray.ObjectRef(wrong)
+    with pytest.raises(ValueError, match="20 bytes"):
+        obsray.ObjectRef(b"short")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from obsray.core.runtime.serialization import collector
 from obsray.errors import TaskCancelledError
-from obsray.ids import JobID, TaskID, owner_of, short, task_of
+from obsray.ids import OBJECT_ID_BYTES, JobID, TaskID, owner_of, short, task_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,11 +31,45 @@ class ObjectRef(bytes, Generic[T]):
 
     Equal and hashable by id; picklable inside values and arguments, where it keeps the value alive; awaitable.
 
-    It *is* its id (20 bytes), so that sets and dictionaries of many references work at the speed of bytes. Whoever
-    makes one has counted it in the object's entry already; each instance counts as one reference.
+    It *is* its id (20 bytes), so that sets and dictionaries of many references work at the speed of bytes. Each
+    instance counts as one reference: the runtime makes them with ``counted``, where the object's entry has been told.
     """
 
     __slots__ = ()
+
+    def __new__(cls, binary: bytes) -> ObjectRef[T]:
+        """Another reference to what ``binary()`` of one of this process said. Raises TypeError or ValueError."""
+        from obsray.core.runtime.session import current_or_none
+
+        if not isinstance(binary, (bytes, bytearray)):
+            raise TypeError(f"an ObjectRef is made of {OBJECT_ID_BYTES} bytes, got {type(binary).__name__}")
+        identifier = bytes(binary)
+        if len(identifier) != OBJECT_ID_BYTES:
+            raise ValueError(f"an ObjectRef is made of {OBJECT_ID_BYTES} bytes, got {len(identifier)}")
+        session = current_or_none()
+        if session is not None:
+            session.count_again(identifier)
+        return bytes.__new__(cls, identifier)
+
+    @classmethod
+    def from_hex(cls, text: str) -> ObjectRef[Any]:
+        """As from its bytes, from what ``hex()`` said."""
+        return cls(bytes.fromhex(text))
+
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """The reference to nothing."""
+        return cls(bytes(OBJECT_ID_BYTES))
+
+    @classmethod
+    def from_random(cls) -> ObjectRef[Any]:
+        """A reference to nothing, different each time."""
+        return cls(os.urandom(OBJECT_ID_BYTES))
+
+    @staticmethod
+    def size() -> int:
+        """How many bytes an id has."""
+        return OBJECT_ID_BYTES
 
     def __del__(self, append: Any = dropped.append) -> None:
         append(bytes(self))
@@ -55,7 +91,7 @@ class ObjectRef(bytes, Generic[T]):
         return JobID(current().job.to_bytes(4, "big"))
 
     def is_nil(self) -> bool:
-        return False
+        return not any(self.binary())
 
     def future(self) -> concurrent.futures.Future[T]:
         """A concurrent future of the value."""
@@ -165,6 +201,10 @@ class ObjectRef(bytes, Generic[T]):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return self.__reduce__()
+
+
+#: A reference that its object's entry counts already.
+counted: Callable[[bytes], ObjectRef[Any]] = functools.partial(bytes.__new__, ObjectRef)
 
 
 def _rebuild(identifier: bytes) -> ObjectRef[Any]:

@@ -36,7 +36,7 @@ from obsray.core.runtime.inbox import Inbox
 from obsray.core.runtime.log_follower import claim_output
 from obsray.core.runtime.logs import set_up_logging
 from obsray.core.runtime.ownership import NODE, Ownership, Task
-from obsray.core.runtime.references import ObjectRef, dropped
+from obsray.core.runtime.references import ObjectRef, counted, dropped
 from obsray.core.runtime.reservations import Reservations
 from obsray.core.runtime.running import Here, Running
 from obsray.core.runtime.sampler import Sampler
@@ -636,7 +636,14 @@ class Session:
                     if running.borrowed is None:
                         running.borrowed = []
                     running.borrowed.append(identifier)
-        return ObjectRef(identifier)
+        return counted(identifier)
+
+    def count_again(self, identifier: bytes) -> None:
+        """There is one more reference here to an object, if this process knows it."""
+        with self.lock:
+            entry = self.ownership.entries.get(identifier)
+            if entry is not None:
+                entry.local += 1
 
     def keep_forever(self, identifier: bytes) -> None:
         """A reference left by a way nobody can follow: keep the value as long as this process lives."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.ownership import Entry, Task
-from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.references import ObjectRef, counted
 from obsray.core.runtime.serialization import load_error, serialize
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.waiting import Waiter
@@ -116,7 +116,7 @@ class ObjectRefGenerator(Generic[T]):
     def __init__(self, stream: Stream, task: Task) -> None:
         self._stream = stream
         self._task_id = task.id
-        self._completed = ObjectRef[Any](task.entries[0].id)
+        self._completed = counted(task.entries[0].id)
 
     def __iter__(self) -> ObjectRefGenerator[T]:
         return self
@@ -170,7 +170,7 @@ class ObjectRefGenerator(Generic[T]):
             if stream.backpressure > 0 and not stream.ended:
                 self._tell_taken(stream.taken)
                 session.after()
-        return ObjectRef(entry.id)
+        return counted(entry.id)
 
     def _tell_taken(self, count: int) -> None:
         session = self._stream.session
@@ -301,7 +301,7 @@ class _Gathered(_Ended):
             ownership.drop_local([item.id for item in ready])
             ownership.fulfil(self.whole, entry.value, True)
         else:
-            references: list[ObjectRef[Any]] = [ObjectRef(item.id) for item in ready]
+            references: list[ObjectRef[Any]] = [counted(item.id) for item in ready]
             value = serialize(DynamicObjectRefGenerator(references))
             ownership.fulfil(self.whole, value.to_bytes(), False, tuple(value.references))
         ready.clear()

@@ -16,7 +16,7 @@ from obsray.core.runtime.dispatch import wire_arguments
 from obsray.core.runtime.leases import Function, Shape
 from obsray.core.runtime.ownership import NODE, READY, Entry, Task
 from obsray.core.runtime.producers import GATHERED
-from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.references import ObjectRef, counted
 from obsray.core.runtime.serialization import PLAIN, Serialized, serialize
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.streams import ObjectRefGenerator, Streams
@@ -282,7 +282,7 @@ class Submission:
         if plan.returns == DYNAMIC:
             whole = self.streams.gather(task)
             self._fail_early(task)
-            return ObjectRef[Any](whole.id)
+            return counted(whole.id)
         if plan.returns < 0:
             stream = self.streams.open(task)
             stream.backpressure = plan.backpressure
@@ -292,7 +292,7 @@ class Submission:
             return generator
         for entry in task.entries:
             entry.local = 1
-        references: Any = [ObjectRef(entry.id) for entry in task.entries]
+        references: Any = [counted(entry.id) for entry in task.entries]
         if task.arguments is not None:
             self._fail_early(task)
         if plan.returns == 1:
@@ -326,7 +326,7 @@ class Submission:
             # A name is answered for at once, so what it is built from must exist.
             self._wait_for_arguments(packed)
         client, answer = self.create_packed(plan, spec, packed, ordered, pending_max)
-        reference: ObjectRef[Any] = ObjectRef(client.id + _FIRST)
+        reference: ObjectRef[Any] = counted(client.id + _FIRST)
         if answer is not None and spec["name"]:
             session.wait_until(answer, time.monotonic() + 60)
             reply = answer.message

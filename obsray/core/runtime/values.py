@@ -14,7 +14,7 @@ from obsray.core.runtime.call_sites import CallSites
 from obsray.core.runtime.ownership import READY, Entry
 from obsray.core.runtime.progress import Progress, reason
 from obsray.core.runtime.progress import wanted as progress_wanted
-from obsray.core.runtime.references import ObjectRef, dropped
+from obsray.core.runtime.references import ObjectRef, counted, dropped
 from obsray.core.runtime.serialization import Serialized, deserialize, serialize
 from obsray.core.runtime.waiting import STORE_PATIENCE_SECONDS, Answer, Waiter
 from obsray.errors import (
@@ -164,7 +164,7 @@ class Values:
                 self.session.drain_dropped()
                 if not inline:
                     self.session.after()
-        return ObjectRef(identifier)
+        return counted(identifier)
 
     def store(self, identifier: bytes, serialized: Serialized) -> int:
         """Write a value into the object store and seal it. Raises ObjectStoreFullError. Returns its size."""
