@@ -12,6 +12,7 @@ import pytest
 
 import obsray
 from obsray import exceptions
+from obsray.core.runtime import unplaceable
 from tests.integration.terminal import Terminal
 
 pytest_plugins = ["tests.integration.fixtures"]
@@ -76,3 +77,36 @@ def test_the_setting_shows_it_on_a_terminal(root, setting, shown):
     assert terminal.end() == 0
     assert ("6/6" in terminal.shown) == shown, terminal.shown
     terminal.close()
+
+
+def test_a_driver_that_waits_for_what_no_node_has_is_told_so_once(monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(unplaceable, "AFTER_SECONDS", 0.1)
+
+    @obsray.remote(num_cpus=0, num_gpus=3)
+    def wants_much():
+        return 1
+
+    @obsray.remote(resources={"nowhere": 1})
+    class Elsewhere:
+        pass
+
+    @obsray.remote(num_cpus=0)
+    def needs(value):
+        return value
+
+    much = wants_much.remote()
+    for reference in (needs.remote(much), much, Elsewhere.remote().__ray_ready__.remote()):
+        with pytest.raises(exceptions.GetTimeoutError):
+            obsray.get(reference, timeout=1)
+    said = [record.getMessage() for record in caplog.records if record.name == "obsray.scheduling"]
+    assert len(said) == 2
+    assert said[0].startswith("wants_much needs GPU:3, and no node has that (the most that one has: GPU 0). It waits")
+    assert f"`obsray why {much.task_id().hex()}`" in said[0]
+    assert said[1].startswith("actor Elsewhere needs CPU:1 nowhere:1, and no node has that")
+    runs = wait_for.remote(str(tmp_path / "go"))
+    with pytest.raises(exceptions.GetTimeoutError):
+        obsray.get([needs.remote(runs), wait_for.remote(str(tmp_path / "go"))], timeout=1)
+    assert len(caplog.records) == 2, "what runs, or could, is not spoken of"
+    (tmp_path / "go").touch()
+    obsray.get(runs, timeout=60)
+    obsray.cancel(much)

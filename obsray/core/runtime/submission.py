@@ -396,7 +396,7 @@ class Submission:
     def _place(self, task: Task, spec: dict[str, Any]) -> Any:
         spec["arguments"] = wire_arguments(task.arguments)
         advance(task, TaskState.DISPATCHED)
-        task.dispatched_to = _Placement(self.session, spec["actor"])
+        task.dispatched_to = _Placement(self.session, spec)
         self.session.placements[spec["actor"]] = task
         return self.session.ask(lambda number: m.CreateActor(number, spec))
 
@@ -404,9 +404,9 @@ class Submission:
 class _Placement:
     """Where a creation task is once the node has it."""
 
-    def __init__(self, session: Session, actor: bytes) -> None:
-        self.session, self.actor = session, actor
+    def __init__(self, session: Session, spec: dict[str, Any]) -> None:
+        self.session, self.spec = session, spec
 
     def forget(self, task: Task) -> None:
         """The creation has ended."""
-        self.session.placements.pop(self.actor, None)
+        self.session.placements.pop(self.spec["actor"], None)

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
+from obsray.core.runtime import unplaceable
 from obsray.core.runtime.call_sites import CallSites
 from obsray.core.runtime.ownership import READY, Entry
 from obsray.core.runtime.progress import Progress, reason
@@ -138,6 +139,7 @@ class Values:
         self.session = session
         self._progress = session.config.progress != "0"
         self._sites = CallSites(session.emitter)
+        self._unplaceable = unplaceable.Unplaceable(session)
         self.completions: deque[tuple[concurrent.futures.Future[Any], Entry | Exception]] = deque()
         #: Futures whose values have not arrived.
         self.awaited: set[_FutureWaiter] = set()
@@ -261,7 +263,7 @@ class Values:
             self.session.send_everything()
         try:
             if shown is None:
-                self.session.wait_until(waiter, deadline)
+                self._wait_and_tell(waiter, deadline, missing)
             else:
                 shown.follow(waiter, deadline, WaitKind.GET)
         except KeyboardInterrupt:
@@ -274,6 +276,16 @@ class Values:
                 with self.session.lock:
                     for entry in missing:
                         self.session.ownership.stop_waiting(entry, waiter)
+
+    def _wait_and_tell(self, waiter: Waiter, deadline: float | None, missing: list[Entry]) -> None:
+        session = self.session
+        if session.executor is None:
+            soon = time.monotonic() + unplaceable.AFTER_SECONDS
+            if deadline is None or soon < deadline:
+                session.wait_until(waiter, soon)
+                if waiter.missing > 0:
+                    self._unplaceable.look(entry for entry in missing if not entry.is_ready())
+        session.wait_until(waiter, deadline)
 
     def _cancel(self, entries: list[Entry]) -> None:
         """Nobody waits any more for what is to make these."""
