@@ -428,6 +428,7 @@ def test_of_a_generator_of_several_values_those_it_yielded_before_it_raised_coun
     some = of_task_or_actor(kind).options(num_returns=3)
     assert [value[0] for value in obsray.get(some.remote(3, size))] == [0, 1, 2]
     assert [value[0] for value in obsray.get(some.remote(4, size))] == [0, 1, 2], "one too many is warned of"
+    assert obsray.get(of_task_or_actor(kind).options(num_returns=1).remote(1, size))[0] == 0
     first, second, third = some.remote(1, size, True)
     assert obsray.get(first)[0] == 0
     for reference in (second, third):

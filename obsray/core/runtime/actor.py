@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
@@ -305,7 +306,7 @@ class ActorRunner:
                 if running.returns < 0:
                     await executor.producers.stream_on_loop(running, result, self._flush_soon)
                     result = None
-                elif running.returns > 1 and hasattr(result, "__next__"):
+                elif type(result) is GeneratorType and running.returns > 0:
                     result = executor.producers.fill(running, result)
             if executor.exiting and self.has_left(running.task):
                 raise AsyncioActorExit

@@ -13,6 +13,7 @@ import os
 import pickle
 import shutil
 import time
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from obsray.causes import format_user_traceback
@@ -166,8 +167,9 @@ class Checkpoints:
             value = _call(function, args, kwargs)
             if call.returns < 0:
                 value = _take(value, call.items)
-            elif call.returns > 1 and hasattr(value, "__next__"):
+            elif call.returns > 0 and type(value) is GeneratorType:
                 value = list(value)
+                value = value[0] if call.returns == 1 and value else value
         except BaseException as raised:
             error = raised
         executor.slots.pop(0, None)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from types import FrameType
+from types import FrameType, GeneratorType
 from typing import Any
 
 from obsray.causes import format_user_traceback
@@ -353,7 +353,7 @@ class Executor:
             if running.returns < 0:
                 self.producers.stream(running, result)
                 result = None
-            elif running.returns > 1 and hasattr(result, "__next__"):
+            elif type(result) is GeneratorType and running.returns > 0:
                 result = self.producers.fill(running, result)
             if self.exiting and self.actor is not None and self.actor.has_left(running.task):
                 raise SystemExit
