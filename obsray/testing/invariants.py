@@ -257,10 +257,8 @@ def _left_abroad(node: VirtualNode) -> Iterator[str]:
         yield f"somebody asks where {object_id.hex()} is"
     for object_id, place in directory.places.items():
         yield f"{object_id.hex()} is known to lie at {len(place.nodes)} nodes"
-    if not node.simulator.ledger.cuts:
-        # With a link the news can be lost that what is lost was freed (docs/simulation.md).
-        for object_id in directory.lost:
-            yield f"{object_id.hex()} is still known to be lost"
+    for object_id in directory.lost:
+        yield f"{object_id.hex()} is still known to be lost"
     for object_id in pulls.pulls:
         yield f"{object_id.hex()} is being fetched"
     for wish in delegation.away.values():

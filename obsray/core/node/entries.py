@@ -18,7 +18,7 @@ class Entry:
 
     ``offset`` is where its range begins, -1 while it has none. ``stored_path`` names its complete file on disk,
     "" if there is none. ``doomed``: its owner freed it, and it goes as soon as nobody writes or reads it.
-    ``copy``: it was fetched from another node and can be fetched again.
+    ``copy``: it was fetched from another node and can be fetched again. ``replaces``: what was lost here before.
     """
 
     id: bytes
@@ -35,6 +35,7 @@ class Entry:
     wants_room: bool = False
     error: str = ""
     copy: bool = False
+    replaces: Entry | None = None
 
     @property
     def owner(self) -> bytes:

@@ -64,10 +64,12 @@ class ObjectTable:
     def _enter(self, step: Step, entry: Entry, request: int) -> None:
         known = self.entries.get(entry.id)
         if known is not None:
-            advance(known, ObjectState.CREATED)
+            if entry.copy:
+                entry.replaces = known
+            else:
+                advance(known, ObjectState.CREATED)
             self._forget(known)
-        self.entries[entry.id] = entry
-        self._by_owner.setdefault(entry.owner, {})[entry.id] = entry
+        self._remember(entry)
         self._by_writer.setdefault(entry.creator, {})[entry.id] = entry
         self.room.queue(step, Wait(entry, step.now, entry.creator, request))
 
@@ -293,6 +295,15 @@ class ObjectTable:
             step.emit.object_freed(step.time_ns, entry.id, entry.size, step.now - entry.created_at)
         elif complete:
             self.others.dropped(step, entry)
+        elif entry.replaces is not None:
+            # The copy has not come: what was lost here is so still, until it is freed.
+            self._remember(entry.replaces)
+            if entry.doomed:
+                self.drop(step, entry.replaces)
+
+    def _remember(self, entry: Entry) -> None:
+        self.entries[entry.id] = entry
+        self._by_owner.setdefault(entry.owner, {})[entry.id] = entry
 
     def _forget(self, entry: Entry) -> None:
         del self.entries[entry.id]

@@ -550,6 +550,40 @@ def test_a_copy_whose_home_has_freed_it_is_not_lost_though_the_news_of_it_come_l
     assert home.records.named("object_lost") == [] and home.take(owner, m.ObjectLost) == []
 
 
+def freed(member: Member, identifier: bytes) -> bool:
+    """Whether the node has told that this object is gone for good."""
+    return any(row["object"] == identifier for row in member.records.named("object_freed"))
+
+
+@pytest.mark.parametrize("freed_first", [False, True])
+def test_what_was_lost_here_is_so_again_when_its_copy_does_not_come_and_its_end_is_told(freed_first):
+    cluster = ClusterBench({"store": 4 * MIB}, {})
+    home, there = cluster.nodes
+    owner, reader, other = home.driver(), there.driver(b"drvR"), home.driver(b"drvO")
+    identifier = write(home, owner, put_id(owner, 1), 3 * MIB)
+    read(cluster, there, reader, identifier)
+    cluster.settle()
+    home.send(owner, m.CreateObject(2, put_id(owner, 2), 3 * MIB), m.AbortObject(put_id(owner, 2)))
+    home.spills_end()
+    home.send(other, m.PinObject(8, identifier))
+    home.restores_end(error="checksum")
+    cluster.settle()
+    (pull,) = pulls(home)
+    entries = home.machine.objects.entries
+    assert entries[identifier].copy and entries[identifier].state is ObjectState.CREATED
+    if freed_first:
+        home.send(owner, m.FreeObjects([identifier]))
+    cluster.kill(there)
+    home.do(home.machine.object_pulled, pull.token, Pulled(pull.missing, b"\0" * 8, 0, 0.1, (), "it is gone"))
+    cluster.settle()
+    cluster.pass_time(2 * WAIT_SECONDS)
+    if not freed_first:
+        assert entries[identifier].state is ObjectState.LOST and not freed(home, identifier)
+        home.send(owner, m.FreeObjects([identifier]))
+    assert identifier not in entries and freed(home, identifier)
+    home.machine.check_invariants()
+
+
 def test_what_was_lost_and_is_made_again_is_freed_everywhere_though_the_news_of_it_come_late():
     cluster, (owner, maker, _) = three()
     home, there, _ = cluster.nodes
