@@ -132,6 +132,7 @@ def test_a_seed_that_once_failed_does_not_fail_again(name, seed):
     simulate(SCENARIOS[name], seed)
 
 
+@pytest.mark.timeout(600)
 def test_a_run_is_the_same_in_another_process_with_another_hash_seed():
     commands = [
         subprocess.Popen(
@@ -143,7 +144,7 @@ def test_a_run_is_the_same_in_another_process_with_another_hash_seed():
     ]  # fmt: skip
     digests = []
     for command in commands:
-        answer, _ = command.communicate(timeout=60)
+        answer, _ = command.communicate(timeout=300)
         assert command.returncode == 0
         digests.append(next(line for line in answer.splitlines() if '"digest"' in line))
     assert digests[0] == digests[1] != digests[2] == digests[3]
