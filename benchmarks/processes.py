@@ -9,6 +9,7 @@ import time
 import psutil
 
 MARK = "BENCHMARK_SAMPLE"
+COLLECTOR = "obsray.telemetry.process"
 #: A runtime counts as started when its processes together used less than this share of one CPU for this long.
 SETTLED_SHARE, SETTLED_SECONDS = 0.1, 0.5
 
@@ -50,6 +51,20 @@ def cpu_seconds(mark: str) -> float:
             except psutil.Error:
                 continue
             total += times.user + times.system
+    return total
+
+
+def collector_seconds(mark: str) -> float:
+    """CPU time that the collector of obsray's telemetry has used."""
+    total = 0.0
+    for pid in marked(mark):
+        try:
+            process = psutil.Process(pid)
+            if COLLECTOR in process.cmdline():
+                times = process.cpu_times()
+                total += times.user + times.system
+        except psutil.Error:
+            continue
     return total
 
 

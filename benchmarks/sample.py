@@ -45,6 +45,7 @@ def main() -> int:
             spins_per_ms=options.spins_per_ms,
             start=start,
             unique_bytes=lambda: processes.unique_bytes(os.environ[processes.MARK]),
+            collector_seconds=lambda: processes.collector_seconds(os.environ[processes.MARK]),
         )
         if benchmarks[0].group != "start":
             start()

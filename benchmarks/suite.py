@@ -44,6 +44,8 @@ class Run:
     start: Callable[[], Any]
     #: Unique memory of all processes of this sample, in bytes.
     unique_bytes: Callable[[], int]
+    #: CPU time that the collector of obsray's telemetry has used, in seconds.
+    collector_seconds: Callable[[], float] = lambda: 0.0
 
     def count(self, full: int, quick: int) -> int:
         """A number of operations, smaller in a quick run."""
@@ -222,6 +224,24 @@ def tasks_1ms(api: Any, run: Run) -> float:
 def tasks_async(api: Any, run: Run) -> float:
     expect(sum(api.get([api.remote(one).remote() for _ in range(run.count(1_000, 200))])), run.count(1_000, 200))
     return run.count(10_000, 2_000) / run.median_seconds(work_async(api, run))
+
+
+@benchmark("CPU of the collector for a no-op task", unit="µs", group="tasks", better="lower", only="obsray")
+def collector_us(api: Any, run: Run) -> Measured:
+    task = api.remote(one)
+    count = run.count(100_000, 20_000)
+    before, started = run.collector_seconds(), time.perf_counter()
+    expect(sum(api.get([task.remote() for _ in range(count)])), count)
+    seconds = time.perf_counter() - started
+    # It is done when its time hardly moves any more: what it records of itself once a second goes on.
+    used, last, deadline = 0.0, -1.0, time.perf_counter() + 30
+    while used - last > 0.05 and time.perf_counter() < deadline:
+        last = used
+        time.sleep(1.0)
+        used = run.collector_seconds() - before
+    return Measured(
+        used / count * 1e6, details={"share_of_a_processor": used / seconds, "tasks_per_second": count / seconds}
+    )
 
 
 @benchmark("submit 1 k, then wait one by one", unit="/s", group="tasks", needs="wait")

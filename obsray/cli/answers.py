@@ -25,7 +25,7 @@ def run_why(options: argparse.Namespace) -> int:
     """Answer ``obsray why``."""
     from obsray.telemetry.answers.why import UnknownThing
 
-    view = sessions.views(sessions.find(options.session))
+    view = sessions.answers(sessions.find(options.session))
     try:
         found = view.why(resolved(view, None, options.id), refresh=False)
     except UnknownThing as error:
@@ -105,8 +105,10 @@ def _asked(options: argparse.Namespace, question: Callable[[Any], Any]) -> Any:
     """The answer of a session's views. Raises Problem for what cannot be answered."""
     try:
         with Patience() as patience:
-            view = sessions.views(sessions.find(options.session), patience)
-            patience.says(f"{options.command}: {len(view.task_table):,} tasks are looked at")
+            directory = sessions.find(options.session)
+            # A replay changes tables of its own.
+            view = (sessions.views if options.command == "what-if" else sessions.answers)(directory, patience)
+            patience.says(f"{options.command}: tasks are looked at")
             return question(view)
     except (LookupError, ValueError) as error:
         raise sessions.Problem(str(error), f"See 'obsray {options.command} --help'.") from None

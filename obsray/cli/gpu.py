@@ -16,7 +16,7 @@ _NAME_SHOWN = 90
 
 def run(options: argparse.Namespace) -> int:
     """Answer ``obsray gpu``."""
-    view = sessions.views(sessions.find(options.session))
+    view = sessions.answers(sessions.find(options.session))
     gpus = view.gpus(refresh=False)
     kernels = view.kernels(refresh=False)
     summary = view.gpu_summary()

@@ -26,7 +26,7 @@ def add(verb: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer ``obsray hangs``; the exit code says whether anything hangs."""
-    view = sessions.views(sessions.find(options.session))
+    view = sessions.answers(sessions.find(options.session))
     found = view.hangs(refresh=False)
     print(plain_json.dumps(found) if options.json else _text(found, output.is_coloured(sys.stdout)))
     return HANGS if found["hangs"] else 0

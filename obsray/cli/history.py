@@ -19,6 +19,8 @@ def run_list(options: argparse.Namespace) -> int:
     from obsray.telemetry import session_file
     from obsray.telemetry.store import is_live
 
+    if options.directory is not None:
+        return _list_elsewhere(options)
     rows = []
     for directory in session_file.sessions():
         facts = session_file.read(directory)
@@ -38,12 +40,27 @@ def run_list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _list_elsewhere(options: argparse.Namespace) -> int:
+    from obsray.cli import archive
+
+    if not archive.is_address(options.directory):
+        raise sessions.Problem(
+            f"{options.directory} is no address", "obsray history list shows this machine's; s3://bucket/path others."
+        )
+    rows = archive.sessions_at(options.directory)
+    if options.json:
+        print(plain_json.dumps(rows))
+        return 0
+    columns = [Column("session", "Session"), Column("bytes", "Recorded", "size"), Column("address", "Address")]
+    print(output.table(columns, rows, output.width(), False) if rows else f"no session in {options.directory}")
+    return 0
+
+
 def run_serve(options: argparse.Namespace) -> int:
     """The dashboard over a session directory, until Ctrl-C."""
-    from obsray.cli import archive, web
+    from obsray.cli import web
 
-    elsewhere = archive.is_address(options.directory)
-    directory = archive.get(options.directory) if elsewhere else sessions.find(options.directory)
+    directory = sessions.find(options.directory)
     token = directory / "token"
     if not token.exists():
         # A copy without its key gets one of its own: whoever can write here may look.

@@ -34,6 +34,7 @@ _HISTORIES = """examples:
   obsray history list                        the sessions on this machine
   obsray history serve s_2026                the dashboard over a session that is over
   obsray history archive s_2026 s3://bucket/obsray     a copy elsewhere
+  obsray history list s3://bucket/obsray     what is kept there
   obsray history serve s3://bucket/obsray/s_2026...    the dashboard over a copy
 """
 _REPORTS = """examples:
@@ -58,12 +59,12 @@ def add(verb: Verb) -> None:
 
     history = verb("history", "Sessions after their end: listed, shown, kept elsewhere.", _history, _HISTORIES)
     history.add_argument("what", choices=("list", "serve", "archive"))
-    history.add_argument("directory", nargs="?", metavar="SESSION", help="directory, name or part of it")
+    history.add_argument("directory", nargs="?", metavar="SESSION", help="directory, name or part of it, address")
     history.add_argument("target", nargs="?", metavar="ADDRESS", help="where to archive it: s3://..., file:///...")
     history.add_argument("--port", type=int, default=8265, help="first port to try when serving (default 8265)")
 
     report = verb("report", "One HTML file about a session that opens without anything else.", _report, _REPORTS)
-    report.add_argument("directory", nargs="?", metavar="SESSION", help="directory, name or part of it")
+    report.add_argument("directory", nargs="?", metavar="SESSION", help="directory, name or part of it, address")
     report.add_argument("-o", "--output", metavar="FILE", help="where to write it")
     report.add_argument(
         "--tasks", type=_whole, default=3_000_000, metavar="N",

@@ -29,7 +29,7 @@ def run_list(options: argparse.Namespace) -> int:
         print(f"obsray list {options.noun}: {error}", file=sys.stderr)
         return 2
     directory = sessions.find(options.session)
-    found = queries.rows(sessions.views(directory), table, query)
+    found = queries.rows(sessions.answers(directory), table, query)
     rows, total = found["rows"], found["total"]
     if options.noun == "nodes":
         _complete(rows, directory)

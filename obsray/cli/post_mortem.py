@@ -29,7 +29,7 @@ def add(verb: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer ``obsray post-mortem``."""
-    view = sessions.views(sessions.find(options.session))
+    view = sessions.answers(sessions.find(options.session))
     try:
         found = view.post_mortem(resolved(view, None, options.id), refresh=False)
     except (LookupError, ValueError) as error:

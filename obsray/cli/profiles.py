@@ -45,7 +45,7 @@ def add(verb: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer ``obsray profile``."""
-    view = sessions.views(sessions.find(options.session))
+    view = sessions.answers(sessions.find(options.session))
     identifier = resolved(view, None, options.task) if options.task else ""
     try:
         found = view.profile(options.function, identifier, options.slow_vs_fast, refresh=False)

@@ -6,23 +6,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from obsray.cli import archive, living
 from obsray.cli.patience import Patience
+from obsray.cli.problem import Problem
 from obsray.dashboard import units
 
-
-class Problem(Exception):
-    """Something the user can do something about: the message says what, ``advice`` says what to do next."""
-
-    def __init__(self, message: str, advice: str = "") -> None:
-        super().__init__(message)
-        self.advice = advice
+__all__ = ["Problem", "answers", "find", "views"]
 
 
 def find(name: str | None) -> Path:
-    """The directory of the session called ``name`` (a name, part of it or a path); without one the newest that lives,
-    else the newest that was recorded, which is said on stderr. Raises Problem."""
+    """The directory of the session called ``name`` (a name, part of it, a path, or the address of a copy elsewhere,
+    which is brought here); without one the newest that lives, else the newest that was recorded, which is said on
+    stderr. Raises Problem."""
     from obsray.telemetry.store import find_session, is_live
 
+    if name is not None and archive.is_address(name):
+        return archive.get(name)
     try:
         directory = find_session(name)
     except FileNotFoundError as error:
@@ -33,6 +32,12 @@ def find(name: str | None) -> Path:
             file=sys.stderr,
         )
     return directory
+
+
+def answers(directory: Path, patience: Patience | None = None) -> Any:
+    """What answers the questions of ``Views`` about a session: its dashboard where that saves reading everything, else
+    the views. Raises Problem if nothing was recorded there."""
+    return living.of(directory, lambda: views(directory, patience))
 
 
 def views(directory: Path, patience: Patience | None = None) -> Any:

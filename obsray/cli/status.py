@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     directory = sessions.find(options.session)
     if options.at is not None:
         return _run_at(directory, options)
-    view = sessions.views(directory)
+    view = sessions.answers(directory)
     facts, live, reasons = session_file.read(directory), is_live(directory), pending_reasons(view)
     nodes = cluster_nodes(directory, facts) if live else []
     if options.json:
@@ -212,6 +212,7 @@ def _text(
             name = output.paint(item["state"].ljust(24), output.tone_of(item["state"]), coloured)
             pairs.append(("", f"{name}{units.count(item['tasks']):>12}"))
     pairs.append(("events", _events_text(shape, coloured)))
+    pairs += _collectors_pairs(shape["collectors"], coloured)
     sent = _spans_text(directory)
     if sent:
         pairs.append(("spans", sent))
@@ -266,6 +267,21 @@ def _events_text(shape: dict[str, Any], coloured: bool) -> str:
     if about:
         verdict += f", about {units.count(about)} more with nodes that are gone"
     return f"{units.count(shape['events_total'])}, {units.rate(shape['events_per_second'])}/s, {verdict}"
+
+
+def _collectors_pairs(collectors: list[dict[str, Any]], coloured: bool) -> list[tuple[str, str]]:
+    """What collecting costs, and whether it can store: a line for each collector that lives, else for the last."""
+    found = []
+    for one in [row for row in collectors if row["alive"]] or collectors[-1:]:
+        told = f"{units.seconds(one['cpu_seconds'])} of CPU"
+        if one["alive"] and one["cpu_share"] is not None:
+            told += f", {one['cpu_share']:.1%} of a processor in the last minute"
+        if one["unstored_since_ns"]:
+            since = units.clock(one["unstored_since_ns"])
+            failing = output.paint(f"CANNOT STORE since {since}", "bad", coloured)
+            told += f"; {failing}: {units.plain(one['unstored_why'])}; make room on the disk of the session directory"
+        found.append(("collector", told))
+    return found
 
 
 def _spans_text(directory: Path) -> str:

@@ -18,7 +18,7 @@ _KERNEL_NAME_SHOWN = 100
 
 def run_get(options: argparse.Namespace) -> int:
     directory = sessions.find(options.session)
-    view = sessions.views(directory)
+    view = sessions.answers(directory)
     if options.noun != "task":
         return _get_row(view, f"{options.noun}s", options)
     task_id = resolved(view, "tasks", options.id)
@@ -56,7 +56,7 @@ def _get_row(view: Any, noun: str, options: argparse.Namespace) -> int:
 
 def run_story(options: argparse.Namespace) -> int:
     directory = sessions.find(options.session)
-    view = sessions.views(directory)
+    view = sessions.answers(directory)
     found = queries.story(view, resolved(view, None, options.id))
     if options.json:
         print(plain_json.dumps(found))

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from . import answers, plain_json, profiles, queries, sql
+from . import answers, asked, plain_json, profiles, queries, sql
 from .source import Source
 from .tables import TABLES
 
@@ -24,6 +24,7 @@ def routes() -> list[BaseRoute]:
         Route(_PREFIX + "overview", overview),
         Route(_PREFIX + "ledger", ledger),
         *(Route(_PREFIX + noun, listing) for noun in TABLES),
+        Route(_PREFIX + "ask", asked.answer),
         Route(_PREFIX + "sql", sql.answer),
         Route(_PREFIX + "sql/tables", sql.tables),
         Route(_PREFIX + "tasks/{id}", task),

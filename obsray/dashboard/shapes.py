@@ -71,6 +71,7 @@ def overview_shape(view: Any) -> dict[str, Any]:
         "bytes_stored": raw["bytes_stored"],
         "telemetry_lag_seconds": raw["telemetry_lag_seconds"],
         "ledger": raw["ledger"],
+        "collectors": raw["collectors"],
         "gpu": raw["gpu"],
         "gpu_devices": raw.get("gpu_devices", []),
         "chaos": raw["chaos"],

@@ -44,14 +44,14 @@ class Source:
         self._waiting = 0
         self._shared: dict[Hashable, Any] = {}
 
-    async def ask(self, question: Callable[[Any], T], key: Hashable = None) -> T:
+    async def ask(self, question: Callable[[Any], T], key: Hashable = None, fresh: bool = False) -> T:
         """``question(views)``, computed in the reading thread. Answers with the same ``key`` are shared until the
-        next refresh. Raises Busy."""
+        next refresh. ``fresh``: what was recorded up to now is looked at first. Raises Busy."""
         if self._waiting >= WAITING_MAX:
             raise Busy(f"{WAITING_MAX} questions are waiting")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question, key)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question, key, fresh)
         finally:
             self._waiting -= 1
 
@@ -59,8 +59,8 @@ class Source:
         """Let the reading thread end; questions that wait are dropped."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, question: Callable[[Any], T], key: Hashable) -> T:
-        self._refresh()
+    def _answer(self, question: Callable[[Any], T], key: Hashable, fresh: bool) -> T:
+        self._refresh(0.0 if fresh else REFRESH_SECONDS)
         if key is None:
             return question(self._views)
         if key not in self._shared:
@@ -70,9 +70,9 @@ class Source:
         answer: T = self._shared[key]
         return answer
 
-    def _refresh(self) -> None:
+    def _refresh(self, after_seconds: float) -> None:
         now = time.monotonic()
-        if now - self._refreshed_at < REFRESH_SECONDS:
+        if now - self._refreshed_at < after_seconds:
             return
         self._shared.clear()
         self.session = session_file.read(self.directory) or self.session

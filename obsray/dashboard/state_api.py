@@ -1,15 +1,19 @@
 """The state API of Ray over HTTP, below ``/api/v0/``: lists, summaries and logs, for programs that know it from there.
 
 A list answers ``{"result": true, "msg": "", "data": {"result": {"result": [rows], "total": n, "num_filtered": n,
-"num_after_truncation": n, "partial_failure_warning": "", "warnings": [], "next_cursor": text or null}}}``, rows as
-``obsray.util.state`` has them; what cannot be answered ``{"result": false, "msg": why, "data": {"result": null}}``.
+"num_after_truncation": n, "partial_failure_warning": "", "warnings": [], "next_cursor": text or null, "left_out":
+n}}}``, rows as ``obsray.util.state`` has them; what cannot be answered ``{"result": false, "msg": why, "data":
+{"result": null}}``.
+``timeout`` (seconds) bounds how long an answer may take; what takes longer is an answer with status 504 that says so.
 Filters are the repeated parameters ``filter_keys``, ``filter_predicates`` and ``filter_values``. Only here: ``sort``,
 ``since``, ``until``, ``cursor``, and operators other than ``=`` and ``!=``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -45,6 +49,9 @@ _OF_LOG = frozenset({
     "submission_id", "timeout", "encoding", "errors", "format",
 })  # fmt: skip
 LINES_DEFAULT = 1000
+_NO_DRIVER_TASKS = (
+    "exclude_driver: no task stands for a program here, so none is left out; workers and jobs list programs"
+)
 _LOOK_SECONDS = 0.2
 
 
@@ -76,7 +83,10 @@ async def _ask(request: Request, allowed: frozenset[str], question: Callable[[Qu
         return question(given, str(directory))
 
     try:
-        found = await source.ask(answer)
+        seconds = _timeout(given)
+        found = await asyncio.wait_for(source.ask(answer, fresh=True), seconds)
+    except TimeoutError:
+        return _reply(None, f"no answer within {seconds:g} s: give a longer timeout, or ask for less", 504)
     except FileNotFoundError as error:
         return _reply(None, str(error), 404)
     except (ValueError, TypeError) as error:
@@ -89,10 +99,10 @@ def _reply(found: Any, message: str = "", status: int = 200) -> Response:
     return Response(plain_json.dumps(body), status, media_type="application/json")
 
 
-def _enveloped(rows: Any, total: int, filtered: int, cursor: str | None = None) -> dict[str, Any]:
+def _enveloped(rows: Any, total: int, filtered: int, warnings: list[str] | None = None) -> dict[str, Any]:
     return {
         "result": rows, "total": total, "num_after_truncation": total, "num_filtered": filtered,
-        "partial_failure_warning": "", "warnings": [], "next_cursor": cursor,
+        "partial_failure_warning": "", "warnings": warnings or [], "next_cursor": None, "left_out": 0,
     }  # fmt: skip
 
 
@@ -102,12 +112,13 @@ def _enveloped(rows: Any, total: int, filtered: int, cursor: str | None = None) 
 @cache
 def _listing(name: str) -> Callable[[Request], Any]:
     def listed(given: QueryParams, address: str) -> dict[str, Any]:
-        _boolean(given, "exclude_driver", True)
+        warnings = [] if _boolean(given, "exclude_driver", True) else [_NO_DRIVER_TASKS]
         rows = getattr(_state(), f"list_{name}")(
             address, _filters(given), _whole(given, "limit", 100), detail=_boolean(given, "detail", False),
             sort=given.get("sort"), since=given.get("since"), until=given.get("until"), cursor=given.get("cursor"),
         )  # fmt: skip
-        return _enveloped([dict(row) for row in rows], rows.total, rows.total, rows.next_cursor)
+        page = _enveloped([dict(row) for row in rows], rows.total, rows.total, warnings)
+        return {**page, "next_cursor": rows.next_cursor, "left_out": rows.left_out}
 
     async def endpoint(request: Request) -> Response:
         return await _ask(request, _OF_LISTS, listed)
@@ -154,6 +165,17 @@ def _seconds(given: QueryParams, name: str) -> float:
         raise ValueError(f"{name}={given[name]!r}: must be a number of seconds") from None
 
 
+def _timeout(given: QueryParams) -> float | None:
+    """How long an answer may take; None: as long as it takes."""
+    if "timeout" not in given:
+        return None
+    seconds = _seconds(given, "timeout")
+    # Programs that know this API from elsewhere say -1 for "however long".
+    if not math.isfinite(seconds) or (seconds <= 0 and seconds != -1):
+        raise ValueError(f"timeout={given['timeout']!r}: must be a number of seconds above 0, or -1 for no limit")
+    return None if seconds < 0 else seconds
+
+
 def _boolean(given: QueryParams, name: str, default: bool) -> bool:
     text = given.get(name, str(default)).lower()
     if text not in ("true", "false", "1", "0"):
@@ -190,6 +212,8 @@ async def log(request: Request) -> Response:
         lines = given.get("lines", str(LINES_DEFAULT))
         if not lines.removeprefix("-").isdigit():
             raise ValueError(f"lines={lines!r}: must be a number of lines, or -1 for all")
+        if given.get("format", "text") != "text":
+            raise ValueError(f"format={given['format']!r}: logs are answered as they are, which is format=text")
         pid = given.get("pid")
         found: Iterator[str] = _state().get_log(
             address, given.get("node_id"), given.get("node_ip"), given.get("filename"), given.get("actor_id"),

@@ -484,8 +484,16 @@ _METRICS: tuple[Metric, ...] = (
         "counter",
         "",
         ("node", "stage"),
-        "Records lost: dropped by a writer whose ring was full, or gaps left by a killed one.",
+        "Records lost: dropped by a writer that had no room (ring or disk full), or gaps left by a killed one.",
         ("events_dropped",),
+    ),
+    Metric(
+        "obsray_telemetry_store_failures",
+        "counter",
+        "",
+        ("node",),
+        "Attempts of the collector to store records that failed; they are tried again.",
+        ("telemetry_unstored",),
     ),
     Metric(
         "obsray_telemetry_ring_fill_ratio",

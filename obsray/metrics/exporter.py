@@ -69,6 +69,7 @@ class Families(Exposed):
         self.cluster, self.jobs, self.scaling = ClusterSeries(texts), JobSeries(), ScalingSeries(texts)
         self.cluster_tallies = tallies.Tallies(tallies.OF_THE_CLUSTER, texts)
         self._lock = threading.Lock()
+        self._dropped = 0
         #: Pushes the same families; None if nobody asked for that.
         self.pusher: push.Pusher | None = None
 
@@ -317,7 +318,9 @@ class Families(Exposed):
         events.add_metric([node], c.events_total)
         written.add_metric([node], c.bytes_total)
         dropped = exposed.counter("obsray_telemetry_events_dropped")
-        dropped.add_metric([node, "ring"], self.series.dropped)
+        # What is being dropped just now counts too, but no counter goes back.
+        self._dropped = max(self._dropped, self.series.dropped, c.dropped())
+        dropped.add_metric([node, "ring"], self._dropped)
         dropped.add_metric([node, "gap"], sum(reader.state.gaps for reader in list(c.rings.readers.values())))
         fill, lag = (
             exposed.gauge("obsray_telemetry_ring_fill_ratio"),
@@ -332,11 +335,13 @@ class Families(Exposed):
             pushes.add_metric([node, outcome], self.pusher.outcomes[outcome] if self.pusher is not None else 0)
         if self.pusher is not None:
             lag.add_metric([node, "push"], self.pusher.late_seconds())
+        failures = exposed.counter("obsray_telemetry_store_failures")
+        failures.add_metric([node], c.store_errors)
         cpu = exposed.counter("obsray_telemetry_cpu_seconds")
         cpu.add_metric([node, "collector"], c.cpu_seconds())
         build = InfoMetricFamily("obsray_build", METRICS["obsray_build"].help)
         build.add_metric([], {"version": version(), "node": node})
-        return [events, written, dropped, fill, lag, cpu, pushes, build]
+        return [events, written, dropped, failures, fill, lag, cpu, pushes, build]
 
 
 def version() -> str:

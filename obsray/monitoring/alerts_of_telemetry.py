@@ -12,10 +12,11 @@ ALERTS: tuple[Alert, ...] = (
         CRITICAL,
         "sum by (cluster, node, stage) (increase(obsray_telemetry_events_dropped_total[10m])) > 0",
         "{{ $value | humanize }} records of node {{ $labels.node }} are lost ({{ $labels.stage }})",
-        "Records were dropped because the collector fell too far behind, or a killed process left a gap.",
+        "Records were dropped (the disk is full, or the collector too far behind), or a killed process left a gap.",
         "What is shown is not everything; the ledger says of which process how much is missing.",
         ("obsray status", "obsray logs collector", "obsray list workers"),
-        "The disk takes too little, or the machine is short of CPU for the collector.",
+        "Look whether the collector can store (obsray status): if not, make room on the disk of the session directory, "
+        "and recording goes on by itself. Otherwise the machine is short of CPU for the collector.",
         _SELF,
         "1m",
     ),

@@ -26,6 +26,12 @@ def use(directory: Path, views: Views) -> None:
     _open = (directory, views)
 
 
+def has_read(directory: Path) -> bool:
+    """Whether questions to this session need only read what is new."""
+    opened = _open
+    return opened is not None and opened[0] == directory
+
+
 def ask(directory: Path, question: Callable[[Views], T]) -> T:
     """Put a question to the views of a session, brought up to date. Raises FileNotFoundError if there is none."""
     global _open

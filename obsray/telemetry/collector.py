@@ -30,6 +30,8 @@ from obsray.telemetry.spine import SEGMENTS_MAX, Ring, read_now
 #: on it: they read the rings too.
 FLUSH_ROWS = 65_536
 FLUSH_SECONDS = 1.0
+#: While storing fails it is tried again after this time, then after twice that, up to so long.
+AGAIN_SECONDS, AGAIN_SECONDS_MAX = 0.5, 5.0
 #: Most rows held in memory while the disk does not take them.
 PENDING_ROWS_MAX = 1_000_000
 #: Files of a dead process stay this long after its last record was stored: its node reads its last events from them.
@@ -58,12 +60,17 @@ class Collector:
         self.bytes_total = 0
         self.ring = ring
         self._flushed_at = time.monotonic()
+        #: Since when storing fails (0: it does not), and when and after what pause it is tried again.
+        self.failing_since = 0.0
+        self._again_at = 0.0
+        self._pause = AGAIN_SECONDS
+        self.store_errors = 0
         self._oldest_pending_ns = 0
         self._dead_since: dict[bytes, float] = {}
         self._gone: set[bytes] = set()
         self._processes: dict[int, psutil.Process] = {}
         self._unique: dict[int, tuple[float, int]] = {}
-        self._sampled = (0, 0, time.process_time())
+        self._sampled = (0, 0, 0.0)
         #: The ledgers of rings of other nodes, whose records were taken over.
         self.gathered: dict[bytes, RingState] = {}
         #: Node -> how many of its records were taken over, also those whose ledger has not come yet.
@@ -103,19 +110,65 @@ class Collector:
             _hand(self.folds, batch)
         return count
 
+    def _drain(self) -> None:
+        """Read until there is nothing new. Raises OSError if there is no room for it."""
+        while self.poll() or self.writer.rows_pending > PENDING_ROWS_MAX:
+            if self.due() or self.writer.rows_pending > PENDING_ROWS_MAX:
+                self.flush()
+
     def due(self) -> bool:
         """Is it time to ``flush``?"""
-        return self.writer.rows_pending >= FLUSH_ROWS or time.monotonic() - self._flushed_at > FLUSH_SECONDS
+        now = time.monotonic()
+        if now < self._again_at:
+            return False
+        return self.writer.rows_pending >= FLUSH_ROWS or now - self._flushed_at > FLUSH_SECONDS
 
     def flush(self) -> None:
         """Store and commit what was read, then delete ring files that hold nothing else. Raises OSError when the
-        disk is full; the records then stay in the rings and in memory, and the next call tries again."""
-        self.bytes_total += self.writer.flush(self._states())
+        disk is full; the records then stay in the rings and in memory, and it is ``due`` again after a pause."""
+        try:
+            self.bytes_total += self.writer.flush(self._states())
+        except OSError as error:
+            self._failed(error)
+            raise
         self._flushed_at = time.monotonic()
         self._oldest_pending_ns = 0
+        if self.failing_since:
+            self._stored_again()
         self._delete_stored()
         self.gpu.delete_taken()
-        self.writer.compact()
+        try:
+            self.writer.compact()
+        except OSError as error:
+            # Everything is stored; it only takes more room than it might.
+            self._again_at = time.monotonic() + AGAIN_SECONDS_MAX
+            log.error("cannot compact telemetry, trying again: %s", error)
+
+    def _failed(self, error: OSError) -> None:
+        now = time.monotonic()
+        self.store_errors += 1
+        self._pause = min(2 * self._pause, AGAIN_SECONDS_MAX) if self.failing_since else AGAIN_SECONDS
+        self._again_at = now + self._pause
+        if self.failing_since:
+            return
+        self.failing_since = now
+        log.error("cannot store telemetry, trying again until it goes: %s", error)
+        if self.ring is not None:
+            self.ring.telemetry_unstored(time.time_ns(), min(error.errno or 0, 65_535), self.writer.rows_pending)
+
+    def _stored_again(self) -> None:
+        seconds, self.failing_since, self._again_at = time.monotonic() - self.failing_since, 0.0, 0.0
+        lost = self.dropped()
+        log.warning("telemetry is stored again after %.1f s; %d records were lost so far", seconds, lost)
+        if self.ring is not None:
+            self.ring.telemetry_stored_again(time.time_ns(), seconds, lost)
+
+    def dropped(self) -> int:
+        """How many records of processes of this node are lost so far, because they had no room for them."""
+        return sum(
+            reader.state.dropped + (0 if reader.state.closed or process in self._gone else reader.dropping())
+            for process, reader in list(self.rings.readers.items())
+        )
 
     def _states(self) -> list[RingState]:
         return [
@@ -218,20 +271,22 @@ class Collector:
 
     def close(self) -> None:
         """The last drain: everything that is in the rings is stored, the manifest is written, the rings are gone."""
-        while self.poll():
-            if self.due():
-                self.flush()
-        if self.ring is not None:
-            self.sample_self()
-            self.ring.close(time.time_ns())
-            while self.poll():
-                pass
-        work, found = self.gpu.poll(settled=True)
-        if found:
-            self.events_total += found
-            self.writer.append(work)
-            _hand(self.folds, work)
-        self.writer.close(self._states())
+        try:
+            self._drain()
+            if self.ring is not None:
+                self.sample_self()
+                self.ring.close(time.time_ns())
+                self._drain()
+            work, found = self.gpu.poll(settled=True)
+            if found:
+                self.events_total += found
+                self.writer.append(work)
+                _hand(self.folds, work)
+            self.writer.close(self._states())
+        except OSError as error:
+            # What is not stored stays in the rings, where readers find it.
+            log.error("the last records could not be stored, they stay in %s: %s", self.rings.directory, error)
+            return
         self.gpu.delete_taken()
         for process, reader in self.rings.readers.items():
             if reader.state.closed or not self.rings.alive(process):

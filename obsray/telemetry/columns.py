@@ -160,11 +160,14 @@ def record_dtype(event: Event) -> np.dtype[Any]:
 _DTYPES = {kind: record_dtype(event) for kind, event in EVENTS.items()}
 
 
-def decode(records: Array, process: Array, sequence: Array, text_codes: Array, text_base: Array) -> tuple[Batch, int]:
+def decode(
+    records: Array, process: Array, sequence: Array, text_codes: Array, text_base: Array, text_count: Array
+) -> tuple[Batch, int]:
     """Split raw records (``n x RECORD_BYTES`` bytes) by kind into columns.
 
     ``process`` (V8) and ``sequence`` say for each record where it comes from. ``text_codes`` maps the numbers of all
-    rings, one ring after the other, to codes; ``text_base`` says for each record where its ring begins there.
+    rings, one ring after the other, to codes; ``text_base`` says for each record where its ring begins there,
+    ``text_count`` how many its ring has: what is beyond could not be written, and is no text.
     Returns the batch and how many records were of a kind this version does not know.
     """
     batch: Batch = {}
@@ -183,12 +186,13 @@ def decode(records: Array, process: Array, sequence: Array, text_codes: Array, t
             "process": process[rows],
             "sequence": sequence[rows],
         }
-        base = None
+        base = count = None
         for field in event.fields:
             values = picked[field.name]
             if field.code == "str":
-                base = text_base[rows] if base is None else base
-                values = text_codes.take(base + values.astype(np.int64), mode="clip")
+                if base is None or count is None:
+                    base, count = text_base[rows], text_count[rows]
+                values = text_codes.take(base + np.where(values < count, values, 0), mode="clip")
             arrays[field.name] = np.ascontiguousarray(values)
         batch[event.name] = Columns(event, arrays)
     return batch, unknown

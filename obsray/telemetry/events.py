@@ -512,12 +512,17 @@ _UNION: tuple[Event, ...] = (
     # telemetry about itself
     Event(112, "ring_opened", "A process began to record.", (
         _WORKER, _detail("pid", "u32"), _label("process_kind", "u8", ProcessKind))),
-    Event(113, "events_dropped", "The collector fell too far behind and records were dropped, counted here.", (
+    Event(113, "events_dropped", "A process had no room for records: the collector was too far behind, or the disk"
+        " full. They are counted here.", (
         _WORKER, _measure("events", "u64")), Severity.ERROR),
     Event(114, "collector_sample", "What the collector did since its last sample.", (
         _measure("events", "u64"), _measure("bytes_written", "u64"), _measure("cpu_seconds", "f32"),
         _measure("lag_seconds", "f32"), _measure("rings", "u32"), _measure("ring_fill_ratio", "f32"))),
     Event(115, "ring_closed", "A process stopped recording in order.", (_WORKER, _measure("events", "u64"))),
+    Event(286, "telemetry_unstored", "The collector cannot store what it has read: it waits in memory and in rings.", (
+        _detail("errno", "u16"), _measure("waiting", "u64")), Severity.ERROR),
+    Event(287, "telemetry_stored_again", "The collector can store again; so many records were lost so far.", (
+        _measure("seconds", "f32"), _measure("lost", "u64")), Severity.WARNING),
     Event(116, "node_records_ended", "The head has taken over the last records of another node.", (
         _detail("node", "id8"), _label("complete"), _measure("rings", "u32"), _measure("events", "u64"),
         _measure("silent_seconds", "f32"), _measure("missing", "u64"),

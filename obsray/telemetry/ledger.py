@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,16 @@ from obsray.telemetry.tasks import CANCELLED, FAILED, FINISHED, TaskTable
 SETTLE_NS = 2_000_000_000
 
 
-def ring_ledger(states: Iterable[tuple[RingState, bool]], catalog: Catalog) -> list[dict[str, Any]]:
-    """One row per ring: ``last_sequence`` = ``stored`` + records still in the ring + ``gaps`` + ``dropped``."""
+def ring_ledger(
+    states: Iterable[tuple[RingState, bool]], catalog: Catalog, dropping: Callable[[bytes], int]
+) -> list[dict[str, Any]]:
+    """One row per ring: ``last_sequence`` = ``stored`` + records still in the ring + ``gaps`` + ``dropped``.
+
+    ``dropping`` says of a process how many of its newest records are lost already, while it has no room for them.
+    """
     rows = []
     for state, alive in states:
+        now_lost = dropping(state.process) if alive and not state.closed else 0
         stored = catalog.rings.get(state.process.hex())
         rows.append(
             {
@@ -29,11 +35,11 @@ def ring_ledger(states: Iterable[tuple[RingState, bool]], catalog: Catalog) -> l
                 "alive": alive,
                 "closed": state.closed,
                 "first_sequence": 1 if state.position else 0,
-                "last_sequence": state.position,
+                "last_sequence": state.position + now_lost,
                 "read": state.records,
                 "stored": stored.records if stored is not None else 0,
                 "gaps": state.gaps,
-                "dropped": state.dropped,
+                "dropped": state.dropped + now_lost,
                 "last_at_ns": state.last_at_ns,
             }
         )
@@ -41,9 +47,9 @@ def ring_ledger(states: Iterable[tuple[RingState, bool]], catalog: Catalog) -> l
     return rows
 
 
-def task_ledger(table: TaskTable, folded_rows: int) -> dict[str, Any]:
+def task_ledger(table: TaskTable, missing_rows: int) -> dict[str, Any]:
     """Submitted = finished + failed + cancelled + pending. ``unaccounted`` are tasks somebody ran or ended that
-    nobody was seen to submit; with records folded away (retention) they prove nothing."""
+    nobody was seen to submit; with records folded away (retention) or lost they prove nothing."""
     states = np.bincount(table["state"], minlength=CANCELLED + 1)
     known = table["submitted_at"] > 0
     seen = np.maximum(table["ended_at"], table["finished_at"])
@@ -61,7 +67,7 @@ def task_ledger(table: TaskTable, folded_rows: int) -> dict[str, Any]:
         "pending": pending,
         "unaccounted": unaccounted,
         "balance_ok": submitted + settling == finished + failed + cancelled + pending
-        and (unaccounted == 0 or folded_rows > 0),
+        and (unaccounted == 0 or missing_rows > 0),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from obsray.config import Config
 from obsray.telemetry import live_stacks, session_file
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.rings import process_alive
+from obsray.telemetry.spine import NO_ROOM
 from obsray.telemetry.store import remove_old_sessions
 
 #: What serves /metrics. Named, not imported: this layer knows nothing of the ones above, and works without them.
@@ -36,6 +38,8 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 _NICE = 5
 #: How often ``session.json`` is looked at for the word that the session is over.
 _STOPPED_CHECK_SECONDS = 1.0
+#: How long after a failure /metrics are tried again.
+_EXPORT_AGAIN_SECONDS = 5.0
 #: How long processes that outlive their node for a moment are waited for before the last drain.
 _FAREWELL_SECONDS = 1.0
 
@@ -73,6 +77,8 @@ class Process:
         self._sending: subprocess.Popen[bytes] | None = None
         self._stop = False
         self._checked_at = 0.0
+        #: When /metrics that could not be served are tried again.
+        self._export_at = math.inf
 
     def stop(self, *_: Any) -> None:
         """End after a last drain."""
@@ -80,12 +86,22 @@ class Process:
 
     def export(self) -> None:
         """Serve /metrics and say where in ``session.json``. Telemetry goes on without it if that fails."""
+        again, self._export_at = self._export_at < math.inf, math.inf
+        folds, gathered_folds = list(self.collector.folds), list(self.collector.gathered_folds)
         try:
-            self.exporter = importlib.import_module(EXPORTER).start(self.collector, self.session_dir)
+            if self.exporter is None:
+                self.exporter = importlib.import_module(EXPORTER).start(self.collector, self.session_dir)
             assert self.exporter is not None
             session_file.update(self.session_dir, metrics_url=self.exporter.url)
-        except Exception:
-            log.exception("no /metrics")
+        except Exception as error:
+            if self.exporter is None:
+                self.collector.folds[:], self.collector.gathered_folds[:] = folds, gathered_folds
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                self._export_at = time.monotonic() + _EXPORT_AGAIN_SECONDS
+                if not again:
+                    log.error("no /metrics until there is room: %s", error)
+            else:
+                log.exception("no /metrics")
 
     def federate(self, facts: dict[str, Any]) -> None:
         """In a cluster: serve the head, or be its collector. Telemetry goes on here if that fails."""
@@ -133,10 +149,13 @@ class Process:
                 self._gather()
                 if collector.due():
                     collector.flush()
+                if began > self._export_at:
+                    self.export()
                 if self.exporter is not None:
                     self.exporter.look()
             except OSError as error:
-                log.error("cannot store telemetry, trying again: %s", error)
+                if not collector.failing_since:  # otherwise that was said when it began
+                    log.error("something of telemetry failed, going on: %s", error)
                 more = False
             if began - sampled_at >= config.sample_interval_seconds:
                 sampled_at = began

@@ -5,8 +5,9 @@ to the first record that is not complete; since the sequence is written last, ev
 stays (a thread was interrupted between taking a number and writing its record) would hide what follows, so it is
 stepped over once its process is dead, or once it has been there for ``HOLE_SECONDS``; it is counted either way.
 
-Missing numbers are of two kinds: ``gaps`` are numbers that were taken and never written, ``dropped`` are those of
-segments the writer could not open because too many were unread. Both are in the loss ledger.
+Missing numbers are of two kinds: ``gaps`` are numbers that were taken and never written, ``dropped`` are those for
+which the writer had no segment, because too many were unread or the disk was full. Both are in the loss ledger, those
+that a process drops just now too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 
 from obsray.telemetry.columns import Array, Batch, Texts, decode
 from obsray.telemetry.events import RECORD_BYTES, ProcessKind
-from obsray.telemetry.spine import _STRING_ENTRY, HEADER, HEADER_BYTES, MAGIC, SEGMENT_RECORDS
+from obsray.telemetry.spine import _STRING_ENTRY, HEADER, HEADER_BYTES, MAGIC, SEGMENT_RECORDS, dropping
 
 #: A hole with records behind it is stepped over after this time even while its process lives.
 HOLE_SECONDS = 1.0
@@ -249,6 +250,18 @@ class RingReader:
             self._string_bytes += offset
             self.codes = np.concatenate([self.codes, self.texts.codes(found)])
 
+    def dropping(self) -> int:
+        """How many records behind those that were read are lost already, because their writer has no room."""
+        first, last = dropping(self.directory, self.state.process)
+        return max(0, last - max(first, self.state.position))
+
+    def settle(self) -> None:
+        """What a process that is dead has dropped in the end is lost."""
+        first, last = dropping(self.directory, self.state.process)
+        if first <= self.state.position < last:
+            self.state.dropped += last - self.state.position
+            self.state.position = last
+
     def text(self, number: int) -> str:
         """The text a record of this ring means by ``number``."""
         if number >= len(self.codes):
@@ -367,6 +380,8 @@ class RingDirectory:
             pieces = reader.read(chain, dead, limit)
             if pieces:
                 taken.append((reader, pieces))
+            elif dead:
+                reader.settle()
         return self._decode(taken)
 
     def _decode(self, taken: list[tuple[RingReader, list[Piece]]]) -> tuple[Batch, int]:
@@ -380,7 +395,7 @@ class RingDirectory:
         codes = np.concatenate([reader.codes for reader, _ in taken])
         sizes = np.array([len(reader.codes) for reader, _ in taken], np.int64)
         base = np.repeat(np.cumsum(sizes) - sizes, counts)
-        batch, unknown = decode(records, process, sequence, codes, base)
+        batch, unknown = decode(records, process, sequence, codes, base, np.repeat(sizes, counts))
         self.unknown += unknown
         closed = batch.get("ring_closed")
         if closed is not None:

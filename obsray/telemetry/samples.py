@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Container
 from typing import Any
 
@@ -11,6 +13,8 @@ from obsray.telemetry.columns import Array, Batch, Texts
 
 #: Longest stretch of seconds kept; older counts are dropped from the front.
 SECONDS_MAX = 24 * 3600
+#: What "recently" means for the CPU of a collector.
+RECENT_SECONDS = 60
 _NS = 1_000_000_000
 
 
@@ -49,6 +53,37 @@ class PerSecond:
         return found
 
 
+class CollectorCost:
+    """What one collector used, and whether it can store."""
+
+    def __init__(self) -> None:
+        self.cpu_seconds = 0.0
+        self.events = 0
+        self.bytes = 0
+        #: When it last could not store any more, and why, and when it last could again.
+        self.unstored_at = 0
+        self.stored_again_at = 0
+        self.unstored_errno = 0
+        #: The samples of the last minute: when, and CPU seconds in all.
+        self._recent: deque[tuple[int, float]] = deque()
+
+    def sampled(self, at: int, events: int, written: int, cpu: float) -> None:
+        self.cpu_seconds += cpu
+        self.events += events
+        self.bytes += written
+        self._recent.append((at, self.cpu_seconds))
+        while at - self._recent[0][0] > RECENT_SECONDS * _NS:
+            self._recent.popleft()
+
+    @property
+    def share(self) -> float | None:
+        """Of one processor, in the last minute; None before the second sample."""
+        if not self._recent:
+            return None
+        (first, low), (last, high) = self._recent[0], self._recent[-1]
+        return (high - low) / ((last - first) / _NS) if last > first else None
+
+
 class SampleTable:
     """Newest samples of resources, store, node loop and collector; rates; totals of events."""
 
@@ -65,6 +100,7 @@ class SampleTable:
         #: Kind of sample -> who took it (a node, a collector) -> its newest.
         self.latest: dict[str, dict[bytes, dict[str, Any]]] = {}
         self.dropped_events = 0
+        self._collectors: dict[bytes, CollectorCost] = {}
 
     def update(self, batch: Batch) -> None:
         """Fold the new records of a batch."""
@@ -85,6 +121,7 @@ class SampleTable:
             self.finished.add(batch["tasks_finished"]["time_ns"], batch["tasks_finished"]["tasks"])
         if "events_dropped" in batch:
             self.dropped_events += int(batch["events_dropped"]["events"].sum())
+        self._fold_collectors(batch)
         for event in ("store_sample", "node_sample", "collector_sample"):
             if event in batch:
                 columns = batch[event]
@@ -101,6 +138,30 @@ class SampleTable:
                     "total": float(columns["total"][at]),
                     "used": float(columns["used"][at]),
                 }
+
+    def _fold_collectors(self, batch: Batch) -> None:
+        if "collector_sample" in batch:
+            columns = batch["collector_sample"]
+            names = ("time_ns", "events", "bytes_written", "cpu_seconds")
+            values = [columns[name].tolist() for name in names]
+            for process, *sample in zip(columns["process"], *values, strict=True):
+                self._collectors.setdefault(process.tobytes(), CollectorCost()).sampled(*sample)
+        for event in ("telemetry_unstored", "telemetry_stored_again"):
+            for row in batch[event].rows(self.texts) if event in batch else ():
+                cost = self._collectors.setdefault(row["process"], CollectorCost())
+                if event == "telemetry_stored_again":
+                    cost.stored_again_at = max(cost.stored_again_at, row["time_ns"])
+                elif row["time_ns"] > cost.unstored_at:
+                    cost.unstored_at, cost.unstored_errno = row["time_ns"], row["errno"]
+
+    def collector(self, process: bytes) -> dict[str, Any]:
+        """What a collector used in all and in the last minute, and since when it cannot store, if it cannot."""
+        cost = self._collectors.get(process) or CollectorCost()
+        why = os.strerror(cost.unstored_errno) if cost.unstored_errno else "the disk takes nothing"
+        return {
+            "cpu_seconds": cost.cpu_seconds, "cpu_share": cost.share, "events": cost.events, "bytes": cost.bytes,
+            "failing": {"since_ns": cost.unstored_at if cost.unstored_at > cost.stored_again_at else None, "why": why},
+        }  # fmt: skip
 
     def resources(self, nodes: Container[bytes]) -> dict[str, dict[str, float]]:
         """What these nodes have and use in sum, by resource."""

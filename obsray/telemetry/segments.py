@@ -17,6 +17,7 @@ stream was compacted meanwhile. Files are replaced by writing beside them and re
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -171,7 +172,12 @@ class _Stream:
         self.entry = entry
         (directory / "live").mkdir(exist_ok=True)
         self._sink = pa.OSFile(str(directory / entry.name), "wb")
-        self._writer = pa.ipc.new_stream(self._sink, SCHEMAS[event], options=_OPTIONS)
+        try:
+            self._writer = pa.ipc.new_stream(self._sink, SCHEMAS[event], options=_OPTIONS)
+        except OSError:
+            self._sink.close()
+            (directory / entry.name).unlink()
+            raise
 
     def write(self, columns: Columns, texts: Texts) -> None:
         self._writer.write_batch(to_arrow(columns, texts))
@@ -203,12 +209,17 @@ class SegmentWriter:
         self._streams: dict[str, _Stream] = {}
         self._commits = -1
         self._commit_bytes = 0
+        #: Files that nothing names any more once the next manifest is written.
+        self._doomed: list[str] = []
         self._committed: dict[str, RingState] = dict(self.catalog.rings)
         self._number = 1 + max(
             (int(entry.name.rsplit(".", 2)[1]) for entries in self.catalog.files.values() for entry in entries),
             default=-1,
         )
-        self.write_manifest()
+        try:
+            self.write_manifest()
+        except OSError:
+            pass  # the first flush tries it again, and says so if there still is no room
 
     def append(self, batch: Batch) -> None:
         """Take a batch; it is stored by the next ``flush``."""
@@ -221,29 +232,46 @@ class SegmentWriter:
 
         After an OSError nothing of this flush counts, and what was taken is still to be stored.
         """
+        if self._commits < 0:
+            self.write_manifest()
         before = {event: asdict(stream.entry) for event, stream in self._streams.items()}
         try:
             changed, written = self._write_pending()
         except OSError:
             self._take_back(before)
             raise
-        self._pending.clear()
-        self.rows_pending = 0
         moved = {}
         for state in rings:
             process = state.process.hex()
             known = self._committed.get(process)
             if known is None or known.position != state.position or known.closed != state.closed:
-                copy = RingState.from_json(process, state.to_json())
-                self._committed[process] = self.catalog.rings[process] = copy
-                moved[process] = copy.to_json()
+                moved[process] = RingState.from_json(process, state.to_json())
         if changed or moved:
-            line = json.dumps({"files": changed, "rings": moved}, separators=(",", ":")).encode() + b"\n"
-            os.write(self._commits, line)
-            self._commit_bytes += len(line)
+            try:
+                self._commit(changed, {process: state.to_json() for process, state in moved.items()})
+            except OSError:
+                self._take_back(before)
+                raise
+        self._committed.update(moved)
+        self.catalog.rings.update(moved)
+        self._pending.clear()
+        self.rows_pending = 0
         if self._commit_bytes > COMMITS_BYTES_MAX:
             self.write_manifest()
         return written
+
+    def _commit(self, files: dict[str, Any], rings: dict[str, Any]) -> None:
+        """Make it so: one line. Raises OSError if it does not fit; then nothing of it is there."""
+        line = json.dumps({"files": files, "rings": rings}, separators=(",", ":")).encode() + b"\n"
+        try:
+            written = os.write(self._commits, line)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            # Half a line would spoil the next one.
+            os.ftruncate(self._commits, self._commit_bytes)
+            raise
+        self._commit_bytes += len(line)
 
     def _write_pending(self) -> tuple[dict[str, Any], int]:
         changed: dict[str, Any] = {}
@@ -257,17 +285,20 @@ class SegmentWriter:
         return changed, written
 
     def _take_back(self, before: dict[str, dict[str, Any]]) -> None:
-        """A flush failed half way: what it wrote is not valid. Later flushes go to new files."""
+        """A flush failed half way: what it wrote is not valid, and takes no room. Later flushes go to new files."""
         for event, stream in self._streams.items():
             entries = self.catalog.files[event]
-            if event in before:
-                entries[-1] = FileEntry(**before[event])
-            else:
-                entries.pop()
+            path = self.directory / stream.entry.name
             try:
                 stream.close()
             except OSError:
                 pass  # nothing behind the last commit is read
+            if event in before:
+                entries[-1] = FileEntry(**before[event])
+                os.truncate(path, entries[-1].bytes)
+            else:
+                entries.pop()
+                path.unlink(missing_ok=True)
         self._streams.clear()
 
     def compact(self) -> bool:
@@ -282,8 +313,8 @@ class SegmentWriter:
                     del self._streams[event]
                     stream.close()
                 entries[index] = _to_parquet(self.directory, event, entry)
+                self._doomed.append(entry.name)
                 self.write_manifest()
-                (self.directory / entry.name).unlink(missing_ok=True)
                 self._fold_away()
                 return True
         return False
@@ -300,57 +331,66 @@ class SegmentWriter:
         self._commits = -1
 
     def write_manifest(self) -> None:
-        """Begin a new generation: one file that says everything, and an empty list of commits."""
+        """Begin a new generation: one file that says everything, and an empty list of commits.
+
+        Raises OSError if there is no room for it; then the generation before goes on."""
         catalog = self.catalog
         before = catalog.generation
-        catalog.generation += 1
-        if self._commits >= 0:
-            os.close(self._commits)
-        self._commits = os.open(
-            self.directory / f"commits-{catalog.generation}.jsonl",
+        temporary = self.directory / "manifest.json.new"
+        try:
+            temporary.write_text(json.dumps({**catalog.to_json(), "generation": before + 1}, separators=(",", ":")))
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        commits = os.open(
+            self.directory / f"commits-{before + 1}.jsonl",
             os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC,
             0o600,
         )
-        self._commit_bytes = 0
-        temporary = self.directory / "manifest.json.new"
-        temporary.write_text(json.dumps(catalog.to_json(), separators=(",", ":")))
+        if self._commits >= 0:
+            os.close(self._commits)
+        self._commits, self._commit_bytes = commits, 0
+        catalog.generation = before + 1
         temporary.rename(self.directory / "manifest.json")
-        (self.directory / f"commits-{before}.jsonl").unlink(missing_ok=True)
+        for name in (f"commits-{before}.jsonl", *self._doomed):
+            (self.directory / name).unlink(missing_ok=True)
+        self._doomed.clear()
 
     def _open(self, event: str) -> _Stream:
         entries = self.catalog.files.setdefault(event, [])
         first = entries[-1].first_row + entries[-1].rows if entries else 0
         entry = FileEntry(f"live/{event}.{self._number:06d}.arrows", "stream", first)
         self._number += 1
-        entries.append(entry)
         stream = self._streams[event] = _Stream(self.directory, event, entry)
+        entries.append(entry)
         return stream
 
     def _fold_away(self) -> None:
         """Delete the oldest Parquet files beyond ``bytes_max``; the manifest counts what they held, and the sums of it
         stay."""
         catalog = self.catalog
+        found = [
+            (event, entry)
+            for event, entries in catalog.files.items()
+            for entry in entries[:-1]
+            if entry.format == "parquet"
+        ]
         gone: list[tuple[str, FileEntry]] = []
-        while catalog.bytes > self.bytes_max:
-            oldest = min(
-                (
-                    (entries[0].max_ns, event)
-                    for event, entries in catalog.files.items()
-                    if len(entries) > 1 and entries[0].format == "parquet"
-                ),
-                default=None,
-            )
-            if oldest is None:
+        excess = catalog.bytes - self.bytes_max
+        for event, entry in sorted(found, key=lambda each: (each[1].max_ns, each[0])):
+            if excess <= 0:
                 break
-            entry = catalog.files[oldest[1]].pop(0)
+            gone.append((event, entry))
+            excess -= entry.bytes
+        if not gone:
+            return
+        self._keep_sums(gone)
+        for event, entry in gone:
+            catalog.files[event].remove(entry)
             catalog.folded_rows += entry.rows
             catalog.folded_bytes += entry.bytes
-            gone.append((oldest[1], entry))
-        if gone:
-            self._keep_sums(gone)
-            self.write_manifest()
-            for _, entry in gone:
-                (self.directory / entry.name).unlink(missing_ok=True)
+            self._doomed.append(entry.name)
+        self.write_manifest()
 
     def _keep_sums(self, gone: list[tuple[str, FileEntry]]) -> None:
         """Of what is about to be deleted the sums stay."""
@@ -370,15 +410,19 @@ def _to_parquet(directory: Path, event: str, entry: FileEntry) -> FileEntry:
     texts = [name.name for name in table.schema if pa.types.is_dictionary(name.type)]
     name = entry.name.removeprefix("live/").replace(".arrows", ".parquet")
     temporary = directory / f"{name}.new"
-    pq.write_table(
-        table,
-        temporary,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=["process", *texts],
-        column_encoding={"time_ns": "DELTA_BINARY_PACKED", "sequence": "DELTA_BINARY_PACKED"},
-        row_group_size=131_072,
-    )
+    try:
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=["process", *texts],
+            column_encoding={"time_ns": "DELTA_BINARY_PACKED", "sequence": "DELTA_BINARY_PACKED"},
+            row_group_size=131_072,
+        )
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.rename(directory / name)
     # A whole stream in memory is the most this process ever needs, and it needs it seldom: the allocator would keep it.
     del table

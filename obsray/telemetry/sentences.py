@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -363,7 +364,17 @@ def _node_sample(r: Row, n: Names) -> str:
 
 
 def _events_dropped(r: Row, n: Names) -> str:
-    return f"{_worker(r, n)} dropped {r['events']} records: the collector was too far behind"
+    return f"{_worker(r, n)} dropped {_many(r['events'], 'record')}: there was no room for them"
+
+
+def _telemetry_unstored(r: Row, n: Names) -> str:
+    why = os.strerror(r["errno"]) if r["errno"] else "the disk takes nothing"
+    return f"the collector cannot store records ({why}); {_waiting(r['waiting'], 'record')} in memory, more in rings"
+
+
+def _telemetry_stored_again(r: Row, n: Names) -> str:
+    lost = f"{_many(r['lost'], 'record')} lost so far" if r["lost"] else "none was lost"
+    return f"the collector stores records again after {duration(r['seconds'])}; {lost}"
 
 
 def _collector_sample(r: Row, n: Names) -> str:
@@ -660,6 +671,8 @@ SENTENCES: dict[str, Sentence] = {
     "node_sample": _node_sample,
     "ring_opened": lambda r, n: f"{_worker(r, n)} began to record",
     "events_dropped": _events_dropped,
+    "telemetry_unstored": _telemetry_unstored,
+    "telemetry_stored_again": _telemetry_stored_again,
     "collector_sample": _collector_sample,
     "ring_closed": lambda r, n: f"{_worker(r, n)} stopped recording in order after {r['events']} records",
     "user_span": lambda r, n: f"{r['name']} took {duration(r['span_seconds'])} in {_task(r, n)}",

@@ -13,10 +13,13 @@ numbers, always before the first record that names them.
 
 What each thread runs right now stands in ``<process id>.now``: ``NOW_SLOTS`` slots of ``NOW`` (task id 16s |
 started at Q | name I | attempt H | running B). It is overwritten in place, so starting a short task costs no
-record, and still a kill leaves behind what was running. Behind the slots is where others ask for stacks.
+record, and still a kill leaves behind what was running. Behind the slots is where others ask for stacks, and which
+numbers are being dropped.
 
 Bounds: at most ``SEGMENTS_MAX`` unread segments a process. Beyond, the writer waits ``DROP_WAIT_SECONDS`` once,
-then records go nowhere until there is room again, and one ``events_dropped`` says how many.
+then records go nowhere until there is room again, and one ``events_dropped`` says how many. So it is while the disk
+is full, also for a process that starts then: whether there is room is tried every ``DROP_TRY_SECONDS``, and how many
+records are lost so far stands in ``.now`` for everybody to read. Text that could not be written is written later.
 
 Threads may share a ring: a slot is reserved by ``itertools.count``, atomic under the GIL. The sequence field is
 the last of the record to be written, so that a reader never sees half a record.
@@ -24,6 +27,7 @@ the last of the record to be written, so that a reader never sees half a record.
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import mmap
@@ -46,6 +50,9 @@ SEGMENT_RECORDS = 16_384
 SEGMENT_BYTES = SEGMENT_RECORDS * RECORD_BYTES
 SEGMENTS_MAX = 96
 DROP_WAIT_SECONDS = 0.2
+#: While records are dropped, room is looked for after so many of them, but not more often than that.
+DROP_RECORDS = 64
+DROP_TRY_SECONDS = 0.01
 STRING_BYTES_MAX = 16_384
 NOW = Struct("<16sQIHB")
 NOW_SLOT_BYTES = 64
@@ -53,9 +60,16 @@ NOW_SLOT_BYTES = 64
 FINAL_ATTEMPT = 0x8000
 NOW_SLOTS = 64
 STRINGS_MAX = 200_000
+#: Most bytes of texts that wait for room.
+OWED_BYTES_MAX = 1 << 20
+#: What an error says when a disk, or what one user may have of it, is full.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 #: Behind the slots: the number of the last question for stacks.
 _ASKED = Struct("<Q")
 _ASKED_AT = NOW_SLOTS * NOW_SLOT_BYTES + 40
+#: Before it: the number before the first record that was dropped since there was room, and the last one.
+_DROPPING = Struct("<QQ")
+_DROPPING_AT = NOW_SLOTS * NOW_SLOT_BYTES + 8
 _STRING_ENTRY = Struct("<II")
 
 _SHIFT = RECORD_BYTES.bit_length() - 1
@@ -89,6 +103,10 @@ def emitters() -> dict[str, tuple[CodeType, Callable[..., None]]]:
 
 class Emitter:
     """What a process records through: one method per event, ``name(time_ns, *fields)``, and ``intern(text)``."""
+
+    #: Why records go nowhere at the moment, "" while they do not; and how many are known to be lost since then.
+    dropping = ""
+    dropped = 0
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         raise AttributeError(f"no event is called {name!r}; see obsray/telemetry/events.py")
@@ -132,19 +150,30 @@ class Ring(Emitter):
         self.node = node
         self.base = 0
         self.dropped = 0
+        #: Why records go nowhere at the moment; "" while they do not.
+        self.dropping = ""
         self._drop_from: int | None = None
+        self._try_at = 0.0
+        self._scrap = memoryview(b"")
         self._segment = -1
         self._lock = threading.Lock()
+        #: The file before the current one: number before its first record, and where its records are.
         self._previous: tuple[int, memoryview] | None = None
         self._unread: deque[Path] = deque()
         self._strings: dict[str, int] = {"": 0}
-        self._strings_fd = os.open(
-            self.directory / f"{process.hex()}.strings", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        self._strings_fd = -1
+        #: Entries for the file of texts that it had no room for.
+        self._owed = bytearray()
         self._now = _now_file(self.directory / f"{process.hex()}.now")
         self.buffer = memoryview(b"")
         self._next = itertools.count()
-        self._open_segment(0)
+        self._write_texts()
+        try:
+            self._open_segment(0)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self._drop(0, error.strerror or str(error))
         take = self._next.__next__
         for name, (code, pack_into) in emitters().items():
             setattr(self, name, FunctionType(code, {"ring": self, "take": take, "pack_into": pack_into}))
@@ -159,8 +188,9 @@ class Ring(Emitter):
                 slot = number - self.base
                 if slot < 0:
                     # Another thread opened the next segment between reserving this slot and writing it.
-                    if self._previous is not None and number >= self._previous[0]:
-                        return self._previous[1], (number - self._previous[0]) * RECORD_BYTES
+                    before = self._previous
+                    if before is not None and 0 <= number - before[0] < SEGMENT_RECORDS:
+                        return before[1], (number - before[0]) * RECORD_BYTES
                     return memoryview(bytearray(RECORD_BYTES)), 0
                 if slot < SEGMENT_RECORDS:
                     return self.buffer, slot * RECORD_BYTES
@@ -168,19 +198,22 @@ class Ring(Emitter):
 
     def _roll(self) -> None:
         first = self.base + SEGMENT_RECORDS
+        if self._drop_from is not None and time.monotonic() < self._try_at:
+            self._drop(first)
+            return
         deadline = time.monotonic() + DROP_WAIT_SECONDS
         while self._backlog() >= SEGMENTS_MAX:
             if self._drop_from is not None or time.monotonic() > deadline:
-                self._drop(first)
+                self._drop(first, "the collector is too far behind")
                 return
             time.sleep(0.005)
         try:
             self._open_segment(first)
-        except OSError:
-            self._drop(first)
+        except OSError as error:
+            self._drop(first, error.strerror or str(error))
             return
         if self._drop_from is not None:
-            lost, self._drop_from = first - self._drop_from, None
+            lost, self._drop_from, self.dropping = first - self._drop_from, None, ""
             self.dropped += lost
             # Takes a slot of the segment just opened; this thread holds the lock, so it must not roll.
             number = next(self._next)
@@ -194,15 +227,25 @@ class Ring(Emitter):
             self._unread.popleft()
         return len(self._unread)
 
-    def _drop(self, first: int) -> None:
+    def _drop(self, first: int, why: str = "") -> None:
+        """The records from ``first`` on go nowhere for now. ``why``: what was tried and failed."""
         if self._drop_from is None:
             self._drop_from = first
-        self._previous = (self.base, self.buffer)
-        self.buffer = memoryview(bytearray(SEGMENT_BYTES))
-        self.base = first
+            self._scrap = self._scrap or memoryview(bytearray(SEGMENT_BYTES))
+            if self._segment >= 0:
+                self._previous = (self.base, self.buffer)
+        if why:
+            self.dropping, self._try_at = why, time.monotonic() + DROP_TRY_SECONDS
+        _DROPPING.pack_into(self._now, _DROPPING_AT, self._drop_from, first)
+        # Only the last slots of it: so this thread is here again soon.
+        self.buffer = self._scrap
+        self.base = first - (SEGMENT_RECORDS - DROP_RECORDS)
 
     def _open_segment(self, first: int) -> None:
-        """Create the next file. Raises OSError if there is no room for it."""
+        """Create the next file. Raises OSError if there is no room for it, or not for the texts that it may name."""
+        self._write_texts()
+        if self._owed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         number = self._segment + 1
         path = self.directory / f"{self.process.hex()}.{number:06d}.ring"
         temporary = path.with_suffix(".new")
@@ -221,7 +264,7 @@ class Ring(Emitter):
             number, 0, first, time.time_ns(),
         )  # fmt: skip
         temporary.rename(path)
-        if self._segment >= 0:
+        if self._segment >= 0 and self._drop_from is None:
             self._previous = (self.base, self.buffer)
         self._segment = number
         self._unread.append(path)
@@ -242,9 +285,25 @@ class Ring(Emitter):
                 return 0
             number = len(self._strings)
             data = text.encode("utf-8", "replace")[:STRING_BYTES_MAX]
-            os.write(self._strings_fd, _STRING_ENTRY.pack(number, len(data)) + data)
+            if len(self._owed) > OWED_BYTES_MAX:
+                return 0
+            self._owed += _STRING_ENTRY.pack(number, len(data)) + data
+            self._write_texts()
             self._strings[text] = number
             return number
+
+    def _write_texts(self) -> None:
+        """Write the texts that are owed, as far as there is room."""
+        try:
+            if self._strings_fd < 0:
+                path = self.directory / f"{self.process.hex()}.strings"
+                self._strings_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            while self._owed:
+                # What was cut off is gone on with: readers take an entry when it is whole.
+                del self._owed[: os.write(self._strings_fd, self._owed)]
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
 
     def running(self, slot: int, task: bytes, started_at: int, name: int, attempt: int) -> None:
         NOW.pack_into(self._now, slot * NOW_SLOT_BYTES, task, started_at, name, attempt, 1)
@@ -264,15 +323,42 @@ class Ring(Emitter):
         buffer, offset = self.place(number)
         event = BY_NAME["ring_closed"]
         event.struct.pack_into(buffer, offset, time_ns, event.kind, 0, self.process, number, (number + 1) & 0xFFFFFFFF)
+        with self._lock:
+            if self._drop_from is not None:
+                _DROPPING.pack_into(self._now, _DROPPING_AT, self._drop_from, number + 1)
 
 
 def _now_file(path: Path) -> mmap.mmap:
+    size = (NOW_SLOTS + 1) * NOW_SLOT_BYTES
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.posix_fallocate(fd, 0, (NOW_SLOTS + 1) * NOW_SLOT_BYTES)
-        return mmap.mmap(fd, (NOW_SLOTS + 1) * NOW_SLOT_BYTES)
+        os.posix_fallocate(fd, 0, size)
+        return mmap.mmap(fd, size)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        # Nobody else will see what this process runs, but it runs.
+        path.unlink(missing_ok=True)
+        return mmap.mmap(-1, size)
     finally:
         os.close(fd)
+
+
+def dropping(directory: Path, process: bytes) -> tuple[int, int]:
+    """Which numbers of a process went nowhere when it last had no room: behind the first up to the second.
+
+    Of a process that was killed meanwhile, up to ``DROP_RECORDS`` more may be lost.
+    """
+    try:
+        with open(directory / f"{process.hex()}.now", "rb", buffering=0) as file:
+            file.seek(_DROPPING_AT)
+            data = file.read(_DROPPING.size)
+    except OSError:
+        return 0, 0
+    if len(data) < _DROPPING.size:
+        return 0, 0
+    first, last = _DROPPING.unpack(data)
+    return first, last
 
 
 def ask_for_stacks(directory: Path, process: bytes) -> int:

@@ -5,8 +5,9 @@ is in both for a moment, so each ring has a position up to which it was delivere
 delivered again.
 
 Costs: ``refresh`` reads and decodes only what is new and hands it to the folds, keeping nothing itself; what a fold
-keeps is its own. ``events`` reads every stored file of that one kind, so its memory is that of the answer; give it
-``columns`` to read less, or use ``select`` to keep only matching rows. Opening a store reads no data at all.
+keeps is its own. ``events`` reads every stored file of that one kind, so its memory is that of the answer; use
+``select`` to keep only matching rows. What is read of files for them is kept for the next question, up to a bound
+(``decoded.py``). Opening a store reads no data at all.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from obsray.telemetry.columns import (
     from_arrow,
     to_arrow,
 )
+from obsray.telemetry.decoded import DecodedFiles
 from obsray.telemetry.events import BY_NAME
 from obsray.telemetry.rings import RingDirectory, RingReader, RingState, process_alive
 from obsray.telemetry.segments import Catalog, FileEntry, StreamTail, read_batches
@@ -74,6 +76,8 @@ class Store:
         self._folds: list[Fold] = []
         self._rows: dict[str, int] = {}
         self._tails: dict[str, StreamTail] = {}
+        #: For pages that look at whole kinds again and again.
+        self._decoded = DecodedFiles(self.catalog.directory, self.texts)
         self._refreshed = False
 
     @classmethod
@@ -207,6 +211,7 @@ class Store:
         live = {entry.name for entries in self.catalog.files.values() for entry in entries if entry.format == "stream"}
         for name in [name for name in self._tails if name not in live]:
             self._tails.pop(name).close()
+        self._decoded.prune({entry.name for entries in self.catalog.files.values() for entry in entries})
 
     def _read_rings(self) -> tuple[int, bool]:
         count = 0
@@ -326,11 +331,13 @@ class Store:
 
         for name in where:
             only = [fields[name]] if name in fields else None
-            for entry in self.catalog.files.get(name, ()):
-                if only and not self._matches(name, entry, only, where[name]):
-                    continue
-                for batch in read_batches(self.catalog.directory, entry):
-                    keep(name, self.clocks.corrected(from_arrow(batch, BY_NAME[name], self.texts)))
+            for entry in list(self.catalog.files.get(name, ())):
+                if only is None:
+                    for columns in self._decoded.read(BY_NAME[name], entry):
+                        keep(name, self.clocks.corrected(columns))
+                elif self._matches(name, entry, only, where[name]):
+                    for batch in read_batches(self.catalog.directory, entry):
+                        keep(name, self.clocks.corrected(from_arrow(batch, BY_NAME[name], self.texts)))
         for new in self._unstored():
             for name in where:
                 if name in new:
@@ -347,9 +354,9 @@ class Store:
     def _all(self, name: str) -> Iterator[Columns]:
         """Every batch of one kind: the stored ones, then what only the rings hold."""
         self._look()
-        for entry in self.catalog.files.get(name, ()):
-            for batch in read_batches(self.catalog.directory, entry):
-                yield self.clocks.corrected(from_arrow(batch, BY_NAME[name], self.texts))
+        for entry in list(self.catalog.files.get(name, ())):
+            for columns in self._decoded.read(BY_NAME[name], entry):
+                yield self.clocks.corrected(columns)
         for batch in self._unstored():
             if name in batch:
                 yield batch[name]
@@ -397,6 +404,11 @@ class Store:
             (reader.state, bool(reader.state.pid) and self.rings.alive(process))
             for process, reader in self.rings.readers.items()
         ]
+
+    def dropping(self, process: bytes) -> int:
+        """How many of the newest records of a process are lost already, while it has no room for them."""
+        reader = self.rings.readers.get(process)
+        return reader.dropping() if reader is not None else 0
 
     def ring(self, process: bytes) -> RingReader | None:
         return self.rings.readers.get(process)

@@ -14,6 +14,7 @@ import numpy as np
 
 from obsray.telemetry import explain, ledger, story
 from obsray.telemetry.answer_views import AnswerViews
+from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.objects import SPILLED
 from obsray.telemetry.sentences import sentence
 from obsray.telemetry.table import Filter, QueryError
@@ -113,6 +114,7 @@ class Views(AnswerViews):
             "bytes_stored": book["totals"]["bytes_stored"],
             "ledger": {**book["totals"], **book["tasks"]},
             "telemetry_lag_seconds": collector.get("lag_seconds", 0.0),
+            "collectors": book["collectors"],
             "gpu": self.gpu_summary(),
             "gpu_devices": self.gpu_devices(refresh=False),
             "chaos": self.fault_table.summary(),
@@ -124,14 +126,31 @@ class Views(AnswerViews):
         them."""
         if refresh:
             self.refresh()
-        rings = ledger.ring_ledger(self.store.ring_states(), self.store.catalog)
+        catalog = self.store.catalog
+        rings = ledger.ring_ledger(self.store.ring_states(), catalog, self.store.dropping)
         nodes = list(self.cluster_table.records_ended.values())
+        totals = ledger.totals(rings, nodes, catalog)
+        missing = totals["events_folded"] + totals["events_lost"] + totals["events_lost_with_nodes"]
         return {
             "rings": rings,
             "nodes": nodes,
-            "totals": ledger.totals(rings, nodes, self.store.catalog),
-            "tasks": ledger.task_ledger(self.task_table, self.store.catalog.folded_rows),
+            "totals": totals,
+            "tasks": ledger.task_ledger(self.task_table, missing),
+            "collectors": self._collectors(),
         }
+
+    def _collectors(self) -> list[Row]:
+        """What each collector costs, and whether it can store what it reads; those that live first."""
+        found = []
+        for state, alive in self.store.ring_states():
+            if state.kind == ProcessKind.COLLECTOR:
+                row = self.samples.collector(state.process)
+                # One that has ended cannot store, but nothing waits for it.
+                failing = row.pop("failing") if alive else {**row.pop("failing"), "since_ns": None}
+                found.append({"process": state.process.hex(), "node_id": state.node.hex(), "pid": state.pid,
+                              "alive": alive, **row, "unstored_since_ns": failing["since_ns"],
+                              "unstored_why": failing["why"] if failing["since_ns"] else None})  # fmt: skip
+        return sorted(found, key=lambda row: (not row["alive"], row["process"]))
 
     def troubles(self, limit: int = 100, refresh: bool = True) -> list[Row]:
         """What went wrong anywhere, as in stories, newest first."""

@@ -575,8 +575,14 @@ class FakeViews:
             "rings": [ring | numbers],
             "nodes": [],
             "totals": totals | gone | {"events_lost": self.events_lost, "events_folded": 0, "bytes_stored": 1 << 20},
-            "tasks": {"submitted": len(self.rows), **ended, "pending": pending, "unaccounted": 0, "balance_ok": True},
-        }
+            "tasks": {
+                "submitted": len(self.rows), **ended, "pending": pending, "unaccounted": 0, "balance_ok": True,
+            },
+            "collectors": [{
+                "process": OWNER, "node_id": "cd" * 8, "pid": 3991, "alive": True, "cpu_seconds": 1.5,
+                "cpu_share": 0.02, "events": events, "bytes": 1 << 20, "unstored_since_ns": None, "unstored_why": None,
+            }],
+        }  # fmt: skip
 
     def gpu_summary(self) -> dict[str, Any]:
         return {
@@ -620,6 +626,7 @@ class FakeViews:
             "events_per_second": 41_020.0,
             "bytes_stored": 1 << 20,
             "telemetry_lag_seconds": 0.1,
+            "collectors": book["collectors"],
             "chaos": None,
             "ledger": {**book["totals"], **book["tasks"]},
             "gpu": self.gpu_summary(),

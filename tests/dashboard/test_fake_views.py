@@ -53,6 +53,7 @@ def shape(value: Any, depth: int = 3) -> Any:
             "store",
             "sample",
             "fields",
+            "collectors",
         }
         return {key: None if key in named else shape(item, depth - 1) for key, item in value.items()}
     if isinstance(value, list) and value and depth:

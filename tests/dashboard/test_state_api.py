@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 from conftest import PORT
@@ -87,6 +88,11 @@ def test_logs_are_listed_and_read(get, recorded):
         ("logs/file", {}, 400, "exactly one"),
         ("logs/file", {"filename": "../token"}, 404, "there is no log"),
         ("logs/file", {"filename": "x", "lines": "few"}, 400, "number of lines"),
+        ("logs/file", {"filename": "x", "format": "leading_1"}, 400, "format=text"),
+        ("tasks", {"timeout": "soon"}, 400, "number of seconds"),
+        ("tasks", {"timeout": "0"}, 400, "above 0"),
+        ("tasks/summarize", {"timeout": "nan"}, 400, "above 0"),
+        ("tasks", {"exclude_driver": "perhaps"}, 400, "true or false"),
         ("logs/tape", {}, 404, "logs/stream"),
         ("logs", {"node_id": "ff" * 8}, 400, "head of its cluster"),
     ],
@@ -96,3 +102,25 @@ def test_what_cannot_be_answered_says_why_in_the_same_form(get, path, parameters
     assert answer.status_code == status
     body = answer.json()
     assert body["result"] is False and said in body["msg"] and body["data"] == {"result": None}
+
+
+def test_an_answer_that_takes_longer_than_the_timeout_says_so_and_later_ones_come(recorded):
+    source, held = Source(recorded.directory), threading.Event()
+    token = (recorded.directory / "token").read_bytes().hex()
+    app = create_app(source, token, PORT)
+    with TestClient(app, base_url=f"http://127.0.0.1:{PORT}", headers={"authorization": f"Bearer {token}"}) as client:
+        source._thread.submit(held.wait)
+        try:
+            answer = client.get("/api/v0/tasks", params={"timeout": "0.05"})
+            assert answer.status_code == 504 and answer.json()["result"] is False
+            assert "no answer within 0.05 s" in answer.json()["msg"]
+        finally:
+            held.set()
+        for timeout in ("60", "-1"):
+            assert client.get("/api/v0/tasks", params={"timeout": timeout}).json()["result"] is True
+
+
+def test_that_there_are_no_tasks_of_programs_is_said_to_whoever_wants_them(get):
+    told, silent = (get("tasks", exclude_driver=text).json()["data"]["result"] for text in ("false", "true"))
+    assert told["total"] == silent["total"] and silent["warnings"] == []
+    assert "no task stands for a program" in told["warnings"][0]

@@ -215,7 +215,10 @@ class _Process:
         place = emitter.intern(self.storage.place)
         if why:
             emitter.control_took_over(time.time_ns(), epoch, seconds, entries, place, emitter.intern(why))
-            print(f"obsray control: epoch {epoch}: took over: {why}", file=sys.stderr, flush=True)
+            try:
+                print(f"obsray control: epoch {epoch}: took over: {why}", file=sys.stderr, flush=True)
+            except OSError:
+                pass  # the disk is full
         else:
             emitter.control_started(time.time_ns(), epoch, seconds, entries, place)
         self.own_socket.rename(self.socket)

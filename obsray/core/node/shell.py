@@ -169,7 +169,10 @@ class Node:
         }
 
     def log(self, line: str) -> None:
-        print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+        try:
+            print(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+        except OSError:
+            pass  # the disk is full: the node has more important things to do
 
     # --- the life of a node --------------------------------------------------------------------------------
 

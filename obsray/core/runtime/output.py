@@ -19,6 +19,7 @@ from obsray.core.runtime.running import Running, running_here
 from obsray.core.system.bylines import STREAMS, Bylines, path_of
 from obsray.ids import NIL_TASK
 from obsray.telemetry.events import OutputStream
+from obsray.telemetry.spine import NO_ROOM
 
 if TYPE_CHECKING:
     from obsray.core.runtime.executor import Executor
@@ -47,12 +48,24 @@ class Output(io.TextIOWrapper):
         #: How long the file was when last looked at; nobody's writing since then was not.
         self.known = 0
         self.stale = False
+        #: How much was lost since the disk is full.
+        self.unwritten = 0
 
     def write(self, text: str) -> int:
         """As of any text stream."""
         if running_here() is not self.last or time.time_ns() - self.marked_at > AGAIN_NS:
             self._streams.changes(self)
-        return super().write(text)
+        try:
+            if self.unwritten:
+                super().write(f"\n[obsray: {self.unwritten} characters are missing here, the disk was full]\n")
+                self.unwritten = 0
+            return super().write(text)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            # A task does not fail because nobody can keep what it prints.
+            self.unwritten += len(text)
+            return len(text)
 
     def size(self) -> int:
         """How long the file is, with what was buffered here."""

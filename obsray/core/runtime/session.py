@@ -227,6 +227,7 @@ class Session:
         if config.profile_hz > 0 and config.telemetry != "off":
             self.sampler = Sampler(self, config.profile_hz)
         self.stack_dump = StackDump(self, self.emitter) if isinstance(self.emitter, Ring) else None
+        self._losing = False
         self._watcher = threading.Thread(target=self._watch, name="obsray-watcher", daemon=True)
 
     def start(self) -> None:
@@ -506,10 +507,20 @@ class Session:
             if self.sampler is not None:
                 self.sampler.look()
                 wait = self.sampler.wait_seconds(wait)
+            if bool(self.emitter.dropping) != self._losing:
+                self._say_losses()
         except Exception:
             self.sampler = self.stack_dump = None
             logging.getLogger("obsray.session").exception("this process is not sampled any more")
         return wait
+
+    def _say_losses(self) -> None:
+        """Records begin to go nowhere, or do not any more: that must not go unnoticed, and nothing else changes."""
+        self._losing, why, said = not self._losing, self.emitter.dropping, logging.getLogger("obsray.session")
+        if self._losing:
+            said.warning("what this process does is not recorded just now (%s): %s", why, self.directory)
+        else:
+            said.warning("what this process does is recorded again; %d records are lost", self.emitter.dropped)
 
     def _tick(self) -> float:
         """Housekeeping that nobody else does. Returns how long the watcher may sleep."""

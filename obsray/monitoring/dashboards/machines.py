@@ -370,8 +370,9 @@ TELEMETRY = Dashboard(
         (
             "Loss",
             (
-                Panel("Lost", "Records dropped by writers, and gaps left by killed ones. The promise is none.", "short",
-                      (("sum by (node, stage) (obsray_telemetry_events_dropped_total{$N})", "{{node}} {{stage}}"),), "ledger", "stat", good="low"),
+                Panel("Lost", "Records dropped by writers, gaps left by killed ones, and how often the disk took nothing. The promise is none.", "short",
+                      (("sum by (node, stage) (obsray_telemetry_events_dropped_total{$N})", "{{node}} {{stage}}"),
+                       ("sum by (node) (obsray_telemetry_store_failures_total{$N})", "{{node}} failures to store")), "ledger", "stat", good="low"),
                 Panel("Nodes that went early", "Before the head had all of their records.", "short",
                       (("sum(obsray_telemetry_incomplete_nodes_total{$C})", "nodes"),), "ledger", "stat", good="low"),
                 Panel("Fullest ring", "Of what a process may write ahead of the collector.", "percentunit",

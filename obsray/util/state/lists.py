@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from obsray.telemetry.views import Views
-from obsray.util.state import columns, listing
+from obsray.util.state import columns, listing, remote
 from obsray.util.state.listing import LIMIT_DEFAULT, Asked, Filter, Rows
 from obsray.util.state.rows import (
     ActorState,
@@ -49,7 +49,7 @@ def list_tasks(
 ) -> Rows[TaskState]:
     """Attempts of tasks and actor calls, newest first: each retry is a row of its own."""
     asked = listing.check(TaskState, filters, limit, detail, sort, since, until, cursor, "-creation_time_ms")
-    return ask(address, lambda views: columns.list_tasks(views, asked))
+    return ask(address, lambda views: columns.list_tasks(views, asked), remote.rows("tasks", TaskState, asked))
 
 
 def list_objects(
@@ -68,7 +68,7 @@ def list_objects(
 ) -> Rows[ObjectState]:
     """Objects that exist, largest first. With a filter on ``state`` also those that are FREED or LOST."""
     asked = listing.check(ObjectState, filters, limit, detail, sort, since, until, cursor, "-object_size")
-    return ask(address, lambda views: columns.list_objects(views, asked))
+    return ask(address, lambda views: columns.list_objects(views, asked), remote.rows("objects", ObjectState, asked))
 
 
 def list_actors(
@@ -208,7 +208,14 @@ def list_cluster_events(
 
 
 def _listed(address: str | None, kind: type[R], asked: Asked, rows: Callable[[Views], Iterable[R]]) -> Rows[R]:
-    return ask(address, lambda views: listing.page(kind, rows(views), asked, views.now_ns()))
+    elsewhere = remote.rows(_NOUNS[kind], kind, asked)
+    return ask(address, lambda views: listing.page(kind, rows(views), asked, views.now_ns()), elsewhere)
+
+
+_NOUNS: dict[type[StateRow], str] = {
+    ActorState: "actors", PlacementGroupState: "placement_groups", WorkerState: "workers", NodeState: "nodes",
+    JobState: "jobs", RuntimeEnvState: "runtime_envs", ClusterEventState: "cluster_events",
+}  # fmt: skip
 
 
 def _workers(views: Views) -> Iterable[WorkerState]:

@@ -11,16 +11,30 @@ from obsray.core.runtime import joining
 from obsray.core.runtime.questions import ask as ask_node
 from obsray.core.runtime.session import current_or_none
 from obsray.errors import RaySystemError
-from obsray.telemetry import asking
+from obsray.telemetry import asking, living
 from obsray.telemetry.store import find_session
 from obsray.telemetry.views import Views
 
 T = TypeVar("T")
 
 
-def ask(address: str | None, question: Callable[[Views], T]) -> T:
-    """Put a question to the views of a session, brought up to date."""
-    return asking.ask(directory_of(address), question)
+def ask(
+    address: str | None, question: Callable[[Views], T], elsewhere: Callable[[living.Dashboard], T] | None = None
+) -> T:
+    """Put a question to the views of a session, brought up to date.
+
+    ``elsewhere`` is the same question to a dashboard that has read everything already; it is asked if this process
+    would have to begin to read.
+    """
+    directory = directory_of(address)
+    if elsewhere is not None and not asking.has_read(directory):
+        dashboard = living.dashboard_of(directory)
+        if dashboard is not None:
+            try:
+                return elsewhere(dashboard)
+            except living.Unasked:
+                pass
+    return asking.ask(directory, question)
 
 
 def directory_of(address: str | None) -> Path:

@@ -11,7 +11,7 @@ from obsray.telemetry.columns import Array
 from obsray.telemetry.objects import STATES as OBJECT_STATES
 from obsray.telemetry.tasks import STATES as TASK_STATES
 from obsray.telemetry.views import Views
-from obsray.util.state import columns, listing
+from obsray.util.state import columns, listing, remote
 from obsray.util.state.listing import Filter
 from obsray.util.state.rows import TASK_TYPES, ActorState, ObjectState, TaskState, actor_row
 from obsray.util.state.sessions import ask
@@ -58,7 +58,7 @@ def summarize_tasks(
             }
         }
 
-    return ask(address, question)
+    return ask(address, question, remote.summary("tasks", asked))
 
 
 def summarize_actors(
@@ -82,7 +82,7 @@ def summarize_actors(
             entry["state_counts"][row.state] = entry["state_counts"].get(row.state, 0) + 1
         return {"cluster": {"summary": summary, "total_actors": len(rows), "summary_by": "class"}}
 
-    return ask(address, question)
+    return ask(address, question, remote.summary("actors", asked))
 
 
 def summarize_objects(
@@ -130,7 +130,7 @@ def summarize_objects(
             }
         }
 
-    return ask(address, question)
+    return ask(address, question, remote.summary("objects", asked))
 
 
 def _counts(group: Array, state: Array, groups: int, states: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -130,6 +131,7 @@ def test_files_that_are_no_segments_are_left_alone(tmp_path, chance):
 def test_dropped_records_are_counted(tmp_path, chance, monkeypatch):
     monkeypatch.setattr(spine, "SEGMENTS_MAX", 2)
     monkeypatch.setattr(spine, "DROP_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(spine, "DROP_TRY_SECONDS", 0.0)
     ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
     mark(ring, 4 * SEGMENT_RECORDS)  # two segments fit, two go nowhere
     kept = drain(directory)
@@ -142,6 +144,103 @@ def test_dropped_records_are_counted(tmp_path, chance, monkeypatch):
     assert state.dropped == ring.dropped
     assert kept + state.dropped + state.gaps == state.position
     assert state.gaps == 0
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Set it to "full", and no room is given any more."""
+    real = {"posix_fallocate": os.posix_fallocate, "write": os.write}
+    state = {"full": False, "bytes": 0}
+
+    def no_room():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(fd, data):
+        if not state["full"]:
+            return real["write"](fd, data)
+        if not state["bytes"]:
+            no_room()
+        room, state["bytes"] = state["bytes"], 0
+        return real["write"](fd, bytes(data)[:room])
+
+    monkeypatch.setattr(os, "posix_fallocate", lambda *a: no_room() if state["full"] else real["posix_fallocate"](*a))
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(spine, "DROP_TRY_SECONDS", 0.0)
+    return state
+
+
+def test_on_a_full_disk_records_are_lost_counted_at_once_and_kept_again_soon_after_there_is_room(
+    tmp_path, chance, disk
+):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    mark(ring, SEGMENT_RECORDS - 1)
+    disk["full"] = True
+    mark(ring, 1000)
+    assert drain(directory) == SEGMENT_RECORDS and "space" in ring.dropping
+    reader = directory.readers[ring.process]
+    # Nobody has to wait for room to know of it; the newest few are counted with the next ones.
+    assert 1000 - spine.DROP_RECORDS <= reader.dropping() <= 1000
+    assert reader.state.dropped == 0
+    disk["full"] = False
+    mark(ring, 200)
+    assert drain(directory) > 200 - 2 * spine.DROP_RECORDS and not ring.dropping
+    state = reader.state
+    assert state.dropped == ring.dropped and 1000 <= state.dropped <= 1000 + spine.DROP_RECORDS
+    assert reader.dropping() == state.gaps == 0
+    # One record more than was marked twice: the first says that the ring was opened, another how many are lost.
+    assert state.position == SEGMENT_RECORDS - 1 + 1000 + 200 + 2 == state.records + state.dropped
+
+
+def test_a_process_may_begin_on_a_full_disk_and_records_when_there_is_room(tmp_path, chance, disk):
+    disk["full"] = True
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    ring.running(0, bytes(16), 1, 1, 0)
+    mark(ring, 500)
+    assert drain(directory) == 0
+    disk["full"] = False
+    mark(ring, 500)
+    drain(directory)
+    state = directory.readers[ring.process].state
+    assert 500 <= state.dropped <= 500 + spine.DROP_RECORDS + 1 and state.position == 1 + 1000 + 1
+    assert state.records + state.dropped == state.position and state.pid == os.getpid()
+
+
+def test_what_a_process_lost_before_it_was_killed_is_counted(tmp_path, chance, disk, monkeypatch):
+    ring, directory = open_ring(tmp_path, chance), reader_of(tmp_path)
+    mark(ring, SEGMENT_RECORDS - 1)
+    disk["full"] = True
+    mark(ring, 10 * spine.DROP_RECORDS)
+    drain(directory)
+    monkeypatch.setattr(rings, "process_alive", lambda *a: False)
+    directory._checked.clear()
+    drain(directory)
+    state = directory.readers[ring.process].state
+    assert state.position == state.records + state.dropped and state.dropped >= 9 * spine.DROP_RECORDS
+    again = reader_of(tmp_path)
+    drain(again)
+    assert again.readers[ring.process].state == state
+
+
+def test_text_that_had_no_room_is_written_later_and_never_mistaken_for_another(tmp_path, chance, disk):
+    directory = reader_of(tmp_path)
+    first, second = open_ring(tmp_path, chance), open_ring(tmp_path, chance)
+
+    def told() -> list[str]:
+        directory.scan()
+        return [directory.texts[code] for code in directory.read()[0]["user_mark"]["name"].tolist()]
+
+    for ring in (first, second):
+        ring.user_mark(5, bytes(16), ring.intern("known"), 0)
+    assert told() == ["known", "known"]
+    disk.update(full=True, bytes=5)  # the entry is cut off in the middle
+    late = first.intern("late")
+    first.user_mark(6, bytes(16), late, 0)
+    assert told() == [""]
+    disk["full"] = False
+    later = first.intern("later")
+    for number in (late, later):
+        first.user_mark(7, bytes(16), number, 0)
+    assert told() == ["late", "later"]
 
 
 def test_text_is_found_under_the_number_its_own_process_gave_it(tmp_path, chance):

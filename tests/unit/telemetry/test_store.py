@@ -17,6 +17,7 @@ from obsray.telemetry.events import BY_NAME, ProcessKind
 from obsray.telemetry.segments import Catalog, SegmentWriter
 from obsray.telemetry.spine import SEGMENT_RECORDS
 from obsray.telemetry.store import Store, find_session
+from obsray.telemetry.views import Views
 from tests.unit.telemetry.recording import Emitted, emit_many, open_ring
 
 
@@ -233,6 +234,60 @@ def test_a_full_disk_loses_nothing(tmp_path, chance, monkeypatch):
     assert fold.count == len(fold.seen) == 901
 
 
+@pytest.mark.parametrize("fits", [0, 10])
+def test_a_commit_that_does_not_fit_counts_for_nothing_and_is_said_until_one_does(
+    tmp_path, chance, monkeypatch, caplog, fits
+):
+    ring, own = open_ring(tmp_path, chance), open_ring(tmp_path, chance, ProcessKind.COLLECTOR)
+    collector = Collector(tmp_path, 1 << 30, own)
+    marks = 0
+
+    def mark() -> None:
+        nonlocal marks
+        for _ in range(100):
+            marks += 1
+            ring.user_mark(marks, bytes(16), 0, 0)
+        collector.poll()
+
+    def seen() -> Views:
+        """What a new reader finds: each mark once."""
+        views = Views(Store.open(tmp_path))
+        assert views.store.events("user_mark")["time_ns"].to_pylist() == list(range(1, marks + 1))
+        return views
+
+    mark()
+    collector.flush()
+    real, full = os.write, True
+
+    def write(fd, data):
+        if not full or fd != collector.writer._commits:
+            return real(fd, data)
+        if fits:
+            return real(fd, data[:fits])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+    for _ in range(3):
+        mark()
+        with pytest.raises(OSError, match="No space"):
+            collector.flush()
+        assert collector.failing_since and not collector.due()
+        (told,) = seen().ledger()["collectors"]
+        assert told["unstored_since_ns"] and told["unstored_why"] == "No space left on device"
+    assert caplog.text.count("cannot store telemetry") == 1 and collector.store_errors == 3
+    full = False
+    collector.flush()
+    assert not collector.failing_since
+    collector.poll()
+    collector.flush()
+    (told,) = seen().ledger()["collectors"]
+    assert told["unstored_since_ns"] is told["unstored_why"] is None
+    # Whoever goes on where this one ends finds all that was committed, and nothing twice.
+    again = Collector(tmp_path, 1 << 30)
+    assert again.poll() == 0
+    seen()
+
+
 def test_the_oldest_files_are_folded_away_and_counted(tmp_path, chance, monkeypatch):
     monkeypatch.setattr(segments, "STREAM_BYTES_MAX", 1000)
     ring = open_ring(tmp_path, chance)
@@ -353,6 +408,40 @@ def test_one_id_is_found_among_the_stored_and_the_unstored(tmp_path, chance):
     for row in (first, last):
         found = store.about("task_submitted", "task", row["task"])
         assert [record["sequence"] for record in found] == [row["sequence"]]
+
+
+def test_what_was_read_of_files_is_not_read_again_and_is_the_same(tmp_path, chance, monkeypatch):
+    """Streams that grow, streams that become Parquet under a reader's eyes, files that go: always as a new reader."""
+    monkeypatch.setattr(segments, "STREAM_BYTES_MAX", 20_000)
+    ring = open_ring(tmp_path, chance)
+    collector, store = Collector(tmp_path, 400_000), Store.open(tmp_path)
+    seen = set()
+    for step in range(12):
+        emit_many(ring, 600, chance)
+        collector.poll()
+        collector.flush()
+        while step % 3 == 2 and collector.writer.compact():
+            pass
+        if step == 6:
+            store._decoded._bytes_max = 20_000  # hardly anything is kept from now on
+        fresh = Store.open(tmp_path)
+        for name in ("task_ended", "user_mark", "object_created"):
+            kept, new = (
+                [row for part in each.select(name) for row in part.rows(each.texts)] for each in (store, fresh)
+            )
+            assert kept == new
+            before = store._decoded.batches_read
+            assert [row for part in store.select(name) for row in part.rows(store.texts)] == new
+            assert store._decoded.bytes <= store._decoded._bytes_max
+            if step < 6:
+                assert store._decoded.batches_read == before
+        store.refresh()
+        seen |= {entry.format for entries in store.catalog.files.values() for entry in entries}
+    assert seen == {"stream", "parquet"} and store.catalog.folded_rows > 0
+    # An answer that was not read to its end is no answer to the next one.
+    store._decoded._bytes_max = 1 << 20
+    next(iter(store._all("task_ended")))
+    assert sum(map(len, store.select("task_ended"))) == sum(map(len, Store.open(tmp_path).select("task_ended")))
 
 
 def test_two_writers_never_share_a_file_name(tmp_path):
