@@ -139,7 +139,8 @@ def test_pools_and_tasks_inside_of_a_pool_do_not_wait_for_its_cpus(session):
 
 
 def test_the_first_chunks_are_dealt_to_all_processes(session):
-    with Pool(2) as pool:
+    # With an initializer it waits for all processes, however long that takes.
+    with Pool(2, initializer=int) as pool:
         assert len(set(pool.map(lambda _: os.getpid(), range(2), chunksize=1))) == 2
 
 

@@ -21,7 +21,7 @@ log = logging.getLogger("obsray.scheduling")
 AFTER_SECONDS = 10.0
 #: How many tasks are looked at, so that a wait for very many costs no more.
 TASKS_MAX = 1000
-NODES_SECONDS_MAX = 5.0
+NODES_SECONDS_MAX = 10.0
 
 
 class Unplaceable:
