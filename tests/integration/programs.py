@@ -139,6 +139,20 @@ def eventually(what: Callable[[], Any], within_seconds: float = PATIENCE_SECONDS
     return answer
 
 
+def conserved(directory: Path | str) -> dict[str, Any]:
+    """The books of a session once they close: no event lost, and every task in exactly one place."""
+
+    def closed() -> dict[str, Any] | None:
+        book = views(directory).ledger()
+        tasks, totals = book["tasks"], book["totals"]
+        placed = sum(tasks[state] for state in ("finished", "failed", "cancelled", "pending"))
+        whole = tasks["balance_ok"] and tasks["submitted"] == placed and not tasks["unaccounted"]
+        return book if whole and totals["events_lost"] == 0 and totals["events_recorded"] >= placed > 0 else None
+
+    found: dict[str, Any] = eventually(closed)
+    return found
+
+
 def views(directory: Path | str) -> Views:
     """The views of a session, live or over."""
     return Views(Store.open(Path(directory)))

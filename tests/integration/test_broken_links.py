@@ -11,7 +11,7 @@ import pytest
 import obsray
 from obsray.cluster_utils import Cluster
 from obsray.core.api import session
-from tests.integration.programs import eventually
+from tests.integration.programs import conserved, eventually
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -74,6 +74,7 @@ def cluster() -> Iterator[Cluster]:
         made.add_node(num_cpus=1, resources={"far": 2})
         obsray.init(address=made.address)
         yield made
+        conserved(made.head_node.session_dir)
     finally:
         obsray.shutdown()
         made.shutdown()

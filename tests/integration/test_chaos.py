@@ -22,7 +22,7 @@ from obsray.experimental import internal_kv
 from obsray.ids import SEQUENCE_ACTOR, SEQUENCE_GROUP
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import Silent
-from tests.integration.programs import ROOT, eventually, views
+from tests.integration.programs import ROOT, conserved, eventually, views
 from tests.integration.test_control_process import Control, Inbox, make_session
 
 pytestmark = pytest.mark.timeout(300)
@@ -180,6 +180,8 @@ def test_with_every_call_and_message_disturbed_all_is_as_it_should_be_and_can_be
         hit = [row for row in told if row["fields"]["task"].strip("0")]
         assert hit, "no fault hit a task, although each process loses its first pushes"
         assert "on purpose" in command("story", hit[0]["fields"]["task"], "--session", str(session))
+        # 200 tasks, an actor with 201 calls.
+        assert conserved(session)["tasks"]["submitted"] == 402
     finally:
         obsray.shutdown()
 
@@ -198,6 +200,7 @@ def test_links_between_nodes_and_to_workers_may_break_and_nothing_is_lost_or_han
         assert obsray.get(here, timeout=120) == list(range(40))
         del counter, calls, here
         eventually(lambda: obsray.available_resources() == obsray.cluster_resources())
+        assert conserved(cluster.head_node.session_dir)["tasks"]["submitted"] == 40 + 1 + 80
     finally:
         obsray.shutdown()
         cluster.shutdown()

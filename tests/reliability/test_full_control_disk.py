@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.programs import views
+from tests.integration.programs import conserved, views
 
 pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(150)
@@ -96,6 +96,7 @@ def test_with_a_full_disk_the_control_store_answers_and_keeps_changes_again_when
     assert all(again.values()), again
     told = [row["event"] for row in views(session).troubles(200)]
     assert "control_read_only" in told
+    conserved(session)
     test.tell()
     assert test.wait() == 0, test.errors()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.programs import leftovers, views
+from tests.integration.programs import conserved, leftovers, views
 
 pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(150)
@@ -149,6 +149,7 @@ def test_when_memory_runs_out_the_newest_task_that_may_run_again_goes_first_and_
     troubles = view.troubles(200)
     assert [row for row in troubles if row["event"] == "memory_pressure"]
     assert {row["fields"]["cause"] for row in troubles if row["event"] == "worker_died"} == {"oom"}
+    conserved(session)
     test.tell()
     assert test.wait() == 0, test.errors()
 
@@ -193,10 +194,11 @@ obsray.shutdown()
 def test_without_descriptors_a_program_waits_and_goes_on_when_there_are_some(program, root):
     """B9: what is connected works on, what needs a new connection is tried again."""
     test = program(EXHAUSTED)
-    test.hear()
+    session = test.hear()["directory"]
     assert test.hear() == {"full": 24, "calls": True}
     assert test.hear() == {"values": True}
     assert test.wait() == 0, test.errors()
+    conserved(session)
     assert leftovers(root) == []
 
 
@@ -259,6 +261,7 @@ def test_a_node_without_descriptors_lives_and_serves_again_when_there_are_some(p
     assert set(errors) <= {"ActorDiedError", "WorkerCrashedError", "ActorUnavailableError"}, errors
     # Each that could not start is tried again with growing pauses.
     assert len(views(session).workers()) < 1000
+    conserved(session)
     test.tell()
     assert test.wait() == 0, test.errors()
     assert leftovers(root) == []
@@ -323,5 +326,6 @@ def test_when_no_process_may_be_started_what_runs_goes_on_and_the_rest_comes_lat
     assert all(said.values()), said
     assert set(errors) <= {"ActorDiedError"}, errors
     assert len(views(session).workers()) < 500
+    conserved(session)
     test.tell()
     assert test.wait() == 0, test.errors()
