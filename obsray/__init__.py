@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from obsray.version import VERSION
 
 __version__ = VERSION
+#: What kinds of processes there are, for programs that compare with them.
+SCRIPT_MODE, WORKER_MODE, SPILL_WORKER_MODE, RESTORE_WORKER_MODE = range(4)
 
 if TYPE_CHECKING:
     from obsray import (
@@ -109,8 +111,6 @@ _INSTEAD = {
     ),
     "widgets": "the dashboard and obsray.util.state show what a session does",
     "LOCAL_MODE": "tasks always run in workers; call the function itself (f.__wrapped__) to run it in place",
-    "SCRIPT_MODE": "obsray.is_initialized() says whether this process is part of a runtime",
-    "WORKER_MODE": "obsray.get_runtime_context().get_task_id() says whether this code is inside a task",
     "get_dashboard_url": "obsray.init() returns a context with dashboard_url",
     "show_in_dashboard": "everything is shown in the dashboard",
 }

@@ -13,7 +13,7 @@ from obsray.errors import AsyncioActorExit
 def exit_actor() -> NoReturn:
     """End the actor this is called in, after this call; it is not restarted. Raises TypeError outside actors.
 
-    In an async actor what else runs on its loop is cancelled; actors with threads wait for calls that run. May be
+    In an async actor what else runs on its loops is cancelled; actors with threads wait for calls that run. May be
     called by code that no call waits for, too: a task of the loop, a thread. Raises what ends the call: SystemExit,
     and in async actors ``AsyncioActorExit``; whoever catches that does not keep the actor alive.
     """
@@ -26,7 +26,7 @@ def exit_actor() -> NoReturn:
     from obsray.core.runtime.actor import ActorExit
 
     executor.actor.asked_to_leave()
-    if executor.actor.loop is not None:
+    if executor.actor.loops:
         # Anything derived from SystemExit would end the loop itself.
         raise AsyncioActorExit("exit_actor() was called")
     raise ActorExit

@@ -22,6 +22,7 @@ and kind sequences are dense, so columns can be addressed by them.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from struct import Struct
 
@@ -153,6 +154,11 @@ class BaseID:
         return cls(bytes.fromhex(text))
 
     @classmethod
+    def from_binary(cls, value: bytes) -> BaseID:
+        """The id of these bytes. Raises ValueError if there are too many or too few."""
+        return cls(value)
+
+    @classmethod
     def nil(cls) -> BaseID:
         """The id that names nothing."""
         return cls(bytes(cls.SIZE))
@@ -187,6 +193,15 @@ class BaseID:
 class JobID(BaseID):
     SIZE = 4
     __slots__ = ()
+
+    @classmethod
+    def from_int(cls, number: builtins.int) -> JobID:
+        """The job of this number."""
+        return cls(number.to_bytes(cls.SIZE, "big"))
+
+    def int(self) -> builtins.int:
+        """The job's number."""
+        return builtins.int.from_bytes(self._value, "big")
 
 
 class NodeID(BaseID):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import pickle
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +13,7 @@ from obsray.core import options as opts
 from obsray.core import placement
 from obsray.core.calling import (
     auto_init,
+    pickled_once,
     shown,
     signature_of,
 )
@@ -19,19 +21,33 @@ from obsray.core.graph import ClassNode
 from obsray.core.handles import ActorHandle, HandleMeta, get_named, methods_of
 from obsray.core.runtime.bindings import Bindings, interactive
 from obsray.core.runtime.leases import Function
-from obsray.core.runtime.serialization import dump_function
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.submission import Plan
 from obsray.errors import ActorAlreadyExistsError, RaySystemError
 
-#: How often ``get_if_exists`` tries to make what it cannot find: others may make and end such actors meanwhile.
+#: How often an actor is tried to be made whose name is neither free nor found: others may make and end such meanwhile.
 CREATE_ATTEMPTS_MAX = 10
+#: A name whose actor has ended, as this process knows already, is waited for so long, and looked at so often.
+NAME_SECONDS_MAX = 10.0
+NAME_LOOK_SECONDS = 0.01
 
 T = TypeVar("T")
 
 
 class ActorClassInheritanceException(TypeError):
     """A class was derived from an actor class."""
+
+
+class ActorClassMetadata:
+    """What programs ask ``Class.__ray_metadata__`` for.
+
+    ``class_name`` (qualified), ``modified_class`` (the plain class), and the options, None for those not given.
+    """
+
+    def __init__(self, cls: type, options: Mapping[str, Any]) -> None:
+        self.class_name = cls.__qualname__
+        self.modified_class = cls
+        self.__dict__.update({name: options.get(name) for name in opts.ACTOR_OPTIONS if not name.startswith("_")})
 
 
 class ActorClass(Generic[T]):
@@ -60,6 +76,8 @@ class ActorClass(Generic[T]):
         cls = self.__dict__.get("_class")
         if name == "__ray_actor_class__" and cls is not None:
             return cls
+        if name == "__ray_metadata__" and cls is not None:
+            return ActorClassMetadata(cls, self._options)
         if cls is None or name.startswith("__"):
             raise AttributeError(name)
         try:
@@ -91,7 +109,7 @@ class ActorClass(Generic[T]):
             if not name:
                 raise ValueError("get_if_exists needs a name")
             found = get_named(session, name, namespace)
-            if found is not None:
+            if found is not None and not found._client.is_ending():
                 return found
         self._check_order()
         bounds, check = signature_of(self._class.__init__, skip_first=True)
@@ -99,10 +117,11 @@ class ActorClass(Generic[T]):
             bounds, check = (0, 0), _no_arguments(self.__name__)
         check(args, kwargs)
         if not self._blob or (self._bindings is not None and self._bindings.changed()):
-            self._blob = dump_function(self._class)
+            self._blob = pickled_once(self._class)
             self._bindings = Bindings(self._class) if interactive() else None
         function = Function(hashlib.blake2b(self._blob, digest_size=16).digest(), self.__name__, self._blob)
-        plan = Plan(session, function, f"{self.__name__}.__init__", 1, 0, None, None, bounds, check)
+        labels = opts.shown_labels(options.get("_labels"))
+        plan = Plan(session, function, f"{self.__name__}.__init__", 1, 0, None, None, bounds, check, labels)
         meta = HandleMeta(
             self.__name__, self._methods, options.get("max_task_retries") or 0, self._is_ordered(),
             options.get("max_pending_calls") or -1, not self._is_serial(),
@@ -110,6 +129,7 @@ class ActorClass(Generic[T]):
             options.get("_actor_generator_backpressure_num_objects") or -1,
         )  # fmt: skip
         spec = self._spec(session, name, namespace, meta)
+        until = time.monotonic() + NAME_SECONDS_MAX
         for _ in range(CREATE_ATTEMPTS_MAX):
             try:
                 client, reference = session.submission.create_actor(
@@ -118,14 +138,18 @@ class ActorClass(Generic[T]):
             except RaySystemError as error:
                 if getattr(error, "kind", "") != "name_taken":
                     raise
-                if not options.get("get_if_exists"):
-                    break
-                found = get_named(session, name, namespace)
-                if found is not None:
-                    return found
-                # Whoever had the name is dead by now: try again.
             else:
                 return ActorHandle(client.id, meta, session, reference)
+            found = get_named(session, name, namespace)
+            while found is not None and found._client.is_ending() and time.monotonic() < until:
+                # Its node or the control store has not heard of its end yet.
+                time.sleep(NAME_LOOK_SECONDS)
+                found = get_named(session, name, namespace)
+            if found is not None:
+                if options.get("get_if_exists"):
+                    return found
+                break
+            # Whoever had the name is dead by now: try again.
         raise ActorAlreadyExistsError(
             f"an actor called {name!r} already exists in namespace {namespace!r}; get_actor({name!r}) finds it, "
             "get_if_exists=True makes or finds it"

@@ -82,8 +82,11 @@ def init(
     """
     session = current_or_none()
     if session is not None and not session.closed and session.failure is None:
-        if ignore_reinit_error and _context is not None:
-            return _context
+        if ignore_reinit_error:
+            # A worker is part of its runtime from its beginning, without a call of init.
+            if _context is not None:
+                return _context
+            return Context(session, None, None, shutdown, version=obsray.__version__)
         raise RuntimeError(
             "obsray.init() was called already; call obsray.shutdown() first or pass ignore_reinit_error=True"
         )
@@ -158,14 +161,16 @@ _PARAMETERS = [*(name for name in init.__kwdefaults__ or ()), "address"]
 
 def shutdown(*, wait_for_processes: bool = False) -> None:
     """End the runtime this program started and all its processes, or leave the one it joined, which goes on without
-    what this program owns. May be called at any time, any number of times."""
+    what this program owns. May be called at any time, any number of times; in tasks and actors it does nothing."""
     global _context
-    context, _context = _context, None
     session = current_or_none()
+    if session is not None and session.executor is not None:
+        return
+    context, _context = _context, None
     set_current(None)
     if context is not None:
         context.stop()
-    elif session is not None and session.executor is None:
+    elif session is not None:
         session.close()
 
 
@@ -342,12 +347,17 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
-    """A handle of a named actor. It does not keep the actor alive. Raises ValueError if there is none."""
+    """A handle of a named actor. It does not keep the actor alive.
+
+    Raises ValueError if there is none, and for an empty name or namespace, TypeError for what is not a string.
+    """
+    if name is None or name == "":
+        raise ValueError(f"get_actor({name!r}): needs the name that an actor was given with options(name=...)")
     opts.check_name("name", name)
-    if not name:
-        raise ValueError("get_actor needs a name")
     if namespace is not None:
         opts.check_name("namespace", namespace)
+        if not namespace:
+            raise ValueError("namespace='': must not be empty; leave it out for the namespace of this program")
     found_session = session()
     where = found_session.namespace if namespace is None else namespace
     found = get_named(found_session, name, where)

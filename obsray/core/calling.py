@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +16,40 @@ from obsray.core.runtime.serialization import dump_function
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.submission import DYNAMIC, STREAMING
 
+log = logging.getLogger("obsray.functions")
+
 MAX_RETRIES_DEFAULT = 3
+#: A function or class that is larger when it is pickled, with all it refers to, is warned of, or refused.
+FUNCTION_BYTES_WARNED = 10**7
+FUNCTION_BYTES_MAX = int(os.environ.get("FUNCTION_SIZE_ERROR_THRESHOLD", 10**8))
 
 
 def auto_init() -> Session:
     from obsray.core.api import session
 
     return session()
+
+
+def pickled_once(function: Any) -> bytes:
+    """A function or class by value, with what it refers to.
+
+    Raises TypeError for what cannot travel, ValueError if it is larger than ``FUNCTION_BYTES_MAX``.
+    """
+    blob = dump_function(function)
+    if len(blob) > FUNCTION_BYTES_WARNED:
+        name = getattr(function, "__qualname__", None) or repr(function)
+        advice = "obsray.put() that once and give the reference as an argument"
+        if len(blob) > FUNCTION_BYTES_MAX:
+            raise ValueError(
+                f"{name} is too large: {len(blob) >> 20} MiB when pickled, more than FUNCTION_SIZE_ERROR_THRESHOLD "
+                f"({FUNCTION_BYTES_MAX >> 20} MiB). It refers to something large (a global or an enclosing variable): "
+                f"{advice}"
+            )
+        log.warning(
+            "%s is large: %d MiB when pickled, sent to every worker that runs it. It refers to something large (a "
+            "global or an enclosing variable): %s", name, len(blob) >> 20, advice,
+        )  # fmt: skip
+    return blob
 
 
 def signature_of(function: Any, skip_first: bool) -> tuple[tuple[int, int], Callable[[Any, Any], None]]:

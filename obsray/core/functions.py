@@ -13,6 +13,7 @@ from obsray.core.calling import (
     MAX_RETRIES_DEFAULT,
     auto_init,
     call_options,
+    pickled_once,
     returns_of,
     shape_of,
     shown,
@@ -22,7 +23,6 @@ from obsray.core.graph import FunctionNode
 from obsray.core.runtime.bindings import Bindings, interactive
 from obsray.core.runtime.leases import Function
 from obsray.core.runtime.references import ObjectRef
-from obsray.core.runtime.serialization import dump_function
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from obsray.core.runtime.submission import Plan
@@ -100,7 +100,7 @@ class RemoteFunction(Generic[P, C]):
         plan, bindings = self._plan, self._bindings
         if plan is not None and plan.session is session and bindings is not None and not bindings.changed():
             return session
-        blob = dump_function(function)
+        blob = pickled_once(function)
         identifier = hashlib.blake2b(blob, digest_size=16).digest()
         options = self._options
         max_calls = options.get("max_calls") or (1 if options.get("num_gpus") and "max_calls" not in options else 0)
@@ -117,6 +117,7 @@ class RemoteFunction(Generic[P, C]):
             shape_of(session, options, 1, self.__name__),
             bounds,
             check,
+            opts.shown_labels(options.get("_labels")),
         )
         if interactive():
             # What it uses may be defined anew at any time: each call comes here and looks.

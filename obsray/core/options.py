@@ -24,13 +24,13 @@ AMOUNT_MAX = 1 << 53
 TASK_OPTIONS = frozenset({
     "num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector", "fallback_strategy",
     "scheduling_strategy", "placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks",
-    "runtime_env", "name", "enable_task_events", "_labels", "_metadata", "num_returns", "max_retries",
+    "runtime_env", "name", "enable_task_events", "_labels", "num_returns", "max_retries",
     "retry_exceptions", "max_calls", "_generator_backpressure_num_objects", "_num_objects_per_yield",
 })  # fmt: skip
 ACTOR_OPTIONS = frozenset({
     "num_cpus", "num_gpus", "memory", "resources", "accelerator_type", "label_selector", "fallback_strategy",
     "scheduling_strategy", "placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks",
-    "runtime_env", "name", "enable_task_events", "_labels", "_metadata", "max_restarts", "max_task_retries",
+    "runtime_env", "name", "enable_task_events", "_labels", "max_restarts", "max_task_retries",
     "max_concurrency", "concurrency_groups", "max_pending_calls", "allow_out_of_order_execution", "lifetime",
     "namespace", "get_if_exists", "object_store_memory", "enable_tensor_transport",
     "_actor_generator_backpressure_num_objects", "checkpoint_every", "checkpoint_seconds",
@@ -60,6 +60,8 @@ def check(options: Mapping[str, Any], allowed: frozenset[str], what: str) -> dic
 def _unknown(name: str, allowed: frozenset[str], what: str) -> str:
     """What to do about an option that is none: the one that was meant, or whose it is; else all there are."""
     text = f"{name!r} is not an option of {what}"
+    if name == "_metadata":
+        return f"{text}; what _labels={{key: text}} says is recorded and listed with the tasks and actors"
     for owner, theirs in (
         ("remote functions", TASK_OPTIONS), ("actor classes", ACTOR_OPTIONS), ("methods of actors", METHOD_OPTIONS),
     ):  # fmt: skip
@@ -132,8 +134,8 @@ def _check_one(name: str, value: Any) -> None:
                        "OBSRAY_TELEMETRY=off stops all recording")  # fmt: skip
     elif name == "object_store_memory":
         _warn_once(name, "object_store_memory of an actor has no effect (as in Ray, which has deprecated it)")
-    elif name in ("_metadata", "_labels"):
-        _warn_once(name, f"{name} has no effect in obsray; name=... is recorded with the task")
+    elif name == "_labels":
+        _check_labels(value)
     elif name in ("tensor_transport", "enable_tensor_transport"):
         if value not in ("object_store", "OBJECT_STORE", False):
             raise ValueError(
@@ -157,6 +159,20 @@ def _check_one(name: str, value: Any) -> None:
         check_name(name, value)
     elif name == "runtime_env":
         runtime_env.check(value)
+
+
+def _check_labels(labels: Any) -> None:
+    if not isinstance(labels, dict) or not all(isinstance(word, str) for pair in labels.items() for word in pair):
+        raise TypeError(f"_labels={labels!r}: must be a dict of strings to strings")
+    if any("," in word or "=" in word for word in labels) or any("," in word for word in labels.values()):
+        raise ValueError(f"_labels={labels!r}: keys cannot have '=' or ',' in them, values no ','")
+    if len(shown_labels(labels)) > NAME_CHARACTERS_MAX:
+        raise ValueError(f"_labels has {len(shown_labels(labels))} characters: must be at most {NAME_CHARACTERS_MAX}")
+
+
+def shown_labels(labels: Mapping[str, str] | None) -> str:
+    """Labels of a task or actor as they are recorded, listed and filtered: ``a=1,b=2``."""
+    return ",".join(f"{key}={value}" for key, value in sorted((labels or {}).items()))
 
 
 def check_name(what: str, value: Any) -> None:

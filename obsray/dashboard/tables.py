@@ -105,6 +105,7 @@ TASKS = Table(
         Column("started_at_ns", "Started", "clock", rank=3),
         Column("ended_at_ns", "Ended", "clock", rank=3),
         Column("trace_id", "Trace", rank=3),
+        Column("labels", "Labels", rank=3),
     ),
     "-submitted_at_ns",
 )
@@ -135,6 +136,7 @@ ACTORS = Table(
         Column("shape", "Shape", rank=3),
         _id("placement_group_id", "Placement group", "group", 3),
         Column("died_at_ns", "Died", "clock", rank=3),
+        Column("labels", "Labels", rank=3),
     ),
     "-created_at_ns",
 )

@@ -741,6 +741,11 @@ _UNION: tuple[Event, ...] = (
         _WORKER, _measure("stacks_max", "u32"), _measure("beyond", "u64")), Severity.WARNING),
     Event(225, "task_called_in_span", "A task was called inside a span of user code, which is its parent.", (
         _TASK, _detail("span", "u64"), _detail("trace", "id16"))),
+    # what programs write on tasks and actors
+    Event(245, "task_labelled", "The program gave a task labels (_labels): key=value, in order of their keys.", (
+        _TASK, _detail("labels", "str"))),
+    Event(246, "actor_labelled", "The program gave an actor labels (_labels): key=value, in order of their keys.", (
+        _ACTOR, _detail("labels", "str"))),
 )
 # fmt: on
 

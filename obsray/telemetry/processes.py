@@ -117,7 +117,7 @@ class ActorTable:
                 "restarts_max": 0, "detached": False, "created_at_ns": None, "placed_at_ns": None,
                 "alive_at_ns": None, "died_at_ns": None, "start_seconds": None, "died_cause": None, "error": None,
                 "checkpoints": 0, "checkpoint_bytes": None, "checkpointed_at_ns": None, "calls_replayed": 0,
-                "placement_group_id": None, "repr_name": "", "_at": 0, "_pid": None,
+                "placement_group_id": None, "repr_name": "", "labels": None, "_at": 0, "_pid": None,
             }  # fmt: skip
         return row
 
@@ -125,7 +125,7 @@ class ActorTable:
         """Fold the new records of a batch."""
         events = (
             "actor_created", "actor_placed", "actor_restored", "actor_alive", "actor_checkpoint_saved",
-            "actor_restarting", "actor_died", "actor_described",
+            "actor_restarting", "actor_died", "actor_described", "actor_labelled",
         )  # fmt: skip
         for time_ns, event, record in in_order(batch, events, self.texts):
             getattr(self, "_" + event)(self._row(record["actor"]), time_ns, record)
@@ -163,6 +163,9 @@ class ActorTable:
 
     def _actor_restored(self, row: Row, time_ns: int, record: Row) -> None:
         row["calls_replayed"] += record["calls"]
+
+    def _actor_labelled(self, row: Row, time_ns: int, record: Row) -> None:
+        row["labels"] = record["labels"]
 
     def _actor_died(self, row: Row, time_ns: int, record: Row) -> None:
         row.update(

@@ -487,6 +487,8 @@ SENTENCES: dict[str, Sentence] = {
     "task_cancel_requested": lambda r, n: f"somebody asked to cancel {_task(r, n)}{' by force' * r['force']}",
     "task_arguments_waiting": _task_arguments_waiting,
     "task_arguments_given": _task_arguments_given,
+    "task_labelled": lambda r, n: f"{_task(r, n)} has the labels {r['labels']}",
+    "actor_labelled": lambda r, n: f"{_actor(r)} has the labels {r['labels']}",
     "task_called_in_span": lambda r, n: f"{_task(r, n)} was called inside span {r['span']:016x}",
     "tasks_submitted": lambda r, n: f"{n.process_label(r['process'])} submitted {_calls(r, n)}",
     "tasks_finished": lambda r, n: f"{_run(r, n).rpartition(' ')[0]} finished",

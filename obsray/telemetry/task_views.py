@@ -39,7 +39,7 @@ _OUTCOMES = [outcome.name.lower() for outcome in Outcome]
 #: Columns of the table that rows are made of as they are.
 _ROW_NUMBERS = (
     "name", "shape", "error", "type", "state", "job", "worker", "ended_attempt", "owner_outcome", "worker_outcome",
-    "submitted_at", "started_at", "result_bytes",
+    "submitted_at", "started_at", "result_bytes", "labels",
 )  # fmt: skip
 _MEASURES = (
     "fetch_seconds", "deserialize_seconds", "run_seconds", "cpu_seconds", "blocked_seconds", "store_seconds",
@@ -94,6 +94,7 @@ class TaskViews(GpuViews):
             "name": lambda: Column("text", table["name"]),
             "shape": lambda: Column("text", table["shape"]),
             "error": lambda: Column("text", table["error"]),
+            "labels": lambda: Column("text", table["labels"]),
             "type": lambda: Column("enum", table["type"], [*_TYPES.values()]),
             "state": lambda: Column("enum", table["state"], STATES),
             "outcome": self._outcome_column,
@@ -226,6 +227,7 @@ class TaskViews(GpuViews):
                 "outcome": _OUTCOMES[outcome] if over and outcome < len(_OUTCOMES) else None,
                 "error": texts[get["error"][at]] or None,
                 "trace_id": ids_of["trace"][at],
+                "labels": texts[get["labels"][at]] or None,
             }
             gpu = self.gpu_table.of(table["id"][row].tobytes()) if has_gpu else None
             values["gpu_seconds"] = gpu["kernel_seconds"] if gpu is not None else None

@@ -79,6 +79,7 @@ SPEC: dict[str, tuple[str, Any]] = {
     "worker": ("<i4", -1),
     "lease": ("<u4", 0),
     "items": ("<u4", 0),
+    "labels": ("<i4", 0),
     "state": ("u1", QUEUED),
 }
 
@@ -125,6 +126,7 @@ class TaskTable:
             "task_blocked": self._blocked,
             "task_unblocked": self._unblocked,
             "task_item_yielded": self._yielded,
+            "task_labelled": self._labelled,
         }
 
     def __len__(self) -> int:
@@ -272,6 +274,10 @@ class TaskTable:
     def _yielded(self, columns: Columns) -> None:
         rows, good = self._rows(columns["task"])
         np.maximum.at(self.grid["items"], rows[good], columns["item"][good] + np.uint32(1))
+
+    def _labelled(self, columns: Columns) -> None:
+        rows, good = self._rows(columns["task"])
+        self.grid["labels"][rows[good]] = columns["labels"][good]
 
     # --- states -------------------------------------------------------------------------------------------
 

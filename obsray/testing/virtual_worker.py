@@ -459,7 +459,7 @@ class VirtualExecutor:
         if options.get("max_calls") and loaded.calls >= options["max_calls"]:
             extra = {**(extra or {}), "retire": True}
         self._leave_slot(running)
-        if running.cancelled and outcome is Outcome.OK:
+        if running.cancelled and outcome is Outcome.OK and self.actor:
             outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
         run_ns = now - running.ready_at
         ran_ns = run_ns - running.blocked_ns

@@ -14,6 +14,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
+from obsray.core.protocol.messages import GROUP_STRATEGIES
+
 if TYPE_CHECKING:
     from obsray.core.groups import (
         PlacementGroup,
@@ -25,7 +27,11 @@ if TYPE_CHECKING:
     )
     from obsray.ids import PlacementGroupID
 
+#: What ``strategy`` may be.
+VALID_PLACEMENT_GROUP_STRATEGIES = frozenset(GROUP_STRATEGIES)
+
 __all__ = [
+    "VALID_PLACEMENT_GROUP_STRATEGIES",
     "PlacementGroup",
     "PlacementGroupID",
     "get_current_placement_group",

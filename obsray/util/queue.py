@@ -54,6 +54,14 @@ class _QueueActor:
     async def size(self) -> int:
         return self.items.qsize()
 
+    qsize = size
+
+    async def empty(self) -> bool:
+        return self.items.empty()
+
+    async def full(self) -> bool:
+        return self.items.full()
+
 
 class Queue:
     """First in, first out, for any number of producers and consumers; send it to tasks and actors as an argument.
@@ -69,7 +77,10 @@ class Queue:
 
     @property
     def actor(self) -> Any:
-        """The handle of the actor that holds the items. Raises ActorDiedError after ``shutdown`` of this copy."""
+        """The handle of the actor that holds the items; None after ``shutdown`` of this copy."""
+        return None if self._ended else self._actor
+
+    def _living(self) -> Any:
         if self._ended:
             raise ActorDiedError("the queue was shut down", self._actor._actor_id.hex())
         return self._actor
@@ -79,7 +90,7 @@ class Queue:
 
     def size(self) -> int:
         """How many items are in the queue."""
-        return int(api.get(self.actor.size.remote()))
+        return int(api.get(self._living().size.remote()))
 
     def qsize(self) -> int:
         """How many items are in the queue."""
@@ -103,8 +114,8 @@ class Queue:
 
     def _put(self, item: Any, block: bool, timeout: float | None) -> Any:
         if not block:
-            return self.actor.put_now.remote([item])
-        return self.actor.put.remote(item, _checked(timeout))
+            return self._living().put_now.remote([item])
+        return self._living().put.remote(item, _checked(timeout))
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take an item; waits for one, at most ``timeout`` seconds. Raises Empty, ValueError for a negative timeout."""
@@ -115,7 +126,7 @@ class Queue:
         return _got(await self._get(block, timeout), block)
 
     def _get(self, block: bool, timeout: float | None) -> Any:
-        return self.actor.get.remote(_checked(timeout)) if block else self.actor.get_now.remote(1)
+        return self._living().get.remote(_checked(timeout)) if block else self._living().get_now.remote(1)
 
     def put_nowait(self, item: Any) -> None:
         """Add an item if there is room. Raises Full."""
@@ -127,13 +138,13 @@ class Queue:
 
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
         """Add all items or, if there is not room for all, none. Raises Full."""
-        _put(api.get(self.actor.put_now.remote(list(items))))
+        _put(api.get(self._living().put_now.remote(list(items))))
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Take that many items or, if there are not so many, none. Raises Empty, ValueError for a negative number."""
         if not isinstance(num_items, int) or num_items < 0:
             raise ValueError(f"num_items={num_items!r}: must be a number >= 0")
-        done, items = api.get(self.actor.get_now.remote(num_items))
+        done, items = api.get(self._living().get_now.remote(num_items))
         if not done:
             raise Empty
         return list(items)
@@ -146,9 +157,9 @@ class Queue:
         if self._ended:
             return
         if not force:
-            ended = self.actor.__ray_terminate__.remote()
+            ended = self._actor.__ray_terminate__.remote()
             api.wait([ended], timeout=grace_period_s)
-        api.kill(self.actor)
+        api.kill(self._actor)
         # The actor may answer until the order to kill it arrives; to this copy it is gone now.
         self._ended = True
 

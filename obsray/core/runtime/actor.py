@@ -1,8 +1,9 @@
 """A worker that has become an actor: the user's object and the threads its calls run on.
 
 Three ways to run calls. *Serial*: the worker's main thread, one after the other (the default). *Threads*: a pool for
-each concurrency group, when ``max_concurrency`` or groups are given. *Event loop*: any ``async def`` method makes all
-calls run on one loop thread, at most ``max_concurrency`` (1000) at a time. A call starts in the order of arrival.
+each concurrency group, when ``max_concurrency`` or groups are given. *Event loops*: any ``async def`` method makes all
+calls run on the loop of their group (``group_loop.py``), at most ``max_concurrency`` (1000) of the default group at a
+time. A call starts in the order of arrival.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ import queue
 import sys
 import threading
 import time
-from collections import deque
-from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.executor import LoadedFunction, call_user_code
-from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.group_loop import GroupLoop
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, dump_error
 from obsray.errors import ActorCheckpointError, ActorDiedError, AsyncioActorExit
@@ -43,6 +42,8 @@ CANCEL_SECONDS_MAX = 5.0
 SHOWN_CHARACTERS_MAX = 200
 #: What a class does when its actor ends in order, and what was registered with ``atexit``, may take so long together.
 SHUTDOWN_SECONDS_MAX = 30.0
+#: How long other calls are waited for that run when the actor ends.
+STOP_SECONDS_MAX = 30.0
 #: How much of the names of a concurrency group's methods is recorded.
 METHODS_TEXT_MAX = 1000
 
@@ -68,21 +69,17 @@ class ActorRunner:
         self.concurrent = False
         #: A call has asked for the end: what has not begun will not begin any more.
         self.leaving = False
-        #: Then those that run on the loop may end first.
+        #: Then those that run on a loop may end first.
         self._in_order = False
-        self.loop: asyncio.AbstractEventLoop | None = None
         #: Calls that asked for it: they fail, whatever they did with the exception they were told by.
         self._leavers: set[bytes] = set()
-        self._groups: dict[str, Any] = {}
-        self._coroutines: dict[bytes, tuple[Running, Any]] = {}
-        self._waiting: dict[bytes, Running] = {}
+        #: The loops of an async actor's groups; empty for every other actor.
+        self.loops: list[GroupLoop] = []
+        self._groups: dict[str, GroupLoop | _Threads] = {}
+        #: Calls that wait for a thread or for room on a loop.
+        self.waiting: dict[bytes, Running] = {}
         self._slots = itertools.count(1)
-        self._loop_thread: threading.Thread | None = None
         self._warned = False
-        self._flush_scheduled = False
-        #: Calls with their group that the loop has not seen yet, and whether it has been woken for them.
-        self._arrived: deque[tuple[Running, str]] = deque()
-        self._spawning = False
 
     # --- construction ---------------------------------------------------------------------------------------------
 
@@ -100,13 +97,8 @@ class ActorRunner:
         running = Running(link, 0, 0, time.time_ns(), context, time.time_ns(), fields)
         try:
             cls, args, kwargs = executor.begin(running, 0)
-            if inspect.iscoroutinefunction(cls.__init__):
-                raise TypeError(
-                    f"{spec['class_name']}.__init__ is async: a constructor cannot be awaited; "
-                    "do what awaits in a method of its own"
-                )
             self._prepare(cls)
-            self.instance = call_user_code(cls, args, kwargs)
+            self.instance = self._construct(cls, args, kwargs)
         except BaseException as error:
             failed = executor._describe(_unwrap(error), running)
             never = "; it never ran" if self.incarnation == 0 else ""
@@ -131,6 +123,17 @@ class ActorRunner:
                 emitter, worker = executor.session.emitter, executor.session.worker
                 emitter.actor_described(time.time_ns(), self.id, worker, emitter.intern(shown[:SHOWN_CHARACTERS_MAX]))
         self._report(m.ActorReady(self.id, os.getpid()))
+
+    def _construct(self, cls: type, args: Any, kwargs: Any) -> Any:
+        if not self.loops:
+            return call_user_code(cls, args, kwargs)
+        # Whoever looks at what runs here finds it where it is.
+        threads, main = self.executor.threads, self.executor.threads[0]
+        threads[0] = self.loops[0].thread.ident or main
+        try:
+            return self.loops[0].construct(cls, args, kwargs)
+        finally:
+            threads[0] = main
 
     def _restore(self, wishes: dict[str, Any]) -> bool:
         from obsray.core.runtime.checkpoints import Checkpoints
@@ -187,11 +190,9 @@ class ActorRunner:
         groups[DEFAULT_GROUP] = limit
         if is_async:
             self.concurrent = True
-            self.loop = asyncio.new_event_loop()
-            self.loop.set_exception_handler(_tell_unless_exit)
-            self._loop_thread = threading.Thread(target=self._run_loop, name="obsray-actor-loop", daemon=True)
-            self._loop_thread.start()
-            self._groups = {name: asyncio.Semaphore(size) for name, size in groups.items()}
+            # The default group's is the first.
+            self.loops = [GroupLoop(self, name, groups[name]) for name in sorted(groups)]
+            self._groups = dict(zip(sorted(groups), self.loops, strict=True))
         elif len(groups) > 1 or limit > 1:
             self.concurrent = True
             self._groups = {name: _Threads(self, name, size) for name, size in groups.items()}
@@ -212,20 +213,6 @@ class ActorRunner:
                     time.time_ns(), self.id, self.executor.session.worker, emitter.intern(name), size,
                     emitter.intern(told[:METHODS_TEXT_MAX]),
                 )  # fmt: skip
-
-    def _run_loop(self) -> None:
-        assert self.loop is not None
-        asyncio.set_event_loop(self.loop)
-        while True:
-            try:
-                self.loop.run_forever()
-                return
-            except (SystemExit, KeyboardInterrupt) as error:
-                # From a coroutine that belongs to no call. asyncio lets these two end the loop; the calls need it.
-                if self.exits_by(error):
-                    self.leave()
-                else:
-                    log.exception("a task on the event loop of %s raised", self.spec["class_name"])
 
     def method(self, name: str) -> Any:
         """What a call of ``name`` runs."""
@@ -259,132 +246,63 @@ class ActorRunner:
             return
         if running.link.closed or self.executor.was_cancelled(running):
             return
-        self._waiting[running.task] = running
-        if self.loop is not None:
-            self._arrived.append((running, group))
-            if not self._spawning:
-                # Waking the loop is a system call: one for all that arrive until it looks.
-                self._spawning = True
-                self.loop.call_soon_threadsafe(self._spawn)
-        else:
-            self._groups[group].put(running)
+        self.waiting[running.task] = running
+        self._groups[group].put(running)
+
+    def next_slot(self) -> int:
+        """A place in the black box for a call that runs beside others."""
+        return next(self._slots) % (NOW_SLOTS - 1) + 1
 
     def run_on_thread(self, running: Running, slot: int) -> None:
         """One call of a threaded actor."""
-        if self._waiting.pop(running.task, None) is None:
+        if self.waiting.pop(running.task, None) is None:
             return
         self.executor.execute(running, slot)
         with self.executor.session.lock:
             self.executor.session.send_everything()
 
-    def _spawn(self) -> None:
-        """Begin what has arrived."""
-        assert self.loop is not None
-        # Before the look, so that whatever comes behind it wakes the loop again.
-        self._spawning = False
-        while self._arrived:
-            running, group = self._arrived.popleft()
-            if running.task in self._waiting:
-                task = self.loop.create_task(self._run_async(running, group))
-                self._coroutines[running.task] = (running, task)
-
-    async def _run_async(self, running: Running, group: str) -> None:
-        executor = self.executor
-        try:
-            async with self._groups[group]:
-                self._waiting.pop(running.task, None)
-                if self.leaving:
-                    return
-                slot = next(self._slots) % (NOW_SLOTS - 1) + 1
-                function, args, kwargs = executor.begin(running, slot)
-                running.cpu_started = -1
-                # The slot table is for threads; on the loop many calls share one.
-                executor.slots.pop(slot, None)
-                result = call_user_code(function, args, kwargs)
-                if inspect.isawaitable(result) and type(result) is not ObjectRef:
-                    result = await result
-                if running.returns < 0:
-                    await executor.producers.stream_on_loop(running, result, self._flush_soon)
-                    result = None
-                elif type(result) is GeneratorType and running.returns > 0:
-                    result = executor.producers.fill(running, result)
-            if executor.exiting and self.has_left(running.task):
-                raise AsyncioActorExit
-            ended_at = time.time_ns()
-            values, extra = executor.store_results(running, result)
-            executor.end(running, Outcome.OK, values, extra, ended_at)
-        except asyncio.CancelledError:
-            if self.leaving:
-                # Its caller will hear of the actor's end.
-                return
-            running.cancelled = True
-            if running.loaded is None:
-                running.loaded = running.link.state[running.number]
-                running.started_at = running.fetched_at = running.ready_at = time.time_ns()
-                running.cpu_started = -1
-            executor.fail(running, KeyboardInterrupt(), time.time_ns())
-        except BaseException as error:
-            executor.fail(running, error, time.time_ns())
-        finally:
-            self._coroutines.pop(running.task, None)
-            self._waiting.pop(running.task, None)
-            self._flush_soon()
-
-    def _flush_soon(self) -> None:
-        """Results of calls that end in the same turn of the loop leave together."""
-        assert self.loop is not None
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self.loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_scheduled = False
-        with self.executor.session.lock:
-            self.executor.session.send_everything()
-
     def cancel(self, task: bytes) -> bool:
-        """Cancel a call that runs on the loop or waits for it or for a thread. Called with the session's lock held."""
-        found = self._coroutines.get(task)
-        if found is not None and self.loop is not None:
-            found[0].cancelled = True
-            self.loop.call_soon_threadsafe(found[1].cancel)
+        """Cancel a call that runs on a loop or waits for it or for a thread. Called with the session's lock held."""
+        if any(loop.cancel(task) for loop in self.loops):
             return True
-        waiting = self._waiting.pop(task, None)
+        waiting = self.waiting.pop(task, None)
         if waiting is not None:
             self.executor._cancelled.add(task)
             self.executor.was_cancelled(waiting)
             return True
         return False
 
-    def _cancel_all(self) -> None:
-        for _, task in list(self._coroutines.values()):
-            task.cancel()
-
     def exits_by(self, error: BaseException) -> bool:
-        """Whether a call ended with the wish to end the actor: ``exit_actor()``, or ``sys.exit()`` with code 0.
+        """Whether a call ended with the wish to end the actor for good: ``exit_actor()``, or ``sys.exit(0)``.
 
-        ``sys.exit()`` with another code ends the process here and now, as a crash that counts as one.
+        ``sys.exit()`` with another code, or none, ends the process as a crash, which counts as one.
         """
-        if isinstance(error, SystemExit) and error.code not in (None, 0):
-            with self.executor.session.lock:
-                self.executor.session.send_everything()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(error.code & 0xFF if isinstance(error.code, int) else 1)
-        return isinstance(error, (SystemExit, AsyncioActorExit))
+        if isinstance(error, SystemExit):
+            return isinstance(error, ActorExit) or error.code == 0
+        return isinstance(error, AsyncioActorExit)
 
-    def farewell(self) -> bytes:
+    def farewell(self, error: BaseException) -> bytes:
         """A call asked for the end of the actor. The error for the one that asked."""
         self.leave()
+        how = "sys.exit(0)" if type(error) is SystemExit else "exit_actor()"
         who = f"{self.spec['class_name']} ({self.id.hex()}, pid {os.getpid()})"
-        return dump_error(ActorDiedError(f"the actor {who} ended itself by exit_actor()", self.id.hex()))
+        return dump_error(ActorDiedError(f"the actor {who} ended itself by {how}", self.id.hex()))
+
+    def ended_outside(self, error: BaseException) -> None:
+        """Code on a loop that no call waits for raised SystemExit or KeyboardInterrupt."""
+        if self.exits_by(error):
+            self.leave()
+        elif isinstance(error, SystemExit):
+            self.executor.crash(f"a task on the event loop of {self.spec['class_name']}", error)
+        else:
+            log.error("a task on the event loop of %s raised", self.spec["class_name"], exc_info=error)
 
     def asked_to_leave(self) -> None:
         """``exit_actor()`` was called, here: whatever becomes of what it raises, no call begins any more."""
         running = self.executor.session.local.running
         if running is not None:
             self._leavers.add(running.task)
-        if self.instance is not None or self.loop is not None:
+        if self.instance is not None or self.loops:
             self.leave()
 
     def has_left(self, task: bytes) -> bool:
@@ -394,18 +312,20 @@ class ActorRunner:
     def leave(self) -> None:
         """The actor is to end for good: no call begins any more."""
         self.leaving = True
-        if self.loop is None:
-            self._waiting.clear()
+        if not self.loops:
+            self.waiting.clear()
         self.executor.exit("exit_actor() was called")
 
     def warn_if_blocking(self) -> None:
-        """The code on this thread is about to wait in ``get``: on the event loop that stops every other call."""
-        if self._warned or threading.current_thread() is not self._loop_thread:
+        """The code on this thread is about to wait in ``get``: on an event loop that stops every other call there."""
+        if self._warned or self.instance is None:
+            return
+        if all(loop.thread is not threading.current_thread() for loop in self.loops):
             return
         self._warned = True
         log.warning(
-            "obsray.get() in an async actor (%s) blocks its event loop, and with it all its other calls; "
-            "use `await reference` instead",
+            "obsray.get() in an async actor (%s) blocks an event loop, and with it all other calls of that concurrency "
+            "group; use `await reference` instead",
             self.spec["class_name"],
         )
 
@@ -431,17 +351,13 @@ class ActorRunner:
 
     def stop(self) -> None:
         """Wait for calls that run on other threads, then end them."""
-        if self.loop is not None:
-            at_once = self.leaving and not self._in_order
-            if at_once:
-                self.loop.call_soon_threadsafe(self._cancel_all)
-            deadline = time.monotonic() + (CANCEL_SECONDS_MAX if at_once else 30)
-            while self._coroutines and time.monotonic() < deadline:
-                time.sleep(0.005)
-            self.loop.call_soon_threadsafe(self.loop.stop)
-        else:
-            for group in self._groups.values():
-                group.drain()
+        at_once = bool(self.loops) and self.leaving and not self._in_order
+        if at_once:
+            for loop in self.loops:
+                loop.cancel_all()
+        deadline = time.monotonic() + (CANCEL_SECONDS_MAX if at_once else STOP_SECONDS_MAX)
+        for group in self._groups.values():
+            group.drain(deadline)
 
 
 class _Threads:
@@ -458,7 +374,7 @@ class _Threads:
     def put(self, running: Running) -> None:
         """Run the call as soon as a thread is free."""
         if self._free < self._queue.qsize() + 1 and len(self._threads) < self.size:
-            slot = next(self.runner._slots) % (NOW_SLOTS - 1) + 1
+            slot = self.runner.next_slot()
             thread = threading.Thread(
                 target=self._run, args=(slot,), name=f"obsray-actor-{self._name}{slot}", daemon=True
             )
@@ -476,12 +392,12 @@ class _Threads:
                 return
             self.runner.run_on_thread(running, slot)
 
-    def drain(self) -> None:
-        """Wait until every thread has ended its call."""
+    def drain(self, deadline: float) -> None:
+        """Wait until every thread has ended its call, or until ``deadline`` (monotonic)."""
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
-            thread.join(30)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class _NoOwner:
@@ -495,12 +411,6 @@ class _NoOwner:
 
     def send(self, message: Any) -> None:
         """Nobody waits for it."""
-
-
-def _tell_unless_exit(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A task that belongs to no call may ask for the end of the actor as well."""
-    if not isinstance(context.get("exception"), AsyncioActorExit):
-        loop.default_exception_handler(context)
 
 
 def _ready() -> bool:

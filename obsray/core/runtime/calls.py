@@ -37,7 +37,7 @@ class ActorClient:
 
     __slots__ = (
         "active", "batch", "class_name", "concurrent", "cut", "ends_with_handles", "error", "id", "in_flight",
-        "incarnation", "lost", "ordered", "outgoing", "pending_max", "pinned", "queue", "state", "worker",
+        "incarnation", "leaving", "lost", "ordered", "outgoing", "pending_max", "pinned", "queue", "state", "worker",
     )  # fmt: skip
 
     def __init__(self, identifier: bytes, class_name: str, active: set[ActorClient]) -> None:
@@ -48,6 +48,8 @@ class ActorClient:
         self.state = ActorState.PENDING_CREATION
         self.incarnation = 0
         self.worker = b""
+        #: It has said itself that it ends, and is not known to be dead yet.
+        self.leaving = False
         #: The connection to its process broke, and it is not known yet what became of the calls in flight.
         self.cut = False
         self.queue: deque[Task] = deque()
@@ -66,6 +68,10 @@ class ActorClient:
         self.pinned: list[Entry] | None = None
         #: Whether this process made the actor and ends it when no handle is left anywhere.
         self.ends_with_handles = False
+
+    def is_ending(self) -> bool:
+        """Whether this process knows that the actor has ended or is about to."""
+        return self.leaving or self.state is ActorState.DEAD
 
     def forget(self, task: Task) -> None:
         """The call is no longer in flight."""

@@ -174,7 +174,7 @@ class RuntimeContext:
     def is_canceled(self) -> bool:
         """Whether somebody cancelled the call that asks. Raises RuntimeError in async actors: theirs is cancelled."""
         executor = self._session.executor
-        if executor is not None and executor.actor is not None and executor.actor.loop is not None:
+        if executor is not None and executor.actor is not None and executor.actor.loops:
             raise RuntimeError("is_canceled() is not for async actors: their coroutine gets asyncio.CancelledError")
         running = self._running
         return running is not None and running.cancelled

@@ -512,7 +512,7 @@ class Dispatcher:
     def _partly_made(self, task: Task, extra: dict[str, Any], worker: bytes) -> None:
         """A generator of several values raised: those that it had yielded count, unless it runs again."""
         made, contained = extra["made"], extra.get("contained") or ()
-        if task.cancelled or (extra.get("retry") and task.retries_left != 0):
+        if self.verdicts.repeats(task, extra):
             for group in contained:
                 self.ownership.refuse(group, worker)
             return

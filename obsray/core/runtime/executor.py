@@ -8,15 +8,17 @@ own way to run calls (``actor.py``); ``begin`` and ``end`` are the same for all.
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable
 from types import FrameType, GeneratorType
-from typing import Any
+from typing import Any, NoReturn
 
 from obsray.causes import format_user_traceback
 from obsray.core.options import UNIT
@@ -31,7 +33,7 @@ from obsray.core.runtime.session import Session, in_runtime
 from obsray.core.runtime.values import Unreadable
 from obsray.core.runtime.waiting import Waiter
 from obsray.core.transport.links import Link
-from obsray.errors import RayError, RayTaskError, TaskCancelledError
+from obsray.errors import AsyncioActorExit, RayError, RayTaskError, TaskCancelledError
 from obsray.ids import NIL_TASK
 from obsray.telemetry.events import Outcome, Reason, WaitKind
 from obsray.telemetry.spine import FINAL_ATTEMPT
@@ -356,7 +358,7 @@ class Executor:
             elif type(result) is GeneratorType and running.returns > 0:
                 result = self.producers.fill(running, result)
             if self.exiting and self.actor is not None and self.actor.has_left(running.task):
-                raise SystemExit
+                raise AsyncioActorExit
             ended_at = time.time_ns()
             args = kwargs = None
             values, extra = self.store_results(running, result)
@@ -400,7 +402,7 @@ class Executor:
             self._enter(running.context)
         if self._devices and self._gpu is not None:
             # Calls on an event loop share its thread, and what one launches carries no number of its own.
-            alone = self.actor is None or self.actor.loop is None
+            alone = self.actor is None or not self.actor.loops
             running.gpu = self._gpu.begin(running.task, running.attempt, loaded.name_number, alone)
         function = loaded.function
         if function is None:
@@ -529,11 +531,16 @@ class Executor:
                 "be importable there, and modules are looked for in sys.path as it was when obsray.init() was called "
                 "(extend it before, or give runtime_env={'py_modules': [...]})"
             )
-        if running.cancelled and not isinstance(error, Exception):
-            outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
-            extra = None
+        extra: dict[str, Any] | None = None
+        # Whatever a coroutine that was cancelled ends with, nobody waits for it any more.
+        on_loop = self.actor is not None and bool(self.actor.loops)
+        gone = on_loop or isinstance(error, TaskCancelledError) or not isinstance(error, Exception)
+        if isinstance(error, KeyboardInterrupt) or (running.cancelled and gone):
+            outcome, values = Outcome.CANCELLED, [self._cancellation(running)]
         elif self.actor is not None and self.actor.exits_by(error):
-            outcome, values, extra = Outcome.ACTOR_DIED, [self.actor.farewell()], None
+            outcome, values = Outcome.ACTOR_DIED, [self.actor.farewell(error)]
+        elif isinstance(error, SystemExit):
+            self.crash(running.loaded.name, error)
         else:
             outcome, values = Outcome.APP_ERROR, [self._describe(error, running)]
             extra = self._retry(error, running.options)
@@ -543,16 +550,36 @@ class Executor:
         error.__traceback__ = None
         self.end(running, outcome, values, extra, ended_at)
 
+    def _cancellation(self, running: Running) -> bytes:
+        identifier = running.task.hex()
+        if running.cancelled:
+            return dump_error(TaskCancelledError(identifier))
+        text = f"{running.loaded.name} (task {identifier}) raised KeyboardInterrupt, which ends a task as cancelled"
+        return dump_error(TaskCancelledError(identifier, text))
+
+    def crash(self, name: str, error: SystemExit) -> NoReturn:
+        """``sys.exit()`` was called in ``name``: this process ends here and now, and that counts as a crash."""
+        code = error.code
+        with self.session.lock:
+            self.session.send_everything()
+        print(f"{name} called sys.exit({'' if code is None else repr(code)}): its process ends", file=sys.stderr)
+        # What user code registered; it may still use the runtime.
+        atexit._run_exitfuncs()
+        self.close_capture()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code & 0xFF if isinstance(code, int) else 0 if code is None else 1)
+
     def _describe(self, error: BaseException, running: Running) -> bytes:
-        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
-            # An error of the runtime (a dead actor, a lost object) keeps its own type on its way through.
-            return dump_error(error)
         text = format_user_traceback(error, 2)
         # Of an error that came from a task this one waited for, the innermost cause is the one to catch.
         cause = error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
         shown = self.actor.shown() if self.actor is not None else None
         wrapped = RayTaskError(running.loaded.name, text, cause, os.getpid(), running.task.hex(), shown)
         wrapped.trace_id = running.trace.hex()
+        if isinstance(cause, RayError):
+            # An error of the runtime (a dead actor, a lost object) that user code met and did not catch.
+            wrapped.story = cause.story
         return dump_error(wrapped)
 
     def _retry(self, error: BaseException, options: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -591,7 +618,9 @@ class Executor:
         self.slots.pop(running.slot, None)
         session.local.running = None
         session.emitter.idle(running.slot)
-        if running.cancelled and outcome is Outcome.OK:
+        if running.cancelled and outcome is Outcome.OK and self.actor is not None:
+            # A call is only asked to stop and nothing interrupts it: this is how it does. The value of a task, which
+            # had to catch the interrupt to have one, stands.
             outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
         if self.checkpoints is not None:
             self.checkpoints.ended(running, outcome, extra is not None and "retry" in extra)

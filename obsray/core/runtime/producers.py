@@ -78,7 +78,8 @@ class Producers:
             return False
         waiting = sum(
             max(0, w.sent - w.taken)
-            for w in self._windows.values()
+            # A copy: other threads may begin and end streams meanwhile.
+            for w in tuple(self._windows.values())
             if w.taken != ABANDONED and w.wanted is None and not w.gathered
         )
         return waiting >= self.together_max

@@ -9,7 +9,6 @@ sample stands for that time too, and finds the thread at the call that held it.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import sys
@@ -85,7 +84,7 @@ class Sampler:
     def wait_seconds(self, otherwise: float) -> float:
         """How long the watcher may sleep: until the next look, where there is something to look at."""
         executor = self._session.executor
-        if executor is not None and not executor.slots and (executor.actor is None or executor.actor.loop is None):
+        if executor is not None and not executor.slots and (executor.actor is None or not executor.actor.loops):
             return otherwise
         return min(otherwise, max(0.002, self._due - time.monotonic()))
 
@@ -143,20 +142,22 @@ class Sampler:
         # Frames keep the variables of functions alive that have returned.
         frames = None
         executor = self._session.executor
-        if executor is not None and executor.actor is not None and executor.actor.loop is not None:
+        if executor is not None and executor.actor is not None and executor.actor.loops:
             self._suspended(executor.actor, elapsed, at, seen)
         # Also of threads that run nothing now: they used next to nothing since then.
         self._cpu = {**self._cpu, **cpu} if len(self._cpu) < CLOCKS_MAX else cpu
+        calls = self._calls()
         for key in [key for key in self._streaks if key not in seen]:
             streak = self._streaks[key]
-            if type(key) is not bytes or key not in self._calls():
+            if type(key) is not bytes or key not in calls:
                 self._record(streak, at)
                 del self._streaks[key]
 
     def _calls(self) -> dict[bytes, Any]:
         actor = self._session.executor.actor if self._session.executor is not None else None
-        calls: dict[bytes, Any] = actor._coroutines if actor is not None else {}
-        return calls
+        if actor is None:
+            return {}
+        return {task: call for loop in actor.loops for task, call in list(loop.coroutines.items())}
 
     def _subjects(self, frames: dict[int, FrameType]) -> Iterator[tuple[int, int, Running | None, str]]:
         """Threads to look at: ident, native id, attempt (None in a driver), and a name if it is not a task's own."""
@@ -175,12 +176,11 @@ class Sampler:
                 if thread is not None and running.loaded is not None:
                     own.add(ident)
                     yield ident, _native(thread), running, ""
-            actor = executor.actor
-            if actor is not None and actor.loop is not None:
-                thread, running = actor._loop_thread, _on_loop(actor)
-                own.add(thread.ident)
-                if running is not None and running.loaded is not None:
+            for loop in executor.actor.loops if executor.actor is not None else ():
+                thread, running = loop.thread, loop.on_loop()
+                if running is not None and running.loaded is not None and thread.ident not in own:
                     yield thread.ident, _native(thread), running, ""
+                own.add(thread.ident)
         if executor is not None and alone is None:
             return
         looked = 0
@@ -199,12 +199,13 @@ class Sampler:
 
     def _suspended(self, actor: Any, elapsed: float, at: int, seen: set[Any]) -> None:
         """Calls that are in the middle of an ``await``, a few in each round."""
-        calls = list(actor._coroutines.items())
+        calls = list(self._calls().items())
         if not calls:
             return
+        on_loops = [loop.on_loop() for loop in actor.loops]
         for number in range(min(SUSPENDED_MAX, len(calls))):
             task, (running, coroutine) = calls[(self._turn + number) % len(calls)]
-            if running.loaded is None or _on_loop(actor) is running:
+            if running.loaded is None or running in on_loops:
                 continue
             points = points_of_awaiting(coroutine.get_coro())
             if points:
@@ -296,16 +297,3 @@ def _cpu_ns(native: int) -> int:
         return time.clock_gettime_ns((~native << 3) | 6)
     except OSError:
         return -1
-
-
-def _on_loop(actor: Any) -> Running | None:
-    """The call whose code runs on the event loop now; of a task that user code made, the call if there is only one."""
-    current = asyncio.current_task(actor.loop)
-    if current is None:
-        return None
-    calls = list(actor._coroutines.values())
-    for running, task in calls:
-        if task is current:
-            found: Running = running
-            return found
-    return calls[0][0] if len(calls) == 1 else None

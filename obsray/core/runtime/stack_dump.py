@@ -63,8 +63,8 @@ class StackDump:
             row["stack"] = self._texts.text(points, running is not None).split("\n")
             found.append(row | _told(running))
         del frames
-        if executor is not None and executor.actor is not None and executor.actor.loop is not None:
-            for running, task in list(executor.actor._coroutines.values())[:CALLS_MAX]:
+        for loop in executor.actor.loops if executor is not None and executor.actor is not None else ():
+            for running, task in list(loop.coroutines.values())[:CALLS_MAX]:
                 points = points_of_awaiting(task.get_coro())
                 if running.loaded is not None and points:
                     stack = self._texts.text(points, True).split("\n")

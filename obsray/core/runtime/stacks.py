@@ -16,7 +16,7 @@ _OUTERMOST_KEPT = 24
 CACHED_MAX = 4096
 PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 _CORE = PACKAGE + "core" + os.sep
-_EXECUTORS = (_CORE + "runtime/executor.py", _CORE + "runtime/actor.py", _CORE + "runtime/checkpoints.py")
+_EXECUTORS = tuple(_CORE + f"runtime/{name}.py" for name in ("executor", "actor", "group_loop", "checkpoints"))
 #: What a stack of a task says that is not in user code.
 NOT_USER_CODE = "(obsray)"
 

@@ -38,18 +38,20 @@ class Plan:
     arguments is outside ``args_min``..``args_max`` or that use keywords.
     """
 
-    __slots__ = ("args_max", "args_min", "backpressure", "check", "function", "name", "name_number", "options",
-                 "retries", "returns", "session", "shape")  # fmt: skip
+    __slots__ = ("args_max", "args_min", "backpressure", "check", "function", "labels", "name", "name_number",
+                 "options", "retries", "returns", "session", "shape")  # fmt: skip
 
     def __init__(
         self, session: Session, function: Function, name: str, returns: int, retries: int,
         options: dict[str, Any] | None, shape: Shape | None,
-        bounds: tuple[int, int], check: Callable[[Any, Any], None],
+        bounds: tuple[int, int], check: Callable[[Any, Any], None], labels: str = "",
     ) -> None:  # fmt: skip
         self.session = session
         self.function = function
         self.name = name
         self.name_number = session.emitter.intern(name)
+        #: Number of the labels' text, 0 for none.
+        self.labels = session.emitter.intern(labels) if labels else 0
         self.returns = returns
         self.retries = retries
         # Whoever must choose a worker to kill spares what would not run again.
@@ -154,6 +156,8 @@ class Submission:
             if session.closed or session.failure is not None:
                 session.check_open()
             task = self._make(plan, packed, TaskType.TASK, NIL_TASK)
+            if plan.labels:
+                session.emitter.task_labelled(self._time_ns(), task.id, plan.labels)
             if task.state is TaskState.QUEUED and task.arguments is not None and session.ownership.places:
                 session.dispatcher.enqueue(task)
             elif task.state is TaskState.QUEUED:
@@ -362,6 +366,8 @@ class Submission:
                 session.emitter.intern(str(spec["resources"])), spec["restarts_max"], spec["detached"], session.job,
                 (spec.get("placement") or {}).get("group", NIL_TASK),
             )  # fmt: skip
+            if plan.labels:
+                session.emitter.actor_labelled(self._time_ns(), actor, plan.labels)
             task.ended = lambda t, error: self._never_born(client, t, error)
             task.ready = lambda t, e: self._creation_ready(t, e, spec)
             if task.state is TaskState.QUEUED:

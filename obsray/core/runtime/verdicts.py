@@ -121,12 +121,21 @@ class Verdicts:
         self, task: Task, outcome: int, error: bytes, extra: dict[str, Any] | None, worker: bytes, time_ns: int
     ) -> None:
         """A worker reported that an attempt failed."""
-        if task.cancelled or outcome == Outcome.CANCELLED:
+        if outcome == Outcome.CANCELLED and not task.cancelled:
+            # Nobody asked for it: it says itself why.
+            self.end(task, TaskState.CANCELLED, outcome, error)
+        elif outcome == Outcome.CANCELLED:
             self.cancelled(task)
-        elif extra is not None and extra.get("retry") and task.retries_left != 0:
+        elif self.repeats(task, extra):
             self._again(task, outcome, worker, "its exception is one to retry")
         else:
+            if outcome == Outcome.ACTOR_DIED and task.actor is not None:
+                task.actor.leaving = True
             self.end(task, TaskState.FAILED, outcome, error)
+
+    def repeats(self, task: Task, extra: dict[str, Any] | None) -> bool:
+        """Whether an attempt that failed with an exception is followed by another."""
+        return extra is not None and bool(extra.get("retry")) and not task.cancelled and task.retries_left != 0
 
     def crashed(self, task: Task, death: WorkerDied, begun: bool) -> None:
         """The worker that had this task died. ``begun``: the attempt may have run."""

@@ -108,7 +108,7 @@ RELATIONS: tuple[Relation, ...] = (
         _float("queue_seconds", "From readiness to being pushed to a worker."),
         _float("dispatch_seconds", "From there to its start."), *_DURATIONS,
         _float("total_seconds", "From submission to its end, or to now."),
-        _text("error", "Why it failed."),
+        _text("error", "Why it failed."), _text("labels", "What `_labels` says of it: `key=value,...`."),
     )),
     Relation("attempts", "One attempt of a task that reached a worker, or failed before.", (
         _TASK, _int("attempt", "Its number, from 0."), _text("name", "The function."),
@@ -148,7 +148,7 @@ RELATIONS: tuple[Relation, ...] = (
         _time("created_at", "It was asked for."), _time("placed_at", "A worker was chosen."),
         _time("alive_at", "Its constructor returned."), _time("died_at", "It was gone for good."),
         _float("start_seconds", "Its constructor ran."), _text("died_cause", "Why it is gone."),
-        _text("error", "The same in words."),
+        _text("error", "The same in words."), _text("labels", "What `_labels` says of it: `key=value,...`."),
     )),
     Relation("objects", "One object that was put, or lies in the store (small results live in their owner).", (
         _id("object_id", "The object."), _id("task_id", "The task whose result it is, or the number of the put."),

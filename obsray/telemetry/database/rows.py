@@ -98,6 +98,7 @@ def _tasks(views: Views) -> pa.Table:
         "ended_at": times.pop("ended_at"),
         **{name: _known(values) for name, values in times.items()},
         "error": _coded(table["error"], texts, table["error"] == 0),
+        "labels": _coded(table["labels"], texts, table["labels"] == 0),
     }
     for name in ("submitted_at", "ready_at", "dispatched_at", "started_at"):
         columns[name] = table[name].copy()

@@ -84,6 +84,7 @@ def task_columns(views: Views, now: int) -> Columns:
         "end_time_ms": at("ended_at_ns"),
         "required_resources": coded(lambda shape: str(resources_of(shape))),
         "placement_group_id": lambda: _groups(views),
+        "labels": lambda: Column("text", table["labels"], None, table["labels"] == 0),
         "gpu_seconds": lambda: _gpu(views, "kernel_seconds"),
         "gpu_kernels": lambda: _gpu(views, "kernels"),
     }

@@ -106,6 +106,7 @@ class TaskState(StateRow):
     result_bytes: int | None = None
     gpu_seconds: float | None = None
     gpu_kernels: int | None = None
+    labels: str | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -135,6 +136,7 @@ class ActorState(StateRow):
     creation_time_ms: float | None = None
     start_time_ms: float | None = None
     end_time_ms: float | None = None
+    labels: str | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -369,6 +371,7 @@ def task_row(row: _Row, node: str | None) -> TaskState:
         result_bytes=row["result_bytes"],
         gpu_seconds=row["gpu_seconds"],
         gpu_kernels=row["gpu_kernels"],
+        labels=row["labels"],
     )
 
 
@@ -396,6 +399,7 @@ def actor_row(row: _Row) -> ActorState:
         creation_time_ms=_ms(row["created_at_ns"]),
         start_time_ms=_ms(row["alive_at_ns"]),
         end_time_ms=_ms(row["died_at_ns"]),
+        labels=row["labels"],
     )
 
 

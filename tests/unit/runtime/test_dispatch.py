@@ -345,6 +345,31 @@ def test_a_task_that_waits_is_cancelled_at_once_and_one_that_runs_by_its_worker(
     bench.check()
 
 
+def test_how_a_cancelled_task_ends_all_the_same_stands_and_it_is_not_retried():
+    bench = Bench()
+    gives, fails = bench.submit(2, retries=3)
+    bench.grant()
+    bench.grant(OTHER)
+    bench.run()
+    for task in (gives, fails):
+        bench.dispatcher.cancel(task, False, True, 0)
+    bench.done(gives)
+    assert gives.state is TaskState.FINISHED and gives.entries[0].value == INLINE
+    bench.failed(fails, extra={"retry": True}, worker=OTHER)
+    assert fails.state is TaskState.FAILED and str(error_of(fails)) == "it failed"
+    bench.check()
+
+
+def test_a_task_that_ends_as_cancelled_by_itself_says_why_and_is_not_retried():
+    bench = Bench()
+    (task,) = bench.submit(retries=3)
+    bench.grant()
+    bench.run()
+    bench.failed(task, Outcome.CANCELLED, extra={"retry": True})
+    assert task.state is TaskState.CANCELLED and str(error_of(task)) == "it failed"
+    bench.check()
+
+
 def test_a_cancelled_task_that_comes_back_from_its_worker_does_not_run_again():
     bench = Bench()
     (task,) = bench.submit(retries=3)
