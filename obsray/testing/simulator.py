@@ -198,14 +198,16 @@ class Simulator:
 
     def _settle(self, deadline: int) -> None:
         """Let everything be let go: leases, references, actors without handles."""
+        # In turn, because to look at all costs the square of the nodes: everything is let go when nobody in a whole
+        # round had anything left, and nothing has happened meanwhile.
         everybody: list[VirtualProcess | VirtualNode] = [*self.living(), *self.living_nodes()]
-        # Whoever had something left is looked at again first.
-        who = next((each for each in everybody if any(left_with(each))), None)
-        while who is not None and self.agenda.elapsed_ns < deadline:
-            self._step_for(LOOK_NS)
-            if not any(left_with(who)):
-                everybody = [*self.living(), *self.living_nodes()]
-                who = next((each for each in everybody if any(left_with(each))), None)
+        turn = clean = 0
+        while clean < len(everybody) and self.agenda.elapsed_ns < deadline:
+            if any(left_with(everybody[turn % len(everybody)])):
+                self._step_for(LOOK_NS)
+                everybody, clean = [*self.living(), *self.living_nodes()], 0
+            else:
+                turn, clean = turn + 1, clean + 1
 
     def _leave(self) -> None:
         """The drivers leave in order, and take nothing along."""
