@@ -1,6 +1,7 @@
 """The JSON twins of the pages, under ``/api/v1/``: same questions, same answers, for programs.
 
-Listings answer ``{"rows": [...], "total": n, "limit": n, "offset": n}``; errors ``{"error": ..., "detail": ...}``.
+Listings answer ``{"rows": [...], "total": n, "limit": n, "offset": n}``, asked for an instant (``at``) also
+``at_ns``, null if that is now; errors ``{"error": ..., "detail": ...}``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from . import answers, asked, plain_json, profiles, queries, sql
+from . import answers, asked, pages, plain_json, profiles, queries, sql
 from .source import Source
 from .tables import TABLES
 
@@ -45,8 +46,9 @@ async def ledger(request: Request) -> Response:
 async def listing(request: Request) -> Response:
     table = TABLES[request.url.path.removeprefix(_PREFIX)]
     query = queries.read(table, request.query_params.multi_items())
-    found = await _source(request).ask(lambda view: queries.rows(view, table, query))
-    return _json({**found, "limit": query.limit, "offset": query.offset})
+    found, at_ns = await pages.asked_of(request, query.moment, lambda view: queries.rows(view, table, query))
+    of = {"at_ns": at_ns} if query.moment else {}
+    return _json({**found, "limit": query.limit, "offset": query.offset, **of})
 
 
 async def task(request: Request) -> Response:

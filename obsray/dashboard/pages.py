@@ -4,7 +4,8 @@ answers the first request and every later one, so what is seen live is what a re
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
@@ -32,6 +33,7 @@ LIST_PAGES = (
     "collectives",
     "kernels",
 )
+T = TypeVar("T")
 #: htmx stops asking again after an answer with this status.
 STOP_POLLING = 286
 
@@ -97,8 +99,9 @@ async def ledger_live(request: Request) -> Response:
 
 
 async def ledger_page(request: Request) -> Response:
+    # What is missing is known now, whenever it got lost; an earlier instant knew less.
     ledger = await source_of(request).ask(lambda view: view.ledger(refresh=False), key="ledger")
-    return render(request, "ledger.html", ledger=ledger)
+    return render(request, "ledger.html", ledger=ledger, moment=moment_of(request))
 
 
 async def gpus_page(request: Request) -> Response:
@@ -115,9 +118,25 @@ async def list_page(request: Request) -> Response:
     """One page of one table; asked by htmx only the table comes, so that the filter bar keeps its focus."""
     table = TABLES[request.url.path.strip("/")]
     query = queries.read(table, request.query_params.multi_items())
-    found = await source_of(request).ask(lambda view: queries.rows(view, table, query))
+    found, at_ns = await asked_of(request, query.moment, lambda view: queries.rows(view, table, query))
     template = "_table.html" if is_fragment(request) else "list.html"
-    return render(request, template, table=table, query=query, rows=found["rows"], total=found["total"])
+    values = {"table": table, "query": query, "rows": found["rows"], "total": found["total"]}
+    return render(request, template, **values, moment=query.moment, at_ns=at_ns)
+
+
+async def asked_of(request: Request, moment: str, question: Callable[[Any], T]) -> tuple[T, int | None]:
+    """The answer as it was at a moment, and the instant it is of, None for now. Raises BadQuery."""
+    try:
+        return await source_of(request).ask_of(moment, question)
+    except queries.BadQuery:
+        raise
+    except ValueError as error:
+        raise queries.BadQuery(str(error)) from None
+
+
+def moment_of(request: Request) -> str:
+    """The instant that is asked for, "" for now."""
+    return next((text for name in queries.MOMENTS if (text := request.query_params.get(name))), "")
 
 
 async def task_page(request: Request) -> Response:

@@ -19,6 +19,9 @@ LIMIT_MAX = 1000
 OFFSET_MAX = 100_000_000
 STORY_EVENTS_MAX = 2000
 
+#: Parameters that say of which time an answer shall be (``telemetry/moments.py``), the stronger ones first.
+MOMENTS = ("at", "to", "from")
+
 _IDENTIFIER = re.compile(r"[0-9a-f]{4,40}")
 #: Short forms of the filter bar: parameter, column, operator.
 _SHORT_FORMS = (
@@ -42,6 +45,11 @@ class Query:
     limit: int
     offset: int
     parameters: tuple[tuple[str, str], ...]
+
+    @property
+    def moment(self) -> str:
+        """The instant that is asked for, "" for now: ``at``, or the end of ``from`` and ``to``."""
+        return self.given("at") or self.given("to") or self.given("from")
 
     def given(self, name: str) -> str:
         return next((value for key, value in self.parameters if key == name), "")
@@ -67,7 +75,7 @@ class Query:
 def read(table: Table, items: Iterable[tuple[str, str]], limit_max: int = LIMIT_MAX) -> Query:
     """The query in a request's parameters. Raises BadQuery for anything it does not understand."""
     parameters = tuple((key, value) for key, value in items if value != "")
-    known = {"where", "sort", "limit", "offset", *(form[0] for form in _SHORT_FORMS)}
+    known = {"where", "sort", "limit", "offset", *MOMENTS, *(form[0] for form in _SHORT_FORMS)}
     for key, _ in parameters:
         if key not in known:
             raise BadQuery(f"there is no parameter {key!r}; parameters: {', '.join(sorted(known))}")

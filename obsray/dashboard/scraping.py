@@ -85,10 +85,13 @@ class Measured(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families that the catalogue says the dashboard serves."""
         requests = exposed.counter("obsray_dashboard_requests")
+        # Without labels it is there from the start: a rate does not see what a series begins with.
+        errors = exposed.counter("obsray_dashboard_errors")
         seconds = exposed.histogram("obsray_dashboard_request_seconds")
         with self._lock:
             for labels, count in sorted(self._requests.items()):
                 requests.add_metric(labels, count)
+            errors.add_metric([], sum(count for (_, status), count in self._requests.items() if status >= "500"))
             for route, slot in self._routes.items():
                 exposed.add_histogram(seconds, [route], self._seconds, slot)
         cpu = exposed.counter("obsray_dashboard_cpu_seconds")
@@ -98,7 +101,7 @@ class Measured(Collector):
         hangs = exposed.gauge("obsray_hangs")
         for kind, count in sorted(self.hangs.items()):
             hangs.add_metric([kind], count)
-        yield from (requests, seconds, cpu, memory, hangs)
+        yield from (requests, errors, seconds, cpu, memory, hangs)
 
 
 class Measuring:

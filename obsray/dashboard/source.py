@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from obsray.telemetry import session_file
+from obsray.telemetry.moments import moment_ns, said
 
 REFRESH_SECONDS = 0.5
 WAITING_MAX = 64
 SHARED_ANSWERS_MAX = 32
+#: What is younger than this is now: a live view says more of it than records do.
+NOW_SECONDS = 3.0
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -31,15 +34,25 @@ class Busy(RuntimeError):
 
 
 class Source:
-    """Asks a session's views from the event loop. ``opener`` makes the views when the first question comes."""
+    """Asks a session's views from the event loop. ``opener`` makes the views when the first question comes,
+    ``past_opener`` those of an instant (ns)."""
 
-    def __init__(self, session_directory: Path, opener: Callable[[Path], Any] | None = None) -> None:
+    def __init__(
+        self,
+        session_directory: Path,
+        opener: Callable[[Path], Any] | None = None,
+        past_opener: Callable[[Path, int], Any] | None = None,
+    ) -> None:
         self.directory = session_directory
         self.session: dict[str, Any] = {}
         self.is_live = False
         self._opener = opener or open_views
+        self._past_opener = past_opener or open_past
         self._views: Any = None
         self._thread = ThreadPoolExecutor(1, "telemetry")
+        #: Instants of the past are read from the beginning, so nobody else waits for that.
+        self._past_thread = ThreadPoolExecutor(1, "past")
+        self._past: tuple[int, Any] = (0, None)
         self._refreshed_at = float("-inf")
         self._waiting = 0
         self._shared: dict[Hashable, Any] = {}
@@ -55,9 +68,44 @@ class Source:
         finally:
             self._waiting -= 1
 
+    async def ask_of(self, moment: str, question: Callable[[Any], T], key: Hashable = None) -> tuple[T, int | None]:
+        """``question(views)`` of the session as it was at a moment; "" is now. Returns the answer, and the instant it
+        is of: None for now, also if the moment is later. Raises ValueError for what is no moment of the session, and
+        Busy."""
+        at = await self.ask(lambda views: self._instant(views, moment)) if moment else None
+        if at is None:
+            return await self.ask(question, key), None
+        if self._waiting >= WAITING_MAX:
+            raise Busy(f"{WAITING_MAX} questions are waiting")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._past_thread, self._answer_of, question, at), at
+        finally:
+            self._waiting -= 1
+
     def close(self) -> None:
-        """Let the reading thread end; questions that wait are dropped."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Let the reading threads end; questions that wait are dropped."""
+        for thread in (self._thread, self._past_thread):
+            thread.shutdown(wait=False, cancel_futures=True)
+
+    def _instant(self, views: Any, moment: str) -> int | None:
+        now = int(self.session.get("stopped_at_ns") or 0) or int(views.now_ns())
+        start = int(self.session.get("started_at_ns") or 0)
+        at = moment_ns(moment, now, start)
+        if at < start:
+            raise ValueError(f"{moment!r} is before the session began, at {said(start)}")
+        return at if at < now - NOW_SECONDS * 1e9 else None
+
+    def _answer_of(self, question: Callable[[Any], T], at: int) -> T:
+        known, views = self._past
+        if known != at:
+            # Only one, and the one before goes first: each is as large as the session.
+            self._past = (0, None)
+            views = self._past_opener(self.directory, at)
+            views.refresh()
+            self._past = (at, views)
+        return question(views)
 
     def _answer(self, question: Callable[[Any], T], key: Hashable, fresh: bool) -> T:
         self._refresh(0.0 if fresh else REFRESH_SECONDS)
@@ -89,6 +137,13 @@ def open_views(session_directory: Path) -> Any:
     from obsray.telemetry.views import Views
 
     return Views(Store.open(session_directory))
+
+
+def open_past(session_directory: Path, until_ns: int) -> Any:
+    """The views over what a session had recorded at an instant."""
+    from obsray.telemetry.past import PastViews
+
+    return PastViews(session_directory, until_ns)
 
 
 def is_alive(pid: object) -> bool:

@@ -24,13 +24,15 @@ from obsray.gpu.health import XIDS, Change, HealthRules, numbers_of
 from obsray.gpu.nvml import Nvml, NvmlError
 from obsray.gpu_watch.holders import Holders
 from obsray.gpu_watch.sampler import ALL, Sampler, Watched
-from obsray.ids import MARK_BYTES, NODE_ID_BYTES, WORKER_ID_BYTES, worker_id
+from obsray.ids import MARK_BYTES, WORKER_ID_BYTES, worker_id
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import Emitter, Ring, Silent
 
 #: Longest wait for an error of the hardware at a time; the end of the node is noticed in between.
 WAIT_SECONDS_MAX = 0.2
+#: How often the node's facts are looked for until they are there.
+ANNOUNCED_SECONDS = 0.05
 #: A GPU that was lost may need the library begun anew to be seen again.
 AGAIN_SECONDS = 30.0
 
@@ -174,6 +176,17 @@ class Process:
             del self._untold[gpu]
 
 
+def announced(session: Path) -> dict[str, Any] | None:
+    """What the node has written down of itself and its GPUs. It starts this process while it still joins its cluster,
+    so it may take a while; None if the node ends before."""
+    parent = os.getppid()
+    while not (found := session_file.read(session)).get("node"):
+        if os.getppid() != parent:
+            return None
+        time.sleep(ANNOUNCED_SECONDS)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 ended in order, 1 cannot work."""
     parser = argparse.ArgumentParser(prog="python -m obsray.gpu_watch.process")
@@ -181,7 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session: Path = parser.parse_args(arguments).session_dir
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = Config.from_environment()
-    node = bytes.fromhex(session_file.read(session).get("node") or "00" * NODE_ID_BYTES)
+    told = announced(session)
+    if told is None:
+        return 0
+    node = bytes.fromhex(told["node"])
     me = worker_id(node, os.urandom(WORKER_ID_BYTES - MARK_BYTES))
     emitter: Emitter = (
         Silent() if config.telemetry == "off" else Ring(session / "rings", me, ProcessKind.GPU_WATCH, node)

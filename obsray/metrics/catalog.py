@@ -21,6 +21,8 @@ NAMES_MAX = 100
 #: Jobs with series of their own: the newest.
 JOBS_MAX = 100
 OTHER = "other"
+#: Collective operations, by the names under which they are told.
+OPERATIONS = ("allreduce", "reduce", "broadcast", "allgather", "reducescatter", "send", "recv", "barrier")
 
 #: Upper bounds of histogram buckets in seconds.
 BUCKETS: tuple[float, ...] = (
@@ -542,7 +544,7 @@ _MORE: tuple[Metric, ...] = (
         "From a demand to its worker.", ("lease_decided",)),
     Metric("obsray_worker_seconds", "counter", "seconds", ("node", "activity"),
         "Time of worker processes by what they did: the sum over activities is processes times time.",
-        ("node_sample",)),
+        ("worker_time_sample",)),
     Metric("obsray_environment_setup_seconds", "histogram", "seconds", ("node",),
         "Making an environment for workers.", ("environment_ready",)),
     Metric("obsray_environment_failures", "counter", "", ("node",),
@@ -618,7 +620,8 @@ _MORE: tuple[Metric, ...] = (
         "How often the control store of this cluster has changed hands or started.",
         ("control_started", "control_took_over"), "head"),
     Metric("obsray_control_takeovers", "counter", "", (),
-        "Control stores that took over from one that was gone.", ("control_took_over",), "head"),
+        "Times that the control store of this node, a standby, took over from one that was gone.",
+        ("control_took_over",)),
     Metric("obsray_control_read_only", "gauge", "", (),
         "1 while the control store's storage has no room and it keeps no change.",
         ("control_read_only", "control_writable", "control_started", "control_took_over"), "head"),
@@ -657,6 +660,8 @@ _MORE: tuple[Metric, ...] = (
         "dashboard"),
     Metric("obsray_dashboard_requests", "counter", "", ("route", "status"),
         "Requests that the dashboard answered.", (), "dashboard"),
+    Metric("obsray_dashboard_errors", "counter", "", (),
+        "Requests that the dashboard failed to answer: status 500 and above.", (), "dashboard"),
     Metric("obsray_dashboard_request_seconds", "histogram", "seconds", ("route",),
         "From a request to its answer.", (), "dashboard"),
     Metric("obsray_dashboard_cpu_seconds", "counter", "seconds", (), "CPU time of the dashboard.", (), "dashboard"),

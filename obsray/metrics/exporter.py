@@ -19,7 +19,7 @@ from obsray.chaos import Fault
 from obsray.config import Config
 from obsray.core.protocol.addresses import is_loopback, parse
 from obsray.metrics import credential, exposed, host, push, replay, tallies
-from obsray.metrics.catalog import FUNCTIONS_MAX, METRICS, NAMES_MAX, SHAPES_MAX
+from obsray.metrics.catalog import FUNCTIONS_MAX, METRICS, NAMES_MAX, OPERATIONS, OTHER, SHAPES_MAX
 from obsray.metrics.cluster import ClusterSeries
 from obsray.metrics.gpu import GpuSeries
 from obsray.metrics.gpu_devices import GpuDeviceSeries
@@ -34,7 +34,7 @@ from obsray.metrics.targets import Targets
 from obsray.metrics.user import FAMILIES_MAX, UserSeries
 from obsray.telemetry import session_file
 from obsray.telemetry.collector import Collector
-from obsray.telemetry.columns import Batch
+from obsray.telemetry.columns import Batch, Columns
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, Reason
 from obsray.telemetry.spine import read_now
 
@@ -70,6 +70,8 @@ class Families(Exposed):
         self.cluster_tallies = tallies.Tallies(tallies.OF_THE_CLUSTER, texts)
         self._lock = threading.Lock()
         self._dropped = 0
+        #: Whether what comes is what an earlier collector has stored.
+        self.replaying = False
         #: Pushes the same families; None if nobody asked for that.
         self.pusher: push.Pusher | None = None
 
@@ -81,12 +83,21 @@ class Families(Exposed):
             self.series.update(batch)
             self.gpu.update(batch)
             self.gpu_devices.update(batch)
-            self.processes.update(batch, running)
+            self.processes.update(batch)
+            if "node_sample" in batch:
+                self._spend(batch["node_sample"], running)
             self.pulls.update(batch)
             self.tallies.update(batch)
             if "user_metric" in batch:
                 self.user.update(batch["user_metric"])
         self.update_cluster(batch)
+
+    def _spend(self, samples: Columns, running: int) -> None:
+        """Record what workers did. Of records of the past nobody knows any more, and it is recorded already."""
+        ring = self.collector.ring
+        for time_ns, seconds in self.processes.spend(samples, running):
+            if not self.replaying and ring is not None:
+                ring.worker_time_sample(time_ns, *seconds)
 
     def update_gathered(self, batch: Batch) -> None:
         """Fold a batch of another node, on the head."""
@@ -117,8 +128,8 @@ class Families(Exposed):
         by_name = {family.name: family for family in made}
         for name in METRICS:
             if name in by_name:
-                yield by_name[name]
-        yield from users
+                yield exposed.fitted(by_name[name])
+        yield from map(exposed.fitted, users)
 
     @property
     def _directory(self) -> Path:
@@ -164,7 +175,13 @@ class Families(Exposed):
         found = [submitted, finished, ends, unfinished, pending, now, cpu, blocked, retries]
         for name, histogram in s.task_histograms.items():
             family = exposed.histogram(f"obsray_task_{name}_seconds")
-            for slot in np.flatnonzero(histogram.counts.sum(axis=1)).tolist():
+            if name == "queue":
+                # From submission on: those that wait long are to be seen by a rate when they begin.
+                histogram.reserve(int(np.flatnonzero(s.submitted).max(initial=-1)) + 1)
+                used = histogram.counts.sum(axis=1) + s.submitted[: len(histogram.sums)]
+            else:
+                used = histogram.counts.sum(axis=1)
+            for slot in np.flatnonzero(used).tolist():
                 exposed.add_histogram(family, [s.functions.name(slot)], histogram, slot)
             found.append(family)
         return found
@@ -226,9 +243,12 @@ class Families(Exposed):
             exposed.add_histogram(waited, [], s.group_pending, 0)
         found += [groups, waited]
         total, used = exposed.gauge("obsray_resource_total"), exposed.gauge("obsray_resource_used")
-        for resource, (all_, taken) in s.resources.items():
-            total.add_metric([node, resource], all_)
-            used.add_metric([node, resource], taken)
+        for at, amounts in enumerate((total, used)):
+            named = list(s.resources.items())
+            for resource, known in named[:NAMES_MAX]:
+                amounts.add_metric([node, resource], known[at])
+            if len(named) > NAMES_MAX:
+                amounts.add_metric([node, OTHER], sum(known[at] for _, known in named[NAMES_MAX:]))
         lag, start = (
             exposed.histogram("obsray_scheduler_loop_lag_seconds"),
             exposed.histogram("obsray_worker_start_seconds"),
@@ -258,6 +278,9 @@ class Families(Exposed):
             exposed.counter("obsray_collective_sent_bytes"),
         )
         failed = exposed.counter("obsray_collective_failures")
+        for name in OPERATIONS:
+            if name not in s.operations.names:
+                failed.add_metric([name], 0)
         for slot in range(len(s.operations.names)):
             name = s.operations.name(slot)
             if slot < len(s.collectives.sums):
@@ -411,6 +434,15 @@ class Exporter:
             self.families.pusher.close()
 
 
+def resume(families: Families) -> bool:
+    """Count on from where an earlier collector of the session was. False if that cannot be: then from 0."""
+    families.replaying = True
+    try:
+        return replay.replay(families.collector)
+    finally:
+        families.replaying = False
+
+
 def start(collector: Collector, session_dir: Path) -> Exporter:
     """Serve the metrics of a collector. Raises FileNotFoundError if the session has no token (nothing is served without
     one), ValueError or OSError if the address of the settings cannot be listened at."""
@@ -426,8 +458,7 @@ def start(collector: Collector, session_dir: Path) -> Exporter:
     collector.folds.append(families.update)
     collector.gathered_folds.append(families.update_gathered)
     # Before anybody can ask: what was said once is never taken back.
-    complete = replay.replay(collector)
-    families.processes.restart()
+    complete = resume(families)
     exporter = Exporter(families, session_dir, _address(Config.from_environment()), token)
     collector.folds.append(exporter.targets.update)
     if exporter.gpu_jobs is not None:

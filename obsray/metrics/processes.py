@@ -18,6 +18,8 @@ from obsray.telemetry.events import ProcessKind
 GONE_NS = 30_000_000_000
 #: A longer time between two samples of the node is not known to have been like its end.
 SAMPLE_SECONDS_MAX = 15.0
+#: What workers spend their time on.
+ACTIVITIES = ("starting", "idle", "leased", "busy", "blocked_in_get")
 #: Dead processes that are remembered, because their last sample may come after the news of their death.
 DEAD_KEPT = 1024
 
@@ -33,18 +35,23 @@ class _Process:
 
 
 class ProcessSeries:
-    """Sums over processes of a kind. ``update`` folds a batch; ``running`` is how many tasks run at that moment."""
+    """Sums over processes of a kind. ``update`` folds a batch.
+
+    What workers spend their time on is not in the node's records alone: who runs a task is looked up when the node is
+    sampled. So whoever looks says so with ``spend`` and records it, and counts what is recorded, also by collectors
+    before it.
+    """
 
     def __init__(self) -> None:
         self.alive: dict[bytes, _Process] = {}
         self.cpu_seconds: dict[ProcessKind, float] = {}
-        self.worker_seconds = dict.fromkeys(("starting", "idle", "leased", "busy", "blocked_in_get"), 0.0)
+        self.worker_seconds = dict.fromkeys(ACTIVITIES, 0.0)
         self._dead: deque[bytes] = deque(maxlen=DEAD_KEPT)
         #: What those had used that are gone: a sample that comes late does not count it a second time.
         self._gone: dict[bytes, float] = {}
         self._sampled_ns = 0
 
-    def update(self, batch: Batch, running: int) -> None:
+    def update(self, batch: Batch) -> None:
         """Fold a batch."""
         if "worker_died" in batch:
             for worker in batch["worker_died"]["worker"]:
@@ -52,13 +59,9 @@ class ProcessSeries:
                 self._dead.append(worker.tobytes())
         if "process_sample" in batch:
             self._sample(batch["process_sample"])
-        if "node_sample" in batch:
-            self._spend(batch["node_sample"], running)
-
-    def restart(self) -> None:
-        """What workers spend their time on is not in records alone (who runs a task is looked up when it is sampled):
-        it is not counted from records of the past."""
-        self.worker_seconds = dict.fromkeys(self.worker_seconds, 0.0)
+        if "worker_time_sample" in batch:
+            for activity in ACTIVITIES:
+                self.worker_seconds[activity] += float(batch["worker_time_sample"][f"{activity}_seconds"].sum())
 
     def _sample(self, columns: Columns) -> None:
         fields = ("process_kind", "time_ns", "rss_bytes", "unique_bytes", "descriptors", "cpu_seconds_total")
@@ -81,15 +84,17 @@ class ProcessSeries:
             if len(self._gone) > DEAD_KEPT:
                 del self._gone[next(iter(self._gone))]
 
-    def _spend(self, columns: Columns, running: int) -> None:
+    def spend(self, columns: Columns, running: int) -> Iterator[tuple[int, list[float]]]:
+        """Of samples of the node: when, and the seconds of ``ACTIVITIES`` since the one before, if that was of late.
+        ``running`` is how many tasks run now."""
         for at in np.argsort(columns["time_ns"]).tolist():
             time_ns = int(columns["time_ns"][at])
             seconds = (time_ns - self._sampled_ns) / 1e9 if self._sampled_ns else 0.0
             self._sampled_ns = max(time_ns, self._sampled_ns)
             sample = {name: values[at].item() for name, values in columns.arrays.items() if name.startswith("workers")}
             if 0 < seconds <= SAMPLE_SECONDS_MAX:
-                for activity, workers in by_state(sample, running).items():
-                    self.worker_seconds[activity] += workers * seconds
+                workers = by_state(sample, running)
+                yield time_ns, [workers[activity] * seconds for activity in ACTIVITIES]
 
     def families(self, node: str) -> Iterator[Metric]:
         """The families, for the exposition of ``node``."""

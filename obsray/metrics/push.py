@@ -33,8 +33,7 @@ RETRY_SECONDS = (0.5, 30.0)
 #: How long the last numbers of a process are tried to be sent.
 FAREWELL_SECONDS = 4.0
 OUTCOMES = ("delivered", "delayed", "refused")
-#: What counts since this process was started, and since the machine was.
-_OF_THIS_PROCESS = ("obsray_worker_seconds",)
+#: What counts since the machine was started.
 _OF_THE_MACHINE = ("obsray_node_cpu_seconds", "obsray_node_network_bytes")
 _VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 
@@ -53,7 +52,7 @@ class Source:
     def started(self, family: str) -> int:
         """Since when a counter counts."""
         metric = METRICS.get(family)
-        if metric is None or (metric.events and family not in _OF_THIS_PROCESS):
+        if metric is None or metric.events:
             return self.counted_since_ns
         return int(psutil.boot_time() * 1e9) if family in _OF_THE_MACHINE else self.began_ns
 

@@ -62,6 +62,12 @@ class Histogram:
         self.sums = np.zeros(0)
         self.exemplars: dict[tuple[int, int], tuple[dict[str, str], float, int]] = {}
 
+    def reserve(self, need: int) -> None:
+        """Have so many slots at least."""
+        if need > len(self.sums):
+            self.counts = np.vstack([self.counts, np.zeros((need - len(self.sums), len(BUCKETS) + 1), np.int64)])
+            self.sums = np.append(self.sums, np.zeros(need - len(self.sums)))
+
     def add(self, slots: Array, values: Array) -> Array:
         """Count ``values`` (seconds) under their slots; returns the bucket of each."""
         # Of short tasks nearly all parts but one lie in the first bucket, and comparing is cheaper than searching.
@@ -71,10 +77,7 @@ class Histogram:
             buckets[beyond] = np.searchsorted(_EDGES, values[beyond], side="left")
         if not len(slots):
             return buckets
-        need = int(slots.max()) + 1
-        if need > len(self.sums):
-            self.counts = np.vstack([self.counts, np.zeros((need - len(self.sums), len(BUCKETS) + 1), np.int64)])
-            self.sums = np.append(self.sums, np.zeros(need - len(self.sums)))
+        self.reserve(int(slots.max()) + 1)
         width = len(BUCKETS) + 1
         flat = np.bincount(slots.astype(np.int64) * width + buckets, minlength=self.counts.size)
         self.counts += flat.reshape(self.counts.shape)

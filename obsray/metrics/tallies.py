@@ -21,6 +21,7 @@ class Tally:
 
     ``label``: the field of the event that is the metric's label. ``where``: only records whose field has that value.
     ``zero``: values of the label that have a series from the start: a rate does not see what a series begins with.
+    ``named_by``: another event with that label, whose values have a series from then on.
     """
 
     metric: str
@@ -29,6 +30,7 @@ class Tally:
     label: str = ""
     where: tuple[str, int] | None = None
     zero: tuple[str, ...] = ()
+    named_by: str = ""
 
 
 #: What every node says of itself.
@@ -46,6 +48,8 @@ OF_NODES: tuple[Tally, ...] = (
     Tally("obsray_gpu_capture_refusals", "gpu_capture_refused"),
     Tally("obsray_gpu_capture_reductions", "gpu_capture_changed"),
     Tally("obsray_gpu_watch_failures", "gpu_watch_failed"),
+    # Of the node that takes over, which serves 0 until then; the head that is gone can count nothing.
+    Tally("obsray_control_takeovers", "control_took_over"),
 )
 #: What the head says of the cluster.
 OF_THE_CLUSTER: tuple[Tally, ...] = (
@@ -54,7 +58,6 @@ OF_THE_CLUSTER: tuple[Tally, ...] = (
     Tally("obsray_actor_start_seconds", "actor_alive", "start_seconds"),
     Tally("obsray_jobs_started", "job_started"),
     Tally("obsray_jobs_ended", "job_ended", label="cause", zero=("intended",)),
-    Tally("obsray_control_takeovers", "control_took_over"),
     Tally("obsray_gcs_rpc_failures", "control_rpc", label="method", where=("ok", 0)),
     Tally(
         "obsray_autoscaler_launches",
@@ -62,8 +65,8 @@ OF_THE_CLUSTER: tuple[Tally, ...] = (
         label="cause",
         zero=("demand", "group", "wish", "min_workers"),
     ),
-    Tally("obsray_autoscaler_launch_failures", "instance_failed", label="node_type"),
-    Tally("obsray_autoscaler_releases", "instance_released", label="node_type"),
+    Tally("obsray_autoscaler_launch_failures", "instance_failed", label="node_type", named_by="node_type_sample"),
+    Tally("obsray_autoscaler_releases", "instance_released", label="node_type", named_by="node_type_sample"),
     Tally("obsray_autoscaler_start_seconds", "instance_joined", "start_seconds"),
     Tally("obsray_telemetry_incomplete_nodes", "node_records_ended", where=("complete", 0)),
 )
@@ -88,6 +91,8 @@ class Tallies:
     def update(self, batch: Batch) -> None:
         """Fold the new records."""
         for tally in self._tallies:
+            if tally.named_by in batch:
+                self.names[tally.metric].of(batch[tally.named_by][tally.label])
             columns = batch.get(tally.event)
             if columns is None or not len(columns):
                 continue

@@ -1,6 +1,7 @@
 """Metrics of user code out of their ``user_metric`` events: bounded, whatever tags users think of.
 
-A family is named by its first record; later records of that name with another type, other tags or other boundaries are
+A family is named by its first record; later records of that name with another type, other tags or other boundaries, and
+families of which a series would be called like one of another family (a gauge ``x_total`` beside a counter ``x``), are
 kept in the store but not served. At most ``FAMILIES_MAX`` families, ``SERIES_MAX`` combinations of tag values each;
 what comes later is counted under ``other``. A gauge shows the newest value, whichever process set it.
 """
@@ -22,6 +23,8 @@ FAMILIES_MAX = 200
 SERIES_MAX = 200
 BOUNDARIES_MAX = 200
 _COUNTER, _GAUGE, _HISTOGRAM = range(3)
+#: What stands behind the name of a family in those of its series.
+_ENDS = {_COUNTER: ("_total", "_created"), _GAUGE: (), _HISTOGRAM: ("_bucket", "_count", "_sum", "_created")}
 _TYPES = {_COUNTER: CounterMetricFamily, _GAUGE: GaugeMetricFamily, _HISTOGRAM: HistogramMetricFamily}
 
 
@@ -60,6 +63,11 @@ class _Family:
             buckets = np.searchsorted(self.edges, values, side="left")
             series.counts += np.bincount(buckets, minlength=len(series.counts))
 
+    def names(self) -> set[str]:
+        """What it and its series are called. Raises ValueError for a name that cannot be exposed."""
+        name = self.exposed().name
+        return {name, *(name + end for end in _ENDS[self.instrument])}
+
     def exposed(self) -> Metric:
         family: Any = _TYPES[self.instrument](
             self.name, str(self.definition.get("description") or self.name), labels=self.tag_keys
@@ -81,6 +89,8 @@ class UserSeries:
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
         self._families: dict[int, _Family] = {}
+        #: What families and their series are called.
+        self._taken: set[str] = set()
         #: (name, tags, instrument, definition) -> where its values go; None if they are not served.
         self._places: dict[tuple[int, ...], tuple[_Family, _Series] | None] = {}
 
@@ -92,11 +102,12 @@ class UserSeries:
         keys = np.stack(
             [columns[name].astype(np.int64) for name in ("name", "tags", "instrument", "definition")], axis=1
         )
-        groups, members = np.unique(keys, axis=0, return_inverse=True)
+        groups, first, members = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         order = np.argsort(members, kind="stable")
         ends = np.searchsorted(members[order], np.arange(len(groups) + 1))
-        for number, group in enumerate(groups.tolist()):
-            place = self._place(tuple(group))
+        # Who was first names a family.
+        for number in np.argsort(first).tolist():
+            place = self._place(tuple(groups[number].tolist()))
             if place is not None:
                 rows = order[ends[number] : ends[number + 1]]
                 place[0].add(place[1], columns["value"][rows], columns["time_ns"][rows])
@@ -124,7 +135,10 @@ class UserSeries:
             if len(definition.get("boundaries", ())) > BOUNDARIES_MAX:
                 return None
             family = _Family(self.texts[name], instrument, definition)
-            family.exposed()  # raises ValueError for names that cannot be exposed
+            names = family.names()
+            if names & self._taken:
+                return None
+            self._taken |= names
             self._families[name] = family
         shape = (family.instrument, family.definition["tag_keys"], family.definition.get("boundaries"))
         return family if shape == (instrument, definition["tag_keys"], definition.get("boundaries")) else None

@@ -97,7 +97,7 @@ ALERTS: tuple[Alert, ...] = (
     Alert(
         "ObsrayDashboardErrors",
         WARNING,
-        'sum by (cluster) (increase(obsray_dashboard_requests_total{status=~"5.."}[10m])) > 5',
+        "sum by (cluster) (increase(obsray_dashboard_errors_total[10m])) > 5",
         "The dashboard failed to answer {{ $value | humanize }} requests",
         "Pages end in errors, or too many are asked at once.",
         "People see less than there is.",

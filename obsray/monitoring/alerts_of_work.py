@@ -104,10 +104,11 @@ ALERTS: tuple[Alert, ...] = (
         "ObsrayStragglerNode",
         WARNING,
         "instance_fn:obsray_task_duration_seconds:mean5m\n"
-        "  / on (cluster, fn) group_left () fn:obsray_task_duration_seconds:mean5m > 2\n"
-        "and instance_fn:obsray_task_duration_seconds:rate5m > 0.2",
+        "  / instance_fn:obsray_task_duration_seconds:mean5m_elsewhere > 2\n"
+        "and instance_fn:obsray_task_duration_seconds:rate5m > 0.2\n"
+        "and instance_fn:obsray_task_duration_seconds:rate5m_elsewhere > 0.1",
         "{{ $labels.fn }} takes {{ $value | humanize }} times as long at {{ $labels.instance }} as elsewhere",
-        "On one node the mean run time of a function is more than twice that of the cluster.",
+        "On one node the mean run time of a function is more than twice that on all others.",
         "Jobs end when their slowest task ends.",
         (
             "obsray list nodes",
@@ -135,8 +136,8 @@ ALERTS: tuple[Alert, ...] = (
         "ObsraySpillbackStorm",
         WARNING,
         'sum by (cluster, node) (rate(obsray_scheduler_decisions_total{outcome="spillback"}[5m]))\n'
-        "  / sum by (cluster, node) (rate(obsray_scheduler_decisions_total[5m])) > 0.5\n"
-        "and sum by (cluster, node) (rate(obsray_scheduler_decisions_total[5m])) > 50",
+        '  / sum by (cluster, node) (rate(obsray_scheduler_decisions_total{outcome=~"local|spillback"}[5m])) > 0.5\n'
+        'and sum by (cluster, node) (rate(obsray_scheduler_decisions_total{outcome=~"local|spillback"}[5m])) > 50',
         "Node {{ $labels.node }} sends {{ $value | humanizePercentage }} of its demands elsewhere",
         "More than half of many demands for workers are passed on to other nodes.",
         "Decisions are made twice, and arguments travel.",

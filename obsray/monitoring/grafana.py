@@ -32,7 +32,8 @@ class Panel:
     """One panel.
 
     ``queries``: (PromQL, legend). ``unit``: one of Grafana's. ``page``: the page of obsray's dashboard that has the
-    single things behind it, with the column that says when they were (``tasks:submitted_at_ns``) if it has one.
+    single things behind it: those that were (``tasks:submitted_at_ns``: the column that says when) in the time that is
+    shown, or all as they were at its end.
     ``good``: above 0 it is bad (``low``), below 1 it is bad (``high``), or neither.
     """
 
@@ -110,10 +111,11 @@ def model(dashboard: Dashboard) -> dict[str, Any]:
 def obsray_link(page: str) -> str:
     """A link to a page of obsray's dashboard, for the time that is shown."""
     noun, _, column = page.partition(":")
-    place = f"/{noun}"
     if column:
         bounds = [f"{column} >= FROM000000", f"{column} <= TO000000"]
-        place += "?" + "&".join(f"where={quote(bound)}" for bound in bounds)
+        place = f"/{noun}?" + "&".join(f"where={quote(bound)}" for bound in bounds)
+    else:
+        place = f"/{noun}?from=FROM&to=TO"
     address = quote(place, safe="").replace("FROM", "${__from}").replace("TO", "${__to}")
     return "${obsray_url}/go?next=" + address
 

@@ -33,6 +33,19 @@ RECORDS: tuple[Record, ...] = (
         "instance_fn:obsray_task_duration_seconds:rate5m",
         "sum by (cluster, instance, fn) (rate(obsray_task_duration_seconds_count[5m]))",
     ),
+    # How often all other instances ran it, and how long that took them.
+    Record(
+        "instance_fn:obsray_task_duration_seconds:rate5m_elsewhere",
+        "sum by (cluster, fn) (rate(obsray_task_duration_seconds_count[5m]))\n"
+        "  - on (cluster, fn) group_right () instance_fn:obsray_task_duration_seconds:rate5m",
+    ),
+    Record(
+        "instance_fn:obsray_task_duration_seconds:mean5m_elsewhere",
+        "(\n  sum by (cluster, fn) (rate(obsray_task_duration_seconds_sum[5m]))\n"
+        "  - on (cluster, fn) group_right ()\n"
+        "  sum by (cluster, instance, fn) (rate(obsray_task_duration_seconds_sum[5m]))\n"
+        ") / instance_fn:obsray_task_duration_seconds:rate5m_elsewhere",
+    ),
     Record(
         "cluster:obsray_task_queue_seconds:p99_5m",
         "histogram_quantile(0.99, sum by (cluster, le) (rate(obsray_task_queue_seconds_bucket[5m])))",
@@ -125,14 +138,14 @@ def example() -> str:
     return yaml_text.dump(made, comment)
 
 
-def shortened(text: str, factor: float, least: int = 3) -> str:
-    """Rules whose durations are divided by ``factor``, for tests that cannot wait: at least ``least`` seconds for
-    ranges, and 1 s else."""
+def shortened(text: str, factor: float, least: int = 3, most: int = 1 << 30) -> str:
+    """Rules whose durations are divided by ``factor``, for tests that cannot wait: at least ``least`` and at most
+    ``most`` seconds for ranges, and at least 1 s else."""
 
     def seconds(value: str) -> float:
         return float(value[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[value[-1]] / factor
 
-    text = re.sub(r"\[(\d+[smhd])\]", lambda m: f"[{max(least, round(seconds(m[1])))}s]", text)
+    text = re.sub(r"\[(\d+[smhd])\]", lambda m: f"[{min(most, max(least, round(seconds(m[1]))))}s]", text)
     text = re.sub(r"offset (\d+[smhd])", lambda m: f"offset {max(least, round(seconds(m[1])))}s", text)
     text = re.sub(
         r"(for|keep_firing_for|interval): '?(\d+[smhd])'?", lambda m: f"{m[1]}: {max(1, round(seconds(m[2])))}s", text

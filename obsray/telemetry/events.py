@@ -518,6 +518,9 @@ _UNION: tuple[Event, ...] = (
     Event(114, "collector_sample", "What the collector did since its last sample.", (
         _measure("events", "u64"), _measure("bytes_written", "u64"), _measure("cpu_seconds", "f32"),
         _measure("lag_seconds", "f32"), _measure("rings", "u32"), _measure("ring_fill_ratio", "f32"))),
+    Event(280, "worker_time_sample", "What the workers of a node spent their time on since its last sample.", (
+        _measure("starting_seconds", "f64"), _measure("idle_seconds", "f64"), _measure("leased_seconds", "f64"),
+        _measure("busy_seconds", "f64"), _measure("blocked_in_get_seconds", "f64"))),
     Event(115, "ring_closed", "A process stopped recording in order.", (_WORKER, _measure("events", "u64"))),
     Event(286, "telemetry_unstored", "The collector cannot store what it has read: it waits in memory and in rings.", (
         _detail("errno", "u16"), _measure("waiting", "u64")), Severity.ERROR),

@@ -10,10 +10,10 @@ _AGO = re.compile(r"-?(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)(?:\s+ago)?")
 _SINCE_START = re.compile(r"\+(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?")
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-#: Numbers from here on are nanoseconds, those below seconds since the epoch.
-_NANOSECONDS_FROM = 1e15
+#: Numbers from here on are nanoseconds or milliseconds, those below seconds since the epoch (until the year 5138).
+_NANOSECONDS_FROM, _MILLISECONDS_FROM = 1e15, 1e11
 
-FORMS = '"10m" (ago), "+5s" (after the start), "12:03:05", "2026-01-31T12:03:05", or seconds since the epoch'
+FORMS = '"10m" (ago), "+5s" (after the start), "12:03:05", "2026-01-31T12:03:05", or (milli)seconds since the epoch'
 
 
 def moment_ns(given: object, now_ns: int, start_ns: int = 0) -> int:
@@ -22,7 +22,9 @@ def moment_ns(given: object, now_ns: int, start_ns: int = 0) -> int:
     if isinstance(given, datetime):
         return _of(given)
     if isinstance(given, int | float) and not isinstance(given, bool) and given >= 0:
-        return int(given) if given >= _NANOSECONDS_FROM else int(given * 1e9)
+        if given >= _NANOSECONDS_FROM:
+            return int(given)
+        return int(given * 1_000_000) if given >= _MILLISECONDS_FROM else int(given * 1_000_000_000)
     text = str(given).strip() if isinstance(given, str) else ""
     found = _AGO.fullmatch(text)
     if found:

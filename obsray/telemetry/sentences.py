@@ -381,6 +381,12 @@ def _collector_sample(r: Row, n: Names) -> str:
     return f"the collector stored {r['events']} records, {duration(r['lag_seconds'])} behind"
 
 
+def _worker_time_sample(r: Row, n: Names) -> str:
+    names = ("busy", "blocked_in_get", "leased", "idle", "starting")
+    spent = (f"{duration(r[f'{name}_seconds'])} {name.replace('_', ' ')}" for name in names)
+    return f"workers spent {', '.join(spent)}"
+
+
 def _member(r: Row, n: Names) -> str:
     return f"rank {r['rank']} of {r['members']} of {r['group_name']!r} ({n.process_label(r['process'])})"
 
@@ -676,6 +682,7 @@ SENTENCES: dict[str, Sentence] = {
     "telemetry_unstored": _telemetry_unstored,
     "telemetry_stored_again": _telemetry_stored_again,
     "collector_sample": _collector_sample,
+    "worker_time_sample": _worker_time_sample,
     "ring_closed": lambda r, n: f"{_worker(r, n)} stopped recording in order after {r['events']} records",
     "user_span": lambda r, n: f"{r['name']} took {duration(r['span_seconds'])} in {_task(r, n)}",
     "user_mark": lambda r, n: f"{_task(r, n)} marked {r['name']}",

@@ -33,7 +33,8 @@ LAST_RECORDS = 20
 #: Samples say how something fares, not what happened to it.
 SAMPLES = frozenset(
     {
-        "process_sample", "resource_sample", "store_sample", "node_sample", "collector_sample", "gpu_capture_sample",
+        "process_sample", "resource_sample", "store_sample", "node_sample", "collector_sample", "worker_time_sample",
+        "gpu_capture_sample",
         "node_type_sample", "stack_sampled", "gpu_sample", "gpu_process_sample",
     }
 )  # fmt: skip

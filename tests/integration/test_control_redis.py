@@ -16,7 +16,7 @@ from test_control_process import COMMAND, WAIT_SECONDS, make_session
 from test_control_takeover import TAKEOVER_SECONDS_MAX, ask, put
 
 from obsray.core.control import redis_storage
-from obsray.core.control.journal import Fenced, Held
+from obsray.core.control.journal import Fenced, Held, NoRoom
 from obsray.core.control.redis_storage import RedisStorage
 from obsray.core.control.resp import Connection
 from obsray.core.transport.control_client import ControlClient, address_of
@@ -239,6 +239,29 @@ def test_a_standby_takes_over_and_knows_all_that_was_acknowledged(tmp_path, serv
             process.kill()
             process.wait()
             process.stderr.close()
+
+
+def test_beyond_maxmemory_changes_are_refused_and_signs_of_life_are_not(servers):
+    connection = servers[2].connection
+    storage = RedisStorage(f"redis://{servers[2].address}/full")
+    try:
+        storage.acquire()
+        storage.append([b"kept"])
+        connection.ask("CONFIG", "SET", "maxmemory", 1)
+        with pytest.raises(NoRoom):
+            storage.append([b"too much"])
+        storage._beat()
+        storage.announce("127.0.0.1:1")
+        another = RedisStorage(storage.place)
+        with pytest.raises(Held):
+            another.acquire()
+        another.close()
+        connection.ask("CONFIG", "SET", "maxmemory", 0)
+        storage.try_to_write()
+        storage.append([b"again"])
+    finally:
+        connection.ask("CONFIG", "SET", "maxmemory", 0)
+        storage.close()
 
 
 @pytest.mark.parametrize(

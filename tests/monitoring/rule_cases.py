@@ -319,6 +319,8 @@ CASES: tuple[Case, ...] = (
         {
             'obsray_scheduler_decisions_total{node="a",outcome="spillback"}': "0+4000x60",
             'obsray_scheduler_decisions_total{node="a",outcome="local"}': "0+1000x60",
+            # Those that are passed on have waited before.
+            'obsray_scheduler_decisions_total{node="a",outcome="queue"}': "0+4000x60",
         },
         {
             'obsray_scheduler_decisions_total{node="a",outcome="spillback"}': "0+400x60",
@@ -487,8 +489,8 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "ObsrayDashboardErrors",
-        counted('obsray_dashboard_requests_total{route="r",status="500"}', 0, 9),
-        counted('obsray_dashboard_requests_total{route="r",status="404"}', 0, 9),
+        counted("obsray_dashboard_errors_total", 0, 9),
+        counted("obsray_dashboard_errors_total", 0, 4),
     ),
     # objectives
     Case(

@@ -44,7 +44,9 @@ PORT = 6379
 #: So much is written to see whether there is room again.
 ROOM_BYTES = 64 << 10
 
-_CLAIM = """
+#: Signs of life and claims are a few bytes, always the same keys: they are kept beyond ``maxmemory`` as well.
+_ALWAYS = "#!lua flags=allow-oom\n"
+_CLAIM = f"""{_ALWAYS}
 if tonumber(ARGV[1]) <= tonumber(redis.call('GET', KEYS[1]) or '0') then return 0 end
 redis.call('SET', KEYS[1], ARGV[1])
 redis.call('SET', KEYS[2], ARGV[2])
@@ -55,6 +57,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED')
 for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[i]) end
 return 'OK'
 """
+_BEAT = _ALWAYS + _WRITE
 _REMOVE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return redis.error_reply('FENCED') end
 for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end
@@ -62,7 +65,7 @@ return 'OK'
 """
 #: What Redis says beyond ``maxmemory``, and when its own disk is full.
 _NO_ROOM = ("OOM", "MISCONF")
-_PLACE = "return redis.call('HSET', KEYS[1], ARGV[1], redis.call('TIME')[1] .. ' ' .. ARGV[2])"
+_PLACE = _ALWAYS + "return redis.call('HSET', KEYS[1], ARGV[1], redis.call('TIME')[1] .. ' ' .. ARGV[2])"
 _PLACES = "return {redis.call('TIME')[1], redis.call('HVALS', KEYS[1])}"
 
 
@@ -151,7 +154,7 @@ class RedisStorage:
             started_at = time.monotonic()
             self._beats += 1
             text = f"{self.epoch} {self._beats}"
-            self._scripted(self._watch, _WRITE, [self._key("beat")], [text])
+            self._scripted(self._watch, _BEAT, [self._key("beat")], [text])
             self._beaten_at = started_at
 
     def _last_beat(self) -> bytes:

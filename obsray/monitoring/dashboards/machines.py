@@ -413,7 +413,8 @@ TELEMETRY = Dashboard(
             "Dashboard",
             (
                 Panel("Requests", "By what answered and how.", "ops",
-                      (("sum by (route, status) (rate(obsray_dashboard_requests_total{$C}[$R]))", "{{route}} {{status}}"),), "ledger"),
+                      (("sum by (route, status) (rate(obsray_dashboard_requests_total{$C}[$R]))", "{{route}} {{status}}"),
+                       ("sum(rate(obsray_dashboard_errors_total{$C}[$R]))", "errors")), "ledger"),
                 Panel("Time of a request", "By what answered.", "s", quantiles("obsray_dashboard_request_seconds", "route", "$C"), "ledger"),
                 Panel("Memory and CPU", "Of the dashboard.", "bytes",
                       (("sum(obsray_dashboard_resident_memory_bytes{$C})", "resident memory"),

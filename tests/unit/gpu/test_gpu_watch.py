@@ -16,6 +16,7 @@ from obsray.gpu.nvml import Nvml
 from obsray.gpu_watch import process as watch
 from obsray.gpu_watch.holders import Holders
 from obsray.gpu_watch.sampler import ALL, Sampler, Watched
+from obsray.telemetry import session_file
 from obsray.telemetry.events import BY_NAME, ProcessKind
 from obsray.telemetry.spine import NOW, NOW_SLOT_BYTES, Ring
 from tests.unit.gpu.fake_cupti import Told
@@ -259,6 +260,22 @@ def test_where_the_library_is_gone_that_is_told_once_and_nothing_else_happens(wa
         process.look(now)
     (failure,) = fields(process.emitter, "gpu_watch_failed")
     assert failure["gpu"] == ALL and "gpu_health" not in [method for method, _ in asked]
+
+
+def test_it_waits_for_a_node_that_has_not_written_down_yet_what_it_is(tmp_path, monkeypatch):
+    looks = []
+
+    def look(seconds):
+        looks.append(seconds)
+        if len(looks) == 3:
+            session_file.update(tmp_path, node=NODE.hex(), gpus=[{"gpu": 0, "uuid": "GPU-a"}])
+
+    monkeypatch.setattr(watch.time, "sleep", look)
+    found = watch.announced(tmp_path)
+    assert found is not None and found["node"] == NODE.hex() and len(looks) == 3
+    parents = iter((1, 2))
+    monkeypatch.setattr(watch.os, "getppid", lambda: next(parents))
+    assert watch.announced(tmp_path / "nothing") is None, "its node has ended"
 
 
 def test_headers_of_rings_that_are_being_made_are_read_later(tmp_path):

@@ -17,7 +17,7 @@ from obsray.metrics.catalog import JOBS_MAX, METRICS, NAMES_MAX, OTHER
 from obsray.metrics.exporter import Families
 from obsray.metrics.gpu_jobs import GpuJobs
 from obsray.metrics.targets import FILE, Targets
-from obsray.telemetry.collector import Collector
+from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.columns import Texts
 from obsray.telemetry.events import DeathCause, LeaseOutcome, ProcessKind, ScalingCause, ScalingVerdict
 from obsray.telemetry.spine import Ring
@@ -33,7 +33,7 @@ class Told:
     def __init__(self, directory, head=True):
         (directory / "rings").mkdir()
         self.ring = Ring(directory / "rings", ids.worker_id(NODE, b"drvr"), ProcessKind.DRIVER, NODE)
-        self.collector = Collector(directory, 1 << 30)
+        self.collector = Collector(directory, 1 << 30, own_ring(directory, NODE))
         self.families = Families(self.collector, "n0", head)
         self.collector.folds.append(self.families.update)
         self.registry = CollectorRegistry(auto_describe=False)

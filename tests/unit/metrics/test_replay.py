@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from obsray import ids
 from obsray.metrics import replay
 from obsray.metrics.catalog import METRICS
-from obsray.metrics.exporter import Families
+from obsray.metrics.exporter import Families, resume
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.rings import RingState
@@ -63,10 +63,31 @@ def test_what_was_stored_and_what_stands_in_rings_is_counted_as_before(tmp_path,
         now - NS,
     )  # fmt: skip
     poll(first)  # read and not stored: the one after it finds it in the ring
-    second, again = following(directory, made.node)
-    assert replay.replay(second)
+    _, again = following(directory, made.node)
+    assert resume(again)
     assert numbers(again) == pytest.approx(numbers(counted))
     assert again.series.submitted.sum() == counted.series.submitted.sum() >= 250
+
+
+def test_what_workers_spent_their_time_on_is_counted_on_once(tmp_path):
+    (tmp_path / "rings").mkdir()
+    node = Ring(tmp_path / "rings", ids.worker_id(NODE, b"node"), ProcessKind.NODE, NODE)
+    first, counted = following(tmp_path)
+    for second in range(5):
+        node.node_sample(second * NS + NS, 0.0, 3, 1, 2, 0, 0, 0, 0, 0)
+    poll(first)
+    first.flush()
+    before = numbers(counted)
+    spent = {name: value for name, value in before.items() if name[0] == "obsray_worker_seconds_total"}
+    assert sum(spent.values()) == 3 * 4
+    for turn in range(2):
+        collector, again = following(tmp_path)
+        assert resume(again)
+        assert numbers(again) == pytest.approx(before), turn
+        collector.flush()
+    node.node_sample(6 * NS, 0.0, 3, 1, 2, 0, 0, 0, 0, 0)
+    poll(collector)
+    assert sum(again.processes.worker_seconds.values()) == 3 * 5
 
 
 def test_records_of_other_nodes_are_the_clusters_and_not_this_nodes(tmp_path):
@@ -88,8 +109,8 @@ def test_records_of_other_nodes_are_the_clusters_and_not_this_nodes(tmp_path):
     assert first.gather(OTHER, parts, {far.process: state}) == 3, "and that its ring was opened"
     poll(first)
     first.flush()
-    second, again = following(tmp_path)
-    assert replay.replay(second)
+    _, again = following(tmp_path)
+    assert resume(again)
     assert again.cluster.actors.keys() == counted.cluster.actors.keys() == {actor}
     assert again.series.objects_lost == counted.series.objects_lost == 0
 
@@ -100,6 +121,6 @@ def test_if_not_all_can_be_read_again_counting_starts_anew(tmp_path, monkeypatch
     poll(first)
     first.flush()
     monkeypatch.setattr(replay, "ROWS_MAX", 10)
-    second, again = following(made.directory, made.node)
-    assert not replay.replay(second)
+    _, again = following(made.directory, made.node)
+    assert not resume(again)
     assert again.series.submitted.sum() == 0
