@@ -66,6 +66,7 @@ class Families(Exposed):
         self.processes, self.pulls = ProcessSeries(), Pulls()
         self.tallies = tallies.Tallies(tallies.OF_NODES, texts)
         self.user = UserSeries(texts)
+        self.host = host.Host()
         self.cluster, self.jobs, self.scaling = ClusterSeries(texts), JobSeries(), ScalingSeries(texts)
         self.cluster_tallies = tallies.Tallies(tallies.OF_THE_CLUSTER, texts)
         self._lock = threading.Lock()
@@ -120,7 +121,7 @@ class Families(Exposed):
             made = [*self._tasks(running), *self._node(running), *self.gpu.families(self.node)]
             made += [*self.gpu_devices.families(self.node), *self._telemetry()]
             made += [*self.processes.families(self.node), *self.tallies.families(self.node), *self._bounds()]
-            made += [*tallies.newest(self.series.samples, self.node), *host.families(self.node, self._directory)]
+            made += [*tallies.newest(self.series.samples, self.node), *self.host.families(self.node, self._directory)]
             if self.head:
                 made += [*self.cluster.families(), *self.cluster_tallies.families(self.node), *self.jobs.families()]
                 made += self.scaling.families()
@@ -150,14 +151,14 @@ class Families(Exposed):
         submitted, finished = exposed.counter("obsray_tasks_submitted"), exposed.counter("obsray_tasks_finished")
         unfinished, blocked = exposed.gauge("obsray_tasks_unfinished"), exposed.counter("obsray_task_blocked_seconds")
         cpu, retries = exposed.counter("obsray_task_cpu_seconds"), exposed.counter("obsray_task_retries")
-        outcomes = [outcome.name.lower() for outcome in Outcome]
+        outcomes, open_ = [outcome.name.lower() for outcome in Outcome], s.unfinished()
         for slot in np.flatnonzero(s.submitted + s.finished.sum(axis=1) + (s.cpu_seconds > 0)).tolist():
             fn = s.functions.name(slot)
             submitted.add_metric([fn], int(s.submitted[slot]))
             cpu.add_metric([fn], float(s.cpu_seconds[slot]))
             blocked.add_metric([fn], float(s.blocked_seconds[slot]))
             if s.submitted[slot]:
-                unfinished.add_metric([fn], max(0, int(s.submitted[slot] - s.finished[slot].sum())))
+                unfinished.add_metric([fn], int(open_[slot]))
             for outcome, text in enumerate(outcomes):
                 # From zero on, where that is affordable: a rate does not see what a series begins with.
                 if s.finished[slot, outcome] or outcome in (Outcome.OK, Outcome.APP_ERROR):

@@ -42,6 +42,9 @@ METHODS_MAX = 100
 FAULTED_MAX = 200
 
 
+#: For so long, and so many, processes are remembered to be gone: their last records may come after the news of that.
+OWNERS_GONE_NS = 30 * _NS
+OWNERS_GONE_MAX = 64
 #: Peers with a label of their own.
 PEERS_MAX = 64
 
@@ -143,6 +146,9 @@ class Series:
         slots = FUNCTIONS_MAX + 1
         self.submitted = np.zeros(slots, np.int64)
         self.finished = np.zeros((slots, len(Outcome)), np.int64)
+        #: Tasks whose owner is gone: nobody tells how they ended, and they do not wait any more.
+        self.abandoned = np.zeros(slots, np.int64)
+        self._gone: deque[tuple[bytes, int]] = deque(maxlen=OWNERS_GONE_MAX)
         self.retries = np.zeros((slots, len(Outcome)), np.int64)
         self.cpu_seconds = np.zeros(slots)
         self.blocked_seconds = np.zeros(slots)
@@ -193,7 +199,7 @@ class Series:
             "task_ended": self._ended, "task_finished": self._finished, "tasks_finished": self._finished_run,
             "lease_requested": self._requested, "lease_decided": self._decided, "node_sample": self._node_sample,
             "store_sample": self._newest, "collector_sample": self._newest, "resource_sample": self._resources,
-            "worker_registered": self._registered, "worker_died": self._died,
+            "worker_registered": self._registered, "worker_died": self._died, "job_ended": self._owners_gone,
             "actor_checkpoint_saved": self._saved, "actor_restored": self._restored,
             "control_rpc": self._rpc, "control_stored": self._stored,
             "events_dropped": self._dropped, "fault_injected": self._fault, "delay_injected": self._fault,
@@ -211,6 +217,8 @@ class Series:
                 fold(columns)
         if "task_ended" not in batch:
             self._waited(None, own=True)
+        if self._gone:
+            self._abandon(batch)
         self._groups(batch)
         for name in self.object_bytes:
             columns = batch.get(f"object_{name}")
@@ -335,10 +343,15 @@ class Series:
                 return trace if any(trace) else None
         return None
 
+    def unfinished(self) -> Array:
+        """Tasks that are not over, by slot of their function."""
+        open_: Array = np.maximum(self.submitted - self.finished.sum(axis=1) - self.abandoned, 0)
+        return open_
+
     def pending(self, running: int) -> dict[tuple[str, str], int]:
         """Tasks that do not run, by (reason, shape)."""
         found: dict[tuple[str, str], int] = {}
-        left = max(0, int(self.submitted.sum() - self.finished.sum()) - running)
+        left = max(0, int(self.unfinished().sum()) - running)
         waiting = min(self.unready, left)
         if waiting:
             found["arguments", ""] = waiting
@@ -396,7 +409,21 @@ class Series:
     def _died(self, columns: Columns) -> None:
         causes = np.minimum(columns["cause"], len(DeathCause) - 1)
         self.deaths += np.bincount(causes, minlength=len(self.deaths))
+        self._owners_gone(columns)
+
+    def _abandon(self, batch: Batch) -> None:
+        """What processes that are gone have submitted and what had not ended is over."""
+        for process, _ in self._gone:
+            slots = self._tasks.abandon(process, FUNCTIONS_MAX)
+            self.abandoned += np.bincount(slots, minlength=len(self.abandoned))
+        newest = max((int(columns["time_ns"].max()) for columns in batch.values()), default=0)
+        while self._gone and self._gone[0][1] < newest - OWNERS_GONE_NS:
+            self._gone.popleft()
+
+    def _owners_gone(self, columns: Columns) -> None:
         gone = {worker.tobytes() for worker in columns["worker"]}
+        at = int(columns["time_ns"].max())
+        self._gone += [(process, at) for process in gone]
         self.demand = {key: backlog for key, backlog in self.demand.items() if key[0] not in gone}
         self.answers = {key: answer for key, answer in self.answers.items() if key[0] not in gone}
 

@@ -41,6 +41,7 @@ class TaskWindow:
     def __init__(self) -> None:
         self.origin_ns = 0
         self._owners: dict[tuple[int, int], _Owner] = {}
+        self._kinds: set[int] = set()
 
     def submit(self, ids: Array, slots: Array, times: Array) -> None:
         if not self.origin_ns and len(times):
@@ -67,6 +68,18 @@ class TaskWindow:
             owner.done[at[good]] = True
             owner.trim()
         return found
+
+    def abandon(self, process: bytes, unknown: int) -> Array:
+        """The slots of the tasks of an owner that is gone which have not ended; they are over."""
+        found = [np.empty(0, np.int64)]
+        first = int.from_bytes(process, "little")
+        for owner in (self._owners[first, kind] for kind in self._kinds if (first, kind) in self._owners):
+            open_ = np.flatnonzero(~owner.done & (owner.slots != _UNKNOWN))
+            found.append(owner.slots[open_].astype(np.int64))
+            owner.done[open_] = True
+            owner.trim()
+        slots = np.concatenate(found)
+        return slots[slots != unknown]
 
     def waited(self, ids: Array, times: Array, since: Array | None = None) -> Array:
         """Seconds from submission, or from ``since``, to ``times``, once for each task: afterwards, and for tasks that
@@ -111,6 +124,7 @@ class TaskWindow:
         for part in _groups(words[:, 0], kinds):
             key = (int(words[:, 0][part][0]), int(kinds[part][0]))
             owner = self._owners.setdefault(key, _Owner())
+            self._kinds.add(key[1])
             found.append((owner, part, numbers[part]))
         return found
 

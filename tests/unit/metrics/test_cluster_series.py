@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
 import time
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -16,6 +18,7 @@ from obsray import ids
 from obsray.metrics.catalog import JOBS_MAX, METRICS, NAMES_MAX, OTHER
 from obsray.metrics.exporter import Families
 from obsray.metrics.gpu_jobs import GpuJobs
+from obsray.metrics.host import Host
 from obsray.metrics.targets import FILE, Targets
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.columns import Texts
@@ -315,3 +318,51 @@ def test_the_autoscaler_says_what_nodes_there_are_and_what_becomes_of_what_waits
     assert told.value("obsray_autoscaler_launch_failures_total", node_type="big") == 1
     assert told.value("obsray_autoscaler_start_seconds_count") == 1
     assert told.value("obsray_autoscaler_decide_seconds") == 0.25
+
+
+def test_tasks_of_an_owner_that_is_gone_do_not_wait_for_ever(told):
+    """A driver that was killed tells of no end of its tasks; also what comes after the news of its death is over."""
+    dead = Ring(told.ring.directory, ids.worker_id(NODE, b"dead"), ProcessKind.DRIVER, NODE)
+
+    def submit(ring, number):
+        name = ring.intern("f")
+        fields = (ids.NIL_TASK, bytes(16), bytes(16), name, name, 1, 0, 0, 0, 0, 0)
+        ring.task_submitted(START + number, ids.task_id(ring.process, number), *fields)
+
+    for number in range(1, 6):
+        submit(dead, number)
+    dead.task_finished(START + 9, ids.task_id(dead.process, 1), 0, 0, 0, 0)
+    submit(told.ring, 1)
+    assert told.value("obsray_tasks_pending") == 5 == told.value("obsray_tasks_unfinished", fn="f")
+    told.ring.worker_died(START + 10, dead.process, 1, int(DeathCause.SIGNAL), 0, 9, 0, bytes(16), 0)
+    assert told.value("obsray_tasks_pending") == 1 == told.value("obsray_tasks_unfinished", fn="f")
+    submit(dead, 6)
+    assert told.value("obsray_tasks_pending") == 1
+    assert told.value("obsray_tasks_submitted_total") == 7 and told.value("obsray_tasks_finished_total") == 1
+    told.ring.job_ended(START + 11, 1, told.ring.process, int(DeathCause.INTENDED))
+    assert told.value("obsray_tasks_pending") == 0
+
+
+def test_what_a_machine_counts_never_goes_back(monkeypatch, tmp_path):
+    looks = [
+        {"eth0": 100, "veth1": 50, "lo": 9}, {"eth0": 110}, {"eth0": 120, "veth2": 5}, {"eth0": 10, "veth2": 6},
+    ]  # fmt: skip
+    times = iter([{"user": 1.0, "iowait": 5.0}, {"user": 2.0, "iowait": 4.0}, {"user": 3.0, "iowait": 4.5}, {}])
+    rows = iter(looks)
+
+    def counted(pernic):
+        return {name: SimpleNamespace(bytes_recv=n, bytes_sent=n) for name, n in next(rows).items()}
+
+    monkeypatch.setattr("psutil.net_io_counters", counted)
+    monkeypatch.setattr("psutil.cpu_times", lambda: SimpleNamespace(_asdict=lambda: next(times)))
+    machine, seen = Host(), []
+    for _ in looks:
+        found = {family.name: family for family in machine.families("n0", tmp_path)}
+        seen.append(
+            {(name, *sample.labels.values()): sample.value
+             for name in ("obsray_node_network_bytes", "obsray_node_cpu_seconds") for sample in found[name].samples}
+        )  # fmt: skip
+    for before, after in itertools.pairwise(seen):
+        assert all(after[key] >= value for key, value in before.items()), (before, after)
+    assert [each["obsray_node_network_bytes", "n0", "received"] for each in seen] == [150, 160, 175, 176]
+    assert seen[2]["obsray_node_cpu_seconds", "n0", "iowait"] == 5.0
