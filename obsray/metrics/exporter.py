@@ -327,6 +327,7 @@ class Families(Exposed):
             "method": (len(s.rpc_methods.names), METHODS_MAX),
             "peer": (len(s.received.keys() | s.sent.keys()), PEERS_MAX),
             "actor_class": (len(self.cluster.classes), NAMES_MAX),
+            "resource": (min(len(s.resources), NAMES_MAX), NAMES_MAX),
             "user_family": (len(self.user), FAMILIES_MAX),
         }
         values = exposed.gauge("obsray_metric_label_values")

@@ -311,17 +311,22 @@ def standstill(shaken):
     store = Store.options(resources={"left": 0.01}).remote()
     fetch = fetching(store)
     flood = Flood(shaken.disk.do, Path(shaken.full.session_dir), shaken.full.node_id)
-    shaken.disk.fill(leaving_megabytes=18)
+    collector = process_of("obsray.telemetry.process", shaken.full.session_dir)
     node = node_process(shaken.other.session_dir)
     shaken.pushed.away = True
     node.suspend()
     try:
         fetch.start()
+        # What is written while nobody stores it cannot be stored afterwards.
+        collector.suspend()
+        shaken.disk.fill(leaving_megabytes=18)
         flood.write(12)
         shaken.disk.fill(leaving_megabytes=0)
+        collector.resume()
         wait_until_fired(shaken, STANDSTILL)
     finally:
-        node.resume()
+        for process in (collector, node):
+            process.resume()
         shaken.disk.empty()
         shaken.pushed.away = False
     flood.write(2)
