@@ -78,8 +78,9 @@ class TaskWindow:
             found.append(owner.slots[open_].astype(np.int64))
             owner.done[open_] = True
             owner.trim()
-        slots = np.concatenate(found)
-        return slots[slots != unknown]
+        slots: Array = np.concatenate(found)
+        slots = slots[slots != unknown]
+        return slots
 
     def waited(self, ids: Array, times: Array, since: Array | None = None) -> Array:
         """Seconds from submission, or from ``since``, to ``times``, once for each task: afterwards, and for tasks that
