@@ -120,6 +120,11 @@ def hoards():
     return len(held)
 
 
+@obsray.remote(num_cpus=0, max_retries=0)
+def array(size):
+    return np.zeros(size, np.uint8)
+
+
 @obsray.remote(num_cpus=0)
 def naps(seconds):
     threading.Event().wait(seconds)

@@ -33,6 +33,7 @@ from tests.monitoring.shaken import (
     Member,
     Shaken,
     Store,
+    array,
     crashes,
     crashes_until,
     fails,
@@ -293,9 +294,11 @@ def storms(shaken, tmp_path):
     storm.end()
 
 
-def fetching(store: Any) -> threading.Thread:
+def fetching() -> threading.Thread:
     """What fetches objects of another node, once it is started."""
-    wanted = obsray.get(store.put.remote(8, 1 << 20))
+    wanted = [array.options(resources={"left": 0.1}).remote(1 << 20) for _ in range(8)]
+    made, _ = obsray.wait(wanted, num_returns=8, timeout=live_.PATIENCE_SECONDS, fetch_local=False)
+    assert len(made) == 8
 
     def fetch() -> None:
         try:
@@ -308,8 +311,7 @@ def fetching(store: Any) -> threading.Thread:
 
 def standstill(shaken):
     """A node that is silent while its objects are fetched, a disk that is full, a receiver that is away."""
-    store = Store.options(resources={"left": 0.01}).remote()
-    fetch = fetching(store)
+    fetch = fetching()
     flood = Flood(shaken.disk.do, Path(shaken.full.session_dir), shaken.full.node_id)
     collector = process_of("obsray.telemetry.process", shaken.full.session_dir)
     node = node_process(shaken.other.session_dir)
@@ -377,8 +379,7 @@ def _ask_all_at_once(shaken, count):
 def death(shaken):
     """Nodes are gone, and one of them while its objects were fetched."""
     wait_until_over(shaken, SILENCE)
-    store = Store.options(resources={"left": 0.01}).remote()
-    fetch = fetching(store)
+    fetch = fetching()
     extra = [shaken.cluster.add_node(num_cpus=0, object_store_memory=STORE_BYTES) for _ in range(3)]
     node_process(shaken.other.session_dir).suspend()
     fetch.start()
