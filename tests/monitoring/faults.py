@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -73,8 +74,9 @@ class Redis:
 class SmallDisk:
     """A file system of a few megabytes that only its own thread, and what that starts, can see."""
 
-    def __init__(self, place: Path, megabytes: int) -> None:
-        self.place = place
+    def __init__(self, megabytes: int) -> None:
+        # Not one of the test's own directories: paths of sockets below it must be short.
+        self.place = Path(tempfile.mkdtemp(prefix="small", dir="/tmp"))
         self._megabytes = megabytes
         self._thread = ThreadPoolExecutor(1, initializer=self._mount)
 
@@ -107,6 +109,7 @@ class SmallDisk:
 
     def close(self) -> None:
         self._thread.shutdown()
+        shutil.rmtree(self.place, ignore_errors=True)
 
 
 class Flood:

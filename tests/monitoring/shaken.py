@@ -55,7 +55,7 @@ AUTOSCALING = {
 def shaken_cluster(place: Callable[[str], Path]) -> Iterator[Shaken]:
     """A running one; ``place`` makes directories."""
     gpus, pushed, redis = Gpus(), Pushed(), Redis(place("redis"))
-    disk, devices = SmallDisk(place("d"), 96), place("nvml")
+    disk, devices = SmallDisk(96), place("nvml")
     patch = pytest.MonkeyPatch()
     patch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", pushed.endpoint)
     patch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "2000")
