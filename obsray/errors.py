@@ -103,6 +103,13 @@ class RayError(Exception):
         return rendered(self)
 
 
+def _and_post_mortem(text: str, identifier: str) -> str:
+    """A text about a process that died, and what tells more about it."""
+    if not identifier or "`obsray post-mortem " in text:
+        return text
+    return f"{text}\n  `obsray post-mortem {identifier}` tells what its process did last, and why it ended"
+
+
 def _rebuild_error(cls: type[RayError], args: tuple[Any, ...], state: dict[str, Any]) -> RayError:
     error = cls.__new__(cls)
     error.args = args
@@ -221,7 +228,17 @@ class GetTimeoutError(RayError, TimeoutError):
 
 
 class WorkerCrashedError(RayError):
-    """The process that ran the task ended unexpectedly; the text says how it ended, from its wait status."""
+    """The process that ran the task ended unexpectedly; the text says how it ended, from its wait status.
+
+    ``task_id``: 32 hex digits, "" if unknown; ``obsray post-mortem`` takes it.
+    """
+
+    def __init__(self, message: str = "the process that ran the task ended unexpectedly", task_id: str = "") -> None:
+        super().__init__(message)
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return _and_post_mortem(super().__str__(), self.task_id)
 
 
 class OutOfMemoryError(WorkerCrashedError):
@@ -251,6 +268,10 @@ class RayActorError(RayError):
 
 class ActorDiedError(RayActorError):
     """The actor is gone for good."""
+
+    def __str__(self) -> str:
+        # One whose constructor raised has not lost its process to anything: the traceback says all.
+        return _and_post_mortem(super().__str__(), "" if self.actor_init_failed else self.actor_id)
 
 
 class ActorCheckpointError(ActorDiedError):

@@ -16,6 +16,7 @@ from obsray.dashboard.tables import TASKS
 from obsray.telemetry.questions import change_of, compare, factor, function_factor, job_of
 
 _BAR_CELLS = 24
+_HEIGHTS = "▁▂▃▄▅▆▇█"
 _ROWS_SHOWN = 20
 #: The exit code of a comparison in which something got worse.
 REGRESSED = 3
@@ -39,8 +40,14 @@ def run_why(options: argparse.Namespace) -> int:
 
 def run_books(options: argparse.Namespace) -> int:
     """Answer ``obsray books``."""
-    found = _asked(options, lambda view: view.books(job_of(options.job), refresh=False))
-    return _show(options, found, _books_text)
+
+    def question(view: Any) -> Any:
+        found = view.books(job_of(options.job), refresh=False)
+        if options.over_time:
+            found["over_time"] = view.slots_over_time(job_of(options.job), refresh=False)
+        return found
+
+    return _show(options, _asked(options, question), _books_text)
 
 
 def run_critical_path(options: argparse.Namespace) -> int:
@@ -143,8 +150,27 @@ def _books_text(found: dict[str, Any], coloured: bool) -> str:
                 f"  {units.plain(row[name]).ljust(longest)}  {units.seconds(row['seconds']):>10}  "
                 f"{units.count(row['attempts'])} runs: {told}{failed}"
             )
+    lines += _over_time_text(found["over_time"], coloured) if "over_time" in found else []
     lines += _gpu_books_text(found["gpus"], coloured)
     return "\n".join(lines)
+
+
+def _over_time_text(found: dict[str, Any], coloured: bool) -> list[str]:
+    """A line for each worker: how busy it was, piece of time by piece of time."""
+    rows = [found["together"], *found["workers"]]
+    longest = max(len(units.plain(row["label"])) for row in rows)
+    lines = ["", output.bold(f"over time, {units.seconds(found['piece_seconds'])} a piece", coloured)]
+    for row in rows:
+        there, busy = [0.0] * found["pieces"], [0.0] * found["pieces"]
+        for activity, seconds in row["activities"].items():
+            for at, value in enumerate(seconds):
+                there[at] += value
+                busy[at] += 0.0 if activity.startswith("idle") else value
+        cells = (_HEIGHTS[round(b / t * (len(_HEIGHTS) - 1))] if t else " " for b, t in zip(busy, there, strict=True))
+        lines.append(f"  {units.plain(row['label']).ljust(longest)}  {''.join(cells)}")
+    if found["left_out"]:
+        lines.append(f"  and {units.count(found['left_out'])} more workers")
+    return lines
 
 
 def _activities_text(activities: list[dict[str, Any]]) -> list[str]:
@@ -229,6 +255,7 @@ def _what_if_text(found: dict[str, Any], coloured: bool) -> str:
     for row in found["scenarios"]:
         seconds = units.seconds(row["seconds"])
         lines.append(f"  {seconds:>10}  {row['speedup']:>6.2f} x as fast  {units.plain(row['change'])}")
+    lines += [f"{output.bold('with other workers a rough guide', coloured)}: {one}" for one in found["limits"]]
     return "\n".join(lines)
 
 

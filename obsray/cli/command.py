@@ -72,6 +72,7 @@ _GPU_EXAMPLES = """examples:
 _BOOKS_EXAMPLES = """examples:
   obsray books                 the whole session
   obsray books 00000001        one job (see obsray list jobs)
+  obsray books --over-time     also how busy each worker was, piece of time by piece of time
   obsray books --json          for programs
 """
 _CRITICAL_EXAMPLES = """examples:
@@ -266,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
         _BOOKS_EXAMPLES,
     )
     account.add_argument("job", nargs="?", help="a job's id (default: the whole session)")
+    account.add_argument("--over-time", action="store_true", help="also each worker's, in equal pieces of the time")
 
     verb(
         "gpu", "Every GPU: who has it, what its time went into, and why it idles; the kernels that took most.", _gpu,

@@ -38,12 +38,24 @@ def _text(found: dict[str, Any], coloured: bool) -> str:
     partly = "" if found["complete"] else "; the graph is larger than is looked at, there may be more"
     looked = f"{units.count(found['blocked'])} blocked task{'s' * (found['blocked'] != 1)}"
     if not found["hangs"]:
-        return f"nothing hangs: {looked}, each can go on{partly}"
+        return "\n".join([f"nothing hangs: {looked}, each can go on{partly}", *_drivers(found)])
     lines = [f"{looked}, {len(found['hangs'])} hang{'s' * (len(found['hangs']) == 1)}{partly}"]
     for hang in found["hangs"]:
         lines += ["", output.paint(units.plain(hang["sentence"]), "bad", coloured), "", *_picture(hang)]
         lines.append(f"{output.bold('what helps', coloured)}  {units.plain(hang['fix'])}")
+    waiting = _drivers(found)
+    lines += ["", *waiting] if waiting else []
     return "\n".join(lines)
+
+
+def _drivers(found: dict[str, Any]) -> list[str]:
+    """Programs that wait, and for what."""
+    return [
+        f"{units.plain(one['label'])} {one['how']} "
+        + (f"{units.plain(one['for'])}, {one['for_state']}," if one["for"] else "any of several,")
+        + f" since {units.seconds(one['seconds'])}"
+        for one in found["drivers"]
+    ]
 
 
 def _picture(hang: dict[str, Any]) -> list[str]:

@@ -42,8 +42,14 @@ async def why(request: Request) -> Response:
 
 
 async def books(request: Request) -> Response:
-    job = only(request, "job").get("job")
-    return await answered(request, lambda view: view.books(job_of(job), refresh=False))
+    """``job``; ``over_time=1``: also each worker's books in equal pieces of the time."""
+    given = only(request, "job", "over_time")
+
+    def question(view: Any) -> Any:
+        job, found = job_of(given.get("job")), view.books(job_of(given.get("job")), refresh=False)
+        return found | ({"over_time": view.slots_over_time(job, refresh=False)} if given.get("over_time") else {})
+
+    return await answered(request, question)
 
 
 async def critical_path(request: Request) -> Response:

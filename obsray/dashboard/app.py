@@ -74,13 +74,15 @@ def create_app(source: Source, token: str, port: int, measured: scraping.Measure
     fares."""
 
     measured = measured or scraping.Measured()
-    watch = hangs.HangWatch(source, measured.hangs)
+    records = hangs.HangRecords(source.directory)
+    watch = hangs.HangWatch(source, measured.hangs, records)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         looking = asyncio.create_task(watch.run())
         yield
         looking.cancel()
+        records.close()
         source.close()
 
     routes = [

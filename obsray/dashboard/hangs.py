@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+import time
 from collections import Counter
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -14,12 +17,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from obsray import ids
+from obsray.telemetry import session_file
+from obsray.telemetry.events import HangKind, ProcessKind
+from obsray.telemetry.spine import Ring
+
 from . import units
 from .source import Busy, Source
 
 #: How often is looked. One look costs as much as the tasks that are open, and asks no other process.
 LOOK_SECONDS = 15.0
-KINDS = ("cycle", "stuck")
+KINDS = tuple(kind.name.lower() for kind in HangKind)
+#: What is recorded of the sentence of a hang.
+SENTENCE_MAX = 2000
 #: Members of a cycle that are drawn.
 DRAWN_MAX = 12
 _WIDTH, _BOX_WIDTH, _BOX_HEIGHT = 880, 230, 46
@@ -27,12 +37,52 @@ _WIDTH, _BOX_WIDTH, _BOX_HEIGHT = 880, 230, 46
 log = logging.getLogger(__name__)
 
 
-class HangWatch:
-    """Looks for hangs now and then; ``counts`` is told how many there are, by kind."""
+class HangRecords:
+    """Records when a hang is found and when it is over. Has a ring as soon as there is one."""
 
-    def __init__(self, source: Source, counts: dict[str, int]) -> None:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ring: Ring | None = None
+        #: Hangs by kind and members: since when, and the first of these.
+        self._open: dict[tuple[str, frozenset[str]], tuple[int, bytes]] = {}
+
+    def looked(self, found: list[dict[str, Any]], now_ns: int) -> None:
+        """Compare what hangs now with what did at the last look."""
+        here = {(hang["kind"], frozenset(one["id"] for one in hang["members"])): hang for hang in found}
+        if not (here or self._open):
+            return
+        ring = self._ring = self._ring or self._opened()
+        for key, hang in here.items():
+            if key not in self._open:
+                first = bytes.fromhex(hang["members"][0]["id"])
+                self._open[key] = (now_ns, first)
+                ring.hang_found(
+                    now_ns, first, HangKind[key[0].upper()], len(hang["members"]), hang["behind"],
+                    ring.intern(hang["sentence"][:SENTENCE_MAX]),
+                )  # fmt: skip
+        for key in [key for key in self._open if key not in here]:
+            since, first = self._open.pop(key)
+            ring.hang_over(now_ns, first, HangKind[key[0].upper()], (now_ns - since) / 1e9)
+
+    def close(self) -> None:
+        """The dashboard ends."""
+        if self._ring is not None:
+            self._ring.close(time.time_ns())
+            self._ring = None
+
+    def _opened(self) -> Ring:
+        node = bytes.fromhex(session_file.read(self._directory).get("node") or "00" * ids.NODE_ID_BYTES)
+        own = ids.worker_id(node, os.urandom(ids.WORKER_ID_BYTES - ids.MARK_BYTES))
+        return Ring(self._directory / "rings", own, ProcessKind.DASHBOARD, node)
+
+
+class HangWatch:
+    """Looks for hangs now and then; ``counts`` is told how many there are, by kind, and ``records`` which."""
+
+    def __init__(self, source: Source, counts: dict[str, int], records: HangRecords | None = None) -> None:
         self._source = source
         self.counts = counts
+        self._records = records
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
@@ -50,6 +100,12 @@ class HangWatch:
                 for hang in found["hangs"]:
                     log.warning("hangs: %s", hang["sentence"])
             self.counts.update({kind: counts[kind] for kind in KINDS})
+            if self._records is not None and self._source.is_live:
+                try:
+                    self._records.looked(found["hangs"], time.time_ns())
+                except OSError:
+                    log.exception("what hangs cannot be recorded")
+                    self._records = None
 
 
 def page_routes() -> list[BaseRoute]:

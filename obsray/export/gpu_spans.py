@@ -17,6 +17,7 @@ from obsray.telemetry import span_ids
 from obsray.telemetry.columns import Batch, Columns
 from obsray.telemetry.gpu_work import is_communication
 from obsray.telemetry.span_ids import Part
+from obsray.telemetry.store import joined
 from obsray.telemetry.tasks import FINISHED
 from obsray.telemetry.views import Views
 
@@ -162,14 +163,18 @@ def whole(views: Views) -> Iterator[Span]:
     store = views.store
     for names in (
         ("task_arguments_waiting", "task_arguments_given", "task_called_in_span", "task_item_yielded", "user_mark"),
-        ("task_blocked",),
+        ("task_blocked", "transfer_asked"),
     ):
         for name in names:
             for part in store.select(name):
                 spans.note({name: part})
-    for name in ("tasks_finished", "task_finished", *Spans.makers):
+    for name in ("task_item_yielded", "tasks_finished", "task_finished", *Spans.makers):
         for part in store.select(name):
             yield from spans.of({name: part})
+    # Some are about several kinds of records, and are told in the order of time.
+    yield from spans.of(
+        {name: joined(store.select(name), name) for name in ("task_ended", "worker_died", *Spans.others)}
+    )
     for name in GPU_EVENTS:
         for part in store.select(name):
             gpu.note({name: part})

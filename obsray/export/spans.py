@@ -7,64 +7,33 @@ Nothing is carried for this by the runtime: ids follow from the task (``telemetr
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
 from obsray import ids
+from obsray.export.actor_spans import ACTOR_EVENTS, ActorSpans
+from obsray.export.decision_events import EVENTS_MAX, Decisions
+from obsray.export.span import Attributes, Kind, Link, Span
+from obsray.export.transfer_spans import TRANSFER_EVENTS, TransferSpans
 from obsray.telemetry import span_ids
 from obsray.telemetry.columns import Array, Batch
+from obsray.telemetry.events import TaskType
 from obsray.telemetry.runs import expand
 from obsray.telemetry.span_ids import Part
 from obsray.telemetry.views import Views
 
-#: Bounds of the specification's defaults; what is beyond is counted.
+#: The bound of the specification's defaults; what is beyond is counted.
 LINKS_MAX = 128
-EVENTS_MAX = 128
 _NS = 1_000_000_000
 #: A task that waited less than this in its queue gets no decisions as events.
 _DECISIONS_FROM_NS = 1_000_000
-_CANDIDATES_MAX = 8
 _TASKS_AT_ONCE = 4096
 #: Kinds of traces of their own.
 _WORKER_TRACE, _NODE_TRACE, _ENVIRONMENT_TRACE = 1, 2, 3
-
-Attributes = list[tuple[str, Any]]
-
-
-class Kind(IntEnum):
-    """As in OTLP."""
-
-    INTERNAL = 1
-    SERVER = 2
-    CLIENT = 3
-    PRODUCER = 4
-    CONSUMER = 5
-
-
-@dataclass(slots=True)
-class Span:
-    """One span. Times are nanoseconds since the epoch; ``parent`` 0 is none; ``error`` None is no error."""
-
-    process: bytes
-    trace: bytes
-    span: int
-    parent: int
-    name: str
-    kind: Kind
-    start: int
-    end: int
-    attributes: Attributes
-    events: list[tuple[int, str, Attributes]] = field(default_factory=list)
-    links: list[tuple[bytes, int, Attributes]] = field(default_factory=list)
-    dropped_links: int = 0
-    dropped_events: int = 0
-    error: str | None = None
 
 
 class Spans:
@@ -76,6 +45,10 @@ class Spans:
         self._around: dict[bytes, int] = {}
         self._moments: dict[bytes, list[tuple[int, str, Attributes]]] = {}
         self._blocked: dict[bytes, list[tuple[int, bytes]]] = {}
+        #: When each task that streams handed out its last item.
+        self._items: dict[bytes, int] = {}
+        self._transfers = TransferSpans(views, self.trace_of, self._made_by)
+        self._actors = ActorSpans(views, self.trace_of, lambda task: self._data_links(self._given(task)))
 
     # --- what is remembered until a task is over ----------------------------------------------------------
 
@@ -103,17 +76,22 @@ class Spans:
         if "task_blocked" in batch:
             for row in batch["task_blocked"].rows(self.views.store.texts):
                 self._blocked.setdefault(row["task"], []).append((row["time_ns"], row["object"]))
+        self._transfers.note(batch)
 
     def forget(self, batch: Batch) -> None:
         """These records have been exported before."""
+        for _ in itertools.chain(self._of_items(batch), self._transfers.of(batch), self._actors.of(batch)):
+            pass
         for task in self._finished(batch):
-            for known in (self._arguments, self._moments, self._blocked, self._around):
+            self._given(task)
+            for known in (self._moments, self._blocked, self._around, self._items):
                 known.pop(task, None)
 
     # --- spans of records ---------------------------------------------------------------------------------
 
     def of(self, batch: Batch) -> Iterator[Span]:
         """The spans that new records complete."""
+        yield from self._of_items(batch)
         finished = list(self._finished(batch))
         if finished:
             rows = self.views.task_table.index.rows(np.frombuffer(b"".join(finished), "V16"), create=False)
@@ -124,10 +102,14 @@ class Spans:
                     found = make(self, row)
                     if found is not None:
                         yield found
+        yield from self._actors.of(batch)
+        yield from self._transfers.of(batch)
 
     def open(self) -> Iterator[Span]:
         """Spans of what is not over: for a session that has ended, or for a look at one that has not."""
         yield from self._of_tasks(self.views.task_table.open_rows)
+        yield from self._transfers.rest()
+        yield from self._actors.rest()
 
     def _finished(self, batch: Batch) -> Iterator[bytes]:
         if "tasks_finished" in batch:
@@ -147,10 +129,20 @@ class Spans:
     def _of_some_tasks(self, rows: Array) -> Iterator[Span]:
         now = self.views.now_ns()
         table = self.views.task_table
-        names = ("ready_at", "retried_at", "dispatched_at", "arrived_at", "started_at", "ended_at", "unready")
+        names = (
+            "ready_at",
+            "retried_at",
+            "dispatched_at",
+            "arrived_at",
+            "started_at",
+            "ended_at",
+            "unready",
+            "type",
+            "ended_attempt",
+        )
         known = {name: table[name][rows].tolist() for name in names}
         attempts = self.views.earlier_attempts() if len(rows) and table.attempt(rows).any() else {}
-        decisions = _Decisions(self.views)
+        decisions = Decisions(self.views)
         for at, task in enumerate(self.views.task_rows(rows, now)):
             times = {name: values[at] for name, values in known.items()}
             yield from self._of_task(task, times, attempts.get(task["task_id"], []), decisions, now)
@@ -160,7 +152,7 @@ class Spans:
         task: dict[str, Any],
         times: dict[str, int],
         earlier: list[dict[str, Any]],
-        decisions: _Decisions,
+        decisions: Decisions,
         now: int,
     ) -> Iterator[Span]:
         identifier = bytes.fromhex(task["task_id"])
@@ -169,37 +161,67 @@ class Spans:
         submitted = task["submitted_at_ns"] or times["dispatched_at"] or task["started_at_ns"] or now
         submit = span_ids.of_task(identifier, 0, Part.SUBMIT)
         parent = self._around.pop(identifier, 0) or self._run_of(task["parent_task_id"])
-        common: Attributes = [("obsray.task.id", task["task_id"]), ("code.function.name", task["name"])]
-        links, dropped = self._data_links(self._arguments.pop(identifier, []))
+        links, dropped = self._data_links(self._given(identifier))
         yield Span(
             owner, trace, submit, parent, f"{task['name']} submit", Kind.PRODUCER, submitted, submitted,
-            [*common, ("obsray.job.id", task["job_id"]), ("obsray.task.type", task["type"]),
+            [("obsray.task.id", task["task_id"]), ("code.function.name", task["name"]),
+             ("obsray.job.id", task["job_id"]), ("obsray.task.type", task["type"]),
              ("obsray.task.shape", task["shape"])],
         )  # fmt: skip
+        before: list[Link] = []
+        since = submitted
         first = max(times["ready_at"] if times["unready"] else submitted, submitted)
-        until = times["dispatched_at"] or (task["ended_at_ns"] or now)
-        queue = Span(
-            owner, trace, span_ids.of_task(identifier, 0, Part.QUEUE), submit, f"{task['name']} queue", Kind.INTERNAL,
-            submitted, max(until, submitted), [*common, ("obsray.queue.ready_seconds", max(0, until - first) / _NS)],
-        )  # fmt: skip
-        if queue.end - queue.start >= _DECISIONS_FROM_NS:
-            decisions.add_to(queue, owner, task["shape"])
-        yield queue
-        before: list[tuple[bytes, int, Attributes]] = []
+        # The runs of constructors are told by ``ActorSpans``, but of one that did not come to its end.
+        runs_apart = times["type"] == TaskType.ACTOR_CREATION and times["ended_attempt"] >= 0
         for attempt in earlier:
             if attempt["attempt"] >= task["attempt"] or not attempt["worker_id"]:
                 continue
-            run = self._run(identifier, trace, submit, task, attempt, now)
+            told = attempt if attempt["started_at_ns"] else {**attempt, "started_at_ns": self._pushed_at(attempt)}
+            yield self._queue(
+                identifier, trace, task, attempt["attempt"], (since, first, told["started_at_ns"]), decisions
+            )
+            since = first = attempt["ended_at_ns"]
+            if runs_apart:
+                continue
+            run = self._run(identifier, trace, submit, task, told, now)
             run.links = [*links, *before]
             run.error = attempt["error"] or attempt["outcome"]
             before = [(trace, run.span, [("obsray.link", "retry of")])]
             yield run
-        if task["started_at_ns"]:
+        until = times["dispatched_at"] or (task["ended_at_ns"] or now)
+        yield self._queue(identifier, trace, task, task["attempt"], (since, first, until), decisions)
+        if task["started_at_ns"] and not runs_apart:
             yield from self._newest(identifier, trace, submit, task, times, [*before, *links], dropped, now)
+
+    def _queue(
+        self, identifier: bytes, trace: bytes, task: dict[str, Any], attempt: int, times: tuple[int, int, int],
+        decisions: Decisions,
+    ) -> Span:  # fmt: skip
+        """One attempt's wait: from when, when its arguments were there, until when."""
+        since, ready, until = times
+        owner, until = ids.owner_of(identifier), max(until, since)
+        made = Span(
+            owner, trace, span_ids.of_task(identifier, attempt, Part.QUEUE),
+            span_ids.of_task(identifier, 0, Part.SUBMIT), f"{task['name']} queue", Kind.INTERNAL, since, until,
+            [("obsray.task.id", task["task_id"]), ("code.function.name", task["name"]),
+             ("obsray.task.attempt", attempt), ("obsray.queue.ready_seconds", max(0, until - ready) / _NS)],
+        )  # fmt: skip
+        if until - since >= _DECISIONS_FROM_NS:
+            actor = self.views.actor_table.rows.get(bytes.fromhex(task["actor_id"] or "")) or {}
+            decisions.add_to(made, owner, actor.get("shape") or task["shape"])
+        return made
+
+    def _pushed_at(self, attempt: dict[str, Any]) -> int:
+        """When an attempt that its process did not live to tell about was pushed there."""
+        table, ended = self.views.task_table, int(attempt["ended_at_ns"])
+        worker = table.workers.row(bytes.fromhex(attempt["worker_id"]))
+        times = table.dispatches["time"][table.dispatches["worker"] == worker]
+        times = times[times <= ended]
+        return int(times.max()) if len(times) else ended
 
     def _newest(
         self, identifier: bytes, trace: bytes, submit: int, task: dict[str, Any], times: dict[str, int],
-        links: list[tuple[bytes, int, Attributes]], dropped: int, now: int,
+        links: list[Link], dropped: int, now: int,
     ) -> Iterator[Span]:  # fmt: skip
         run = self._run(identifier, trace, submit, task, task, now)
         moments = sorted(self._moments.pop(identifier, []), key=lambda moment: moment[0])
@@ -259,6 +281,13 @@ class Spans:
             run.process, run.trace, span, run.span, name, Kind.INTERNAL, min(start, run.end), min(end, run.end), []
         )
 
+    def _given(self, task: bytes) -> list[bytes]:
+        """The arguments of a task. A constructor may run again."""
+        row = self.views.task_table.index.row(task)
+        if row >= 0 and self.views.task_table["type"][row] == TaskType.ACTOR_CREATION:
+            return self._arguments.get(task, [])
+        return self._arguments.pop(task, [])
+
     def _run_of(self, task_id: str | None) -> int:
         """The run of the task that submitted another: of its newest attempt."""
         if not task_id:
@@ -273,9 +302,9 @@ class Spans:
         found = self.views.task_table["trace"][row].tobytes() if row >= 0 else b""
         return found if any(found) else task
 
-    def _data_links(self, objects: Iterable[bytes]) -> tuple[list[tuple[bytes, int, Attributes]], int]:
+    def _data_links(self, objects: Iterable[bytes]) -> tuple[list[Link], int]:
         """Links to those who made the arguments of a task."""
-        found: list[tuple[bytes, int, Attributes]] = []
+        found: list[Link] = []
         given = list(objects)
         for identifier in given[:LINKS_MAX]:
             made_by = ids.task_of(identifier)
@@ -299,6 +328,39 @@ class Spans:
         links, _ = self._data_links([each for each in began[-1:] if any(each)])
         return self._child(row, task, f"obsray.{row['waiting_in']}", Kind.INTERNAL, start, [], links)
 
+    def _driver_waited(self, row: dict[str, Any]) -> Span:
+        """A driver has no span: what it waits in is in the trace of what it waits for, beside the submit of that."""
+        start = row["time_ns"] - int(row["wait_seconds"] * _NS)
+        trace, links = self._made_by(row["object"]) if any(row["object"]) else (row["process"] * 2, [])
+        return Span(
+            row["process"], trace, span_ids.of_record(row["process"], row["sequence"]), 0,
+            f"obsray.{row['waiting_in']}", Kind.INTERNAL, start, row["time_ns"],
+            [("obsray.wait.objects", row["objects"])], links=links,
+        )  # fmt: skip
+
+    def _made_by(self, identifier: bytes) -> tuple[bytes, list[Link]]:
+        """The trace that an object was made in, and a link to the run that made it."""
+        links, _ = self._data_links([identifier])
+        return (links[0][0] if links else self.trace_of(ids.task_of(identifier))), links
+
+    def _of_items(self, batch: Batch) -> Iterator[Span]:
+        """Every item of a task that streams: from the item before, or from where the task began."""
+        if "task_item_yielded" not in batch:
+            return
+        table = self.views.task_table
+        for row in batch["task_item_yielded"].rows(self.views.store.texts):
+            task, at = row["task"], row["time_ns"]
+            known = table.index.row(task)
+            began = int(table["started_at"][known]) if known >= 0 else 0
+            before = self._items.get(task, 0)
+            self._items[task] = at
+            start = before if row["item"] and before else began
+            name = self.views.store.texts[int(table["name"][known])] if known >= 0 else "task"
+            yield self._child(
+                row, task, f"{name} item", Kind.INTERNAL, min(start or at, at),
+                [("obsray.item", row["item"]), ("obsray.item.bytes", row["item_bytes"])],
+            )  # fmt: skip
+
     def _user_span(self, row: dict[str, Any]) -> Span:
         start = row["time_ns"] - int(row["span_seconds"] * _NS)
         given = _given(row["attributes"])
@@ -318,7 +380,7 @@ class Spans:
 
     def _child(
         self, row: dict[str, Any], task: bytes, name: str, kind: Kind, start: int, attributes: Attributes,
-        links: list[tuple[bytes, int, Attributes]] | None = None,
+        links: list[Link] | None = None,
     ) -> Span:  # fmt: skip
         """A span inside the run of a task."""
         return Span(
@@ -326,25 +388,6 @@ class Spans:
             self._run_of(task.hex() if any(task) else None), name, kind, start, row["time_ns"],
             [("obsray.task.id", task.hex()), *attributes], links=links or [],
         )  # fmt: skip
-
-    def _pulled(self, row: dict[str, Any]) -> Span:
-        made = self._of_object(row, "object pull", Kind.CLIENT, row["wire_seconds"] + row["queue_seconds"])
-        made.span = span_ids.of_record(row["destination"], int.from_bytes(row["object"][8:16], "big"), 7)
-        made.attributes += [
-            ("obsray.transfer.source", row["source"].hex()), ("obsray.transfer.destination", row["destination"].hex()),
-            ("obsray.transfer.queue_seconds", row["queue_seconds"]), ("obsray.transfer.attempts", row["attempts"]),
-        ]  # fmt: skip
-        made.error = row.get("error") or None
-        return made
-
-    def _pushed(self, row: dict[str, Any]) -> Span:
-        made = self._of_object(
-            {**row, "object_bytes": row["sent_bytes"]}, "object push", Kind.SERVER, row["wire_seconds"]
-        )
-        made.parent = span_ids.of_record(row["destination"], int.from_bytes(row["object"][8:16], "big"), 7)
-        made.attributes.append(("obsray.transfer.destination", row["destination"].hex()))
-        made.error = row["error"] or None
-        return made
 
     def _of_object(self, row: dict[str, Any], name: str, kind: Kind, seconds: float) -> Span:
         identifier = row["object"]
@@ -390,87 +433,19 @@ class Spans:
             name, Kind.INTERNAL, start, row["time_ns"], attributes,
         )  # fmt: skip
 
-    def _actor_started(self, row: dict[str, Any]) -> Span:
-        actor = self.views.actor_table.rows.get(row["actor"]) or {}
-        made = self._of_actor(row, f"{actor.get('class_name') or 'actor'} start", row["start_seconds"])
-        made.attributes.append(("obsray.actor.incarnation", row["incarnation"]))
-        return made
-
-    def _actor_restarts(self, row: dict[str, Any]) -> Span:
-        actor = self.views.actor_table.rows.get(row["actor"]) or {}
-        made = self._of_actor(row, f"{actor.get('class_name') or 'actor'} restart", 0.0)
-        made.attributes += [("obsray.actor.restarts", row["restarts"]), ("error.type", row["cause"])]
-        made.error = row["error"] or row["cause"]
-        return made
-
-    def _of_actor(self, row: dict[str, Any], name: str, seconds: float) -> Span:
-        """A span beside the creation of an actor."""
-        actor = self.views.actor_table.rows.get(row["actor"]) or {}
-        task = bytes.fromhex(actor.get("task_id") or "") or row["actor"]
-        start = row["time_ns"] - int(seconds * _NS)
-        made = self._child(row, task, name, Kind.INTERNAL, start, [("obsray.actor.id", row["actor"].hex())])
-        made.parent = span_ids.of_task(task, 0, Part.SUBMIT)
-        return made
-
+    #: Records that more than one span is made of, or that say more together.
+    others = (*ACTOR_EVENTS, *TRANSFER_EVENTS)
     makers = {
         "task_unblocked": _waited,
+        "process_waited": _driver_waited,
         "user_span": _user_span,
-        "transfer_done": _pulled,
-        "transfer_failed": _pulled,
-        "transfer_served": _pushed,
         "object_spilled": _spilled,
         "object_restored": _restored,
         "worker_registered": _worker_started,
         "environment_ready": _environment_made,
         "environment_failed": _environment_made,
         "control_rpc": _control_call,
-        "actor_alive": _actor_started,
-        "actor_restarting": _actor_restarts,
     }
-
-
-class _Decisions:
-    """The decisions of the scheduler for each owner and shape, in order of time."""
-
-    def __init__(self, views: Views) -> None:
-        self._table = views.lease_table
-        self._of: dict[tuple[bytes, str], tuple[list[int], list[dict[str, Any]]]] | None = None
-        self._candidates: dict[tuple[bytes, int], list[dict[str, Any]]] = {}
-
-    def add_to(self, span: Span, owner: bytes, shape: str) -> None:
-        """What was decided while a task waited, as events of its queue span."""
-        if self._of is None:
-            self._of = {}
-            for decision in sorted(self._table.decisions, key=lambda row: int(row["time_ns"])):
-                times, rows = self._of.setdefault((decision["owner"], decision["shape"]), ([], []))
-                times.append(decision["time_ns"])
-                rows.append(decision)
-            for row in self._table.candidates:
-                self._candidates.setdefault((row["process"], row["decision"]), []).append(row)
-        times, rows = self._of.get((owner, shape), ([], []))
-        low, high = bisect.bisect_left(times, span.start), bisect.bisect_right(times, span.end)
-        span.dropped_events = max(0, high - low - EVENTS_MAX)
-        for decision in rows[low : min(high, low + EVENTS_MAX)]:
-            span.events.append((decision["time_ns"], "obsray.sched.decision", self._facts(decision)))
-
-    def _facts(self, decision: dict[str, Any]) -> Attributes:
-        facts: Attributes = [
-            ("obsray.sched.outcome", decision["outcome"]), ("obsray.sched.reason", decision["reason"]),
-            ("obsray.sched.queue_depth", decision["queue_depth"]),
-        ]  # fmt: skip
-        if any(decision["chosen_node"]):
-            facts.append(("obsray.sched.node", decision["chosen_node"].hex()))
-        if decision["deficit"]:
-            facts.append(("obsray.sched.deficit", decision["deficit"]))
-        candidates = self._candidates.get((decision["process"], decision["decision"]), [])[:_CANDIDATES_MAX]
-        facts += [
-            (
-                f"obsray.sched.candidate.{at}",
-                f"{row['node'].hex()} {row['reject'] if not row['feasible'] else 'feasible'}",
-            )
-            for at, row in enumerate(candidates)
-        ]
-        return facts
 
 
 def _given(text: str) -> Attributes:

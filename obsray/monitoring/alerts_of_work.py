@@ -62,6 +62,19 @@ ALERTS: tuple[Alert, ...] = (
         "10m",
     ),
     Alert(
+        "ObsrayHang",
+        WARNING,
+        "sum by (cluster, kind) (obsray_hangs) > 0",
+        "{{ $value }} hangs ({{ $labels.kind }})",
+        "Tasks wait for each other and can never end (cycle), or one that others wait for makes no progress (stuck).",
+        "Whoever waits for them, programs among them, waits for ever.",
+        ("obsray hangs", "obsray stack TASK", "obsray why TASK"),
+        "The page /hangs draws the cycle. Cancel one of its tasks to end it; do not wait in get() for what needs the "
+        "place that the waiting task holds. Of a stuck task the stack says what it waits for.",
+        _TASKS,
+        "1m",
+    ),
+    Alert(
         "ObsrayAllWorkersBlocked",
         CRITICAL,
         'sum by (cluster) (obsray_workers{state="blocked_in_get"})\n'

@@ -220,6 +220,16 @@ class WaitKind(IntEnum):
     GET = 0
     WAIT = 1
     ALLOCATE = 2
+    AWAIT = 3
+
+
+class HangKind(IntEnum):
+    """What a look at who waits for whom found."""
+
+    #: Waits that can never end.
+    CYCLE = 0
+    #: Others wait for it, and it makes no progress.
+    STUCK = 1
 
 
 class ProcessKind(IntEnum):
@@ -672,6 +682,15 @@ _UNION: tuple[Event, ...] = (
     # waiting that no task sees
     Event(216, "process_waited", "A driver waited inside get, wait or put for longer than a moment.", (
         _label("waiting_in", "u8", WaitKind), _measure("objects", "u32"), _OBJECT, _measure("wait_seconds", "f32"))),
+    Event(289, "wait_noticed", "A driver, or an async call, has waited for a while and still does.", (
+        _TASK, _label("waiting_in", "u8", WaitKind), _measure("objects", "u32"), _OBJECT, _detail("began_at", "u64"))),
+    Event(290, "await_ended", "What an async call was noticed to wait for is there.", (
+        _TASK, _OBJECT, _measure("wait_seconds", "f32"))),
+    Event(291, "hang_found", "Tasks wait for each other, or one that others wait for makes no progress.", (
+        _TASK, _label("hang", "u8", HangKind), _measure("members", "u32"), _measure("behind", "u32"),
+        _detail("text", "str")), Severity.ERROR),
+    Event(292, "hang_over", "What hung goes on, or is gone.", (
+        _TASK, _label("hang", "u8", HangKind), _measure("hung_seconds", "f32"))),
     Event(217, "actor_concurrency", "An actor runs calls beside each other: how many of one concurrency group.", (
         _ACTOR, _WORKER, _label("group_name", "str"), _measure("calls", "u32"), _detail("methods", "str"))),
     Event(277, "actor_described", "An actor says how it looks: what its class's __repr__ returned when it was made.", (

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from obsray.telemetry import span_ids
 from obsray.telemetry.log_files import STREAMS, Line, LogFile, LogReader, Marks, log_files, size_of, system_facts
 from obsray.telemetry.moments import moment_ns
 from obsray.telemetry.table import QueryError
@@ -257,14 +258,16 @@ class LogSearch:
         facts: Row = {
             "node_id": file.node or None, "worker_id": file.worker or None,
             "pid": self.views.pid(worker) if worker else None, "file": file.name, "stream": file.stream,
-            "task_id": None, "attempt": None, "actor_id": None, "name": None, "trace_id": None, "job_id": None,
-            "level": None, "logger": None,
+            "task_id": None, "attempt": None, "actor_id": None, "name": None, "trace_id": None, "span_id": None,
+            "job_id": None, "level": None, "logger": None,
         }  # fmt: skip
         if mark < 0 or marks is None:
             return facts
         task, actor = marks.task[mark].tobytes(), marks.actor[mark].tobytes()
         if any(task):
-            facts.update(task_id=task.hex(), attempt=int(marks.attempt[mark]), **self._task_facts(task))
+            attempt = int(marks.attempt[mark])
+            span = f"{span_ids.of_task(task, attempt):016x}"
+            facts.update(task_id=task.hex(), attempt=attempt, span_id=span, **self._task_facts(task))
         facts["actor_id"] = actor.hex() if any(actor) else None
         facts["level"] = texts[int(marks.level[mark])] or None
         facts["logger"] = texts[int(marks.logger[mark])] or None

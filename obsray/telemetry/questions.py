@@ -36,13 +36,19 @@ def why(thing: Any, *, session: Session = None) -> Row:
     return _ask(session, lambda views: views.why(identifier, refresh=False))
 
 
-def books(job: str | int | None = None, *, session: Session = None) -> Row:
+def books(job: str | int | None = None, *, over_time: bool = False, session: Session = None) -> Row:
     """Where every second of every worker slot went, in the session or in one job, and whether more workers would help.
 
-    ``job``: its number, or the hex that lists show.
+    ``job``: its number, or the hex that lists show. ``over_time``: also the seconds of each activity of each worker in
+    equal pieces of the time, under ``over_time``.
     """
     number = job_of(job)
-    return _ask(session, lambda views: views.books(number, refresh=False))
+
+    def question(views: Any) -> Row:
+        found: Row = views.books(number, refresh=False)
+        return found | ({"over_time": views.slots_over_time(number, refresh=False)} if over_time else {})
+
+    return _ask(session, question)
 
 
 def critical_path(job: str | int | None = None, *, session: Session = None) -> Row:

@@ -271,6 +271,18 @@ def _task_unblocked(r: Row, n: Names) -> str:
     return f"{_task(r, n)} goes on after {duration(r['blocked_seconds'])} in {r['waiting_in']}"
 
 
+def _wait_noticed(r: Row, n: Names) -> str:
+    who = _task(r, n) if any(r["task"]) else n.process_label(r["process"])
+    first = f", first {_object(r)}" if any(r["object"]) else ""
+    lasted = duration(max(0, r["time_ns"] - r["began_at"]) / 1e9)
+    return f"{who} has waited {lasted} in {r['waiting_in']} for {_many(r['objects'], 'object')}{first}"
+
+
+def _hang_found(r: Row, n: Names) -> str:
+    what = "waits that can never end" if r["hang"] == "cycle" else "no progress"
+    return f"{what}: {r['text']}"
+
+
 def _at(r: Row, field: str, n: Names) -> str:
     return f"node {r[field].hex()[:8]}"
 
@@ -689,6 +701,10 @@ SENTENCES: dict[str, Sentence] = {
     "process_waited": lambda r, n: f"{n.process_label(r['process'])} waited {duration(r['wait_seconds'])} in "
     f"{r['waiting_in']} for {_many(r['objects'], 'object')}",
     "actor_described": lambda r, n: f"{_actor(r)} calls itself {r['text']}",
+    "wait_noticed": _wait_noticed,
+    "await_ended": lambda r, n: f"{_task(r, n)} goes on after {duration(r['wait_seconds'])} in await for {_object(r)}",
+    "hang_found": _hang_found,
+    "hang_over": lambda r, n: f"{_task(r, n)} does not hang any more; it did for {duration(r['hung_seconds'])}",
     "actor_concurrency": lambda r, n: f"{_actor(r)} runs {_many(r['calls'], 'call')} at a time"
     + (f" of its concurrency group {r['group_name']!r}" if r["group_name"] else ""),
     "call_refused": lambda r, n: f"a call of {r['name']} to {_actor(r)} was refused: {r['pending']} of its caller "

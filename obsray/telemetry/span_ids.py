@@ -21,6 +21,9 @@ class Part(IntEnum):
     DESERIALIZE = 4
     STORE = 5
     GPU = 6
+    #: Of an actor, by its incarnation.
+    START = 7
+    RESTART = 8
 
 
 def _mixed(value: int) -> int:
@@ -31,7 +34,7 @@ def _mixed(value: int) -> int:
 
 
 def of_task(task: bytes, attempt: int = 0, part: Part = Part.RUN) -> int:
-    """The span about one attempt of a task (of SUBMIT and QUEUE there is one for all attempts: attempt 0)."""
+    """The span about one attempt of a task (of SUBMIT there is one for all attempts: attempt 0)."""
     owner, sequence = int.from_bytes(task[:8], "little"), int.from_bytes(task[8:16], "big")
     return _mixed((_mixed(owner + _A & _MASK) ^ sequence) + (attempt << 8 | int(part)) * _A & _MASK)
 

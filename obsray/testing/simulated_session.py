@@ -50,6 +50,7 @@ def write_session(run: Simulator, directory: Path) -> Path:
     session_file.update(
         directory, session=directory.name, directory=str(directory), node=NODE_ID.hex(), node_pid=DEAD_PID,
         started_at_ns=begin + shift, stopped_at_ns=end + shift,
-        resources={"CPU": run.scenario.cpus},
+        # Nodes count in ten-thousandths.
+        resources={"CPU": int(run.scenario.cpus * 10_000)},
     )  # fmt: skip
     return directory

@@ -88,6 +88,8 @@ def test_books_are_drawn_per_worker_and_answer_whether_more_workers_would_help(c
     said = text_of(html)
     assert "Would more workers help?" in said and "run on CPU" in said
     assert html.count('<div class="lane">') == 2 and '<svg class="stack"' in html
+    over = client.get("/api/v1/books?over_time=1").json()["over_time"]
+    assert len(over["workers"]) == 2 and over["pieces"] and "over_time" not in client.get("/api/v1/books").json()
     assert re.search(r"Not accounted for 0\.\d\d %", said)
 
 

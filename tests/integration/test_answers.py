@@ -17,6 +17,7 @@ pytestmark = pytest.mark.timeout(300)
 PATIENCE_SECONDS = 120.0
 
 PLANTED = """
+import threading
 import numpy as np
 from obsray.util.placement_group import placement_group
 start(resources={"slot": 1}, object_store_memory=100 * 1024 * 1024)
@@ -53,6 +54,10 @@ class Plain:
 class Wide:
     def slow(self): time.sleep(600)
     def fast(self): return 1
+@obsray.remote(num_cpus=0, max_concurrency=1)
+class Async:
+    async def fast(self): return 1
+    async def again(self, me): return await me[0].fast.remote()
 @obsray.remote(num_cpus=0)
 class Slow:
     def __init__(self): time.sleep(600)
@@ -61,7 +66,7 @@ class Slow:
 hogs = [hog.remote() for _ in range(2)]
 busy, wide, limited, itself, ordered = Plain.remote(), Wide.remote(), Plain.options(max_pending_calls=1).remote(), \\
     Plain.remote(), Plain.remote()
-slow = Slow.remote()
+slow, alone = Slow.remote(), Async.remote()
 asleep = [busy.slow.remote(), wide.slow.remote(), wide.slow.remote(), limited.slow.remote()]
 try: limited.fast.remote()
 except obsray.exceptions.PendingCallsLimitExceeded: pass
@@ -76,7 +81,9 @@ tasks = {
     "failed_argument": use.remote(failed), "crashed": crash.remote(), "labels": labelled.remote(),
     "deadlock": outer.remote(), "busy_actor": busy.fast.remote(), "concurrency": wide.fast.remote(),
     "ordering": ordered.fast.remote(), "constructor": slow.call.remote(), "calls_itself": itself.again.remote([itself]),
+    "awaits_itself": alone.again.remote([alone]),
 }
+threading.Thread(target=obsray.get, args=(tasks["deadlock"],), daemon=True).start()
 group = placement_group([{"CPU": 9}])
 listen()
 full = big.remote(60_000_000)
@@ -99,6 +106,7 @@ EXPECTED = {
     "ordering": ("ORDERING", "NO_CAPACITY", "in the order in which they were made"),
     "constructor": ("ACTOR_PENDING", "RUNNING", "its constructor has been running"),
     "calls_itself": ("DEADLOCK", "DEADLOCK", "waits for itself"),
+    "awaits_itself": ("DEADLOCK", "DEADLOCK", "waits for itself"),
     "store_full": ("STORE_FULL", "STORE_FULL", "60.0 MB wanted"),
 }
 
@@ -133,6 +141,15 @@ def test_causes_planted_in_a_running_program_are_named(program):
     except AssertionError:
         raise AssertionError("\n".join(f"{name}: {found[name]['sentence']}" for name in wrong)) from None
     assert view.why(said["limited"])["code"] == "QUOTA"
+
+    def hangs() -> bool:
+        looked = view.hangs()
+        cycles = [{one["name"] for one in hang["members"]} for hang in looked["hangs"] if hang["kind"] == "cycle"]
+        named = [names for names in ({"outer", "inner"}, {"Async.again", "Async.fast"}) if names in cycles]
+        waits = [one for one in looked["drivers"] if one["for_id"] == said["tasks"]["deadlock"]]
+        return len(named) == 2 and bool(waits) and any(hang["drivers"] for hang in looked["hangs"])
+
+    eventually(hangs, PATIENCE_SECONDS)
     assert view.why(said["group"])["code"] == "INFEASIBLE"
 
 

@@ -84,6 +84,7 @@ def test_an_actor_that_starts_again_is_unavailable_and_one_that_does_not_is_dead
         with pytest.raises(exceptions.ActorDiedError, match=f"Plain .*pid {second}.*exit code 3") as died:
             obsray.get(getattr(actor, method).remote())
         assert not died.value.actor_init_failed
+        assert f"`obsray post-mortem {actor._actor_id.hex()}`" in str(died.value)
 
 
 def test_an_actor_whose_constructor_raised_never_ran():
@@ -97,6 +98,7 @@ def test_an_actor_whose_constructor_raised_never_ran():
     with pytest.raises(exceptions.ActorDiedError, match=r"(?s)Broken .*pid \d+.*never ran.*boom") as died:
         obsray.get(Broken.remote().work.remote())
     assert died.value.actor_init_failed and "boom" in died.value.error_msg
+    assert "post-mortem" not in str(died.value)
 
 
 def test_a_name_that_is_taken_is_an_error_of_its_own():

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import obsray
-from obsray import exceptions
+from obsray import exceptions, telemetry
 from tests.integration.programs import ROOT, eventually, gone, views
 
 pytestmark = pytest.mark.timeout(120)
@@ -122,6 +122,9 @@ def test_every_retry_is_used_and_then_the_error_tells_of_each_attempt(session, t
         obsray.get(reference)
     text = str(caught.value)
     assert all(f"attempt {attempt}" in text for attempt in range(3)), text
+    task = reference.task_id().hex()
+    assert f"`obsray post-mortem {task}`" in text
+    assert eventually(lambda: telemetry.post_mortem(task)["cause"]["signal"]) == signal.SIGKILL
     assert len(path.read_text().splitlines()) == 3
 
 

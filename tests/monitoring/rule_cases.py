@@ -260,6 +260,12 @@ CASES: tuple[Case, ...] = (
         },
     ),
     Case(
+        "ObsrayHang",
+        {'obsray_hangs{kind="cycle"}': f"1{FLAT}"},
+        {'obsray_hangs{kind="cycle"}': f"0{FLAT}", 'obsray_hangs{kind="stuck"}': f"0{FLAT}"},
+        {"kind": "cycle"},
+    ),
+    Case(
         "ObsrayAllWorkersBlocked",
         {
             'obsray_workers{state="blocked_in_get"}': f"8{FLAT}",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from obsray.logging_config import LoggingConfig, level_of
+from obsray.telemetry import span_ids
 
 if TYPE_CHECKING:
     from obsray.core.runtime.session import Session
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 #: The package's own logger.
 OURS = "obsray"
 _SHOWN = ("asctime", "levelname", "message", "filename", "lineno")
-_IDS = ("job_id", "worker_id", "node_id", "task_id", "actor_id", "trace_id")
+_IDS = ("job_id", "worker_id", "node_id", "task_id", "actor_id", "trace_id", "span_id")
 _NAMES = ("task_name", "task_func_name", "actor_name")
 _TEXT = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(message)s"
 
@@ -78,14 +79,17 @@ def _ids(session: Session) -> Callable[[], dict[str, str]]:
         found = {"job_id": session.job.to_bytes(4, "big").hex(), "worker_id": worker, "node_id": node}
         running = session.local.running
         if running is None:
-            found.update(task_id="", actor_id="", trace_id="", task_name="", task_func_name="", actor_name="")
+            found.update(
+                task_id="", actor_id="", trace_id="", span_id="", task_name="", task_func_name="", actor_name=""
+            )
             return found
         executor = session.executor
         actor = executor.actor if executor is not None else None
         function = running.loaded.name if running.loaded is not None else ""
         found.update(
             task_id=running.task.hex(), actor_id="" if actor is None else actor.id.hex(),
-            trace_id=running.trace.hex(), task_name=str((running.options or {}).get("name") or function),
+            trace_id=running.trace.hex(), span_id=f"{span_ids.of_task(running.task, running.attempt):016x}",
+            task_name=str((running.options or {}).get("name") or function),
             task_func_name=function, actor_name="" if actor is None else str(actor.spec.get("name") or ""),
         )  # fmt: skip
         return found

@@ -159,7 +159,11 @@ class ObjectRef(bytes, Generic[T]):
         return len(_callbacks.pop((bytes(self), callback), ()))
 
     def __await__(self) -> Generator[Any, None, T]:
-        return self.as_future().__await__()
+        import asyncio
+
+        from obsray.core.runtime.session import current
+
+        return asyncio.wrap_future(current().values.future_of(self, awaited=True)).__await__()
 
     def _not_the_value(self, *_: Any) -> Any:
         raise TypeError("an ObjectRef is not its value: obsray.get(reference) waits for it and returns it")

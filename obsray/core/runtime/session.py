@@ -46,7 +46,7 @@ from obsray.core.runtime.submitted import SubmittedRun
 from obsray.core.runtime.unseen_reports import UnseenReports
 from obsray.core.runtime.values import Values
 from obsray.core.runtime.verdicts import Verdicts
-from obsray.core.runtime.waiting import Answer, Waiter
+from obsray.core.runtime.waiting import NOTICED_SECONDS, Answer, Waiter
 from obsray.core.transport import chaos
 from obsray.core.transport.connection import Connection, Hello, Refused
 from obsray.core.transport.dial import dial, is_address
@@ -57,6 +57,7 @@ from obsray.errors import (
     RaySystemError,
 )
 from obsray.ids import (
+    NIL_TASK,
     SEQUENCE_ACTOR,
     SEQUENCE_DETACHED_ACTOR,
     SEQUENCE_DETACHED_GROUP,
@@ -393,7 +394,7 @@ class Session:
         ``patience``: how long a task keeps its CPU while it waits.
         """
         running = self.local.running
-        blocked_at, began, objects = 0, 0.0, waiter.missing
+        blocked_at, began, objects, noticed = 0, 0.0, waiter.missing, self.executor is not None
         try:
             while waiter.missing > 0:
                 now = time.monotonic()
@@ -408,6 +409,12 @@ class Session:
                 if running is not None and not blocked_at:
                     blocked_at, timeout = self._maybe_block(running, waiter, timeout, blocking, patience)
                 self.drive_or_sleep(waiter, timeout)
+                if not noticed and time.monotonic() - began > NOTICED_SECONDS and waiter.missing > 0:
+                    noticed = True
+                    with self.lock:
+                        at = time.time_ns()
+                        since = at - int((time.monotonic() - began) * 1e9)
+                        self.emitter.wait_noticed(at, NIL_TASK, int(blocking), objects, waiter.first, since)
         finally:
             if blocked_at > 1 and running is not None:
                 self._unblock(running, blocked_at, blocking)
@@ -530,6 +537,7 @@ class Session:
             now = time.monotonic()
             again = self.dispatcher.tick(now, time.time_ns())
             self.inbox.audit()
+            self.values.notice_awaits(now)
             if self.executor is not None:
                 self.executor.tick(now)
                 self.inbox.leave_if_free()

@@ -17,7 +17,7 @@ from obsray.core.runtime.progress import Progress, reason
 from obsray.core.runtime.progress import wanted as progress_wanted
 from obsray.core.runtime.references import ObjectRef, counted, dropped
 from obsray.core.runtime.serialization import Serialized, deserialize, serialize
-from obsray.core.runtime.waiting import STORE_PATIENCE_SECONDS, Answer, Waiter
+from obsray.core.runtime.waiting import NOTICED_SECONDS, STORE_PATIENCE_SECONDS, Answer, Waiter
 from obsray.errors import (
     GetTimeoutError,
     ObjectFreedError,
@@ -36,13 +36,18 @@ if TYPE_CHECKING:
 
 
 class _FutureWaiter:
-    __slots__ = ("future", "values")
+    """``task``: the async call that awaits it, if one does; ``noticed``: it was told that it waits for long."""
 
-    def __init__(self, values: Values, future: concurrent.futures.Future[Any]) -> None:
-        self.values, self.future = values, future
+    __slots__ = ("began", "future", "noticed", "task", "values")
+
+    def __init__(self, values: Values, future: concurrent.futures.Future[Any], task: bytes = b"") -> None:
+        self.values, self.future, self.task = values, future, task
+        self.began, self.noticed = time.monotonic() if task else 0.0, False
 
     def on_ready(self, entry: Entry) -> None:
         self.values.awaited.discard(self)
+        if self.noticed:
+            self.values.session.emitter.await_ended(time.time_ns(), self.task, entry.id, time.monotonic() - self.began)
         self.values.completions.append((self.future, entry))
 
 
@@ -143,6 +148,8 @@ class Values:
         self.completions: deque[tuple[concurrent.futures.Future[Any], Entry | Exception]] = deque()
         #: Futures whose values have not arrived.
         self.awaited: set[_FutureWaiter] = set()
+        #: What async calls await, oldest first, until it is noticed that they have waited for long.
+        self._young: deque[tuple[_FutureWaiter, bytes]] = deque()
 
     def put(self, value: Any) -> ObjectRef[Any]:
         """Store a value owned by this process."""
@@ -488,8 +495,8 @@ class Values:
             if type(source) is _Fetched:
                 self.session.ownership.stop_waiting(source.entry, source)
 
-    def future_of(self, reference: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
-        """A concurrent future that gets the value or the error."""
+    def future_of(self, reference: ObjectRef[Any], awaited: bool = False) -> concurrent.futures.Future[Any]:
+        """A concurrent future that gets the value or the error. ``awaited``: whoever asks does nothing meanwhile."""
         import concurrent.futures
 
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -500,13 +507,29 @@ class Values:
             if entry.state == READY:
                 self.completions.append((future, entry))
             else:
-                waiter = _FutureWaiter(self, future)
+                running = self.session.local.running if awaited else None
+                waiter = _FutureWaiter(self, future, running.task if running is not None else b"")
                 self.awaited.add(waiter)
+                if running is not None:
+                    self._young.append((waiter, bytes(reference)))
                 self.session.ownership.wait_for(entry, waiter)
                 self.session.send_everything()
         if self.completions:
             self.complete_futures()
         return future
+
+    def notice_awaits(self, now: float) -> None:
+        """Tell of async calls that have waited for long. Call with the session's lock held."""
+        while self._young:
+            waiter, identifier = self._young[0]
+            if waiter in self.awaited and waiter.began + NOTICED_SECONDS > now:
+                return
+            self._young.popleft()
+            if waiter in self.awaited and not waiter.future.cancelled():
+                waiter.noticed = True
+                at = time.time_ns()
+                since = at - int((now - waiter.began) * 1e9)
+                self.session.emitter.wait_noticed(at, waiter.task, int(WaitKind.AWAIT), 1, identifier, since)
 
     def abandon_futures(self, error: Exception) -> None:
         """No value will come any more. Call with the session's lock held; ``complete_futures`` tells."""

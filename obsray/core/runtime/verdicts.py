@@ -171,11 +171,11 @@ class Verdicts:
             if isinstance(error, ActorUnavailableError):
                 outcome = Outcome.ACTOR_UNAVAILABLE
         elif outcome is Outcome.OOM:
-            error = OutOfMemoryError(message)
+            error = OutOfMemoryError(message, task.id.hex())
         elif death.cause == DeathCause.NODE_DIED:
-            error = NodeDiedError(message)
+            error = NodeDiedError(message, task.id.hex())
         else:
-            error = WorkerCrashedError(message)
+            error = WorkerCrashedError(message, task.id.hex())
         self.end(task, TaskState.FAILED, outcome, self._with_story(task, error))
 
     def _call_lost(self, task: Task, sentence: str) -> RayError:

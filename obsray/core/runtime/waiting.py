@@ -11,6 +11,8 @@ from obsray.ids import NIL_OBJECT
 #: A task keeps its CPU so long while it waits for room in the store or for bytes on their way. Both come soon, and need
 #: no other worker to come; a CPU that is lent goes to one, which keeps it for a while.
 STORE_PATIENCE_SECONDS = 0.25
+#: A wait of a driver, or of an async call, that has lasted so long is told before it ends.
+NOTICED_SECONDS = 1.0
 
 
 class Waiter:

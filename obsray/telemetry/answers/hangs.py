@@ -1,10 +1,10 @@
 """What hangs: who waits for whom, which of these waits can never end, and which have no reason to be taking so long.
 
-The wait-for graph grows from the tasks that are blocked. A thing that waits *for all* of its targets goes on once each
-of them can; one that waits *for any* (for room that several hold) once one of them can. Whoever cannot go on by that
-rule is deadlocked, however the graph is knotted; the cycle in it is named. What is not deadlocked may still be stuck: a
-task that others wait for and that has run far longer than its function ever did, or that was seen in one place only,
-off the CPU.
+The wait-for graph grows from the drivers that wait, the tasks that are blocked and the calls in await. A thing that
+waits *for all* of its targets goes on once each of them can; one that waits *for any* (for room that several hold) once
+one of them can. Whoever cannot go on by that rule is deadlocked, however the graph is knotted; the cycle in it is
+named. What is not deadlocked may still be stuck: a task that others wait for and that has run far longer than its
+function ever did, or that was seen in one place only, off the CPU.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 from obsray import ids
 from obsray.telemetry.answers.answer import Row
 from obsray.telemetry.answers.holders import amounts, holders, lacking
+from obsray.telemetry.answers.stuck import stuck
 from obsray.telemetry.answers.why import Explainer
 from obsray.telemetry.events import TaskType
-from obsray.telemetry.explain import duration
-from obsray.telemetry.store import joined
-from obsray.telemetry.table import same_id
 from obsray.telemetry.tables import NS
 from obsray.telemetry.tasks import BLOCKED, DISPATCHED, FINISHED, QUEUED, RUNNING, STATES, WAITING_ARGUMENTS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from obsray.telemetry.columns import Array, Columns
     from obsray.telemetry.views import Views
 
@@ -32,15 +32,17 @@ if TYPE_CHECKING:
 SETTLED_SECONDS = 2.0
 #: Things that are looked at; a larger graph is looked at in part, and the answer says so.
 THINGS_MAX = 20_000
-#: Longer than ever by this factor, and by this much, is stuck.
-SLOW_FACTOR = 10.0
-SLOW_SECONDS = 30.0
-HISTORY_MIN = 5
-#: Seen in one place only, off the CPU, for this long.
-STILL_SECONDS = 120.0
-STILL_CPU_RATIO = 0.01
-STILL_SAMPLES_MIN = 20
 MEMBERS_TOLD_MAX = 8
+_SAME_NS = NS // 20
+
+
+class Waiting(NamedTuple):
+    """A driver that waits: in what, since when, for which object (nil if any of several will do)."""
+
+    process: bytes
+    how: str
+    since: int
+    wanted: bytes
 
 
 class Wait(NamedTuple):
@@ -54,12 +56,14 @@ class Wait(NamedTuple):
 def hangs(view: Views, refresh: bool = True) -> Row:
     """What hangs now. ``hangs``: ``kind`` (``cycle`` or ``stuck``), ``sentence``, ``fix``, ``members`` (``id``,
     ``label``, ``state``, ``where``, ``seconds`` it waits or runs, ``how`` it waits for the next), ``behind``: how many
-    others wait for them. ``blocked``: how many tasks wait inside of their code, ``looked_at`` the size of the graph.
+    others wait for them, drivers among them; ``drivers``: which of those are drivers. ``blocked``: how many tasks wait
+    inside of their code, ``looked_at`` the size of the graph. ``drivers``: those that wait in get or wait, ``label``,
+    ``how``, ``seconds``, ``for`` and ``for_state``: the task that makes what they wait for.
     """
     if refresh:
         view.refresh()
     if not view.store.is_live():
-        return {"hangs": [], "live": False, "blocked": 0, "looked_at": 0, "complete": True}
+        return {"hangs": [], "live": False, "blocked": 0, "looked_at": 0, "complete": True, "drivers": []}
     graph = _Graph(view)
     graph.grow()
     found = graph.cycles()
@@ -69,12 +73,15 @@ def hangs(view: Views, refresh: bool = True) -> Row:
         del hang["_rows"]
     return {
         "hangs": found, "live": True, "blocked": graph.blocked, "looked_at": len(graph.waits),
-        "complete": graph.complete,
+        "complete": graph.complete, "drivers": graph.driver_rows(),
     }  # fmt: skip
 
 
 class _Graph:
-    """The wait-for graph of one look: row of a task -> what it waits for, None if it can go on by itself."""
+    """The wait-for graph of one look: row of a task -> what it waits for, None if it can go on by itself.
+
+    Drivers are rows below 0. Nobody waits for a driver, so they are never part of a cycle.
+    """
 
     def __init__(self, view: Views) -> None:
         self.view, self.table = view, view.task_table
@@ -84,18 +91,20 @@ class _Graph:
         self.complete = True
         self.blocked = 0
         self._wanted: dict[int, list[tuple[bytes, int]]] = {}
+        #: Async calls in ``await``, and since when.
+        self._awaiting: dict[int, int] = {}
+        self.drivers: dict[int, Waiting] = {}
 
     def grow(self) -> None:
         """From the blocked tasks to everything that they wait for."""
         open_rows = self.table.open_rows
         states = self.table["state"][open_rows]
         begin = open_rows[states == BLOCKED]
-        self.blocked = len(begin)
-        if not len(begin):
-            return
+        self._read_noticed()
+        self.blocked = len(begin) + len(self._awaiting)
         self._read("task_blocked", begin, last_only=True)
         self._read("task_arguments_waiting", open_rows[states == WAITING_ARGUMENTS], last_only=False)
-        waiting = begin.tolist()
+        waiting = [*begin.tolist(), *self._awaiting, *self.drivers]
         while waiting:
             row = waiting.pop()
             if row in self.waits:
@@ -129,9 +138,57 @@ class _Graph:
             if one and any(record["object"]):
                 self._wanted.setdefault(row, []).append((record["object"], record["time_ns"]))
 
+    def _read_noticed(self) -> None:
+        """Waits of drivers and of async calls that have been told of and are not over."""
+        store, table = self.view.store, self.table
+        over = [(r["task"], r["object"]) for r in store.rows("await_ended")]
+        ended: dict[bytes, list[Row]] = {}
+        for record in store.rows("process_waited"):
+            ended.setdefault(record["process"], []).append(record)
+        for record in store.rows("wait_noticed"):
+            task, wanted = record["task"], record["object"]
+            if any(task):
+                row = table.index.row(task)
+                if row < 0 or int(table["state"][row]) != RUNNING:
+                    continue
+                if (task, wanted) in over:
+                    over.remove((task, wanted))
+                    continue
+                since = self._awaiting.get(row, record["began_at"])
+                self._awaiting[row] = min(since, record["began_at"])
+                self._wanted.setdefault(row, []).append((wanted, record["time_ns"]))
+            elif self._is_still_waiting(record, ended.get(record["process"], ())):
+                kind = record["waiting_in"]
+                one = any(wanted) and (kind == "get" or record["objects"] == 1)
+                row = -1 - len(self.drivers)
+                self.drivers[row] = Waiting(
+                    record["process"], f"waits in {kind} for", record["began_at"], wanted if one else b""
+                )
+                if one:
+                    self._wanted[row] = [(wanted, record["time_ns"])]
+
+    def _is_still_waiting(self, record: Row, ended: Sequence[Row]) -> bool:
+        """Whether a driver that was noticed to wait lives and has not been told to be done since."""
+        process = self.view.process_table.rows.get(record["process"]) or {}
+        if process.get("died_at_ns") or process.get("closed_at_ns"):
+            return False
+        began = record["began_at"]
+        return not any(
+            # It is the same wait if it began at about the same time: threads of a driver wait beside each other.
+            one["time_ns"] >= record["time_ns"]
+            and abs(one["time_ns"] - one["wait_seconds"] * NS - began) < _SAME_NS + 1e-6 * one["wait_seconds"] * NS
+            for one in ended
+        )
+
     # --- what one thing waits for -------------------------------------------------------------------------
 
     def _wait(self, row: int) -> Wait | None:
+        if row < 0:
+            return self._producers(row, self.drivers[row].how)
+        if row in self._awaiting:
+            found = self._producers(row, "awaits")
+            # Of several it may need any, or all.
+            return found._replace(any=True) if found is not None else None
         state = int(self.table["state"][row])
         if state == BLOCKED:
             return self._producers(row, "waits in get for")
@@ -245,10 +302,11 @@ class _Graph:
             first = next((at for at, row in enumerate(cycle) if int(self.table["state"][row]) == BLOCKED), 0)
             cycle = cycle[first:] + cycle[:first]
             behind = sum(which == key for which in leads.values()) - len(cycle)
-            made.append(self._cycle(cycle, behind))
+            waiting = [self.driver_label(row) for row, which in leads.items() if row < 0 and which == key]
+            made.append(self._cycle(cycle, behind, waiting))
         return sorted(made, key=lambda hang: -hang["members"][0]["seconds"])
 
-    def _cycle(self, cycle: list[int], behind: int) -> Row:
+    def _cycle(self, cycle: list[int], behind: int, drivers: list[str]) -> Row:
         members = [self._member(row, self.waits[row]) for row in cycle]
         told = members[:MEMBERS_TOLD_MAX]
         text = f"{told[0]['label']} {told[0]['how']} "
@@ -256,73 +314,45 @@ class _Graph:
         if len(members) > len(told):
             text += f"(and so on, {len(members) - len(told)} more) "
         others = f"; {behind} other{'s' * (behind > 1)} wait{'s' * (behind == 1)} for them" if behind else ""
+        others += _among(drivers)
         return {
             "kind": "cycle", "sentence": f"{text}{told[0]['label']}: none of them can ever go on{others}",
             "fix": "Do not wait in get() inside of something that the awaited call needs: pass the reference on, await "
             "it in an async method, or give the actor max_concurrency (the task resources of its own).",
-            "members": members, "behind": behind, "_rows": list(cycle),
+            "members": members, "behind": behind, "drivers": drivers, "_rows": list(cycle),
         }  # fmt: skip
 
     # --- no cycle -----------------------------------------------------------------------------------------
 
     def stuck(self, told: set[int]) -> list[Row]:
         """Tasks that others wait for and that make no progress, as far as their history or their samples tell."""
-        awaited: dict[int, int] = {}
-        for wait in self.waits.values():
+        awaited: dict[int, list[int]] = {}
+        for waiter, wait in self.waits.items():
             for target in wait.targets if wait is not None else ():
-                awaited[target] = awaited.get(target, 0) + 1
+                awaited.setdefault(target, []).append(waiter)
         made = []
-        for row, behind in awaited.items():
+        for row, waiters in awaited.items():
             if row in told or int(self.table["state"][row]) != RUNNING:
                 continue
-            why = self._slow(row) or self._still(row)
+            why, behind = stuck(self.view, row, self._seconds(row), self.now), len(waiters)
             if why:
+                drivers = [self.driver_label(waiter) for waiter in waiters if waiter < 0]
                 member = self._member(row, None)
                 others = f"{behind} other{'s' * (behind > 1)} wait{'s' * (behind == 1)} for it"
+                others += _among(drivers)
                 made.append({
                     "kind": "stuck", "sentence": f"{member['label']} {why}; {others}",
                     "fix": f"See what it does with 'obsray stack {member['id']}'.", "members": [member],
-                    "behind": behind, "_rows": [row],
+                    "behind": behind, "drivers": drivers, "_rows": [row],
                 })  # fmt: skip
         return sorted(made, key=lambda hang: -hang["members"][0]["seconds"])
-
-    def _slow(self, row: int) -> str:
-        table, ran = self.table, self._seconds(row)
-        if ran < SLOW_SECONDS:
-            return ""
-        ended = (table["name"] == table["name"][row]) & (table["ended_attempt"] >= 0)
-        seconds = table["run_seconds"][ended]
-        if len(seconds) < HISTORY_MIN or ran < SLOW_FACTOR * float(seconds.max()):
-            return ""
-        return (
-            f"has been running for {duration(ran)}, {len(seconds)} others took at most {duration(float(seconds.max()))}"
-        )
-
-    def _still(self, row: int) -> str:
-        if self._seconds(row) < STILL_SECONDS:
-            return ""
-        task, since = self.table["id"][row].tobytes(), self.now - int(STILL_SECONDS * NS)
-        found = joined(
-            self.view.store.select(
-                "stack_sampled", lambda c: same_id(c["task"], task) & (c["time_ns"].astype(np.int64) >= since)
-            ),
-            "stack_sampled",
-        )  # fmt: skip
-        samples, seconds = int(found["samples"].sum()), float(found["seconds"].sum())
-        if samples < STILL_SAMPLES_MIN or len(np.unique(found["stack"])) != 1:
-            return ""
-        if float(found["cpu_seconds"].sum()) > STILL_CPU_RATIO * seconds:
-            return ""
-        place = self.view.store.texts[int(found["stack"][0])].rpartition("\n")[2]
-        return (
-            f"has been running for {duration(self._seconds(row))} and was seen {samples} times in the last "
-            f"{duration(STILL_SECONDS)}, always waiting in {place}"
-        )
 
     # --- words --------------------------------------------------------------------------------------------
 
     def _seconds(self, row: int) -> float:
         """How long it has been in its state."""
+        if row < 0:
+            return max(0, self.now - self.drivers[row].since) / NS
         table = self.table
         state = int(table["state"][row])
         names = {BLOCKED: ("blocked_at",), RUNNING: ("started_at",), DISPATCHED: ("dispatched_at",)}.get(
@@ -341,3 +371,25 @@ class _Graph:
             "id": task.hex(), "label": view.task_label(task), "name": view.store.texts[int(table["name"][row])],
             "state": STATES[state], "where": on, "seconds": self._seconds(row), "how": wait.how if wait else "",
         }  # fmt: skip
+
+    # --- drivers ------------------------------------------------------------------------------------------
+
+    def driver_label(self, row: int) -> str:
+        return str(self.view.process_label(self.drivers[row].process))
+
+    def driver_rows(self) -> list[Row]:
+        """Drivers that wait: for what, and how that is."""
+        made = []
+        for row, waiting in self.drivers.items():
+            task = ids.task_of(waiting.wanted) if waiting.wanted else b""
+            target = self.table.index.row(task) if task else -1
+            made.append({
+                "process": waiting.process.hex(), "label": self.driver_label(row), "how": waiting.how,
+                "seconds": self._seconds(row), "for": self.view.task_label(task) if target >= 0 else "",
+                "for_id": task.hex(), "for_state": STATES[int(self.table["state"][target])] if target >= 0 else "",
+            })  # fmt: skip
+        return made
+
+
+def _among(drivers: list[str]) -> str:
+    return f", among them {' and '.join(drivers[:3])}" if drivers else ""

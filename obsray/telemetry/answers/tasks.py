@@ -11,6 +11,7 @@ from obsray.telemetry import explain
 from obsray.telemetry.answers import past, queued
 from obsray.telemetry.answers.answer import Answer, Code, quoted
 from obsray.telemetry.answers.calls import Calls
+from obsray.telemetry.answers.stuck import stuck
 from obsray.telemetry.explain import duration, gist, size
 from obsray.telemetry.tables import NS, Row
 from obsray.telemetry.tasks import (
@@ -153,9 +154,17 @@ class Tasks(Calls):
         fetched = self._fetches(raw)
         if fetched is not None:
             return fetched
+        awaits = self._awaits(raw)
+        if awaits is not None:
+            return awaits
         ran = self.since(raw["started_at"])
         predicate = f"has been running for {ran} on {raw['worker_label']}"
+        no_progress = stuck(self.view, raw["row"], max(0, self.now - raw["started_at"]) / NS, self.now)
+        if no_progress:
+            predicate = f"{no_progress}, on {raw['worker_label']}; it seems to be stuck"
         made = self.answer(raw, Code.RUNNING, predicate)
+        if no_progress:
+            made.fix = f"See what it does with 'obsray stack {raw['id'].hex()}'."
         made.facts.append(f"started {ran} ago")
         usual = self.usual_seconds(raw["row"])
         if usual is not None:
@@ -169,6 +178,29 @@ class Tasks(Calls):
         same = (table["name"] == table["name"][row]) & (table["ended_attempt"] >= 0)
         seconds = table["run_seconds"][same]
         return float(np.median(seconds)) if len(seconds) else None
+
+    def _awaits(self, raw: Row) -> Answer | None:
+        """If an async call has been in await for a while: what for and since when."""
+        if not self.is_call(raw):
+            return None
+        noticed = self.view.store.about("wait_noticed", "task", raw["id"])
+        over = [record["object"] for record in self.view.store.about("await_ended", "task", raw["id"])]
+        for record in noticed:
+            if record["object"] in over:
+                over.remove(record["object"])
+                continue
+            because = self.awaited(record["object"])
+            if because.code is Code.FINISHED:
+                continue
+            made = self.answer(
+                raw, Code.BLOCKED_IN_GET,
+                f"has waited {self.since(record['began_at'])} in await on {raw['worker_label']} for {because.subject}",
+                because=because,
+            )  # fmt: skip
+            if because.root.code is Code.DEADLOCK:
+                made.code = Code.DEADLOCK
+            return made
+        return None
 
     def _fetches(self, raw: Row) -> Answer | None:
         """If an argument of a running task is still on its way: what and since when."""

@@ -12,6 +12,8 @@ import numpy as np
 from obsray.telemetry.answers.graph import Graph, job_to_look_at
 from obsray.telemetry.answers.replay import Change, Replay
 from obsray.telemetry.answers.replay_model import Model
+from obsray.telemetry.explain import size
+from obsray.telemetry.store import joined
 
 if TYPE_CHECKING:
     from obsray.telemetry.views import Views
@@ -29,7 +31,8 @@ def what_if(view: Views, job: int | None = None, changes: list[Change] | None = 
 
     Without ``changes`` the usual ones are tried and ranked. ``actual_seconds``, ``replayed_seconds`` and
     ``error_ratio`` come from the unchanged replay; ``scenarios``: ``change``, ``seconds``, ``speedup`` (against the
-    unchanged replay), best first.
+    unchanged replay), best first. ``limits``: what happened in the run that replays with other numbers of workers know
+    nothing of; measured, they were up to half off then.
     """
     if refresh:
         view.refresh()
@@ -51,7 +54,7 @@ def what_if(view: Views, job: int | None = None, changes: list[Change] | None = 
     return {
         "job_id": f"{number:08x}", "tasks": graph.count, "actual_seconds": actual, "replayed_seconds": base,
         "error_ratio": error, "trusted": error <= ERROR_TRUSTED, "scenarios": scenarios,
-        "sentence": _sentence(actual, base, error, scenarios),
+        "sentence": _sentence(actual, base, error, scenarios), "limits": limits(view),
     }  # fmt: skip
 
 
@@ -77,6 +80,23 @@ def usual(graph: Graph) -> list[Change]:
     if graph.seconds("fetch_seconds").sum() > 0.01 * seconds.sum():
         found.append(Change(network=2.0))
     return found + [Change(functions={graph.view.store.texts[code]: 2.0}) for code in heaviest]
+
+
+def limits(view: Views) -> list[str]:
+    """What makes predictions for other numbers of workers a rough guide, as sentences."""
+    found = []
+    spilled = joined(view.store.select("object_spilled"), "object_spilled")["object_bytes"]
+    if len(spilled):
+        found.append(
+            f"{size(int(spilled.sum()))} went to disk: more workers would share the same store and disk, and spill more"
+        )
+    nodes = len(view.cluster_table.nodes)
+    if nodes > 1:
+        found.append(
+            f"it ran on {nodes} nodes: with other numbers of workers tasks would run on other ones, and other objects "
+            "would be moved"
+        )
+    return found
 
 
 def _sentence(actual: float, base: float, error: float, scenarios: list[Row]) -> str:

@@ -219,7 +219,7 @@ def _id(values: Array) -> pa.Array:
 
 def _words(identifiers: Array, count: int) -> Array:
     """The first ``count`` words of four bytes of each id."""
-    words = np.ascontiguousarray(identifiers).view("V4").reshape(len(identifiers), -1)
+    words = np.ascontiguousarray(identifiers).view("V4").reshape(len(identifiers), identifiers.dtype.itemsize // 4)
     found: Array = np.ascontiguousarray(words[:, :count]).view(f"V{4 * count}").ravel()
     return found
 

@@ -8,16 +8,19 @@ from typing import Any
 from unittest import mock
 
 from obsray import ids
+from obsray.telemetry import log_files, session_file
 from obsray.telemetry.events import (
     DeathCause,
     DispatchReason,
     LeaseOutcome,
     Outcome,
+    OutputStream,
     ProcessKind,
     Reason,
     TaskType,
     WaitKind,
 )
+from obsray.telemetry.log_search import LogQuery, LogSearch
 from obsray.telemetry.spine import Ring
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
@@ -241,3 +244,37 @@ class Scene:
             self.node.object_created(self.tick(), identifier, ring.process, size, 0.0)
             self.node.object_sealed(self.tick(), identifier, ring.process, size)
         return identifier
+
+
+class Logs(Scene):
+    """A scene whose workers write."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        session_file.update(directory, node=NODE.hex())
+
+    def file(self, worker: bytes, stream: str = "out", node: bytes = NODE) -> Path:
+        own = self.directory / "logs"
+        directory = own if node == NODE else own / log_files.NODES / node.hex()
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory / f"worker-{worker.hex()}.{stream}"
+
+    def write(
+        self, worker: bytes, task: bytes | None, text: str, stream: str = "out", level: str = "", logger: str = "",
+        mark: bool = True, node: bytes = NODE,
+    ) -> None:  # fmt: skip
+        """Append to a worker's file, and record who does."""
+        path, ring = self.file(worker, stream, node), self.rings[worker]
+        size = path.stat().st_size if path.exists() else 0
+        if mark:
+            ring.output_began(
+                self.tick(), task or ids.NIL_TASK, 0, bytes(16), int(OutputStream[stream.upper()]), size,
+                ring.intern(level), ring.intern(logger),
+            )  # fmt: skip
+        with path.open("ab") as file:
+            file.write(text.encode())
+
+    def find(self, **asked: object) -> list[dict]:
+        views = self.views()
+        views.refresh()
+        return LogSearch(views, LogQuery.read(views.now_ns(), **asked)).newest()

@@ -173,6 +173,16 @@ def test_the_command_line_shows_the_books(tmp_path, capsys):
     assert "would more workers help?" in said and "run on CPU" in said and "word_count" in said
     assert command.main(["books", "1", "--json", *options]) == 0
     assert json.loads(capsys.readouterr().out)["error_ratio"] <= 0.01
+    assert command.main(["books", "--over-time", "--json", *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    # CPUs that have no process are nobody's.
+    booked = {row["activity"]: row["seconds"] for row in told["activities"] if row["activity"] != "no process"}
+    over = told["over_time"]["together"]["sums"]
+    assert {name: over.get(name, 0.0) for name in booked} == pytest.approx(booked, rel=0.02, abs=0.01)
+    assert len(told["over_time"]["workers"][0]["activities"].popitem()[1]) == told["over_time"]["pieces"]
+    assert command.main(["books", "--over-time", *options]) == 0
+    text = capsys.readouterr().out
+    assert "over time, " in text and "all workers" in text and "█" in text
     assert command.main(["books", "77", *options]) == 1 and "no job 00000077" in capsys.readouterr().err
     assert command.main(["books", "x", *options]) == 1 and "a job id is a hex number" in capsys.readouterr().err
 

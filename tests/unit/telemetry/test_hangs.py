@@ -8,9 +8,11 @@ from unittest import mock
 
 import pytest
 
+from obsray import ids
 from obsray.cli import hangs as command
+from obsray.dashboard.hangs import HangRecords
 from obsray.telemetry.answers import hangs
-from obsray.telemetry.events import LeaseOutcome, Reason
+from obsray.telemetry.events import LeaseOutcome, Reason, WaitKind
 from tests.unit.telemetry.scenes import NS, Scene
 
 
@@ -176,7 +178,8 @@ def test_a_task_that_was_seen_in_one_place_only_is_stuck(scene: Scene) -> None:
 
 def test_a_session_that_is_over_hangs_no_more(scene: Scene) -> None:
     two_actors(scene)
-    assert scene.views().hangs() == {"hangs": [], "live": False, "blocked": 0, "looked_at": 0, "complete": True}
+    found = scene.views().hangs()
+    assert found == {"hangs": [], "live": False, "blocked": 0, "looked_at": 0, "complete": True, "drivers": []}
 
 
 def test_a_graph_too_large_accuses_nobody_it_has_not_looked_at(scene: Scene) -> None:
@@ -194,3 +197,93 @@ def test_a_cycle_is_drawn_for_the_terminal_and_survives_json(scene: Scene) -> No
     first = next(number for number, line in enumerate(lines) if "┌─▶" in line)
     assert "A.m" in lines[first] and "└──" in text and text.index("┌─▶") < text.index("└──")
     assert json.loads(json.dumps(found)) == found
+
+
+def noticed(scene: Scene, wanted: bytes, task: bytes = ids.NIL_TASK, worker: bytes = b"", count: int = 1) -> int:
+    """A driver, or an async call on a worker, has been waiting; since when."""
+    began = scene.tick()
+    kind = WaitKind.AWAIT if worker else WaitKind.GET
+    scene.rings[worker or scene.driver.process].wait_noticed(scene.tick(1.0), task, int(kind), count, wanted, began)
+    return began
+
+
+def test_a_program_that_waits_for_what_is_stuck_is_named(scene: Scene) -> None:
+    runner = scene.worker()
+    for _ in range(6):
+        scene.run("load", runner, seconds=0.5)
+    slow = scene.submit("load")
+    scene.dispatch(slow, runner)
+    scene.start(slow, runner)
+    noticed(scene, scene.result(slow))
+    found = look(scene, 60)
+    (hang,) = found["hangs"]
+    assert hang["kind"] == "stuck" and hang["behind"] == 1 and len(hang["drivers"]) == 1
+    assert "1 other waits for it, among them driver" in hang["sentence"]
+    (driver,) = found["drivers"]
+    assert driver["for_id"] == slow.hex() and driver["for_state"] == "RUNNING" and driver["seconds"] > 60
+    assert f"{driver['label']} waits in get for {driver['for']}, RUNNING" in command._text(found, False)
+
+
+def test_programs_behind_a_cycle_are_named_and_those_whose_wait_is_over_are_not(scene: Scene) -> None:
+    m, _ = two_actors(scene)
+    began = noticed(scene, scene.result(m))
+    over = noticed(scene, scene.result(m))
+    scene.driver.process_waited(scene.tick(), int(WaitKind.GET), 1, scene.result(m), (scene.now - over) / NS)
+    found = look(scene)
+    (hang,) = found["hangs"]
+    assert hang["behind"] == 1 and "among them driver" in hang["sentence"] and len(found["drivers"]) == 1
+    scene.driver.process_waited(scene.tick(), int(WaitKind.GET), 1, scene.result(m), (scene.now - began) / NS)
+    assert look(scene)["drivers"] == []
+
+
+def test_async_calls_that_await_each_other_are_a_cycle(scene: Scene) -> None:
+    for ended in (True, False):
+        actor, worker = scene.actor(f"Loop{ended}")
+        ring = scene.rings[worker]
+        ring.actor_concurrency(scene.tick(), actor, worker, 0, 1, 0)
+        outer = calling(scene, f"Loop{ended}.outer", actor, worker)
+        inner = scene.call(actor, f"Loop{ended}.inner")
+        noticed(scene, scene.result(inner), outer, worker)
+        if ended:
+            ring.await_ended(scene.tick(), outer, scene.result(inner), 1.0)
+    (hang,) = look(scene)["hangs"]
+    assert [one["name"] for one in hang["members"]] == ["LoopFalse.outer", "LoopFalse.inner"]
+    assert hang["members"][0]["how"] == "awaits"
+    assert why(scene, outer.hex())["code"] == "DEADLOCK"
+
+
+def why(scene: Scene, identifier: str) -> dict:
+    view = scene.views()
+    view.refresh()
+    with (
+        mock.patch.object(view.store, "is_live", lambda: True),
+        mock.patch.object(view, "now_ns", lambda: scene.now + 60 * NS),
+        mock.patch.object(view.store, "running", list),
+    ):
+        return view.why(identifier, refresh=False)
+
+
+def test_why_says_that_a_task_is_stuck(scene: Scene) -> None:
+    slow, _ = awaited(scene)
+    answer = why(scene, slow.hex())
+    assert answer["code"] == "RUNNING" and "others took at most" in answer["sentence"]
+    assert "stuck" in answer["sentence"] and "obsray stack" in answer["fix"]
+
+
+def test_a_hang_is_recorded_when_it_is_found_and_when_it_is_over(scene: Scene) -> None:
+    m, _ = two_actors(scene)
+    found = look(scene)["hangs"]
+    records = HangRecords(scene.directory)
+    records.looked([], scene.now)
+    for at in (1, 2):
+        records.looked(found, scene.now + at * NS)
+    records.looked([], scene.now + 5 * NS)
+    records.close()
+    view = scene.views()
+    view.refresh()
+    (began,) = view.store.rows("hang_found")
+    assert began["task"] == m and began["hang"] == "cycle" and began["members"] == 4
+    (over,) = view.store.rows("hang_over")
+    assert over["task"] == m and over["hung_seconds"] == 4.0
+    told = [row["text"] for row in view.story(m.hex())]
+    assert any("waits that can never end: " in line and "none of them can ever go on" in line for line in told)

@@ -10,7 +10,11 @@ from obsray.telemetry.answers.graph import CAPACITY, Graph
 from obsray.telemetry.answers.offered import offered
 from obsray.telemetry.answers.replay import Change
 from obsray.telemetry.events import Outcome, ProcessKind, WaitKind
+from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
+from obsray.testing.scenarios import make_scenario
+from obsray.testing.simulated_session import write_session
+from obsray.testing.simulator import Simulator
 from tests.unit.telemetry.scenes import NS, OTHER_NODE, Scene
 
 
@@ -157,3 +161,36 @@ def test_a_session_too_short_for_a_sample_has_the_cpus_that_it_was_told(tmp_path
     view.samples.resources_of.clear()
     assert list(offered(view).values()) == [{"CPU": 2.0, "memory": float(1 << 30)}]
     assert view.books(refresh=False)["cpus"] == 2.0
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_what_a_run_predicts_for_other_numbers_of_cpus_is_what_a_run_with_them_takes(nodes, tmp_path):
+    """Whole simulated runtimes with 1, 2 and 4 CPUs a node, each predicted by those with fewer."""
+    seen = {}
+    for cpus in (1, 2, 4):
+        # In one batch: virtual drivers do not tell of their waits.
+        work = {"name": "fixed", "tasks": 240, "run_ms": 50.0, "batch": 1000}
+        run = Simulator(make_scenario("even", {"cpus": cpus, "nodes": nodes, "workload": [work]}), seed=1)
+        run.run()
+        views = Views(Store.open(write_session(run, tmp_path / str(cpus) / "session")))
+        seen[cpus] = views.what_if(changes=[Change(workers=2.0), Change(workers=4.0)])
+        assert seen[cpus]["error_ratio"] <= 0.05, seen[cpus]["sentence"]
+    errors = {}
+    for few, many in ((1, 2), (1, 4), (2, 4)):
+        predicted = {row["change"]: row["seconds"] for row in seen[few]["scenarios"]}[f"{many // few} x workers"]
+        errors[few, many] = predicted / seen[many]["actual_seconds"] - 1
+    print(f"predicted against real, {nodes} nodes, seed 1:", {pair: f"{error:+.1%}" for pair, error in errors.items()})
+    assert all(abs(error) <= 0.05 for error in errors.values()), errors
+
+
+def test_what_a_replay_with_other_workers_does_not_know_is_said(tmp_path):
+    scene = Scene(tmp_path / "session")
+    worker = scene.worker()
+    for _ in range(4):
+        scene.run("f", worker, seconds=0.5, cpu=0.5)
+    assert scene.views().what_if()["limits"] == []
+    put = scene.put(30_000_000)
+    scene.node.object_spilled(scene.tick(), put, 30_000_000, 0.1, 0)
+    scene.node.node_started(scene.tick(), OTHER_NODE, 1, 0, 1 << 30, 0, False, 0)
+    limits = scene.views().what_if()["limits"]
+    assert len(limits) == 2 and "30.0 MB went to disk" in limits[0] and "2 nodes" in limits[1]

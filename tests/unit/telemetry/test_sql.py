@@ -16,6 +16,7 @@ from obsray.telemetry.database.relations import RELATIONS, SQL_TYPES
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
 from obsray.testing.recorded_session import record_session
+from tests.unit.telemetry.scenes import Scene
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,13 @@ def test_every_table_can_be_read_whole(ask, relation):
     rows = ask(f"FROM {relation.name}")
     never = {"transfers", "gpu", "spans", "metrics", "folded"}
     assert rows or relation.name in never
+
+
+def test_a_session_in_which_nothing_ran_has_empty_tables(tmp_path):
+    views = Scene(tmp_path / "s_empty").views()
+    views.refresh()
+    for table in ("tasks", "attempts", "objects", "actors", "spans"):
+        assert not engine.prepare(views, f"FROM {table}").run().num_rows, table
 
 
 def test_tasks_are_those_of_the_views(ask, views, recorded):
