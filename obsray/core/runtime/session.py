@@ -409,7 +409,7 @@ class Session:
                 if running is not None and not blocked_at:
                     blocked_at, timeout = self._maybe_block(running, waiter, timeout, blocking, patience)
                 self.drive_or_sleep(waiter, timeout)
-                if not noticed and time.monotonic() - began > NOTICED_SECONDS and waiter.missing > 0:
+                if not noticed and waiter.missing > 0 and time.monotonic() - began > NOTICED_SECONDS:
                     noticed = True
                     with self.lock:
                         at = time.time_ns()
