@@ -21,7 +21,7 @@ from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
 from tests.integration.programs import eventually
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 MB = 1_000_000
 TASKS = 12
 
@@ -94,7 +94,7 @@ def run(flags: Path) -> tuple[Path, dict[str, str]]:
         ended = views.task_table["ended_attempt"]
         return len(ended) == TASKS and (ended >= 0).all() and bool(views.store.rows("transfer_served"))
 
-    eventually(is_all_here)
+    eventually(is_all_here, 120.0)
     return directory, {name: ref.task_id().hex() for name, ref in names.items()}
 
 

@@ -95,7 +95,7 @@ def test_the_commands_of_a_runbook_work(command, session, capsys, monkeypatch, t
     if words[0] in ("status", "list", "timeline", "gpu"):
         code = main([*words, "--session", session])
     else:
-        assert words[0] in ("story", "why", "logs", "dashboard")
+        assert words[0] in ("story", "why", "logs", "dashboard", "hangs", "stack")
         code = main([*words, "--help"])
     assert code == 0, capsys.readouterr()
 
