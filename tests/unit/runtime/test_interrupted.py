@@ -49,7 +49,8 @@ def test_what_the_watcher_sends_again_is_not_raised_by_who_waits_as_well(monkeyp
     monkeypatch.setattr(signal, "pthread_kill", send)
     waiting.lock, waiting.closed, waiting.executor = _Nothing(), False, None
     waiting.dispatcher, waiting.inbox = SimpleNamespace(tick=lambda *_: None), SimpleNamespace(audit=lambda: None)
-    waiting.values, waiting.send_everything = SimpleNamespace(completions=(), notice_awaits=lambda now: None), lambda: None
+    waiting.values = SimpleNamespace(completions=(), notice_awaits=lambda now: None)
+    waiting.send_everything = lambda: None
     waiting._unseen_reports = SimpleNamespace(say=lambda now: None)
     Session._tick(waiting)
     assert sent == [signal.SIGINT] and not seen
