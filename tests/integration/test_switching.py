@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 
 import obsray
 from obsray.actor import ActorClassInheritanceException
-from obsray.util.state import get_log
+from obsray.core.runtime.running import running_here
+from obsray.util.state import get_log, list_tasks
 from tests.integration.programs import eventually
 
 pytestmark = pytest.mark.timeout(120)
@@ -248,3 +251,33 @@ def test_a_reference_made_of_bytes_counts_as_one_and_leaves_the_others_alone():
             obsray.ObjectRef(wrong)
     with pytest.raises(ValueError, match="20 bytes"):
         obsray.ObjectRef(b"short")
+
+
+@obsray.remote(num_cpus=0)
+class SubmitsLate:
+    def __init__(self) -> None:
+        self.children: list[Any] = []
+
+    async def run(self) -> None:
+        while not running_here().cancelled:
+            time.sleep(0.01)  # on the loop, so that the wish to cancel comes before the child does
+        self.children.append(sleeps_until_cancelled.remote())
+        await asyncio.sleep(600)
+
+    def submitted(self) -> list[Any]:
+        return self.children
+
+
+def test_what_a_call_submits_while_it_is_being_cancelled_is_cancelled_too():
+    actor = SubmitsLate.remote()
+    obsray.get(actor.submitted.remote())
+    call = actor.run.remote()
+    eventually(
+        lambda: [each.state for each in list_tasks(filters=[("task_id", "=", call.task_id().hex())])] == ["RUNNING"]
+    )
+    obsray.cancel(call)
+    with pytest.raises(obsray.exceptions.TaskCancelledError):
+        obsray.get(call, timeout=60)
+    (child,) = obsray.get(actor.submitted.remote())
+    with pytest.raises(obsray.exceptions.TaskCancelledError):
+        obsray.get(child, timeout=60)

@@ -129,6 +129,8 @@ class Executor:
         self._blocked = False
         #: Attempts that were cancelled before they began.
         self._cancelled: set[bytes] = set()
+        #: Attempts whose children are to be cancelled with them, until they end.
+        self._recursive: set[bytes] = set()
         self._interrupt = b""
         self.producers = Producers(self)
         self._main = threading.get_ident()
@@ -270,6 +272,8 @@ class Executor:
         _, task, recursive = message
         if recursive:
             self.session.cancel_children(task)
+            if len(self._recursive) < CANCELLED_REMEMBERED_MAX:
+                self._recursive.add(task)
         for running in list(self.slots.values()):
             if running.task == task:
                 running.cancelled = True
@@ -537,6 +541,11 @@ class Executor:
         gone = on_loop or isinstance(error, TaskCancelledError) or not isinstance(error, Exception)
         if isinstance(error, KeyboardInterrupt) or (running.cancelled and gone):
             outcome, values = Outcome.CANCELLED, [self._cancellation(running)]
+            if running.task in self._recursive:
+                # What it submitted while it was being told.
+                with self.session.lock:
+                    self.session.cancel_children(running.task)
+                    self.session.after()
         elif self.actor is not None and self.actor.exits_by(error):
             outcome, values = Outcome.ACTOR_DIED, [self.actor.farewell(error)]
         elif isinstance(error, SystemExit):
@@ -598,6 +607,8 @@ class Executor:
         session, loaded, options = self.session, running.loaded, running.options
         self._interrupt = b""
         session.interrupt_pending.clear()
+        if self._recursive:
+            self._recursive.discard(running.task)
         if running.gpu:
             self._gpu.end(running.gpu)
         run_ns = ended_at - running.ready_at
