@@ -81,7 +81,7 @@ MESSAGES: dict[str, Carrier] = {
         StillNeeded
         Goodbye DescribeJob CreateGroup RemoveGroup WatchGroup Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom
         ObjectRefused ObjectPinned StartActor ActorChanged Reply Exit GroupChanged ShapeRefused EnvironmentFailed
-        NodeChanged ObjectLost
+        TooDeep NodeChanged ObjectLost
         """,
     ),
     **_on(Carrier.WORK, "DefineFunction Push Done Recall Returned CancelTask Item ItemsTaken ArgumentLost"),

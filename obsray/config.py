@@ -42,6 +42,9 @@ class Config:
     workers_prestart: int = 0
     #: Most worker processes on a node; demand beyond waits and says so.
     workers_max: int = 256
+    #: With as many processes as may be, all of them waiting: after so long what they ask for is refused. If all are
+    #: sure to wait for tasks that have no process, it is refused after two seconds.
+    nesting_wait_seconds_max: float = 60.0
     #: An idle process beyond the prestarted number ends after this time.
     worker_idle_seconds: float = 30.0
     #: A process that has not said hello after this time counts as failed to start.

@@ -26,6 +26,7 @@ RayError                              base: carries the story and the trace of w
 ├── LocalRayletDiedError              this host's node process went away
 ├── RuntimeEnvSetupError              the environment a task asked for cannot be made
 ├── TaskUnschedulableError            no node can ever run the task
+│   └── NestedTooDeepError            ... because every process there may be waits for others
 ├── ActorUnschedulableError           no node can ever hold the actor
 ├── TaskPlacementGroupRemoved         the placement group is gone
 ├── PendingCallsLimitExceeded         the caller's own limit for this actor is reached
@@ -365,6 +366,10 @@ class RaySystemError(RayError):
 
 class TaskUnschedulableError(RayError):
     """No node can ever run the task."""
+
+
+class NestedTooDeepError(TaskUnschedulableError):
+    """The node has as many processes as may be, and all of them wait for other tasks: none is left for this one."""
 
 
 class ActorUnschedulableError(RayError):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from obsray.cli import sessions
+from obsray.core.transport.socket_paths import socket_path
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 def _attach(path: Path, token: bytes) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
-            sock.connect(str(path))
+            sock.connect(socket_path(path))
             sock.sendall(token)
         except OSError as error:
             raise sessions.Problem(

@@ -141,6 +141,8 @@ class Outcome(IntEnum):
     ACTOR_UNAVAILABLE = 11
     #: It finished, and later no copy of a result was left.
     RESULT_LOST = 12
+    #: Every process there may be waited for others.
+    NESTED_TOO_DEEP = 13
 
 
 class DeathCause(IntEnum):
@@ -379,6 +381,9 @@ _UNION: tuple[Event, ...] = (
         _measure("pinned_bytes", "u64"), _measure("capacity_bytes", "u64")), Severity.ERROR),
     Event(41, "object_pinned", "A process maps the object for reading; it will not move.", (
         _OBJECT, _WORKER, _measure("object_bytes", "u64"), _measure("queue_seconds", "f32"))),
+    Event(284, "object_unpinned", "A process has let go of its views of the object, or has ended; it may move again if"
+        " no other reads it.", (
+        _OBJECT, _WORKER, _measure("pins", "u32"))),
     Event(42, "object_spilling", "The object begins to be written to disk to make room; it can still be read.", (
         _OBJECT, _measure("object_bytes", "u64"))),
     Event(43, "object_spill_stopped", "The object stays in memory: it was wanted again, or could not be written.", (
@@ -467,6 +472,10 @@ _UNION: tuple[Event, ...] = (
         _ENVIRONMENT, _detail("job", "u32"), _detail("description", "str"))),
     Event(85, "environment_ready", "The environment is there; processes can start in it.", (
         _ENVIRONMENT, _measure("setup_seconds", "f32"), _measure("environment_bytes", "u64"))),
+    Event(283, "nesting_refused", "There are as many processes as may be and all wait: what one more of them asks for"
+        " is refused.", (
+        _detail("owner", "id8"), _label("shape", "str"), _measure("tasks", "u32"), _measure("depth", "u16"),
+        _measure("workers_max", "u32"), _detail("deficit", "str")), Severity.ERROR),
     Event(86, "environment_failed", "The environment cannot be made; who needs it fails.", (
         _ENVIRONMENT, _measure("setup_seconds", "f32"), _detail("error", "str")), Severity.ERROR),
     Event(87, "environment_removed", "An unused environment was deleted to make room.", (

@@ -27,7 +27,9 @@ SPEC: dict[str, tuple[str, Any]] = {
     "restored_at": ("<i8", 0),
     "freed_at": ("<i8", 0),
     "lost_at": ("<i8", 0),
-    "pins": ("<u4", 0),
+    #: How many views there are now, and how many there have been.
+    "pins": ("<i4", 0),
+    "reads": ("<u4", 0),
     "pinned_at": ("<i8", 0),
     "node": ("V8", 0),
     "transfers": ("<u4", 0),
@@ -130,7 +132,12 @@ class ObjectTable:
         if pinned is not None:
             rows, pinned = self._rows(pinned)
             np.add.at(self.grid["pins"], rows, 1)
+            np.add.at(self.grid["reads"], rows, 1)
             np.maximum.at(self.grid["pinned_at"], rows, pinned["time_ns"].astype(np.int64))
+        unpinned = batch.get("object_unpinned")
+        if unpinned is not None:
+            rows, unpinned = self._rows(unpinned)
+            np.subtract.at(self.grid["pins"], rows, unpinned["pins"].astype(np.int32))
         self._fold_copies(batch)
 
     def _fold_copies(self, batch: Batch) -> None:

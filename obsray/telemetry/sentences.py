@@ -109,6 +109,7 @@ def _task_finished(r: Row, n: Names) -> str:
         "actor_unavailable": "failed: its actor was not there",
         "system_error": "failed by an error of the runtime",
         "environment_failed": "failed because its environment cannot be made", "result_lost": "finished and was lost",
+        "nested_too_deep": "failed because every process there may be waited for others",
     }.get(r["outcome"], r["outcome"])  # fmt: skip
     return f"{_task(r, n)} {outcome}"
 
@@ -531,6 +532,7 @@ SENTENCES: dict[str, Sentence] = {
     "object_allocation_waiting": _waits_for_room,
     "object_allocation_failed": _allocation_failed,
     "object_pinned": lambda r, n: f"{_worker(r, n)} maps {_object(r)} for reading",
+    "object_unpinned": lambda r, n: f"{_worker(r, n)} has let go of its views of {_object(r)}",
     "transfer_asked": lambda r, n: f"{_worker(r, n)} wants {_object(r)}; {_at(r, 'home', n)} is asked where it is",
     "transfer_begun": _transfer_begun,
     "transfer_done": _transfer_done,
@@ -590,6 +592,10 @@ SENTENCES: dict[str, Sentence] = {
     "environment_ready": lambda r, n: (
         f"environment {r['environment'].hex()} ({size(r['environment_bytes'])}) is ready after "
         f"{duration(r['setup_seconds'])}"
+    ),
+    "nesting_refused": lambda r, n: (
+        f"what {n.process_label(r['owner'])} waits for ({r['tasks']} tasks of {r['shape']}, {r['depth']} deep) "
+        f"is refused: {r['deficit']}"
     ),
     "environment_failed": lambda r, n: f"environment {r['environment'].hex()} cannot be made: {gist(r['error'])}",
     "environment_removed": lambda r, n: (

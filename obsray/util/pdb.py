@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from obsray.core.runtime.session import Session, current_or_none
+from obsray.core.transport.socket_paths import socket_path
 
 #: How the sockets of waiting code begin; then pid and a number.
 PREFIX = "debug-"
@@ -80,7 +81,7 @@ def _wait_for_somebody(session: Session, frame: FrameType) -> socket.socket:
     running = session.local.running
     task = running.loaded.name if running is not None else "this process"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
+        listener.bind(socket_path(path))
         listener.listen(1)
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         print(f"{task} waits in the debugger at {where}: run `obsray debug {os.getpid()}`", file=sys.stderr, flush=True)

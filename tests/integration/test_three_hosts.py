@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from hosts import Bridge
 
+from tests.integration.programs import eventually, views
+
 pytestmark = pytest.mark.timeout(180)
 
 PREAMBLE = """
@@ -16,8 +18,7 @@ import obsray
 from obsray import exceptions
 
 obsray.init(address=sys.argv[1])
-B, C, PORT = sys.argv[2:5]
-HEAD = sys.argv[5]
+B, C, PORT, HEAD, PORT_OF_C = sys.argv[2:]
 
 def ip(*arguments):
     subprocess.run(["ip", *arguments], check=True)
@@ -55,7 +56,7 @@ def bridge() -> Iterator[Bridge]:
 
 def run(bridge: Bridge, program: str) -> None:
     head, b, c = bridge.hosts
-    names = (str(head.session), b.name, c.name, bridge.port_of(b), head.name)
+    names = (str(head.session), b.name, c.name, bridge.port_of(b), head.name, bridge.port_of(c))
     done = head.run("-c", PREAMBLE + program, *names, seconds=150)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -120,6 +121,8 @@ def test_two_nodes_that_do_not_reach_each_other_get_objects_another_way_and_nobo
 
 
 SLOW = """
+from tests.integration.resets import reset_transfer
+
 # Two megabits a second from B: 2 MB take 8 s.
 ip("netns", "exec", B, "tc", "qdisc", "add", "dev", "cable", "root", "tbf", "rate", "2mbit", "burst", "32kbit",
    "latency", "400ms")
@@ -135,9 +138,8 @@ try:
     assert obsray.get([total.remote(x) for x in arrays], timeout=60) == [200_000 + x for x in range(5)]
     others = time.monotonic() - began
     assert obsray.wait([slow], timeout=0) == ([], [slow]), f"too late to say: {others:.1f} s"
-    # The connection that carries it is cut off in the middle, by the kernel.
-    killed = subprocess.run(["ip", "netns", "exec", C, "ss", "-K", "dst", "10.78.0.2"], capture_output=True, text=True)
-    print("reset:", killed.stdout.count("ESTAB"), killed.stderr)
+    # The connection that carries it is cut off in the middle.
+    assert reset_transfer(PORT_OF_C, "10.78.0.2", "10.78.0.3"), "the connection lives on"
 finally:
     ip("netns", "exec", B, "tc", "qdisc", "del", "dev", "cable", "root")
 print(f"wait(0.5) took {waited:.2f} s, others {others:.2f} s")
@@ -150,3 +152,5 @@ assert alive()
 def test_a_slow_transfer_holds_nobody_up_and_survives_a_reset(bridge):
     """C6: a slow link, then a reset in the middle; ``wait`` returns on time, and the bytes are right in the end."""
     run(bridge, SLOW)
+    told = eventually(lambda: views(bridge.hosts[2].session).store.rows("transfer_retried"))
+    assert max(row["received_bytes"] for row in told) > 0, told

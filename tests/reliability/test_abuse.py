@@ -12,12 +12,14 @@ import psutil
 import pytest
 
 import obsray
+from obsray import exceptions
 from tests.integration.programs import eventually, views
+from tests.reliability.nested import add_up, deeper, nothing, twice
 from tests.reliability.oracle import Oracle, workers_of
 
 pytestmark = pytest.mark.timeout(200)
 
-WORKERS_MAX = 240
+WORKERS_MAX = 210
 
 
 @pytest.fixture(scope="module")
@@ -25,27 +27,6 @@ def session() -> Iterator[Path]:
     context = obsray.init(num_cpus=2, include_dashboard=False, _system_config={"workers_max": WORKERS_MAX})
     yield Path(context.address_info["session_dir"])
     obsray.shutdown()
-
-
-@obsray.remote
-def nothing(value: int = 0) -> int:
-    return value
-
-
-@obsray.remote
-def add_up(*values: int) -> int:
-    return sum(values)
-
-
-@obsray.remote
-def deeper(depth: int) -> int:
-    return 0 if depth == 0 else 1 + obsray.get(deeper.remote(depth - 1))
-
-
-@obsray.remote
-def twice(depth: int) -> int:
-    """A fork bomb of tasks: each makes two more and waits for them."""
-    return 1 if depth == 0 else sum(obsray.get([twice.remote(depth - 1), twice.remote(depth - 1)]))
 
 
 @obsray.remote(num_cpus=0)
@@ -123,6 +104,40 @@ def test_tasks_that_wait_for_tasks_that_wait_need_no_end_of_processes(session):
     assert obsray.get(deeper.remote(200), timeout=140) == 200
     assert len(workers_of(session)) <= WORKERS_MAX
     oracle.check()
+
+
+def test_a_chain_longer_than_there_may_be_processes_ends_in_an_error_that_says_what_to_do(session):
+    """E3: beyond ``workers_max`` what is asked for is refused, and everything that waited for it ends."""
+    oracle = Oracle(session)
+    with pytest.raises(exceptions.NestedTooDeepError, match="workers_max") as caught:
+        obsray.get(deeper.remote(WORKERS_MAX + 20), timeout=140)
+    assert f"{WORKERS_MAX} processes" in str(caught.value)
+    assert len(workers_of(session)) <= WORKERS_MAX
+    oracle.check("nesting_refused")
+    (refused,) = [row for row in views(session).troubles(500) if row["event"] == "nesting_refused"]
+    assert refused["fields"]["workers_max"] == WORKERS_MAX == refused["fields"]["depth"]
+    (failed,) = views(session).tasks([("outcome", "=", "nested_too_deep")])["rows"]
+    answer = views(session).why(failed["task_id"])
+    assert answer["code"] == "WORKER_LIMIT" and "workers_max" in answer["fix"]
+
+
+def test_a_bomb_of_tasks_needs_as_many_processes_as_it_is_deep_and_leaves_the_node_reachable(session):
+    """E3: what is waited for deepest goes first; others have their turn meanwhile; cancelled, all of it ends."""
+    oracle = Oracle(session)
+    assert obsray.get(twice.remote(6), timeout=60) == 64
+    view = views(session)
+    before = view.ledger()["tasks"]["finished"]
+    # A million leaves, so it will not end by itself.
+    bomb = twice.remote(20)
+    eventually(lambda: view.ledger()["tasks"]["finished"] > before + 100)
+    assert obsray.get([nothing.remote(number) for number in range(20)], timeout=60) == list(range(20))
+    holding = len({row["worker_id"] for row in view.workers() if row["state"] == "BUSY"})
+    print(f"{holding} processes hold tasks of a bomb that is 20 deep")
+    assert holding <= 100
+    obsray.cancel(bomb, recursive=True)
+    with pytest.raises(exceptions.TaskCancelledError):
+        obsray.get(bomb, timeout=60)
+    oracle.check("task_finished")
 
 
 def test_actors_come_and_go_by_the_dozen_and_leave_nothing(session):

@@ -145,7 +145,10 @@ class _Process:
         self.emitter = _emitter(session, node)
         self.service = ControlService(self.storage, self.emitter)
         self.stop = asyncio.Event()
+        #: With its own name: gRPC would not follow a link to where paths are short.
         self.socket = session / SOCKET
+        if self.socket.parent.is_symlink():
+            self.socket = self.socket.resolve()
         #: Where it listens until it is its turn: a socket's path leads to the one that decides.
         self.own_socket = self.socket.with_name(f"control.{os.getpid()}.sock")
         self.address = ""

@@ -38,6 +38,9 @@ class Demand:
     held: int = 0
     asked_back: int = 0
     turn: int = 0
+    #: How many tasks around it wait for its tasks, and whether they do so now: then it goes first (``nesting.py``).
+    depth: int = 0
+    urgency: int = 0
     waiting_since: float = 0.0
     outcome: LeaseOutcome = LeaseOutcome.GRANTED
     reason: Reason = Reason.NONE
@@ -73,10 +76,11 @@ class Demand:
 
 @dataclass(slots=True, eq=False)
 class Queue:
-    """Demands that need the same. First comes who holds least, among those whose turn is oldest.
+    """Demands that need the same. First comes what is waited for deepest, then who holds least, then the oldest turn.
 
     Adding, removing and finding the first cost the same however many there are. ``waiting_since`` is when the queue
-    last got something, or began.
+    last got something, or began. ``plain_at``: when one got something that nobody waits for in a process;
+    ``plain_turn``: it is high time for one.
     """
 
     need: Amounts
@@ -88,26 +92,32 @@ class Queue:
     group: Group | None = None
     for_group: bytes = b""
     demands: dict[int, Demand] = field(default_factory=dict)
-    levels: dict[int, dict[int, Demand]] = field(default_factory=dict)
+    levels: dict[tuple[int, int], dict[int, Demand]] = field(default_factory=dict)
     unannounced: list[Demand] = field(default_factory=list)
     reason: Reason = Reason.NONE
     deficit: str = ""
+    plain_at: float = 0.0
+    plain_turn: bool = False
 
     def add(self, demand: Demand) -> None:
-        """Behind all that hold as much."""
+        """Behind all that are as urgent and hold as much."""
         self.demands[id(demand)] = demand
-        self.levels.setdefault(demand.held, {})[id(demand)] = demand
+        self.levels.setdefault((-demand.urgency, demand.held), {})[id(demand)] = demand
 
     def remove(self, demand: Demand) -> None:
-        """Before ``demand.held`` changes, and when it wants nothing any more."""
+        """Before its urgency or what it holds changes, and when it wants nothing any more."""
         del self.demands[id(demand)]
-        level = self.levels[demand.held]
+        key = -demand.urgency, demand.held
+        level = self.levels[key]
         del level[id(demand)]
         if not level:
-            del self.levels[demand.held]
+            del self.levels[key]
 
     def head(self) -> Demand:
-        return next(iter(self.levels[min(self.levels)].values()))
+        first = min(self.levels)
+        if first[0] and self.plain_turn:
+            first = min((key for key in self.levels if not key[0]), default=first)
+        return next(iter(self.levels[first].values()))
 
 
 @dataclass(slots=True, eq=False)
@@ -126,6 +136,8 @@ class Lease:
     bundle: Bundle | None = None
     asked_back: bool = False
     blocked: bool = False
+    #: It waits without end for a task of its own that runs on this node, or shall.
+    sure: bool = False
 
 
 def describe(need: Amounts) -> str:

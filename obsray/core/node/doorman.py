@@ -18,6 +18,7 @@ from obsray.core.transport.connection import Hello, pack_hello
 from obsray.core.transport.dial import TRANSFER_TARGET, dial, reachable
 from obsray.core.transport.handshake import Refusal
 from obsray.core.transport.links import Link, Reactor
+from obsray.core.transport.socket_paths import socket_path
 from obsray.core.transport.tcp import Taker, TcpListener
 from obsray.ids import NODE_ID_BYTES, WORKER_ID_BYTES
 from obsray.telemetry.events import ProcessKind
@@ -101,7 +102,7 @@ class Doorman:
         # A process that hangs must not make the node wait for it.
         carrier.setblocking(False)
         try:
-            carrier.connect(str(self._sockets / name))
+            carrier.connect(socket_path(self._sockets / name))
         except BlockingIOError:
             carrier.close()
             return Refusal.BUSY

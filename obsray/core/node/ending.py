@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ def end(node: Node) -> None:
     wait_all([node.forks.pid], grace, node.log)
     # 7. Sockets, spilled objects, memory. Clients see their links close only now, when all is gone.
     clean_session(node.session)
+    shutil.rmtree(node.sockets, ignore_errors=True)
     node.reactor.shutdown()
     node.arena.close()
 

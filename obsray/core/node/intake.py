@@ -71,7 +71,7 @@ _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
     m.DefineShape: (_integer, _name, _amounts, _optional_dictionary, _optional_dictionary),
     m.LeaseRequest: (_integer, _integer, _integer),
     m.LeaseReturn: (_lease, _integer, _integer, _boolean),
-    m.Blocked: (),
+    m.Blocked: (_boolean,),
     m.Unblocked: (),
     m.CreateObject: (_integer, _OBJECT, _integer),
     m.SealObject: (_OBJECT,),

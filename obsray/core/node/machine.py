@@ -75,6 +75,7 @@ class NodeMachine:
         labels: dict[str, str] | None = None,
         peers: PeerTable | None = None,
         gpus: dict[int, Found] | None = None,
+        nesting_seconds_max: float = 60.0,
     ) -> None:
         self.node = node
         self.peers = peers or PeerTable(node)
@@ -82,7 +83,9 @@ class NodeMachine:
         self.pool = pool
         self.objects = objects
         self.labels = {NODE_ID: node.hex(), **(labels or {})}
-        self.scheduler = Scheduler(node, resources, pool, socket_directory, self.labels, self.peers)
+        self.scheduler = Scheduler(
+            node, resources, pool, socket_directory, self.labels, self.peers, nesting_seconds_max
+        )
         self.groups = self.scheduler.groups
         self.gpus = Gpus(self, gpus or {})
         self.clients: dict[bytes, Client] = {}
@@ -109,7 +112,7 @@ class NodeMachine:
             m.DefineShape: self._define_shape,
             m.LeaseRequest: self._lease_request,
             m.LeaseReturn: self._lease_return,
-            m.Blocked: lambda step, client, message: self.scheduler.block(client.id),
+            m.Blocked: lambda step, client, message: self.scheduler.block(client.id, message.sure),
             m.Unblocked: lambda step, client, message: self.scheduler.unblock(client.id),
             m.CreateObject: self._create_object,
             m.SealObject: lambda step, client, message: objects.seal(step, client.id, message.object),
@@ -358,6 +361,8 @@ class NodeMachine:
                 self.keeper(demand.actor).environment_failed(step, demand.actor, error)
             else:
                 step.send(demand.client, m.EnvironmentFailed(demand.shape, error))
+        for demand, detail in self.scheduler.refuse_too_deep(step):
+            step.send(demand.client, m.TooDeep(demand.shape, detail))
         if self.draining.active:
             self.draining.look(step)
         if self.peers.peers:

@@ -195,13 +195,18 @@ class ObjectTable:
         for reader in waiting:
             self.refuse(step, reader, error, detail)
 
-    def unpin(self, step: Step, client: bytes, objects: tuple[bytes, ...]) -> None:
-        """The client's views of these are gone, one pin an entry; more than it had change nothing."""
+    def unpin(self, step: Step, client: bytes, objects: tuple[bytes, ...], served: bool = False) -> None:
+        """The client's views of these are gone, one pin an entry; more than it had change nothing.
+
+        ``served``: it is another node, which has its copy.
+        """
         for object_id in objects:
             entry = self._by_reader.get(client, {}).get(object_id)
             if entry is None:
                 continue
             entry.pins[client] -= 1
+            if not served:
+                step.emit.object_unpinned(step.time_ns, entry.id, client, 1)
             if not entry.pins[client]:
                 self._unpin_all(step, client, entry)
         self.room.serve(step)
@@ -266,6 +271,7 @@ class ObjectTable:
     def client_gone(self, step: Step, client: bytes) -> None:
         """Its pins, its unfinished objects, its requests and the objects it owned go."""
         for entry in list(self._by_reader.get(client, {}).values()):
+            step.emit.object_unpinned(step.time_ns, entry.id, client, entry.pins[client])
             self._unpin_all(step, client, entry)
         for object_id in list(self._by_writer.get(client, {})):
             self.abort(step, client, object_id, "its writer died")

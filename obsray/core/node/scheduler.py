@@ -26,6 +26,7 @@ from obsray.core.node.gpu_shares import tell_lease_begins, tell_lease_ends
 from obsray.core.node.group_copies import GroupCopies
 from obsray.core.node.group_demands import GroupDemands
 from obsray.core.node.groups import GroupTable
+from obsray.core.node.nesting import Nesting, Refusal
 from obsray.core.node.peers import PeerTable
 from obsray.core.node.placement import ANYWHERE, Placement
 from obsray.core.node.reclaim import Reclaimer
@@ -50,7 +51,7 @@ class Scheduler:
 
     def __init__(
         self, node: bytes, resources: Resources, pool: WorkerPool, socket_directory: str, labels: Mapping[str, str],
-        peers: PeerTable | None = None,
+        peers: PeerTable | None = None, nesting_seconds_max: float = 60.0,
     ) -> None:  # fmt: skip
         self.node = node
         self.resources = resources
@@ -69,6 +70,7 @@ class Scheduler:
         self.queues: dict[Signature, Queue] = {}
         self.leases: dict[int, Lease] = {}
         self.by_worker: dict[bytes, Lease] = {}
+        self.nesting = Nesting(pool, self.queues, self.by_worker, nesting_seconds_max)
         self._socket_directory = socket_directory
         self._turn = 0
         # In a cluster the number says whose lease it is.
@@ -97,6 +99,7 @@ class Scheduler:
             demand.foreign = self.peers.home_of(client) is not None
             demand.described = described
             self.demands[client, shape] = demand
+            self.nesting.defined(demand)
 
     def refusal(self, placement: Placement, need: Amounts) -> tuple[str, str]:
         """Why nothing placed so can ever run, as the kind of ``ShapeRefused`` and in words; empty if it can."""
@@ -158,13 +161,14 @@ class Scheduler:
         if queue is None:
             queue = Queue(
                 demand.need, demand.hold, demand.runtime, self.infeasible(demand), step.now, demand.placement,
-                demand.group, demand.for_group,
+                demand.group, demand.for_group, plain_at=step.now,
             )  # fmt: skip
             self.queues[signature] = queue
         self._turn += 1
         demand.turn = self._turn
         demand.waiting_since = step.now
         demand.outcome, demand.reason = LeaseOutcome.GRANTED, Reason.NONE
+        self.nesting.rank(demand)
         queue.add(demand)
         queue.unannounced.append(demand)
 
@@ -264,19 +268,21 @@ class Scheduler:
             min(tasks, _U32),
         )  # fmt: skip
 
-    def block(self, worker: bytes) -> None:
-        """The worker's task waits: its CPUs are free meanwhile."""
+    def block(self, worker: bytes, sure: bool = False) -> None:
+        """The worker's task waits: its CPUs are free meanwhile. ``sure``: as in ``Lease``."""
         lease = self.by_worker.get(worker)
         if lease is not None and not lease.blocked:
-            lease.blocked = True
+            lease.blocked, lease.sure = True, sure
             lease.place.lend_cpus(lease.key)
+            self.nesting.changed(worker)
 
     def unblock(self, worker: bytes) -> None:
         """The worker's task goes on, at once."""
         lease = self.by_worker.get(worker)
         if lease is not None and lease.blocked:
-            lease.blocked = False
+            lease.blocked = lease.sure = False
             lease.place.retake_cpus(lease.key)
+            self.nesting.changed(worker)
 
     def client_gone(self, step: Step, client: bytes) -> list[Lease]:
         """Forget the client's demands; returns the leases it held, whose workers now work for nobody."""
@@ -287,6 +293,7 @@ class Scheduler:
                 demand.wanted = 0
         self.refused -= {key for key in self.refused if key[0] == client}
         self.groups.client_gone(client)
+        self.nesting.client_gone(client)
         return [lease for lease in self.leases.values() if lease.demand.client == client and not lease.demand.actor]
 
     # --- decisions ---------------------------------------------------------------------------------------
@@ -300,6 +307,7 @@ class Scheduler:
         self._reclaimer.relieve(step, self.leases.values())
         if self.queues:
             self.reservation.choose(step, [queue for queue in self.queues.values() if not queue.infeasible])
+            self.nesting.begin(step)
             # Once more after a group was placed: work for it may have come first.
             while self._grant_all(step, for_actors):
                 pass
@@ -364,9 +372,9 @@ class Scheduler:
         bundle = min(fitting)[2]
         return bundle.pool, bundle
 
-    def _precedence(self, queue: Queue) -> tuple[bool, int, int]:
+    def _precedence(self, queue: Queue) -> tuple[bool, int, int, int]:
         head = queue.head()
-        return queue is not self.reservation.queue, head.held, head.turn
+        return queue is not self.reservation.queue, -head.urgency, head.held, head.turn
 
     def _grant(self, step: Step, queue: Queue, worker: Worker, place: Resources, bundle: Bundle | None) -> Lease:
         demand = queue.head()
@@ -383,6 +391,7 @@ class Scheduler:
         reason = Reason.CAPACITY_FREE if bundle is None else Reason.PLACEMENT
         self.decisions.announce(step, demand, LeaseOutcome.GRANTED, reason, "", lease)
         queue.remove(demand)
+        self.nesting.granted(step, queue, demand)
         queue.waiting_since = step.now
         demand.held += 1
         demand.wanted -= 1
@@ -442,6 +451,17 @@ class Scheduler:
                 lost.append((demand, queue.deficit))
         return lost
 
+    def refuse_too_deep(self, step: Step) -> list[Refusal]:
+        """Take out the demands that will never be met because every process waits, each with the reason."""
+        refusals = self.nesting.refuse(step)
+        for demand, detail in refusals:
+            self.withdraw(step, demand, Reason.WORKER_LIMIT, detail)
+            step.emit.nesting_refused(
+                step.time_ns, demand.client, demand.label, min(demand.backlog, _U32), demand.depth,
+                min(self.pool.workers_max, _U32), step.emit.intern(detail),
+            )  # fmt: skip
+        return refusals
+
     def tell_changes(self, step: Step) -> None:
         """Announce every demand whose reason or deficit has changed since it was told (called at a slow pace)."""
         self.decisions.tell_changes(step)
@@ -495,9 +515,10 @@ class Scheduler:
             require(self.by_worker[lease.worker.id] is lease, "a lease that its worker does not know")
         for queue in self.queues.values():
             require(bool(queue.demands), "an empty queue")
-            levels = {held: set(level) for held, level in queue.levels.items()}
+            levels = {key: set(level) for key, level in queue.levels.items()}
             require(set().union(*levels.values()) == set(queue.demands), "the levels do not hold the demands")
-            require(all(queue.demands[i].held == held for held in levels for i in levels[held]), "a wrong level")
+            ranks = {i: (-demand.urgency, demand.held) for i, demand in queue.demands.items()}
+            require(all(ranks[i] == key for key in levels for i in levels[key]), "a wrong level")
             require(all(demand.wanted > 0 for demand in queue.demands.values()), "a queued demand wants nothing")
         for demand in self.demands.values():
             found = self.queues.get(demand.signature())

@@ -267,7 +267,7 @@ class Sharing:
         error: str,
     ) -> None:
         """What ServeObject granted is not used any more; ``sent`` bytes went out."""
-        self.objects.unpin(step, node, (object_id,))
+        self.objects.unpin(step, node, (object_id,), served=True)
         step.emit.transfer_served(
             step.time_ns, object_id, self.node, node, sent, queue_seconds, wire_seconds, step.emit.intern(error)
         )

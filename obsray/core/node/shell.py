@@ -72,6 +72,9 @@ class Node:
 
     def __init__(self, options: Options, machine: Machine, forks: Forks, node: bytes) -> None:
         self.options, self.config, self.session = options, options.config, options.session
+        self._session_inode = os.stat(self.session).st_ino
+        #: Where they are, if not in the session.
+        self.sockets = (self.session / "sockets").resolve()
         self.node = node
         self.malformed = 0
         self.emitter: Emitter = (
@@ -143,7 +146,8 @@ class Node:
         peers = PeerTable(self.node, self.options.head, self.options.clustered)
         labels = self._labels(machine)
         return NodeMachine(
-            self.node, resources, pool, objects, sockets, self._describe, labels, peers, machine.gpus
+            self.node, resources, pool, objects, sockets, self._describe, labels, peers, machine.gpus,
+            config.nesting_wait_seconds_max,
         )  # fmt: skip
 
     def _labels(self, machine: Machine) -> dict[str, str]:
@@ -449,6 +453,7 @@ class Node:
             self.do(self.machine.sample, now - instant)
             self.services.check()
             self._check_control(now)
+            self._check_session()
             for link in list(self.links.values()):
                 if link.unsent_bytes() > UNSENT_BYTES_MAX:
                     self.log(f"client {link.state.hex()} does not read and is cut off")
@@ -458,6 +463,15 @@ class Node:
             self._sample_at(max(instant + interval, now))
 
         self.reactor.call_at(instant, sample)
+
+    def _check_session(self) -> None:
+        """Without its directory nobody can join, nothing can be kept, and nobody can end it: it is over."""
+        try:
+            there = os.stat(self.session).st_ino == self._session_inode
+        except FileNotFoundError:
+            there = False
+        if not there:
+            self.ending = self.ending or f"its session directory {self.session} was removed"
 
     def _check_control(self, now: float) -> None:
         """A node without a control store is in no cluster; that of the head is started again by itself."""

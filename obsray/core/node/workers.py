@@ -147,9 +147,9 @@ class WorkerPool:
         under_way = self.starting.get(runtime.key, 0)
         total = sum(self.starting.values())
         while under_way < count and total < self.starting_max:
-            if self._is_full() and not self._make_room(step, runtime):
+            if self.is_full() and not self._make_room(step, runtime):
                 break
-            if self._is_full():
+            if self.is_full():
                 return Reason.WORKER_STARTING, "an idle process of another runtime ends first"
             self._start(step, runtime, reason)
             under_way += 1
@@ -189,7 +189,8 @@ class WorkerPool:
         self.retire(step, oldest, DeathCause.IDLE, "it was idle and a process of another runtime was needed")
         return True
 
-    def _is_full(self) -> bool:
+    def is_full(self) -> bool:
+        """Whether there are as many processes as may be."""
         return len(self.workers) - self.lingering >= self.workers_max
 
     def forked(self, worker_id: bytes, pid: int) -> None:

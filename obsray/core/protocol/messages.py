@@ -17,7 +17,7 @@ client -> node         DefineShape LeaseRequest LeaseReturn Blocked Unblocked Cr
                        CreateGroup RemoveGroup WatchGroup
 node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom ObjectRefused ObjectPinned
                        StartActor ActorChanged Reply Exit GroupChanged ShapeRefused EnvironmentFailed
-                       NodeChanged ObjectLost
+                       TooDeep NodeChanged ObjectLost
 owner -> worker        DefineFunction Push Recall CancelTask
 worker -> owner        Done Returned Item ArgumentLost
 holder -> owner        GetObject ObjectMissing AddHolder ReleaseHolders ItemsTaken CancelObject
@@ -140,8 +140,12 @@ class LeaseReturn(NamedTuple):
 
 
 class Blocked(NamedTuple):
-    """Worker -> node: the task it runs waits in get, wait or put: its CPUs (not its other resources) are free."""
+    """Worker -> node: the task it runs waits in get, wait or put: its CPUs (not its other resources) are free.
 
+    ``sure``: for a task of its own, without a timeout, and not at another node: nothing else can end this wait.
+    """
+
+    sure: bool = False
     tag: int = 4
 
 
@@ -523,6 +527,17 @@ class EnvironmentFailed(NamedTuple):
     shape: int
     error: str
     tag: int = 49
+
+
+class TooDeep(NamedTuple):
+    """Node -> worker: what its tasks of ``shape`` need will never be there, because every process waits for others.
+
+    Those that wait for a worker now fail, later ones may be asked for. The demand is withdrawn.
+    """
+
+    shape: int
+    detail: str
+    tag: int = 166
 
 
 class NodeChanged(NamedTuple):

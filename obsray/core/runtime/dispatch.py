@@ -307,6 +307,15 @@ class Dispatcher:
             if task.state is TaskState.QUEUED:
                 self.verdicts.environment_failed(task, error)
 
+    def too_deep(self, number: int, detail: str) -> None:
+        """Every process waits for others, and this one for tasks that will get none: those fail."""
+        shape = self._numbers[number]
+        shape.wanted = 0
+        queue, shape.queue = shape.queue, deque()
+        for task in queue:
+            if task.state is TaskState.QUEUED:
+                self.verdicts.too_deep(task, detail)
+
     def reclaim(self, identifier: int, time_ns: int) -> None:
         """Others wait for this worker: give it back now, or as soon as it has nothing to do."""
         lease = self.leases.get(identifier)

@@ -24,6 +24,7 @@ from obsray.causes import format_user_traceback
 from obsray.core.options import UNIT
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.environment_key import FOLLOWS_CPUS, THREADS_OF_A_TASK
+from obsray.core.protocol.lifecycle import TaskState
 from obsray.core.runtime.output import LOOK_NS, Streams
 from obsray.core.runtime.producers import ABANDONED, Filled, Producers
 from obsray.core.runtime.references import dropped
@@ -34,7 +35,7 @@ from obsray.core.runtime.values import Unreadable
 from obsray.core.runtime.waiting import Waiter
 from obsray.core.transport.links import Link
 from obsray.errors import AsyncioActorExit, RayError, RayTaskError, TaskCancelledError
-from obsray.ids import NIL_TASK
+from obsray.ids import NIL_TASK, mark_of, task_of
 from obsray.telemetry.events import Outcome, Reason, WaitKind
 from obsray.telemetry.spine import FINAL_ATTEMPT
 
@@ -320,8 +321,11 @@ class Executor:
 
     # --- blocking -------------------------------------------------------------------------------------------------
 
-    def blocked(self, running: Running, waiter: Waiter, kind: WaitKind) -> None:
-        """The running task waits: its CPU is free, and what is queued behind it goes back."""
+    def blocked(self, running: Running, waiter: Waiter, kind: WaitKind, for_ever: bool = False) -> None:
+        """The running task waits: its CPU is free, and what is queued behind it goes back.
+
+        ``for_ever``: unless what it waits for comes.
+        """
         session = self.session
         with session.lock:
             session.emitter.task_blocked(time.time_ns(), running.task, int(kind), max(0, waiter.missing), waiter.first)
@@ -333,8 +337,19 @@ class Executor:
                 self.queue.clear()
                 for link, tasks in back.items():
                     link.send(m.encode(m.Returned(tasks, int(Reason.BLOCKED_IN_GET))))
-                session.node.send(m.encode(m.Blocked()))
+                sure = for_ever and kind is WaitKind.GET and self._needs_a_worker(waiter)
+                session.node.send(m.encode(m.Blocked(sure)))
             session.send_everything()
+
+    def _needs_a_worker(self, waiter: Waiter) -> bool:
+        """Whether a wait cannot end before a task of this process has run, on a worker of this node."""
+        task = self.session.ownership.tasks.get(task_of(waiter.first))
+        if task is None or task.actor is not None:
+            return False
+        lease = task.dispatched_to
+        if lease is None:
+            return task.state is TaskState.QUEUED
+        return mark_of(lease.worker) == mark_of(self.session.worker)
 
     def unblocked(self, running: Running, blocked_ns: int, kind: WaitKind) -> None:
         """The running task goes on."""

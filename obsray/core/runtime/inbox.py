@@ -80,6 +80,7 @@ class Inbox:
             m.ShapeRefused: lambda link, x: self.session.dispatcher.refused(m.decode(x)),
             m.GroupChanged: lambda link, x: self.session.reservations.changed(m.decode(x)),
             m.EnvironmentFailed: lambda link, x: self.session.dispatcher.environment_failed(x[1], x[2]),
+            m.TooDeep: lambda link, x: self.session.dispatcher.too_deep(x[1], x[2]),
             m.WorkerDied: lambda link, x: self._on_worker_died(m.decode(x)),
             m.ObjectRoom: self._on_answer,
             m.ObjectRefused: self._on_answer,

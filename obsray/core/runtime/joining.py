@@ -25,6 +25,7 @@ from obsray.core.runtime.launch import Context, begin, describe_program
 from obsray.core.runtime.node_process import driver_id
 from obsray.core.runtime.session import Session
 from obsray.core.transport.connection import PROTOCOL_VERSION
+from obsray.core.transport.socket_paths import socket_path
 from obsray.errors import RayError
 from obsray.job_config import JobConfig
 from obsray.telemetry import session_file
@@ -230,7 +231,7 @@ def _listens(directory: Path) -> bool:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(FACTS_SECONDS_MAX)
-            probe.connect(str(directory / "sockets" / "node.sock"))
+            probe.connect(socket_path(directory / "sockets" / "node.sock"))
     except OSError:
         return False
     return True

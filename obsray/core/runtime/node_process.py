@@ -25,6 +25,7 @@ from typing import Any
 
 from obsray.core.system.processes import clean_session
 from obsray.core.transport.connection import TOKEN_BYTES
+from obsray.core.transport.socket_paths import make_socket_directory
 from obsray.ids import MARK_BYTES, WORKER_ID_BYTES, worker_id
 
 START_SECONDS_MAX = 60.0
@@ -33,9 +34,6 @@ ABANDON_SECONDS_MAX = 3.0
 #: What an orderly end may take beyond ``shutdown_grace_seconds`` before the node is killed.
 STOP_SECONDS_MAX = 5.0
 LOG_TAIL_BYTES = 2000
-#: A unix socket's path has at most 107 bytes; what is needed below the session directory.
-_SOCKET_PATH_MAX = 107 - len("/sockets/0123456789abcdef.sock")
-
 
 #: Nodes whose lifeline this process holds.
 _held: weakref.WeakSet[NodeProcess] = weakref.WeakSet()
@@ -106,8 +104,6 @@ def new_session_directory(temp_dir: str | None, token: bytes | None = None) -> P
     Raises OSError if none can be made.
     """
     base = Path(temp_dir or tempfile.gettempdir()) / f"obsray-{os.getuid()}"
-    if len(os.fsencode(base)) + 40 > _SOCKET_PATH_MAX:
-        base = Path("/tmp") / f"obsray-{os.getuid()}"
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = base.lstat()
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
@@ -117,7 +113,8 @@ def new_session_directory(temp_dir: str | None, token: bytes | None = None) -> P
     stamp = time.strftime("%m%d_%H%M%S")
     directory = base / f"s_{stamp}_{os.getpid()}_{secrets.token_hex(3)}"
     directory.mkdir(mode=0o700)
-    for name in ("sockets", "rings", "telemetry", "logs", "spill"):
+    make_socket_directory(directory)
+    for name in ("rings", "telemetry", "logs", "spill"):
         (directory / name).mkdir(mode=0o700)
     fd = os.open(directory / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     os.write(fd, secrets.token_bytes(TOKEN_BYTES) if token is None else token)

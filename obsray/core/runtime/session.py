@@ -469,7 +469,7 @@ class Session:
                     self.drive_or_sleep(waiter, left)
             if waiter.missing <= 0:
                 return 0, 0.0
-            self.executor.blocked(running, waiter, blocking)
+            self.executor.blocked(running, waiter, blocking, timeout is None)
             return time.time_ns(), timeout
         return 1, timeout
 

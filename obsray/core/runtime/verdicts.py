@@ -18,6 +18,7 @@ from obsray.core.runtime.serialization import dump_error, needed_by
 from obsray.errors import (
     ActorDiedError,
     ActorUnavailableError,
+    NestedTooDeepError,
     NodeDiedError,
     OutOfMemoryError,
     RayError,
@@ -268,6 +269,14 @@ class Verdicts:
         error: RayError = TaskPlacementGroupRemoved(text) if removed else TaskUnschedulableError(text)
         outcome = Outcome.PLACEMENT_REMOVED if removed else Outcome.UNSCHEDULABLE
         self.end(task, TaskState.FAILED, outcome, self._with_story(task, error))
+
+    def too_deep(self, task: Task, detail: str) -> None:
+        """There is no process for it, and none will come free as long as others wait for it."""
+        error = NestedTooDeepError(
+            f"{task.function.name} (task {task.id.hex()}) cannot run: {detail}. Pass references as arguments instead "
+            "of getting them inside of tasks, make fewer and larger tasks, or raise workers_max"
+        )
+        self.end(task, TaskState.FAILED, Outcome.NESTED_TOO_DEEP, self._with_story(task, error))
 
     def argument_failed(self, task: Task, entry: Entry) -> None:
         """An argument failed, so the task does not run and fails with the argument's own error, which says so."""

@@ -127,5 +127,10 @@ def clean_session(directory: Path | str) -> None:
     base = Path(directory)
     shutil.rmtree(base / "spill", ignore_errors=True)
     shutil.rmtree(base / "checkpoints", ignore_errors=True)
-    shutil.rmtree(base / "sockets", ignore_errors=True)
+    sockets = base / "sockets"
+    if sockets.is_symlink():
+        # They lie where paths are short.
+        shutil.rmtree(sockets.resolve(), ignore_errors=True)
+        sockets.unlink(missing_ok=True)
+    shutil.rmtree(sockets, ignore_errors=True)
     shutil.rmtree(base / "environments", ignore_errors=True)

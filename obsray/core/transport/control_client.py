@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from obsray.core.transport.connection import control_credential
+from obsray.core.transport.socket_paths import socket_path
 from obsray.telemetry import session_file
 
 MESSAGE_BYTES_MAX = 64 << 20
@@ -76,7 +77,7 @@ class Route:
 
     def __init__(self, address: Address, token: bytes) -> None:
         if isinstance(address, Path):
-            self._targets = [f"unix:{address}"]
+            self._targets = [f"unix:{socket_path(address)}"]
         else:
             self._targets = _targets(address.split(",") if isinstance(address, str) else address)
         self.metadata = (("authorization", f"Bearer {control_credential(token)}"),)
@@ -142,7 +143,7 @@ def address_of(session: Path) -> Address:
     facts = session_file.read(session)
     others = [*facts.get("control_addresses", ()), *filter(None, [facts.get("control_address_tcp")])]
     # A socket may be one that nobody listens at any more, if the one that decides is elsewhere by now.
-    return [f"unix:{path}", *others] if path.exists() else others or path
+    return [f"unix:{socket_path(path)}", *others] if path.exists() else others or path
 
 
 class ControlClient:

@@ -31,6 +31,7 @@ from obsray.core.transport.connection import (
     pack_hello,
     pack_notice,
 )
+from obsray.core.transport.socket_paths import socket_path
 
 RECEIVE_BYTES = 1 << 18
 SOCKET_BUFFER_BYTES = 1 << 20
@@ -125,7 +126,7 @@ class Listener:
         self.on_refused = on_refused
         self.rejected = 0
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.bind(str(path))
+        self.socket.bind(socket_path(path))
         os.chmod(path, 0o600)
         self.socket.listen(512)
         self.socket.setblocking(False)
@@ -449,7 +450,7 @@ def connect(path: Path | str, token: bytes, me: Hello, timeout_seconds: float = 
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
     sock.settimeout(timeout_seconds)
     try:
-        sock.connect(str(path))
+        sock.connect(socket_path(path))
         sock.sendall(pack_hello(token, me))
     except BaseException:
         sock.close()

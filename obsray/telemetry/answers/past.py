@@ -28,12 +28,14 @@ _FAILURES = {
     "unschedulable": (Code.INFEASIBLE, "failed: it can never run"),
     "placement_removed": (Code.PLACEMENT_REMOVED, "failed: its placement group was removed"),
     "environment_failed": (Code.ENVIRONMENT_FAILED, "failed: its runtime environment cannot be made"),
+    "nested_too_deep": (Code.WORKER_LIMIT, "failed: every process there may be waited for others"),
     "result_lost": (Code.LOST, "finished, and its result was lost"),
 }
 _FIXES = {
     Code.OUT_OF_MEMORY: "Use less memory in a task, run fewer at once (memory=...), or give the node more.",
     Code.APP_ERROR: "See the traceback: obsray get task ID.",
     Code.WORKER_DIED: "See what the process printed last: obsray logs --task ID.",
+    Code.WORKER_LIMIT: "Pass references as arguments instead of getting them inside of tasks, or raise workers_max.",
     Code.ENVIRONMENT_FAILED: "Mend runtime_env; nothing in it is tried again by itself.",
 }
 

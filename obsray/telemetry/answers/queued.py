@@ -29,7 +29,7 @@ _FIXES = {
     Code.INFEASIBLE: "Ask for less, or add a node that has it; the task runs by itself as soon as one joins.",
     Code.LABELS: "Add a node with these labels, or change label_selector.",
     Code.AFFINITY: "Choose a node that is alive, or let the strategy be soft.",
-    Code.WORKER_LIMIT: "Fewer kinds of environments at once, or a higher limit of worker processes.",
+    Code.WORKER_LIMIT: "Wait for others outside of tasks, use fewer kinds of environments, or raise workers_max.",
     Code.ENVIRONMENT: "The environment is made once; later tasks find it there.",
     Code.DRAINING: "Add a node, or stop draining this one.",
 }

@@ -198,6 +198,7 @@ def _objects(views: Views) -> pa.Table:
         "inline": table["inline"].astype(np.bool_),
         "node_id": _id(table["node"]),
         "pins": table["pins"].copy(),
+        "reads": table["reads"].copy(),
         "transfers": table["transfers"].copy(),
         "error": _coded(table["error"], texts, table["error"] == 0),
     }

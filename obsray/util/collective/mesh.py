@@ -18,6 +18,7 @@ from pathlib import Path
 
 from obsray.core.transport.connection import HELLO_BYTES, Hello, ProtocolError, check_hello
 from obsray.core.transport.dial import DIAL_SECONDS_MAX, dial
+from obsray.core.transport.socket_paths import socket_path
 from obsray.errors import CollectiveError, CollectiveMemberDiedError, CollectiveTimeoutError
 
 DESCRIPTION, DATA, ABORT = 1, 2, 3
@@ -118,7 +119,7 @@ class Mesh:
         #: Members to whom a frame is on its way: they cannot be told anything else.
         self._midway: set[int] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(self._path))
+        self._listener.bind(socket_path(self._path))
         self._listener.listen(1024)
         self._listener.settimeout(0)
 
@@ -154,7 +155,7 @@ class Mesh:
                 return dial(node, self._token, self._me, os.path.basename(path).encode(), seconds), True
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                sock.connect(path)
+                sock.connect(socket_path(path))
             except OSError:
                 sock.close()
                 raise

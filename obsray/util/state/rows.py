@@ -29,6 +29,7 @@ ERROR_TYPES = {
     "actor_unavailable": "ACTOR_UNAVAILABLE",
     "system_error": "SYSTEM_ERROR",
     "environment_failed": "RUNTIME_ENV_SETUP_FAILED",
+    "nested_too_deep": "TASK_UNSCHEDULABLE_ERROR",
     "unschedulable": "TASK_UNSCHEDULABLE_ERROR",
     "placement_removed": "TASK_PLACEMENT_GROUP_REMOVED",
 }

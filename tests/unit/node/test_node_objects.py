@@ -46,6 +46,21 @@ def test_an_object_is_read_where_it_was_written():
     assert names == ["object_created", "object_sealed", "object_pinned"]
 
 
+def test_whoever_lets_go_of_its_views_or_ends_is_told_so_that_readers_can_be_counted():
+    bench = Bench()
+    driver, other = bench.driver(), bench.driver(b"driver_2")
+    identifier = put_id(driver, 1)
+    bench.send(driver, m.CreateObject(7, identifier, 1000), m.SealObject(identifier))
+    for reader in (driver, driver, other):
+        pin(bench, reader, identifier)
+    bench.send(driver, m.UnpinObjects([identifier]))
+    bench.leave(other)
+    told = bench.records.take("object_unpinned")
+    assert [(row["worker"], row["pins"]) for row in told] == [(driver, 1), (other, 1)]
+    bench.send(driver, m.UnpinObjects([identifier]), m.UnpinObjects([identifier]))
+    assert [row["pins"] for row in bench.records.take("object_unpinned")] == [1]
+
+
 def test_room_is_given_only_where_pages_exist():
     bench = Bench(auto_reserve=False)
     driver = bench.driver()

@@ -412,7 +412,7 @@ def test_functions_are_summed_by_name(view, recorded):
 def test_objects_have_their_states_and_producers(view, recorded):
     rows = {row["object_id"]: row for row in view.objects(limit=100)["rows"]}
     assert rows[recorded.put_object.hex()]["state"] == "SEALED"
-    assert rows[recorded.put_object.hex()]["pins"] == 1
+    assert rows[recorded.put_object.hex()]["pins"] == rows[recorded.put_object.hex()]["reads"] == 1
     assert rows[recorded.spilled_object.hex()]["state"] == "SPILLED"
     assert rows[recorded.result_object.hex()]["producer"] == "matrix"
     assert view.objects([("state", "=", "FREED")])["total"] == 1

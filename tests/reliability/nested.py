@@ -1,0 +1,26 @@
+"""Tasks that make tasks, in a module that costs nothing to import: every worker of a deep chain does."""
+
+from __future__ import annotations
+
+import obsray
+
+
+@obsray.remote
+def nothing(value: int = 0) -> int:
+    return value
+
+
+@obsray.remote
+def add_up(*values: int) -> int:
+    return sum(values)
+
+
+@obsray.remote
+def deeper(depth: int) -> int:
+    return 0 if depth == 0 else 1 + obsray.get(deeper.remote(depth - 1))
+
+
+@obsray.remote
+def twice(depth: int) -> int:
+    """A fork bomb of tasks: each makes two more and waits for them."""
+    return 1 if depth == 0 else sum(obsray.get([twice.remote(depth - 1), twice.remote(depth - 1)]))
