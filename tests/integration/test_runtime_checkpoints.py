@@ -95,19 +95,19 @@ def row_of(directory: Path, actor: Any) -> dict[str, Any]:
 
 def test_a_kill_in_the_middle_of_a_call_repeats_only_the_calls_since_the_state_was_saved(session, tmp_path):
     actor = make(100)
-    calls = [actor.hear.remote(number, tmp_path / "died" if number == 250 else None) for number in range(400)]
-    assert obsray.get(calls) == list(range(1, 401))
-    assert obsray.get(actor.all.remote()) == list(range(400))
-    assert obsray.get(actor.state.remote())[1] == 200
+    calls = [actor.hear.remote(number, tmp_path / "died" if number == 950 else None) for number in range(1000)]
+    assert obsray.get(calls) == list(range(1, 1001))
+    assert obsray.get(actor.all.remote()) == list(range(1000))
+    assert obsray.get(actor.state.remote())[1] == 900
 
     def told() -> bool:
         row = row_of(session, actor)
-        return row["calls_replayed"] == 50 and row["checkpoints"] == 4 and row["checkpoint_bytes"] > 0
+        return row["calls_replayed"] == 50 and row["checkpoints"] == 10 and row["checkpoint_bytes"] > 0
 
     eventually(told)
     text = [event["text"] for event in views(session).story(actor._actor_id.hex())]
-    assert any("saved its state after 100 calls: checkpoint 2" in line for line in text)
-    assert any("went on from checkpoint 2" in line and "repeated 50 calls" in line for line in text)
+    assert any("saved its state after 100 calls: checkpoint 9" in line for line in text)
+    assert any("went on from checkpoint 9" in line and "repeated 50 calls" in line for line in text)
     assert sum("repeated Log.hear" in line for line in text) == 50
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -180,3 +182,47 @@ except KeyboardInterrupt:
     assert driver.wait() == 0
     gone(family)
     assert not leftovers(root)
+
+
+DEEP = """
+context = start(_temp_dir=os.environ["DEEP"])
+session = context.address_info["session_dir"]
+other = subprocess.run(
+    [sys.executable, "-c", "import obsray, sys; obsray.init(address=sys.argv[1]); print(len(obsray.nodes()))", session],
+    capture_output=True, text=True,
+)
+say(value=obsray.get(obsray.remote(lambda: 7).remote()), joined=other.stdout.strip(), why=other.stderr)
+if listen() == "end":
+    obsray.shutdown()
+    say(down=True)
+    listen()
+try:
+    while True:
+        obsray.get(obsray.remote(lambda: 7).remote())
+        time.sleep(0.05)
+except obsray.exceptions.LocalRayletDiedError as error:
+    say(error=str(error))
+"""
+
+
+@pytest.mark.parametrize("told", ["end", "removed"])
+def test_a_session_may_lie_deeper_than_a_socket_could_and_is_over_when_its_directory_is_removed(program, root, told):
+    deep = root / ("deep" * 30)
+    deep.mkdir()
+    driver = program(DEEP, DEEP=str(deep))
+    session = Path(driver.hear()["directory"])
+    assert session.is_relative_to(deep)
+    said = driver.hear()
+    assert (said["value"], said["joined"]) == (7, "1"), said["why"]
+    sockets = (session / "sockets").resolve()
+    assert len(str(sockets)) < 100 and list(sockets.iterdir())
+    family = driver.family()[1:]
+    if told == "end":
+        driver.tell("end")
+        driver.hear()
+    else:
+        driver.tell("go on")
+        shutil.rmtree(session)
+        assert f"its session directory {session} was removed" in driver.hear()["error"]
+    gone(family)
+    eventually(lambda: not sockets.exists() and not (session / "sockets").is_symlink())

@@ -12,6 +12,7 @@ import psutil
 
 import obsray
 from obsray.telemetry import session_file
+from obsray.telemetry.views import Views
 from tests.integration.programs import eventually, views
 
 #: A process may keep a few descriptors more than before: logs, a connection that is used again.
@@ -32,23 +33,26 @@ class Oracle:
         """All is as before, and the records balance. ``told``: kinds of events that must be there."""
         self.look()
         eventually(lambda: obsray.available_resources() == obsray.cluster_resources())
-        book = eventually(lambda: self._balanced(pending))
-        assert book["totals"]["events_lost"] == 0, book["totals"]
-        missing = eventually(lambda: not (set(told) - self._recorded(told)))
-        assert missing, told
+        self._check_records(told, pending)
         assert shared_memory() <= self.shared, "shared memory was left"
         eventually(lambda: descriptors() <= self.descriptors + DESCRIPTORS_MORE_MAX)
         eventually(lambda: not self.orphans())
 
-    def _balanced(self, pending: int) -> dict[str, Any] | None:
-        book: dict[str, Any] = views(self.sessions[0]).ledger()
+    def _check_records(self, told: Iterable[str], pending: int) -> None:
+        # One reader for all looks: it reads only what is new.
+        view = views(self.sessions[0])
+        book = eventually(lambda: self._balanced(view, pending))
+        assert book["totals"]["events_lost"] == 0, book["totals"]
+        eventually(lambda: not (set(told) - self._recorded(view, told)))
+
+    def _balanced(self, view: Views, pending: int) -> dict[str, Any] | None:
+        book: dict[str, Any] = view.ledger()
         tasks = book["tasks"]
         ended = tasks["finished"] + tasks["failed"] + tasks["cancelled"]
         whole = tasks["balance_ok"] and tasks["submitted"] == ended + tasks["pending"]
         return book if whole and tasks["pending"] == pending else None
 
-    def _recorded(self, kinds: Iterable[str]) -> set[str]:
-        view = views(self.sessions[0])
+    def _recorded(self, view: Views, kinds: Iterable[str]) -> set[str]:
         view.refresh()
         return {kind for kind in kinds if view.store.mentions({kind: _any}, {}, 1)}
 

@@ -20,6 +20,7 @@ from obsray.cluster_utils import Cluster
 from obsray.telemetry import session_file
 from tests.integration.programs import eventually, gone, views
 from tests.reliability.oracle import Oracle, workers_of
+from tests.reliability.quiet import OTHERS_MAX, Quiet
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -118,7 +119,7 @@ BURNER = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end:
 def test_nobody_is_taken_for_dead_on_a_machine_that_is_too_busy(cluster):
     """B10: heartbeats come although eight processes want all the time of the processors, and the dashboard answers.
 
-    On two processors 95 of 100 of its answers take less than a second; here the bound is ten.
+    Of its answers 95 of 100 take less than a second where these eight are all; with more of them the bound is ten.
     """
     session = Path(cluster.head_node.session_dir)
     oracle = Oracle(session)
@@ -133,6 +134,7 @@ def test_nobody_is_taken_for_dead_on_a_machine_that_is_too_busy(cluster):
         return time.monotonic() - began
 
     ask()
+    quiet = Quiet()
     node = cluster.add_node(num_cpus=1, resources={"busy": 1})
     burners = [subprocess.Popen([sys.executable, "-c", BURNER]) for _ in range(8)]
     try:
@@ -143,8 +145,9 @@ def test_nobody_is_taken_for_dead_on_a_machine_that_is_too_busy(cluster):
     finally:
         for burner in burners:
             burner.wait(60)
-    print(f"dashboard: median {took[10]:.3f} s, 95 % {took[18]:.3f} s")
-    assert took[18] < 10
+    others = quiet.others()
+    print(f"dashboard: median {took[10]:.3f} s, 95 % {took[18]:.3f} s; others had {others:.0%} of the processors")
+    assert took[18] < (1 if others < OTHERS_MAX else 10)
     assert values == [[number] for number in range(10)] and is_alive(node.node_id)
     oracle.check()
     cluster.remove_node(node)

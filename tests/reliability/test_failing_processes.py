@@ -22,6 +22,7 @@ from obsray import exceptions
 from obsray.telemetry import session_file
 from tests.integration.programs import eventually, views
 from tests.reliability.oracle import Oracle, children, command_of, node_of, workers_of
+from tests.reliability.quiet import OTHERS_MAX, Quiet
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -46,12 +47,14 @@ def slow(value: int) -> int:
 
 
 @obsray.remote
-def quick(value: int) -> int:
+def short(value: int) -> int:
+    threading.Event().wait(0.01)
     return value
 
 
 @obsray.remote
 def poison() -> None:
+    print("the last words of a poisoned task", flush=True)
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
@@ -78,7 +81,7 @@ def test_whichever_workers_are_killed_every_task_has_its_value(session, oracle):
     chance, killed, over = random.Random(seed), list[int](), threading.Event()
 
     def kill() -> None:
-        while not over.wait(0.25):
+        while not over.wait(0.3):
             busy = [process.pid for process in workers_of(session)]
             if busy:
                 killed.append(chance.choice(busy))
@@ -88,24 +91,45 @@ def test_whichever_workers_are_killed_every_task_has_its_value(session, oracle):
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        values = obsray.get([slow.options(max_retries=-1).remote(number) for number in range(100)], timeout=90)
+        references = [slow.options(num_cpus=0.5).remote(number) for number in range(200)]
+        values = obsray.get(references, timeout=90)
     finally:
         over.set()
         killer.join()
-    assert values == list(range(100)) and killed
+    assert values == list(range(200)) and killed
     # Killed while idle is no attempt that failed.
-    died = [row for row in views(session).workers() if row["signal"] == 9]
+    view = views(session)
+    died = [row for row in view.workers() if row["signal"] == 9]
     assert {row["pid"] for row in died} <= set(killed)
+    again = [row["task_id"] for row in view.tasks(limit=1000)["rows"] if row["attempt"]]
+    assert again and set(again) <= {reference.hex()[:32] for reference in references}
+    for task in again:
+        outcomes = [attempt["outcome"] for attempt in view.task(task, refresh=False)["attempts"]]
+        assert outcomes[-1] == "ok" and len(outcomes) <= 4, outcomes
+        told = [row for row in view.story(task, refresh=False) if row["event"] == "task_retried"]
+        assert {row["fields"]["outcome"] for row in told} == {"worker_died"} and "signal 9" in told[0]["text"], told
+    print(f"{len(killed)} kills, {len(again)} tasks run again")
+    del view
     oracle.check("worker_died", "task_finished")
 
 
 def test_a_task_that_kills_its_workers_fails_in_the_end_and_takes_nobody_along(session, oracle):
     """A2: as many attempts as allowed, with pauses between them, while others go on."""
+
+    def good() -> float:
+        began = time.monotonic()
+        assert obsray.get([slow.options(num_cpus=0.5).remote(x) for x in range(100)], timeout=60) == list(range(100))
+        return time.monotonic() - began
+
+    alone = good()
     fatal = poison.options(max_retries=3).remote()
-    good = [slow.remote(number) for number in range(40)]
-    assert obsray.get(good, timeout=60) == list(range(40))
+    beside = good()
+    print(f"100 good tasks took {alone:.2f} s, beside a poisoned one {beside:.2f} s")
+    # Twice as long is what is promised; the rest is for machines that do other things.
+    assert beside <= 2 * alone + 5
     with pytest.raises(exceptions.WorkerCrashedError, match="signal 11") as caught:
         obsray.get(fatal, timeout=60)
+    assert "the last words of a poisoned task" in str(caught.value)
     assert all(f"attempt {number}" in str(caught.value) for number in range(4))
     task = views(session).task(fatal.hex()[:32])
     assert len(task["attempts"]) == 4 and task["state"] == "FAILED"
@@ -188,15 +212,17 @@ sys.stdin.read()
 
 
 def test_a_dashboard_that_is_killed_or_asked_without_a_pause_costs_tasks_next_to_nothing(session, oracle):
-    """A11: throughput with it in peace, killed, and busy, in turns.
+    """A11: throughput with it in peace, killed, and busy, in turns: 95 % where nobody else wants the processors.
 
-    Who asks, the dashboard and the tasks share the processors with whatever else there is, so only a loss of nine
-    tenths counts: a driver or node that waited for the dashboard would lose all.
+    Tasks take 10 ms, so that there is time left for the dashboard and who asks it: of two processors that no-ops fill
+    a busy dashboard has its share. Elsewhere only a loss of nine tenths counts: whoever waited for the dashboard would
+    lose all.
     """
+    quiet = Quiet()
 
-    def rate(tasks: int = 1500) -> float:
+    def rate(tasks: int = 100) -> float:
         began = time.monotonic()
-        assert obsray.get([quick.remote(number) for number in range(tasks)], timeout=60) == list(range(tasks))
+        assert obsray.get([short.remote(number) for number in range(tasks)], timeout=60) == list(range(tasks))
         return tasks / (time.monotonic() - began)
 
     def dashboards() -> list[psutil.Process]:
@@ -220,7 +246,9 @@ def test_a_dashboard_that_is_killed_or_asked_without_a_pause_costs_tasks_next_to
             hammer.communicate()
     medians = [statistics.median(rates) for rates in (peace, killed, busy)]
     print("tasks/s in peace {:.0f}, dashboard killed {:.0f}, busy {:.0f}".format(*medians))
-    assert min(medians) > medians[0] / 10
+    others = quiet.others()
+    print(f"others had {others:.0%} of the processors")
+    assert min(medians) > medians[0] * (0.95 if others < OTHERS_MAX else 0.1)
     oracle.check()
 
 

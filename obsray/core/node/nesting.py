@@ -1,7 +1,7 @@
 """Machine: work that tasks ask for and wait for: what is nested deepest goes first, and what if every process waits.
 
 Whoever waits in a task holds a process. So what such tasks wait for comes before what nobody waits for in a process,
-the deepest first: then a tree of tasks needs about as many processes as it is deep, not as many as it has branches. Lest
+the deepest first: then a tree of tasks needs about as many processes as it is deep, however many branches it has. Lest
 others starve, each queue serves one that is not nested twice a second.
 
 If there are as many processes as may be and every one of them waits, what they still ask for will never run: it is
