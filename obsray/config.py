@@ -119,6 +119,9 @@ class Config:
     #: A node that was silent for this long is dead for good. Longer than an interruption of the network that may cost
     #: nothing. A process that is gone is noticed much sooner, because its port refuses connections.
     node_dead_seconds: float = 10.0
+    #: A connection between nodes on which an object is expected and nothing comes for so long (seconds, 1 at least) is
+    #: given up: another source or another connection sends the rest.
+    transfer_stall_seconds: float = 15.0
     #: A node that has heard of no control store for this long ends in order: its cluster is gone.
     control_gone_seconds_max: float = 60.0
     #: How long a submitted job may wait for the resources and the environment of its command before it has failed.

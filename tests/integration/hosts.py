@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.integration.programs import gone
+
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 6379
 COMMAND = "import sys; from obsray.cli.command import main; sys.exit(main())"
@@ -39,7 +41,10 @@ class Host:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.root)}
+        # What is cut off is noticed after three silent seconds and not fifteen.
+        return {
+            **os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.root), "OBSRAY_TRANSFER_STALL_SECONDS": "3",
+        }  # fmt: skip
 
     def run(self, *command: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
         """A command there, to its end."""
@@ -70,7 +75,8 @@ class Host:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        psutil.wait_procs(processes, 10)
+        # Who has ended and is not reaped yet keeps nothing of its network.
+        gone(processes)
         ip("netns", "del", self.name)
 
 

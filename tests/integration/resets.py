@@ -51,8 +51,10 @@ def _rst(ethernet: bytes, source: str, target: str, ports: tuple[int, int], sequ
     return ethernet + ip + tcp
 
 
-def reset_transfer(interface: str, sender: str, receiver: str, seconds: float = 30.0) -> bool:
-    """Cut off a connection over which ``sender`` sends much to ``receiver``, seen at a bridge's port to the receiver.
+def reset_transfer(interface: str, sender: str, receiver: str, after_bytes: int, seconds: float = 30.0) -> bool:
+    """Cut off the connection over which ``sender`` sends much to ``receiver``, once so many more bytes have gone by.
+
+    ``interface`` is a bridge's port to the receiver.
 
     The receiver gets a RST with the number that it expects next; once it answers data with a RST of its own, its
     connection is gone. False if that did not happen in time.
@@ -61,6 +63,7 @@ def reset_transfer(interface: str, sender: str, receiver: str, seconds: float = 
     tap.bind((interface, 0))
     tap.settimeout(0.5)
     bulk: dict[tuple[int, int], bytes] = {}
+    seen = 0
     deadline = time.monotonic() + seconds
     with tap:
         while time.monotonic() < deadline:
@@ -71,12 +74,13 @@ def reset_transfer(interface: str, sender: str, receiver: str, seconds: float = 
             if (segment.source, segment.target) == (sender, receiver):
                 if segment.data_bytes >= _BULK_BYTES_MIN:
                     bulk[segment.ports] = segment.ethernet
+                    seen += segment.data_bytes
                 continue
             ports = segment.ports[1], segment.ports[0]
             if (segment.source, segment.target) != (receiver, sender) or ports not in bulk:
                 continue
             if segment.flags & _RST:
                 return True
-            if segment.flags & _ACK:
+            if segment.flags & _ACK and seen >= after_bytes:
                 tap.send(_rst(bulk[ports], sender, receiver, ports, segment.acknowledges))
     return False

@@ -17,6 +17,7 @@ from obsray import exceptions
 from tests.integration.programs import eventually, views
 from tests.reliability.nested import add_up, deeper, nothing, twice
 from tests.reliability.oracle import Oracle, descriptors, node_of, workers_of
+from tests.reliability.quiet import OTHERS_MAX, Quiet
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -36,46 +37,53 @@ class Small:
         return 1
 
 
-@obsray.remote(num_cpus=0)
+@obsray.remote(num_cpus=0, max_concurrency=2)
 class Gate:
-    """Holds back what depends on it until it is opened."""
+    """Holds back what depends on it until it is opened, time after time."""
 
     def __init__(self) -> None:
-        self.opened = threading.Event()
+        self.opened = threading.Semaphore(0)
 
     def open(self) -> None:
-        self.opened.set()
+        self.opened.release()
 
     def wait(self) -> int:
-        self.opened.wait()
+        self.opened.acquire()
         return 1
 
 
 def test_a_long_queue_drains_as_fast_as_a_short_one(session):
     """E1: what waits costs nothing: 100,000 tasks behind a gate, against 1,000.
 
-    On a quiet machine the long queue drains at 70 % of the rate of the short one and more, which is what is promised.
-    On one that is busy with other things the rates of two moments differ by half; what is looked for is a cost that
-    grows with the queue, which would be a hundredfold.
+    The time that a program spends on each task is compared, which others that want the processors do not change; where
+    nobody does, the rates themselves.
     """
-    me = psutil.Process()
+    me, quiet = psutil.Process(), Quiet()
+    gate = Gate.remote()
+    obsray.get([gate.open.remote(), gate.wait.remote()], timeout=60)
 
-    def drain(tasks: int) -> tuple[float, float]:
-        gate = Gate.options(max_concurrency=2).remote()
+    def drain(tasks: int) -> tuple[float, float, float]:
+        """Tasks a second, tasks a second of this program's own time, and bytes for each that waits."""
         opening = gate.wait.remote()
         before = me.memory_info().rss
         waiting = [nothing.remote(opening) for _ in range(tasks)]
         each = (me.memory_info().rss - before) / tasks
-        began = time.monotonic()
+        began, spent = time.monotonic(), time.process_time()
         obsray.get(gate.open.remote(), timeout=60)
         assert sum(obsray.get(waiting, timeout=120)) == tasks
-        return tasks / (time.monotonic() - began), each
+        return tasks / (time.monotonic() - began), tasks / (time.process_time() - spent), each
 
     drain(1000)
-    short = statistics.median(drain(1000)[0] for _ in range(5))
-    long, each = drain(100_000)
-    print(f"{short:.0f} tasks/s with 1,000 waiting, {long:.0f} with 100,000; {each:.0f} bytes for each that waits")
-    assert long > 0.35 * short
+    shorts = [drain(1000) for _ in range(15)]
+    longs = [drain(100_000) for _ in range(2)]
+    (short, short_own), (long, long_own) = (
+        [statistics.median(each[which] for each in rates) for which in (0, 1)] for rates in (shorts, longs)
+    )
+    others, each = quiet.others(), longs[0][2]
+    print(f"with 1,000 waiting {short:.0f} tasks/s, {short_own:.0f} per second of the program's time; with 100,000")
+    print(f"{long:.0f} and {long_own:.0f}; {each:.0f} bytes for each that waits; others had {others:.0%}")
+    assert long_own >= 0.7 * short_own
+    assert long >= (0.7 if others < OTHERS_MAX else 0.1) * short
     # The arguments of a call and its reference included.
     assert each < 4096
     rows = eventually(lambda: views(session).tasks(limit=1000, filters=[])["rows"])

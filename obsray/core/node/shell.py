@@ -102,6 +102,7 @@ class Node:
         self.transfers = Transfers(
             self.arena, self._dial_transfers, self.reactor.post, partial(self.do, self.machine.transfer_asked),
             partial(self.do, self.machine.transfer_over), partial(self.do, self.machine.object_pulled),
+            self.config.transfer_stall_seconds,
         )  # fmt: skip
         self.log_mirror = LogMirror(self.session, self.machine, self.neighbours, self.emitter, self._logs_are_here)
         self.machine.requests.answer_by("flush_logs", self._flush_logs)

@@ -109,9 +109,11 @@ class Transfers:
         asked: Callable[[int, bytes, bytes], None],
         over: Callable[[bytes, bytes, int, float, float, str], None],
         pulled: Callable[[int, Pulled], None],
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._arena, self._dial, self._post = arena, dial, post
         self._asked, self._over, self._pulled = asked, over, pulled
+        self._stall_seconds = max(1, round(stall_seconds))
         self._lock = threading.Lock()
         self._tokens = itertools.count(1)
         self._answers: dict[int, SimpleQueue[ServeObject | RefuseTransfer]] = {}
@@ -191,7 +193,7 @@ class Transfers:
                     return sock, True
                 sock.close()
         sock = self._dial(address)
-        _tune(sock, STALL_SECONDS)
+        _tune(sock, self._stall_seconds)
         self._use(node, sock)
         return sock, False
 
@@ -253,7 +255,7 @@ class Transfers:
             return
         # The other side had closed it meanwhile, as it may.
         sock = self._dial(address)
-        _tune(sock, STALL_SECONDS)
+        _tune(sock, self._stall_seconds)
         self._use(node, sock)
         self._read(job, node, sock)
 
