@@ -11,7 +11,7 @@ from pathlib import Path
 import obsray
 from benchmarks.soak.faults import Faults, add_node
 from benchmarks.soak.load import Load
-from benchmarks.soak.watch import Finding, Watch, write
+from benchmarks.soak.watch import BOOKS_SECONDS, Finding, Watch, write
 from obsray.cluster_utils import Cluster
 
 PROGRESS_SECONDS = 10.0
@@ -57,7 +57,7 @@ def _soak(cluster: Cluster, options: argparse.Namespace) -> int:
     warm = load.done
     began = time.monotonic()
     seconds = 60.0 * options.minutes
-    watch = Watch(cluster, lambda: load.done - warm)
+    watch = Watch(cluster, lambda: load.done - warm, min(BOOKS_SECONDS, seconds / FIFTHS / 2))
     faults = Faults(cluster, options.seed, seconds / FIFTHS)
     failures: list[BaseException] = []
 

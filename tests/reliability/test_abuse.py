@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 import obsray
+from benchmarks.quiet import OTHERS_MAX, Quiet
 from obsray import exceptions
 from tests.integration.programs import eventually, views
 from tests.reliability.nested import add_up, deeper, nothing, twice
 from tests.reliability.oracle import Oracle, descriptors, node_of, workers_of
-from tests.reliability.quiet import OTHERS_MAX, Quiet
 
 pytestmark = pytest.mark.timeout(200)
 

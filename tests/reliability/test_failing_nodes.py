@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 import obsray
+from benchmarks.quiet import OTHERS_MAX, Quiet
 from obsray.cluster_utils import Cluster
 from obsray.telemetry import session_file
 from tests.integration.programs import eventually, gone, views
 from tests.reliability.oracle import Oracle, workers_of
-from tests.reliability.quiet import OTHERS_MAX, Quiet
 
 pytestmark = pytest.mark.timeout(120)
 

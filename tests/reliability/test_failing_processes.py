@@ -18,11 +18,11 @@ import psutil
 import pytest
 
 import obsray
+from benchmarks.quiet import OTHERS_MAX, Quiet
 from obsray import exceptions
 from obsray.telemetry import session_file
 from tests.integration.programs import eventually, views
 from tests.reliability.oracle import Oracle, children, command_of, node_of, workers_of
-from tests.reliability.quiet import OTHERS_MAX, Quiet
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 import zlib
@@ -18,6 +19,8 @@ from obsray.core.node.step import PullObject, RefuseTransfer, ServeObject
 from obsray.core.node.transfer import Transfers
 from obsray.core.system.arena import Arena
 
+#: As a node that was not told otherwise.
+STALL_SECONDS = transfer.STALL_SECONDS
 MIB = 1 << 20
 OBJECT = b"object".ljust(20, b".")
 
@@ -39,7 +42,7 @@ class End:
         self.dialled = 0
         self.transfers = Transfers(
             self.arena, self.dial, lambda job: job(), self.asked, self.over,
-            lambda token, result: self.results.put((token, result)),
+            lambda token, result: self.results.put((token, result)), STALL_SECONDS,
         )  # fmt: skip
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -250,7 +253,7 @@ def test_more_than_there_is_is_refused(make):
 
 
 def test_a_source_that_says_nothing_costs_only_its_own_transfer(make, monkeypatch):
-    monkeypatch.setattr(transfer, "STALL_SECONDS", 1)
+    monkeypatch.setattr(sys.modules[__name__], "STALL_SECONDS", 1)
     silent = socket.create_server(("127.0.0.1", 0))
     source, reader = make(MIB), make(MIB)
     source.put(OBJECT, 0, 1000)

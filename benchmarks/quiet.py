@@ -36,7 +36,7 @@ class Quiet:
         now = self._mine()
         ours = sum(seconds - self._ours.get(pid, 0.0) for pid, seconds in now.items())
         processors = (psutil.cpu_count() or 1) * max(1e-9, time.monotonic() - self._began)
-        return max(0.0, (_busy_seconds() - self._busy - ours) / processors)
+        return min(1.0, max(0.0, (_busy_seconds() - self._busy - ours) / processors))
 
 
 def _busy_seconds() -> float:
