@@ -20,6 +20,8 @@ from obsray.telemetry.events import Reason
 
 #: All have waited for so long, for tasks of their own that have no process: that is no coincidence.
 SURE_SECONDS = 2.0
+#: ... provided that at least this share of the processes runs tasks.
+TASKS_MIN = 0.75
 #: A queue serves one that nobody waits for in a process at least this often.
 PLAIN_EVERY_SECONDS = 0.5
 _U16 = 0xFFFF
@@ -93,7 +95,9 @@ class Nesting:
             return []
         if self._since is None:
             self._since = step.now
-        sure = all(lease.sure for lease in self.by_worker.values() if not lease.demand.actor)
+        tasks = [lease for lease in self.by_worker.values() if not lease.demand.actor]
+        # Actors may end: where they are many, a process may come free any moment.
+        sure = all(lease.sure for lease in tasks) and len(tasks) >= TASKS_MIN * len(self.by_worker)
         until = self._since + (SURE_SECONDS if sure else max(SURE_SECONDS, self.seconds_max))
         if step.now < until:
             step.wake(until)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from node_bench import Bench
+from node_bench import Bench, actor_spec
 
 from obsray.core.protocol import messages as m
+from obsray.ids import SEQUENCE_ACTOR, task_id
 
 
 def begun(bench: Bench, driver: bytes) -> Any:
@@ -122,6 +123,21 @@ def test_as_long_as_one_may_go_on_by_itself_nothing_is_refused_for_a_minute():
     assert not bench.take(waiting[-1], m.TooDeep)
     bench.run_until_quiet(2.0)
     assert len(bench.take(waiting[-1], m.TooDeep)) == 1
+
+
+def test_where_many_processes_are_actors_one_of_them_may_end_so_patience_is_longer():
+    bench = Bench(cpus=2, workers_max=6)
+    driver = bench.driver(b"driver_9")
+    for number in range(2):
+        actor = task_id(driver, number + 1, SEQUENCE_ACTOR)
+        bench.send(driver, m.CreateActor(number, actor_spec(actor, driver, resources={})))
+        bench.workers_join()
+    waiting = chain(bench)
+    bench.run_until_quiet(59.0)
+    assert not bench.take(waiting[-1], m.TooDeep)
+    bench.run_until_quiet(2.0)
+    (refused,) = bench.take(waiting[-1], m.TooDeep)
+    assert "2 are actors" in refused.detail
 
 
 def test_who_goes_on_and_waits_again_starts_the_patience_anew():
