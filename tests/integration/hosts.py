@@ -41,9 +41,9 @@ class Host:
 
     @property
     def environment(self) -> dict[str, str]:
-        # What is cut off is noticed after three silent seconds and not fifteen.
+        # What is cut off is noticed after two silent seconds and not fifteen.
         return {
-            **os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.root), "OBSRAY_TRANSFER_STALL_SECONDS": "3",
+            **os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(self.root), "OBSRAY_TRANSFER_STALL_SECONDS": "2",
         }  # fmt: skip
 
     def run(self, *command: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:

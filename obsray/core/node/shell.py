@@ -53,7 +53,7 @@ from obsray.core.protocol.messages import Message, Welcome, encode
 from obsray.core.system.arena import Arena
 from obsray.core.transport import chaos
 from obsray.core.transport.connection import PROTOCOL_VERSION, Hello
-from obsray.core.transport.dial import TRANSFER_TARGET, dial
+from obsray.core.transport.dial import DIAL_SECONDS_MAX, TRANSFER_TARGET, dial
 from obsray.core.transport.links import Link, Reactor
 from obsray.core.transport.node_reporter import Membership, NodeReporter
 from obsray.ids import worker_ids
@@ -249,7 +249,9 @@ class Node:
             self.transfers.accept(sock, peer.id)
 
     def _dial_transfers(self, address: str) -> socket.socket:
-        return dial(address, self.options.token, Hello(self.node, int(ProcessKind.NODE), os.getpid()), TRANSFER_TARGET)
+        seconds = min(DIAL_SECONDS_MAX, self.config.transfer_stall_seconds)
+        me = Hello(self.node, int(ProcessKind.NODE), os.getpid())
+        return dial(address, self.options.token, me, TRANSFER_TARGET, seconds)
 
     def _flush_logs(self, client: Client, arguments: dict[str, Any], number: int) -> Any:
         return LATER if self.log_mirror.ask(client.id, client.job, number) else {"nodes": []}
