@@ -133,7 +133,7 @@ def test_resources_that_are_not_given_back_are_seen(monkeypatch):
 
 
 def test_a_blocked_worker_whose_cpu_is_not_lent_means_waits_that_do_not_end(monkeypatch):
-    without(Scheduler, "block", monkeypatch, lambda self, worker: None)
+    without(Scheduler, "block", monkeypatch, lambda self, worker, sure: None)
     assert "these waits do not end" in failure({**NESTED, "cpus": 1, "finish_within_ms": 3000})
 
 
