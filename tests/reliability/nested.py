@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import obsray
 
 
@@ -21,6 +23,7 @@ def deeper(depth: int) -> int:
 
 
 @obsray.remote
-def twice(depth: int) -> int:
+def twice(depth: int, pause_seconds: float = 0.0) -> int:
     """A fork bomb of tasks: each makes two more and waits for them."""
-    return 1 if depth == 0 else sum(obsray.get([twice.remote(depth - 1), twice.remote(depth - 1)]))
+    threading.Event().wait(pause_seconds)
+    return 1 if depth == 0 else sum(obsray.get([twice.remote(depth - 1, pause_seconds) for _ in range(2)]))
