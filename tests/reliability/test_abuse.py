@@ -185,7 +185,7 @@ def test_actors_come_and_go_by_the_dozen_and_leave_nothing(session):
     """
     oracle = Oracle(session)
     before = sum(row["state"] == "DEAD" for row in views(session).actors())
-    count, rounds, weights = int(os.environ.get("OBSRAY_ACTORS", "30")), 10, list[dict[str, int]]()
+    count, rounds, weights = int(os.environ.get("OBSRAY_ACTORS", "15")), 10, list[dict[str, int]]()
     began = time.monotonic()
     for turn in range(rounds):
         actors = [Small.options(name=f"small {turn}.{number}").remote() for number in range(count)]
