@@ -1,4 +1,4 @@
-"""Tasks that make tasks, in a module that costs nothing to import: every worker of a deep chain does."""
+"""Tasks that make tasks, and a small actor, in a module that costs nothing to import: each of their processes does."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def twice(depth: int, pause_seconds: float = 0.0) -> int:
     """A fork bomb of tasks: each makes two more and waits for them."""
     threading.Event().wait(pause_seconds)
     return 1 if depth == 0 else sum(obsray.get([twice.remote(depth - 1, pause_seconds) for _ in range(2)]))
+
+
+@obsray.remote(num_cpus=0)
+class Small:
+    def value(self) -> int:
+        return 1

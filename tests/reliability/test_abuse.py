@@ -16,7 +16,7 @@ import obsray
 from benchmarks.quiet import OTHERS_MAX, Quiet
 from obsray import exceptions
 from tests.integration.programs import eventually, views
-from tests.reliability.nested import add_up, deeper, nothing, twice
+from tests.reliability.nested import Small, add_up, deeper, nothing, twice
 from tests.reliability.oracle import Oracle, descriptors, node_of, workers_of
 
 pytestmark = pytest.mark.timeout(200)
@@ -29,12 +29,6 @@ def session() -> Iterator[Path]:
     context = obsray.init(num_cpus=2, include_dashboard=False, _system_config={"workers_max": WORKERS_MAX})
     yield Path(context.address_info["session_dir"])
     obsray.shutdown()
-
-
-@obsray.remote(num_cpus=0)
-class Small:
-    def value(self) -> int:
-        return 1
 
 
 @obsray.remote(num_cpus=0, max_concurrency=2)
