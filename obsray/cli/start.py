@@ -48,6 +48,7 @@ def run_start(options: argparse.Namespace) -> int:
         advice = "With --token-file FILE, or OBSRAY_TOKEN: 64 hex digits." if "'s token" in str(error) else ""
         raise Problem(str(error), advice) from None
     session_file.update(directory, started_by=STARTED_BY, storage=options.storage)
+    joining.announce(directory, head=options.head)
     if options.json:
         print(plain_json.dumps(_facts(node)), flush=True)
     else:

@@ -66,8 +66,9 @@ def init(
 
     ``address`` (else the variables OBSRAY_ADDRESS and RAY_ADDRESS) names a runtime of this user to join: what
     ``context.address_info["address"]`` says in a program of it (``host:port`` of a cluster of which a node runs on this
-    machine, else a session directory), or ``"auto"`` for the newest. Without one, or with ``"local"``, a runtime is
-    started, and ends with this program.
+    machine, else a session directory), or ``"auto"`` for the newest. Without one, the cluster that ``obsray start``
+    started on this machine is joined, unless this call says how large a runtime is to be (CPUs, resources, labels, ...).
+    Else, and with ``"local"``, a runtime is started, and ends with this program.
 
     ``num_cpus`` defaults to the cores this process may use (the cgroup's limit counts), ``object_store_memory`` (bytes)
     to 30 % of memory. ``labels`` are the node's, for label selectors.
@@ -93,13 +94,14 @@ def init(
     if session is not None:
         shutdown()
     params.refuse(unknown, _PARAMETERS)
-    where = joining.wanted(address)
     given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "namespace": namespace,
              "object_store_memory": object_store_memory, "memory": _memory}  # fmt: skip
     opts.check(given, frozenset(given), "init")
     params.check_gpus(num_gpus)
     told = params.labels_of(labels)
     params.check_dashboard(dashboard_host, dashboard_port)
+    own = any(value is not None for name, value in given.items() if name != "namespace")
+    where = joining.wanted(address, bool(own or labels or _node_name or _system_config), _temp_dir)
     job, space, env = params.job_of(job_config, namespace, runtime_env)
     logs = params.logging_of(configure_logging, logging_level, logging_format, logging_config)
     if where is not None:

@@ -50,7 +50,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 DRIVER = """
-context = obsray.init(address=os.environ["WHERE"])
+context = obsray.init(address=os.environ["WHERE"] or None)
 
 @obsray.remote(num_cpus=0, resources={"there": 1})
 def far(x):
@@ -63,6 +63,12 @@ say(answer=obsray.get(far.remote(1)), address=context.address_info["address"],
 """
 
 
+OWN = """
+obsray.init(num_cpus=int(os.environ["SIZE"]) if os.environ["SIZE"] else None)
+say(nodes=len(obsray.nodes()))
+"""
+
+
 def test_two_terminals_make_a_cluster_that_programs_join_and_stop_ends(obsray, program, root):
     head = started(obsray(*START_HEAD, "--num-cpus", "1"))
     other = started(
@@ -70,7 +76,8 @@ def test_two_terminals_make_a_cluster_that_programs_join_and_stop_ends(obsray, p
                "zone=a", "--node-name", "far", "--json")
     )  # fmt: skip
     assert head["head"] and not other["head"] and other["address"] == head["address"]
-    for where in ("auto", head["address"].replace("127.0.0.1", "localhost")):
+    # Who names none joins as well.
+    for where in ("auto", head["address"].replace("127.0.0.1", "localhost"), ""):
         driver = program(DRIVER, WHERE=where)
         said = driver.hear()
         assert said["answer"] == 2 and said["address"] == said["context"] == head["address"]
@@ -89,14 +96,21 @@ def test_two_terminals_make_a_cluster_that_programs_join_and_stop_ends(obsray, p
     files = [row["file"] for row in json.loads(obsray("logs", "--json").stdout)["rows"]]
     copies = [name for name in files if name.startswith(f"nodes/{other['node_id']}/worker-") and name.endswith(".out")]
     # One of each program.
-    assert len(copies) == 2
+    assert len(copies) == 3
     assert "printed far away" in obsray("logs", Path(copies[0]).name).stdout
+    # Who says how large a runtime is to be gets one of his own.
+    alone = program(OWN, SIZE="1")
+    assert alone.hear() == {"nodes": 1}
+    alone.process.communicate(timeout=30)
     processes = [*family(head["pid"]), *family(other["pid"])]
     ended = obsray("stop")
     assert ended.returncode == 0 and ended.stdout.count("in order") == 2, ended.stdout + ended.stderr
     gone(processes)
     assert leftovers(root) == []
     assert "no node" in obsray("stop").stdout
+    alone = program(OWN, SIZE="")
+    assert alone.hear() == {"nodes": 1}, "the cluster is over"
+    alone.process.communicate(timeout=30)
 
 
 def test_a_drained_node_leaves_and_the_cluster_goes_on(obsray):

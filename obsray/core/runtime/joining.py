@@ -1,8 +1,9 @@
 """Shell: a driver joins a runtime that this user started on this machine.
 
 An *address* is a session directory, the name of one, the ``host:port`` of a cluster of which a node runs here, or
-``"auto"``: the newest that runs. Whoever can read the directory's token may join; a runtime ends with the program that
-started it, or by ``obsray stop``, and not with those that joined.
+``"auto"``: the newest that runs. A program that names none joins the cluster that ``obsray start`` started on this
+machine, if there is one. Whoever can read the directory's token may join; a runtime ends with the program that started
+it, or by ``obsray stop``, and not with those that joined.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind
 
 VARIABLES = ("OBSRAY_ADDRESS", "RAY_ADDRESS")
+#: Beside the sessions: the directory of the one that `obsray start` started, which programs join that name none.
+CURRENT = "current_cluster"
 #: Set in programs that were submitted as jobs.
 SUBMITTED_JOB = "OBSRAY_SUBMITTED_JOB"
 #: A node that listens has not written everything about itself yet; it gets this long.
@@ -56,8 +59,11 @@ class Address(NamedTuple):
     given: str
 
 
-def wanted(address: str | None) -> Address | None:
-    """The runtime to join; None if one is to be started. Raises TypeError for what is no text."""
+def wanted(address: str | None, starts: bool = False, temp_dir: str | None = None) -> Address | None:
+    """The runtime to join; None if one is to be started. Raises TypeError for what is no text.
+
+    ``starts``: whoever asks says things that only the starter of a runtime decides.
+    """
     if address is not None and not isinstance(address, str):
         raise TypeError(f"address={address!r}: must be text or None")
     given = f"init(address={address!r})"
@@ -66,7 +72,38 @@ def wanted(address: str | None) -> Address | None:
             if os.environ.get(variable):
                 address, given = os.environ[variable], f"{variable}={os.environ[variable]}"
                 break
-    return None if address in (None, "", "local") else Address(address, given)
+    if address is None:
+        return None if starts else announced(temp_dir)
+    return None if address in ("", "local") else Address(address, given)
+
+
+def announce(directory: Path, head: bool) -> None:
+    """`obsray start` has started a node: programs on this machine that name no runtime join there, or at the node that
+    was there before if that is still running and this one is not a head. Raises OSError."""
+    pointer = directory.parent / CURRENT
+    if head or _announced(pointer) is None:
+        temporary = pointer.with_name(f"{CURRENT}.{os.getpid()}.new")
+        temporary.write_text(str(directory))
+        temporary.replace(pointer)
+
+
+def announced(temp_dir: str | None = None) -> Address | None:
+    """The cluster that `obsray start` started on this machine; None if there is none or it has ended."""
+    for base in _bases(temp_dir):
+        directory = _announced(base / CURRENT)
+        if directory is not None:
+            return Address(str(directory), "init(), which joins the cluster that `obsray start` started here,")
+    return None
+
+
+def _announced(pointer: Path) -> Path | None:
+    try:
+        if pointer.stat().st_uid != os.getuid():
+            return None
+        directory = Path(pointer.read_text())
+    except (OSError, ValueError):
+        return None
+    return directory if not _check_directory(directory) and _listens(directory) else None
 
 
 def find(address: Address, temp_dir: str | None = None) -> Path:

@@ -68,6 +68,25 @@ def test_without_an_address_a_runtime_is_started(base, monkeypatch):
         joining.wanted(5)  # type: ignore[arg-type]
 
 
+def test_who_names_no_runtime_joins_what_obsray_start_started_while_it_lives(base, sockets, monkeypatch):
+    head, node = session(base, "s_head", 1, sockets), session(base, "s_node", 2, sockets)
+    joining.announce(node, head=False)
+    assert joining.wanted(None).text == str(node)
+    joining.announce(head, head=True)
+    joining.announce(node, head=False)
+    assert joining.wanted(None).text == str(head), "the head is there still"
+    assert joining.wanted(None, starts=True) is None and joining.wanted("local") is None
+    monkeypatch.setenv("OBSRAY_ADDRESS", "local")
+    assert joining.wanted(None) is None
+    monkeypatch.delenv("OBSRAY_ADDRESS")
+    (head / "token").unlink()
+    assert joining.wanted(None) is None, "what has ended is not joined"
+    joining.announce(node, head=False)
+    assert joining.wanted(None).text == str(node)
+    (base / joining.CURRENT).write_bytes(b"\xff\x00")
+    assert joining.wanted(None) is None
+
+
 def test_what_the_program_says_wins_over_the_environment_and_our_variable_over_rays(base, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "/theirs")
     assert joining.wanted(None) == Address("/theirs", "RAY_ADDRESS=/theirs")
