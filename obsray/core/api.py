@@ -67,7 +67,7 @@ def init(
     ``address`` (else the variables OBSRAY_ADDRESS and RAY_ADDRESS) names a runtime of this user to join: what
     ``context.address_info["address"]`` says in a program of it (``host:port`` of a cluster of which a node runs on this
     machine, else a session directory), or ``"auto"`` for the newest. Without one, the cluster that ``obsray start``
-    started on this machine is joined, unless this call says how large a runtime is to be (CPUs, resources, labels, ...).
+    started on this machine is joined, unless this call says how large a runtime is to be (CPUs, resources, labels).
     Else, and with ``"local"``, a runtime is started, and ends with this program.
 
     ``num_cpus`` defaults to the cores this process may use (the cgroup's limit counts), ``object_store_memory`` (bytes)

@@ -39,7 +39,7 @@ ACTOR = (
     "actor_id", "class_name", "name", "namespace", "state", "worker_id", "node_id", "job_id", "task_id", "shape",
     "restarts", "restarts_max", "detached", "created_at_ns", "placed_at_ns", "alive_at_ns", "died_at_ns",
     "start_seconds", "died_cause", "error", "pid", "calls", "placement_group_id", "checkpoints", "checkpoint_bytes",
-    "checkpointed_at_ns", "calls_replayed", "repr_name", "environment",
+    "checkpointed_at_ns", "calls_replayed", "repr_name", "environment", "labels",
 )  # fmt: skip
 GROUP = (
     "group_id", "name", "namespace", "state", "strategy", "bundles", "resources", "bundle_nodes", "nodes", "job_id",
@@ -57,7 +57,7 @@ INSTANCE = (
 OBJECT = (
     "object_id", "owner", "owner_label", "task_id", "kind", "producer", "creator", "call_site", "bytes", "state",
     "pins", "age_seconds", "error", "put_at_ns", "created_at_ns", "sealed_at_ns", "spilled_at_ns", "restored_at_ns",
-    "freed_at_ns", "lost_at_ns", "pinned_at_ns",
+    "freed_at_ns", "lost_at_ns", "pinned_at_ns", "reads",
 )  # fmt: skip
 ENVIRONMENT = (
     "environment_id", "description", "state", "job_id", "asked_at_ns", "ready_at_ns", "failed_at_ns", "removed_at_ns",
@@ -127,6 +127,7 @@ class FakeViews:
         return {
             "task_id": task_id(number),
             "name": HOSTILE if number == 7 else NAMES[number % len(NAMES)],
+            "labels": HOSTILE if number == 7 else None,
             "type": "NORMAL_TASK",
             "state": state,
             "attempt": 0,
@@ -368,6 +369,7 @@ class FakeViews:
                 "actor_id": f"{OWNER}02{1:014x}",
                 "class_name": "Evaluator",
                 "name": HOSTILE,
+                "labels": HOSTILE,
                 "state": "ALIVE",
                 "worker_id": worker_id(2),
                 "pid": 4002,

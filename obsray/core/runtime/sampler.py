@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from obsray.core.runtime.running import Running
-from obsray.core.runtime.stacks import Point, StackTexts, points_of, points_of_awaiting
+from obsray.core.runtime.stacks import Point, StackTexts, points_of, points_of_awaiting, threads
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from obsray.core.runtime.session import Session
 
 #: Different stacks that one process records; beyond, a sample says only the innermost function, and that is counted.
@@ -123,9 +120,7 @@ class Sampler:
         self._memory = _own_memory_bytes(self._statm)
         seen: set[Any] = set()
         cpu: dict[int, int] = {}
-        frames: dict[int, FrameType] | None = sys._current_frames()
-        assert frames is not None
-        for ident, native, running, thread in self._subjects(frames):
+        for ident, native, running, thread in self._subjects():
             used = _cpu_ns(native)
             if used < 0:
                 continue
@@ -134,13 +129,11 @@ class Sampler:
             beside = thread != ""
             if beside and ratio < BESIDE_RATIO_MIN:
                 continue
-            points = points_of(frames.get(ident))
+            points = points_of(ident)
             if points:
                 seconds = ratio * elapsed if beside else self._weight(running, elapsed, at)
                 self._sample(native, running, points, thread, seconds, seconds if beside else ratio * seconds, at)
                 seen.add(native)
-        # Frames keep the variables of functions alive that have returned.
-        frames = None
         executor = self._session.executor
         if executor is not None and executor.actor is not None and executor.actor.loops:
             self._suspended(executor.actor, elapsed, at, seen)
@@ -159,7 +152,7 @@ class Sampler:
             return {}
         return {task: call for loop in actor.loops for task, call in list(loop.coroutines.items())}
 
-    def _subjects(self, frames: dict[int, FrameType]) -> Iterator[tuple[int, int, Running | None, str]]:
+    def _subjects(self) -> Iterator[tuple[int, int, Running | None, str]]:
         """Threads to look at: ident, native id, attempt (None in a driver), and a name if it is not a task's own."""
         executor, main = self._session.executor, threading.main_thread()
         own: set[int] = set()
@@ -184,7 +177,7 @@ class Sampler:
         if executor is not None and alone is None:
             return
         looked = 0
-        for ident in frames:
+        for ident in threads():
             thread = threading._active.get(ident)  # type: ignore[attr-defined]
             if thread is None or ident in own or thread.name.startswith("obsray-") or looked >= BESIDE_MAX:
                 continue

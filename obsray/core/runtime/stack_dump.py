@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +45,13 @@ class StackDump:
 
     def _threads(self) -> list[dict[str, Any]]:
         executor = self._session.executor
-        frames = sys._current_frames()
         tasks = {} if executor is None else {
             executor.threads.get(slot): running for slot, running in list(executor.slots.items())
         }  # fmt: skip
         found = []
         for thread in threading.enumerate():
             ident = thread.ident or 0
-            points = points_of(frames.get(ident))
+            points = points_of(ident)
             if not points:
                 continue
             running = tasks.get(ident)
@@ -62,7 +60,6 @@ class StackDump:
             row: dict[str, Any] = {"name": thread.name, "ident": ident, "runtime": ours}
             row["stack"] = self._texts.text(points, running is not None).split("\n")
             found.append(row | _told(running))
-        del frames
         for loop in executor.actor.loops if executor is not None and executor.actor is not None else ():
             for running, task in list(loop.coroutines.values())[:CALLS_MAX]:
                 points = points_of_awaiting(task.get_coro())

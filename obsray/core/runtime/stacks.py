@@ -5,8 +5,12 @@ A frame is one line, ``name (directory/file.py:line)``, a stack its frames from 
 
 from __future__ import annotations
 
+import gc
 import os
-from types import CodeType, FrameType
+import sys
+from itertools import accumulate, chain, repeat, takewhile
+from operator import attrgetter, call, methodcaller, truth
+from types import CodeType
 from typing import Any
 
 #: Frames of one stack at most; of a deeper one the outermost and the innermost stay.
@@ -23,25 +27,49 @@ NOT_USER_CODE = "(obsray)"
 Point = tuple[CodeType, int]
 
 
-def points_of(frame: FrameType | None) -> list[Point]:
-    """Where a thread is in each of its functions, innermost first."""
-    points: list[Point] = []
-    while frame is not None:
-        points.append((frame.f_code, frame.f_lasti))
-        frame = frame.f_back
-    return points
+_WHERE = attrgetter("f_code", "f_lasti")
+_WHERE_SUSPENDED = [(kind, attrgetter(f"{kind}_frame.f_code", f"{kind}_frame.f_lasti")) for kind in ("cr", "ag", "gi")]
+
+
+def points_of(ident: int) -> list[Point]:
+    """Where a thread is in each of its functions, innermost first; empty if there is no such thread.
+
+    The whole walk is one call that runs no bytecode. Between two bytecodes the other thread may run and return from the
+    functions whose frames are in hand; CPython 3.11 then follows freed memory, and the process dies of it.
+    """
+    frame = map(methodcaller("get", ident), map(call, (sys._current_frames,)))
+    frames = takewhile(truth, accumulate(chain(frame, repeat("f_back")), getattr))
+    return _in_one_go(map(_WHERE, frames))
+
+
+def threads() -> list[int]:
+    """The threads that run Python code, by their idents."""
+    return _in_one_go(chain.from_iterable(map(call, (sys._current_frames,))))
+
+
+def _in_one_go(values: Any) -> list[Any]:
+    # A collection would run finalizers, which are bytecode.
+    collects = gc.isenabled()
+    if collects:
+        gc.disable()
+    try:
+        return list(values)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def points_of_awaiting(coroutine: Any) -> list[Point]:
     """Where a suspended coroutine is, and what it awaits, innermost first."""
     points: list[Point] = []
     while coroutine is not None and len(points) < 4 * DEPTH_MAX:
-        for kind in ("cr", "ag", "gi"):
-            frame = getattr(coroutine, f"{kind}_frame", None)
-            if frame is not None:
-                points.append((frame.f_code, frame.f_lasti))
-                coroutine = getattr(coroutine, f"{kind}_await", None) or getattr(coroutine, f"{kind}_yieldfrom", None)
-                break
+        for kind, where in _WHERE_SUSPENDED:
+            try:
+                points.append(where(coroutine))
+            except AttributeError:
+                continue
+            coroutine = getattr(coroutine, f"{kind}_await", None) or getattr(coroutine, f"{kind}_yieldfrom", None)
+            break
         else:
             break
     points.reverse()

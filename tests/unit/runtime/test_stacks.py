@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +15,16 @@ from obsray.core.runtime.session import Session
 from obsray.core.runtime.stacks import DEPTH_MAX, StackTexts, points_of, points_of_awaiting
 
 
+def own_points() -> list[Any]:
+    """Where the caller is: what is on top of that is the walk itself."""
+    points = points_of(threading.get_ident())
+    while points.pop(0)[0] is not own_points.__code__:
+        pass
+    return points
+
+
 def here(depth: int = 0) -> list[Any]:
-    return here(depth - 1) if depth else points_of(sys._getframe())
+    return here(depth - 1) if depth else own_points()
 
 
 def test_only_what_a_task_called_is_told() -> None:
@@ -25,7 +35,7 @@ def test_only_what_a_task_called_is_told() -> None:
 
 
 def test_a_task_that_is_not_in_user_code_says_what_the_runtime_does() -> None:
-    assert StackTexts().text(points_of(sys._getframe()), task=True).startswith(stacks.NOT_USER_CODE)
+    assert StackTexts().text(own_points(), task=True).startswith(stacks.NOT_USER_CODE)
 
 
 def test_a_deep_stack_keeps_its_ends_and_says_what_is_left_out() -> None:
@@ -71,3 +81,43 @@ def test_a_sampler_that_fails_is_left_alone_and_the_watcher_goes_on() -> None:
     assert Session._observe(watched, 0.1) == 0.1
     assert watched.sampler is None
     assert Session._observe(watched, 0.2) == 0.2
+
+
+RESTLESS = """
+import sys, threading, time
+from obsray.core.runtime.stacks import points_of, threads
+
+sys.setswitchinterval(1e-6)  # another thread runs between any two steps
+over, depths = threading.Event(), set()
+
+def watch(ident):
+    while not over.is_set():
+        assert ident in threads()
+        depths.add(len(points_of(ident)))
+
+def values(count):
+    for _ in range(count):
+        yield from (x for x in range(3))
+
+def down(depth):
+    try:
+        if depth % 7 == 3:
+            raise ValueError
+        return down(depth - 1) if depth else sum(values(3))
+    except ValueError:
+        return down(depth - 1)
+
+watcher = threading.Thread(target=watch, args=(threading.get_ident(),))
+watcher.start()
+ends, depth = time.monotonic() + 2, 0
+while time.monotonic() < ends or len(depths) < 20:
+    depth = (depth + 1) % 60
+    down(depth)
+over.set()
+watcher.join()
+"""
+
+
+def test_stacks_of_a_thread_that_never_rests_can_be_taken_at_any_time() -> None:
+    ended = subprocess.run([sys.executable, "-c", RESTLESS], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr
