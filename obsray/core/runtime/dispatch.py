@@ -15,6 +15,7 @@ Invariants: a task is in exactly one of: arguments missing, its shape's queue, o
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from obsray.config import Config
@@ -300,21 +301,23 @@ class Dispatcher:
 
     def environment_failed(self, number: int, error: str) -> None:
         """What workers of this shape must be cannot be made: its tasks fail."""
-        shape = self._numbers[number]
-        shape.wanted = 0
-        queue, shape.queue = shape.queue, deque()
-        for task in queue:
-            if task.state is TaskState.QUEUED:
-                self.verdicts.environment_failed(task, error)
+        for task in self._give_up(number):
+            self.verdicts.environment_failed(task, error)
 
     def too_deep(self, number: int, detail: str) -> None:
         """Every process waits for others, and this one for tasks that will get none: those fail."""
+        for task in self._give_up(number):
+            self.verdicts.too_deep(task, detail)
+
+    def _give_up(self, number: int) -> Iterator[Task]:
+        """Workers of this shape are not wanted any more; what is queued for them, looked at one by one: the end of one
+        task may be that of another."""
         shape = self._numbers[number]
         shape.wanted = 0
         queue, shape.queue = shape.queue, deque()
         for task in queue:
             if task.state is TaskState.QUEUED:
-                self.verdicts.too_deep(task, detail)
+                yield task
 
     def reclaim(self, identifier: int, time_ns: int) -> None:
         """Others wait for this worker: give it back now, or as soon as it has nothing to do."""
