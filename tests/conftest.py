@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,17 @@ import pytest
 # they start would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep ``tmp_path`` short: sockets are made below it, and their paths may have 107 bytes.
+
+    pytest numbers its directories from 0, whatever ran before on a machine, so it would fail there only.
+    """
+    if config.option.basetemp is None:
+        base = Path(tempfile.mkdtemp(prefix="t"))
+        config.option.basetemp = base
+        config.add_cleanup(lambda: shutil.rmtree(base, ignore_errors=True))
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:

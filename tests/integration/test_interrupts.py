@@ -15,7 +15,7 @@ pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(120)
 
 _START = """
-import time, obsray
+import sys, threading, time, obsray
 obsray.init(num_cpus=2, include_dashboard=False)
 
 @obsray.remote
@@ -35,6 +35,18 @@ def stubborn():
 @obsray.remote
 class Cup:
     def fill(self): pass
+
+def say_when_it_waits():
+    # Once the main thread has been at one place for a while.
+    def look(thread=threading.get_ident()):
+        before, since = None, 0
+        while since < 20:
+            time.sleep(0.01)
+            frame = sys._current_frames()[thread]
+            here = frame.f_code, frame.f_lasti
+            before, since = here, since + 1 if here == before else 0
+        print("waits", flush=True)
+    threading.Thread(target=look).start()
 """
 
 
@@ -81,7 +93,7 @@ def test_a_program_that_catches_it_goes_on_and_what_it_waited_for_is_cancelled(t
     running = terminal(f"""{_START}
 reference = slow.remote()
 try:
-    print("busy", flush=True)
+    say_when_it_waits()
     obsray.get(reference)
 except KeyboardInterrupt:
     print("caught", obsray.get(quick.remote()), flush=True)
@@ -90,7 +102,7 @@ try:
 except obsray.exceptions.TaskCancelledError:
     print("cancelled", obsray.get([quick.remote() for _ in range(3)]))
 """)
-    running.see("busy\n")
+    running.see("waits\n")
     running.interrupt()
     running.see("caught 1\n")
     running.see("cancelled [1, 1, 1]\n")
