@@ -147,10 +147,10 @@ class RayTaskError(RayError):
 
     def __str__(self) -> str:
         where = self.function_name
-        if self.task_id:
+        if self.pid and self.task_id:
             who = f", actor {self.actor_repr}" if self.actor_repr else ""
             where += f" (pid {self.pid}, task {self.task_id}{who})"
-        text = f"{where} failed\n{self.traceback_str}".rstrip()
+        text = f"{where} {'failed' if self.pid or not self.needed_by else 'did not run'}\n{self.traceback_str}".rstrip()
         if self.needed_by:
             text += f"\nso these did not run: {', '.join(self.needed_by)}"
         # An error on its way through several tasks of one trace has said so already.
@@ -161,7 +161,8 @@ class RayTaskError(RayError):
         return text
 
     def __repr__(self) -> str:
-        last = self.traceback_str.strip().rsplit("\n", 1)[-1]
+        lines = self.traceback_str.strip().split("\n")
+        last = lines[-1 if self.pid else 0]
         return f"{type(self).__name__}({last!r} in {self.function_name})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -195,6 +196,20 @@ class RayTaskError(RayError):
             error.__dict__.setdefault(name, value)
         error.story, error.trace_id, error.needed_by = self.story, self.trace_id, self.needed_by
         return error
+
+
+def kept_from_running(error: RayError, needing: tuple[str, ...]) -> RayError:
+    """The error of a task whose argument failed with ``error``: of tasks ``needing``, the last.
+
+    The failure of a task, as that of one whose code met the error would be, and an instance of its class as well.
+    """
+    if not isinstance(error, RayTaskError):
+        name, _, task = needing[-1].partition(" (task ")
+        needer = RayTaskError(name, str(error), error, task_id=task.rstrip(")"))
+        needer.story, needer.trace_id = error.story, error.trace_id
+        error = needer
+    error.needed_by = needing
+    return error
 
 
 def _rebuild_task_error(

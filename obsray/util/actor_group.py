@@ -26,7 +26,7 @@ class ActorWrapper:
     """One actor of a group."""
 
     actor: Any
-    metadata: ActorMetadata
+    metadata: Any
 
 
 class ActorGroup:
@@ -93,8 +93,8 @@ class ActorGroup:
         self.actors = []
 
     @property
-    def actor_metadata(self) -> list[ActorMetadata]:
-        """Where each of them runs."""
+    def actor_metadata(self) -> list[Any]:
+        """Where each of them runs, an ``ActorMetadata``, or what ``get_actor_metadata`` of its class has returned."""
         return [each.metadata for each in self.actors]
 
     def __len__(self) -> int:
@@ -124,7 +124,9 @@ class ActorGroupMethod:
         return [getattr(each.actor, self._name).remote(*args, **kwargs) for each in self._group.actors]
 
 
-def _metadata(_: Any) -> ActorMetadata:
+def _metadata(actor: Any) -> Any:
+    if hasattr(actor, "get_actor_metadata"):
+        return actor.get_actor_metadata()
     import os
     import socket
 

@@ -173,3 +173,13 @@ def test_a_group_of_actors_is_called_together():
         _ = group.add
     with pytest.raises(ValueError):
         ActorGroup(Adder, num_actors=0)
+
+
+def test_actors_of_a_group_may_say_themselves_what_is_to_be_known_of_them():
+    class Named:
+        def get_actor_metadata(self):
+            return "me"
+
+    group = ActorGroup(Named, num_actors=2, num_cpus_per_actor=0)
+    assert group.actor_metadata == ["me", "me"]
+    group.shutdown(patience_s=0)

@@ -211,6 +211,38 @@ def test_an_error_says_which_tasks_did_not_run_because_of_it():
     assert caught.value.needed_by[-1] == "..." and len(caught.value.needed_by) < 30
 
 
+def test_a_task_that_did_not_run_fails_with_the_error_of_its_argument_as_one_of_its_own():
+    @obsray.remote(max_retries=0)
+    def breaks_down():
+        os._exit(5)
+
+    @obsray.remote
+    def needs(value):
+        return value
+
+    @obsray.remote(num_returns="dynamic")
+    def yields(value):
+        yield value
+
+    dead = breaks_down.remote()
+    for name, reference in {
+        "needs": needs.remote(dead),
+        "yields": yields.remote(dead),
+        "later": needs.options(name="later").remote(needs.remote(dead)),
+    }.items():
+        with pytest.raises(exceptions.RayTaskError) as caught:
+            obsray.get(reference, timeout=60)
+        assert isinstance(caught.value, exceptions.WorkerCrashedError)
+        assert type(caught.value.cause) is exceptions.WorkerCrashedError
+        assert f"{caught.value.function_name} did not run\n" in str(caught.value) and "code 5" in str(caught.value)
+        assert name == "later" or caught.value.function_name == name
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert str(again) == str(caught.value) and isinstance(again, exceptions.WorkerCrashedError)
+    with pytest.raises(exceptions.WorkerCrashedError) as caught:
+        obsray.get(dead, timeout=60)
+    assert not isinstance(caught.value, exceptions.RayTaskError)
+
+
 def test_a_serializer_of_the_users_counts_for_exceptions_too():
     class Stubborn(Exception):
         def __init__(self, code, *, reason):

@@ -192,3 +192,22 @@ def test_room_of_what_is_remembered_only_is_free(session, tmp_path, ran):
     assert obsray.get(value, timeout=30)[0] == 30
     stored = eventually(lambda: [1] if not list((session / "spill").iterdir()) else [])
     assert stored
+
+
+@pytest.mark.parametrize(("end", "expected"), [("raise", RuntimeError), ("exit", exceptions.WorkerCrashedError)])
+def test_lost_items_fail_with_what_ended_the_generator_that_ran_again(session, tmp_path, ran, end, expected):
+    @obsray.remote(max_retries=1)
+    def twice() -> Iterator[Any]:
+        say(tmp_path, "twice")
+        yield np.zeros(4 * MB, np.uint8)
+        if ran("twice") > 1:
+            if end == "exit":
+                os._exit(3)
+            raise RuntimeError("not this time")
+        yield np.ones(4 * MB, np.uint8)
+
+    items = list(twice.remote())
+    destroy(session, items[1])
+    with pytest.raises(expected):
+        obsray.get(items[1], timeout=60)
+    assert obsray.get(items[0], timeout=60)[0] == 0

@@ -434,13 +434,12 @@ class Lineage:
             if entry.owned and identifier in self.ownership.lost:
                 assert entry.state == PENDING and entry.value is None
 
-    def _finished(self, task: Task) -> None:
-        """A task has ended, however."""
+    def _finished(self, task: Task, error: bytes) -> None:
+        """A task has ended, however. Items for which it ran again fail as results of a task would, with its error."""
         self._given_back.pop(task.id, None)
         if task.returns < 0 and task.state is not TaskState.FINISHED:
             self._items.pop(task.id, None)
-            text = f"{task.function.name} ran again because an item of it was lost, and failed this time"
-            self._give_up_items(task.id, dump_error(ObjectReconstructionFailedError(text)))
+            self._give_up_items(task.id, error)
         for entry in self._later.pop(task.id, ()):
             if entry.id in self.ownership.lost:
                 self.need(entry)

@@ -178,7 +178,7 @@ class Ownership:
         #: Nobody refers to a stored value of this process any more; True if its entry must stay nevertheless.
         self.on_unreferenced: Callable[[Entry], bool] = lambda entry: False
         #: A task has ended; None while nobody needs to know.
-        self.on_finished: Callable[[Task], None] | None = None
+        self.on_finished: Callable[[Task, bytes], None] | None = None
         self._free: list[bytes] = []
         self._release: dict[bytes, list[bytes]] = {}
         #: Called with the id of an owned entry that ended (actors end with their last handle).
@@ -560,15 +560,15 @@ class Ownership:
             if task.unready:
                 advance(task, TaskState.WAITING_ARGUMENTS)
 
-    def finish(self, task: Task, state: TaskState) -> None:
-        """The task is over: its arguments are no longer needed."""
+    def finish(self, task: Task, state: TaskState, error: bytes = b"") -> None:
+        """The task is over, with ``error`` if it failed: its arguments are no longer needed."""
         advance(task, state)
         del self.tasks[task.id]
         if task.pinned is not None:
             pinned, task.pinned = task.pinned, None
             self.unpin(pinned)
         if self.on_finished is not None:
-            self.on_finished(task)
+            self.on_finished(task, error)
 
     def needed_by_others(self) -> tuple[int, int]:
         """How many objects of this process others hold, and how many of its tasks have not ended."""

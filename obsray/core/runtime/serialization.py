@@ -30,7 +30,7 @@ import cloudpickle
 
 from obsray.causes import CUSTOM, users, users_frames, with_sources
 from obsray.core.runtime.bindings import interactive
-from obsray.errors import RayError, RayTaskError
+from obsray.errors import RayError, RayTaskError, kept_from_running
 
 ALIGN_BYTES = 64
 KIND_BUFFERS = 0x01
@@ -252,7 +252,7 @@ def load_error(data: bytes | memoryview) -> BaseException:
     needing, data = _needing(data)
     error = pickle.loads(memoryview(data)[1:])
     if needing and isinstance(error, RayError):
-        error.needed_by = needing
+        error = kept_from_running(error, needing)
     if isinstance(error, RayTaskError):
         if interactive():
             error.traceback_str = with_sources(error.traceback_str)

@@ -297,9 +297,11 @@ class _Gathered(_Ended):
         super().on_ready(entry)
         ownership, ready = self.streams.session.ownership, self.stream.ready
         # What user code raised is the last item, as in a stream; whatever else ended the task ended all of it.
-        if entry.failed and type(entry.value) is bytes and not isinstance(load_error(entry.value), RayTaskError):
+        whole = entry.value if entry.failed and type(entry.value) is bytes else None
+        error = load_error(whole) if whole is not None else None
+        if whole is not None and (not isinstance(error, RayTaskError) or error.needed_by):
             ownership.drop_local([item.id for item in ready])
-            ownership.fulfil(self.whole, entry.value, True)
+            ownership.fulfil(self.whole, whole, True)
         else:
             references: list[ObjectRef[Any]] = [counted(item.id) for item in ready]
             value = serialize(DynamicObjectRefGenerator(references))

@@ -320,7 +320,7 @@ class Verdicts:
         )
         if outcome in (_NOBODY_ELSE_TELLS if task.actor is None else _OF_CALLS) and task.ended is None:
             self.ownership.unseen.failed(task, error)
-        self.ownership.finish(task, state)
+        self.ownership.finish(task, state, error)
         for entry in task.entries:
             self.ownership.fulfil(entry, error, failed=True)
         if task.ended is not None:

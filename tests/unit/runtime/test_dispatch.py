@@ -12,7 +12,7 @@ from obsray.core.runtime.leases import Function
 from obsray.core.runtime.ownership import Entry
 from obsray.core.runtime.serialization import load_error
 from obsray.core.runtime.verdicts import tasks_begun
-from obsray.errors import RayError, TaskCancelledError, WorkerCrashedError
+from obsray.errors import RayError, RayTaskError, TaskCancelledError, WorkerCrashedError
 from obsray.ids import object_id, task_id
 from obsray.telemetry.events import DeathCause, Outcome, Reason
 
@@ -408,8 +408,8 @@ def test_a_failed_argument_fails_the_task_with_the_same_error_which_says_so():
     bench.failed(source)
     assert task.state is TaskState.FAILED
     first, second = (load_error(each.entries[0].value) for each in (source, task))
-    assert type(first) is type(second) and first.args == second.args
-    assert isinstance(first, RayError) and isinstance(second, RayError)
+    assert isinstance(first, RayError) and isinstance(second, RayTaskError)
+    assert type(first) is type(second.cause) and first.args == second.cause.args
     assert first.needed_by == () and second.needed_by == (f"f (task {task.id.hex()})",)
     bench.check()
 
