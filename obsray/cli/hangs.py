@@ -39,7 +39,7 @@ def _text(found: dict[str, Any], coloured: bool) -> str:
     looked = f"{units.count(found['blocked'])} blocked task{'s' * (found['blocked'] != 1)}"
     if not found["hangs"]:
         return "\n".join([f"nothing hangs: {looked}, each can go on{partly}", *_drivers(found)])
-    lines = [f"{looked}, {len(found['hangs'])} hang{'s' * (len(found['hangs']) == 1)}{partly}"]
+    lines = [f"{looked}, {len(found['hangs'])} hang{'s' * (len(found['hangs']) != 1)} found{partly}"]
     for hang in found["hangs"]:
         lines += ["", output.paint(units.plain(hang["sentence"]), "bad", coloured), "", *_picture(hang)]
         lines.append(f"{output.bold('what helps', coloured)}  {units.plain(hang['fix'])}")
@@ -53,7 +53,7 @@ def _drivers(found: dict[str, Any]) -> list[str]:
     return [
         f"{units.plain(one['label'])} {one['how']} "
         + (f"{units.plain(one['for'])}, {one['for_state']}," if one["for"] else "any of several,")
-        + f" since {units.seconds(one['seconds'])}"
+        + f" for {units.seconds(one['seconds'])} so far"
         for one in found["drivers"]
     ]
 

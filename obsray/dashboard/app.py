@@ -20,6 +20,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from obsray.telemetry.explain import gist
+from obsray.telemetry.hang_watch import HangRecords
 
 from . import analyses, api, hangs, jobs, logs, pages, profiles, scraping, state_api, units
 from .auth import Guard
@@ -74,8 +75,8 @@ def create_app(source: Source, token: str, port: int, measured: scraping.Measure
     fares."""
 
     measured = measured or scraping.Measured()
-    records = hangs.HangRecords(source.directory)
-    watch = hangs.HangWatch(source, measured.hangs, records)
+    records = HangRecords(source.directory)
+    watch = hangs.HangWatch(source, records)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

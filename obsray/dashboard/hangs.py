@@ -1,15 +1,13 @@
-"""What hangs: its page with a drawing, and the look at it now and then, for a metric."""
+"""What hangs: its page with a drawing, and the look at it now and then, for the record."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-import os
 import time
 from collections import Counter
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -17,19 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from obsray import ids
-from obsray.telemetry import session_file
-from obsray.telemetry.events import HangKind, ProcessKind
-from obsray.telemetry.spine import Ring
+from obsray.telemetry import hang_watch
+from obsray.telemetry.hang_watch import LOOK_SECONDS, HangRecords
 
 from . import units
 from .source import Busy, Source
 
-#: How often is looked. One look costs as much as the tasks that are open, and asks no other process.
-LOOK_SECONDS = 15.0
-KINDS = tuple(kind.name.lower() for kind in HangKind)
-#: What is recorded of the sentence of a hang.
-SENTENCE_MAX = 2000
 #: Members of a cycle that are drawn.
 DRAWN_MAX = 12
 _WIDTH, _BOX_WIDTH, _BOX_HEIGHT = 880, 230, 46
@@ -37,52 +28,13 @@ _WIDTH, _BOX_WIDTH, _BOX_HEIGHT = 880, 230, 46
 log = logging.getLogger(__name__)
 
 
-class HangRecords:
-    """Records when a hang is found and when it is over. Has a ring as soon as there is one."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._ring: Ring | None = None
-        #: Hangs by kind and members: since when, and the first of these.
-        self._open: dict[tuple[str, frozenset[str]], tuple[int, bytes]] = {}
-
-    def looked(self, found: list[dict[str, Any]], now_ns: int) -> None:
-        """Compare what hangs now with what did at the last look."""
-        here = {(hang["kind"], frozenset(one["id"] for one in hang["members"])): hang for hang in found}
-        if not (here or self._open):
-            return
-        ring = self._ring = self._ring or self._opened()
-        for key, hang in here.items():
-            if key not in self._open:
-                first = bytes.fromhex(hang["members"][0]["id"])
-                self._open[key] = (now_ns, first)
-                ring.hang_found(
-                    now_ns, first, HangKind[key[0].upper()], len(hang["members"]), hang["behind"],
-                    ring.intern(hang["sentence"][:SENTENCE_MAX]),
-                )  # fmt: skip
-        for key in [key for key in self._open if key not in here]:
-            since, first = self._open.pop(key)
-            ring.hang_over(now_ns, first, HangKind[key[0].upper()], (now_ns - since) / 1e9)
-
-    def close(self) -> None:
-        """The dashboard ends."""
-        if self._ring is not None:
-            self._ring.close(time.time_ns())
-            self._ring = None
-
-    def _opened(self) -> Ring:
-        node = bytes.fromhex(session_file.read(self._directory).get("node") or "00" * ids.NODE_ID_BYTES)
-        own = ids.worker_id(node, os.urandom(ids.WORKER_ID_BYTES - ids.MARK_BYTES))
-        return Ring(self._directory / "rings", own, ProcessKind.DASHBOARD, node)
-
-
 class HangWatch:
-    """Looks for hangs now and then; ``counts`` is told how many there are, by kind, and ``records`` which."""
+    """Looks for hangs now and then, at the cost of a look at the open tasks; ``records`` is told what was found."""
 
-    def __init__(self, source: Source, counts: dict[str, int], records: HangRecords | None = None) -> None:
+    def __init__(self, source: Source, records: HangRecords) -> None:
         self._source = source
-        self.counts = counts
-        self._records = records
+        self._records: HangRecords | None = records
+        self._told: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
@@ -90,19 +42,20 @@ class HangWatch:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 found = await self._source.ask(lambda view: view.hangs(refresh=False), key="hangs")
+                before = await self._source.ask(hang_watch.recorded, key="hangs recorded")
             except (Busy, FileNotFoundError):
                 continue
             except Exception:
                 log.exception("what hangs could not be found out")
                 continue
             counts = Counter(hang["kind"] for hang in found["hangs"])
-            if found["hangs"] and counts != Counter(self.counts):
+            if found["hangs"] and counts != self._told:
                 for hang in found["hangs"]:
                     log.warning("hangs: %s", hang["sentence"])
-            self.counts.update({kind: counts[kind] for kind in KINDS})
+            self._told = counts
             if self._records is not None and self._source.is_live:
                 try:
-                    self._records.looked(found["hangs"], time.time_ns())
+                    self._records.looked(found["hangs"], time.time_ns(), before)
                 except OSError:
                     log.exception("what hangs cannot be recorded")
                     self._records = None

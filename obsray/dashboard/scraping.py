@@ -23,7 +23,6 @@ from obsray.metrics import exposed
 from obsray.metrics.series import Histogram
 from obsray.metrics.targets import FILE
 
-from .hangs import KINDS as HANG_KINDS
 from .source import Source
 
 
@@ -67,8 +66,6 @@ class Measured(Collector):
     """How many requests of each route were answered how, and how long that took."""
 
     def __init__(self) -> None:
-        #: What hangs, by kind, as of the last look.
-        self.hangs: dict[str, int] = dict.fromkeys(HANG_KINDS, 0)
         self._requests: Counter[tuple[str, str]] = Counter()
         self._routes: dict[str, int] = {}
         self._seconds = Histogram()
@@ -98,10 +95,7 @@ class Measured(Collector):
         cpu.add_metric([], time.process_time())
         memory = exposed.gauge("obsray_dashboard_resident_memory_bytes")
         memory.add_metric([], self._process.memory_info().rss)
-        hangs = exposed.gauge("obsray_hangs")
-        for kind, count in sorted(self.hangs.items()):
-            hangs.add_metric([kind], count)
-        yield from (requests, errors, seconds, cpu, memory, hangs)
+        yield from (requests, errors, seconds, cpu, memory)
 
 
 class Measuring:

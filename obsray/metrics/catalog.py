@@ -669,7 +669,7 @@ _MORE: tuple[Metric, ...] = (
         "Resident memory of the dashboard.", (), "dashboard"),
     Metric("obsray_hangs", "gauge", "", ("kind",),
         "Waits that can never end (cycle), and tasks that others wait for and that make no progress (stuck).",
-        (), "dashboard"),
+        ("hang_found", "hang_over"), "head"),
 )
 # fmt: on
 

@@ -10,7 +10,7 @@ from prometheus_client.core import Metric
 from obsray.metrics import exposed
 from obsray.metrics.catalog import NAMES_MAX, OTHER
 from obsray.telemetry.columns import Batch, Texts
-from obsray.telemetry.events import DeathCause
+from obsray.telemetry.events import DeathCause, HangKind
 
 #: Event -> the state that an actor is in after it, and which of two of the same instant is the later one.
 _AFTER = {
@@ -38,6 +38,8 @@ class ClusterSeries:
         self.epoch = 0
         #: Whether the control store has no room, and since when that is known.
         self.read_only = (0, 0)
+        #: First task of a hang and its kind -> when it was last told of, and whether that it is over.
+        self._hangs: dict[tuple[bytes, int], tuple[int, bool]] = {}
         self._class_of: dict[bytes, str] = {}
         self._dead: set[bytes] = set()
         self._dead_order: deque[bytes] = deque()
@@ -63,6 +65,17 @@ class ClusterSeries:
                 for actor, time_ns in zip(columns["actor"], columns["time_ns"].tolist(), strict=True):
                     self._moved(actor.tobytes(), (time_ns, order), state)
         self._ended(batch)
+        for event in ("hang_found", "hang_over"):
+            if event in batch:
+                columns = batch[event]
+                for task, kind, at in zip(
+                    columns["task"], columns["hang"].tolist(), columns["time_ns"].tolist(), strict=True
+                ):
+                    # Found and over at the same time is over.
+                    told = (at, event == "hang_over")
+                    self._hangs[task.tobytes(), kind] = max(told, self._hangs.get((task.tobytes(), kind), told))
+        for key in [key for key, (_, over) in self._hangs.items() if over][:-_DEAD_KEPT]:
+            del self._hangs[key]
 
     def _classes(self, batch: Batch) -> None:
         for event in ("actor_created", "actor_died"):
@@ -123,4 +136,10 @@ class ClusterSeries:
         for family, counts in ((restarts, self.restarts), (deaths, self.deaths)):
             for labels, count in sorted(counts.items()):
                 family.add_metric(labels, count)
-        yield from (nodes, epoch, read_only, actors, restarts, deaths)
+        hangs, there = (
+            exposed.gauge("obsray_hangs"),
+            Counter(kind for (_, kind), (_, over) in self._hangs.items() if not over),
+        )
+        for code in HangKind:
+            hangs.add_metric([code.name.lower()], there[code])
+        yield from (nodes, epoch, read_only, actors, restarts, deaths, hangs)

@@ -223,6 +223,8 @@ class WaitKind(IntEnum):
     WAIT = 1
     ALLOCATE = 2
     AWAIT = 3
+    #: Of an await for several things, all of which are needed (``asyncio.gather``, task groups).
+    GATHER = 4
 
 
 class HangKind(IntEnum):
@@ -695,6 +697,9 @@ _UNION: tuple[Event, ...] = (
         _TASK, _label("waiting_in", "u8", WaitKind), _measure("objects", "u32"), _OBJECT, _detail("began_at", "u64"))),
     Event(290, "await_ended", "What an async call was noticed to wait for is there.", (
         _TASK, _OBJECT, _measure("wait_seconds", "f32"))),
+    Event(293, "wait_objects", "Some of what a wait that lasts is for: so many of these would end it.", (
+        _TASK, _detail("began_at", "u64"), _measure("needed", "u32"), _measure("objects", "u32"), _OBJECT,
+        _detail("object_2", "id20"), _detail("object_3", "id20"), _detail("object_4", "id20"))),
     Event(291, "hang_found", "Tasks wait for each other, or one that others wait for makes no progress.", (
         _TASK, _label("hang", "u8", HangKind), _measure("members", "u32"), _measure("behind", "u32"),
         _detail("text", "str")), Severity.ERROR),

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from obsray.config import Config
-from obsray.telemetry import live_stacks, session_file
+from obsray.telemetry import hang_watch, live_stacks, session_file
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.rings import process_alive
 from obsray.telemetry.spine import NO_ROOM
@@ -73,6 +73,10 @@ class Process:
         self.exporter: Exporter | None = None
         self.serving: Any = None
         self.gathering: Any = None
+        waits = hang_watch.Waits(resumed=bool(self.collector.rings.readers))
+        self.collector.folds.append(waits.update)
+        self.collector.gathered_folds.append(waits.update)
+        self.hang_watching = hang_watch.Watching(session_dir, waits)
         self._federated = False
         self._sending: subprocess.Popen[bytes] | None = None
         self._stop = False
@@ -162,6 +166,7 @@ class Process:
                 collector.sample()
             if not more:
                 time.sleep(max(0.0, config.collect_interval_seconds - (time.monotonic() - began)))
+        self.hang_watching.close()
         self._farewell()
         if self.gathering is not None:
             self.gathering.close()
@@ -193,6 +198,8 @@ class Process:
             node = int(facts.get("node_pid") or 0)
             if self._sending is not None:
                 self._sending.poll()
+            if self.serving is None:  # otherwise the head looks
+                self.hang_watching.look(facts)
             if facts.get("stopped_at_ns") or (node and not process_alive(node)):
                 return True
         return False

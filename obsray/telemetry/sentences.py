@@ -279,6 +279,13 @@ def _wait_noticed(r: Row, n: Names) -> str:
     return f"{who} has waited {lasted} in {r['waiting_in']} for {_many(r['objects'], 'object')}{first}"
 
 
+def _wait_objects(r: Row, n: Names) -> str:
+    who = _task(r, n) if any(r["task"]) else n.process_label(r["process"])
+    told = [r[name] for name in ("object", "object_2", "object_3", "object_4") if any(r[name])]
+    among = " and ".join(f"object {ids.short(one)}" for one in told)
+    return f"{who} goes on with {r['needed']} of {_many(r['objects'], 'object')} that are missing, among them {among}"
+
+
 def _hang_found(r: Row, n: Names) -> str:
     what = "waits that can never end" if r["hang"] == "cycle" else "no progress"
     return f"{what}: {r['text']}"
@@ -708,6 +715,7 @@ SENTENCES: dict[str, Sentence] = {
     f"{r['waiting_in']} for {_many(r['objects'], 'object')}",
     "actor_described": lambda r, n: f"{_actor(r)} calls itself {r['text']}",
     "wait_noticed": _wait_noticed,
+    "wait_objects": _wait_objects,
     "await_ended": lambda r, n: f"{_task(r, n)} goes on after {duration(r['wait_seconds'])} in await for {_object(r)}",
     "hang_found": _hang_found,
     "hang_over": lambda r, n: f"{_task(r, n)} does not hang any more; it did for {duration(r['hung_seconds'])}",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from obsray.telemetry import hang_watch
 from obsray.telemetry.past import difference, views_at
 from tests.integration.programs import eventually, views
 
@@ -151,6 +152,26 @@ def test_causes_planted_in_a_running_program_are_named(program):
 
     eventually(hangs, PATIENCE_SECONDS)
     assert view.why(said["group"])["code"] == "INFEASIBLE"
+    _recorded_without_a_dashboard(Path(directory), view)
+
+
+def _recorded_without_a_dashboard(directory: Path, view: Any) -> None:
+    """What the collector does when something has waited for long."""
+    waits = hang_watch.Waits(resumed=True)
+    waits.since -= 2 * hang_watch.LONG_SECONDS
+    watching = hang_watch.Watching(directory, waits)
+    watching.look({"dashboard_pid": None})
+
+    def found() -> bool:
+        view.refresh()
+        return len(list(view.store.rows("hang_found"))) >= 2
+
+    try:
+        eventually(found, PATIENCE_SECONDS)
+    finally:
+        watching.close()
+    assert {row["hang"] for row in view.store.rows("hang_found")} <= {"cycle", "stuck"}
+    assert any("outer" in row["text"] for row in view.store.rows("hang_found"))
 
 
 def _pinned(view: Any) -> int:

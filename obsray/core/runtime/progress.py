@@ -61,7 +61,7 @@ class Progress:
                 if deadline is not None and deadline <= until:
                     self._session.wait_until(waiter, deadline, kind)
                     break
-                self._session.wait_until(waiter, until, kind)
+                self._session.wait_until(waiter, until, kind, part=True)
                 if waiter.missing > 0:
                     self._draw(self._total - waiter.missing, time.monotonic())
         finally:

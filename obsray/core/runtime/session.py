@@ -46,7 +46,7 @@ from obsray.core.runtime.submitted import SubmittedRun
 from obsray.core.runtime.unseen_reports import UnseenReports
 from obsray.core.runtime.values import Values
 from obsray.core.runtime.verdicts import Verdicts
-from obsray.core.runtime.waiting import NOTICED_SECONDS, Answer, Waiter
+from obsray.core.runtime.waiting import NOTICED_SECONDS, WAITED_FOR_MAX, Answer, Waiter, object_of
 from obsray.core.transport import chaos
 from obsray.core.transport.connection import Connection, Hello, Refused
 from obsray.core.transport.dial import dial, is_address
@@ -57,6 +57,7 @@ from obsray.errors import (
     RaySystemError,
 )
 from obsray.ids import (
+    NIL_OBJECT,
     NIL_TASK,
     SEQUENCE_ACTOR,
     SEQUENCE_DETACHED_ACTOR,
@@ -388,40 +389,57 @@ class Session:
         deadline: float | None,
         blocking: WaitKind = WaitKind.GET,
         patience: float = BLOCKED_AFTER_SECONDS,
+        part: bool = False,
     ) -> None:
         """Block this thread until ``waiter`` has what it wants or ``deadline`` (monotonic) has passed.
 
-        ``patience``: how long a task keeps its CPU while it waits.
+        ``patience``: how long a task keeps its CPU while it waits. ``part``: when the deadline has passed the caller
+        goes on waiting; it is one wait for those who read of it.
         """
         running = self.local.running
-        blocked_at, began, objects, noticed = 0, 0.0, waiter.missing, self.executor is not None
+        blocked_at, objects, goes_on = 0, waiter.missing, False
         try:
             while waiter.missing > 0:
                 now = time.monotonic()
-                began = began or now
+                waiter.began = waiter.began or now
                 if self.interrupt_pending:
                     self.take_interrupt()
                 if self.failure is not None:
                     raise self.failure
                 if deadline is not None and now >= deadline:
+                    goes_on = part
                     return
                 timeout = None if deadline is None else deadline - now
                 if running is not None and not blocked_at:
                     blocked_at, timeout = self._maybe_block(running, waiter, timeout, blocking, patience)
                 self.drive_or_sleep(waiter, timeout)
-                if not noticed and waiter.missing > 0 and time.monotonic() - began > NOTICED_SECONDS:
-                    noticed = True
-                    with self.lock:
-                        at = time.time_ns()
-                        since = at - int((time.monotonic() - began) * 1e9)
-                        self.emitter.wait_noticed(at, NIL_TASK, int(blocking), objects, waiter.first, since)
+                if not waiter.noticed and waiter.missing > 0 and time.monotonic() - waiter.began > NOTICED_SECONDS:
+                    self._notice(waiter, running, blocking, objects)
         finally:
+            began = waiter.began
             if blocked_at > 1 and running is not None:
                 self._unblock(running, blocked_at, blocking)
-            elif began and self.executor is None and time.monotonic() - began > BLOCKED_AFTER_SECONDS:
+            elif began and self.executor is None and not goes_on and time.monotonic() - began > BLOCKED_AFTER_SECONDS:
                 seconds = time.monotonic() - began
                 with self.lock:
                     self.emitter.process_waited(time.time_ns(), int(blocking), objects, waiter.first, seconds)
+
+    def _notice(self, waiter: Waiter, running: Running | None, blocking: WaitKind, objects: int) -> None:
+        """Tell of a wait that lasts: that a driver waits, and, if it is for several, which are still missing."""
+        waiter.noticed = True
+        task = NIL_TASK if self.executor is None or running is None else running.task
+        with self.lock:
+            at = time.time_ns()
+            since = at - int((time.monotonic() - waiter.began) * 1e9)
+            if self.executor is None:
+                self.emitter.wait_noticed(at, NIL_TASK, int(blocking), objects, waiter.first, since)
+            missing = [source for source in waiter.sources if not source.is_ready()]
+            if len(missing) < 2 or (self.executor is not None and running is None):
+                return
+            wanted = [object_of(source) for source in missing[:WAITED_FOR_MAX]]
+            for begin in range(0, len(wanted), 4):
+                four = wanted[begin : begin + 4] + [NIL_OBJECT] * 3
+                self.emitter.wait_objects(at, task, since, max(0, waiter.missing), len(missing), *four[:4])
 
     def drive_or_sleep(self, waiter: Waiter, timeout: float | None) -> None:
         """One turn of the sockets if nobody drives them; else sleep until ``waiter`` is served or may drive."""

@@ -17,7 +17,7 @@ from obsray.core.runtime.progress import Progress, reason
 from obsray.core.runtime.progress import wanted as progress_wanted
 from obsray.core.runtime.references import ObjectRef, counted, dropped
 from obsray.core.runtime.serialization import Serialized, deserialize, serialize
-from obsray.core.runtime.waiting import NOTICED_SECONDS, STORE_PATIENCE_SECONDS, Answer, Waiter
+from obsray.core.runtime.waiting import NOTICED_SECONDS, STORE_PATIENCE_SECONDS, Answer, Waiter, object_of
 from obsray.errors import (
     GetTimeoutError,
     ObjectFreedError,
@@ -36,12 +36,15 @@ if TYPE_CHECKING:
 
 
 class _FutureWaiter:
-    """``task``: the async call that awaits it, if one does; ``noticed``: it was told that it waits for long."""
+    """``task``: the async call that awaits it, if one does, and ``asker`` the part of it that does; ``noticed``: it was
+    told that it waits for long."""
 
-    __slots__ = ("began", "future", "noticed", "task", "values")
+    __slots__ = ("asker", "began", "future", "noticed", "task", "values")
 
-    def __init__(self, values: Values, future: concurrent.futures.Future[Any], task: bytes = b"") -> None:
-        self.values, self.future, self.task = values, future, task
+    def __init__(
+        self, values: Values, future: concurrent.futures.Future[Any], task: bytes = b"", asker: Any = None
+    ) -> None:
+        self.values, self.future, self.task, self.asker = values, future, task, asker
         self.began, self.noticed = time.monotonic() if task else 0.0, False
 
     def on_ready(self, entry: Entry) -> None:
@@ -49,6 +52,16 @@ class _FutureWaiter:
         if self.noticed:
             self.values.session.emitter.await_ended(time.time_ns(), self.task, entry.id, time.monotonic() - self.began)
         self.values.completions.append((self.future, entry))
+
+
+def _gathered(asker: Any) -> bool:
+    """Whether whoever waits for ``asker``, an asyncio task, needs others beside it too."""
+    try:
+        names = [getattr(callback, "__qualname__", "") for callback, _ in asker._callbacks or ()]
+    except (AttributeError, TypeError, ValueError):
+        # Nobody awaits in a task, or this Python has them elsewhere.
+        return False
+    return any(name.startswith(("gather.", "TaskGroup.")) for name in names)
 
 
 class Unreadable(Exception):
@@ -259,7 +272,7 @@ class Values:
 
     def _wait_for_all(self, missing: list[Entry], deadline: float | None, shown: Progress | None) -> None:
         waiter = Waiter(0, fail_fast=True)
-        waiter.first = missing[0].id
+        waiter.first, waiter.sources = missing[0].id, missing
         with self.session.lock:
             for entry in missing:
                 if entry.state != READY:
@@ -289,7 +302,7 @@ class Values:
         if session.executor is None:
             soon = time.monotonic() + unplaceable.AFTER_SECONDS
             if deadline is None or soon < deadline:
-                session.wait_until(waiter, soon)
+                session.wait_until(waiter, soon, part=True)
                 if waiter.missing > 0:
                     self._unplaceable.look(entry for entry in missing if not entry.is_ready())
         session.wait_until(waiter, deadline)
@@ -455,8 +468,7 @@ class Values:
                 else:
                     pending.append(source)
             if waiter.missing > 0:
-                first = pending[0]
-                waiter.first = first.id if isinstance(first, (Entry, _Fetched)) else first.task + bytes(4)
+                waiter.first, waiter.sources = object_of(pending[0]), pending
                 for source in pending:
                     self._watch_source(source, waiter)
             self.session.send_everything()
@@ -508,7 +520,12 @@ class Values:
                 self.completions.append((future, entry))
             else:
                 running = self.session.local.running if awaited else None
-                waiter = _FutureWaiter(self, future, running.task if running is not None else b"")
+                if running is not None:
+                    import asyncio
+
+                    waiter = _FutureWaiter(self, future, running.task, asyncio.current_task())
+                else:
+                    waiter = _FutureWaiter(self, future)
                 self.awaited.add(waiter)
                 if running is not None:
                     self._young.append((waiter, bytes(reference)))
@@ -529,7 +546,8 @@ class Values:
                 waiter.noticed = True
                 at = time.time_ns()
                 since = at - int((now - waiter.began) * 1e9)
-                self.session.emitter.wait_noticed(at, waiter.task, int(WaitKind.AWAIT), 1, identifier, since)
+                kind = WaitKind.GATHER if _gathered(waiter.asker) else WaitKind.AWAIT
+                self.session.emitter.wait_noticed(at, waiter.task, int(kind), 1, identifier, since)
 
     def abandon_futures(self, error: Exception) -> None:
         """No value will come any more. Call with the session's lock held; ``complete_futures`` tells."""

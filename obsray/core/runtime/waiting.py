@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from obsray.core.runtime.ownership import Entry
@@ -13,21 +14,33 @@ from obsray.ids import NIL_OBJECT
 STORE_PATIENCE_SECONDS = 0.25
 #: A wait of a driver, or of an async call, that has lasted so long is told before it ends.
 NOTICED_SECONDS = 1.0
+#: Of a wait for several things so many of those that are missing are told.
+WAITED_FOR_MAX = 64
+
+
+def object_of(source: Any) -> bytes:
+    """The object behind what a thread waits for; of a generator its first item."""
+    identifier: bytes = source.id if hasattr(source, "id") else source.task + bytes(4)
+    return identifier
 
 
 class Waiter:
     """A thread that waits for a number of entries. ``fail_fast``: the first failure ends the wait.
 
-    ``first``: the id of one of them, for the record of what blocked a task.
+    ``first``: the id of one of them, for the record of what blocked a task; ``sources``: all that may serve it, for the
+    record of a wait that lasts. ``began``: when a thread began to wait for it (monotonic), ``noticed``: that it has
+    waited for long is recorded.
     """
 
-    __slots__ = ("event", "fail_fast", "first", "missing")
+    __slots__ = ("began", "event", "fail_fast", "first", "missing", "noticed", "sources")
 
     def __init__(self, missing: int, fail_fast: bool = False) -> None:
         self.missing = missing
         self.fail_fast = fail_fast
         self.first = NIL_OBJECT
         self.event: threading.Event | None = None
+        self.sources: Sequence[Any] = ()
+        self.began, self.noticed = 0.0, False
 
     def on_ready(self, entry: Entry | None) -> None:
         self.missing -= 1

@@ -1,10 +1,10 @@
 """What hangs: who waits for whom, which of these waits can never end, and which have no reason to be taking so long.
 
 The wait-for graph grows from the drivers that wait, the tasks that are blocked and the calls in await. A thing that
-waits *for all* of its targets goes on once each of them can; one that waits *for any* (for room that several hold) once
-one of them can. Whoever cannot go on by that rule is deadlocked, however the graph is knotted; the cycle in it is
-named. What is not deadlocked may still be stuck: a task that others wait for and that has run far longer than its
-function ever did, or that was seen in one place only, off the CPU.
+waits *for all* of its targets goes on once each of them can; one that waits *for some* (for room that several hold, in
+``wait``) once so many of them can. Whoever cannot go on by that rule is deadlocked, however the graph is knotted; the
+cycle in it is named. What is not deadlocked may still be stuck: a task that others wait for and that has run far longer
+than its function ever did, or that was seen in one place only, off the CPU.
 """
 
 from __future__ import annotations
@@ -46,11 +46,16 @@ class Waiting(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """What one thing waits for: ``targets`` are rows of tasks, of which it needs all or any. ``how`` is a verb."""
+    """What one thing waits for: ``targets`` are rows of tasks, of which it needs all, or so many. ``how`` is a verb."""
 
     targets: tuple[int, ...]
     how: str
-    any: bool = False
+    needed: int = 0
+
+    def can_end(self, going: set[int]) -> bool:
+        """Whether it is over once everything that goes on has ended."""
+        count = sum(target in going for target in self.targets)
+        return count >= (self.needed or len(self.targets))
 
 
 def hangs(view: Views, refresh: bool = True) -> Row:
@@ -91,8 +96,12 @@ class _Graph:
         self.complete = True
         self.blocked = 0
         self._wanted: dict[int, list[tuple[bytes, int]]] = {}
-        #: Async calls in ``await``, and since when.
+        #: Whoever waits for several things -> how many end the wait, and how many were missing when that was told.
+        self._needed: dict[int, tuple[int, int]] = {}
+        #: Async calls in ``await``, and since when; those that may need only one of what they await.
         self._awaiting: dict[int, int] = {}
+        self._any: set[int] = set()
+        self._blocked_in: dict[int, str] = {}
         self.drivers: dict[int, Waiting] = {}
 
     def grow(self) -> None:
@@ -103,6 +112,7 @@ class _Graph:
         self._read_noticed()
         self.blocked = len(begin) + len(self._awaiting)
         self._read("task_blocked", begin, last_only=True)
+        self._read_several(begin)
         self._read("task_arguments_waiting", open_rows[states == WAITING_ARGUMENTS], last_only=False)
         waiting = [*begin.tolist(), *self._awaiting, *self.drivers]
         while waiting:
@@ -133,6 +143,8 @@ class _Graph:
             if last_only:
                 self._wanted[row] = []
             kind = record.get("waiting_in", "get")
+            if last_only:
+                self._blocked_in[row] = kind
             # Whoever waits for any of several, or for room, may go on without the one object that is recorded.
             one = kind == "get" or (kind == "wait" and record["objects"] == 1)
             if one and any(record["object"]):
@@ -154,6 +166,8 @@ class _Graph:
                 if (task, wanted) in over:
                     over.remove((task, wanted))
                     continue
+                if record["waiting_in"] != "gather":
+                    self._any.add(row)
                 since = self._awaiting.get(row, record["began_at"])
                 self._awaiting[row] = min(since, record["began_at"])
                 self._wanted.setdefault(row, []).append((wanted, record["time_ns"]))
@@ -166,6 +180,29 @@ class _Graph:
                 )
                 if one:
                     self._wanted[row] = [(wanted, record["time_ns"])]
+
+    def _read_several(self, blocked: Array) -> None:
+        """Of those that wait for several things: which, and how many of them end it."""
+        index, since = self.table.index, self.table["blocked_at"]
+        rows = set(blocked.tolist())
+        drivers = {(waiting.process, waiting.since): row for row, waiting in self.drivers.items()}
+        begun: dict[int, int] = {}
+        for record in self.view.store.rows("wait_objects"):
+            if any(record["task"]):
+                row = index.row(record["task"])
+                # It began to wait a moment before it was said to be blocked.
+                if row not in rows or record["began_at"] < int(since[row]) - _SAME_NS:
+                    continue
+            else:
+                near = (one for one in drivers if one[0] == record["process"])
+                row = next((drivers[one] for one in near if abs(one[1] - record["began_at"]) < _SAME_NS), 0)
+                if row >= 0:
+                    continue
+            if begun.get(row) != record["began_at"]:
+                begun[row], self._wanted[row] = record["began_at"], []
+                self._needed[row] = record["needed"], record["objects"]
+            wanted = (record[name] for name in ("object", "object_2", "object_3", "object_4"))
+            self._wanted[row] += [(one, record["time_ns"]) for one in wanted if any(one)]
 
     def _is_still_waiting(self, record: Row, ended: Sequence[Row]) -> bool:
         """Whether a driver that was noticed to wait lives and has not been told to be done since."""
@@ -187,11 +224,11 @@ class _Graph:
             return self._producers(row, self.drivers[row].how)
         if row in self._awaiting:
             found = self._producers(row, "awaits")
-            # Of several it may need any, or all.
-            return found._replace(any=True) if found is not None else None
+            # Of several it may need any, unless it is known to need all.
+            return found._replace(needed=1) if found is not None and row in self._any else found
         state = int(self.table["state"][row])
         if state == BLOCKED:
-            return self._producers(row, "waits in get for")
+            return self._producers(row, f"waits in {self._blocked_in.get(row, 'get')} for")
         if state == WAITING_ARGUMENTS:
             return self._producers(row, "needs as an argument")
         if state in (QUEUED, DISPATCHED):
@@ -209,7 +246,13 @@ class _Graph:
             producer = self.table.index.row(task)
             if producer >= 0 and int(self.table["state"][producer]) < FINISHED:
                 targets.append(producer)
-        return Wait(tuple(dict.fromkeys(targets)), how) if targets else None
+        targets = list(dict.fromkeys(targets))
+        needed, objects = self._needed.get(row, (0, 0))
+        if not targets or needed == objects:
+            return Wait(tuple(targets), how) if targets else None
+        # What is not told, is there by now, or is no result of a task may end it.
+        needed -= objects - len(targets)
+        return Wait(tuple(targets), how, needed) if needed > 0 else None
 
     def _call(self, row: int) -> Wait | None:
         """A call waits for its actor to be made, for an earlier one of its caller, or for those that run."""
@@ -238,7 +281,7 @@ class _Graph:
         group = next((group for group, known in limits.items() if method in known["methods"]), "")
         limit = limits.get(group, {"calls": 1})["calls"]
         same = [one for one in busy if len(limits) == 1 or self.explainer._group_of(one, limits) == group]
-        return Wait(tuple(same), f"waits for a place at {name}, taken by", any=True) if len(same) >= limit else None
+        return Wait(tuple(same), f"waits for a place at {name}, taken by", needed=1) if len(same) >= limit else None
 
     def _room(self, row: int) -> Wait | None:
         """A task waits for resources: for any of those that hold what it lacks."""
@@ -254,7 +297,7 @@ class _Graph:
         if not held or any(holder.row < 0 for holder in held):
             return None
         targets = dict.fromkeys(holder.row for holder in held if holder.row != row)
-        return Wait(tuple(targets), f"waits for {' and '.join(lacks)}, held by", any=True) if targets else None
+        return Wait(tuple(targets), f"waits for {' and '.join(lacks)}, held by", needed=1) if targets else None
 
     # --- deadlocks ----------------------------------------------------------------------------------------
 
@@ -271,8 +314,7 @@ class _Graph:
         changed = True
         while changed:
             freed = {
-                row for row, wait in waits.items() if row not in going
-                and (any if wait.any else all)(target in going for target in wait.targets)
+                row for row, wait in waits.items() if row not in going and wait.can_end(going)
             }  # fmt: skip
             going |= freed
             changed = bool(freed)

@@ -10,9 +10,12 @@ import pytest
 
 from obsray import ids
 from obsray.cli import hangs as command
-from obsray.dashboard.hangs import HangRecords
+from obsray.telemetry import hang_watch
 from obsray.telemetry.answers import hangs
+from obsray.telemetry.columns import Texts
 from obsray.telemetry.events import LeaseOutcome, Reason, WaitKind
+from obsray.telemetry.hang_watch import HangRecords
+from obsray.telemetry.rings import RingDirectory
 from tests.unit.telemetry.scenes import NS, Scene
 
 
@@ -252,6 +255,53 @@ def test_async_calls_that_await_each_other_are_a_cycle(scene: Scene) -> None:
     assert why(scene, outer.hex())["code"] == "DEADLOCK"
 
 
+def told(
+    scene: Scene, ring: object, task: bytes, began: int, needed: int, wanted: list[bytes], missing: int = 0
+) -> None:
+    """A wait for several things has lasted, and these are missing."""
+    four = [*wanted, *[ids.NIL_OBJECT] * 3][:4]
+    ring.wait_objects(scene.tick(1.0), task, began, needed, missing or len(wanted), *four)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("needed", "found"), [(1, False), (2, True)])
+def test_a_wait_for_some_of_several_hangs_when_fewer_can_come(scene: Scene, needed: int, found: bool) -> None:
+    m, _ = two_actors(scene)
+    worker, runner = scene.worker(), scene.worker()
+    running, waiting = scene.submit("running"), scene.submit("waiting")
+    for task, at in ((running, runner), (waiting, worker)):
+        scene.dispatch(task, at)
+        scene.start(task, at)
+    began = scene.tick()
+    scene.block(waiting, worker, scene.result(running), WaitKind.WAIT)
+    told(scene, scene.rings[worker], waiting, began, needed, [scene.result(running), scene.result(m)])
+    (hang,) = look(scene)["hangs"]
+    assert hang["behind"] == int(found)
+
+
+def test_a_get_of_several_hangs_with_the_one_that_cannot_come_whichever_was_told_first(scene: Scene) -> None:
+    m, _ = two_actors(scene)
+    began = noticed(scene, scene.result(scene.submit("other")), count=2)
+    told(scene, scene.driver, ids.NIL_TASK, began, 2, [scene.result(m), scene.result(scene.submit("another"))])
+    (hang,) = look(scene)["hangs"]
+    assert hang["behind"] == 1 and "among them driver" in hang["sentence"]
+
+
+@pytest.mark.parametrize(("kind", "found"), [(WaitKind.AWAIT, 0), (WaitKind.GATHER, 1)])
+def test_who_gathers_needs_all_and_who_awaits_several_may_need_one(scene: Scene, kind: WaitKind, found: int) -> None:
+    m, _ = two_actors(scene)
+    runner = scene.worker()
+    running = scene.submit("running")
+    scene.dispatch(running, runner)
+    scene.start(running, runner)
+    actor, worker = scene.actor("Loop")
+    scene.rings[worker].actor_concurrency(scene.tick(), actor, worker, 0, 10, 0)
+    outer = calling(scene, "Loop.outer", actor, worker)
+    for wanted in (scene.result(m), scene.result(running)):
+        scene.rings[worker].wait_noticed(scene.tick(1.0), outer, int(kind), 1, wanted, scene.now - NS)
+    (hang,) = look(scene)["hangs"]
+    assert hang["behind"] == found
+
+
 def why(scene: Scene, identifier: str) -> dict:
     view = scene.views()
     view.refresh()
@@ -287,3 +337,41 @@ def test_a_hang_is_recorded_when_it_is_found_and_when_it_is_over(scene: Scene) -
     assert over["task"] == m and over["hung_seconds"] == 4.0
     told = [row["text"] for row in view.story(m.hex())]
     assert any("waits that can never end: " in line and "none of them can ever go on" in line for line in told)
+
+
+def test_who_looks_next_goes_on_with_what_the_one_before_had_found(scene: Scene) -> None:
+    two_actors(scene)
+    found = look(scene)["hangs"]
+    first, second = HangRecords(scene.directory), HangRecords(scene.directory)
+    first.looked(found, scene.now + NS, {})
+    first.close()
+    view = scene.views()
+    view.refresh()
+    second.looked(found, scene.now + 2 * NS, hang_watch.recorded(view))
+    second.looked([], scene.now + 4 * NS)
+    second.close()
+    view.refresh()
+    assert len(list(view.store.rows("hang_found"))) == 1 and hang_watch.recorded(view) == {}
+    (over,) = view.store.rows("hang_over")
+    assert over["hung_seconds"] == pytest.approx(3.0, abs=0.1)
+
+
+def test_a_collector_knows_whether_something_waits_without_looking_at_single_records(scene: Scene) -> None:
+    waits, texts = hang_watch.Waits(), Texts()
+    rings = RingDirectory(scene.directory / "rings", texts)
+
+    def read() -> bool:
+        rings.scan()
+        waits.update(rings.read()[0])
+        return waits.since > 0
+
+    assert not read()
+    m, p = two_actors(scene)
+    assert read()
+    for task in (m, p):
+        scene.driver.task_unblocked(scene.tick(), task, int(WaitKind.GET), 1.0)
+    assert not read()
+    began = noticed(scene, scene.result(m))
+    assert read()
+    scene.driver.process_waited(scene.tick(), int(WaitKind.GET), 1, scene.result(m), (scene.now - began) / NS)
+    assert not read()
