@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 PATIENCE_SECONDS = 120.0
 
 PLANTED = """
+import asyncio
 import threading
 import numpy as np
 from obsray.util.placement_group import placement_group
@@ -59,6 +60,7 @@ class Wide:
 class Async:
     async def fast(self): return 1
     async def again(self, me): return await me[0].fast.remote()
+    async def both(self, me, other): return await asyncio.gather(me[0].fast.remote(), other[0])
 @obsray.remote(num_cpus=0)
 class Slow:
     def __init__(self): time.sleep(600)
@@ -67,7 +69,7 @@ class Slow:
 hogs = [hog.remote() for _ in range(2)]
 busy, wide, limited, itself, ordered = Plain.remote(), Wide.remote(), Plain.options(max_pending_calls=1).remote(), \\
     Plain.remote(), Plain.remote()
-slow, alone = Slow.remote(), Async.remote()
+slow, alone, gathers = Slow.remote(), Async.remote(), Async.remote()
 asleep = [busy.slow.remote(), wide.slow.remote(), wide.slow.remote(), limited.slow.remote()]
 try: limited.fast.remote()
 except obsray.exceptions.PendingCallsLimitExceeded: pass
@@ -84,6 +86,7 @@ tasks = {
     "ordering": ordered.fast.remote(), "constructor": slow.call.remote(), "calls_itself": itself.again.remote([itself]),
     "awaits_itself": alone.again.remote([alone]),
 }
+gathered = gathers.both.remote([gathers], [waiting])
 threading.Thread(target=obsray.get, args=(tasks["deadlock"],), daemon=True).start()
 group = placement_group([{"CPU": 9}])
 listen()
@@ -92,6 +95,7 @@ say(tasks={name: reference.hex()[:32] for name, reference in {**tasks, "store_fu
     limited=limited._actor_id.hex(), group=group.id.hex(), holder=holder.hex()[:32])
 listen()
 """
+KNOTS = ({"outer", "inner"}, {"Async.again", "Async.fast"}, {"Async.both", "Async.fast"})
 #: What was planted -> the code of the answer, that of its root, a word of the sentence.
 EXPECTED = {
     "held_cpu": ("NO_CAPACITY", "NO_CAPACITY", "held by hog"),
@@ -146,9 +150,9 @@ def test_causes_planted_in_a_running_program_are_named(program):
     def hangs() -> bool:
         looked = view.hangs()
         cycles = [{one["name"] for one in hang["members"]} for hang in looked["hangs"] if hang["kind"] == "cycle"]
-        named = [names for names in ({"outer", "inner"}, {"Async.again", "Async.fast"}) if names in cycles]
+        named = [names for names in KNOTS if names in cycles]
         waits = [one for one in looked["drivers"] if one["for_id"] == said["tasks"]["deadlock"]]
-        return len(named) == 2 and bool(waits) and any(hang["drivers"] for hang in looked["hangs"])
+        return len(named) == len(KNOTS) and bool(waits) and any(hang["drivers"] for hang in looked["hangs"])
 
     eventually(hangs, PATIENCE_SECONDS)
     assert view.why(said["group"])["code"] == "INFEASIBLE"
