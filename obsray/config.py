@@ -82,6 +82,8 @@ class Config:
     #: A line that several workers print is shown once on the driver's terminal, and counted after this time. 0 (or
     #: RAY_DEDUP_LOGS=0) shows every line.
     log_dedup_seconds: float = 5.0
+    #: What is kept of each worker's stdout and of its stderr: the newest so many bytes, in whole lines. 0 keeps all.
+    worker_log_bytes_max: int = 512 << 20
     #: Copies of other nodes' log files that the head of a cluster keeps, in all; what comes after is at its node only.
     logs_bytes_max: int = 1 << 30
     #: Ended sessions kept on disk, newest first; older ones are removed when a new one starts. 0 keeps none.

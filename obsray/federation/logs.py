@@ -38,7 +38,7 @@ class LogCopies:
         """Write down what has come. Raises OSError, ValueError for a name that is none."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, start, data in pieces.pieces:
-            if not _NAME.fullmatch(name) or start != self._taken.get(name, 0):
+            if not _NAME.fullmatch(name) or start < self._taken.get(name, 0):
                 raise ValueError(f"{name!r} from byte {start} on was not asked for")
             descriptor = os.open(self._directory / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:

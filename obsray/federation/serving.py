@@ -26,6 +26,7 @@ from obsray.core.transport import chaos
 from obsray.core.transport.links import Link, Reactor
 from obsray.federation.stacks import here
 from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.log_bounds import first_byte
 from obsray.telemetry.segments import Catalog, read_batches
 from obsray.telemetry.spine import Emitter, Silent
 
@@ -111,6 +112,7 @@ class Serving:
             if size >= LOG_BYTES_MAX:
                 return LogFilePieces(pieces, False)
             with path.open("rb") as file:
+                start = max(start, first_byte(file.fileno()))
                 file.seek(start)
                 data = file.read(LOG_BYTES_MAX - size)
             pieces.append((path.name, start, data))

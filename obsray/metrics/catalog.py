@@ -551,6 +551,9 @@ _MORE: tuple[Metric, ...] = (
         "Environments that could not be made.", ("environment_failed",)),
     Metric("obsray_logs_dropped_bytes", "counter", "bytes", ("node",),
         "Output of workers that did not reach its driver.", ("logs_dropped",)),
+    Metric("obsray_output_dropped_bytes", "counter", "bytes", ("node",),
+        "Output of workers that is not kept any more, because they printed more than is (worker_log_bytes_max).",
+        ("output_dropped",)),
     # objects
     Metric("obsray_object_store_largest_free_bytes", "gauge", "bytes", ("node",),
         "The largest object that fits without making room.", ("store_sample",)),

@@ -19,6 +19,7 @@ import numpy as np
 
 from obsray.telemetry.columns import Array, Batch, Columns, Texts, concat
 from obsray.telemetry.events import OutputStream
+from obsray.telemetry.log_bounds import first_byte, missing
 
 NODES, REMOTE = "nodes", "remote"
 #: In each directory of ``NODES``: when the copies there were complete, as the time of this file.
@@ -189,6 +190,7 @@ class LogReader:
         """Go to the last lines before byte ``until``; returns how many are passed over. Costs little in a huge file."""
         start, newlines = until, 0
         with self.file.path.open("rb") as source:
+            self._begin(source)
             while start > self.offset and newlines <= lines_max:
                 step = min(BLOCK_BYTES, start - self.offset)
                 source.seek(start - step)
@@ -207,9 +209,19 @@ class LogReader:
     def skip_to(self, start: int) -> None:
         """Go to the first line that begins at or after byte ``start``."""
         with self.file.path.open("rb") as source:
+            self._begin(source)
+            start = max(start, self.offset)
             source.seek(max(0, start - 1))
             source.readline(LINE_BYTES_MAX)
             self._pass(source, source.tell())
+
+    def _begin(self, source: BinaryIO) -> int:
+        """Go on where the file begins, if that is behind where this is; how many bytes are missing there."""
+        if not self.file.worker:
+            return 0
+        gone = max(0, first_byte(source.fileno()) - self.offset)
+        self.offset += gone
+        return gone
 
     def _pass(self, source: BinaryIO, start: int) -> int:
         before, at = 0, self.offset
@@ -229,6 +241,9 @@ class LogReader:
         except OSError:
             return
         with source:
+            gone = self._begin(source)
+            if gone and pattern is None:
+                yield Line(self._number, self.offset, missing(gone).encode(), -1, self._time_ns)
             source.seek(self.offset)
             rest = b""
             while (at := self.offset + len(rest)) < until:

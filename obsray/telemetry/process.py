@@ -23,6 +23,8 @@ import pyarrow as pa
 from obsray.config import Config
 from obsray.telemetry import hang_watch, live_stacks, session_file
 from obsray.telemetry.collector import Collector, own_ring
+from obsray.telemetry.events import OutputStream
+from obsray.telemetry.log_bounds import LogBounds
 from obsray.telemetry.rings import process_alive
 from obsray.telemetry.spine import NO_ROOM
 from obsray.telemetry.store import remove_old_sessions
@@ -42,6 +44,8 @@ _STOPPED_CHECK_SECONDS = 1.0
 _EXPORT_AGAIN_SECONDS = 5.0
 #: How long processes that outlive their node for a moment are waited for before the last drain.
 _FAREWELL_SECONDS = 1.0
+#: How often the output of workers is looked at for being longer than what is kept.
+_BOUND_SECONDS = 2.0
 
 log = logging.getLogger("obsray.collector")
 
@@ -77,6 +81,8 @@ class Process:
         self.collector.folds.append(waits.update)
         self.collector.gathered_folds.append(waits.update)
         self.hang_watching = hang_watch.Watching(session_dir, waits)
+        self._log_bounds = LogBounds(session_dir / "logs", config.worker_log_bytes_max)
+        self._bounded_at = 0.0
         self._federated = False
         self._sending: subprocess.Popen[bytes] | None = None
         self._stop = False
@@ -164,6 +170,7 @@ class Process:
             if began - sampled_at >= config.sample_interval_seconds:
                 sampled_at = began
                 collector.sample()
+                self._bound_output(began)
             if not more:
                 time.sleep(max(0.0, config.collect_interval_seconds - (time.monotonic() - began)))
         self.hang_watching.close()
@@ -178,6 +185,17 @@ class Process:
             self.serving.close()
         if self.exporter is not None:
             self.exporter.finish()
+
+    def _bound_output(self, now: float) -> None:
+        """Give back what workers printed beyond what is kept."""
+        if now < self._bounded_at + _BOUND_SECONDS:
+            return
+        self._bounded_at = now
+        for worker, stream, first, count in self._log_bounds.look():
+            log.warning("worker %s printed more than is kept: %d bytes of std%s are gone", worker, count, stream)
+            if self.collector.ring is not None:
+                number = OutputStream[stream.upper()]
+                self.collector.ring.output_dropped(time.time_ns(), bytes.fromhex(worker), int(number), first, count)
 
     def _farewell(self) -> None:
         """Workers notice the end of their node a little later than this process does, and still record it."""

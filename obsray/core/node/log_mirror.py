@@ -20,6 +20,7 @@ from obsray.core.node.neighbours import Neighbours
 from obsray.core.protocol.messages import LogChunk, LogsSent, LogsWanted, encode
 from obsray.core.system.bylines import lose, path_of
 from obsray.ids import mark_of
+from obsray.telemetry.log_bounds import first_byte
 from obsray.telemetry.spine import Emitter
 
 LOOK_SECONDS = 0.2
@@ -109,12 +110,17 @@ class LogMirror:
         try:
             size = entry.stat().st_size
             with open(entry.path, "rb") as file:
+                gone = max(0, first_byte(file.fileno()) - offset)
+                if gone:
+                    dropped, offset = gone, offset + gone
+                    self._emitter.logs_dropped(time.time_ns(), worker, job, gone)
                 file.seek(offset)
                 if size - offset > BEHIND_BYTES_MAX:
                     file.seek(size - BYTES_PER_LOOK)
                     file.readline(CHUNK_BYTES)
-                    dropped, offset = file.tell() - offset, file.tell()
-                    self._emitter.logs_dropped(time.time_ns(), worker, job, dropped)
+                    skipped, offset = file.tell() - offset, file.tell()
+                    self._emitter.logs_dropped(time.time_ns(), worker, job, skipped)
+                    dropped += skipped
                 while sent < room and (data := file.read(min(CHUNK_BYTES, room - sent))):
                     # Behind the look at the output and before it on the link: it tells of all that is sent.
                     self._send_bylines(worker, job, home)

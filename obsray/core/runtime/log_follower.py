@@ -20,6 +20,7 @@ from typing import TextIO
 
 from obsray.core.runtime.repeats import Repeats, harmless
 from obsray.core.system.bylines import Reader, path_of
+from obsray.telemetry.log_bounds import first_byte, missing
 
 POLL_SECONDS = 0.2
 READ_BYTES_MAX = 1 << 20
@@ -138,6 +139,12 @@ class LogFollower:
         """Show one piece of one file. False if there is no whole line in it yet."""
         offset = self._offsets.get(entry.name, 0)
         with open(entry.path, "rb") as file:
+            begin = first_byte(file.fileno())
+            if begin > offset:
+                # It was written faster than it is read here, and is not kept.
+                stream = _stream(entry.name.rpartition(".")[2])
+                stream.write(missing(begin - offset) + "\n")
+                self._offsets[entry.name] = offset = begin
             file.seek(offset)
             data = file.read(READ_BYTES_MAX)
         # A line without its end waits for it, unless there is nothing to wait for or it is absurdly long.

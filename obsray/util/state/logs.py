@@ -11,6 +11,7 @@ from typing import Any
 
 from obsray.core.protocol import addresses
 from obsray.telemetry import session_file
+from obsray.telemetry.log_bounds import first_byte, missing
 from obsray.telemetry.log_files import LogFile, log_files, looked_at
 from obsray.telemetry.log_search import LogQuery, LogSearch
 from obsray.telemetry.store import is_live
@@ -234,6 +235,10 @@ def _lines(
     path: Path, following: Path | None, tail: int, encoding: str, errors: str, interval: float | None
 ) -> Iterator[str]:
     with path.open(encoding=encoding, errors=errors) as log:
+        begin = first_byte(log.fileno()) if path.name.startswith("worker-") else 0
+        if begin:
+            log.seek(begin)
+            yield missing(begin) + "\n"
         yield from log if tail < 0 else deque(log, tail)
         while following is not None:
             lives = is_live(following)
