@@ -1,7 +1,7 @@
 """The JSON twins of the pages, under ``/api/v1/``: same questions, same answers, for programs.
 
-Listings answer ``{"rows": [...], "total": n, "limit": n, "offset": n}``, asked for an instant (``at``) also
-``at_ns``, null if that is now; errors ``{"error": ..., "detail": ...}``.
+Listings answer ``{"rows": [...], "total": n, "limit": n, "offset": n}``; they and the overview, asked for an instant
+(``at``), also ``at_ns``, null if that is now; errors ``{"error": ..., "detail": ...}``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def routes() -> list[BaseRoute]:
 
 
 async def overview(request: Request) -> Response:
-    return _json(await _source(request).ask(lambda view: view.overview(refresh=False), key="api/overview"))
+    moment = pages.moment_of(request)
+    found, at_ns = await pages.asked_of(request, moment, lambda view: view.overview(refresh=False), "api/overview")
+    return _json({**found, "at_ns": at_ns} if moment else found)
 
 
 async def ledger(request: Request) -> Response:

@@ -34,6 +34,8 @@ LIST_PAGES = (
     "kernels",
 )
 T = TypeVar("T")
+#: What a page says of its instant when none is asked for.
+NOW: dict[str, Any] = {"moment": "", "at_ns": None}
 #: htmx stops asking again after an answer with this status.
 STOP_POLLING = 286
 
@@ -78,19 +80,24 @@ def is_fragment(request: Request) -> bool:
     return request.headers.get("hx-request") == "true" and request.headers.get("hx-boosted") != "true"
 
 
-async def _overview(request: Request) -> dict[str, Any]:
-    return await source_of(request).ask(overview_shape, key="overview")
+async def _of_moment(
+    request: Request, shape: Callable[[Any], dict[str, Any]], key: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A page's content as it was at the instant that is asked for, and what the page says of that instant."""
+    moment = moment_of(request)
+    found, at_ns = await asked_of(request, moment, shape, key)
+    return found, {"moment": moment, "at_ns": at_ns}
 
 
 async def overview(request: Request) -> Response:
-    shape = await _overview(request)
-    return render(request, "overview.html", overview=shape, series=json.dumps(shape["series"]))
+    shape, of = await _of_moment(request, overview_shape, "overview")
+    return render(request, "overview.html", overview=shape, series=json.dumps(shape["series"]), **of)
 
 
 async def overview_live(request: Request) -> Response:
-    shape = await _overview(request)
+    shape = await source_of(request).ask(overview_shape, key="overview")
     status = 200 if source_of(request).is_live else STOP_POLLING
-    return render(request, "_overview.html", status, overview=shape, series=json.dumps(shape["series"]))
+    return render(request, "_overview.html", status, overview=shape, series=json.dumps(shape["series"]), **NOW)
 
 
 async def ledger_live(request: Request) -> Response:
@@ -106,12 +113,13 @@ async def ledger_page(request: Request) -> Response:
 
 async def gpus_page(request: Request) -> Response:
     """Every GPU and why it idles; ``/kernels`` is the list of what they ran."""
-    return render(request, "gpus.html", gpus=await source_of(request).ask(gpus_shape, key="gpus"))
+    shape, of = await _of_moment(request, gpus_shape, "gpus")
+    return render(request, "gpus.html", gpus=shape, **of)
 
 
 async def gpus_live(request: Request) -> Response:
     shape = await source_of(request).ask(gpus_shape, key="gpus")
-    return render(request, "_gpus.html", 200 if source_of(request).is_live else STOP_POLLING, gpus=shape)
+    return render(request, "_gpus.html", 200 if source_of(request).is_live else STOP_POLLING, gpus=shape, **NOW)
 
 
 async def list_page(request: Request) -> Response:
@@ -124,10 +132,12 @@ async def list_page(request: Request) -> Response:
     return render(request, template, **values, moment=query.moment, at_ns=at_ns)
 
 
-async def asked_of(request: Request, moment: str, question: Callable[[Any], T]) -> tuple[T, int | None]:
+async def asked_of(
+    request: Request, moment: str, question: Callable[[Any], T], key: str | None = None
+) -> tuple[T, int | None]:
     """The answer as it was at a moment, and the instant it is of, None for now. Raises BadQuery."""
     try:
-        return await source_of(request).ask_of(moment, question)
+        return await source_of(request).ask_of(moment, question, key)
     except queries.BadQuery:
         raise
     except ValueError as error:

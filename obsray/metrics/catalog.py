@@ -221,7 +221,12 @@ _METRICS: tuple[Metric, ...] = (
     Metric("obsray_objects_lost", "counter", "", ("node",), "Objects that can no longer be read.", ("object_lost",)),
     # workers, actors, resources
     Metric(
-        "obsray_workers", "gauge", "", ("node", "state"), "Worker processes by state.", ("node_sample", "worker_died")
+        "obsray_workers",
+        "gauge",
+        "",
+        ("node", "state"),
+        "Worker processes by state.",
+        ("node_sample", "worker_died", "task_blocked", "task_unblocked"),
     ),
     Metric("obsray_worker_deaths", "counter", "", ("node", "cause"), "Ends of processes by cause.", ("worker_died",)),
     Metric(
@@ -479,8 +484,10 @@ _METRICS: tuple[Metric, ...] = (
         ("gpu_sample",),
     ),
     # telemetry itself
-    Metric("obsray_telemetry_events", "counter", "", ("node",), "Records collected.", ()),
-    Metric("obsray_telemetry_bytes", "counter", "bytes", ("node",), "Bytes written to the store.", ()),
+    Metric("obsray_telemetry_events", "counter", "", ("node",), "Records collected.", ("collector_sample",)),
+    Metric(
+        "obsray_telemetry_bytes", "counter", "bytes", ("node",), "Bytes written to the store.", ("collector_sample",)
+    ),
     Metric(
         "obsray_telemetry_events_dropped",
         "counter",
@@ -513,7 +520,14 @@ _METRICS: tuple[Metric, ...] = (
         "Age of the oldest record that is not stored; by how much pushed metrics are late.",
         (),
     ),
-    Metric("obsray_telemetry_cpu_seconds", "counter", "seconds", ("node", "stage"), "CPU time of the collector.", ()),
+    Metric(
+        "obsray_telemetry_cpu_seconds",
+        "counter",
+        "seconds",
+        ("node", "stage"),
+        "CPU time of the collector.",
+        ("collector_sample",),
+    ),
     Metric(
         "obsray_telemetry_pushes",
         "counter",

@@ -25,7 +25,7 @@ from obsray.metrics.gpu import GpuSeries
 from obsray.metrics.gpu_devices import GpuDeviceSeries
 from obsray.metrics.gpu_jobs import GpuJobs
 from obsray.metrics.jobs import JobSeries
-from obsray.metrics.processes import ProcessSeries, by_state
+from obsray.metrics.processes import ProcessSeries, Runs, by_state
 from obsray.metrics.pulls import Pulls
 from obsray.metrics.scaling import ScalingSeries
 from obsray.metrics.series import METHODS_MAX, OPERATIONS_MAX, PEERS_MAX, Series
@@ -78,25 +78,25 @@ class Families(Exposed):
 
     def update(self, batch: Batch) -> None:
         """Fold a batch of this node."""
-        running = self._running() if "node_sample" in batch else 0
+        runs = self._runs() if "node_sample" in batch else None
         with self._lock:
             self.series.waiting.everywhere = self.head
             self.series.update(batch)
             self.gpu.update(batch)
             self.gpu_devices.update(batch)
             self.processes.update(batch)
-            if "node_sample" in batch:
-                self._spend(batch["node_sample"], running)
+            if runs is not None:
+                self._spend(batch["node_sample"], runs)
             self.pulls.update(batch)
             self.tallies.update(batch)
             if "user_metric" in batch:
                 self.user.update(batch["user_metric"])
         self.update_cluster(batch)
 
-    def _spend(self, samples: Columns, running: int) -> None:
+    def _spend(self, samples: Columns, runs: Runs) -> None:
         """Record what workers did. Of records of the past nobody knows any more, and it is recorded already."""
         ring = self.collector.ring
-        for time_ns, seconds in self.processes.spend(samples, running):
+        for time_ns, seconds in self.processes.spend(samples, runs):
             if not self.replaying and ring is not None:
                 ring.worker_time_sample(time_ns, *seconds)
 
@@ -116,9 +116,9 @@ class Families(Exposed):
 
     def collect(self) -> Iterator[Metric]:
         """All families, in the order of the catalogue, then those of user code."""
-        running = self._running()
+        runs = self._runs()
         with self._lock:
-            made = [*self._tasks(running), *self._node(running), *self.gpu.families(self.node)]
+            made = [*self._tasks(runs.tasks), *self._node(runs), *self.gpu.families(self.node)]
             made += [*self.gpu_devices.families(self.node), *self._telemetry()]
             made += [*self.processes.families(self.node), *self.tallies.families(self.node), *self._bounds()]
             made += [*tallies.newest(self.series.samples, self.node), *self.host.families(self.node, self._directory)]
@@ -136,13 +136,15 @@ class Families(Exposed):
     def _directory(self) -> Path:
         return self.collector.session_dir
 
-    def _running(self) -> int:
+    def _runs(self) -> Runs:
         rings = self.collector.rings
-        return sum(
-            len(read_now(rings.directory, process))
+        now = {
+            process: [task for task, *_ in read_now(rings.directory, process)]
             for process, reader in list(rings.readers.items())
             if reader.state.pid and rings.alive(process)
-        )
+        }
+        with self._lock:
+            return self.processes.runs(now, self.replaying)
 
     # --- families -----------------------------------------------------------------------------------------
 
@@ -187,7 +189,7 @@ class Families(Exposed):
             found.append(family)
         return found
 
-    def _node(self, running: int) -> list[Metric]:
+    def _node(self, runs: Runs) -> list[Metric]:
         s, node = self.series, self.node
         decisions, deaths = exposed.counter("obsray_scheduler_decisions"), exposed.counter("obsray_worker_deaths")
         for outcome in LeaseOutcome:
@@ -197,7 +199,7 @@ class Families(Exposed):
                     decisions.add_metric(labels, int(s.decisions[outcome, reason]))
         for cause in DeathCause:
             deaths.add_metric([node, cause.name.lower()], int(s.deaths[cause]))
-        found: list[Metric] = [decisions, deaths, *self._store(), *self._workers(running)]
+        found: list[Metric] = [decisions, deaths, *self._store(), *self._workers(runs)]
         for name, count in (
             ("checkpoints", s.checkpoints), ("checkpoint_bytes", s.checkpoint_bytes),
             ("checkpoint_seconds", s.checkpoint_seconds), ("calls_replayed", s.calls_replayed),
@@ -305,12 +307,12 @@ class Families(Exposed):
             objects.add_metric([self.node, "spilled"], sample["objects_spilled"])
         return [*found, objects]
 
-    def _workers(self, running: int) -> list[Metric]:
+    def _workers(self, runs: Runs) -> list[Metric]:
         s, node = self.series, self.node
         workers, queue = exposed.gauge("obsray_workers"), exposed.gauge("obsray_scheduler_queue_depth")
         sample = s.samples.get("node_sample")
         if sample is not None:
-            for state, count in by_state(sample, running).items():
+            for state, count in by_state(sample, runs).items():
                 workers.add_metric([node, state], count)
             queue.add_metric([node], sample["demands_queued"])
         pulls = exposed.gauge("obsray_object_pulls_inflight")
@@ -339,9 +341,6 @@ class Families(Exposed):
 
     def _telemetry(self) -> list[Metric]:
         c, node = self.collector, self.node
-        events, written = exposed.counter("obsray_telemetry_events"), exposed.counter("obsray_telemetry_bytes")
-        events.add_metric([node], c.events_total)
-        written.add_metric([node], c.bytes_total)
         dropped = exposed.counter("obsray_telemetry_events_dropped")
         # What is being dropped just now counts too, but no counter goes back.
         self._dropped = max(self._dropped, self.series.dropped, c.dropped())
@@ -362,11 +361,9 @@ class Families(Exposed):
             lag.add_metric([node, "push"], self.pusher.late_seconds())
         failures = exposed.counter("obsray_telemetry_store_failures")
         failures.add_metric([node], c.store_errors)
-        cpu = exposed.counter("obsray_telemetry_cpu_seconds")
-        cpu.add_metric([node, "collector"], c.cpu_seconds())
         build = InfoMetricFamily("obsray_build", METRICS["obsray_build"].help)
         build.add_metric([], {"version": version(), "node": node})
-        return [events, written, dropped, failures, fill, lag, cpu, pushes, build]
+        return [dropped, failures, fill, lag, pushes, build]
 
 
 def version() -> str:

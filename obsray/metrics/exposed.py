@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from typing import Any
 
@@ -68,4 +69,17 @@ def fitted(family: Metric) -> Metric:
         for label, value in sample.labels.items():
             if len(value) > LABEL_CHARACTERS_MAX or _UNFIT.search(value):
                 sample.labels[label] = fit(value)
+    if family.type in ("counter", "histogram"):
+        family.samples = [
+            sample if (sum_ := settled(sample.value)) == sample.value else sample._replace(value=sum_)
+            for sample in family.samples
+        ]
     return family
+
+
+def settled(value: float) -> float:
+    """A sum without its last digits, which depend on the order of its parts: a collector that adds them up once more
+    says no less than the one before it, which Prometheus would take for a counter that began anew."""
+    if type(value) is not float or value.is_integer() or not math.isfinite(value):
+        return value
+    return float(f"{value:.10g}")

@@ -34,6 +34,15 @@ class _Process:
     cpu: float
 
 
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What processes of a node run: tasks, the processes that run any, and those whose tasks all wait inside get."""
+
+    tasks: int
+    processes: int
+    blocked: int
+
+
 class ProcessSeries:
     """Sums over processes of a kind. ``update`` folds a batch.
 
@@ -50,13 +59,18 @@ class ProcessSeries:
         #: What those had used that are gone: a sample that comes late does not count it a second time.
         self._gone: dict[bytes, float] = {}
         self._sampled_ns = 0
+        #: Tasks that wait inside get, wait or put: by process, since when.
+        self._waiting: dict[bytes, dict[bytes, int]] = {}
 
     def update(self, batch: Batch) -> None:
         """Fold a batch."""
+        if "task_blocked" in batch or "task_unblocked" in batch:
+            self._wait(batch)
         if "worker_died" in batch:
             for worker in batch["worker_died"]["worker"]:
                 self._leave(worker.tobytes())
                 self._dead.append(worker.tobytes())
+                self._waiting.pop(worker.tobytes(), None)
         if "process_sample" in batch:
             self._sample(batch["process_sample"])
         if "worker_time_sample" in batch:
@@ -78,22 +92,47 @@ class ProcessSeries:
         for key in [key for key, process in self.alive.items() if newest - process.seen_ns > GONE_NS]:
             self._leave(key)
 
+    def _wait(self, batch: Batch) -> None:
+        """Who waits is told by each process, in order, but the batch has one event after the other."""
+        if "task_blocked" in batch:
+            columns = batch["task_blocked"]
+            for process, task, at in zip(columns["process"], columns["task"], columns["time_ns"].tolist(), strict=True):
+                self._waiting.setdefault(process.tobytes(), {})[task.tobytes()] = at
+        if "task_unblocked" in batch:
+            columns = batch["task_unblocked"]
+            for process, task, at in zip(columns["process"], columns["task"], columns["time_ns"].tolist(), strict=True):
+                tasks = self._waiting.get(key := process.tobytes(), {})
+                if tasks.get(task.tobytes(), at + 1) <= at:
+                    del tasks[task.tobytes()]
+                    if not tasks:
+                        del self._waiting[key]
+
+    def runs(self, now: dict[bytes, list[bytes]], replaying: bool = False) -> Runs:
+        """How much waits of what each process that lives runs now. Those of records of the past need not live."""
+        waiting = self._waiting
+        blocked = sum(bool(tasks) and waiting.get(key, {}).keys() >= set(tasks) for key, tasks in now.items())
+        if not replaying:
+            # What a process told is read after the news of its death, now and then.
+            for key in waiting.keys() - now.keys():
+                del waiting[key]
+        return Runs(sum(map(len, now.values())), sum(map(bool, now.values())), blocked)
+
     def _leave(self, key: bytes) -> None:
         if (process := self.alive.pop(key, None)) is not None:
             self._gone[key] = process.cpu
             if len(self._gone) > DEAD_KEPT:
                 del self._gone[next(iter(self._gone))]
 
-    def spend(self, columns: Columns, running: int) -> Iterator[tuple[int, list[float]]]:
+    def spend(self, columns: Columns, runs: Runs) -> Iterator[tuple[int, list[float]]]:
         """Of samples of the node: when, and the seconds of ``ACTIVITIES`` since the one before, if that was of late.
-        ``running`` is how many tasks run now."""
+        ``runs`` is what runs now."""
         for at in np.argsort(columns["time_ns"]).tolist():
             time_ns = int(columns["time_ns"][at])
             seconds = (time_ns - self._sampled_ns) / 1e9 if self._sampled_ns else 0.0
             self._sampled_ns = max(time_ns, self._sampled_ns)
             sample = {name: values[at].item() for name, values in columns.arrays.items() if name.startswith("workers")}
             if 0 < seconds <= SAMPLE_SECONDS_MAX:
-                workers = by_state(sample, running)
+                workers = by_state(sample, runs)
                 yield time_ns, [workers[activity] * seconds for activity in ACTIVITIES]
 
     def families(self, node: str) -> Iterator[Metric]:
@@ -117,14 +156,14 @@ class ProcessSeries:
         yield from (count, cpu, resident, unique, descriptors, seconds)
 
 
-def by_state(sample: dict[str, Any], running: int) -> dict[str, int]:
-    """How many workers are in each state: a sample of the node, and how many tasks run."""
-    blocked = sample["workers_blocked"]
-    busy = max(0, min(running, sample["workers"]) - blocked)
+def by_state(sample: dict[str, Any], runs: Runs) -> dict[str, int]:
+    """How many workers are in each state: a sample of the node, and what runs."""
+    running = min(runs.processes, sample["workers"])
+    blocked = min(runs.blocked, running)
     return {
         "starting": sample["workers_starting"],
         "idle": sample["workers_idle"],
-        "busy": busy,
+        "busy": running - blocked,
         "blocked_in_get": blocked,
-        "leased": max(0, sample["workers_leased"] + sample["workers_actor"] - busy - blocked),
+        "leased": max(0, sample["workers_leased"] + sample["workers_actor"] - running),
     }

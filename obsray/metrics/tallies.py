@@ -21,7 +21,8 @@ class Tally:
 
     ``label``: the field of the event that is the metric's label. ``where``: only records whose field has that value.
     ``zero``: values of the label that have a series from the start: a rate does not see what a series begins with.
-    ``named_by``: another event with that label, whose values have a series from then on.
+    ``named_by``: another event with that label, whose values have a series from then on. ``fixed``: the label's value
+    where it is always the same.
     """
 
     metric: str
@@ -31,6 +32,7 @@ class Tally:
     where: tuple[str, int] | None = None
     zero: tuple[str, ...] = ()
     named_by: str = ""
+    fixed: str = ""
 
 
 #: What every node says of itself.
@@ -51,6 +53,10 @@ OF_NODES: tuple[Tally, ...] = (
     Tally("obsray_gpu_watch_failures", "gpu_watch_failed"),
     # Of the node that takes over, which serves 0 until then; the head that is gone can count nothing.
     Tally("obsray_control_takeovers", "control_took_over"),
+    # Of recorded samples, not of what the process knows: the collector after it counts on.
+    Tally("obsray_telemetry_events", "collector_sample", "events"),
+    Tally("obsray_telemetry_bytes", "collector_sample", "bytes_written"),
+    Tally("obsray_telemetry_cpu_seconds", "collector_sample", "cpu_seconds", fixed="collector"),
 )
 #: What the head says of the cluster.
 OF_THE_CLUSTER: tuple[Tally, ...] = (
@@ -138,12 +144,13 @@ class Tallies:
                 continue
             counter = exposed.counter(name)
             seen = self.names[name].names if name in self.names else []
+            fixed = [tally.fixed] if tally.fixed else []
             values = dict.fromkeys((*tally.zero, *seen), 0.0)
             for slot, value in enumerate(self._values[name].tolist()):
                 if value or not tally.label:
                     values[self._label(tally, slot)] = value
             for label, value in values.items():
-                counter.add_metric([*of_node, *([label] if tally.label else [])], value)
+                counter.add_metric([*of_node, *([label] if tally.label else fixed)], value)
             yield counter
 
     def _label(self, tally: Tally, slot: int) -> str:

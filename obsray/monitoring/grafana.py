@@ -99,7 +99,7 @@ def model(dashboard: Dashboard) -> dict[str, Any]:
                 "tooltip": "", "url": "",
             },
             {
-                "title": "obsray", "type": "link", "url": "${obsray_url}/go?next=%2F", "icon": "external link",
+                "title": "obsray", "type": "link", "url": obsray_link(""), "icon": "external link",
                 "targetBlank": True, "tooltip": "What obsray itself shows: single tasks, actors, objects, and why",
                 "tags": [], "asDropdown": False, "includeVars": False, "keepTime": False,
             },

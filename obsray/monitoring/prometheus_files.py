@@ -138,14 +138,14 @@ def example() -> str:
     return yaml_text.dump(made, comment)
 
 
-def shortened(text: str, factor: float, least: int = 3) -> str:
-    """Rules whose durations are divided by ``factor``, for tests that cannot wait: at least ``least`` seconds for
-    ranges, and 1 s else."""
+def shortened(text: str, factor: float, least: int = 3, most: int = 1 << 30) -> str:
+    """Rules whose durations are divided by ``factor``, for tests that cannot wait: at least ``least`` and at most
+    ``most`` seconds for ranges, and at least 1 s else."""
 
     def seconds(value: str) -> float:
         return float(value[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[value[-1]] / factor
 
-    text = re.sub(r"\[(\d+[smhd])\]", lambda m: f"[{max(least, round(seconds(m[1])))}s]", text)
+    text = re.sub(r"\[(\d+[smhd])\]", lambda m: f"[{min(most, max(least, round(seconds(m[1]))))}s]", text)
     text = re.sub(r"offset (\d+[smhd])", lambda m: f"offset {max(least, round(seconds(m[1])))}s", text)
     text = re.sub(
         r"(for|keep_firing_for|interval): '?(\d+[smhd])'?", lambda m: f"{m[1]}: {max(1, round(seconds(m[2])))}s", text

@@ -231,10 +231,6 @@ class Collector:
         """How old the oldest record is that is read and not stored."""
         return max(0, time.time_ns() - self._oldest_pending_ns) / 1e9 if self._oldest_pending_ns else 0.0
 
-    def cpu_seconds(self) -> float:
-        """CPU time this process used."""
-        return time.process_time()
-
     def _delete_stored(self) -> None:
         now = time.monotonic()
         for process, reader in self.rings.readers.items():

@@ -68,6 +68,31 @@ def test_every_list_says_of_which_instant_it_is(client, bounds, noun):
     assert 'class="instant"' not in client.get(f"/{noun}").text
 
 
+@pytest.mark.parametrize("page", ["/", "/gpus"])
+def test_pages_that_live_stand_still_at_an_instant(client, bounds, page):
+    _, middle, end = bounds
+    html = client.get(page, params={"from": 1, "to": middle}).text
+    assert "As it was at" in html and f'<a href="{page}">As it is now</a>' in html
+    assert 'hx-trigger="never"' in html, "nothing puts now in its place"
+    assert "As it is now: " in client.get(page, params={"to": end + 10_000}).text
+    assert 'class="instant"' not in client.get(page).text
+    assert client.get(page, params={"at": "yesterday"}).status_code == 400
+
+
+def test_the_overview_counts_what_there_was(client, bounds):
+    _, middle, _ = bounds
+    then, _ = states(client, at=middle)
+    answer = client.get("/api/v1/overview", params={"at": middle}).json()
+    assert answer["at_ns"] == middle * 1_000_000 and answer["tasks_total"] == then.total()
+    assert {name: number for name, number in answer["tasks"].items() if number} == then
+    assert answer["uptime_seconds"] < client.get("/api/v1/overview").json()["uptime_seconds"]
+    html = client.get("/", params={"at": middle}).text
+    for state, number in then.items():
+        row = rf"/tasks\?state={state}&(?:amp;)?at={middle}000000\".*?<td class=\"n\">{number}</td>"
+        assert re.search(row, html, re.DOTALL), state
+    assert "at_ns" not in client.get("/api/v1/overview").json()
+
+
 def test_the_ledger_says_that_it_is_of_now(client, bounds):
     assert "As it is now" in client.get("/ledger", params={"from": 1, "to": bounds[1]}).text
     assert "As it is now" not in client.get("/ledger").text

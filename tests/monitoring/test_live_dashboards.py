@@ -213,11 +213,39 @@ def served(live):
     return {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
-        if family.type == "counter"
-        and family.name != "obsray_worker_seconds"
-        and (family.name not in METRICS or METRICS[family.name].events)
+        if family.type == "counter" and (family.name not in METRICS or METRICS[family.name].events)
         for sample in family.samples
     }
+
+
+STRANGE = [
+    'quote"',
+    "back\\slash",
+    "new\nline\r",
+    '{a="b"} 1',
+    "\N{SNOWMAN} \u2028",
+    "# EOF\n",
+    "nothing\x00",
+    "x" * 1000,
+]
+
+
+@pytest.mark.timeout(300)
+def test_whatever_functions_and_tags_are_called_prometheus_reads_it(live):
+    obsray.get([total.options(name=name).remote(np.zeros(1)) for name in STRANGE])
+    counter = metrics.Counter("strange_calls", tag_keys=("kind",))
+    for name in STRANGE:
+        counter.inc(1, {"kind": name})
+    query = 'obsray_tasks_finished_total{outcome="ok"} > 0'
+
+    def names(query, label):
+        return {sample["metric"][label] for sample in live.prometheus.ask(query)}
+
+    wait_for("all of them", lambda: names(query, "fn") >= set(STRANGE[:6]))
+    wait_for("their tags", lambda: len(names("obsray_user_strange_calls_total", "kind")) == len(STRANGE))
+    assert len([name for name in names(query, "fn") if name.startswith(("nothing", "xxx")) and "…" in name]) == 2
+    wait_for("a scrape without trouble", lambda: not live.prometheus.troubles())
+    assert served(live), "the strict parser reads it too"
 
 
 @pytest.mark.timeout(300)
@@ -238,12 +266,16 @@ def test_every_panel_leads_to_a_page_of_obsray(live):
     facts = session_file.read(Path(live.head.session_dir))
     token = (Path(live.head.session_dir) / "token").read_bytes().hex()
     links = {panel["links"][0]["url"] for model in MODELS.values() for panel in panels(model)}
+    began = int(facts["started_at_ns"]) // 1_000_000
     for link in sorted(links):
-        address = link.replace("${__from}", "1700000000000").replace("${__to}", "1900000000000")
+        address = link.replace("${__from}", str(began)).replace("${__to}", str(began + 1500))
+        assert str(began + 1500) in address, "the link leads to the time that is shown"
         place = urllib.parse.parse_qs(urllib.parse.urlsplit(address).query)["next"][0]
         request = urllib.request.Request(facts["dashboard_url"] + place, headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 200, place
+            html = answer.read().decode()
+        assert "where=" in place or 'class="instant"' in html, "the page says of which instant it is"
 
 
 @pytest.mark.timeout(300)

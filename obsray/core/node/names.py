@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from obsray.core.node.actor import Actor
+from obsray.core.node.actor import TEXT_CHARACTERS_MAX, Actor
 from obsray.core.node.peers import PeerTable
 from obsray.core.node.step import FindName, ListNames, ReserveName, Step, require
 from obsray.core.protocol.lifecycle import ActorState
 from obsray.core.protocol.messages import Reply
+from obsray.ids import NIL_WORKER
+from obsray.telemetry.events import DeathCause
 
 
 class _Later:
@@ -34,6 +36,16 @@ class Asked:
     orphaned: bool = False
 
 
+def _refuse(step: Step, actor: Actor, request: int, error: str, kind: str) -> None:
+    """Its owner is told, and so are records: by those it was asked for, and would be awaited for ever."""
+    step.send(actor.owner, Reply(request, None, error, kind))
+    text = f"it never ran; {error}"[:TEXT_CHARACTERS_MAX]
+    step.emit.actor_died(
+        step.time_ns, actor.id, NIL_WORKER, 0, DeathCause.INTENDED, step.emit.intern(actor.class_name),
+        step.emit.intern(text),
+    )  # fmt: skip
+
+
 class NameTable:
     """Names of actors of this node, by namespace and name."""
 
@@ -48,7 +60,7 @@ class NameTable:
         key = (actor.namespace, actor.name)
         if key in self.names:
             where = f" in namespace {actor.namespace!r}" if actor.namespace else ""
-            step.send(actor.owner, Reply(request, None, f"the name {actor.name!r} is taken{where}", "name_taken"))
+            _refuse(step, actor, request, f"the name {actor.name!r} is taken{where}", "name_taken")
             return False
         self.names[key] = actor
         if not self._peers.clustered:
@@ -64,7 +76,7 @@ class NameTable:
             return asked
         actor = asked.actor
         del self.names[actor.namespace, actor.name]
-        step.send(actor.owner, Reply(asked.request, None, error, kind))
+        _refuse(step, actor, asked.request, error, kind)
         return None
 
     def give_back(self, actor: Actor) -> None:

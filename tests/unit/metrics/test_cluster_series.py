@@ -19,10 +19,11 @@ from obsray.metrics.catalog import JOBS_MAX, METRICS, NAMES_MAX, OTHER
 from obsray.metrics.exporter import Families
 from obsray.metrics.gpu_jobs import GpuJobs
 from obsray.metrics.host import Host
+from obsray.metrics.processes import by_state
 from obsray.metrics.targets import FILE, Targets
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.columns import Texts
-from obsray.telemetry.events import DeathCause, LeaseOutcome, ProcessKind, ScalingCause, ScalingVerdict
+from obsray.telemetry.events import DeathCause, LeaseOutcome, ProcessKind, ScalingCause, ScalingVerdict, WaitKind
 from obsray.telemetry.spine import Ring
 
 NS = 1_000_000_000
@@ -177,6 +178,33 @@ def test_the_time_of_workers_adds_up_to_processes_times_time(told):
     total = told.value("obsray_worker_seconds_total")
     assert total == pytest.approx(7 * 10), "six processes and one that starts, ten seconds"
     assert told.value("obsray_worker_seconds_total", activity="idle") == pytest.approx(30)
+
+
+def test_a_worker_is_blocked_while_all_it_runs_waits_be_it_an_actor_or_not(told):
+    process = told.ring.process
+    one, two = (ids.task_id(process, number) for number in (1, 2))
+
+    def blocked(*running, replaying=False):
+        while told.collector.poll():
+            pass
+        runs = told.families.processes.runs({process: list(running)}, replaying)
+        assert (runs.tasks, runs.processes) == (len(running), bool(running))
+        return runs.blocked
+
+    assert blocked(one) == 0
+    told.ring.task_blocked(START, one, int(WaitKind.GET), 1, bytes(24))
+    assert blocked(one) == 1 and blocked(one, two) == 0 and blocked() == 0
+    told.ring.task_unblocked(START + 1, one, int(WaitKind.GET), 0.1)
+    told.ring.task_blocked(START + 2, one, int(WaitKind.GET), 1, bytes(24))
+    told.ring.task_blocked(START + 3, two, int(WaitKind.GET), 1, bytes(24))
+    assert blocked(one) == 1 and blocked(one, two) == 1
+    told.ring.task_unblocked(START + 4, one, int(WaitKind.GET), 0.1)
+    assert blocked(one, two) == 0 and blocked(two) == 1
+    sample = {"workers": 3, "workers_starting": 0, "workers_idle": 1, "workers_leased": 0, "workers_actor": 2}
+    runs = told.families.processes.runs({process: [two], bytes(12): [one]}, replaying=True)
+    assert by_state(sample, runs) == {"starting": 0, "idle": 1, "busy": 1, "blocked_in_get": 1, "leased": 0}
+    told.ring.worker_died(START + 5, process, 1, int(DeathCause.SIGNAL), 0, 9, 0, bytes(16), 0)
+    assert blocked(two) == 0, "who comes after it under the same number waits for nothing"
 
 
 def test_time_that_was_not_sampled_is_not_made_up(told):

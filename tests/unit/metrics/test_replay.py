@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import time
 
 import pytest
@@ -13,6 +15,7 @@ from obsray import ids
 from obsray.metrics import replay
 from obsray.metrics.catalog import METRICS
 from obsray.metrics.exporter import Families, resume
+from obsray.metrics.exposed import settled
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.rings import RingState
@@ -21,6 +24,7 @@ from obsray.testing.recorded_session import record_session
 
 NODE, OTHER = b"thisnode", b"othernod"
 NS = 1_000_000_000
+OWN = "obsray_telemetry_"
 
 
 def following(directory, node=NODE):
@@ -88,6 +92,40 @@ def test_what_workers_spent_their_time_on_is_counted_on_once(tmp_path):
     node.node_sample(6 * NS, 0.0, 3, 1, 2, 0, 0, 0, 0, 0)
     poll(collector)
     assert sum(again.processes.worker_seconds.values()) == 3 * 5
+
+
+def test_the_order_in_which_parts_are_added_up_is_not_seen():
+    parts = [random.Random(7).random() * 10**power for power in range(-6, 4) for _ in range(20)]
+    forwards, backwards = sum(parts), sum(reversed(parts))
+    assert forwards != backwards and settled(forwards) == settled(backwards) == pytest.approx(forwards)
+    for value in (0.0, 3, 12345678901234.0, math.inf, 1e-9):
+        assert settled(value) == value
+    assert math.isnan(settled(math.nan))
+
+
+def test_what_the_collector_says_of_itself_goes_on_with_the_next_one(tmp_path):
+    (tmp_path / "rings").mkdir()
+    node = Ring(tmp_path / "rings", ids.worker_id(NODE, b"node"), ProcessKind.NODE, NODE)
+    first, counted = following(tmp_path)
+    for second in range(50):
+        node.node_sample(second * NS + NS, 0.0, 3, 1, 2, 0, 0, 0, 0, 0)
+    poll(first)
+    first.flush()
+    first.sample_self()
+    poll(first)
+
+    def own(families):
+        return {name[0]: value for name, value in numbers(families).items() if name[0].startswith(OWN)}
+
+    before = own(counted)
+    assert before[f"{OWN}events_total"] >= 50 and before[f"{OWN}bytes_total"] > 0
+    assert before[f"{OWN}cpu_seconds_total"] > 0
+    second, again = following(tmp_path)  # the first is killed: it says nothing more
+    assert resume(again)
+    assert all(own(again)[name] >= value for name, value in before.items())
+    second.sample_self()
+    poll(second)
+    assert own(again)[f"{OWN}events_total"] > before[f"{OWN}events_total"]
 
 
 def test_records_of_other_nodes_are_the_clusters_and_not_this_nodes(tmp_path):

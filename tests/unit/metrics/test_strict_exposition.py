@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import time
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client import generate_latest as plain_text
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from obsray import ids
-from obsray.metrics.catalog import METRICS
+from obsray.metrics.catalog import FUNCTIONS_MAX, METRICS
 from obsray.metrics.exporter import Families
 from obsray.metrics.exposed import LABEL_CHARACTERS_MAX
 from obsray.metrics.user import SERIES_MAX
@@ -102,6 +105,22 @@ def test_strange_tags_and_descriptions_of_metrics_of_user_code(serving):
         serving.parsed()
 
 
+def test_promtool_reads_whatever_things_are_called(serving):
+    ring, now = serving.ring, time.time_ns()
+    for number, name in enumerate(STRANGE, 1):
+        text, task = ring.intern(name), ids.task_id(ring.process, number)
+        ring.task_submitted(now, task, ids.NIL_TASK, bytes(16), bytes(16), text, text, 1, 0, 0, 0, 0, 0)
+        ring.task_finished(now, task, 0, 0, 0, 0)
+        serving.metric("calls", COUNTER, 1.0, {"tag": name}, description=name)
+    serving.parsed()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(serving.families)
+    tool = shutil.which("promtool")
+    assert tool, "promtool is missing: apt-get install prometheus"
+    checked = subprocess.run([tool, "check", "metrics"], input=plain_text(registry), capture_output=True, timeout=60)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
 def test_metrics_of_user_code_whose_series_would_be_called_like_those_of_another(serving):
     serving.metric("x", COUNTER, 1.0)
     serving.metric("y", HISTOGRAM, 1.0, boundaries=[1.0, 2.0])
@@ -118,10 +137,12 @@ def test_metrics_of_user_code_whose_series_would_be_called_like_those_of_another
 
 def test_very_many_of_everything_are_bounded(serving):
     ring, now = serving.ring, time.time_ns()
-    for number in range(1, 1001):
+    for number in range(1, 10_001):
         text = ring.intern(f"made {number}")
         task = ids.task_id(ring.process, number)
         ring.task_submitted(now, task, ids.NIL_TASK, bytes(16), bytes(16), text, text, 1, 0, 0, 0, 0, 0)
+        if number > 1000:
+            continue
         ring.resource_sample(now, text, 4.0, 1.0)
         serving.metric("many", COUNTER, 1.0, {"tag": str(number)})
         serving.metric(f"family_{number}", GAUGE, 1.0)
@@ -135,3 +156,7 @@ def test_very_many_of_everything_are_bounded(serving):
     }
     assert not too_many, "every label has a bound"
     assert found[("obsray_user_many_total", ("tag", "other"))] == 1000 - SERIES_MAX
+    functions = {dict(key[1:])["fn"]: value for key, value in found.items() if key[0] == "obsray_tasks_submitted_total"}
+    assert len(functions) <= FUNCTIONS_MAX + 1 and sum(functions.values()) == 10_000, "with all others as other"
+    limit = ("obsray_metric_label_values_limit", ("label", "fn"), ("node", "n0"))
+    assert found[limit] == FUNCTIONS_MAX, "the bound is seen"

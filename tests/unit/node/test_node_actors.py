@@ -101,6 +101,8 @@ def test_a_name_belongs_to_one_living_actor_of_a_namespace():
     bench.send(driver, m.CreateActor(5, actor_spec(other, driver, name="counter", namespace="a")))
     (reply,) = bench.take(driver, m.Reply)
     assert (reply.request, reply.kind) == (5, "name_taken")
+    (died,) = bench.records.named("actor_died")
+    assert died["actor"] == other, "it was asked for, and nobody waits for it in records for ever"
     create(bench, driver, 3, name="counter", namespace="b")
     bench.send(driver, m.Request(6, "get_actor", {"name": "counter", "namespace": "a"}))
     assert bench.take(driver, m.Reply)[0].value == {"actor": actor, "meta": b"meta"}
