@@ -25,8 +25,8 @@ STORE_BYTES = 48 << 20
 
 @dataclass
 class Shaken:
-    """A cluster, what it stands on, and who watches it. ``full`` is a node on a small disk whose tasks are killed for
-    memory."""
+    """A cluster, what it stands on, and who watches it. ``full`` is a node on a small disk whose workers are killed for
+    memory: nothing may run there that shall live, so it has no CPU, and what needs none says what else it needs."""
 
     cluster: Cluster
     other: ClusterNode
@@ -70,7 +70,7 @@ def shaken_cluster(place: Callable[[str], Path]) -> Iterator[Shaken]:
             env_vars={"OBSRAY_NVML_LIBRARY": nvml(devices), "FAKE_NVML": str(devices)},
         )  # fmt: skip
         full = disk.do(
-            cluster.add_node, num_cpus=1, resources={"full": 1}, object_store_memory=STORE_BYTES, temp_dir=disk.place,
+            cluster.add_node, num_cpus=0, resources={"full": 1}, object_store_memory=STORE_BYTES, temp_dir=disk.place,
             env_vars={"OBSRAY_MEMORY_USAGE_RATIO_MAX": "0.0001"},
         )  # fmt: skip
         other = cluster.add_node(num_cpus=1, resources={"left": 4}, object_store_memory=STORE_BYTES)

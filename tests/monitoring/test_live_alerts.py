@@ -227,7 +227,7 @@ class Storm:
 
     def broken_group(self) -> None:
         """An operation that waits for one who is gone."""
-        members = [Member.remote() for _ in range(2)]
+        members = [Member.options(resources={"gate": 0.01}).remote() for _ in range(2)]
         obsray.get([member.join.remote(rank, f"g{self.waves}") for rank, member in enumerate(members)])
         members[1].die.remote()
         with pytest.raises(exceptions.RayError):
@@ -266,7 +266,7 @@ class Storm:
         if "ObsraySpillbackStorm" in left:
             calls.append(self.store.ask.remote(4))
         if "ObsrayStragglerNode" in left:
-            calls += [naps.remote(0.01) for _ in range(6)]
+            calls += [naps.options(resources={"gate": 0.01}).remote(0.01) for _ in range(6)]
             calls.append(naps.options(resources={"left": 0.1}).remote(0.4))
         if "ObsrayLogsDropped" in left and self.waves % 4 == 1:
             calls.append(prints.options(resources={"left": 0.1}).remote())
