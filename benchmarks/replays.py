@@ -223,7 +223,7 @@ def main() -> None:
             ]
             first, *others = options.workers
             for other in others:
-                change = questions.what_if(workers=other / first, session=sessions[first])
+                change = questions.what_if(workers=other / first, rough=True, session=sessions[first])
                 seconds, really = change["scenarios"][0]["seconds"], found[other]["actual_seconds"]
                 told.append(f"{first} predict for {other}: {seconds:.2f} s ({seconds / really - 1:+.1%})")
             print(f"{name:16}  {'; '.join(told)}", flush=True)

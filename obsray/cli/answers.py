@@ -64,7 +64,9 @@ def run_what_if(options: argparse.Namespace) -> int:
             factor(options.workers), dict(map(function_factor, options.function)), factor(options.network),
             factor(options.driver), options.no_stragglers,
         )  # fmt: skip
-        return view.what_if(job_of(options.job), None if change is None else [change], refresh=False)
+        return view.what_if(
+            job_of(options.job), None if change is None else [change], refresh=False, rough=options.rough
+        )
 
     return _show(options, _asked(options, question), _what_if_text)
 
@@ -249,13 +251,20 @@ def _what_if_text(found: dict[str, Any], coloured: bool) -> str:
     lines = [
         f"{output.bold('unchanged', coloured)}: {units.seconds(found['actual_seconds'])} really, "
         f"{units.seconds(found['replayed_seconds'])} replayed, {found['error_ratio']:.1%} off"
-        + ("" if found["trusted"] else "; what follows is a rough guide only"),
+        + ("" if found["trusted"] or not found["scenarios"] else "; what follows is a rough guide only"),
         "",
     ]
     for row in found["scenarios"]:
         seconds = units.seconds(row["seconds"])
         lines.append(f"  {seconds:>10}  {row['speedup']:>6.2f} x as fast  {units.plain(row['change'])}")
-    lines += [f"{output.bold('with other workers a rough guide', coloured)}: {one}" for one in found["limits"]]
+    why = ""
+    for row in found["refused"]:
+        if row["why"] != why:
+            why = row["why"]
+            lines.append(f"{output.bold('not foretold', coloured)} because {units.plain(why)} (--rough guesses):")
+        lines.append(f"  {units.plain(row['change'])}")
+    if not found["refused"]:
+        lines += [f"{output.bold('with other workers a rough guide', coloured)}: {one}" for one in found["limits"]]
     return "\n".join(lines)
 
 

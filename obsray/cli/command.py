@@ -293,6 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     replayed.add_argument(
         "--no-stragglers", action="store_true", help="no run longer than the 95th percentile of its function"
     )
+    replayed.add_argument("--rough", action="store_true", help="a number also where replays are known to be far off")
 
     slow = verb(
         "stragglers", "Tasks that took much longer than others of their function, and why.", _stragglers,

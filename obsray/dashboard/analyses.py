@@ -61,7 +61,10 @@ async def critical_path(request: Request) -> Response:
 
 async def what_if(request: Request) -> Response:
     """Without a change the usual ones are ranked; asked by htmx only the answer comes."""
-    given = only(request, "job", "workers", "driver", "network", "function", "function_factor", "no_stragglers")
+    given = only(
+        request, "job", "workers", "driver", "network", "function", "function_factor", "no_stragglers", "rough"
+    )
+    rough = given.get("rough", "0") != "0"
 
     def question(view: Any) -> Any:
         functions = (
@@ -72,7 +75,9 @@ async def what_if(request: Request) -> Response:
             given.get("no_stragglers", "0") != "0",
         )  # fmt: skip
         number = job_of(given.get("job"))
-        found = pictures.what_if_shape(view.what_if(number, None if change is None else [change], refresh=False))
+        found = pictures.what_if_shape(
+            view.what_if(number, None if change is None else [change], refresh=False, rough=rough)
+        )
         names = [row["name"] for row in view.functions(refresh=False) if row["name"]][:FUNCTIONS_OFFERED]
         return {**found, "names": names, "asked": change is not None}
 

@@ -58,15 +58,17 @@ async def critical_path(request: Request) -> Response:
 
 
 async def what_if(request: Request) -> Response:
-    """``workers``, ``network``, ``driver``: factors; ``function``: name=factor, repeatable; ``no_stragglers=1``."""
-    given = only(request, "job", "workers", "network", "driver", "function", "no_stragglers")
+    """``workers``, ``network``, ``driver``: factors; ``function``: name=factor, repeatable; ``no_stragglers=1``;
+    ``rough=1``: a number also where replays are known to be far off."""
+    given = only(request, "job", "workers", "network", "driver", "function", "no_stragglers", "rough")
+    rough = given.get("rough", "0") != "0"
 
     def question(view: Any) -> Any:
         change = change_of(
             factor(given.get("workers")), dict(map(function_factor, request.query_params.getlist("function"))),
             factor(given.get("network")), factor(given.get("driver")), given.get("no_stragglers", "0") != "0",
         )  # fmt: skip
-        return view.what_if(job_of(given.get("job")), None if change is None else [change], refresh=False)
+        return view.what_if(job_of(given.get("job")), None if change is None else [change], refresh=False, rough=rough)
 
     return await answered(request, question)
 

@@ -163,7 +163,7 @@ def whole(views: Views) -> Iterator[Span]:
     store = views.store
     for names in (
         ("task_arguments_waiting", "task_arguments_given", "task_called_in_span", "task_item_yielded", "user_mark"),
-        ("task_blocked", "transfer_asked"),
+        ("task_blocked", "transfer_asked", "object_allocation_waiting"),
     ):
         for name in names:
             for part in store.select(name):
@@ -172,9 +172,10 @@ def whole(views: Views) -> Iterator[Span]:
         for part in store.select(name):
             yield from spans.of({name: part})
     # Some are about several kinds of records, and are told in the order of time.
-    yield from spans.of(
-        {name: joined(store.select(name), name) for name in ("task_ended", "worker_died", *Spans.others)}
-    )
+    several = {name: joined(store.select(name), name) for name in ("task_ended", "worker_died", *Spans.others)}
+    if len(several["object_restored"]):
+        several["object_pinned"] = joined(store.select("object_pinned"), "object_pinned")
+    yield from spans.of({name: columns for name, columns in several.items() if len(columns)})
     for name in GPU_EVENTS:
         for part in store.select(name):
             gpu.note({name: part})

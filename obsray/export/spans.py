@@ -18,6 +18,7 @@ from obsray import ids
 from obsray.export.actor_spans import ACTOR_EVENTS, ActorSpans
 from obsray.export.decision_events import EVENTS_MAX, Decisions
 from obsray.export.span import Attributes, Kind, Link, Span
+from obsray.export.store_spans import STORE_EVENTS, StoreSpans
 from obsray.export.transfer_spans import TRANSFER_EVENTS, TransferSpans
 from obsray.telemetry import span_ids
 from obsray.telemetry.columns import Array, Batch
@@ -48,6 +49,7 @@ class Spans:
         #: When each task that streams handed out its last item.
         self._items: dict[bytes, int] = {}
         self._transfers = TransferSpans(views, self.trace_of, self._made_by)
+        self._stored = StoreSpans(views, self.trace_of, self._made_by)
         self._actors = ActorSpans(views, self.trace_of, lambda task: self._data_links(self._given(task)))
 
     # --- what is remembered until a task is over ----------------------------------------------------------
@@ -77,15 +79,17 @@ class Spans:
             for row in batch["task_blocked"].rows(self.views.store.texts):
                 self._blocked.setdefault(row["task"], []).append((row["time_ns"], row["object"]))
         self._transfers.note(batch)
+        self._stored.note(batch)
 
     def forget(self, batch: Batch) -> None:
         """These records have been exported before."""
-        for _ in itertools.chain(self._of_items(batch), self._transfers.of(batch), self._actors.of(batch)):
+        known = (self._of_items(batch), self._transfers.of(batch), self._stored.of(batch), self._actors.of(batch))
+        for _ in itertools.chain(*known):
             pass
         for task in self._finished(batch):
             self._given(task)
-            for known in (self._moments, self._blocked, self._around, self._items):
-                known.pop(task, None)
+            for kept in (self._moments, self._blocked, self._around, self._items):
+                kept.pop(task, None)
 
     # --- spans of records ---------------------------------------------------------------------------------
 
@@ -104,11 +108,13 @@ class Spans:
                         yield found
         yield from self._actors.of(batch)
         yield from self._transfers.of(batch)
+        yield from self._stored.of(batch)
 
     def open(self) -> Iterator[Span]:
         """Spans of what is not over: for a session that has ended, or for a look at one that has not."""
         yield from self._of_tasks(self.views.task_table.open_rows)
         yield from self._transfers.rest()
+        yield from self._stored.rest()
         yield from self._actors.rest()
 
     def _finished(self, batch: Batch) -> Iterator[bytes]:
@@ -389,21 +395,6 @@ class Spans:
             [("obsray.task.id", task.hex()), *attributes], links=links or [],
         )  # fmt: skip
 
-    def _of_object(self, row: dict[str, Any], name: str, kind: Kind, seconds: float) -> Span:
-        identifier = row["object"]
-        start = row["time_ns"] - int(seconds * _NS)
-        made = self._child(row, ids.task_of(identifier), name, kind, start, [])
-        made.attributes = [("obsray.object.id", identifier.hex()), ("obsray.object.bytes", row["object_bytes"])]
-        if ids.kind_of(identifier) == ids.SEQUENCE_PUT:
-            made.parent = 0
-        return made
-
-    def _spilled(self, row: dict[str, Any]) -> Span:
-        return self._of_object(row, "object spill", Kind.INTERNAL, row["spill_seconds"])
-
-    def _restored(self, row: dict[str, Any]) -> Span:
-        return self._of_object(row, "object restore", Kind.INTERNAL, row["restore_seconds"])
-
     def _worker_started(self, row: dict[str, Any]) -> Span | None:
         if not row["start_seconds"]:
             return None
@@ -434,13 +425,11 @@ class Spans:
         )  # fmt: skip
 
     #: Records that more than one span is made of, or that say more together.
-    others = (*ACTOR_EVENTS, *TRANSFER_EVENTS)
+    others = (*ACTOR_EVENTS, *TRANSFER_EVENTS, *STORE_EVENTS)
     makers = {
         "task_unblocked": _waited,
         "process_waited": _driver_waited,
         "user_span": _user_span,
-        "object_spilled": _spilled,
-        "object_restored": _restored,
         "worker_registered": _worker_started,
         "environment_ready": _environment_made,
         "environment_failed": _environment_made,

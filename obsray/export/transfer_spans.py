@@ -1,7 +1,6 @@
 """Spans of objects between nodes: a pull beneath the task that asked for the object, pushes beneath their pull.
 
-Who asked is known by its process and the instant; which of its tasks that was, once that has ended. So a pull is kept
-until a task of the asking process ends that was running then, and pushes until their pull is told.
+A pull is kept until it is known which task asked for it, and pushes until their pull is told.
 """
 
 from __future__ import annotations
@@ -11,18 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from obsray.export.askers import NOBODY, Askers
 from obsray.export.span import Kind, Link, Span
 from obsray.telemetry import span_ids
 from obsray.telemetry.columns import Batch
 from obsray.telemetry.views import Views
 
 _NS = 1_000_000_000
-_NOBODY = bytes(8)
 TRANSFER_EVENTS = ("transfer_served", "transfer_done", "transfer_failed")
 #: Pulls that were told and are remembered for pushes that are told late.
 _TOLD_MAX = 10_000
+#: How far the times of two nodes may be apart, in ns.
+_APART = 100_000_000
 #: The kind of ``span_ids.of_record``.
 _PULL = 7
 
@@ -31,10 +30,9 @@ Key = tuple[bytes, bytes]
 
 @dataclass(slots=True)
 class _Pull:
-    """One pull: its record, who asked for it and when, and pushes that are told with it."""
+    """One pull: its record, when it was asked for, and pushes that are told with it."""
 
     row: dict[str, Any]
-    asker: bytes
     asked_at: int
     span: int
     trace: bytes = b""
@@ -48,10 +46,9 @@ class TransferSpans:
         self, views: Views, trace_of: Callable[[bytes], bytes], made_by: Callable[[bytes], tuple[bytes, list[Link]]]
     ) -> None:
         self.views = views
-        self._trace_of = trace_of
         self._made_by = made_by
+        self._askers: Askers[_Pull] = Askers(views, trace_of)
         self._asked: dict[Key, list[tuple[int, bytes]]] = {}
-        self._waiting: dict[bytes, list[_Pull]] = {}
         self._early: dict[Key, list[dict[str, Any]]] = {}
         self._told: OrderedDict[Key, _Pull] = OrderedDict()
 
@@ -71,22 +68,16 @@ class TransferSpans:
             if event in batch:
                 for row in batch[event].rows(texts):
                     yield from self._over(row)
-        if self._waiting and "task_ended" in batch:
-            yield from self._ended(batch)
-        if self._waiting and "worker_died" in batch:
-            for worker in batch["worker_died"]["worker"]:
-                for pull in self._waiting.pop(worker.tobytes(), ()):
-                    yield from self._told_of(pull, 0, b"")
+        for told in self._askers.of(batch):
+            yield from self._told_of(*told)
 
     def rest(self) -> Iterator[Span]:
         """What is left: whose it was will not be known any more."""
-        for pulls in self._waiting.values():
-            for pull in pulls:
-                yield from self._told_of(pull, 0, b"")
+        for told in self._askers.rest():
+            yield from self._told_of(*told)
         for rows in self._early.values():
             for row in rows:
                 yield self._push(row, 0, self._made_by(row["object"])[0])
-        self._waiting.clear()
         self._early.clear()
 
     def _over(self, row: dict[str, Any]) -> Iterator[Span]:
@@ -94,59 +85,25 @@ class TransferSpans:
         key = row["destination"], row["object"]
         asked = self._asked.pop(key, [])
         began = row["time_ns"] - int((row["wire_seconds"] + row["queue_seconds"]) * _NS)
-        at, asker = asked[0] if asked else (began, _NOBODY)
-        pull = _Pull(row, asker, at, span_ids.of_record(row["process"], row["sequence"], _PULL))
+        at, asker = asked[0] if asked else (began, NOBODY)
+        pull = _Pull(row, at, span_ids.of_record(row["process"], row["sequence"], _PULL))
         pull.pushes = self._early.pop(key, [])
-        if (self.views.process_table.rows.get(asker) or {}).get("kind") != "worker":
-            yield from self._told_of(pull, 0, b"")
-        elif over := self._over_by_now(asker, at):
-            yield from self._told_of(pull, span_ids.of_task(*over), self._trace_of(over[0]))
-        else:
-            self._waiting.setdefault(asker, []).append(pull)
-
-    def _over_by_now(self, asker: bytes, at: int) -> tuple[bytes, int] | None:
-        """The task (and attempt) of a process that ran at an instant, if its end has been read already."""
-        table = self.views.task_table
-        there = np.flatnonzero(table["worker"] == table.workers.row(asker))
-        there = there[(table["ended_attempt"][there] >= 0) & (table["started_at"][there] <= at)]
-        there = there[table["ended_at"][there] >= at]
-        if not len(there):
-            return None
-        first = there[np.argmin(table["ended_at"][there])]
-        return table["id"][first].tobytes(), int(table["ended_attempt"][first])
+        for whose in self._askers.add(asker, at, pull):
+            yield from self._told_of(*whose)
 
     def _served(self, row: dict[str, Any]) -> Iterator[Span]:
         key = row["destination"], row["object"]
         told = self._told.get(key)
         began = row["time_ns"] - int(row["wire_seconds"] * _NS)
-        # Who gives may say so after who takes has said that all has come.
-        if told is not None and told.asked_at <= row["time_ns"] and began <= told.row["time_ns"]:
+        # Who gives may say so after who takes has said that all has come; their clocks agree as far as is measured.
+        if told is not None and told.asked_at - _APART <= row["time_ns"] and began - _APART <= told.row["time_ns"]:
             yield self._push(row, told.span, told.trace)
             return
-        for pulls in self._waiting.values():
-            for pull in pulls:
-                if (pull.row["destination"], pull.row["object"]) == key:
-                    pull.pushes.append(row)
-                    return
+        for pull in self._askers.kept():
+            if (pull.row["destination"], pull.row["object"]) == key:
+                pull.pushes.append(row)
+                return
         self._early.setdefault(key, []).append(row)
-
-    def _ended(self, batch: Batch) -> Iterator[Span]:
-        """Tasks of processes that had asked for something are over."""
-        columns = batch["task_ended"]
-        askers = np.frombuffer(b"".join(self._waiting), "V8")
-        for at in np.flatnonzero(np.isin(np.ascontiguousarray(columns["process"]).view("S8"), askers.view("S8"))):
-            asker, start = columns["process"][at].tobytes(), int(columns["started_at"][at])
-            end = int(columns["time_ns"][at])
-            mine = [pull for pull in self._waiting.get(asker, ()) if start <= pull.asked_at <= end]
-            if not mine:
-                continue
-            self._waiting[asker] = [pull for pull in self._waiting[asker] if pull not in mine]
-            if not self._waiting[asker]:
-                del self._waiting[asker]
-            task = columns["task"][at].tobytes()
-            run = span_ids.of_task(task, int(columns["attempt"][at]))
-            for pull in mine:
-                yield from self._told_of(pull, run, self._trace_of(task))
 
     def _told_of(self, pull: _Pull, parent: int, trace: bytes) -> Iterator[Span]:
         """A pull whose asker is known; a driver's is in the trace of what it asked for."""

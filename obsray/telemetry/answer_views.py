@@ -64,11 +64,13 @@ class AnswerViews(ProcessViews):
 
         return critical.critical_path(self._views, job, refresh)
 
-    def what_if(self, job: int | None = None, changes: list[Change] | None = None, refresh: bool = True) -> Row:
+    def what_if(
+        self, job: int | None = None, changes: list[Change] | None = None, refresh: bool = True, rough: bool = False
+    ) -> Row:
         """How long a job would have taken with changes, the usual ones if None. Raises LookupError, ValueError."""
         from obsray.telemetry.answers import whatif
 
-        return whatif.what_if(self._views, job, changes, refresh)
+        return whatif.what_if(self._views, job, changes, refresh, rough)
 
     def stragglers(self, job: int | None = None, refresh: bool = True) -> Row:
         """Tasks that took much longer than others of their function, with the likely cause."""

@@ -32,12 +32,43 @@ def has_read(directory: Path) -> bool:
     return opened is not None and opened[0] == directory
 
 
-def ask(directory: Path, question: Callable[[Views], T]) -> T:
-    """Put a question to the views of a session, brought up to date. Raises FileNotFoundError if there is none."""
+class NotInTime(Exception):
+    """The answer was not there in time. What had to be read for it is read on, for who asks next."""
+
+
+def ask(directory: Path, question: Callable[[Views], T], timeout: float | None = None) -> T:
+    """Put a question to the views of a session, brought up to date. Raises FileNotFoundError if there is none,
+    NotInTime after ``timeout`` seconds."""
+    if timeout is None:
+        return _answer(directory, question)
+    found: list[T] = []
+    failed: list[BaseException] = []
+    gave_up = threading.Event()
+
+    def answer() -> None:
+        try:
+            found.append(_answer(directory, question, gave_up))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=answer, name="obsray-question", daemon=True)
+    thread.start()
+    thread.join(max(0.0, timeout))
+    if thread.is_alive():
+        gave_up.set()
+        raise NotInTime
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+def _answer(directory: Path, question: Callable[[Views], T], gave_up: threading.Event | None = None) -> T:
     global _open
     with _lock:
         if _open is None or _open[0] != directory:
             _open = (directory, Views(Store.open(directory)))
         views = _open[1]
         views.refresh()
+        if gave_up is not None and gave_up.is_set():
+            raise NotInTime
         return question(views)

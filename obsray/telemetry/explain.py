@@ -137,7 +137,8 @@ def _finished_split(pieces: Piece, raw: Row) -> None:
         at = end
 
     step("fetch arguments", raw["fetch_seconds"], "arguments were mapped or copied to the worker")
-    step("deserialise", raw["deserialize_seconds"], f"{size(raw['argument_bytes'])} of arguments became Python objects")
+    given = f"the function, if it was new there, and {size(raw['argument_bytes'])} of arguments became Python objects"
+    step("deserialise", raw["deserialize_seconds"], given)
     cpu = min(raw["cpu_seconds"], raw["run_seconds"])
     step("run", raw["run_seconds"], f"in {raw['name']} on {worker}, {duration(cpu)} of it on a CPU")
     step("blocked in get", raw["blocked_seconds"], "waited inside get, wait or put; its CPU was given back")

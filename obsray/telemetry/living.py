@@ -38,6 +38,8 @@ class Dashboard:
         self._directory = directory
         self._url = urlsplit(url)
         self._connection: http.client.HTTPConnection | None = None
+        #: How long an answer may take, in seconds.
+        self.patience = ANSWER_SECONDS
 
     def get(self, path: str, parameters: Iterable[tuple[str, str]]) -> tuple[int, Any]:
         """Status and what the answer says, as JSON. Raises Unasked."""
@@ -48,9 +50,9 @@ class Dashboard:
             token = (self._directory / "token").read_bytes().hex()
             if self._connection is None:
                 host, port = self._url.hostname or "", self._url.port
-                connection = http.client.HTTPConnection(host, port, timeout=CONNECT_SECONDS)
+                connection = http.client.HTTPConnection(host, port, timeout=min(CONNECT_SECONDS, self.patience))
                 connection.connect()
-                connection.sock.settimeout(ANSWER_SECONDS)
+                connection.sock.settimeout(self.patience)
                 self._connection = connection
             self._connection.request("GET", address, headers={"authorization": f"Bearer {token}"})
             response = self._connection.getresponse()

@@ -66,16 +66,18 @@ def what_if(
     network: float = 1.0,
     driver: float = 1.0,
     no_stragglers: bool = False,
+    rough: bool = False,
     session: Session = None,
 ) -> Row:
     """How long a job would have taken: with so many times the workers (``inf`` for no limit), functions, network or
     driver so many times faster, without stragglers. Without any of these the usual changes are tried and ranked.
 
-    ``error_ratio`` says how far off the replay without a change is.
+    ``error_ratio`` says how far off the replay without a change is. What cannot be told well is in ``refused``, with
+    why, and gets no number, unless ``rough`` is true.
     """
     number = job_of(job)
     change = change_of(workers, functions or {}, network, driver, no_stragglers)
-    return _ask(session, lambda views: views.what_if(number, None if change is None else [change], refresh=False))
+    return _ask(session, lambda views: views.what_if(number, None if change is None else [change], False, rough))
 
 
 def stragglers(job: str | int | None = None, *, session: Session = None) -> Row:

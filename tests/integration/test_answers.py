@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from obsray.telemetry import hang_watch
+from obsray.telemetry.answers.replay import Change
 from obsray.telemetry.past import difference, views_at
 from tests.integration.programs import eventually, views
 
@@ -269,11 +270,38 @@ def test_the_path_of_a_real_run_and_its_replay_meet_what_happened(program):
     assert kinds["driver"] > 0.45, "the driver slept"
     # Two to begin with, ten in a chain, twenty on two workers.
     assert kinds["run"] > 15 * 0.1 and found["functions"][0]["name"] == "link"
-    replayed = view.what_if()
+    replayed = view.what_if(rough=True)
     # How near it is where nothing disturbs is for the unit tests to say; here other programs run beside.
     assert replayed["error_ratio"] <= 0.5, replayed["sentence"]
     faster = {row["change"]: row["speedup"] for row in replayed["scenarios"]}
     assert faster["driver 2 x faster"] < faster["link 2 x faster"]
+
+
+NAPS = """
+start(num_cpus=int(os.environ["CPUS"]))
+
+@obsray.remote
+def nap(): time.sleep(0.4)
+
+obsray.get([nap.remote() for _ in range(16)])
+"""
+
+
+def test_what_a_run_on_one_cpu_foretells_is_about_what_runs_on_two_and_four_take(program):
+    drivers = {cpus: program(NAPS, CPUS=str(cpus)) for cpus in (1, 2, 4)}
+    directories = {cpus: driver.hear()["directory"] for cpus, driver in drivers.items()}
+    for driver in drivers.values():
+        assert driver.process.wait(PATIENCE_SECONDS) == 0
+    took = {cpus: views(directory).what_if(changes=[])["actual_seconds"] for cpus, directory in directories.items()}
+    alone = views(directories[1])
+    foretold = {
+        cpus: alone.what_if(changes=[Change(workers=float(cpus))], rough=True)["scenarios"][0]["seconds"]
+        for cpus in (2, 4)
+    }
+    print(f"16 naps of 0.4 s took {took}, the run on one CPU foretold {foretold}")
+    assert took[1] >= 6.4 > foretold[2] > foretold[4] > 1.6 * 0.9
+    # Processes start, here beside each other and beside whatever else this machine does.
+    assert (abs(foretold[2] - took[2]) < 2.0 and abs(foretold[4] - took[4]) < 2.0) or max(took.values()) > 12.0
 
 
 LEAK = """

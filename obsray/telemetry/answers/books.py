@@ -30,7 +30,7 @@ ACTIVITIES = {
     "run on CPU": "user code ran and used a CPU",
     "run off CPU": "user code ran and waited: I/O, sleep, GPU, locks",
     "fetch": "arguments were brought or mapped",
-    "deserialise": "arguments became Python objects",
+    "deserialise": "functions and arguments became Python objects, with the imports that they need",
     "store": "results were written",
     "waiting for room": "the object store was full: something had to be spilled or freed first",
     "blocked in get": "a task waited for values of others; its CPU was lent",
@@ -281,7 +281,7 @@ def _by(texts: list[str] | None, codes: Array, tasks: dict[str, Array], mine: Ar
     sums = {name: np.bincount(kept, seconds[mine], count) for name, seconds in tasks.items()}
     total = np.sum(list(sums.values()), axis=0)
     runs = np.bincount(kept, minlength=count)
-    wasted = np.bincount(kept, np.where(attempts.outcome > 0, attempts.run, 0.0)[mine], count)
+    wasted = np.bincount(kept, np.where((attempts.outcome > 0) & ~attempts.open, attempts.run, 0.0)[mine], count)
     found = []
     for code in np.argsort(total)[::-1].tolist():
         if not runs[code]:

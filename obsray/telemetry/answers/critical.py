@@ -37,7 +37,7 @@ Piece = tuple[str, int, int, int]
 KINDS = {
     "driver": "the driver computed or submitted",
     "fetch": "arguments were brought to the worker",
-    "deserialise": "arguments became Python objects",
+    "deserialise": "functions and arguments became Python objects, with the imports that they need",
     "run": "user code ran",
     "store": "results were written",
     "return": "a result was on its way to who waited for it",

@@ -86,6 +86,11 @@ def _process_of(view: Views, thing: str) -> bytes:
     killed = [one for one in attempts if one["worker_id"] and one["outcome"] in ("worker_died", "oom", "actor_died")]
     ran = [one for one in attempts if one["worker_id"]]
     if not ran:
+        # It took its process with it so soon that nobody had told that it runs: its node says in the middle of what.
+        ended = view.store.about("worker_died", "task", identifier)
+        if ended:
+            last: bytes = ended[-1]["worker"]
+            return last
         raise LookupError(f"{view.task_label(identifier)} never ran; see obsray why {thing}")
     return bytes.fromhex((killed or ran)[-1]["worker_id"])
 

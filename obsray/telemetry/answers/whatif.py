@@ -26,13 +26,17 @@ FUNCTIONS_TRIED = 5
 ERROR_TRUSTED = 0.05
 
 
-def what_if(view: Views, job: int | None = None, changes: list[Change] | None = None, refresh: bool = True) -> Row:
+def what_if(
+    view: Views, job: int | None = None, changes: list[Change] | None = None, refresh: bool = True, rough: bool = False
+) -> Row:
     """How long a job would have taken. Raises LookupError for a job without tasks, ValueError for an unknown function.
 
     Without ``changes`` the usual ones are tried and ranked. ``actual_seconds``, ``replayed_seconds`` and
     ``error_ratio`` come from the unchanged replay; ``scenarios``: ``change``, ``seconds``, ``speedup`` (against the
     unchanged replay), best first. ``limits``: what happened in the run that replays with other numbers of workers know
-    nothing of; measured, they were up to half off then.
+    nothing of; measured, they were up to half off then. What cannot be told well is not: ``refused`` are the changes
+    without a number (``change``, ``why``): all of them if the unchanged replay is more than ``ERROR_TRUSTED`` off,
+    those of workers if there are ``limits``. With ``rough`` they get one all the same.
     """
     if refresh:
         view.refresh()
@@ -42,7 +46,16 @@ def what_if(view: Views, job: int | None = None, changes: list[Change] | None = 
     actual = model.actual_seconds
     error = abs(base - actual) / actual if actual else 0.0
     scenarios: list[Row] = []
+    refused: list[Row] = []
+    unknown = limits(view, graph)
     for change in changes if changes is not None else usual(graph):
+        why = f"the unchanged replay is {error:.1%} off" if error > ERROR_TRUSTED else ""
+        if not why and change.workers != 1 and unknown:
+            why = unknown[0]
+        if why and not rough:
+            model.changed(change)  # what there is not is said all the same
+            refused.append({"change": change.described(), "why": why})
+            continue
         seconds = Replay(model, change).run()
         scenarios.append(
             {
@@ -54,7 +67,7 @@ def what_if(view: Views, job: int | None = None, changes: list[Change] | None = 
     return {
         "job_id": f"{number:08x}", "tasks": graph.count, "actual_seconds": actual, "replayed_seconds": base,
         "error_ratio": error, "trusted": error <= ERROR_TRUSTED, "scenarios": scenarios,
-        "sentence": _sentence(actual, base, error, scenarios), "limits": limits(view),
+        "sentence": _sentence(actual, base, error, scenarios, refused), "limits": unknown, "refused": refused,
     }  # fmt: skip
 
 
@@ -82,7 +95,7 @@ def usual(graph: Graph) -> list[Change]:
     return found + [Change(functions={graph.view.store.texts[code]: 2.0}) for code in heaviest]
 
 
-def limits(view: Views) -> list[str]:
+def limits(view: Views, graph: Graph) -> list[str]:
     """What makes predictions for other numbers of workers a rough guide, as sentences."""
     found = []
     spilled = joined(view.store.select("object_spilled"), "object_spilled")["object_bytes"]
@@ -90,18 +103,28 @@ def limits(view: Views) -> list[str]:
         found.append(
             f"{size(int(spilled.sum()))} went to disk: more workers would share the same store and disk, and spill more"
         )
-    nodes = len(view.cluster_table.nodes)
-    if nodes > 1:
+    moved = joined(view.store.select("transfer_done"), "transfer_done")["object_bytes"]
+    if len(moved):
         found.append(
-            f"it ran on {nodes} nodes: with other numbers of workers tasks would run on other ones, and other objects "
-            "would be moved"
+            f"{size(int(moved.sum()))} went from node to node: with other numbers of workers tasks would run on other "
+            "ones, and other objects would be moved"
+        )
+    waits = graph.wait_context[graph.wait_context < graph.count]
+    if len(waits):
+        count = len(np.unique(waits))
+        found.append(
+            f"{count} task{'s' * (count > 1)} waited for others: each that waits holds a process, and what more of "
+            "them cost beside each other is not known"
         )
     return found
 
 
-def _sentence(actual: float, base: float, error: float, scenarios: list[Row]) -> str:
-    text = f"the job took {actual:.3g} s; its unchanged replay takes {base:.3g} s ({error:.1%} off"
-    text += ")" if error <= ERROR_TRUSTED else ": what follows is a rough guide only)"
+def _sentence(actual: float, base: float, error: float, scenarios: list[Row], refused: list[Row]) -> str:
+    text = f"the job took {actual:.3g} s; its unchanged replay takes {base:.3g} s ({error:.1%} off)"
+    if refused and not scenarios:
+        text += f"; nothing is foretold: {refused[0]['why']}"
+    elif error > ERROR_TRUSTED:
+        text += "; what follows is a rough guide only"
     if scenarios:
         best = scenarios[0]
         text += f"; with {best['change']} it would take {best['seconds']:.3g} s ({best['speedup']:.2f} x as fast)"

@@ -15,8 +15,8 @@ epoch, a ``datetime``, or text such as "10m" (ago). Fields marked as detail are 
 A list is a ``Rows``: at most ``limit`` rows, with ``total`` (how many match), ``left_out`` (how many come after these)
 and ``next_cursor``, which as ``cursor`` of the next call goes on behind the last row, whatever was added meanwhile.
 
-``timeout``, ``raise_on_missing_output`` and ``_explain`` are accepted for compatibility: an answer is complete and
-needs no other process.
+An answer that is not there within ``timeout`` seconds raises ``exception.StateTimeoutError``.
+``raise_on_missing_output`` and ``_explain`` are accepted for compatibility: an answer is complete.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class StateApiClient:
         ask = _GETS.get(StateResource(resource))
         if ask is None:
             raise ValueError(f"{resource}: one is not looked up by id; list them with a filter")
-        return ask(id, self._address)
+        return ask(id, self._address, (options or GetApiOptions()).timeout)
 
     def summary(
         self,
@@ -80,7 +80,9 @@ class StateApiClient:
     ) -> dict[str, Any]:
         """A summary of one kind. Raises ValueError for ``summary_by`` other than the one there is."""
         asked = options or SummaryApiOptions()
-        found: dict[str, Any] = _SUMMARIES[SummaryResource(resource)](self._address, filters=asked.filters)["cluster"]
+        found: dict[str, Any] = _SUMMARIES[SummaryResource(resource)](
+            self._address, asked.timeout, filters=asked.filters
+        )["cluster"]
         by = found["summary_by"]
         if asked.summary_by not in (None, by):
             raise ValueError(f"summary_by={asked.summary_by!r}: {resource} are summarized by {by!r}")

@@ -11,4 +11,8 @@ class DataSourceUnavailable(RayStateApiException):
     """Part of the answer is missing. obsray's answers come from one place and are complete, so it is never raised."""
 
 
-__all__ = ["DataSourceUnavailable", "RayStateApiException"]
+class StateTimeoutError(RayStateApiException, TimeoutError):
+    """The answer was not there within ``timeout`` seconds."""
+
+
+__all__ = ["DataSourceUnavailable", "RayStateApiException", "StateTimeoutError"]

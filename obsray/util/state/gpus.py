@@ -82,7 +82,7 @@ def list_gpus(
         rows = ({**row, "placement_group_id": row["group_id"]} for row in views.gpus(refresh=False))
         return listing.page(GpuState, (GpuState(**_only(GpuState, row)) for row in rows), asked, views.now_ns())
 
-    return ask(address, answer)
+    return ask(address, answer, timeout=timeout)
 
 
 def list_kernels(
@@ -106,7 +106,7 @@ def list_kernels(
         rows = (KernelState(**_only(KernelState, row)) for row in views.kernels(refresh=False))
         return listing.page(KernelState, rows, asked, views.now_ns())
 
-    return ask(address, answer)
+    return ask(address, answer, timeout=timeout)
 
 
 def _only(kind: type[StateRow], row: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def list_tasks(
 ) -> Rows[TaskState]:
     """Attempts of tasks and actor calls, newest first: each retry is a row of its own."""
     asked = listing.check(TaskState, filters, limit, detail, sort, since, until, cursor, "-creation_time_ms")
-    return ask(address, lambda views: columns.list_tasks(views, asked), remote.rows("tasks", TaskState, asked))
+    return ask(address, lambda views: columns.list_tasks(views, asked), remote.rows("tasks", TaskState, asked), timeout)
 
 
 def list_objects(
@@ -68,7 +68,9 @@ def list_objects(
 ) -> Rows[ObjectState]:
     """Objects that exist, largest first. With a filter on ``state`` also those that are FREED or LOST."""
     asked = listing.check(ObjectState, filters, limit, detail, sort, since, until, cursor, "-object_size")
-    return ask(address, lambda views: columns.list_objects(views, asked), remote.rows("objects", ObjectState, asked))
+    return ask(
+        address, lambda views: columns.list_objects(views, asked), remote.rows("objects", ObjectState, asked), timeout
+    )
 
 
 def list_actors(
@@ -87,7 +89,7 @@ def list_actors(
 ) -> Rows[ActorState]:
     """Actors, dead ones too, newest first."""
     asked = listing.check(ActorState, filters, limit, detail, sort, since, until, cursor)
-    return _listed(address, ActorState, asked, lambda views: map(actor_row, views.actors(refresh=False)))
+    return _listed(address, ActorState, asked, timeout, lambda views: map(actor_row, views.actors(refresh=False)))
 
 
 def list_placement_groups(
@@ -107,7 +109,11 @@ def list_placement_groups(
     """Placement groups, removed ones too, newest first."""
     asked = listing.check(PlacementGroupState, filters, limit, detail, sort, since, until, cursor)
     return _listed(
-        address, PlacementGroupState, asked, lambda views: map(group_row, views.placement_groups(refresh=False))
+        address,
+        PlacementGroupState,
+        asked,
+        timeout,
+        lambda views: map(group_row, views.placement_groups(refresh=False)),
     )
 
 
@@ -127,7 +133,7 @@ def list_workers(
 ) -> Rows[WorkerState]:
     """Workers and drivers, dead ones too."""
     asked = listing.check(WorkerState, filters, limit, detail, sort, since, until, cursor)
-    return _listed(address, WorkerState, asked, _workers)
+    return _listed(address, WorkerState, asked, timeout, _workers)
 
 
 def list_nodes(
@@ -146,7 +152,7 @@ def list_nodes(
 ) -> Rows[NodeState]:
     """Nodes, dead ones too. While the runtime runs its node is asked, afterwards what was recorded."""
     asked = listing.check(NodeState, filters, limit, detail, sort, since, until, cursor)
-    return _listed(address, NodeState, asked, _nodes)
+    return _listed(address, NodeState, asked, timeout, _nodes)
 
 
 def list_jobs(
@@ -165,7 +171,7 @@ def list_jobs(
 ) -> Rows[JobState]:
     """Drivers that joined, newest first."""
     asked = listing.check(JobState, filters, limit, detail, sort, since, until, cursor)
-    return _listed(address, JobState, asked, lambda views: map(job_row, views.jobs(refresh=False)))
+    return _listed(address, JobState, asked, timeout, lambda views: map(job_row, views.jobs(refresh=False)))
 
 
 def list_runtime_envs(
@@ -184,7 +190,7 @@ def list_runtime_envs(
 ) -> Rows[RuntimeEnvState]:
     """Environments that tasks, actors or drivers asked for, newest first."""
     asked = listing.check(RuntimeEnvState, filters, limit, detail, sort, since, until, cursor)
-    return _listed(address, RuntimeEnvState, asked, _environments)
+    return _listed(address, RuntimeEnvState, asked, timeout, _environments)
 
 
 def list_cluster_events(
@@ -204,12 +210,14 @@ def list_cluster_events(
     """Warnings and errors of the runtime, newest first: processes that died, retries, lost objects,
     full stores."""
     asked = listing.check(ClusterEventState, filters, limit, detail, sort, since, until, cursor)
-    return _listed(address, ClusterEventState, asked, _events)
+    return _listed(address, ClusterEventState, asked, timeout, _events)
 
 
-def _listed(address: str | None, kind: type[R], asked: Asked, rows: Callable[[Views], Iterable[R]]) -> Rows[R]:
+def _listed(
+    address: str | None, kind: type[R], asked: Asked, timeout: float, rows: Callable[[Views], Iterable[R]]
+) -> Rows[R]:
     elsewhere = remote.rows(_NOUNS[kind], kind, asked)
-    return ask(address, lambda views: listing.page(kind, rows(views), asked, views.now_ns()), elsewhere)
+    return ask(address, lambda views: listing.page(kind, rows(views), asked, views.now_ns()), elsewhere, timeout)
 
 
 _NOUNS: dict[type[StateRow], str] = {

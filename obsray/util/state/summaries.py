@@ -58,7 +58,7 @@ def summarize_tasks(
             }
         }
 
-    return ask(address, question, remote.summary("tasks", asked))
+    return ask(address, question, remote.summary("tasks", asked), timeout)
 
 
 def summarize_actors(
@@ -82,7 +82,7 @@ def summarize_actors(
             entry["state_counts"][row.state] = entry["state_counts"].get(row.state, 0) + 1
         return {"cluster": {"summary": summary, "total_actors": len(rows), "summary_by": "class"}}
 
-    return ask(address, question, remote.summary("actors", asked))
+    return ask(address, question, remote.summary("actors", asked), timeout)
 
 
 def summarize_objects(
@@ -130,7 +130,7 @@ def summarize_objects(
             }
         }
 
-    return ask(address, question, remote.summary("objects", asked))
+    return ask(address, question, remote.summary("objects", asked), timeout)
 
 
 def _counts(group: Array, state: Array, groups: int, states: int) -> Array:

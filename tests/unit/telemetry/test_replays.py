@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from unittest import mock
 
 import pytest
 
+from obsray.cli import command
 from obsray.telemetry.answers.graph import CAPACITY, Graph
 from obsray.telemetry.answers.offered import offered
 from obsray.telemetry.answers.replay import Change
@@ -15,7 +17,7 @@ from obsray.telemetry.views import Views
 from obsray.testing.scenarios import make_scenario
 from obsray.testing.simulated_session import write_session
 from obsray.testing.simulator import Simulator
-from tests.unit.telemetry.scenes import NS, OTHER_NODE, Scene
+from tests.unit.telemetry.scenes import NODE, NS, OTHER_NODE, Scene
 
 
 def predicted(view: Views, **change: object) -> float:
@@ -183,7 +185,7 @@ def test_what_a_run_predicts_for_other_numbers_of_cpus_is_what_a_run_with_them_t
     assert all(abs(error) <= 0.05 for error in errors.values()), errors
 
 
-def test_what_a_replay_with_other_workers_does_not_know_is_said(tmp_path):
+def test_what_a_replay_with_other_workers_does_not_know_is_said_instead_of_a_number(tmp_path):
     scene = Scene(tmp_path / "session")
     worker = scene.worker()
     for _ in range(4):
@@ -192,5 +194,35 @@ def test_what_a_replay_with_other_workers_does_not_know_is_said(tmp_path):
     put = scene.put(30_000_000)
     scene.node.object_spilled(scene.tick(), put, 30_000_000, 0.1, 0)
     scene.node.node_started(scene.tick(), OTHER_NODE, 1, 0, 1 << 30, 0, False, 0)
-    limits = scene.views().what_if()["limits"]
-    assert len(limits) == 2 and "30.0 MB went to disk" in limits[0] and "2 nodes" in limits[1]
+    assert len(scene.views().what_if()["limits"]) == 1, "another node alone changes nothing"
+    scene.node.transfer_done(scene.tick(), put, OTHER_NODE, NODE, 20_000_000, 0.0, 0.1, 1, 1)
+    outer, inner = scene.submit("outer"), scene.submit("inner")
+    scene.dispatch(outer, worker)
+    scene.start(outer, worker)
+    scene.block(outer, worker, scene.result(inner))
+    scene.rings[worker].task_unblocked(scene.tick(0.5), outer, int(WaitKind.GET), 0.5)
+    scene.end(outer, worker, 0.6, blocked=0.5)
+    found = scene.views().what_if(changes=[Change(workers=2.0), Change(functions={"f": 2.0})])
+    words = ("30.0 MB went to disk", "20.0 MB went from node to node", "1 task waited for others")
+    assert all(word in told for word, told in zip(words, found["limits"], strict=True)), found["limits"]
+    assert [row["change"] for row in found["refused"]] == ["2 x workers"]
+    assert [row["change"] for row in found["scenarios"]] == ["f 2 x faster"]
+    guessed = scene.views().what_if(changes=[Change(workers=2.0)], rough=True)
+    assert guessed["refused"] == [] and len(guessed["scenarios"]) == 1
+
+
+def test_nothing_is_foretold_of_a_job_whose_unchanged_replay_is_far_off(tmp_path, capsys):
+    scene = Scene(tmp_path / "session")
+    worker = scene.worker()
+    for _ in range(3):
+        scene.run("f", worker, seconds=0.5, cpu=0.5)
+    view = scene.views()
+    with mock.patch("obsray.telemetry.answers.whatif.Replay.run", lambda replay: 10.0):
+        found = view.what_if()
+        assert found["scenarios"] == [] and len(found["refused"]) >= 4 and not found["trusted"]
+        assert "nothing is foretold: the unchanged replay is" in found["sentence"]
+        assert command.main(["what-if", "--session", str(scene.directory)]) == 0
+        said = capsys.readouterr().out
+        assert "not foretold because the unchanged replay is" in said and "x as fast" not in said
+        assert command.main(["what-if", "--rough", "--session", str(scene.directory)]) == 0
+        assert "x as fast" in capsys.readouterr().out

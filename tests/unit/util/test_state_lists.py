@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import threading
 from datetime import datetime
 
 import pytest
 
+from obsray.telemetry import asking
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
 from obsray.testing.recorded_session import record_session
 from obsray.util import state
 from obsray.util.state.common import GetApiOptions, ListApiOptions, StateResource, SummaryApiOptions, SummaryResource
+from obsray.util.state.exception import StateTimeoutError
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +207,26 @@ def test_logs_by_worker_tail_and_pattern(where, recorded):
         state.list_logs(where, node_id="00" * 8)
     with pytest.raises(FileNotFoundError):
         next(state.get_log(where, submission_id="nobody"))
+
+
+def test_an_answer_that_is_not_there_in_time_is_an_error_and_what_was_read_is_kept(recorded, monkeypatch):
+    directory = str(recorded.directory)
+    going, refresh = threading.Event(), Views.refresh
+    monkeypatch.setattr(asking, "_open", None)
+    monkeypatch.setattr(Views, "refresh", lambda views: (going.wait(60.0), refresh(views))[1])
+    for ask in (state.list_tasks, state.summarize_tasks, state.list_actors):
+        with pytest.raises(StateTimeoutError, match=r"not been read within timeout=0.05 s.*ask again"):
+            ask(directory, timeout=0.05)
+    with pytest.raises(TimeoutError):
+        state.get_task("ab" * 16, directory, timeout=0.05)
+    going.set()
+    assert len(state.list_tasks(directory, timeout=60)) > 0
+    for wrong, error in (
+        (0, ValueError),
+        (-1, ValueError),
+        ("3", TypeError),
+        (True, TypeError),
+        (float("nan"), ValueError),
+    ):
+        with pytest.raises(error, match="timeout="):
+            state.list_tasks(directory, timeout=wrong)
