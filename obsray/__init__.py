@@ -14,6 +14,7 @@ Names are imported on first use (PEP 562), so that a process that needs one part
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from obsray.version import VERSION
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from obsray.core.api import (
         ActorHandle,
         DynamicObjectRefGenerator,
+        ObjectID,
         ObjectRef,
         ObjectRefGenerator,
         available_resources,
@@ -63,7 +65,6 @@ if TYPE_CHECKING:
         FunctionID,
         JobID,
         NodeID,
-        ObjectID,
         PlacementGroupID,
         TaskID,
         UniqueID,
@@ -78,16 +79,17 @@ if TYPE_CHECKING:
 _WHERE: dict[str, str | None] = {
     **dict.fromkeys(
         (
-            "ActorHandle", "DynamicObjectRefGenerator", "ObjectRef", "ObjectRefGenerator", "available_resources",
-            "cancel", "cluster_resources", "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init",
-            "is_initialized", "kill", "method", "nodes", "put", "remote", "shutdown", "wait",
+            "ActorHandle", "DynamicObjectRefGenerator", "ObjectID", "ObjectRef", "ObjectRefGenerator",
+            "available_resources", "cancel", "cluster_resources", "get", "get_actor", "get_gpu_ids",
+            "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put", "remote", "shutdown",
+            "wait",
         ),
         "obsray.core.api",
     ),
     **dict.fromkeys(
         (
-            "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "ObjectID", "PlacementGroupID", "TaskID",
-            "UniqueID", "WorkerID",
+            "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "PlacementGroupID", "TaskID", "UniqueID",
+            "WorkerID",
         ),
         "obsray.ids",
     ),
@@ -188,3 +190,22 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+class _Absent:
+    """Asked last, for modules that nothing else has found: ``from obsray import data`` says what to do instead, too."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        """Raises ModuleNotFoundError with advice for a part of Ray that is not there."""
+        package, _, part = name.rpartition(".")
+        advice = None
+        if package == "obsray":
+            advice = _INSTEAD.get(part)
+        elif package == "obsray.util":
+            advice = sys.modules[package]._INSTEAD.get(part)
+        if advice is not None:
+            raise ModuleNotFoundError(f"No module named {name!r}: {advice}")
+
+
+sys.meta_path.append(_Absent)

@@ -16,7 +16,7 @@ from typing import Any
 import obsray
 from obsray.autoscaler.provider import provider_class
 from obsray.autoscaler.settings import parse
-from obsray.config import Config
+from obsray.config import Config, translated
 from obsray.core import api, options, parameters
 from obsray.core.protocol.addresses import LOCALHOST, join
 from obsray.core.runtime.node_process import NodeProcess, new_session_directory, start_node
@@ -193,18 +193,23 @@ class Cluster:
 
         ``node_args``: ``num_cpus`` (1), ``num_gpus`` (0), ``memory``, ``object_store_memory`` (1 GiB), ``resources``,
         ``labels``, ``node_name``, ``env_vars`` (of its processes), ``node_ip_address`` ("127.0.0.1"), ``temp_dir``; for
-        the head also ``port`` (0: any), ``include_dashboard`` (False), ``dashboard_port`` and ``_system_config``
-        (settings of all nodes), ``storage`` and ``autoscaling_config`` (what nodes are started by themselves:
-        docs/autoscaling.md); for others ``standby`` (a control store that takes over if the head is
-        gone).
+        the head also ``port`` (0: any), ``include_dashboard`` (False), ``dashboard_port``, ``_system_config``
+        (settings of all nodes; others may repeat it), ``storage`` and ``autoscaling_config`` (what nodes are started by
+        themselves: docs/autoscaling.md); for others ``standby`` (a control store that takes over if the head is gone).
 
         Raises TypeError or ValueError for arguments, RuntimeError with the node's words if it does not start,
         TimeoutError if the others do not get to know it.
         """
         head = self.head_node
+        settings = _settings(node_args.pop("_system_config", None))
         if head is None:
-            self._settings = _settings(node_args.get("_system_config"))
-            self._storage = node_args.get("storage")
+            self._settings, self._storage = settings, node_args.get("storage")
+        for name, value in settings.items():
+            if self._settings.get(name) != value:
+                raise ValueError(
+                    f"add_node(_system_config={{{name!r}: {value!r}}}): the head, the first node, decides that for all "
+                    f"nodes, and has {self._settings}"
+                )
         wanted = _node_options(node_args, head is None)
         wanted["config"] = {**self._settings}
         temp_dir = node_args.get("temp_dir") or node_args.get("_temp_dir")
@@ -424,7 +429,7 @@ _KNOWN = (
 )  # fmt: skip
 _OTHERS_ONLY = ("standby",)
 _HEAD_ONLY = (
-    "port", "include_dashboard", "dashboard_host", "dashboard_port", "_system_config", "storage", "autoscaling_config",
+    "port", "include_dashboard", "dashboard_host", "dashboard_port", "storage", "autoscaling_config",
 )  # fmt: skip
 
 
@@ -432,7 +437,7 @@ def _settings(given: Any) -> dict[str, Any]:
     """``_system_config``, checked. Raises TypeError or ValueError."""
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"_system_config must be a dict, got {type(given).__name__}")
-    settings = dict(given or {})
+    settings = translated(given or {})
     Config.from_environment(**settings)
     return settings
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -166,6 +168,62 @@ class Config:
         if values.get("chaos"):
             chaos.parse(values["chaos"], "chaos" if "chaos" in overrides else variable("chaos"))
         return cls(**values)
+
+
+#: Settings of Ray's that have one here, and what to multiply them by.
+_SAME = {
+    "max_direct_call_object_size": ("inline_bytes_max", 1),
+    "worker_register_timeout_seconds": ("worker_start_seconds_max", 1),
+    "idle_worker_killing_time_threshold_ms": ("worker_idle_seconds", 0.001),
+    "memory_usage_threshold": ("memory_usage_ratio_max", 1),
+    "memory_monitor_refresh_ms": ("memory_check_seconds", 0.001),
+    "max_lineage_bytes": ("lineage_bytes_max", 1),
+}
+#: Settings of Ray's that have none, and what there is instead.
+_INSTEAD = {
+    **dict.fromkeys(
+        ("health_check_initial_delay_ms", "health_check_period_ms", "health_check_timeout_ms",
+         "health_check_failure_threshold", "num_heartbeats_timeout", "raylet_heartbeat_period_milliseconds"),
+        "node_heartbeat_seconds, node_suspect_seconds and node_dead_seconds say when a node is dead",
+    ),
+    **dict.fromkeys(
+        ("object_spilling_config", "automatic_object_spilling_enabled", "min_spilling_size", "max_io_workers",
+         "object_store_full_delay_ms", "object_spilling_threshold"),
+        "the store spills by itself, into the session directory; spill_bytes_max bounds it",
+    ),
+    **dict.fromkeys(("testing_rpc_failure", "testing_asio_delay_us"), "chaos injects faults"),
+    **dict.fromkeys(
+        ("record_ref_creation_sites", "enable_timeline", "event_stats", "task_events_report_interval_ms",
+         "task_events_max_num_task_in_gcs", "metrics_report_interval_ms"),
+        "everything is recorded, always",
+    ),
+    **dict.fromkeys(
+        ("object_manager_default_chunk_size", "object_timeout_milliseconds", "gcs_rpc_server_reconnect_timeout_s",
+         "gcs_server_request_timeout_seconds", "worker_lease_timeout_milliseconds", "scheduler_spread_threshold",
+         "task_retry_delay_ms", "lineage_pinning_enabled", "kill_idle_workers_interval_ms", "num_workers_soft_limit",
+         "prestart_worker_first_driver", "enable_worker_prestart", "support_fork", "enable_autoscaler_v2",
+         "raylet_death_check_interval_milliseconds", "gcs_failover_worker_reconnect_timeout",
+         "timeout_ms_task_wait_for_death_info"),
+        "docs/configuration.md has the settings there are",
+    ),
+}  # fmt: skip
+
+
+def translated(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings with those that are known under another name in Ray by ours.
+
+    What has no meaning here is left out with a RuntimeWarning; what is no setting anywhere stays, to be refused.
+    """
+    found: dict[str, object] = {}
+    for name, value in settings.items():
+        if name in _SAME and isinstance(value, (int, float)):
+            ours, factor = _SAME[name]
+            found[ours] = value * factor
+        elif name in _INSTEAD:
+            warnings.warn(f"_system_config: {name!r} of Ray has no effect: {_INSTEAD[name]}", RuntimeWarning, 3)
+        else:
+            found[name] = value
+    return found
 
 
 def variable(name: str) -> str:

@@ -144,6 +144,10 @@ class BaseID:
     __slots__ = ("_value",)
 
     def __init__(self, value: bytes) -> None:
+        if not isinstance(value, (bytes, bytearray)):
+            raise TypeError(
+                f"{type(self).__name__} is made of {self.SIZE} bytes, got {type(value).__name__}; from_hex() reads text"
+            )
         if len(value) != self.SIZE:
             raise ValueError(f"{type(self).__name__} has {self.SIZE} bytes, got {len(value)}")
         self._value = bytes(value)
@@ -226,11 +230,6 @@ class ActorID(BaseID):
 
 class PlacementGroupID(BaseID):
     SIZE = TASK_ID_BYTES
-    __slots__ = ()
-
-
-class ObjectID(BaseID):
-    SIZE = OBJECT_ID_BYTES
     __slots__ = ()
 
 

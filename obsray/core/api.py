@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import obsray
+from obsray.config import translated
 from obsray.core import options as opts
 from obsray.core import parameters as params
 from obsray.core.actors import ActorClass
@@ -19,7 +20,7 @@ from obsray.core.runtime import joining
 from obsray.core.runtime.context import RuntimeContext
 from obsray.core.runtime.display import take_uncaught_errors
 from obsray.core.runtime.launch import Context, launch
-from obsray.core.runtime.references import ObjectRef
+from obsray.core.runtime.references import ObjectID, ObjectRef, unknown
 from obsray.core.runtime.session import FORKED, Session, current_or_none, set_current
 from obsray.core.runtime.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from obsray.errors import RaySystemError
@@ -135,7 +136,7 @@ def init(
         dashboard_port=dashboard_port,
         log_to_driver=log_to_driver,
         temp_dir=_temp_dir,
-        settings=_system_config or {},
+        settings=translated(_system_config or {}),
         version=obsray.__version__,
         on_disconnect=shutdown,
     )
@@ -221,7 +222,7 @@ def _session_of(reference: Any) -> Session:
     if found is None or found.closed:
         if _forked:
             raise RaySystemError(FORKED)
-        raise RaySystemError(f"{reference!r} belongs to a runtime that was shut down; its value is gone with it")
+        raise RaySystemError(unknown(reference))
     return found
 
 
@@ -245,7 +246,8 @@ def get(refs: Any, *, timeout: float | None = None, progress: bool | None = None
     """The value of a reference, or of each of a list, in order; waits until they exist.
 
     Raises what the task raised (an instance of the user's exception class and of RayTaskError), GetTimeoutError after
-    ``timeout`` seconds (0: only if it is there), ValueError for anything that is not a reference or a list of them.
+    ``timeout`` seconds (0: only if it is there), ValueError for anything that is not a reference or a list, TypeError
+    for a list with anything else in it.
 
     ``progress=True`` shows on stderr how far it has come; left out, the setting ``progress`` decides (OBSRAY_PROGRESS).
     """
@@ -261,7 +263,9 @@ def get(refs: Any, *, timeout: float | None = None, progress: bool | None = None
         return []
     if set(map(type, refs)) != {ObjectRef}:
         wrong = next(ref for ref in refs if type(ref) is not ObjectRef)
-        raise ValueError(f"get takes an ObjectRef or a list of them, the list has a {type(wrong).__name__}")
+        raise TypeError(
+            f"get takes an ObjectRef or a list of them, the list has a {type(wrong).__name__}: {wrong!r:.80}"
+        )
     return _session_of(refs[0]).values.get(refs, timeout, progress)
 
 
@@ -441,6 +445,7 @@ __all__ = [
     "ActorHandle",
     "Context",
     "DynamicObjectRefGenerator",
+    "ObjectID",
     "ObjectRef",
     "ObjectRefGenerator",
     "RemoteFunction",

@@ -127,6 +127,8 @@ def _read_bundle(index: int, bundle: Any) -> dict[str, int]:
         )
     found = {}
     for name, amount in bundle.items():
+        if name not in ("CPU", "GPU", "memory"):
+            opts.check_resource(name)
         opts.check_amount(f"bundle {index}: {name}", amount)
         if name == "GPU" and amount > 1 and amount != int(amount):
             raise ValueError(f"bundle {index}: GPU={amount}: more than one GPU must be a whole number")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,9 @@ BYTES_RESOURCES = frozenset({"memory", "object_store_memory"})
 #: What a node takes for a name, and how many kinds of resources for one demand, with room for CPU, GPU and memory.
 NAME_CHARACTERS_MAX = 1000
 RESOURCES_MAX = 60
+#: Resources that have an option of their own, and names that placement groups would be confused with.
+_OPTION_OF = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+_RESERVED = re.compile(r"bundle(_.*)?|.*_group_(\d+_)?[0-9a-f]{32,}")
 #: More results than this are a mistake, or a generator.
 RETURNS_MAX = 100_000
 #: More of any resource than this is a mistake; amounts travel as 64 bits.
@@ -92,8 +96,7 @@ def _check_one(name: str, value: Any) -> None:
         for resource, amount in value.items():
             if not isinstance(resource, str) or not resource:
                 raise TypeError(f"resources={{{resource!r}: ...}}: the name of a resource must be a non-empty string")
-            if resource in ("CPU", "GPU"):
-                raise ValueError(f"resources={{{resource!r}: ...}}: use num_{resource.lower()}s instead")
+            check_resource(resource)
             check_amount(f"resources[{resource!r}]", amount)
     elif name in _WHOLE and not _is_whole(name, value):
         kinds = 'a whole number, "streaming" or "dynamic"' if name == "num_returns" else "a whole number"
@@ -154,6 +157,8 @@ def _check_one(name: str, value: Any) -> None:
         ):
             raise TypeError(f"retry_exceptions={value!r}: must be True, False or a list of exception classes")
     elif name == "lifetime" and value not in ("detached", "non_detached"):
+        if not isinstance(value, str):
+            raise TypeError(f'lifetime={value!r}: must be "detached" or "non_detached"')
         raise ValueError(f'lifetime={value!r}: must be "detached" or "non_detached"')
     elif name in ("name", "namespace"):
         check_name(name, value)
@@ -206,6 +211,19 @@ def _warn_once(name: str, text: str) -> None:
         warnings.warn(text, UserWarning, stacklevel=6)
 
 
+def check_resource(name: str) -> None:
+    """Raises ValueError for what cannot be the name of a resource of the user's own."""
+    if name in _OPTION_OF:
+        raise ValueError(f"resources={{{name!r}: ...}}: use {_OPTION_OF[name]} instead")
+    if name == "object_store_memory":
+        raise ValueError(f"resources={{{name!r}: ...}}: the store is shared and spills to disk when full; leave it out")
+    if _RESERVED.fullmatch(name):
+        raise ValueError(
+            f"resources={{{name!r}: ...}}: the names of bundles are reserved for placement groups; choose another, or "
+            "say PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=...)"
+        )
+
+
 def check_amount(name: str, value: Any) -> None:
     """Raises TypeError or ValueError for what cannot be an amount of a resource."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
@@ -214,7 +232,7 @@ def check_amount(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r}: must be >= 0 and finite")
     if value > AMOUNT_MAX:
         raise ValueError(f"{name}={value!r}: must be at most 2**53")
-    if 0 < value * UNIT < 0.5:
+    if 0 < value * UNIT < 1:
         raise ValueError(f"{name}={value!r}: amounts are counted in steps of {1 / UNIT}")
 
 

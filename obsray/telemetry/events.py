@@ -204,6 +204,8 @@ class Reason(IntEnum):
     REMOVED = 19
     ENVIRONMENT = 25
     ENVIRONMENT_FAILED = 26
+    #: A node without GPUs has room for what needs none.
+    GPUS_KEPT_FREE = 27
 
 
 class DispatchReason(IntEnum):

@@ -29,6 +29,7 @@ _REASONS = {
     "placement": "its placement group",
     "affinity": "the node it must run on is not free",
     "locality": "its data is elsewhere",
+    "gpus_kept_free": "it needs no GPU, and nodes without one have room",
     "draining": "the node is draining",
     "node_died": "the node died",
     "fairness": "others are served first",

@@ -1,7 +1,5 @@
 """Helpers around the core API. Imported on first use, as in the package itself: what is not used costs nothing."""
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
         accelerators,
         actor_group,
         actor_pool,
+        annotations,
         check_serialize,
         collective,
         debug,
@@ -66,9 +65,9 @@ _WHERE = {
 }
 _MODULES = frozenset(
     {
-        "accelerators", "actor_group", "actor_pool", "check_serialize", "collective", "dask", "debug", "executor",
-        "joblib", "metrics", "multiprocessing", "pdb", "queue", "scheduling_strategies", "serialization", "spark",
-        "state",
+        "accelerators", "actor_group", "actor_pool", "annotations", "check_serialize", "collective", "dask", "debug",
+        "executor", "joblib", "metrics", "multiprocessing", "pdb", "queue", "scheduling_strategies", "serialization",
+        "spark", "state",
     }
 )  # fmt: skip
 
@@ -89,6 +88,7 @@ __all__ = [
     "accelerators",
     "actor_group",
     "actor_pool",
+    "annotations",
     "as_completed",
     "check_serialize",
     "collective",

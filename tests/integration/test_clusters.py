@@ -181,7 +181,7 @@ CLUSTER = """
 from obsray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": 1})
-left = cluster.add_node(num_cpus=2, resources={"left": 1}, labels={"side": "left"}, node_name="left")
+left = cluster.add_node(num_cpus=2, resources={"left": 1}, labels={"side": "left"}, node_name="left", _system_config={})
 right = cluster.add_node(num_cpus=2)
 """
 
@@ -210,6 +210,7 @@ listed = {row.node_id: row.state for row in list_nodes(address=cluster.address)}
 assert listed == {name: "ALIVE" if lives else "DEAD" for name, lives in alive.items()}, listed
 wrong = [refused(lambda: cluster.remove_node(left)), refused(lambda: cluster.remove_node(cluster.head_node)),
          refused(lambda: cluster.add_node(num_cpu=1)), refused(lambda: cluster.add_node(port=1)),
+         refused(lambda: cluster.add_node(_system_config={"workers_max": 9})),
          refused(lambda: cluster.add_node(num_cpus=-1)), refused(lambda: Cluster(connect=True))]
 say(alive=[alive[left.node_id], alive[right.node_id]], cpus=obsray.cluster_resources()["CPU"], wrong=wrong)
 obsray.shutdown()
@@ -226,7 +227,7 @@ cluster.shutdown()
     assert test.hear() == {
         "alive": [False, False],
         "cpus": 1,
-        "wrong": ["ValueError", "ValueError", "TypeError", "ValueError", "ValueError", "RuntimeError"],
+        "wrong": ["ValueError", "ValueError", "TypeError", "ValueError", "ValueError", "ValueError", "RuntimeError"],
     }  # fmt: skip
     assert test.hear() == {"again": True}
     assert test.wait() == 0, test.errors()

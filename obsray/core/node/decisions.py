@@ -155,7 +155,7 @@ class Decisions:
             0, demand.placement.group or NIL_TASK, demand.placement.bundle,
         )  # fmt: skip
         text = step.emit.intern(self.resources.explain(self.resources.deficit(demand.need)) or demand.deficit)
-        here = reason in (Reason.NO_CAPACITY, Reason.LOCALITY, Reason.FAIRNESS)
+        here = reason in (Reason.NO_CAPACITY, Reason.LOCALITY, Reason.FAIRNESS, Reason.GPUS_KEPT_FREE)
         step.emit.lease_candidate(
             step.time_ns, self._decisions, self.node, here, reason, 0.0, min(demand.backlog, _U32),
             demand.task_seconds, 0, 0.0, text,

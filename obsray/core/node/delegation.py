@@ -2,9 +2,10 @@
 
 A demand is met here if it can be. What cannot be met here now is given to the node with the least estimated wait:
 what waits there × how long it runs, plus bytes to bring there ÷ bandwidth. Wishes come first: a node, a bundle, where
-large arguments lie, or all nodes in turn (SPREAD). A node to which a demand was given does not pass it on. What waits
-elsewhere is taken back when there is room here, goes on to where there is room if there is none where it waits, and is
-given again when its node is gone.
+large arguments lie, or all nodes in turn (SPREAD). What needs no GPU leaves a node that has some to those that do, as
+long as a node without has room, and goes to one with GPUs last. A node to which a demand was given does not pass it on.
+What waits elsewhere is taken back when there is room here, goes on to where there is room if there is none where it
+waits, and is given again when its node is gone.
 
 Invariants: ``demand.away`` counts what was given away and is not granted; only demands of this node's own clients are
 given away; what a client wants in all is ``demand.wanted`` + what is away.
@@ -12,7 +13,7 @@ given away; what a client wants in all is ``demand.wanted`` + what is away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from obsray.core.node.decisions import Candidate
 from obsray.core.node.demands import Demand, Queue
 from obsray.core.node.peers import Peer, PeerTable
 from obsray.core.node.placement import Placement
-from obsray.core.node.resources import Amounts, Resources
+from obsray.core.node.resources import GPU, Amounts, Resources
 from obsray.core.node.scheduler import Scheduler
 from obsray.core.node.shortlist import LOOKED_AT_MAX, Shortlist
 from obsray.core.node.step import Step, require
@@ -107,6 +108,9 @@ class Delegation:
                 if chosen is not None:
                     self._give_actor(step, demand, chosen, Reason.FAIRNESS)
                     return
+            for chosen, _ in self._without_gpus(demand, 1):
+                self._give_actor(step, demand, chosen, Reason.GPUS_KEPT_FREE)
+                return
         self.scheduler.want_actor(step, demand)
 
     def actor_settled(self, actor: bytes) -> Demand | None:
@@ -134,6 +138,9 @@ class Delegation:
         peer = self._wished(demand, units)
         if peer is not None:
             self._give(step, demand, peer, units, Reason.LOCALITY if placement.near else Reason.AFFINITY)
+            return
+        for peer, count in self._without_gpus(demand, units):
+            self._give(step, demand, peer, count, Reason.GPUS_KEPT_FREE)
 
     def _wished(self, demand: Demand, units: int) -> Peer | None:
         """The other node that a demand wants to be on and can be; None if that is no reason to leave."""
@@ -152,6 +159,23 @@ class Delegation:
                 if lack is Reason.NO_CAPACITY and there < here + placement.near_bytes / BANDWIDTH_BYTES:
                     return peer
         return None
+
+    def _without_gpus(self, demand: Demand, units: int) -> Iterator[tuple[Peer, int]]:
+        """Which other nodes take how many units of what needs no GPU, so that the GPUs of this one stay of use: those
+        without GPUs that have room now. Each has to be given away before the next is asked for."""
+        placement = demand.placement
+        if not self.resources.total.get(GPU) or demand.need.get(GPU):
+            return
+        if placement.group or placement.node or placement.near or placement.spread or placement.preferred:
+            return
+        able = [peer for peer in self.shortlist.take() if not peer.total.get(GPU)]
+        able = [peer for peer in able if self._lack(demand, peer)[0] is Reason.NONE]
+        while units > 0 and able:
+            peer = min(able, key=lambda peer: self._load(demand, peer))
+            count = min(1 if units <= SINGLE_UNITS_MAX else -(-units // len(able)), self._fit_count(demand, peer))
+            yield peer, count
+            units -= count
+            able = [peer for peer in able if self._fits(demand, peer)]
 
     def _in_turn(self, demand: Demand) -> Peer | None:
         """For SPREAD: the next node, those with room first. None: this one."""
@@ -309,7 +333,7 @@ class Delegation:
             return 1
         return min((peer.spare.get(name, 0) // amount for name, amount in demand.need.items()), default=1 << 30)
 
-    def _load(self, demand: Demand, peer: Peer) -> tuple[bool, bool, float, int, float, bytes]:
+    def _load(self, demand: Demand, peer: Peer) -> tuple[bool, bool, bool, float, int, float, bytes]:
         """What makes a node less welcome than another; least first."""
         placement = demand.placement
         unwished = bool(placement.preferred) and bool(labels.unmet(placement.preferred, peer.facts.labels))
@@ -321,7 +345,9 @@ class Delegation:
             ),
             default=0.0,
         )
-        return peer.id in demand.tried, unwished, self._wait(demand, peer), demand.away.get(peer.id, 0), taken, peer.id
+        idle_gpus = bool(peer.total.get(GPU)) and not demand.need.get(GPU)
+        waits, there = self._wait(demand, peer), demand.away.get(peer.id, 0)
+        return peer.id in demand.tried, unwished, idle_gpus, waits, there, taken, peer.id
 
     def _wait(self, demand: Demand, peer: Peer) -> float:
         """Estimated seconds until a task would run there."""

@@ -71,7 +71,7 @@ class Requests:
         return {
             **self._describe_node(), "resources": dict(machine.resources.total),
             "labels": machine.labels, "available": free, "draining": machine.abroad.draining,
-            "drain": machine.draining.described(),
+            "drain": machine.draining.described(), "full": machine.pool.limit() if machine.pool.is_full() else "",
         }  # fmt: skip
 
     def _get_actor(self, step: Step, client: Client, arguments: dict[str, Any], request: int) -> Any:

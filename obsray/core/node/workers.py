@@ -158,7 +158,7 @@ class WorkerPool:
             return Reason.WORKER_STARTING, f"{under_way} processes starting"
         if total >= self.starting_max:
             return Reason.WORKER_STARTING, f"{total} processes of other runtimes start first"
-        return Reason.WORKER_LIMIT, f"{len(self.workers)} of {self.workers_max} processes exist"
+        return Reason.WORKER_LIMIT, self.limit()
 
     def prepare(self, step: Step, runtime: Runtime) -> tuple[Reason, str]:
         """Have what such processes need made; says what those who wait for it wait for, NONE if it is there."""
@@ -188,6 +188,13 @@ class WorkerPool:
         oldest = min(others, key=lambda worker: worker.idle_since)
         self.retire(step, oldest, DeathCause.IDLE, "it was idle and a process of another runtime was needed")
         return True
+
+    def limit(self) -> str:
+        """How far the processes are from their limit, for people: actors hold theirs until they end."""
+        actors = sum(worker.state is WorkerState.ACTOR for worker in self.workers.values())
+        return f"{len(self.workers)} of {self.workers_max} processes exist" + (
+            f", {actors} are actors" if actors else ""
+        )
 
     def is_full(self) -> bool:
         """Whether there are as many processes as may be."""

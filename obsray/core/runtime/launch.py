@@ -292,8 +292,10 @@ def begin(
     set_current(session)
     take_interrupts()
     dedup_seconds = 0.0 if os.environ.get("RAY_DEDUP_LOGS") == "0" else session.config.log_dedup_seconds
-    follower = LogFollower(session.directory, session.job, node is not None, dedup_seconds) if log_to_driver else None
-    if follower is not None:
+    follower = None
+    if log_to_driver:
+        bare = bool(job.get("logging"))
+        follower = LogFollower(session.directory, session.job, node is not None, dedup_seconds, bare)
         follower.start()
     return Context(session, node, follower, on_disconnect, job, version)
 

@@ -45,16 +45,20 @@ def claim_output(session: Path, worker: bytes, job: int) -> None:
 class LogFollower:
     """Follows ``worker-*.out`` and ``.err`` of one job's workers on a thread of its own, until ``stop``.
 
-    ``unclaimed``: those that belong to no job as well.
+    ``unclaimed``: those that belong to no job as well. ``bare``: lines as they are, with nothing in front, for programs
+    whose ``logging_config`` says what a line looks like (a line of JSON stays one).
     """
 
-    def __init__(self, session: Path, job: int, unclaimed: bool = True, dedup_seconds: float = 0.0) -> None:
+    def __init__(
+        self, session: Path, job: int, unclaimed: bool = True, dedup_seconds: float = 0.0, bare: bool = False
+    ) -> None:
         self._repeats = Repeats(dedup_seconds)
         self._session = session
         self._directory = session / "logs"
         self._claims = session / CLAIMS
         self._job = job
         self._unclaimed = unclaimed
+        self._bare = bare
         self._jobs: dict[str, int] = {}
         self._offsets: dict[str, int] = {}
         #: Worker -> who wrote which of its lines.
@@ -162,7 +166,7 @@ class LogFollower:
             name = " ".join(harmless(bylines.name_at(kind, offset)).split())
             offset += len(part)
             who = f"{name} pid={bylines.pid}".lstrip() if bylines.pid else f"worker {worker[:8]}"
-            prefix = f"({who}{node}) "
+            prefix = "" if self._bare else f"({who}{node}) "
             for line in part.decode("utf-8", "replace").splitlines():
                 line = harmless(line)
                 if self._repeats.shows(kind, line, worker, prefix, now):

@@ -57,6 +57,11 @@ class ObjectRef(bytes, Generic[T]):
         return cls(bytes.fromhex(text))
 
     @classmethod
+    def from_binary(cls, binary: bytes) -> ObjectRef[Any]:
+        """As from its bytes."""
+        return cls(binary)
+
+    @classmethod
     def nil(cls) -> ObjectRef[Any]:
         """The reference to nothing."""
         return cls(bytes(OBJECT_ID_BYTES))
@@ -86,6 +91,7 @@ class ObjectRef(bytes, Generic[T]):
         return TaskID(task_of(bytes(self)))
 
     def job_id(self) -> JobID:
+        """The job of this process."""
         from obsray.core.runtime.session import current
 
         return JobID(current().job.to_bytes(4, "big"))
@@ -205,6 +211,20 @@ class ObjectRef(bytes, Generic[T]):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return self.__reduce__()
+
+
+#: The older name of the same.
+ObjectID = ObjectRef
+
+
+def unknown(reference: ObjectRef[Any]) -> str:
+    """Why a reference has no value in this process, for people."""
+    if not any(bytes(reference)):
+        return "the nil reference refers to nothing"
+    return (
+        f"{reference!r} belongs to a runtime that was shut down, and its value is gone with it, or was made here of "
+        "bytes or at random: a value is found only by a reference that came inside an argument, a result or a pickle"
+    )
 
 
 #: A reference that its object's entry counts already.

@@ -1,4 +1,5 @@
-"""A driver that waits for what no node has is told so, once for each kind of need; it would just be silent."""
+"""A driver that waits for what no node has, or can give a process, is told so, once for each kind of need; it would
+just be silent."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Unplaceable:
         self._said: set[str] = set()
 
     def look(self, entries: Iterable[Entry]) -> None:
-        """Say on stderr which of these wait for resources that no node has. Raises nothing."""
+        """Say on stderr which of these wait for resources that no node has, or for a process where there may be no
+        more. Raises nothing."""
         with self._session.lock:
             found = list(self._needs(entries))
         if not found:
@@ -43,9 +45,18 @@ class Unplaceable:
             return
         for who, identifier, need in found:
             text = describe(need)
-            if text in self._said or any(fits(need, row["resources"]) for row in nodes):
+            if text in self._said:
+                continue
+            able = [row for row in nodes if fits(need, row["resources"])]
+            if able and not all(row.get("full") and fits(need, row["available"]) for row in able):
                 continue
             self._said.add(text)
+            if able:
+                log.warning(
+                    "%s waits for a process: %s (setting workers_max). Each actor has one for as long as it lives; "
+                    "`obsray why %s` says more", who, able[0]["full"], identifier.hex(),
+                )  # fmt: skip
+                continue
             most = {name: max((row["resources"].get(name, 0) for row in nodes), default=0) for name in need}
             has = ", ".join(f"{name} {floating(name, amount):g}" for name, amount in sorted(most.items()))
             log.warning(

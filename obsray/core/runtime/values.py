@@ -15,7 +15,7 @@ from obsray.core.runtime.call_sites import CallSites
 from obsray.core.runtime.ownership import READY, Entry
 from obsray.core.runtime.progress import Progress, reason
 from obsray.core.runtime.progress import wanted as progress_wanted
-from obsray.core.runtime.references import ObjectRef, counted, dropped
+from obsray.core.runtime.references import ObjectRef, counted, dropped, unknown
 from obsray.core.runtime.serialization import Serialized, deserialize, serialize
 from obsray.core.runtime.waiting import NOTICED_SECONDS, STORE_PATIENCE_SECONDS, Answer, Waiter, object_of
 from obsray.errors import (
@@ -264,9 +264,7 @@ class Values:
         for reference in references:
             entry = known.get(reference)
             if entry is None:
-                raise RaySystemError(
-                    f"{reference!r} belongs to a runtime that was shut down; its value is gone with it"
-                )
+                raise RaySystemError(unknown(reference))
             found.append(entry)
         return found
 

@@ -22,6 +22,7 @@ _CODES = {
     "worker_limit": Code.WORKER_LIMIT, "store_full": Code.STORE_FULL, "placement": Code.PLACEMENT,
     "affinity": Code.AFFINITY, "labels": Code.LABELS, "draining": Code.DRAINING, "fairness": Code.FAIRNESS,
     "environment": Code.ENVIRONMENT, "environment_failed": Code.ENVIRONMENT_FAILED, "locality": Code.ELSEWHERE,
+    "gpus_kept_free": Code.ELSEWHERE,
     "capacity_free": Code.ON_ITS_WAY, "removed": Code.PLACEMENT_REMOVED, "node_died": Code.NODE_DIED,
 }  # fmt: skip
 _FIXES = {
@@ -29,7 +30,8 @@ _FIXES = {
     Code.INFEASIBLE: "Ask for less, or add a node that has it; the task runs by itself as soon as one joins.",
     Code.LABELS: "Add a node with these labels, or change label_selector.",
     Code.AFFINITY: "Choose a node that is alive, or let the strategy be soft.",
-    Code.WORKER_LIMIT: "Wait for others outside of tasks, use fewer kinds of environments, or raise workers_max.",
+    Code.WORKER_LIMIT: "End actors that are not needed (each has a process), wait for others outside of tasks, use "
+    "fewer kinds of environments, or raise workers_max.",
     Code.ENVIRONMENT: "The environment is made once; later tasks find it there.",
     Code.DRAINING: "Add a node, or stop draining this one.",
 }

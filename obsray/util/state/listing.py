@@ -97,13 +97,17 @@ def check(
     keys = [each.name for each in fields(kind)]
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise ValueError(f"limit={limit!r}: must be a number >= 1")
+    wanted = []
     for each in filters or ():
         if not isinstance(each, tuple | list) or len(each) != 3:
             raise ValueError(f"filter {each!r}: must be (key, operator, value)")
         if each[1] not in OPERATORS:
             raise ValueError(f"filter {each!r}: the operator must be one of {' '.join(OPERATORS)}")
-        if each[0] not in keys:
+        # Some programs write STATE, as the values of that key are written.
+        key = each[0].lower() if isinstance(each[0], str) else each[0]
+        if key not in keys:
             raise ValueError(f"filter {each!r}: the keys are {', '.join(keys)}")
+        wanted.append((key, each[1], each[2]))
     order = sort_default if sort is None else sort
     if not isinstance(order, str) or (order and order.lstrip("-+") not in keys):
         raise ValueError(f"sort={sort!r}: must be a key, with - for descending; the keys are {', '.join(keys)}")
@@ -113,7 +117,7 @@ def check(
                 raise ValueError(f"{name}: {kind.__name__} has no time of its own to compare with")
             moment_ns(given, 0)
     found = None if cursor is None else Cursor.read(cursor, order)
-    return Asked(tuple((k, op, v) for k, op, v in filters or ()), limit, bool(detail), order, since, until, found)
+    return Asked(tuple(wanted), limit, bool(detail), order, since, until, found)
 
 
 # --- rows in Python ----------------------------------------------------------------------------------------------

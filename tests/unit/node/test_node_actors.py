@@ -15,7 +15,7 @@ from obsray.core.node.step import RemoveCheckpoints
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import ActorState
 from obsray.ids import NIL_WORKER, SEQUENCE_ACTOR, task_id
-from obsray.telemetry.events import DeathCause
+from obsray.telemetry.events import DeathCause, Reason
 
 
 def create(bench: Bench, owner: bytes, number: int = 1, **changes: Any) -> bytes:
@@ -91,6 +91,18 @@ def test_an_actor_gets_a_process_that_no_task_used():
     bench.workers_join()
     given = bench.actors.actors[actor].lease
     assert given and bench.scheduler.leases[given].worker.id != used
+
+
+def test_at_the_process_limit_an_actor_is_told_that_actors_hold_the_processes():
+    bench = Bench(cpus=8, workers_max=2)
+    driver = bench.driver()
+    for number in (1, 2):
+        alive(bench, driver, number)
+    create(bench, driver, 3)
+    decided = bench.records.take("lease_decided")[-1]
+    assert (decided["reason"], decided["deficit"]) == (Reason.WORKER_LIMIT, "2 of 2 processes exist, 2 are actors")
+    bench.send(driver, m.Request(9, "nodes", {}))
+    assert bench.take(driver, m.Reply)[-1].value[0]["full"] == "2 of 2 processes exist, 2 are actors"
 
 
 def test_a_name_belongs_to_one_living_actor_of_a_namespace():

@@ -110,6 +110,62 @@ def test_soft_affinity_goes_there_if_it_can_and_elsewhere_if_not():
     assert other.leased() == 1 and head.leased() == 1
 
 
+def test_what_needs_no_gpu_leaves_gpus_alone_while_a_node_without_has_room():
+    cluster = ClusterBench({"cpus": 4, "gpus": 2}, {"cpus": 2}, {"cpus": 8, "gpus": 8})
+    head, plain, _ = cluster.nodes
+    driver = head.driver()
+    define(head, driver, 1, CPU=1)
+    define(head, driver, 2, CPU=1, GPU=1)
+    want(cluster, head, driver, 1, 3)
+    assert [member.leased() for member in cluster.nodes] == [1, 2, 0]
+    moved = [each for each in head.records.named("lease_decided") if each["outcome"] is LeaseOutcome.SPILLED]
+    assert {each["reason"] for each in moved} == {Reason.GPUS_KEPT_FREE} and {
+        each["chosen_node"] for each in moved
+    } == {plain.node}
+    seen = head.records.take("lease_candidate")
+    assert {each["node"] for each in seen} >= {member.node for member in cluster.nodes}
+    assert [each["feasible"] for each in seen if each["reject"] is Reason.GPUS_KEPT_FREE] == [True, True]
+    want(cluster, head, driver, 2, 1)
+    assert [member.leased() for member in cluster.nodes] == [2, 2, 0]
+
+
+def test_a_wish_counts_more_than_that_gpus_stay_free():
+    cluster = ClusterBench({"cpus": 4, "gpus": 1}, {"cpus": 4})
+    head = cluster.nodes[0]
+    driver = head.driver()
+    define(head, driver, 1, {"node": head.node, "soft": True}, CPU=1)
+    define(head, driver, 2, {"near": head.node, "near_bytes": 1 << 30}, CPU=1)
+    for shape in (1, 2):
+        want(cluster, head, driver, shape, 1)
+    assert [member.leased() for member in cluster.nodes] == [2, 0]
+
+
+def test_of_other_nodes_those_with_gpus_come_last_for_what_needs_none():
+    cluster = ClusterBench({"cpus": 0}, {"cpus": 4, "gpus": 4}, {"cpus": 1})
+    head = cluster.nodes[0]
+    driver = head.driver()
+    define(head, driver, 1, CPU=1)
+    want(cluster, head, driver, 1, 1)
+    assert [member.leased() for member in cluster.nodes] == [0, 0, 1]
+    want(cluster, head, driver, 1, 1)
+    assert [member.leased() for member in cluster.nodes] == [0, 1, 1]
+
+
+def test_what_waits_at_a_node_without_gpus_that_was_full_after_all_runs_where_the_gpus_are():
+    cluster = ClusterBench({"cpus": 2, "gpus": 1}, {"cpus": 1})
+    head, plain = cluster.nodes
+    driver, other = head.driver(), plain.driver()
+    define(head, driver, 1, CPU=1)
+    define(plain, other, 1, CPU=1)
+    # Both ask before either node has heard of the other's.
+    plain.send(other, m.LeaseRequest(1, 1, 1))
+    want(cluster, head, driver, 1, 1)
+    assert plain.leased() == 1 and not granted(head, driver)
+    cluster.pass_time(0.3)
+    cluster.settle()
+    assert len(granted(head, driver)) == 1 and head.leased() == 1
+
+
 def test_spread_takes_all_nodes_in_turn():
     cluster = ClusterBench({"cpus": 3}, {"cpus": 3}, {"cpus": 3})
     head = cluster.nodes[0]

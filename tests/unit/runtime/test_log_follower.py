@@ -40,6 +40,16 @@ def test_errors_go_to_stderr_and_other_files_nowhere(tmp_path: Path, capsys: pyt
     assert shown.err == "(worker 3fa2c1d0) warning \ufffd\n" and shown.out == ""
 
 
+def test_a_program_that_says_how_its_lines_look_gets_them_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follow(tmp_path)
+    follower = LogFollower(tmp_path, 1, True, dedup_seconds=60, bare=True)
+    (tmp_path / "logs" / "worker-3fa2c1d0aabbccdd.err").write_text('{"message": "one"}\n')
+    follower._poll(final=False)
+    assert capsys.readouterr().err == '{"message": "one"}\n'
+
+
 def test_each_line_has_its_task_or_actor_in_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     follower = follow(tmp_path)
     worker = "3fa2c1d0aabbccdd"

@@ -19,6 +19,17 @@ import obsray
         ("util.debug", {"log_once"}),
         ("util.check_serialize", {"inspect_serializability"}),
         ("actor", {"ActorClass", "ActorHandle", "ActorMethod", "exit_actor"}),
+        ("dag.input_node", {"InputNode", "InputAttributeNode"}),
+        ("dag.output_node", {"MultiOutputNode"}),
+        ("dag.function_node", {"FunctionNode"}),
+        ("dag.class_node", {"ClassNode", "ClassMethodNode"}),
+        ("dag.dag_node", {"DAGNode"}),
+        ("dag.compiled_dag_node", {"CompiledDAG"}),
+        ("util.multiprocessing", {"Pool", "AsyncResult"}),
+        ("util.multiprocessing.pool", {"Pool", "AsyncResult"}),
+        ("util.collective.collective", {"init_collective_group", "allreduce", "get_rank"}),
+        ("util.state.api", {"list_tasks", "get_actor", "summarize_tasks", "get_log", "StateApiClient"}),
+        ("util.annotations", {"PublicAPI", "DeveloperAPI", "Deprecated"}),
         ("job_submission", {"JobSubmissionClient", "JobStatus", "JobInfo", "JobDetails", "JobType", "DriverInfo"}),
     ],
 )
@@ -33,6 +44,74 @@ def test_an_aliased_name_is_the_thing_itself():
     assert obsray.types.ObjectRef is obsray.ObjectRef
     assert obsray.util.serialization.register_serializer is obsray.util.register_serializer
     assert isinstance(obsray.remote(lambda: 1), obsray.remote_function.RemoteFunction)
+
+    assert obsray.ObjectID is obsray.ObjectRef
+    assert obsray.dag.input_node.InputNode is obsray.dag.InputNode
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("from obsray import data", "the libraries on top of it are not there"),
+        ("import obsray.train", "the libraries on top of it are not there"),
+        ("from obsray.util import rpdb", "obsray debug"),
+        ("import obsray.util.iter", "map_unordered"),
+    ],
+)
+def test_an_import_of_what_is_not_there_says_what_to_do_instead(statement, says):
+    with pytest.raises(ModuleNotFoundError, match=says):
+        exec(statement, {})
+    with pytest.raises(ImportError, match="no_such_thing"):
+        exec("from obsray import no_such_thing", {})
+
+
+def test_marks_of_libraries_change_nothing_but_what_is_written_down():
+    from obsray.util.annotations import Deprecated, DeveloperAPI, PublicAPI, RayDeprecationWarning
+
+    @PublicAPI(stability="beta")
+    class Marked:
+        @DeveloperAPI
+        def method(self):
+            return 1
+
+    @PublicAPI
+    @Deprecated(message="use the other", warning=True)
+    def old(value):
+        return value
+
+    @Deprecated(warning=True)
+    class Older:
+        pass
+
+    assert Marked().method() == 1
+    with pytest.warns(RayDeprecationWarning, match="use the other") as caught:
+        assert old(3) == 3
+    assert caught[0].filename == __file__
+    with pytest.warns(RayDeprecationWarning, match="Older is deprecated"):
+        Older()
+    with pytest.raises(ValueError, match="stability"):
+        PublicAPI(stability="solid")
+
+
+def test_ids_are_made_of_bytes_or_hex():
+    for kind in (obsray.ActorID, obsray.NodeID, obsray.UniqueID, obsray.JobID, obsray.PlacementGroupID):
+        made = kind(bytes(range(kind.size())))
+        assert kind.from_hex(made.hex()) == made == kind(made.binary()) and not made.is_nil()
+        assert len(made.binary()) == kind.size() and kind.nil().is_nil()
+        with pytest.raises(TypeError, match="from_hex"):
+            kind(made.hex())
+        with pytest.raises(ValueError, match="bytes"):
+            kind(b"short")
+
+
+def test_settings_by_their_names_in_ray_are_ours_or_are_said_to_have_no_effect():
+    from obsray.config import translated
+
+    assert translated({"max_direct_call_object_size": 1000, "idle_worker_killing_time_threshold_ms": 500}) == {
+        "inline_bytes_max": 1000, "worker_idle_seconds": 0.5,
+    }  # fmt: skip
+    with pytest.warns(RuntimeWarning, match="'health_check_period_ms' of Ray has no effect: node_heartbeat_seconds"):
+        assert translated({"health_check_period_ms": 10, "workers_max": 3, "zz": 1}) == {"workers_max": 3, "zz": 1}
 
 
 def test_a_gpu_by_its_name_is_a_resource():

@@ -40,6 +40,16 @@ def test_a_page_says_how_many_match_and_how_many_come_after_it(where, everything
     assert everything.left_out == 0 and everything.next_cursor is None
 
 
+def test_keys_and_words_of_a_filter_may_be_written_in_capitals(where):
+    small = state.list_tasks(where, filters=[("state", "=", "FINISHED")])
+    assert small.total and state.list_tasks(where, filters=[("STATE", "=", "finished")]).total == small.total
+    assert state.list_tasks(where, filters=[("State", "!=", "Finished")]).total + small.total == (
+        state.list_tasks(where).total
+    )
+    with pytest.raises(ValueError, match="the keys are task_id"):
+        state.list_tasks(where, filters=[("STAT", "=", "finished")])
+
+
 KEYS = [
     None, "creation_time_ms", "-run_seconds", "name", "-state", "worker_pid", "attempt_number", "error_type",
     "-end_time_ms",

@@ -13,7 +13,7 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from multiprocessing import JoinableQueue, TimeoutError
 from typing import Any
 
@@ -236,7 +236,7 @@ class Pool:
         self,
         processes: int | None = None,
         initializer: Callable[..., Any] | None = None,
-        initargs: Iterable[Any] = (),
+        initargs: Iterable[Any] | None = (),
         maxtasksperchild: int | None = None,
         context: Any = None,
         ray_address: str | None = None,
@@ -267,7 +267,7 @@ class Pool:
         self._size = processes
         self._chunks_max = maxtasksperchild
         self._class = remote(_PoolActor).options(**options)
-        self._initializer = (initializer, tuple(initargs))
+        self._initializer = (initializer, tuple(initargs or ()))
         self._state = RUN
         self._lock = threading.Lock()
         self._events: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -400,22 +400,31 @@ class Pool:
         self._send([_Chunk(result, number, blob, part) for number, part in enumerate(parts)])
         return result
 
-    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        """``func(*args, **kwargs)`` in one of the processes."""
-        return self.apply_async(func, args, kwargs).get()
+    def apply(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] | None = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        kwds: dict[str, Any] | None = None,
+    ) -> Any:
+        """``func(*args, **kwargs)`` in one of the processes. ``kwds`` is the standard library's word for ``kwargs``."""
+        return self.apply_async(func, args, kwargs, kwds=kwds).get()
 
     def apply_async(
         self,
         func: Callable[..., Any],
-        args: Iterable[Any] = (),
+        args: Iterable[Any] | None = (),
         kwargs: dict[str, Any] | None = None,
         callback: Callable[[Any], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
+        *,
+        kwds: dict[str, Any] | None = None,
     ) -> AsyncResult:
         """``apply`` without waiting; one of the callbacks is called with the result or the error."""
         self._check_running()
         result = AsyncResult(1, True, callback, error_callback)
-        self._send([_Chunk(result, 0, dump_function(func), [(tuple(args), dict(kwargs or {}))])])
+        self._send([_Chunk(result, 0, dump_function(func), [(tuple(args or ()), {**(kwargs or {}), **(kwds or {})})])])
         return result
 
     def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
@@ -452,23 +461,28 @@ class Pool:
         """``starmap`` without waiting."""
         return self._map(func, [(tuple(args), {}) for args in iterable], chunksize, callback, error_callback)
 
-    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
+    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Iterator[Any]:
         """Iterate over the results in order; the input is read as they are taken, a few chunks ahead."""
         return self._imap(func, iterable, chunksize, ordered=True)
 
-    def imap_unordered(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> Iterator[Any]:
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1
+    ) -> Iterator[Any]:
         """``imap`` with the results in the order in which they become ready."""
         return self._imap(func, iterable, chunksize, ordered=False)
 
     def _imap(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int, ordered: bool
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None, ordered: bool
     ) -> Iterator[Any]:
         self._check_running()
-        _check_chunksize(chunksize)
+        size = chunksize
+        if size is None:
+            size = max(1, -(-len(iterable) // (4 * self._size))) if isinstance(iterable, Sized) else 1
+        _check_chunksize(size)
         blob, values = dump_function(func), iter(iterable)
 
         def more(items: _Items) -> bool:
-            calls: list[_Call] = [((value,), {}) for value in itertools.islice(values, chunksize)]
+            calls: list[_Call] = [((value,), {}) for value in itertools.islice(values, size)]
             if calls:
                 self._send([_Chunk(items, items.sent, blob, calls)])
                 items.sent += 1
@@ -518,7 +532,9 @@ class Pool:
         raise NotImplementedError("a pool cannot be sent to another process")
 
 
-def _check_chunksize(chunksize: int) -> None:
+def _check_chunksize(chunksize: Any) -> None:
+    if not isinstance(chunksize, int):
+        raise TypeError(f"chunksize={chunksize!r}: must be a whole number")
     if chunksize < 1:
         raise ValueError(f"chunksize={chunksize}: must be >= 1")
 
