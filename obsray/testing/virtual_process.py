@@ -117,7 +117,7 @@ class VirtualProcess:
         self.calls = ActorCalls(self.ownership, self.dispatcher, self.verdicts, self.records)
         self.reservations = Reservations(self.ownership)
         self.submitted = SubmittedRun(self.records, 0)
-        self.verdicts.before_end = self.submitted.flush
+        self.verdicts.before_told = self.submitted.flush
         Submission(session, self.clock.time_ns)
         self.ownership.on_freed = self.inbox.on_freed
         self.node: VirtualLink

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,6 +119,78 @@ def test_a_second_ctrl_c_ends_what_does_not_want_to_end(terminal, root):
     running.interrupt()
     running.end()
     eventually(lambda: not leftovers(root))
+
+
+#: Frees what has finalizers and callbacks of every kind: references, handles, views of arrays, generators, weak sets.
+_CHURN = """
+import os, random, sys, weakref
+import numpy as np
+
+class Freed:
+    def __del__(self):
+        for _ in range(20): pass
+
+def items():
+    try:
+        for number in range(10): yield obsray.put(number)
+    finally:
+        for _ in range(20): pass
+
+def churn(large, cup):
+    while True:
+        kept = [obsray.put(number) for number in range(10)]
+        kept += [Freed() for _ in range(50)]
+        watched = weakref.WeakSet(kept[10:])
+        del kept
+        next(items())
+        for _ in range(10): quick.options(num_cpus=1), cup.fill.options(name="x"), obsray.get(large)
+"""
+PRESSES = 60
+
+
+def test_no_ctrl_c_is_lost_whatever_is_being_freed_when_it_comes(terminal):
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    running = terminal(f"""{_START}{_CHURN}
+cup, large, caught = Cup.remote(), obsray.put(np.zeros(300_000, np.uint8)), 0
+while caught < {PRESSES}:
+    try:
+        os.write(1, f"caught {{caught}};".encode())
+        churn(large, cup)
+    except KeyboardInterrupt:
+        caught += 1
+print("all heard", obsray.get(quick.remote()), flush=True)
+""")
+    for number in range(PRESSES):
+        running.see(f"caught {number};")
+        threading.Event().wait(chance.random() * 0.02)
+        running.interrupt()
+    running.see("all heard 1\n")
+    assert running.end() == 0
+    assert "Exception ignored" not in running.shown and "Error" not in running.shown, running.shown
+
+
+def test_no_cancellation_is_lost_whatever_the_task_is_freeing_when_it_comes(terminal):
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    running = terminal(
+        f"""{_START}{_CHURN}
+cup, small, chance = Cup.remote(), obsray.put(1), random.Random({seed})
+churns = obsray.remote(num_cpus=2, max_retries=0)(churn)
+for _ in range(20):
+    reference = churns.remote([small], cup)
+    obsray.wait([reference], timeout=chance.random() * 0.1)
+    obsray.cancel(reference)
+    try:
+        obsray.get(reference, timeout=30)
+    except obsray.exceptions.TaskCancelledError:
+        pass
+print("all cancelled", obsray.get(quick.remote()), flush=True)
+""".replace("obsray.get(large)", "obsray.get(large[0])")
+    )
+    running.see("all cancelled 1\n")
+    assert running.end() == 0
 
 
 def test_init_can_be_interrupted_and_tried_again(terminal, root):

@@ -1,7 +1,8 @@
 """The control store's storage in a directory: SQLite in WAL mode.
 
 ``control.db`` holds entries, the newest snapshot and the claim (epoch, process); ``lock`` is locked by the process that
-writes, ``beat`` is touched by it several times a second, and ``places/`` says where processes listen.
+writes, ``beat`` is touched by it several times a second and says which process it is, and ``places/`` says where
+processes listen.
 
 A commit is one transaction that looks at the epoch first, flushed to the disk before it counts
 (``synchronous=FULL``): a transaction that was cut off at any byte never was. What is damaged before the end is refused
@@ -13,28 +14,34 @@ taken from it, and when it goes on it finds the epoch changed.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import signal
 import socket
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from obsray.core.control.journal import Fenced, Held, NoRoom
 from obsray.core.control.write_ahead_log import damaged_at
 
 BEAT_SECONDS = 0.1
-#: A lock that is free is taken only once no beat came for this long: it may be that of a process that stood still.
+#: A lock that is free is taken only once no beat came for this long, unless its process is known to have ended: it may be
+#: that of a process that stood still.
 FREE_SECONDS = 0.3
 #: Without a beat for this long, the one that writes has lost its claim.
 TAKEOVER_SECONDS = 1.0
 #: So long after its last beat a process may answer without looking at the epoch again.
 LEASE_SECONDS = 0.7
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.02
+#: In ``beat``: when (monotonic) and under which epoch, and the process of that epoch: where numbers of processes mean the
+#: same, its number, when it started, its epoch.
+_BEAT, _BEATER = struct.Struct("<QQ"), struct.Struct("<8sQQQ")
 BUSY_SECONDS = 0.3
 COMPACT_ENTRIES = 10_000
 COMPACT_BYTES = 64 << 20
@@ -119,7 +126,7 @@ class SqliteStorage:
     def acquire(self) -> None:
         if not self._try_lock():
             raise Held(self._holder())
-        if self._claimed() and self._is_beaten(FREE_SECONDS):
+        if self._claimed() and not self._is_over() and self._is_beaten(FREE_SECONDS):
             self._unlock()
             raise Held(self._holder())
         self._claim()
@@ -131,13 +138,14 @@ class SqliteStorage:
             now, beat = time.monotonic(), self._last_beat()
             if beat != seen:
                 seen, seen_at = beat, now
-            quiet_seconds = now - seen_at
-            if quiet_seconds < FREE_SECONDS:
+            quiet_seconds, over = now - seen_at, self._is_over()
+            if quiet_seconds < FREE_SECONDS and not over:
                 continue
             locked = self._try_lock()
             before = self._holder()
             if locked or quiet_seconds >= TAKEOVER_SECONDS:
-                why = f"no sign of life for {quiet_seconds:.1f} s; {before}"
+                how = "its process has ended" if over else f"no sign of life for {quiet_seconds:.1f} s"
+                why = f"{how}; {before}"
                 if self._claim_from_anybody():
                     return why
         return ""
@@ -161,6 +169,7 @@ class SqliteStorage:
                 (epoch, pid, _started(pid), socket.gethostname(), time.time_ns()),
             )
         self.epoch = epoch
+        os.pwrite(self._beat, _BEATER.pack(_here(), pid, _started(pid), epoch), _BEAT.size)
         self._write_beat(time.monotonic())
         self._beater.start()
 
@@ -207,11 +216,20 @@ class SqliteStorage:
             self._write_beat(now)
 
     def _write_beat(self, now: float) -> None:
-        os.pwrite(self._beat, int(now * 1e9).to_bytes(8, "little") + self.epoch.to_bytes(8, "little"), 0)
+        os.pwrite(self._beat, _BEAT.pack(int(now * 1e9), self.epoch), 0)
         self._beaten_at = now
 
     def _last_beat(self) -> bytes:
-        return os.pread(self._beat, 16, 0)
+        return os.pread(self._beat, _BEAT.size, 0)
+
+    def _is_over(self) -> bool:
+        """Whether who beat last is a process of this machine that is not there any more."""
+        written = os.pread(self._beat, _BEAT.size + _BEATER.size, 0)
+        if len(written) < _BEAT.size + _BEATER.size:
+            return False
+        where, pid, started, epoch = _BEATER.unpack_from(written, _BEAT.size)
+        mine = where == _here() and epoch == _BEAT.unpack_from(written)[1] and started
+        return bool(mine) and _started(pid) != started
 
     def _is_beaten(self, seconds: float) -> bool:
         before, until = self._last_beat(), time.monotonic() + seconds
@@ -340,6 +358,13 @@ def _as_os_error(place: str) -> Iterator[None]:
     except sqlite3.Error as error:
         kind = NoRoom if getattr(error, "sqlite_errorcode", 0) in _NO_ROOM else OSError
         raise kind(f"{place}/control.db: {error}") from error
+
+
+@cache
+def _here() -> bytes:
+    """What processes have in common for whom numbers of processes mean the same: this boot of this machine or container."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    return hashlib.sha256(f"{boot} {os.stat('/proc/self/ns/pid').st_ino}".encode()).digest()[:8]
 
 
 def _started(pid: int) -> int:

@@ -25,12 +25,13 @@ from obsray.core.options import UNIT
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.environment_key import FOLLOWS_CPUS, THREADS_OF_A_TASK
 from obsray.core.protocol.lifecycle import TaskState
+from obsray.core.runtime.interrupts import hear_ignored, in_runtime
 from obsray.core.runtime.output import LOOK_NS, Streams
 from obsray.core.runtime.producers import ABANDONED, Filled, Producers
 from obsray.core.runtime.references import dropped
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, dump_error, serialize
-from obsray.core.runtime.session import Session, in_runtime
+from obsray.core.runtime.session import Session
 from obsray.core.runtime.values import Unreadable
 from obsray.core.runtime.waiting import Waiter
 from obsray.core.transport.links import Link
@@ -143,6 +144,7 @@ class Executor:
         session.inbox.handle(m.StartActor, self._on_start_actor)
         session.inbox.handle(m.ItemsTaken, lambda link, x: self.producers.taken(x[1], x[2]))
         signal.signal(signal.SIGINT, self._on_signal)
+        hear_ignored(self._interrupt_again)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -296,11 +298,20 @@ class Executor:
         if not self._interrupt or running is None or running.task != self._interrupt:
             return
         if in_runtime(frame):
-            self.session.interrupt_pending.append(None)
-            self.session.reactor.wake()
+            if not self.session.interrupt_pending:
+                self.session.interrupt_pending.append(None)
+                self.session.reactor.wake()
             return
         self._interrupt = b""
         raise KeyboardInterrupt
+
+    def _interrupt_again(self) -> bool:
+        """A finalizer had the interrupt that was for the task: ``tick`` asks once more."""
+        running = self.slots.get(0)
+        if running is None or not running.cancelled or self.actor is not None:
+            return False
+        self._interrupt = running.task
+        return True
 
     def link_closed(self, link: Link) -> None:
         """An owner is gone: nobody wants its tasks."""
@@ -778,5 +789,5 @@ def names_of_gpus(devices: Iterable[int], visible: str) -> list[str]:
 
 
 def call_user_code(function: Any, args: Any, kwargs: Any) -> Any:
-    """The frame below which everything is the user's; ``session.in_runtime`` looks for its name."""
+    """The frame below which everything is the user's; ``interrupts.in_runtime`` looks for its name."""
     return function(*args, **kwargs)

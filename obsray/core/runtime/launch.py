@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import threading
@@ -21,10 +20,11 @@ from typing import Any
 
 from obsray.config import Config
 from obsray.core.protocol.addresses import LOCALHOST
+from obsray.core.runtime.interrupts import restore_interrupts, take_interrupts
 from obsray.core.runtime.log_follower import LogFollower
 from obsray.core.runtime.logs import set_up_logging, tear_down_logging
 from obsray.core.runtime.node_process import NodeProcess, abandon, driver_id, new_session_directory, start_node
-from obsray.core.runtime.session import Session, on_interrupt, set_current
+from obsray.core.runtime.session import Session, set_current
 from obsray.core.runtime.submission import Submission
 from obsray.errors import RayError
 from obsray.job_config import JobConfig
@@ -298,18 +298,3 @@ def begin(
         follower = LogFollower(session.directory, session.job, node is not None, dedup_seconds, bare)
         follower.start()
     return Context(session, node, follower, on_disconnect, job, version)
-
-
-def take_interrupts() -> None:
-    """Have Ctrl-C end a blocked call soon without tearing the machines open, if Python's own handler is in place."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, on_interrupt)
-
-
-def restore_interrupts() -> None:
-    """Undo ``take_interrupts``, unless the program has put a handler of its own there. Other threads cannot: the
-    handler stays, and serves the next session."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and signal.getsignal(signal.SIGINT) is on_interrupt:
-        signal.signal(signal.SIGINT, signal.default_int_handler)

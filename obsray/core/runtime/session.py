@@ -16,14 +16,12 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from obsray.config import Config
@@ -91,22 +89,6 @@ BLOCKED_AFTER_SECONDS = 0.001
 SPIN_SECONDS = 100e-6
 FAST_ANSWER_SECONDS = 250e-6
 _FIRST_INDEX = bytes(4)
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
-#: Parts of the package that use the runtime as a user's program does: they hold nothing of it, and some wait long.
-_LIKE_USERS = tuple(
-    _PACKAGE + part
-    for part in (
-        "__init__",
-        "autoscaler",
-        "cli",
-        "cluster_utils",
-        "dashboard",
-        "demo",
-        "experimental",
-        "testing",
-        "util",
-    )
-)
 #: A worker at another node is dialed with the lock held: it must be there at once, or count as gone.
 DIAL_SECONDS_MAX = 2.0
 #: After a dial that waited in vain, nobody else at that node is tried for this long.
@@ -216,7 +198,7 @@ class Session:
         self.planned: weakref.WeakSet[Any] = weakref.WeakSet()
         self.submission: Any = None
         self.submitted = SubmittedRun(self.emitter, self.job)
-        self.verdicts.before_end = self.submitted.flush
+        self.verdicts.before_told = self.submitted.flush
         self.environments = Environments(directory, config.environment_package_bytes_max)
         #: What the node has prepared for this process (a worker).
         self.place: dict[str, Any] = {}
@@ -763,28 +745,3 @@ class Session:
                 self.reactor.shutdown()
             finally:
                 self.lock.release()
-
-
-def on_interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGINT on the main thread, whichever session this process has then: never inside the machines, always soon."""
-    session = _current
-    if session is not None and not session.closed and in_runtime(frame):
-        session.interrupt_pending.append(None)
-        session.reactor.wake()
-    else:
-        signal.default_int_handler(number, frame)
-
-
-def in_runtime(frame: FrameType | None) -> bool:
-    """Whether the innermost frames of a thread are the runtime's own (and must not be torn open by an exception)."""
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(_PACKAGE) and not file.startswith(_LIKE_USERS):
-            return frame.f_code.co_name != "call_user_code"
-        if "threading.py" not in file and not file.startswith("<"):
-            # Standard library frames may stand between; user code ends the search.
-            module = frame.f_globals.get("__name__", "")
-            if module not in sys.stdlib_module_names and module.partition(".")[0] not in sys.stdlib_module_names:
-                return False
-        frame = frame.f_back
-    return False

@@ -111,8 +111,8 @@ class Verdicts:
         #: task id -> how many workers have died under it; only for tasks that lost one.
         self._deaths: dict[bytes, int] = {}
         self._oom_kills: dict[bytes, int] = {}
-        #: Records what was submitted and is not recorded yet, before a task that may be part of it ends.
-        self.before_end: Callable[[], None] = lambda: None
+        #: Records what was submitted and is not recorded yet, before a task that may be part of it ends or is retried.
+        self.before_told: Callable[[], None] = lambda: None
 
     def tell(self, task: Task, sentence: str) -> None:
         """Add a line to what an error about this task will say happened."""
@@ -236,6 +236,7 @@ class Verdicts:
             task.retries_left -= 1
             if task.retries_left == 0 and task.actor is None:
                 task.options = {**(task.options or {}), "final": True}
+        self.before_told()
         self.emitter.task_retried(
             self.clock_ns(), task.id, task.attempt, outcome, worker, pause, self.emitter.intern(why[:ERROR_TEXT_MAX])
         )
@@ -314,7 +315,7 @@ class Verdicts:
             known = self.ownership.entries
             self.ownership.discard(e.id for e in task.entries if type(e.value) is not int or known.get(e.id) is not e)
         self.forget(task.id)
-        self.before_end()
+        self.before_told()
         self.emitter.task_finished(
             self.clock_ns(), task.id, task.attempt, int(outcome), len(error), self.emitter.intern(summarise(error))
         )

@@ -27,7 +27,9 @@ from obsray.telemetry import session_file
 
 MESSAGE_BYTES_MAX = 64 << 20
 ATTEMPT_SECONDS_MAX = 5.0
-PAUSE_SECONDS_MIN = 0.05
+#: gRPC gives a connection so long before it tries another one.
+RECONNECT_SECONDS_MIN = 0.05
+PAUSE_SECONDS_MIN = 0.02
 #: Also what a client waits at most after the control store is back; a try that is refused costs next to nothing.
 PAUSE_SECONDS_MAX = 0.25
 #: Answers that mean: not now, or not this process, or that it ended with the call under way.
@@ -111,8 +113,8 @@ class Route:
                 options=(
                     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-                    ("grpc.initial_reconnect_backoff_ms", int(PAUSE_SECONDS_MIN * 1000)),
-                    ("grpc.min_reconnect_backoff_ms", int(PAUSE_SECONDS_MIN * 1000)),
+                    ("grpc.initial_reconnect_backoff_ms", int(RECONNECT_SECONDS_MIN * 1000)),
+                    ("grpc.min_reconnect_backoff_ms", int(RECONNECT_SECONDS_MIN * 1000)),
                     ("grpc.max_reconnect_backoff_ms", int(PAUSE_SECONDS_MAX * 1000)),
                     ("grpc.enable_http_proxy", 0),
                 ),

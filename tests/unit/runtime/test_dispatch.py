@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from owner_bench import CPU, INLINE, ME, MS, OTHER, WORKER, Bench, death, ids
 
@@ -271,6 +273,17 @@ def test_tasks_behind_the_one_that_ran_when_the_worker_died_keep_their_retries_a
     assert [(task.attempt, task.retries_left) for task in tasks] == [(1, 0), (1, 0), (0, 1), (0, 1)]
     assert ids(list(bench.shape.queue)) == ids(tasks)
     bench.check()
+
+
+def test_what_was_submitted_is_recorded_before_an_attempt_of_it_is_retried():
+    bench, told = Bench(), list[str]()
+    bench.verdicts.before_told = lambda: told.append("submitted")
+    bench.verdicts.emitter = SimpleNamespace(intern=lambda text: 0, task_retried=lambda *row: told.append("retried"))
+    client = bench.actor()
+    bench.call(client, retries=1)
+    bench.run()
+    bench.calls.worker_died(m.WorkerDied(WORKER, 4000, DeathCause.NODE_DIED, 0, 0, [], "its node is gone", ""))
+    assert told == ["submitted", "retried"]
 
 
 def test_nothing_had_begun_at_a_worker_that_ran_nothing():

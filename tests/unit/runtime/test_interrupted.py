@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 import obsray
-from obsray.core.runtime import launch, session
-from obsray.core.runtime.session import LEADER_SECONDS_MAX, Session, in_runtime, on_interrupt, set_current
+from obsray.core.runtime import interrupts, launch, session
+from obsray.core.runtime.interrupts import in_runtime, on_interrupt
+from obsray.core.runtime.session import LEADER_SECONDS_MAX, Session, set_current
 from obsray.core.runtime.values import Values
 from obsray.core.transport.links import Reactor
 
@@ -111,18 +112,18 @@ def test_the_handler_serves_whatever_session_there_is(own_handler):
         each.closed, each.reactor, each.directory = False, SimpleNamespace(wake=lambda: None), None
         each.interrupt_pending.clear()
     set_current(first)
-    launch.take_interrupts()
-    stopping = threading.Thread(target=launch.restore_interrupts)
+    interrupts.take_interrupts()
+    stopping = threading.Thread(target=interrupts.restore_interrupts)
     stopping.start()
     stopping.join()
     first.closed = True
     set_current(second)
-    launch.take_interrupts()
+    interrupts.take_interrupts()
     inside("telemetry/spine.py", call=partial(signal.raise_signal, signal.SIGINT))
     assert second.interrupt_pending and not first.interrupt_pending
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    launch.restore_interrupts()
+    interrupts.restore_interrupts()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -132,11 +133,60 @@ def test_without_a_session_the_handler_is_python_s_own(own_handler):
         inside("telemetry/spine.py", call=partial(signal.raise_signal, signal.SIGINT))
 
 
+class Freed:
+    """Interrupted while it is freed."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_a_finalizer_swallows_comes_again(own_handler):
+    told, woken = interrupted(), list[bool]()
+    told.closed, told.directory, told.reactor = False, None, SimpleNamespace(wake=lambda: woken.append(True))
+    told.interrupt_pending.clear()
+    before = sys.unraisablehook
+    set_current(told)
+    interrupts.take_interrupts()
+    try:
+        Freed()
+        assert told.interrupt_pending and woken
+        # What is not an interrupt is told to whoever was told before.
+        told.closed, seen = True, list[Any]()
+        sys.unraisablehook = seen.append
+        interrupts.hear_ignored(lambda: False)
+        Freed()
+        assert [each.exc_type for each in seen] == [KeyboardInterrupt]
+    finally:
+        sys.unraisablehook = before
+        interrupts.restore_interrupts()
+    interrupts.take_interrupts()
+    interrupts.restore_interrupts()
+    assert sys.unraisablehook is before
+
+
+def test_a_watcher_that_asks_again_at_once_does_not_make_the_handler_call_itself_without_an_end(own_handler):
+    asked: Any = interrupted()
+    woken: list[bool] = []
+
+    def wake() -> None:
+        # The watcher takes the interrupt out and sends it, before the handler has returned.
+        woken.append(True)
+        asked.interrupt_pending.pop()
+        signal.raise_signal(signal.SIGINT)
+
+    asked.closed, asked.directory, asked.reactor = False, None, SimpleNamespace(wake=wake)
+    set_current(asked)
+    interrupts.take_interrupts()
+    inside("telemetry/spine.py", call=partial(signal.raise_signal, signal.SIGINT))
+    assert woken == [True] and asked.interrupt_pending
+    interrupts.restore_interrupts()
+
+
 def test_a_handler_of_the_program_stays(own_handler):
-    launch.take_interrupts()
+    interrupts.take_interrupts()
     mine = lambda number, frame: None  # noqa: E731
     signal.signal(signal.SIGINT, mine)
-    launch.restore_interrupts()
+    interrupts.restore_interrupts()
     assert signal.getsignal(signal.SIGINT) is mine
 
 
