@@ -17,6 +17,7 @@ from tests.integration.programs import eventually, views
 
 #: A process may keep a few descriptors more than before: logs, a connection that is used again.
 DESCRIPTORS_MORE_MAX = 16
+ENDED = ("FINISHED", "FAILED", "CANCELLED")
 
 
 class Oracle:
@@ -41,7 +42,11 @@ class Oracle:
     def _check_records(self, told: Iterable[str], pending: int) -> None:
         # One reader for all looks: it reads only what is new.
         view = views(self.sessions[0])
-        book = eventually(lambda: self._balanced(view, pending))
+        try:
+            book = eventually(lambda: self._balanced(view, pending))
+        except AssertionError as unbalanced:
+            open_ = [row for row in view.tasks(limit=1000)["rows"] if row["state"] not in ENDED]
+            raise AssertionError(f"not balanced: {view.ledger()['tasks']}; not ended: {open_[:3]}") from unbalanced
         assert book["totals"]["events_lost"] == 0, book["totals"]
         eventually(lambda: not (set(told) - self._recorded(view, told)))
 
