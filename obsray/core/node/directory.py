@@ -68,6 +68,8 @@ class Directory:
         self.node = node
         self.places: dict[bytes, Place] = {}
         self.lost: dict[bytes, str] = {}
+        #: Object -> other nodes whose store could not read it and says so until it is freed, wherever it is made again.
+        self._lost_at: dict[bytes, set[bytes]] = {}
         #: Object -> nodes that ask where it is, and since when.
         self.waiting: dict[bytes, dict[bytes, float]] = {}
         self._here, self._lives, self._tell_here = here, lives, answer
@@ -186,6 +188,7 @@ class Directory:
             if place is None:
                 place = self.places[object_id] = Place(object_id, size)
                 self._remember(object_id)
+            self._no_longer_lost_at(object_id, node)
             place.size = size
             place.nodes[node] = None
             place.readers.pop(node, None)
@@ -218,6 +221,8 @@ class Directory:
             if place is None:
                 continue
             del place.nodes[node]
+            if detail:
+                self._lost_at.setdefault(object_id, set()).add(node)
             if self._without_original(step, place, node, keep):
                 without.append(place)
             else:
@@ -316,6 +321,9 @@ class Directory:
         for place in list(self.places.values()):
             if place.readers.pop(node, None) is not None:
                 self._tidy(place.id)
+        for object_id in [each for each, nodes in self._lost_at.items() if node in nodes]:
+            self._no_longer_lost_at(object_id, node)
+            self._tidy(object_id)
         self._tell_keepers(step, keep)
         self._lose(step, without, detail, Reason.NODE_DIED)
         for object_id in list(self.waiting):
@@ -330,13 +338,14 @@ class Directory:
         told: dict[bytes, list[bytes]] = {}
         for object_id in objects:
             place = self.places.get(object_id)
+            nodes: Iterable[bytes] = sorted(self._lost_at.pop(object_id, ()))
             if place is not None:
-                for node in {**place.nodes, **place.readers}:
-                    told.setdefault(node, []).append(object_id)
+                nodes = {**place.nodes, **place.readers, **dict.fromkeys(nodes)}
                 self._forget(place)
             elif not known(object_id):
-                for node in self._others():
-                    told.setdefault(node, []).append(object_id)
+                nodes = self._others()
+            for node in nodes:
+                told.setdefault(node, []).append(object_id)
             self.lost.pop(object_id, None)
             self._refuse(step, object_id, FREED)
             self._tidy(object_id)
@@ -371,6 +380,13 @@ class Directory:
         """Where it lies now, this node included."""
         return self._sources(object_id, b"")[1]
 
+    def _no_longer_lost_at(self, object_id: bytes, node: bytes) -> None:
+        nodes = self._lost_at.get(object_id)
+        if nodes is not None:
+            nodes.discard(node)
+            if not nodes:
+                del self._lost_at[object_id]
+
     def _remember(self, object_id: bytes) -> None:
         self._by_owner.setdefault(owner_of(object_id), set()).add(object_id)
 
@@ -385,7 +401,8 @@ class Directory:
         if place is not None and not place.nodes and not place.readers:
             del self.places[object_id]
             place = None
-        if place is None and object_id not in self.lost and object_id not in self.waiting:
+        nowhere = place is None and object_id not in self.lost and object_id not in self._lost_at
+        if nowhere and object_id not in self.waiting:
             owner = owner_of(object_id)
             mine = self._by_owner.get(owner)
             if mine is not None:

@@ -40,6 +40,8 @@ IDLE_BROKEN_SECONDS = 0.2
 #: A process that cannot be reached, and of which nobody says that it is dead, is tried again so often, for so long.
 REACH_AGAIN_SECONDS = 0.5
 UNREACHED_SECONDS_MAX = 60.0
+#: One of a node that this process was told nothing of, for so long: the node may have joined a moment ago.
+NEWS_SECONDS = 2.0
 #: Answers that wait for a process to be reached again.
 UNDELIVERED_MAX = 10_000
 
@@ -230,27 +232,30 @@ class Inbox:
 
     def not_reached(self, worker: bytes, error: OSError) -> None:
         """No connection to a process could be made: it is dead, or only out of reach for now."""
-        session = self.session
-        mark = mark_of(worker)
-        out_of_reach = error.errno in (errno.EMFILE, errno.ENFILE) or (
-            mark != mark_of(session.worker) and mark in session.node_addresses and not isinstance(error, UnknownTarget)
-        )
-        if not out_of_reach:
-            self._undelivered.pop(worker, None)
-            self._unreached.pop(worker, None)
-            self.owner_lost(worker)
-            return
-        now = self.monotonic()
-        since = self._unreached.setdefault(worker, now)
-        if now - since < UNREACHED_SECONDS_MAX:
+        session, now = self.session, self.monotonic()
+        since, patience = self._unreached.get(worker, now), self._patience(worker, error)
+        if now - since < patience:
+            self._unreached[worker] = since
             if worker not in self._reaching:
                 self._reaching.add(worker)
                 session.reactor.call_at(now + REACH_AGAIN_SECONDS, lambda: self._reach_again(worker))
             return
         self._undelivered.pop(worker, None)
-        del self._unreached[worker]
+        self._unreached.pop(worker, None)
+        if patience < UNREACHED_SECONDS_MAX:
+            self.owner_lost(worker)
+            return
         text = f"the owner of the object, worker {worker.hex()}, could not be reached for {now - since:.0f} s: {error}"
         session.ownership.give_up_waiting(worker, dump_error(ObjectFetchTimedOutError(text)))
+
+    def _patience(self, worker: bytes, error: OSError) -> float:
+        """For how long a process that cannot be reached is out of reach and not dead."""
+        mark = mark_of(worker)
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return UNREACHED_SECONDS_MAX
+        if mark == mark_of(self.session.worker) or isinstance(error, UnknownTarget) or mark in self.recovery.gone:
+            return 0.0
+        return UNREACHED_SECONDS_MAX if mark in self.session.node_addresses else NEWS_SECONDS
 
     def undelivered(self, worker: bytes, message: m.Message) -> None:
         """A message could not be sent. Questions are asked again and holds told again; answers are kept here."""

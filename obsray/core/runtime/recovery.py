@@ -33,6 +33,8 @@ class Recovery:
         self._worker_died = worker_died
         #: Values of ours whose node was asked whether they are there, with their sizes.
         self._doubted: dict[bytes, int] = {}
+        #: Marks of the nodes whose end this process was told of.
+        self.gone: set[bytes] = set()
 
     # --- values -----------------------------------------------------------------------------------------------------
 
@@ -110,6 +112,7 @@ class Recovery:
             session.node_addresses[mark] = message.address
             session.node_ids[mark] = message.node
             return
+        self.gone.add(mark)
         session.node_addresses.pop(mark, None)
         session.node_ids.pop(mark, None)
         for worker in self._of_node(mark):

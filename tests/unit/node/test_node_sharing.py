@@ -602,6 +602,28 @@ def test_what_was_lost_and_is_made_again_is_freed_everywhere_though_the_news_of_
     assert holders(cluster, identifier) == [] and directory.places == {} and directory.lost == {}
 
 
+def test_what_was_lost_on_one_node_and_made_again_on_another_is_forgotten_by_both_when_it_is_freed():
+    cluster = ClusterBench({}, {"store": 4 * MIB})
+    home, there = cluster.nodes
+    owner, maker = home.driver(), there.driver(b"drvM")
+    identifier = write(there, maker, put_id(owner, 1), 3 * MIB)
+    cluster.settle()
+    there.send(maker, m.CreateObject(2, put_id(maker, 2), 3 * MIB), m.AbortObject(put_id(maker, 2)))
+    there.spills_end()
+    there.send(maker, m.PinObject(7, identifier))
+    there.restores_end(error="checksum")
+    cluster.settle()
+    directory = home.machine.sharing.directory
+    there.leave(maker)
+    cluster.settle()
+    assert identifier in directory.lost and identifier in there.machine.objects.entries
+    write(home, owner, identifier)
+    home.send(owner, m.FreeObjects([identifier]))
+    cluster.settle()
+    assert identifier not in there.machine.objects.entries and identifier not in home.machine.objects.entries
+    assert directory.places == {} and directory.lost == {} and directory._lost_at == {} and directory._by_owner == {}
+
+
 def test_all_who_waited_for_a_file_that_is_damaged_get_the_object_from_elsewhere():
     cluster = ClusterBench({"store": 4 * MIB}, {})
     home, there = cluster.nodes
