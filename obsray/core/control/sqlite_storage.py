@@ -31,16 +31,16 @@ from obsray.core.control.journal import Fenced, Held, NoRoom
 from obsray.core.control.write_ahead_log import damaged_at
 
 BEAT_SECONDS = 0.1
-#: A lock that is free is taken only once no beat came for this long, unless its process is known to have ended: it may be
-#: that of a process that stood still.
+#: A lock that is free is taken only once no beat came for this long, unless its process is known to have ended: it may
+#: be that of a process that stood still.
 FREE_SECONDS = 0.3
 #: Without a beat for this long, the one that writes has lost its claim.
 TAKEOVER_SECONDS = 1.0
 #: So long after its last beat a process may answer without looking at the epoch again.
 LEASE_SECONDS = 0.7
 LOOK_SECONDS = 0.02
-#: In ``beat``: when (monotonic) and under which epoch, and the process of that epoch: where numbers of processes mean the
-#: same, its number, when it started, its epoch.
+#: In ``beat``: when (monotonic) and under which epoch; and of the process with that epoch: where its number means
+#: something, its number, when it started, its epoch.
 _BEAT, _BEATER = struct.Struct("<QQ"), struct.Struct("<8sQQQ")
 BUSY_SECONDS = 0.3
 COMPACT_ENTRIES = 10_000
@@ -362,7 +362,7 @@ def _as_os_error(place: str) -> Iterator[None]:
 
 @cache
 def _here() -> bytes:
-    """What processes have in common for whom numbers of processes mean the same: this boot of this machine or container."""
+    """What processes have in common for whom numbers of processes mean the same: machine, boot and namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text()
     return hashlib.sha256(f"{boot} {os.stat('/proc/self/ns/pid').st_ino}".encode()).digest()[:8]
 
