@@ -29,7 +29,7 @@ from obsray.telemetry.spine import SEGMENTS_MAX, Ring, read_now
 #: Rows are stored when there are this many, or after ``FLUSH_SECONDS``, whichever comes first. Readers do not depend
 #: on it: they read the rings too.
 FLUSH_ROWS = 65_536
-FLUSH_SECONDS = 1.0
+FLUSH_SECONDS = 2.0
 #: While storing fails it is tried again after this time, then after twice that, up to so long.
 AGAIN_SECONDS, AGAIN_SECONDS_MAX = 0.5, 5.0
 #: Most rows held in memory while the disk does not take them.
@@ -37,7 +37,7 @@ PENDING_ROWS_MAX = 1_000_000
 #: Files of a dead process stay this long after its last record was stored: its node reads its last events from them.
 DEAD_LINGER_SECONDS = 5.0
 #: Unique memory is expensive to ask for; each process is asked this often.
-UNIQUE_SECONDS = 5.0
+UNIQUE_SECONDS = 10.0
 
 Fold = Callable[[Batch], None]
 

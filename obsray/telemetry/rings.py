@@ -30,6 +30,9 @@ HOLE_SECONDS = 1.0
 #: Most records taken from one ring at a time, so that one busy process does not keep the others waiting.
 READ_RECORDS_MAX = 4 * SEGMENT_RECORDS
 _WINDOW = 256
+#: A gap of more than ``_WINDOW`` records, before the end of what a living process writes to, is looked for so often: it
+#: takes as many threads stopped half way through a record.
+FAR_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -217,7 +220,7 @@ class RingReader:
         """Once in a while, whatever a segment may hold is looked at. Not each time: that would pull the unwritten
         rest of the segment through the processor's caches, and make pages of it, many times a second."""
         now = time.monotonic()
-        if now - self._looked_far_at < HOLE_SECONDS:
+        if now - self._looked_far_at < FAR_SECONDS:
             return False
         self._looked_far_at = now
         return True

@@ -21,7 +21,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,17 @@ class FileEntry:
     min_ns: int = 0
     max_ns: int = 0
     rings: dict[str, list[int]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, for the manifest."""
+        return {**self.valid(), "rings": self.rings}
+
+    def valid(self) -> dict[str, Any]:
+        """Its fields without ``rings``, for a commit: those are only in manifests."""
+        return {
+            "name": self.name, "format": self.format, "first_row": self.first_row, "rows": self.rows,
+            "batches": self.batches, "bytes": self.bytes, "min_ns": self.min_ns, "max_ns": self.max_ns, "rings": {},
+        }  # fmt: skip
 
     def add(self, columns: Columns) -> None:
         times = columns["time_ns"]
@@ -118,7 +129,7 @@ class Catalog:
             "finished": self.finished,
             "folded_rows": self.folded_rows,
             "folded_bytes": self.folded_bytes,
-            "files": {event: [asdict(entry) for entry in entries] for event, entries in self.files.items()},
+            "files": {event: [entry.to_json() for entry in entries] for event, entries in self.files.items()},
             "rings": {process: state.to_json() for process, state in self.rings.items()},
         }
 
@@ -234,7 +245,10 @@ class SegmentWriter:
         """
         if self._commits < 0:
             self.write_manifest()
-        before = {event: asdict(stream.entry) for event, stream in self._streams.items()}
+        before = {
+            event: replace(stream.entry, rings=dict(stream.entry.rings)) if event in self._pending else stream.entry
+            for event, stream in self._streams.items()
+        }
         try:
             changed, written = self._write_pending()
         except OSError:
@@ -281,10 +295,10 @@ class SegmentWriter:
             size = stream.entry.bytes
             stream.write(concat(parts), self.texts)
             written += stream.entry.bytes - size
-            changed[event] = {**asdict(stream.entry), "rings": {}}
+            changed[event] = stream.entry.valid()
         return changed, written
 
-    def _take_back(self, before: dict[str, dict[str, Any]]) -> None:
+    def _take_back(self, before: dict[str, FileEntry]) -> None:
         """A flush failed half way: what it wrote is not valid, and takes no room. Later flushes go to new files."""
         for event, stream in self._streams.items():
             entries = self.catalog.files[event]
@@ -294,7 +308,7 @@ class SegmentWriter:
             except OSError:
                 pass  # nothing behind the last commit is read
             if event in before:
-                entries[-1] = FileEntry(**before[event])
+                entries[-1] = before[event]
                 os.truncate(path, entries[-1].bytes)
             else:
                 entries.pop()
