@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from obsray.core.node.resources import CPU, GPU, MEMORY, UNIT, Amounts
-from obsray.core.protocol.labels import RESERVED_PREFIX, check_key, check_value
+from obsray.core.protocol.labels import RESERVED_PREFIX, check_value, said
 
 #: The label that says of which type a node is.
 NODE_GROUP = RESERVED_PREFIX + "node-group"
@@ -161,12 +161,11 @@ def _labels(place: _Place) -> dict[str, str]:
     for key, value in (labels.values if labels else {}).items():
         assert labels is not None
         try:
-            check_key(key, "label")
-            check_value(value, "label")
+            said({key: value}, {})
         except (TypeError, ValueError) as error:
             raise labels.wrong(str(key), str(error)) from None
-        if key.startswith(RESERVED_PREFIX):
-            raise labels.wrong(key, f"the prefix {RESERVED_PREFIX} is for labels of the runtime's own")
+        if key == NODE_GROUP:
+            raise labels.wrong(key, "is the name of the type")
     return dict(labels.values) if labels else {}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from obsray import runtime_env as environments
-from obsray.core.protocol.labels import RESERVED_PREFIX, check_key, check_value
+from obsray.core.protocol.labels import said
 from obsray.job_config import JobConfig
 from obsray.logging_config import LoggingConfig, level_of
 
@@ -76,15 +76,10 @@ def refuse_when_joining(given: str, options: Mapping[str, Any]) -> None:
 
 
 def labels_of(labels: Any) -> dict[str, str]:
-    """The labels of a node, checked. Raises TypeError or ValueError."""
+    """The labels of a node that starts here, checked. Raises TypeError or ValueError."""
     if labels is not None and not isinstance(labels, dict):
         raise TypeError(f"labels must be a dict of strings to strings, got {type(labels).__name__}")
-    for key, label in (labels or {}).items():
-        check_key(key, "labels")
-        check_value(label, f"labels[{key!r}]")
-        if key.startswith(RESERVED_PREFIX):
-            raise ValueError(f"labels: {key!r}: the prefix {RESERVED_PREFIX} is for labels of the runtime's own")
-    return dict(labels or {})
+    return said(labels or {}, os.environ)
 
 
 def check_gpus(gpus: float | None) -> None:

@@ -42,7 +42,9 @@ class ActorPool:
             self._running[number] = (reference, self._idle.popleft())
 
     def map(self, fn: Call, values: Iterable[Any]) -> Iterator[Any]:
-        """Submit all values; iterate over their results in the same order. Results nobody took before are dropped."""
+        """Submit all values; iterate over their results in the same order.
+
+        Results of calls submitted before are dropped, and not waited for; the calls are made."""
         self._begin(fn, values)
         return self._results(self.get_next)
 
@@ -52,10 +54,9 @@ class ActorPool:
         return self._results(self.get_next_unordered)
 
     def _begin(self, fn: Call, values: Iterable[Any]) -> None:
-        self._waiting.clear()
         while self._running:
-            ready, _ = api.wait([_awaited(result) for result, _ in self._running.values()])
-            self._take(ready[0])
+            self._take(_awaited(self._running[min(self._running)][0]))
+        self._waiting.clear()
         for value in values:
             self.submit(fn, value)
 

@@ -309,7 +309,9 @@ def test_wrong_values_are_refused_where_they_are_given(group):
             pytest.fail(f"number {number} was accepted")
 
 
-@pytest.mark.parametrize("labels", [{"ray.io/node-id": "x"}, {"a b": "x"}, {"a": 1}, ["a"]], ids=str)
+@pytest.mark.parametrize(
+    "labels", [{"ray.io/node-id": "x"}, {"ray.io/what": "x"}, {"a b": "x"}, {"a": 1}, ["a"]], ids=str
+)
 def test_wrong_labels_of_a_node_are_refused(labels, session):
     obsray.shutdown()
     with pytest.raises((ValueError, TypeError), match="label"):

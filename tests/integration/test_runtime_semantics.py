@@ -192,6 +192,29 @@ def test_an_error_of_the_runtime_that_a_task_did_not_catch_is_an_error_of_the_ta
         assert isinstance(caught.value.cause, exceptions.ActorDiedError) and caught.value.cause.actor_id
 
 
+def test_the_name_of_a_running_function_has_its_module():
+    @obsray.remote
+    def name() -> str | None:
+        return obsray.get_runtime_context().get_task_function_name()
+
+    @obsray.remote
+    class Names:
+        def __init__(self) -> None:
+            self.first = obsray.get_runtime_context().get_task_function_name()
+
+        def plain(self) -> Any:
+            return self.first, obsray.get_runtime_context().get_task_function_name()
+
+        async def waits(self) -> str | None:
+            return obsray.get_runtime_context().get_task_function_name()
+
+    assert get(name.options(name="another").remote()) == f"{__name__}.name"
+    actor = Names.remote()
+    assert get(actor.plain.remote()) == (f"{__name__}.Names.__init__", f"{__name__}.Names.plain")
+    assert get(actor.waits.remote()) == f"{__name__}.Names.waits"
+    assert obsray.get_runtime_context().get_task_function_name() is None
+
+
 # --- cancelled, and then? ---------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
@@ -186,6 +187,29 @@ def test_looking_into_an_empty_queue_is_no_failed_task(session):
     queue.shutdown()
     with pytest.raises(exceptions.RayActorError):
         queue.size()
+
+
+def test_a_map_over_actors_makes_what_was_submitted_before_it_and_does_not_wait_for_it(session, tmp_path):
+    @obsray.remote(num_cpus=0)
+    class Actor:
+        async def call(self, value):
+            if value == "blocks":
+                while not (tmp_path / "open").exists():
+                    await asyncio.sleep(0.01)
+            (tmp_path / str(value)).touch()
+            return value
+
+    def call(actor, value):
+        return actor.call.remote(value)
+
+    pool = util.ActorPool([Actor.remote() for _ in range(2)])
+    for value in ("blocks", "a", "b", "c"):
+        pool.submit(call, value)
+    assert list(pool.map(call, range(4))) == [0, 1, 2, 3]
+    assert not (tmp_path / "blocks").exists()
+    (tmp_path / "open").touch()
+    assert eventually(lambda: {path.name for path in tmp_path.iterdir()} >= {"a", "b", "c", "blocks"})
+    assert sorted(pool.map_unordered(call, range(4))) == [0, 1, 2, 3]
 
 
 def test_a_pool_of_actors_without_actors_says_so_instead_of_waiting(session):

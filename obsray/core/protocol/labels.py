@@ -16,10 +16,18 @@ EXISTS = "exists"
 ABSENT = "absent"
 OPERATORS = frozenset({IN, NOT_IN, EXISTS, ABSENT})
 
-#: Labels that the runtime itself gives a node.
+#: Labels with a meaning of their own.
 RESERVED_PREFIX = "ray.io/"
+#: What the runtime itself gives a node.
 NODE_ID = RESERVED_PREFIX + "node-id"
 ACCELERATOR = RESERVED_PREFIX + "accelerator-type"
+#: What a node cannot know of its machine: label -> variable of its environment that says it, if nothing else does.
+DESCRIBING = {
+    RESERVED_PREFIX + "market-type": "RAY_NODE_MARKET_TYPE",
+    RESERVED_PREFIX + "node-group": "RAY_NODE_TYPE_NAME",
+    RESERVED_PREFIX + "availability-region": "RAY_NODE_REGION",
+    RESERVED_PREFIX + "availability-zone": "RAY_NODE_ZONE",
+}
 
 TERMS_MAX = 32
 VALUES_MAX = 256
@@ -53,6 +61,20 @@ def check_value(value: Any, what: str) -> str:
             "letter or digit at both ends"
         )
     return value
+
+
+def said(labels: Mapping[Any, Any], environment: Mapping[str, str]) -> dict[str, str]:
+    """The labels of a node: what its environment says, and ``labels``, which win. Raises TypeError or ValueError."""
+    for key, label in labels.items():
+        check_key(key, "labels")
+        check_value(label, f"labels[{key!r}]")
+        if key.startswith(RESERVED_PREFIX) and key not in DESCRIBING and key != ACCELERATOR:
+            raise ValueError(
+                f"labels: {key!r}: the prefix {RESERVED_PREFIX} is for labels of the runtime's own; of these you may "
+                f"say {', '.join((ACCELERATOR, *DESCRIBING))}"
+            )
+    found = {key: environment[name] for key, name in DESCRIBING.items() if environment.get(name)}
+    return {**{key: check_value(label, DESCRIBING[key]) for key, label in found.items()}, **labels}
 
 
 def parse(selector: Any, what: str) -> Selector:

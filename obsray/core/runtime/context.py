@@ -107,9 +107,14 @@ class RuntimeContext:
         return str((running.options or {}).get("name") or running.loaded.name)
 
     def get_task_function_name(self) -> str | None:
-        """The function that runs."""
+        """The function that runs, with the module it is from; of an actor also its class: ``module.Class.method``."""
         running = self._running
-        return running.loaded.name if running is not None else None
+        if running is None:
+            return None
+        actor = self._session.executor.actor if self._session.executor is not None else None
+        owner = running.loaded.function if actor is None or actor.instance is None else type(actor.instance)
+        module = getattr(owner, "__module__", None)
+        return f"{module}.{running.loaded.name}" if module else running.loaded.name
 
     def get_actor_id(self) -> str | None:
         """The actor this process is, None if it is none."""
