@@ -1,11 +1,11 @@
 """Machine: the global choice (paper section 4.2): which demand of this node's own clients goes to which other node.
 
 A demand is met here if it can be. What cannot be met here now is given to the node with the least estimated wait:
-what waits there × how long it runs, plus bytes to bring there ÷ bandwidth. Wishes come first: a node, a bundle, where
-large arguments lie, or all nodes in turn (SPREAD). What needs no GPU leaves a node that has some to those that do, as
-long as a node without has room, and goes to one with GPUs last. A node to which a demand was given does not pass it on.
-What waits elsewhere is taken back when there is room here, goes on to where there is room if there is none where it
-waits, and is given again when its node is gone.
+what waits there × how long it runs, plus bytes to bring there ÷ bandwidth. Wishes come first: a node, a bundle, labels
+that are preferred, where large arguments lie, or all nodes in turn (SPREAD). What needs no GPU leaves a node that has
+some to those that do, as long as a node without has room, and goes to one with GPUs last. A node to which a demand was
+given does not pass it on. What waits elsewhere is taken back when there is room here, goes on to where there is room if
+there is none where it waits, and is given again when its node is gone.
 
 Invariants: ``demand.away`` counts what was given away and is not granted; only demands of this node's own clients are
 given away; what a client wants in all is ``demand.wanted`` + what is away.
@@ -13,7 +13,7 @@ given away; what a client wants in all is ``demand.wanted`` + what is away.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,6 @@ from obsray.core.node.resources import GPU, Amounts, Resources
 from obsray.core.node.scheduler import Scheduler
 from obsray.core.node.shortlist import LOOKED_AT_MAX, Shortlist
 from obsray.core.node.step import Step, require
-from obsray.core.protocol import labels
 from obsray.core.protocol.messages import LeaseRequest
 from obsray.telemetry.events import Reason
 
@@ -35,6 +34,8 @@ BANDWIDTH_BYTES = 1e9
 SETTLE_SECONDS = 0.1
 #: What is spread stays in its turn for this long, so that short tasks that wait for one another are spread, too.
 SPREAD_SECONDS = 1.0
+#: What was given to a node because of its labels stays there at least this long.
+PREFERRED_SECONDS = 2.0
 #: What waits for room in any bundle of a group goes on to the next node that has some after this time, each time after
 #: twice as long: only the node that has a bundle knows what is free in it.
 BUNDLE_SECONDS = 0.2
@@ -99,7 +100,8 @@ class Delegation:
     def want_actor(self, step: Step, demand: Demand) -> None:
         """Find a worker for an actor at home here: where it wishes to be, else here first."""
         if self.peers.peers:
-            peer = self._wished(demand, 1)
+            closer = self._closer(demand)
+            peer = closer[0] if closer else self._wished(demand, 1)
             if peer is not None:
                 self._give_actor(step, demand, peer, Reason.AFFINITY)
                 return
@@ -135,12 +137,28 @@ class Delegation:
                 else:
                     self._give(step, demand, peer, 1, Reason.FAIRNESS)
             return
-        peer = self._wished(demand, units)
+        for peer in self._closer(demand):
+            count = min(units, self._fit_count(demand, peer))
+            if count:
+                self._give(step, demand, peer, count, Reason.AFFINITY)
+                units -= count
+        peer = self._wished(demand, units) if units else None
         if peer is not None:
             self._give(step, demand, peer, units, Reason.LOCALITY if placement.near else Reason.AFFINITY)
             return
         for peer, count in self._without_gpus(demand, units):
             self._give(step, demand, peer, count, Reason.GPUS_KEPT_FREE)
+
+    def _closer(self, demand: Demand) -> list[Peer]:
+        """The nodes with room now whose labels are preferred to those of this one, the best first."""
+        placement = demand.placement
+        if not placement.choosy or placement.node or placement.group:
+            return []
+        able = not self.scheduler.infeasible(demand)
+        here = placement.distance(self.labels) if able else (len(placement.selectors) + 1, True)
+        found = [peer for peer in self.shortlist.take() if placement.distance(peer.facts.labels) < here]
+        found = [peer for peer in found if self._lack(demand, peer)[0] is Reason.NONE]
+        return sorted(found, key=lambda peer: self._load(demand, peer))
 
     def _wished(self, demand: Demand, units: int) -> Peer | None:
         """The other node that a demand wants to be on and can be; None if that is no reason to leave."""
@@ -151,7 +169,7 @@ class Delegation:
                 return peer
         if placement.near and placement.near != self.node and not placement.node and not placement.group:
             peer = self.peers.peers.get(placement.near)
-            if peer is not None and peer.usable:
+            if peer is not None and peer.usable and self._as_close(placement, peer):
                 lack = self._lack(demand, peer)[0]
                 if lack is Reason.NONE:
                     return peer
@@ -160,13 +178,17 @@ class Delegation:
                     return peer
         return None
 
+    def _as_close(self, placement: Placement, peer: Peer) -> bool:
+        """Whether the labels of a node are no reason to stay here."""
+        return not placement.choosy or placement.distance(peer.facts.labels) <= placement.distance(self.labels)
+
     def _without_gpus(self, demand: Demand, units: int) -> Iterator[tuple[Peer, int]]:
         """Which other nodes take how many units of what needs no GPU, so that the GPUs of this one stay of use: those
         without GPUs that have room now. Each has to be given away before the next is asked for."""
         placement = demand.placement
         if not self.resources.total.get(GPU) or demand.need.get(GPU):
             return
-        if placement.group or placement.node or placement.near or placement.spread or placement.preferred:
+        if placement.group or placement.node or placement.near or placement.spread or placement.choosy:
             return
         able = [peer for peer in self.shortlist.take() if not peer.total.get(GPU)]
         able = [peer for peer in able if self._lack(demand, peer)[0] is Reason.NONE]
@@ -333,10 +355,10 @@ class Delegation:
             return 1
         return min((peer.spare.get(name, 0) // amount for name, amount in demand.need.items()), default=1 << 30)
 
-    def _load(self, demand: Demand, peer: Peer) -> tuple[bool, bool, bool, float, int, float, bytes]:
+    def _load(self, demand: Demand, peer: Peer) -> tuple[bool, tuple[int, bool], bool, float, int, float, bytes]:
         """What makes a node less welcome than another; least first."""
         placement = demand.placement
-        unwished = bool(placement.preferred) and bool(labels.unmet(placement.preferred, peer.facts.labels))
+        distance = placement.distance(peer.facts.labels) if placement.choosy else (0, False)
         taken = max(
             (
                 1 - peer.spare.get(name, 0) / total
@@ -347,7 +369,7 @@ class Delegation:
         )
         idle_gpus = bool(peer.total.get(GPU)) and not demand.need.get(GPU)
         waits, there = self._wait(demand, peer), demand.away.get(peer.id, 0)
-        return peer.id in demand.tried, unwished, idle_gpus, waits, there, taken, peer.id
+        return peer.id in demand.tried, distance, idle_gpus, waits, there, taken, peer.id
 
     def _wait(self, demand: Demand, peer: Peer) -> float:
         """Estimated seconds until a task would run there."""
@@ -447,7 +469,7 @@ class Delegation:
         """What waits elsewhere comes back if there is room here for it now and nothing else keeps it there."""
         planned: Amounts = {}
         for demand in list(self.away.values()):
-            if not self._may_come_back(step, demand, demand.away_since):
+            if not self._may_come_back(step, demand, demand.away, demand.away_since):
                 continue
             room = self._room_for(demand, planned)
             for node in list(demand.away):
@@ -460,7 +482,7 @@ class Delegation:
                 self._recall(step, demand, node, count)
                 self.scheduler.request(step, demand.client, demand.shape, demand.wanted + count, demand.backlog)
         for actor, (demand, node, since) in list(self.actors_away.items()):
-            if self._may_come_back(step, demand, since) and self._room_for(demand, planned):
+            if self._may_come_back(step, demand, (node,), since) and self._room_for(demand, planned):
                 for name, amount in demand.need.items():
                     planned[name] = planned.get(name, 0) + amount
                 # Its node answers whether it had found a worker before.
@@ -556,8 +578,17 @@ class Delegation:
             if where == node:
                 self.recall_actor(step, actor, node)
 
-    def _may_come_back(self, step: Step, demand: Demand, since: float) -> bool:
-        return self._may_move(step, demand, since) and not self.scheduler.infeasible(demand)
+    def _may_come_back(self, step: Step, demand: Demand, where: Iterable[bytes], since: float) -> bool:
+        if not self._may_move(step, demand, since) or self.scheduler.infeasible(demand):
+            return False
+        # Where it would rather be it stays as long as there is room: its worker is starting.
+        return not demand.placement.choosy or not any(self._rather(demand, node) for node in where)
+
+    def _rather(self, demand: Demand, node: bytes) -> bool:
+        peer = self.peers.peers.get(node)
+        if peer is None or not peer.usable or not self._fits(demand, peer):
+            return False
+        return demand.placement.distance(peer.facts.labels) < demand.placement.distance(self.labels)
 
     def _may_move(self, step: Step, demand: Demand, since: float) -> bool:
         """Whether nothing ties it to where it waits. If it is only too early, this is asked again."""
@@ -567,6 +598,8 @@ class Delegation:
         settle = SETTLE_SECONDS + (placement.near_bytes / BANDWIDTH_BYTES if placement.near else 0.0)
         if placement.spread and not demand.actor:
             settle = SPREAD_SECONDS
+        elif placement.choosy:
+            settle = PREFERRED_SECONDS
         if step.now < since + settle:
             step.wake(since + settle)
             self.news = True

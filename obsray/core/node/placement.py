@@ -42,6 +42,18 @@ class Placement:
             lacks.append(lack)
         return "no node has " + "; nor ".join(lacks) if lacks else ""
 
+    @property
+    def choosy(self) -> bool:
+        """Whether labels make some of the nodes where it may run better than others."""
+        return bool(self.preferred) or len(self.selectors) > 1
+
+    def distance(self, has: Mapping[str, str]) -> tuple[int, bool]:
+        """How far from what is asked for a node with these labels is: of ``selectors`` the first is what is wanted,
+        each of the others in place of those before it; among equals, those with ``preferred`` are better."""
+        met = (number for number, selector in enumerate(self.selectors) if not labels.unmet(selector, has))
+        first = next(met, len(self.selectors)) if self.selectors else 0
+        return first, bool(labels.unmet(self.preferred, has))
+
 
 ANYWHERE = Placement()
 

@@ -65,6 +65,15 @@ def cluster() -> ClusterBench:
     return ClusterBench({"cpus": 2}, {"cpus": 2, "custom": {"there": 1}}, {"cpus": 2, "custom": {"there": 1}})
 
 
+def test_an_actor_lives_where_the_labels_are_that_it_prefers():
+    cluster = ClusterBench({"cpus": 2}, {"cpus": 2}, {"cpus": 1, "labels": {"side": "right"}})
+    head = cluster.nodes[0]
+    driver = head.driver()
+    wish = {"placement": {"preferred": [["side", "in", ["right"]]]}, "resources": {"CPU": UNIT}, "held": {"CPU": UNIT}}
+    homes = [at(cluster, worker_of(cluster, create(cluster, head, driver, number, **wish))) for number in (1, 2)]
+    assert homes == [cluster.nodes[2], head]
+
+
 def test_an_actor_that_waits_at_a_full_node_goes_to_one_that_joins():
     cluster = ClusterBench({"cpus": 0}, {"cpus": 1})
     head, full = cluster.nodes

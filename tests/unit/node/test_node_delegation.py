@@ -210,6 +210,50 @@ def test_labels_lead_to_nodes_that_have_them():
     assert right.leased() == 2
 
 
+LEFT, RIGHT = [["side", "in", ["left"]]], [["side", "in", ["right"]]]
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [{"preferred": RIGHT}, {"selectors": [RIGHT, LEFT]}, {"selectors": [LEFT], "preferred": [["fast", "exists", []]]}],
+    ids=["preferred", "alternatives", "both"],
+)
+def test_preferred_labels_lead_away_although_there_is_room_here_and_back_when_there_is_none_there(placement):
+    best = {"side": "left", "fast": "yes"} if len(placement) == 2 else {"side": "right"}
+    cluster = ClusterBench(
+        {"cpus": 2, "labels": {"side": "left"}}, {"cpus": 2, "labels": {"side": "left"}}, {"cpus": 2, "labels": best}
+    )
+    head, _, other = cluster.nodes
+    driver = head.driver()
+    define(head, driver, 1, placement, CPU=1)
+    want(cluster, head, driver, 1, 2)
+    assert [member.leased() for member in cluster.nodes] == [0, 0, 2]
+    want(cluster, head, driver, 1, 4)
+    assert head.leased() == 2 and other.leased() == 2
+    at_home = other.driver(b"drv2")
+    define(other, at_home, 1, placement, CPU=1)
+    for lease in granted(head, driver):
+        head.send(driver, m.LeaseReturn(lease.lease, 1, 0))
+    cluster.settle()
+    want(cluster, other, at_home, 1, 2)
+    assert [member.leased() for member in cluster.nodes] == [0, 0, 2]
+
+
+def test_what_is_given_to_a_preferred_node_waits_there_for_its_worker_and_not_for_ever_for_room():
+    cluster = ClusterBench({"cpus": 2}, {"cpus": 1, "labels": {"side": "right"}})
+    head, other = cluster.nodes
+    driver, theirs = head.driver(), other.driver(b"drv2")
+    define(other, theirs, 1, CPU=1)
+    want(cluster, other, theirs, 1, 1)
+    define(head, driver, 1, {"preferred": RIGHT}, CPU=1)
+    # What is free there is not known to be taken.
+    head.machine.peers.peers[other.node].spare["CPU"] = UNIT
+    want(cluster, head, driver, 1, 1)
+    assert head.machine.delegation.away and not head.leased()
+    cluster.pass_time(3)
+    assert not head.machine.delegation.away and head.leased() == 1
+
+
 def test_work_near_its_large_argument_leaves_although_there_is_room_here():
     cluster = ClusterBench({"cpus": 2}, {"cpus": 2})
     head, other = cluster.nodes
