@@ -22,7 +22,7 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from obsray.monitoring import prometheus_files, yaml_text
 from obsray.telemetry import session_file
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 180.0
 #: By how much the rules' durations are divided, and the shortest range: it must hold several scrapes, some of which may
 #: be too late on a machine that has much else to do.
 FASTER, RANGE_SECONDS_MIN, SCRAPE_SECONDS = 120, 12, 2

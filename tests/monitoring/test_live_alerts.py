@@ -69,10 +69,9 @@ STORMS = {
     "ObsraySpillThrash", "ObsrayObjectsLost", "ObsrayObjectRebuildFailed", "ObsrayCardinalityHigh",
     "ObsrayScrapeLarge", "ObsrayDashboardErrors",
 }  # fmt: skip
-#: Of these, what workers die for.
-DEATHS = {
-    "ObsrayTaskFailureRatioHigh", "ObsrayTaskRetriesHigh", "ObsrayWorkerCrashLoop", "ObsrayActorRestartLoop",
-    "ObsrayTaskAvailabilityBudgetBurnFast", "ObsrayTaskAvailabilityBudgetBurnSlow",
+#: Of these, what tasks die for that are not tried again.
+CRASHES = {
+    "ObsrayWorkerCrashLoop", "ObsrayTaskAvailabilityBudgetBurnFast", "ObsrayTaskAvailabilityBudgetBurnSlow",
 }  # fmt: skip
 #: A node that is silent, a disk that is full, a receiver that is away.
 STANDSTILL = {
@@ -84,6 +83,9 @@ AFTERWARDS = {"ObsraySchedulerLoopLag", "ObsrayTelemetryDropping"}
 SILENCE = {"ObsrayTargetDown", "ObsrayAbsent", "ObsrayHeadMetricsMissing"}
 DEATH = {"ObsrayNodeDead", "ObsrayTelemetryIncomplete", "ObsrayNodesFlapping", "ObsrayObjectTransfersFailing"}
 SUCCESSION = {"ObsrayControlTookOver"}
+QUEUED_PER_SECOND = 150
+#: Where nothing is killed for memory.
+HERE: dict[str, Any] = {"resources": {"gate": 0.01}}
 FIRED = STANDING | STORMS | STANDSTILL | AFTERWARDS | SILENCE | DEATH | SUCCESSION
 
 
@@ -135,21 +137,23 @@ def standing(shaken, _):
     over = threading.Event()
     full = threading.Thread(target=_put_again_and_again, args=(over,), daemon=True)
     full.start()
-    queued = []
+    queued, began = [], time.monotonic()
     refused = threading.Thread(target=_change_again_and_again, args=(over,), daemon=True)
 
-    def more(left):
+    def meanwhile(left):
         violations = shaken.gpus.values.get("DCGM_FI_DEV_POWER_VIOLATION", 0) + 1e6
         shaken.gpus.values["DCGM_FI_DEV_POWER_VIOLATION"] = violations
         if "ObsrayQueueGrowing" in left:
-            queued.extend(one.options(resources={"gate": 0.001}).remote() for _ in range(100 + len(queued) // 10))
+            # As many a second, however slow this machine is: whoever looks at tasks looks at all of them.
+            more = int(QUEUED_PER_SECOND * (time.monotonic() - began)) - len(queued)
+            queued.extend(one.options(resources={"gate": 0.001}).remote() for _ in range(more))
         if left & {"ObsrayGcsSlow", "ObsrayControlStorageSlow"}:
             shaken.redis.slow(lambda: internal_kv.put("key", "value"), 0.75)
         elif not refused.is_alive():
             shaken.redis.room(limited=True)
             refused.start()
 
-    wait_until_fired(shaken, STANDING, more)
+    wait_until_fired(shaken, STANDING, meanwhile)
     summaries = [alert["annotations"]["summary"] for alert in shaken.prometheus.get("/api/v1/alerts")["alerts"]]
     assert summaries and not [text for text in summaries if "error expanding" in text or "<no value>" in text]
     shaken.redis.room(limited=False)
@@ -200,7 +204,7 @@ class Storm:
     kept: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.restarting = Holder.options(max_restarts=-1).remote()
+        self.restarting = [Holder.options(max_restarts=-1, num_cpus=0, **HERE).remote() for _ in range(3)]
         left = {"resources": {"left": 0.01}}
         self.store = Store.options(**left).remote()
         self.filling = self.store.put.remote(13, 3 << 20)
@@ -227,7 +231,7 @@ class Storm:
 
     def broken_group(self) -> None:
         """An operation that waits for one who is gone."""
-        members = [Member.options(resources={"gate": 0.01}).remote() for _ in range(2)]
+        members = [Member.options(**HERE).remote() for _ in range(2)]
         obsray.get([member.join.remote(rank, f"g{self.waves}") for rank, member in enumerate(members)])
         members[1].die.remote()
         with pytest.raises(exceptions.RayError):
@@ -242,16 +246,22 @@ class Storm:
         if self.waves % 4 == 2 and "ObsrayCollectiveFailures" in left:
             self.broken_group()
         calls = self._elsewhere(left)
-        if left & DEATHS:
-            calls += [fails.remote() for _ in range(25)] + [crashes.options(max_retries=0).remote() for _ in range(2)]
-            calls += [crashes_until.options(max_retries=5).remote(str(self.directory / str(self.waves)), 5)]
-            self.restarting.die.remote()
+        if "ObsrayTaskFailureRatioHigh" in left:
+            calls += [fails.remote() for _ in range(25)]
+        if left & CRASHES:
+            calls += [crashes.options(max_retries=0).remote() for _ in range(2)]
+        if "ObsrayTaskRetriesHigh" in left:
+            paths = [str(self.directory / f"{self.waves}-{number}") for number in range(2)]
+            calls += [crashes_until.options(max_retries=5).remote(path, 5) for path in paths]
+        if "ObsrayActorRestartLoop" in left:
+            for actor in self.restarting:
+                actor.die.remote()
         if "ObsrayEnvironmentFailures" in left:
             calls.append(one.options(runtime_env={"worker_process_setup_hook": _broken}).remote())
         if "ObsrayWorkersDoNotStart" in left:
             calls.append(one.options(runtime_env={"py_executable": str(self._no_python())}).remote())
         if "ObsrayDashboardErrors" in left:
-            for _ in range(3):
+            for _ in range(6):
                 _ask_in_vain(self.shaken)
         if "ObsraySpillThrash" in left:
             at = 2 * self.waves
@@ -266,7 +276,7 @@ class Storm:
         if "ObsraySpillbackStorm" in left:
             calls.append(self.store.ask.remote(4))
         if "ObsrayStragglerNode" in left:
-            calls += [naps.options(resources={"gate": 0.01}).remote(0.01) for _ in range(6)]
+            calls += [naps.options(**HERE).remote(0.01) for _ in range(6)]
             calls.append(naps.options(resources={"left": 0.1}).remote(0.4))
         if "ObsrayLogsDropped" in left and self.waves % 4 == 1:
             calls.append(prints.options(resources={"left": 0.1}).remote())
@@ -283,7 +293,7 @@ class Storm:
 
     def end(self) -> None:
         self.kept.clear()
-        for actor in (self.restarting, self.store):
+        for actor in (*self.restarting, self.store):
             obsray.kill(actor)
 
 
