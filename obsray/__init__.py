@@ -111,6 +111,11 @@ _INSTEAD = {
         ("data", "train", "tune", "serve", "rllib", "air", "workflow", "llm"),
         "obsray is the core of tasks, actors and objects; the libraries on top of it are not there",
     ),
+    **dict.fromkeys(
+        ("_private", "_raylet", "worker"),
+        "that is the inside of Ray; obsray has the public names, and obsray.util.state tells what a session does",
+    ),
+    "internal": "an object goes with its last reference (del reference)",
     "widgets": "the dashboard and obsray.util.state show what a session does",
     "LOCAL_MODE": "tasks always run in workers; call the function itself (f.__wrapped__) to run it in place",
     "get_dashboard_url": "obsray.init() returns a context with dashboard_url",

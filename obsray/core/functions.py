@@ -33,6 +33,24 @@ Q = ParamSpec("Q")
 C = TypeVar("C", covariant=True)
 
 
+class _Code:
+    """A function as it travels in one session: made once for all copies that differ in their options only."""
+
+    __slots__ = ("blob", "bounds", "check", "identifier", "session")
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+    def take(self, session: Session, function: Callable[..., Any], anew: bool) -> None:
+        """Pickle it, unless that was done for this session. Raises as ``pickled_once``."""
+        if self.session is session and not anew:
+            return
+        self.blob = pickled_once(function)
+        self.identifier = hashlib.blake2b(self.blob, digest_size=16).digest()
+        self.bounds, self.check = signature_of(function, skip_first=False)
+        self.session = session
+
+
 class RemoteFunction(Generic[P, C]):
     """A function whose calls run in workers: ``f.remote(...)`` returns a reference to the result at once."""
 
@@ -50,6 +68,7 @@ class RemoteFunction(Generic[P, C]):
         self._plan: Plan | None = None
         self._plan_session: Session | None = None
         self._bindings: Bindings | None = None
+        self._code = _Code()
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
@@ -100,13 +119,12 @@ class RemoteFunction(Generic[P, C]):
         plan, bindings = self._plan, self._bindings
         if plan is not None and plan.session is session and bindings is not None and not bindings.changed():
             return session
-        blob = pickled_once(function)
-        identifier = hashlib.blake2b(blob, digest_size=16).digest()
+        code = self._code
+        code.take(session, function, interactive())
         options = self._options
         max_calls = options.get("max_calls") or (1 if options.get("num_gpus") and "max_calls" not in options else 0)
-        compiled = Function(identifier, self.__name__, blob, max_calls)
+        compiled = Function(code.identifier, self.__name__, code.blob, max_calls)
         retries = options.get("max_retries")
-        bounds, check = signature_of(function, skip_first=False)
         self._plan = Plan(
             session,
             compiled,
@@ -115,8 +133,8 @@ class RemoteFunction(Generic[P, C]):
             MAX_RETRIES_DEFAULT if retries is None else retries,
             call_options({**options, "max_calls": max_calls}),
             shape_of(session, options, 1, self.__name__),
-            bounds,
-            check,
+            code.bounds,
+            code.check,
             opts.shown_labels(options.get("_labels")),
         )
         if interactive():
@@ -151,7 +169,9 @@ class RemoteFunction(Generic[P, C]):
 
     def options(self, **options: Any) -> RemoteFunction[P, Any]:
         """The same function with other options for the calls made through the copy."""
-        return RemoteFunction(self._function, {**self._options, **options})
+        copy: RemoteFunction[P, Any] = RemoteFunction(self._function, {**self._options, **options})
+        copy._code = self._code
+        return copy
 
     def _remote(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any

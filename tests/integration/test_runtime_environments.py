@@ -154,7 +154,7 @@ def test_packages_are_installed_for_those_who_ask_and_nobody_else(program, tmp_p
 LOGS = """
 import logging
 start(
-    namespace="space", job_config={"metadata": {"team": "blue"}}, _node_name="box", log_to_driver=False,
+    namespace="space", job_config={"metadata": {"team": "blue"}}, _node_name="box",
     logging_config=obsray.LoggingConfig(encoding="JSON", log_level="DEBUG", additional_log_standard_attrs=["name"]),
 )
 
@@ -200,3 +200,7 @@ def test_log_records_carry_ids_and_what_a_driver_says_holds_for_its_workers(prog
     assert (record["task_name"], record["task_func_name"], "actor_name" in record) == ("called", "task", False)
     (job,) = eventually(view.jobs)
     assert (job["namespace"], json.loads(job["metadata"])) == ("space", {"team": "blue"})
+    driver.tell()
+    assert driver.wait() == 0
+    (line,) = [line for line in driver.errors().splitlines() if "hello 1" in line]
+    assert json.loads(line) == record, "a line of JSON reaches the driver as it is"

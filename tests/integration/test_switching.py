@@ -14,6 +14,8 @@ import pytest
 
 import obsray
 from obsray.actor import ActorClassInheritanceException
+from obsray.core import functions
+from obsray.core.calling import pickled_once
 from obsray.core.runtime.running import running_here
 from obsray.util.state import get_log, list_tasks
 from tests.integration.programs import eventually
@@ -183,6 +185,20 @@ def test_a_node_is_asked_for_by_its_address_and_the_head_by_its_name():
     group = obsray.util.placement_group([{"CPU": 1, here: 0.001}])
     assert group.wait(60)
     obsray.util.remove_placement_group(group)
+
+
+def test_copies_with_other_options_are_the_same_code_and_pickled_once(monkeypatch):
+    pickled = []
+    monkeypatch.setattr(functions, "pickled_once", lambda function: pickled.append(1) or pickled_once(function))
+
+    @obsray.remote
+    def called():
+        return obsray.get_runtime_context().get_task_name()
+
+    copies = [called.options(name=f"copy {number}") for number in range(3)]
+    assert obsray.get([copy.remote() for copy in copies]) == ["copy 0", "copy 1", "copy 2"]
+    assert obsray.get([called.remote(), called.options(max_calls=1).remote()]) == ["called", "called"]
+    assert len(pickled) == 1
 
 
 def test_a_pool_takes_calls_that_return_several_values():
