@@ -402,7 +402,8 @@ class Session:
             if blocked_at > 1 and running is not None:
                 self._unblock(running, blocked_at, blocking)
             elif began and self.executor is None and not goes_on and time.monotonic() - began > BLOCKED_AFTER_SECONDS:
-                seconds = time.monotonic() - began
+                # Told once, however often it is asked for what has come.
+                seconds, waiter.began = time.monotonic() - began, 0.0
                 with self.lock:
                     self.emitter.process_waited(time.time_ns(), int(blocking), objects, waiter.first, seconds)
 

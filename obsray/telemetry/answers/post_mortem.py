@@ -87,7 +87,7 @@ def _process_of(view: Views, thing: str) -> bytes:
     ran = [one for one in attempts if one["worker_id"]]
     if not ran:
         # It took its process with it so soon that nobody had told that it runs: its node says in the middle of what.
-        ended = view.store.about("worker_died", "task", identifier)
+        ended = view.store.about("worker_died", "last_task", identifier)
         if ended:
             last: bytes = ended[-1]["worker"]
             return last

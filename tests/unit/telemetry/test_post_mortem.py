@@ -64,6 +64,15 @@ def test_a_task_and_an_actor_lead_to_the_process_they_died_with(scene: Scene) ->
     assert view.post_mortem(actor.hex())["process"] == its.hex()
 
 
+def test_a_task_that_took_its_process_with_it_at_once_is_found_by_the_word_of_its_node(scene: Scene) -> None:
+    worker, task = scene.worker(), scene.submit("crash")
+    scene.dispatch(task, worker)
+    scene.die(worker, DeathCause.EXIT_CODE, task)
+    scene.over(task, Outcome.WORKER_DIED, error="crash did not finish")
+    found = scene.views().post_mortem(task.hex())
+    assert found["process"] == worker.hex() and "in the middle of crash" in found["sentence"]
+
+
 def test_of_a_kill_for_memory_the_numbers_are_told(scene: Scene) -> None:
     worker, task = crashed(scene, DeathCause.OOM)
     scene.node.memory_pressure(

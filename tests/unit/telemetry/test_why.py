@@ -199,6 +199,49 @@ def as_many_processes_as_may_be(scene: Scene) -> bytes:
     return task
 
 
+@cause("WORKER_LIMIT", "WORKER_LIMIT", "limit of worker processes", "8 of 8 processes exist")
+def the_limit_of_processes_and_how_many_there_are(scene: Scene) -> bytes:
+    task = scene.submit("f")
+    scene.queued("CPU:1", Reason.WORKER_LIMIT, "8 of 8 processes exist")
+    return task
+
+
+@cause("WORKER_LIMIT", "WORKER_LIMIT", "every process there may be waited for others", "8 of 8 processes exist")
+def tasks_that_wait_for_tasks_too_deep(scene: Scene) -> bytes:
+    task = scene.submit("f")
+    text = "f cannot run: 8 of 8 processes exist and all of them wait"
+    scene.over(task, Outcome.NESTED_TOO_DEEP, error=text)
+    return task
+
+
+@cause(
+    "ARGUMENT_FAILED",
+    "WORKER_LIMIT",
+    "never ran",
+    "the result of inner",
+    "every process there may be waited for others",
+)
+def a_task_whose_argument_was_nested_too_deep(scene: Scene) -> bytes:
+    inner = scene.submit("inner")
+    task = scene.submit("outer", needs=(scene.result(inner),))
+    scene.over(inner, Outcome.NESTED_TOO_DEEP, error="inner cannot run: 8 of 8 processes exist")
+    scene.over(task, Outcome.LOST_ARGUMENT, error="inner cannot run: 8 of 8 processes exist")
+    return task
+
+
+@cause("INFEASIBLE", "INFEASIBLE", "no node can ever run it", "GPU 0 is out of service: its memory failed")
+def a_gpu_that_is_out_of_service(scene: Scene) -> bytes:
+    task = scene.submit("f", "GPU:1")
+    text = "GPU 1 (node has 0), GPU 0 is out of service: its memory failed"
+    scene.decide("GPU:1", LeaseOutcome.INFEASIBLE, Reason.INFEASIBLE, text)
+    return task
+
+
+@cause("ENVIRONMENT_FAILED", "ENVIRONMENT_FAILED", "is dead", "environment", "No matching distribution")
+def an_actor_whose_environment_cannot_be_made(scene: Scene) -> bytes:
+    return dead(scene, DeathCause.ENVIRONMENT_FAILED, "pip failed: No matching distribution")
+
+
 @cause("ENVIRONMENT", "ENVIRONMENT", "runtime environment", "being made", "torch")
 def an_environment_that_is_being_made(scene: Scene) -> bytes:
     shape = "CPU:1 env:0102030405060708"
@@ -558,7 +601,7 @@ def test_the_matrix_is_as_large_as_it_should_be():
     told = ", ".join(f"{count} {code}" for code, count in sorted(codes.items(), key=lambda pair: -pair[1]))
     # Each is a test of its own above, so all of them are named where this suite passes.
     print(f"{len(MATRIX)} planted causes, {len(codes)} codes: {told}")
-    assert len(MATRIX) >= 50 and len(codes) >= 30
+    assert len(MATRIX) >= 58 and len(codes) >= 30
 
 
 # --- objects, and what is around the matrix ------------------------------------------------------------------
