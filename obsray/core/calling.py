@@ -24,6 +24,16 @@ FUNCTION_BYTES_WARNED = 10**7
 FUNCTION_BYTES_MAX = int(os.environ.get("FUNCTION_SIZE_ERROR_THRESHOLD", 10**8))
 
 
+def retries_by_default() -> int:
+    """How often a task that does not say so is tried again. Raises ValueError for a variable that is no such number."""
+    said = os.environ.get("RAY_TASK_MAX_RETRIES", "")
+    if not said:
+        return MAX_RETRIES_DEFAULT
+    if not said.removeprefix("-").isdecimal() or int(said) < -1:
+        raise ValueError(f"RAY_TASK_MAX_RETRIES={said!r}: must be a whole number >= 0, or -1 for no limit")
+    return int(said)
+
+
 def auto_init() -> Session:
     from obsray.core.api import session
 
@@ -93,7 +103,9 @@ def returns_of(options: dict[str, Any], function: Any) -> int:
         return STREAMING if is_generator(function) else 1
     if returns in ("streaming", "dynamic"):
         if inspect.isfunction(function) and not is_generator(function):
-            raise ValueError(f'num_returns="{returns}": {function.__name__} is not a generator function')
+            raise ValueError(
+                f'num_returns="{returns}" can only be used with generator functions, and {function.__name__} is none'
+            )
         return STREAMING if returns == "streaming" else DYNAMIC
     return int(returns)
 

@@ -10,10 +10,10 @@ from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, Type
 from obsray.core import options as opts
 from obsray.core import placement
 from obsray.core.calling import (
-    MAX_RETRIES_DEFAULT,
     auto_init,
     call_options,
     pickled_once,
+    retries_by_default,
     returns_of,
     shape_of,
     shown,
@@ -130,7 +130,7 @@ class RemoteFunction(Generic[P, C]):
             compiled,
             options.get("name") or self.__name__,
             returns_of(options, function),
-            MAX_RETRIES_DEFAULT if retries is None else retries,
+            retries_by_default() if retries is None else retries,
             call_options({**options, "max_calls": max_calls}),
             shape_of(session, options, 1, self.__name__),
             code.bounds,

@@ -146,6 +146,22 @@ def test_sys_exit_uses_up_retries_as_other_crashes_do(tmp_path):
     assert get(leaves_once.remote(tmp_path / "ran")) == "second"
 
 
+def test_a_variable_says_how_often_tasks_are_tried_that_do_not_say_it(tmp_path, monkeypatch):
+    @obsray.remote
+    def leaves(path: Path) -> None:
+        with path.open("a") as file:
+            file.write("x")
+        sys.exit(1)
+
+    monkeypatch.setenv("RAY_TASK_MAX_RETRIES", "0")
+    with pytest.raises(exceptions.WorkerCrashedError):
+        get(leaves.remote(tmp_path / "runs"))
+    assert (tmp_path / "runs").read_text() == "x"
+    monkeypatch.setenv("RAY_TASK_MAX_RETRIES", "often")
+    with pytest.raises(ValueError, match="RAY_TASK_MAX_RETRIES='often'"):
+        leaves.options(num_cpus=0).remote(tmp_path / "runs")
+
+
 def test_a_keyboard_interrupt_of_the_tasks_own_ends_it_as_cancelled_and_is_not_retried(tmp_path):
     @obsray.remote(max_retries=3, retry_exceptions=True)
     def interrupts(path: Path) -> None:
