@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obsray import ids
-from obsray.telemetry import session_file
+from obsray.telemetry import live_stacks, session_file
 from obsray.telemetry.events import HangKind, ProcessKind
 from obsray.telemetry.rings import process_alive
 from obsray.telemetry.spine import Ring
@@ -72,13 +72,16 @@ class HangRecords:
     def close(self) -> None:
         """Whoever looks ends."""
         if self._ring is not None:
+            live_stacks.silence(self._ring.process)
             self._ring.close(time.time_ns())
             self._ring = None
 
     def _opened(self) -> Ring:
         node = bytes.fromhex(session_file.read(self._directory).get("node") or "00" * ids.NODE_ID_BYTES)
         own = ids.worker_id(node, os.urandom(ids.WORKER_ID_BYTES - ids.MARK_BYTES))
-        return Ring(self._directory / "rings", own, self._kind, node)
+        ring = Ring(self._directory / "rings", own, self._kind, node)
+        live_stacks.listen(ring.directory, own)
+        return ring
 
 
 def recorded(view: Views) -> dict[tuple[str, bytes], int]:
