@@ -266,11 +266,17 @@ class Cluster:
         rows = ask(Path(self._head().session_dir), "nodes")
         return {row["node"].hex() for row in rows if row["alive"]}
 
+    def _at_work(self) -> set[str]:
+        """The ids (hex) of the nodes that the head can give work to: it has a link to them and knows what they have."""
+        rows = ask(Path(self._head().session_dir), "nodes")
+        return {row["node"].hex() for row in rows if row["alive"] and row.get("linked", True) and row["resources"]}
+
     def wait_for_nodes(self, timeout: float = 30) -> None:
-        """Wait until the head takes just those for alive that were added and not removed. Raises TimeoutError."""
+        """Wait until the head takes just those for alive that were added and not removed, and can give work to all of
+        them. Raises TimeoutError."""
         deadline = time.monotonic() + timeout
         expected = {node.node_id for node in self.list_all_nodes()}
-        while (alive := self.alive_nodes()) != expected:
+        while (alive := self.alive_nodes()) != expected or not expected <= self._at_work():
             if time.monotonic() > deadline:
                 raise TimeoutError(
                     f"within {timeout:g} s the cluster did not become its {len(expected)} nodes: "
@@ -280,7 +286,7 @@ class Cluster:
 
     def _wait_for_node(self, node: ClusterNode, timeout: float = 30) -> None:
         deadline = time.monotonic() + timeout
-        while node.node_id not in self.alive_nodes():
+        while node.node_id not in self._at_work():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the head does not know {node!r} after {timeout:g} s")
             time.sleep(LOOK_SECONDS)
