@@ -13,8 +13,10 @@ from obsray.telemetry.columns import Array, Batch, Columns
 
 #: Owners of tasks whose job is remembered.
 OWNERS_MAX = 100_000
-#: The job of work whose owner nobody has heard of (yet).
+#: The job of work whose owner nobody has heard of.
 UNKNOWN = "unknown"
+#: For so long work waits for the record that says whose it is: processes tell at different times.
+HELD_NS = 60_000_000_000
 _METRICS = ("obsray_job_attempts", "obsray_job_task_seconds", "obsray_job_cpu_seconds", "obsray_job_gpu_seconds")
 _SPENT = ("fetch_seconds", "deserialize_seconds", "run_seconds", "store_seconds")
 
@@ -28,6 +30,8 @@ class JobSeries:
         self.other = np.zeros(len(_METRICS))
         self.unknown = np.zeros(len(_METRICS))
         self._job_of: dict[int, int] = {}
+        #: Of owners that are not known yet: since when, and the costs.
+        self._held: dict[int, tuple[int, Array]] = {}
 
     def update(self, batch: Batch) -> None:
         """Fold the new records."""
@@ -45,12 +49,24 @@ class JobSeries:
             kernels = kernels.take(kernels["attributed_by"] != 0)
             if len(kernels):
                 self._add(kernels, [(3, kernels["kernel_seconds"].astype(np.float64))])
+        if self._held:
+            self._let_go(max((int(columns["time_ns"].max()) for columns in batch.values() if len(columns)), default=0))
+
+    def _let_go(self, now_ns: int) -> None:
+        """Nobody has told for long whose work this was. What is exposed once as unknown stays it."""
+        for owner, (since, cost) in list(self._held.items()):
+            if now_ns - since > HELD_NS or len(self._held) > OWNERS_MAX:
+                self.unknown += cost
+                del self._held[owner]
 
     def _learn(self, owners: Array, jobs: Array) -> None:
         found, first = np.unique(owners, return_index=True)
         for owner, job in zip(found.tolist(), jobs[first].tolist(), strict=True):
             if owner not in self._job_of:
                 self._job_of[owner] = job
+                if owner in self._held:
+                    _, held = self._held.pop(owner)
+                    self._cost(job)[:] += held
                 if len(self._job_of) > OWNERS_MAX:
                     del self._job_of[next(iter(self._job_of))]
 
@@ -58,11 +74,14 @@ class JobSeries:
         owners, back = np.unique(_first_words(columns["task"]), return_inverse=True)
         for at, weights in sums:
             for owner, total in zip(owners.tolist(), np.bincount(back, weights=weights).tolist(), strict=True):
-                self._cost(self._job_of.get(owner))[at] += total
+                job = self._job_of.get(owner)
+                if job is None:
+                    since = int(columns["time_ns"].max())
+                    self._held.setdefault(owner, (since, np.zeros(len(_METRICS))))[1][at] += total
+                else:
+                    self._cost(job)[at] += total
 
-    def _cost(self, job: int | None) -> Array:
-        if job is None:
-            return self.unknown
+    def _cost(self, job: int) -> Array:
         if job not in self.costs:
             if len(self.costs) >= JOBS_MAX and job < min(self.costs):
                 return self.other

@@ -123,6 +123,17 @@ def test_what_jobs_cost_follows_from_whose_tasks_ran(told):
     assert told.value("obsray_job_task_seconds_total", job_id="unknown") == pytest.approx(4.0)
 
 
+def test_work_waits_for_the_news_whose_it_is_and_is_never_taken_back_from_anybody(told):
+    far = ids.worker_id(b"elsewher", b"wrk9")
+    now = time.time_ns()
+    assert told.value("obsray_job_attempts_total") == 0, "and the rings' own records are read"
+    ended(told, ids.task_id(far, 1), 4.0, now)
+    assert told.value("obsray_job_attempts_total", job_id="unknown") == 0
+    told.ring.job_started(now + NS, 7, far, 1, 0, 0, 0)
+    assert told.value("obsray_job_task_seconds_total", job_id="00000007") == pytest.approx(4.0)
+    assert told.value("obsray_job_attempts_total", job_id="unknown") == 0
+
+
 def test_the_newest_jobs_have_series_and_nothing_is_lost_of_the_older_ones(told):
     jobs = JOBS_MAX + 20
     for job in range(1, jobs + 1):
