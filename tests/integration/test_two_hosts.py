@@ -16,7 +16,7 @@ from hosts import PORT, Host, ip
 HEAD, OTHER = "10.77.0.1", "10.77.0.2"
 START_SECONDS_MAX = 40.0
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,12 @@ def test_a_host_without_a_cluster_is_an_error_in_seconds(hosts, tmp_path):
 
 PROGRAM = """
 import sys
+from pathlib import Path
 import obsray
+from tests.reliability.oracle import Oracle
 
 obsray.init(address=sys.argv[1])
+oracle = Oracle(Path(sys.argv[1]))
 
 @obsray.remote(num_cpus=1, resources={"far": 0.1})
 def far(text):
@@ -83,6 +86,7 @@ here = obsray.get_runtime_context().get_node_id()
 answers = obsray.get([far.remote("x" * 10_000) for _ in range(200)], timeout=30)
 assert {size for _, size in answers} == {10_000}
 assert {node for node, _ in answers} == {sys.argv[2]} != {here}
+oracle.check()
 """
 
 
@@ -99,16 +103,19 @@ def test_two_hosts_act_as_one(hosts, tmp_path):
     )
     assert joined.returncode == 0, joined
     node = json.loads((other.session / "session.json").read_text())["node"]
-    done = head.run("-c", PROGRAM, str(head.session), node, seconds=80)
+    done = head.run("-c", PROGRAM, str(head.session), node, seconds=150)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 BLIP = """
 import subprocess, sys, threading, time
+from pathlib import Path
 import obsray
+from tests.reliability.oracle import Oracle
 
 obsray.init(address=sys.argv[1])
+oracle = Oracle(Path(sys.argv[1]))
 
 @obsray.remote(num_cpus=0.1, resources={"far": 0.01}, max_retries=0)
 def far(x):
@@ -127,20 +134,24 @@ assert obsray.get([far.remote(x) for x in range(100)], timeout=60) == list(range
 cutter.join()
 assert obsray.get([far.remote(x) for x in range(20)], timeout=60) == list(range(20))
 assert all(row["Alive"] for row in obsray.nodes())
+oracle.check()
 """
 
 
 def test_a_short_interruption_of_the_network_costs_no_task_and_no_node(hosts):
     head, _ = hosts
-    done = head.run("-c", BLIP, str(head.session), seconds=80)
+    done = head.run("-c", BLIP, str(head.session), seconds=150)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 CUT = """
 import subprocess, sys, time
+from pathlib import Path
 import obsray
+from tests.reliability.oracle import Oracle
 
 obsray.init(address=sys.argv[1])
+oracle = Oracle(Path(sys.argv[1]))
 
 @obsray.remote(num_cpus=0, resources={"far": 0.1}, max_retries=0)
 def forever():
@@ -174,12 +185,14 @@ def here():
     return obsray.get_runtime_context().get_node_id()
 
 assert obsray.get(here.remote(), timeout=20) == obsray.get_runtime_context().get_node_id()
+del lost, actor, call, ref
+oracle.check("node_changed", "worker_died", "actor_died")
 """
 
 
 def test_what_ran_on_the_other_side_of_a_cut_cable_ends_and_the_rest_goes_on(hosts):
     head, other = hosts
     node = json.loads((other.session / "session.json").read_text())["node"]
-    done = head.run("-c", CUT, str(head.session), node, seconds=80)
+    done = head.run("-c", CUT, str(head.session), node, seconds=150)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

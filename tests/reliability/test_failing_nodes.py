@@ -29,6 +29,10 @@ pytestmark = pytest.mark.timeout(120)
 SOON = {"node_heartbeat_seconds": 0.1, "node_suspect_seconds": 1.5, "node_dead_seconds": 4.0}
 
 
+#: How soon a node that was killed counts as dead, where nobody else wants the processors.
+DEAD_SECONDS_MAX = 1.5
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     made = Cluster(
@@ -63,7 +67,7 @@ def is_alive(node_id: str) -> bool:
 
 
 def test_a_chain_goes_on_where_a_node_was_killed(cluster):
-    """A6: its workers die with it, its tasks run elsewhere, and the chain has every link once."""
+    """A6: it is dead within 1.5 s, its workers die with it, its tasks run elsewhere, the chain has every link once."""
     head = Path(cluster.head_node.session_dir)
     node = cluster.add_node(num_cpus=2)
     oracle = Oracle(head)
@@ -72,10 +76,16 @@ def test_a_chain_goes_on_where_a_node_was_killed(cluster):
         chain.append(link_of_chain.options(max_retries=-1, scheduling_strategy="SPREAD").remote(chain[-1], number))
     obsray.get(chain[10], timeout=60)
     family = [psutil.Process(node.pid), *workers_of(Path(node.session_dir))]
+    quiet, killed_at = Quiet(), time.monotonic()
     os.kill(node.pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(node.node_id))
+    dead_after = time.monotonic() - killed_at
+    others = quiet.others()
+    print(f"dead after {dead_after:.2f} s; others had {others:.0%} of the processors")
+    # Its refused connections are enough, long before it counts as dead for its silence.
+    assert dead_after < (DEAD_SECONDS_MAX if others < OTHERS_MAX else 30)
     gone(family)
     assert obsray.get(chain[-1], timeout=60) == list(range(40))
-    eventually(lambda: not is_alive(node.node_id))
     cluster.remove_node(node, allow_graceful=False)
     del chain
     oracle.check("node_changed")
@@ -116,7 +126,9 @@ def test_a_node_that_stood_still_past_its_death_publishes_nothing_when_it_goes_o
     cluster.remove_node(second)
 
 
-BURNER = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass"
+#: ``OBSRAY_BURN_SECONDS=20`` asks for what the check says.
+BURN_SECONDS = float(os.environ.get("OBSRAY_BURN_SECONDS", "4"))
+BURNER = f"import time\nend = time.monotonic() + {BURN_SECONDS}\nwhile time.monotonic() < end: pass"
 
 
 def test_nobody_is_taken_for_dead_on_a_machine_that_is_too_busy(cluster):
@@ -143,14 +155,18 @@ def test_nobody_is_taken_for_dead_on_a_machine_that_is_too_busy(cluster):
     try:
         chain = link_of_chain.options(num_cpus=0, resources={"busy": 1})
         waiting = [chain.remote([], number) for number in range(10)]
-        took = sorted(ask() for _ in range(20))
+        took = [ask() for _ in range(20)]
+        while any(burner.poll() is None for burner in burners):
+            took.append(ask())
+        took.sort()
         values = obsray.get(waiting, timeout=60)
     finally:
         for burner in burners:
             burner.wait(60)
     others = quiet.others()
-    print(f"dashboard: median {took[10]:.3f} s, 95 % {took[18]:.3f} s; others had {others:.0%} of the processors")
-    assert took[18] < (1 if others < OTHERS_MAX else 10)
+    usual, slow = took[len(took) // 2], took[len(took) * 19 // 20 - 1]
+    print(f"dashboard, {len(took)} times: median {usual:.3f} s, 95 % {slow:.3f} s; others had {others:.0%}")
+    assert slow < (1 if others < OTHERS_MAX else 10)
     assert values == [[number] for number in range(10)] and is_alive(node.node_id)
     oracle.check()
     cluster.remove_node(node)

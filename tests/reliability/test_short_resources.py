@@ -17,7 +17,9 @@ MIB = 1 << 20
 
 FULL = """
 import numpy as np
+from pathlib import Path
 from obsray import exceptions
+from tests.reliability.oracle import Oracle
 
 # A mount namespace of its own, where shared memory is tiny.
 libc = ctypes.CDLL(None, use_errno=True)
@@ -31,6 +33,7 @@ for command in ("mount --make-rprivate /", "mount -t tmpfs -o size=4m none /dev/
         sys.exit()
 context = start(object_store_memory=48 << 20)
 session = context.address_info["session_dir"]
+oracle = Oracle(Path(session))
 
 @obsray.remote
 def small(x):
@@ -66,6 +69,8 @@ del kept[:]
 again = [obsray.put(megabyte(x)) for x in range(20)]
 say(again=all(int(obsray.get(ref)[-1]) == x for x, ref in enumerate(again)))
 del again
+oracle.check("object_spilled", "object_allocation_failed")
+say(oracle=True)
 obsray.shutdown()
 """
 
@@ -82,6 +87,7 @@ def test_shared_memory_and_disk_may_be_full_and_values_stay_whole(program, root)
     assert "MiB" in full["error"] and "disk" in full["error"], full["error"]
     assert test.hear() == {"whole": True}
     assert test.hear() == {"again": True}
+    assert test.hear() == {"oracle": True}
     assert test.wait() == 0, test.errors()
     assert leftovers(root) == []
 

@@ -30,6 +30,8 @@ time.time_ns = lambda: real_time_ns() + offset() * 1_000_000_000
 
 PROGRAM = """
 import threading
+from pathlib import Path
+from tests.reliability.oracle import Oracle
 
 def jump(seconds):
     path = os.environ["WALL_OFFSET"]
@@ -38,7 +40,8 @@ def jump(seconds):
     os.rename(path + ".new", path)
 
 jump(0)
-start()
+session = Path(start().address_info["session_dir"])
+oracle = Oracle(session)
 
 @obsray.remote
 def slow(x):
@@ -80,6 +83,11 @@ say(
     values=values == list(range(40)) * 4, calls=calls == list(range(1, 81)), waited=1.0 <= took < 10 and not ready,
     jumped=max(walls) - min(walls) > 300, alive=all(node["Alive"] for node in obsray.nodes()),
 )
+# It waits for what there is not.
+obsray.cancel(waiting[0])
+del counter, ready, waiting
+oracle.check()
+say(oracle=True)
 listen()
 obsray.shutdown()
 """
@@ -93,6 +101,7 @@ def test_wall_clocks_that_jump_by_hours_kill_nobody_and_no_duration_is_negative(
     session = test.hear()["directory"]
     said = test.hear()
     assert all(said.values()), said
+    assert test.hear() == {"oracle": True}
     view = views(session)
     rows = view.tasks(limit=1000)["rows"]
     assert sum(row["state"] == "FINISHED" for row in rows) >= 240
