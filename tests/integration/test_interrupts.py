@@ -193,6 +193,41 @@ print("all cancelled", obsray.get(quick.remote()), flush=True)
     assert running.end() == 0
 
 
+def test_a_cancellation_waits_for_an_import_so_that_the_module_is_whole_for_who_comes_next(terminal, root):
+    (root / "halfway.py").write_text("""
+import pathlib, time
+here = pathlib.Path(__file__).parent
+with open(here / "imports", "a") as file:
+    file.write("x")
+while not (here / "go").exists():
+    time.sleep(0.01)
+""")
+    running = terminal(f"""
+import pathlib, sys, threading, time
+sys.path.insert(0, {str(root)!r})
+import obsray
+obsray.init(num_cpus=1, include_dashboard=False)
+
+@obsray.remote(max_retries=0)
+def imports():
+    import halfway
+    time.sleep(0.05)
+    return "whole"
+
+here, reference = pathlib.Path({str(root)!r}), imports.remote()
+while not (here / "imports").exists():
+    time.sleep(0.01)
+obsray.cancel(reference)
+threading.Timer(0.5, (here / "go").touch).start()
+try:
+    obsray.get(reference)
+except obsray.exceptions.TaskCancelledError:
+    print("cancelled", obsray.get(imports.remote()), (here / "imports").read_text(), flush=True)
+""")
+    running.see("cancelled whole x\n")
+    assert running.end() == 0
+
+
 def test_init_can_be_interrupted_and_tried_again(terminal, root):
     running = terminal("""
 import obsray

@@ -11,6 +11,14 @@ from obsray.cluster_utils import Cluster, ClusterNode
 from tests.monitoring.live import Gpus, Prometheus, Pushed, prometheus
 
 STORE_BYTES = 48 << 20
+#: One type of node comes and goes, the other cannot listen where it should, so it never comes.
+AUTOSCALING = {
+    "idle_timeout_s": 2.0,
+    "available_node_types": {
+        "extra": {"resources": {"extra": 1}, "max_workers": 1},
+        "away": {"resources": {"launchpad": 1}, "max_workers": 1, "node_config": {"node_ip_address": "203.0.113.1"}},
+    },
+}
 
 
 @dataclass
@@ -41,7 +49,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         head_node_args={
             "num_cpus": 3, "num_gpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": True,
             "dashboard_port": 0, "_system_config": {"chaos": "Heartbeat=delay:0.001:0.002"},
-            "env_vars": {"CUDA_VISIBLE_DEVICES": "0"},
+            "env_vars": {"CUDA_VISIBLE_DEVICES": "0"}, "autoscaling_config": AUTOSCALING,
         },
     )  # fmt: skip
     try:

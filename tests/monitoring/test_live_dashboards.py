@@ -42,6 +42,11 @@ def total(values):
     return int(values.sum())
 
 
+@obsray.remote(num_cpus=0)
+def elsewhere():
+    return 1
+
+
 @obsray.remote
 def fails():
     raise ValueError("on purpose")
@@ -104,11 +109,9 @@ def work(live, tmp_path):
 @pytest.mark.timeout(900)
 def test_every_query_of_every_dashboard_returns_data(live, tmp_path):
     held = work(live, tmp_path)
-    pending = total.options(resources={"nowhere": 1}).remote(np.zeros(1))
-    # There is no autoscaler here: its queries are only understood.
-    left = {(uid, query) for uid, model in MODELS.items() for query in queries(model) if uid != "obsray-autoscaler"}
-    for query in queries(MODELS["obsray-autoscaler"]):
-        live.prometheus.ask(in_prometheus(query))
+    assert obsray.get(elsewhere.options(resources={"extra": 1}).remote()) == 1, "the autoscaler adds a node"
+    pending = [elsewhere.options(resources={name: 1}).remote() for name in ("nowhere", "launchpad")]
+    left = {(uid, query) for uid, model in MODELS.items() for query in queries(model)}
 
     def all_answered():
         left.difference_update([each for each in left if live.prometheus.ask(in_prometheus(each[1]))])
@@ -123,7 +126,8 @@ def test_every_query_of_every_dashboard_returns_data(live, tmp_path):
         ) from None
     for _, query, _, _ in grafana.ANNOTATIONS:
         live.prometheus.ask(in_prometheus(query))
-    obsray.cancel(pending)
+    for reference in pending:
+        obsray.cancel(reference)
     del held
 
 

@@ -19,7 +19,7 @@ from tests.integration.programs import eventually, views
 from tests.reliability.nested import Small, add_up, deeper, nothing, twice
 from tests.reliability.oracle import Oracle, descriptors, node_of, workers_of
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(450)
 
 WORKERS_MAX = 210
 
@@ -124,7 +124,7 @@ def test_many_arguments_many_results_and_many_values_at_once(session):
 def test_tasks_that_wait_for_tasks_that_wait_need_no_end_of_processes(session):
     """E3: those that wait lend their CPU: a chain of 200 waits is no deadlock on two CPUs."""
     oracle = Oracle(session)
-    assert obsray.get(deeper.remote(200), timeout=140) == 200
+    assert obsray.get(deeper.remote(200), timeout=400) == 200
     assert len(workers_of(session)) <= WORKERS_MAX
     oracle.check()
 
@@ -133,7 +133,7 @@ def test_a_chain_longer_than_there_may_be_processes_ends_in_an_error_that_says_w
     """E3: beyond ``workers_max`` what is asked for is refused, and everything that waited for it ends."""
     oracle = Oracle(session)
     with pytest.raises(exceptions.NestedTooDeepError, match="workers_max") as caught:
-        obsray.get(deeper.remote(WORKERS_MAX + 20), timeout=140)
+        obsray.get(deeper.remote(WORKERS_MAX + 20), timeout=400)
     assert f"{WORKERS_MAX} processes" in str(caught.value)
     assert len(workers_of(session)) <= WORKERS_MAX
     oracle.check("nesting_refused")

@@ -25,7 +25,7 @@ from obsray.core.options import UNIT
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.environment_key import FOLLOWS_CPUS, THREADS_OF_A_TASK
 from obsray.core.protocol.lifecycle import TaskState
-from obsray.core.runtime.interrupts import hear_ignored, in_runtime
+from obsray.core.runtime.interrupts import hear_ignored, in_import, in_runtime
 from obsray.core.runtime.output import LOOK_NS, Streams
 from obsray.core.runtime.producers import ABANDONED, Filled, Producers
 from obsray.core.runtime.references import dropped
@@ -48,6 +48,8 @@ MARK_AFTER_NS = 5_000_000
 CPU_CLOCK_NS_MIN = 100_000
 #: Cancelled attempts that are remembered until they would begin.
 CANCELLED_REMEMBERED_MAX = 10_000
+#: A cancellation waits so long for an import to be over.
+IMPORT_SECONDS_MAX = 10.0
 _DONE_TAG = m.Done._field_defaults["tag"]
 _NONE = serialize(None).pickled
 
@@ -134,6 +136,8 @@ class Executor:
         #: Attempts whose children are to be cancelled with them, until they end.
         self._recursive: set[bytes] = set()
         self._interrupt = b""
+        #: When it was asked for (monotonic).
+        self._interrupt_at = 0.0
         self.producers = Producers(self)
         self._main = threading.get_ident()
         session.executor = self
@@ -281,7 +285,7 @@ class Executor:
             if running.task == task:
                 running.cancelled = True
                 if self.actor is None:
-                    self._interrupt = task
+                    self._interrupt, self._interrupt_at = task, time.monotonic()
                     signal.pthread_kill(self._main, signal.SIGINT)
                 else:
                     # A generator that waits for room would not look.
@@ -302,6 +306,9 @@ class Executor:
                 self.session.interrupt_pending.append(None)
                 self.session.reactor.wake()
             return
+        # Modules that are imported half spoil the process for all who come later (numpy cannot be imported again).
+        if in_import(frame) and time.monotonic() < self._interrupt_at + IMPORT_SECONDS_MAX:
+            return  # ``tick`` asks again
         self._interrupt = b""
         raise KeyboardInterrupt
 

@@ -32,6 +32,8 @@ _LIKE_USERS = tuple(
         "util",
     )
 )
+#: Where Python imports.
+_IMPORTS = "<frozen importlib._bootstrap>"
 
 #: Whether an interrupt is being looked at just now: a second one is the same.
 _looking = False
@@ -89,6 +91,15 @@ def in_runtime(frame: FrameType | None) -> bool:
             module = frame.f_globals.get("__name__", "")
             if module not in sys.stdlib_module_names and module.partition(".")[0] not in sys.stdlib_module_names:
                 return False
+        frame = frame.f_back
+    return False
+
+
+def in_import(frame: FrameType | None) -> bool:
+    """Whether a thread is importing something."""
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTS:
+            return True
         frame = frame.f_back
     return False
 
