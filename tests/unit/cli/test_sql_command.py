@@ -65,9 +65,9 @@ def test_a_wrong_query_is_one_line_of_advice_and_no_traceback(obsray):
 
 
 def test_lists_in_the_words_of_the_state_api(obsray):
-    code, out, err = obsray("list", "tasks", "--filter", "STATE=FINISHED", "--limit", "2", "--format", "json")
+    code, out, err = obsray("list", "tasks", "--filter", "COLOR=red", "--limit", "2", "--format", "json")
     assert code == 2 and "keys are" in err
-    code, out, err = obsray("list", "tasks", "--filter", "state=finished", "--limit", "2", "--format", "json")
+    code, out, err = obsray("list", "tasks", "--filter", "STATE=finished", "--limit", "2", "--format", "json")
     rows = json.loads(out)
     assert code == 0 and [row["state"] for row in rows] == ["FINISHED"] * 2 and "come after these" in err
     cursor = err.split("--cursor ")[1].split()[0]
