@@ -23,7 +23,7 @@ from obsray.metrics.processes import by_state
 from obsray.metrics.targets import FILE, Targets
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.columns import Texts
-from obsray.telemetry.events import DeathCause, LeaseOutcome, ProcessKind, ScalingCause, ScalingVerdict, WaitKind
+from obsray.telemetry.events import DeathCause, HangKind, LeaseOutcome, ProcessKind, ScalingCause, ScalingVerdict, WaitKind
 from obsray.telemetry.spine import Ring
 
 NS = 1_000_000_000
@@ -101,6 +101,16 @@ def test_classes_beyond_the_bound_are_called_other_and_the_bound_is_visible(told
     assert told.value("obsray_actors", actor_class=OTHER) == 7
     assert told.value("obsray_metric_label_values", label="actor_class") == NAMES_MAX
     assert told.value("obsray_metric_label_values_limit", label="actor_class") == NAMES_MAX
+
+
+def test_a_hang_counts_from_when_it_is_found_until_it_is_over(told):
+    first, second = (ids.task_id(told.ring.process, number) for number in (1, 2))
+    assert told.value("obsray_hangs") == 0 and len(told.samples("obsray_hangs")) == len(HangKind)
+    told.ring.hang_found(START, first, HangKind.CYCLE, 2, 0, told.text("they wait for each other"))
+    told.ring.hang_found(START, second, HangKind.STUCK, 1, 0, told.text("it waits"))
+    assert told.value("obsray_hangs", kind="cycle") == told.value("obsray_hangs", kind="stuck") == 1
+    told.ring.hang_over(START + NS, first, HangKind.CYCLE, 1.0)
+    assert told.value("obsray_hangs", kind="cycle") == 0 and told.value("obsray_hangs", kind="stuck") == 1
 
 
 def ended(told, task, seconds, at=START + 5):
