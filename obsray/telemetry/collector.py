@@ -54,8 +54,10 @@ class Collector:
         self.gpu = GpuStreams(self.rings, self.texts, self._gpu_lost)
         self.writer = SegmentWriter(self.session_dir / "telemetry", self.texts, bytes_max)
         self.folds: list[Fold] = []
-        #: Folds of what is taken over from other nodes.
+        #: Folds of what is taken over from other nodes. They are given what is stored: what a collector that is killed
+        #: had not stored comes again from its node, later, and a counter would go back until then.
         self.gathered_folds: list[Fold] = []
+        self._gathered_new: list[Batch] = []
         self.events_total = 0
         self.bytes_total = 0
         self.ring = ring
@@ -133,6 +135,7 @@ class Collector:
             raise
         self._flushed_at = time.monotonic()
         self._oldest_pending_ns = 0
+        self._hand_gathered()
         if self.failing_since:
             self._stored_again()
         self._delete_stored()
@@ -143,6 +146,11 @@ class Collector:
             # Everything is stored; it only takes more room than it might.
             self._again_at = time.monotonic() + AGAIN_SECONDS_MAX
             log.error("cannot compact telemetry, trying again: %s", error)
+
+    def _hand_gathered(self) -> None:
+        for batch in self._gathered_new:
+            _hand(self.gathered_folds, batch)
+        self._gathered_new.clear()
 
     def _failed(self, error: OSError) -> None:
         now = time.monotonic()
@@ -179,7 +187,7 @@ class Collector:
         """Take over records of another node: ``parts`` are Arrow streams by kind, ``rings`` how far they go.
 
         Returns how many were new. They are stored like own ones; ``folds`` are not given them, since their node's are,
-        ``gathered_folds`` are.
+        ``gathered_folds`` are, once they are stored.
         """
         positions = {process: state.position for process, state in self.gathered.items()}
         if node not in self._taken:
@@ -196,7 +204,7 @@ class Collector:
                 if len(new):
                     count += len(new)
                     self.writer.append({name: new})
-                    _hand(self.gathered_folds, {name: new})
+                    self._gathered_new.append({name: new})
         for process, state in rings.items():
             known = self.gathered.get(process)
             if process not in self.rings.readers and (known is None or known.position <= state.position):
@@ -279,6 +287,7 @@ class Collector:
                 self.writer.append(work)
                 _hand(self.folds, work)
             self.writer.close(self._states())
+            self._hand_gathered()
         except OSError as error:
             # What is not stored stays in the rings, where readers find it.
             log.error("the last records could not be stored, they stay in %s: %s", self.rings.directory, error)

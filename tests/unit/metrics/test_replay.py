@@ -146,6 +146,7 @@ def test_records_of_other_nodes_are_the_clusters_and_not_this_nodes(tmp_path):
     state = RingState.from_json(far.process.hex(), source.rings.readers[far.process].state.to_json())
     assert first.gather(OTHER, parts, {far.process: state}) == 3, "and that its ring was opened"
     poll(first)
+    assert not counted.cluster.actors, "what is not stored is not told: a collector killed now would take it back"
     first.flush()
     _, again = following(tmp_path)
     assert resume(again)
