@@ -31,8 +31,9 @@ from obsray.telemetry.views import Views
 
 #: Lines that are made at a time.
 CHUNK_LINES = 1 << 16
-#: The first track of each kind in its process; slots count on from there.
-TASKS, WAITS, SPANS, STORE, COLLECTIVES, SUBMITS = (number * 100_000 for number in range(6))
+#: The first track of each kind in its process; slots count on from there. None is 0: Perfetto takes that for one thread
+#: of all processes, and drops what overlaps on it.
+TASKS, WAITS, SPANS, STORE, COLLECTIVES, SUBMITS = (number * 100_000 + 1 for number in range(6))
 #: A stream's work overlaps only where clocks are not exact: so many rows for it at most, and so many streams of a GPU.
 _LANE_SLOTS, _LANES_MAX = 32, 30_000
 _KINDS = {
@@ -45,14 +46,20 @@ _OUTCOMES = np.array([outcome.name.lower() for outcome in Outcome])
 _WAITS = np.array([f"ray.{kind.name.lower()}" for kind in WaitKind])
 
 
+#: Instants are told in whole microseconds since 1970. Perfetto takes fractions of them as floating point, which is
+#: only exact to a quarter of one: slices that touch or nest would overlap, and it drops those. Its own format has
+#: nanoseconds.
+GRAIN_NS = 1000
+
+
 class Slices:
     """What lasted from ``start`` to ``end`` (nanoseconds), in process number ``process``, on ``track``."""
 
     def __init__(self, process: Array, track: Array, start: Array, end: Array) -> None:
         self.process = process.astype(np.int64)
         self.track = track.astype(np.int64)
-        self.start = start.astype(np.int64)
-        self.end = np.maximum(end.astype(np.int64), self.start)
+        self.start = _instant(start)
+        self.end = np.maximum(_instant(end), self.start)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -241,7 +248,7 @@ class _Trace:
             yield from _joined(
                 len(numbers),
                 [f'{{"ph":"{phase}","cat":"submit","name":"submit","id":', numbers, ',"pid":', of, ',"tid":', tid,
-                 ',"ts":', _micros(time_ns.astype(np.int64)), ends],
+                 ',"ts":', _instant(time_ns) // GRAIN_NS, ends],
             )  # fmt: skip
 
     def _flow(self, kind: str, slices: Slices, source: Array, target: Array, at: Array, first: int) -> Iterator[bytes]:
@@ -257,7 +264,7 @@ class _Trace:
             yield from _joined(
                 len(run),
                 [f'{{"ph":"{phase}","cat":"{kind}","name":"{kind}","id":', numbers, ',"pid":', slices.process[run],
-                 ',"tid":', slices.track[run], ',"ts":', _micros(time_ns), ends],
+                 ',"tid":', slices.track[run], ',"ts":', _instant(time_ns) // GRAIN_NS, ends],
             )  # fmt: skip
 
     # --- GPUs -----------------------------------------------------------------------------------------------
@@ -271,7 +278,7 @@ class _Trace:
         self.group_names.update(work.devices)
         process = self._processes(np.frombuffer(b"".join(identifiers), "V8"))[work.device]
         slot = np.minimum(slots(work.lane, work.start, work.end), _LANE_SLOTS - 1)
-        track = np.minimum(work.lane, _LANES_MAX - 1) * _LANE_SLOTS + slot
+        track = np.minimum(work.lane, _LANES_MAX - 1) * _LANE_SLOTS + slot + TASKS
         made = Slices(process, track, work.start, work.end)
         self._note(made)
         lanes, places = np.unique(process * 1_000_000 + track, return_index=True)
@@ -280,9 +287,10 @@ class _Trace:
             self.track_names[number // 1_000_000, number % 1_000_000] = name + (f" ({extra + 1})" if extra else "")
         quoted = pa.array([json.dumps(name)[1:-1] for name in work.names], pa.string())
         delays = np.where(work.launched > 0, np.maximum(work.start - work.launched, 0), 0)
+        lasted = np.maximum(work.end.astype(np.int64) - work.start.astype(np.int64), 0)
         arguments = [
             '{"task_id":"', _hex(work.task), '","attributed_by":"', how_texts(work.how), '","after_launch_us":',
-            _micros(delays), "}",
+            _micros(delays), ',"duration_us":', _micros(lasted), "}",
         ]  # fmt: skip
         yield from self._complete(made, "gpu", [quoted.take(pa.array(work.name))], arguments)
         yield from self._launches(slices, _newest(tasks, attempts, work.task), made, work.launched)
@@ -303,7 +311,7 @@ class _Trace:
             yield from _joined(
                 len(target),
                 [f'{{"ph":"{phase}","cat":"launch","name":"launch","id":', numbers, ',"pid":', of.process[rows],
-                 ',"tid":', of.track[rows], ',"ts":', _micros(time_ns), ends],
+                 ',"tid":', of.track[rows], ',"ts":', _instant(time_ns) // GRAIN_NS, ends],
             )  # fmt: skip
 
     # --- everything else ----------------------------------------------------------------------------------
@@ -351,12 +359,12 @@ class _Trace:
             if not len(columns):
                 continue
             process = self._processes(columns["worker" if event == "worker_died" else "process"])
-            self._note(Slices(process, np.zeros(len(process)), columns["time_ns"], columns["time_ns"]))
+            self._note(Slices(process, np.full(len(process), TASKS), columns["time_ns"], columns["time_ns"]))
             shown = self._texts(columns["name"]) if event == "user_mark" else name
             yield from _joined(
                 len(columns),
-                ['{"ph":"i","s":"p","cat":"mark","name":"', shown, '","pid":', process, ',"tid":0,"ts":',
-                 _micros(columns["time_ns"].astype(np.int64)), "}"],
+                ['{"ph":"i","s":"p","cat":"mark","name":"', shown, '","pid":', process, f',"tid":{TASKS},"ts":',
+                 _instant(columns["time_ns"]) // GRAIN_NS, "}"],
             )  # fmt: skip
 
     def _counters(self) -> Iterator[bytes]:
@@ -366,15 +374,15 @@ class _Trace:
         yield from _joined(
             len(columns),
             ['{"ph":"C","name":"', self._texts(columns["resource"]), ' in use","pid":', process, ',"ts":',
-             _micros(columns["time_ns"].astype(np.int64)), ',"args":{"used":', used, "}}"],
+             _instant(columns["time_ns"]) // GRAIN_NS, ',"args":{"used":', used, "}}"],
         )  # fmt: skip
 
     def _complete(self, slices: Slices, category: str, name: list[Any], arguments: list[Any]) -> Iterator[bytes]:
+        start, length = slices.start // GRAIN_NS, (slices.end - slices.start) // GRAIN_NS
         yield from _joined(
             len(slices),
             [f'{{"ph":"X","cat":"{category}","name":"', *name, '","pid":', slices.process, ',"tid":', slices.track,
-             ',"ts":', _micros(slices.start), ',"dur":', _micros(slices.end - slices.start), ',"args":', *arguments,
-             "}"],
+             ',"ts":', start, ',"dur":', length, ',"args":', *arguments, "}"],
         )  # fmt: skip
 
     def _note(self, slices: Slices) -> None:
@@ -392,7 +400,8 @@ class _Trace:
             facts = [("process_name", {"name": label}, 0),
                      ("process_sort_index", {"sort_index": order}, 0)]  # fmt: skip
             for track in sorted(self.used.get(number, ())):
-                kind, slot = track - track % 100_000, track % 100_000
+                slot = (track - TASKS) % 100_000
+                kind = track - slot
                 named = self.track_names.get((number, track))
                 named = named or _KINDS[kind] + (f" {slot + 1}" if slot else "")
                 facts.append(("thread_name", {"name": named}, track))
@@ -476,6 +485,12 @@ def _hex(ids: Array) -> pa.Array:
     text = np.ascontiguousarray(ids).tobytes().hex().encode()
     offsets = np.arange(len(ids) + 1, dtype=np.int64) * (2 * size)
     return pa.LargeStringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(text)).cast(pa.string())
+
+
+def _instant(time_ns: Array) -> Array:
+    """Nanoseconds that are told exactly."""
+    told: Array = time_ns.astype(np.int64) // GRAIN_NS * GRAIN_NS
+    return told
 
 
 def _micros(nanoseconds: Array) -> pa.Array:

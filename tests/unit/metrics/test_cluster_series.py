@@ -23,7 +23,15 @@ from obsray.metrics.processes import by_state
 from obsray.metrics.targets import FILE, Targets
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.columns import Texts
-from obsray.telemetry.events import DeathCause, HangKind, LeaseOutcome, ProcessKind, ScalingCause, ScalingVerdict, WaitKind
+from obsray.telemetry.events import (
+    DeathCause,
+    HangKind,
+    LeaseOutcome,
+    ProcessKind,
+    ScalingCause,
+    ScalingVerdict,
+    WaitKind,
+)
 from obsray.telemetry.spine import Ring
 
 NS = 1_000_000_000
