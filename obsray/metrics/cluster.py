@@ -11,6 +11,7 @@ from obsray.metrics import exposed
 from obsray.metrics.catalog import NAMES_MAX, OTHER
 from obsray.telemetry.columns import Batch, Texts
 from obsray.telemetry.events import DeathCause, HangKind
+from obsray.telemetry.processes import Unplaced
 
 #: Event -> the state that an actor is in after it, and which of two of the same instant is the later one.
 _AFTER = {
@@ -40,6 +41,7 @@ class ClusterSeries:
         self.read_only = (0, 0)
         #: First task of a hang and its kind -> when it was last told of, and whether that it is over.
         self._hangs: dict[tuple[bytes, int], tuple[int, bool]] = {}
+        self._unplaced = Unplaced()
         self._class_of: dict[bytes, str] = {}
         self._dead: set[bytes] = set()
         self._dead_order: deque[bytes] = deque()
@@ -65,6 +67,7 @@ class ClusterSeries:
                 for actor, time_ns in zip(columns["actor"], columns["time_ns"].tolist(), strict=True):
                     self._moved(actor.tobytes(), (time_ns, order), state)
         self._ended(batch)
+        self._orphaned(batch)
         for event in ("hang_found", "hang_over"):
             if event in batch:
                 columns = batch[event]
@@ -107,6 +110,24 @@ class ClusterSeries:
         if "actor_died" in batch:
             for actor in batch["actor_died"]["actor"]:
                 self._bury(actor.tobytes())
+
+    def _orphaned(self, batch: Batch) -> None:
+        """Actors that nobody had taken on when their creator ended are over."""
+        if "actor_created" in batch:
+            created = batch["actor_created"]
+            for actor in created["actor"][created["detached"] == 0]:
+                if self._unplaced.created(actor.tobytes()) is not None:
+                    self._never_placed(actor.tobytes())
+        for event in ("actor_placed", "actor_died"):
+            if event in batch:
+                for actor in batch[event]["actor"]:
+                    self._unplaced.taken(actor.tobytes())
+        for actor, _ in self._unplaced.ended(batch):
+            self._never_placed(actor)
+
+    def _never_placed(self, actor: bytes) -> None:
+        if self.actors.get(actor, ((0, 0), ""))[1] == "pending":
+            self._bury(actor)
 
     def _bury(self, actor: bytes) -> None:
         self.actors.pop(actor, None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from obsray import ids
 from obsray.telemetry.columns import Array, Batch, Columns, Texts, in_order
 from obsray.telemetry.events import ProcessKind
 
@@ -101,12 +102,47 @@ class ProcessTable:
             row["kind"] = ProcessKind(int(columns["process_kind"][index])).name.lower()
 
 
+class Unplaced:
+    """Actors that only their creator knows so far: if it ends, nobody else tells what became of them."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, set[bytes]] = {}
+        #: Processes that have ended, and when.
+        self._gone: dict[bytes, int] = {}
+
+    def created(self, actor: bytes) -> int | None:
+        """An actor that lives no longer than its creator was asked for. Returns when its creator ended, if it has."""
+        creator = actor[: ids.WORKER_ID_BYTES]
+        ended = self._gone.get(creator)
+        if ended is None:
+            self._waiting.setdefault(creator, set()).add(actor)
+        return ended
+
+    def taken(self, actor: bytes) -> None:
+        """Somebody else tells what becomes of it."""
+        of = self._waiting.get(actor[: ids.WORKER_ID_BYTES])
+        if of is not None:
+            of.discard(actor)
+
+    def ended(self, batch: Batch) -> list[tuple[bytes, int]]:
+        """The actors that are over because their creator is, and since when."""
+        found = []
+        for event in ("worker_died", "ring_closed"):
+            if event in batch:
+                for process, time_ns in zip(batch[event]["worker"], batch[event]["time_ns"].tolist(), strict=True):
+                    creator = process.tobytes()
+                    self._gone.setdefault(creator, time_ns)
+                    found += [(actor, time_ns) for actor in sorted(self._waiting.pop(creator, ()))]
+        return found
+
+
 class ActorTable:
     """Every actor by its id, with what happened to it."""
 
     def __init__(self, texts: Texts) -> None:
         self.texts = texts
         self.rows: dict[bytes, Row] = {}
+        self._unplaced = Unplaced()
 
     def _row(self, actor: bytes) -> Row:
         row = self.rows.get(actor)
@@ -129,6 +165,15 @@ class ActorTable:
         )  # fmt: skip
         for time_ns, event, record in in_order(batch, events, self.texts):
             getattr(self, "_" + event)(self._row(record["actor"]), time_ns, record)
+            if event in ("actor_placed", "actor_died"):
+                self._unplaced.taken(record["actor"])
+        for actor, time_ns in self._unplaced.ended(batch):
+            self._never_placed(self.rows[actor], time_ns)
+
+    def _never_placed(self, row: Row, time_ns: int) -> None:
+        if row["placed_at_ns"] is None and row["state"] == "PENDING_CREATION":
+            row.update(died_at_ns=time_ns, died_cause="parent_died", error="its creator ended before it was placed")
+            self._state(row, max(time_ns, row["created_at_ns"]), "DEAD")
 
     def _actor_created(self, row: Row, time_ns: int, record: Row) -> None:
         row.update(
@@ -137,6 +182,10 @@ class ActorTable:
             restarts_max=record["restarts_max"], detached=bool(record["detached"]), created_at_ns=time_ns,
             placement_group_id=record["group"].hex() if any(record["group"]) else None,
         )  # fmt: skip
+        if not record["detached"] and row["state"] == "PENDING_CREATION":
+            ended = self._unplaced.created(record["actor"])
+            if ended is not None:
+                self._never_placed(row, ended)
 
     def _state(self, row: Row, time_ns: int, state: str) -> None:
         if time_ns >= row["_at"]:

@@ -102,6 +102,20 @@ def test_an_actor_is_in_one_state_at_a_time_and_none_after_its_death(told):
     assert told.value("obsray_actors") == 0, "news of a dead actor that came late"
 
 
+def test_an_actor_that_nobody_took_on_ends_with_its_creator_unless_it_is_detached(told):
+    placed, waits = told.actor(1), told.actor(2)
+    told.ring.actor_placed(START + 1, placed, bytes(8), NODE, 0.0, 0)
+    detached = ids.task_id(told.ring.process, 3, ids.SEQUENCE_ACTOR)
+    told.ring.actor_created(START, detached, ids.NIL_TASK, told.text("D"), 0, 0, 0, 0, 1, 1, bytes(16))
+    assert told.value("obsray_actors", state="pending") == 2
+    told.ring.worker_died(START + NS, told.ring.process, 1, DeathCause.UNKNOWN, 0, 0, 0, bytes(16), 0)
+    assert told.value("obsray_actors", state="pending") == 1 == told.value("obsray_actors", state="starting")
+    assert waits not in told.families.cluster.actors
+    late = told.actor(4)
+    told.value("obsray_actors")
+    assert late not in told.families.cluster.actors, "what its creator recorded may be read after its end"
+
+
 def test_classes_beyond_the_bound_are_called_other_and_the_bound_is_visible(told):
     for number in range(NAMES_MAX + 7):
         told.actor(number, f"C{number}")

@@ -500,3 +500,18 @@ def test_a_process_that_never_came_to_be_is_not_starting_when_the_session_is_ove
     assert found() == "STARTING"
     (tmp_path / "session.json").write_text(json.dumps({**json.loads(now), "stopped_at_ns": 2000}))
     assert found() == "DEAD"
+
+
+def test_an_actor_that_was_never_placed_ends_with_the_process_that_created_it(session):
+    driver, node, _, view = session
+    nil, name = ids.NIL_TASK, driver.intern("Counter")
+    waits, placed, detached = (ids.task_id(driver.process, number, ids.SEQUENCE_ACTOR) for number in (1, 2, 3))
+    for actor in (waits, placed, detached):
+        driver.actor_created(1000, actor, nil, name, 0, 0, 0, 0, int(actor == detached), 1, bytes(16))
+    node.actor_placed(2000, placed, bytes(8), bytes(8), 0.0, 0)
+    assert {row["state"] for row in view.actors()} == {"PENDING_CREATION"}
+    driver.close(5000)
+    rows = {row["actor_id"]: row for row in view.actors()}
+    assert rows[waits.hex()]["state"] == "DEAD" and rows[waits.hex()]["died_at_ns"] == 5000
+    assert rows[waits.hex()]["died_cause"] == "parent_died" and "before it was placed" in rows[waits.hex()]["error"]
+    assert {rows[actor.hex()]["state"] for actor in (placed, detached)} == {"PENDING_CREATION"}
