@@ -16,7 +16,7 @@ from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
 
 #: How long the report waits for the collector to store what the processes have recorded so far.
-SETTLE_SECONDS_MAX = 5.0
+SETTLE_SECONDS_MAX = 20.0
 SETTLE_POLL_SECONDS = 0.1
 
 

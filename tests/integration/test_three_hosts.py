@@ -66,9 +66,9 @@ def run(bridge: Bridge, program: str) -> None:
 
 
 BLIP = """
-@obsray.remote(num_cpus=0, resources={"b": 1}, max_retries=0)
+@obsray.remote(num_cpus=0, resources={"b": 10}, max_retries=0)
 def slow(x):
-    time.sleep(0.02)
+    time.sleep(0.1)
     return x
 
 def blip():
