@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from html import unescape
@@ -15,8 +14,8 @@ import pytest
 from served import Served, served
 
 from obsray.testing.recorded_session import Recorded, record_session
+from tests.browser import browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Milliseconds of the browser's own clock that a page may take; real time passes faster.
 PAGE_MS = 4000
 
@@ -36,11 +35,8 @@ def dashboard(recorded: Recorded) -> Iterator[Served]:
 
 def browse(dashboard: Served, path: str, profile: Path, size: str = "1400,1000") -> tuple[str, list[str]]:
     """The document after its scripts ran, and what the page wrote to the console."""
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.fail("no Chromium on this machine (Debian: apt-get install chromium)")
     command = [
-        browser,
+        browser(),
         "--headless",
         "--no-sandbox",
         "--disable-gpu",

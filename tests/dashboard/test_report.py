@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import subprocess
 import zlib
 
@@ -17,6 +16,7 @@ from obsray.report import page
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
 from obsray.testing.recorded_session import record_session
+from tests.browser import browser
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +72,10 @@ def test_user_text_does_not_end_the_script(views, monkeypatch):
 
 
 def test_a_browser_opens_it_and_drills_down_to_one_task(recorded, tmp_path):
-    browser = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip("no Chromium on this machine")
     path = tmp_path / "job.html"
     assert command.main(["report", str(recorded.directory), "-o", str(path)]) == 0
     arguments = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path / 'p'}",
+        browser(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={tmp_path / 'p'}",
         "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom",
         f"{path.as_uri()}#task={recorded.failed_task.hex()}",
     ]  # fmt: skip

@@ -26,13 +26,13 @@ from obsray.core.protocol import control_pb2_grpc
 from obsray.core.protocol.lifecycle import NodeState
 from obsray.core.transport.connection import control_credential
 from obsray.core.transport.control_client import CHANGES_NOTHING, PLACES_KEY, READ_ONLY_KEY
+from obsray.core.transport.socket_paths import PATH_BYTES_MAX
 from obsray.telemetry.spine import Emitter
 
 MESSAGE_BYTES_MAX = 64 << 20
 METADATA_BYTES_MAX = 16 << 10
 STREAMS_MAX = 1_024
 WATCH_CHANGES_MAX = 1_000
-UNIX_PATH_BYTES_MAX = 107
 #: How long a silent node may take to accept a connection that is only to see whether it does.
 PROBE_SECONDS = 0.2
 
@@ -396,8 +396,8 @@ async def serve(service: ControlService, socket_path: Path, token: bytes, listen
 
     Returns the server and the ``host:port`` it got, "" without ``listen``. Raises OSError if it cannot listen there.
     """
-    if len(str(socket_path).encode()) > UNIX_PATH_BYTES_MAX:
-        raise OSError(f"the path of a unix socket has at most {UNIX_PATH_BYTES_MAX} bytes: {socket_path}")
+    if len(str(socket_path).encode()) > PATH_BYTES_MAX:
+        raise OSError(f"the path of a unix socket has at most {PATH_BYTES_MAX} bytes: {socket_path}")
     server = grpc.aio.server(
         interceptors=(TokenCheck(token),),
         options=(

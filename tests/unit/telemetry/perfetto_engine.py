@@ -10,19 +10,18 @@ import contextlib
 import functools
 import importlib.util
 import queue
-import shutil
 import subprocess
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pytest
 from perfetto.common.query_result_iterator import QueryResultIterator
 from perfetto.trace_processor.platform import PlatformDelegate
 from perfetto.trace_processor.protos import ProtoFactory
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+from tests.browser import browser
+
 PATIENCE_SECONDS = 120.0
 CHUNK_BYTES = 8 << 20
 
@@ -67,12 +66,9 @@ class Engine:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-        if browser is None:
-            pytest.fail("no Chromium on this machine (Debian: apt-get install chromium)")
         self._browser = subprocess.Popen(
             [
-                browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+                browser(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
                 "--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}",
                 "--remote-debugging-port=0", f"http://127.0.0.1:{self._server.server_port}/page",
             ],
