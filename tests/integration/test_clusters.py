@@ -135,8 +135,7 @@ def make():
     return bytes(3_000_000) + b"end"
 
 made = make.remote()
-obsray.wait([made], fetch_local=False, timeout=30)
-say(made=True)
+say(made=len(obsray.wait([made], fetch_local=False, timeout=30)[0]))
 listen()
 say(end=obsray.get(made, timeout=30)[-3:].decode())
 """
@@ -146,7 +145,7 @@ def test_what_lies_only_on_a_drained_node_is_moved_and_the_command_waits_for_it(
     head = started(obsray(*START_HEAD, "--num-cpus", "1"))
     started(obsray("start", "--address", head["address"], "--node-name", "left", "--resources", '{"far": 1}', "--json"))
     driver = program(FAR_VALUE)
-    assert driver.hear() == {"made": True}
+    assert driver.hear() == {"made": 1}
     drained = obsray("drain", "left", "--wait")
     assert drained.returncode == 0, drained.stderr
     assert "takes no more work" in drained.stdout and "has left: it was drained" in drained.stdout

@@ -13,13 +13,16 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 import obsray
 from benchmarks.quiet import OTHERS_MAX, Quiet
+from obsray import exceptions
 from obsray.cluster_utils import Cluster
 from obsray.telemetry import session_file
+from obsray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.integration.programs import eventually, gone, views
 from tests.reliability.oracle import Oracle, workers_of
 
@@ -170,3 +173,59 @@ def test_nobody_is_taken_for_dead_on_a_machine_that_is_too_busy(cluster):
     assert values == [[number] for number in range(10)] and is_alive(node.node_id)
     oracle.check()
     cluster.remove_node(node)
+
+
+@obsray.remote(max_retries=3)
+def large(value: int) -> np.ndarray:
+    return np.full(1 << 20, value, np.uint8)
+
+
+@obsray.remote(num_cpus=1, max_restarts=1, max_task_retries=-1)
+class Made:
+    """Needs one value as an argument, and another that it gets itself."""
+
+    def __init__(self, value: np.ndarray, box: list[obsray.ObjectRef]) -> None:
+        self.sum = int(value[0]) + int(obsray.get(box[0])[0])
+
+    def get(self) -> tuple[int, str]:
+        return self.sum, obsray.get_runtime_context().get_node_id()
+
+
+@obsray.remote(num_cpus=0, resources={"once": 1})
+def owner_of_one() -> list[obsray.ObjectRef]:
+    return [obsray.put(1)]
+
+
+@obsray.remote(num_cpus=0)
+def how_it_ends(box: list[obsray.ObjectRef]) -> str:
+    try:
+        return str(obsray.get(box[0], timeout=60))
+    except exceptions.OwnerDiedError as error:
+        return str(error)
+
+
+def test_what_was_lost_with_a_node_is_made_again_for_an_actor_that_has_the_only_cpu(cluster):
+    """It lends its CPU to the tasks that make its arguments again. Who starts later knows that the node is gone."""
+    node = cluster.add_node(num_cpus=1, resources={"once": 1})
+    oracle = Oracle(Path(cluster.head_node.session_dir))
+    box = obsray.get(owner_of_one.remote(), timeout=60)
+    there = NodeAffinitySchedulingStrategy(node.node_id, soft=True)
+    values = [large.options(scheduling_strategy=there).remote(number) for number in (3, 4)]
+    obsray.wait(values, num_returns=2, fetch_local=False, timeout=60)
+    actor = Made.options(scheduling_strategy=there).remote(values[0], [values[1]])
+    assert obsray.get(actor.get.remote(), timeout=60) == (7, node.node_id)
+    os.kill(node.pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(node.node_id))
+    assert obsray.get(actor.get.remote(), timeout=60) == (7, cluster.head_node.node_id)
+    second = cluster.add_node(num_cpus=1)
+    # A process that was forked before its node had heard of the others, and one that comes now.
+    for node_id, variables in ((second.node_id, {}), (cluster.head_node.node_id, {"NEW": "1"})):
+        hard = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        asked = how_it_ends.options(scheduling_strategy=hard, runtime_env={"env_vars": variables}).remote(box)
+        # Who had to find out would not know why.
+        assert f"node {node.node_id} is gone" in obsray.get(asked, timeout=60)
+    obsray.kill(actor)
+    cluster.remove_node(node, allow_graceful=False)
+    del values, actor, box, asked
+    oracle.check("node_changed", "actor_restarting", "object_rebuilding")
+    cluster.remove_node(second)

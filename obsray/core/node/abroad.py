@@ -91,6 +91,10 @@ class Abroad:
         if state is NodeState.DEAD:
             if was_linked:
                 self._lost(step, peer, reason)
+            elif known is None:
+                # It ended before this node came: processes here that are older than this news need not look for it.
+                news = m.NodeChanged(peer.id, False, peer.facts.address, peer.gone_because(reason))
+                step.effects.append(Broadcast(m.encode(news)))
             self.machine.scheduler.node_lost(step, peer.id)
             for hook in self.on_died:
                 hook(step, peer)
@@ -151,7 +155,7 @@ class Abroad:
         """All that was shared with a node is over: its clients are gone from here, ours have nothing there."""
         machine = self.machine
         mark = mark_of_node(peer.id)
-        detail = f"node {peer.facts.name or peer.id.hex()} is gone: {why}"
+        detail = peer.gone_because(why)
         for client in [client for client in machine.clients.values() if client.foreign and mark_of(client.id) == mark]:
             machine.client_left(step, client.id)
         for job in [job for job, home in self.jobs.items() if home == peer.id]:

@@ -112,7 +112,7 @@ class Nesting:
             return []
         self._since = None
         chosen = max(by_job.values(), key=len)
-        waiting = sum(lease.blocked for lease in self.by_worker.values())
+        waiting = sum(lease.blocked for lease in self.by_worker.values() if not lease.demand.actor)
         return [Refusal(demand, self._detail(demand, waiting)) for demand in chosen]
 
     def _detail(self, demand: Demand, waiting: int) -> str:

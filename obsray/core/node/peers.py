@@ -21,6 +21,8 @@ from obsray.ids import is_detached, mark_of, mark_of_node
 
 RECONNECT_SECONDS_MIN = 0.05
 RECONNECT_SECONDS_MAX = 2.0
+#: Of so many nodes that ended a new process is told at once; of others it finds out by asking.
+GONE_TOLD_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,10 @@ class Peer:
     def alive(self) -> bool:
         return self.state is not NodeState.DEAD
 
+    def gone_because(self, why: str) -> str:
+        """A sentence for whoever had to do with it."""
+        return f"node {self.facts.name or self.id.hex()} is gone: {why}"
+
     @property
     def usable(self) -> bool:
         """Whether work can be given to it now."""
@@ -110,6 +116,11 @@ class PeerTable:
     def living(self) -> list[Peer]:
         """Those that are not dead, in the order of their ids."""
         return sorted((peer for peer in self.peers.values() if peer.alive), key=lambda peer: peer.id)
+
+    def gone(self) -> dict[bytes, str]:
+        """Those that ended, the latest of them, with what is known of why: for processes that were not there then."""
+        dead = [peer for peer in self.peers.values() if not peer.alive][-GONE_TOLD_MAX:]
+        return {peer.id: peer.gone_because(peer.reason) for peer in dead}
 
     def usable(self) -> list[Peer]:
         """Those that work can be given to now, in the order of their ids. Not to be changed."""

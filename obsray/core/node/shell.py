@@ -402,7 +402,7 @@ class Node:
 
     def _welcome(self, link: Link, job: int) -> None:
         addresses = {peer.id: peer.facts.address for peer in self.machine.peers.living()}
-        settings = {**self._shared_settings, "nodes": addresses}
+        settings = {**self._shared_settings, "nodes": addresses, "gone": self.machine.peers.gone()}
         message = Welcome(self.node, link.peer.worker, job, self.arena.size_bytes, settings)
         frame = link.connection.pack([encode(message)])
         try:

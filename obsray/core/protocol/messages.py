@@ -370,7 +370,10 @@ NODE_METHODS: dict[str, str] = {
 
 
 class Welcome(NamedTuple):
-    """Node -> client, first message, with the arena's file descriptor as ancillary data."""
+    """Node -> client, first message, with the arena's file descriptor as ancillary data.
+
+    Besides settings: "nodes" {id: address} of the nodes that are there, "gone" {id: sentence} of those that ended.
+    """
 
     node: bytes
     worker: bytes

@@ -131,6 +131,8 @@ class Executor:
         #: How many threads OpenMP may use, as long as that follows ``num_cpus``; else 0.
         self._threads = 1 if os.environ.get(FOLLOWS_CPUS) else 0
         self._blocked = False
+        #: The call of an actor that waits for an argument which was lost, if nothing runs beside it.
+        self._recovering: Running | None = None
         #: Attempts that were cancelled before they began.
         self._cancelled: set[bytes] = set()
         #: Attempts whose children are to be cancelled with them, until they end.
@@ -357,7 +359,16 @@ class Executor:
                     link.send(m.encode(m.Returned(tasks, int(Reason.BLOCKED_IN_GET))))
                 sure = for_ever and kind is WaitKind.GET and self._needs_a_worker(waiter)
                 session.node.send(m.encode(m.Blocked(sure)))
+            elif self._lends(running):
+                session.node.send(m.encode(m.Blocked(False)))
             session.send_everything()
+
+    def _lends(self, running: Running) -> bool:
+        """Whether an actor that waits in this call keeps its CPU from nobody.
+
+        Before it is alive it has no caller who counts on it; and whatever makes a lost argument again may need that CPU.
+        """
+        return self.actor is not None and (self.actor.instance is None or self._recovering is running)
 
     def _needs_a_worker(self, waiter: Waiter) -> bool:
         """Whether a wait cannot end before a task of this process has run, on a worker of this node."""
@@ -377,6 +388,7 @@ class Executor:
             session.emitter.task_unblocked(time.time_ns(), running.task, int(kind), blocked_ns / 1e9)
             if running.lease:
                 self._blocked = False
+            if running.lease or self._lends(running):
                 session.node.send(m.encode(m.Unblocked()))
                 session.after()
 
@@ -497,7 +509,12 @@ class Executor:
             if running.lease and not running.cancelled:
                 raise
             # Calls of an actor keep their order: this one waits where it is.
-            return self.session.values.recovered(identifier, str(lost))
+            if self.actor is not None and not self.actor.concurrent:
+                self._recovering = running
+            try:
+                return self.session.values.recovered(identifier, str(lost))
+            finally:
+                self._recovering = None
 
     def give_back(self, running: Running, lost: Unreadable) -> None:
         """An argument cannot be read: the owner has the attempt run again when that is there again."""

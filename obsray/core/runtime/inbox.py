@@ -243,7 +243,7 @@ class Inbox:
         self._undelivered.pop(worker, None)
         self._unreached.pop(worker, None)
         if patience < UNREACHED_SECONDS_MAX:
-            self.owner_lost(worker)
+            self.owner_lost(worker, why=self.recovery.gone.get(mark_of(worker), ""))
             return
         text = f"the owner of the object, worker {worker.hex()}, could not be reached for {now - since:.0f} s: {error}"
         session.ownership.give_up_waiting(worker, dump_error(ObjectFetchTimedOutError(text)))
@@ -301,9 +301,9 @@ class Inbox:
         self._unreached.pop(worker, None)
         self.owner_lost(worker, death)
 
-    def owner_lost(self, worker: bytes, death: m.WorkerDied | None = None) -> None:
+    def owner_lost(self, worker: bytes, death: m.WorkerDied | None = None, why: str = "") -> None:
         """What this process still waits for from ``worker`` will not come."""
-        why = f"{death.detail}" if death is not None and death.detail else "its process ended"
+        why = (death.detail if death is not None else why) or "its process ended"
         error = OwnerDiedError(f"the owner of the object, worker {worker.hex()}, is gone: {why}")
         self.session.ownership.owner_lost(worker, dump_error(error))
 

@@ -1,7 +1,7 @@
 """Shell: a driver joins a runtime that this user started on this machine.
 
 An *address* is a session directory, the name of one, the ``host:port`` of a cluster of which a node runs here, or
-``"auto"``: the newest that runs. A program that names none joins the cluster that ``obsray start`` started on this
+``"auto"``: the newest that runs, where this program's own sessions would be before anywhere else. A program that names none joins the cluster that ``obsray start`` started on this
 machine, if there is one. Whoever can read the directory's token may join; a runtime ends with the program that started
 it, or by ``obsray stop``, and not with those that joined.
 """
@@ -112,7 +112,9 @@ def find(address: Address, temp_dir: str | None = None) -> Path:
         running = running_sessions(temp_dir)
         if not running:
             raise _refusal(address, "no runtime of this user is running on this machine", temp_dir)
-        return running[0]
+        bases = [base.resolve() for base in _bases(temp_dir)]
+        # What runs below /tmp may be anything, if whoever asks has a directory of its own.
+        return min(running, key=lambda path: bases.index(path.parent.resolve()))
     if is_address(address.text):
         return _node_of(address, normal(address.text), temp_dir)
     if address.text.startswith("ray://"):

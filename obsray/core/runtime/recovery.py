@@ -33,8 +33,8 @@ class Recovery:
         self._worker_died = worker_died
         #: Values of ours whose node was asked whether they are there, with their sizes.
         self._doubted: dict[bytes, int] = {}
-        #: Marks of the nodes whose end this process was told of.
-        self.gone: set[bytes] = set()
+        #: Marks of the nodes whose end this process was told of, and why they ended.
+        self.gone: dict[bytes, str] = {}
 
     # --- values -----------------------------------------------------------------------------------------------------
 
@@ -111,8 +111,9 @@ class Recovery:
         if message.alive:
             session.node_addresses[mark] = message.address
             session.node_ids[mark] = message.node
+            self.gone.pop(mark, None)
             return
-        self.gone.add(mark)
+        self.gone[mark] = message.detail
         session.node_addresses.pop(mark, None)
         session.node_ids.pop(mark, None)
         for worker in self._of_node(mark):

@@ -251,6 +251,8 @@ class Session:
         for node, address in self.settings.pop("nodes", {}).items():
             self.node_addresses[mark_of_node(node)] = address
             self.node_ids[mark_of_node(node)] = node
+        for node, why in self.settings.pop("gone", {}).items():
+            self.inbox.recovery.gone[mark_of_node(node)] = why
         self.arena = Arena(fds[0], welcome.arena_bytes)
         link = self.reactor.adopt(sock, Hello(NODE, int(ProcessKind.NODE), 0))
         link.connection = connection

@@ -104,6 +104,17 @@ def test_auto_means_the_newest_that_lives(base, sockets):
     assert joining.running_sessions()[0] == living and len(joining.running_sessions()) == 2
 
 
+def test_auto_means_one_of_the_programs_own_directory_before_a_newer_one_elsewhere(base, sockets, monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="o") as root:
+        session(Path(root), "s_of_others", 9, sockets, head=True)
+        mine = session(base, "s_mine", 1, sockets, head=True)
+        monkeypatch.setattr(joining, "_bases", lambda temp_dir=None: [base, Path(root)])
+        assert joining.find(Address("auto", "")) == mine
+        (mine / "token").unlink()
+        sockets[-1].close()
+        assert joining.find(Address("auto", "")).name == "s_of_others"
+
+
 def test_a_session_goes_by_its_path_its_name_and_the_link_to_the_latest(base, sockets):
     living = session(base, "s_living", 2, sockets)
     (base / "latest").symlink_to("s_living")

@@ -81,6 +81,6 @@ def test_of_a_node_that_is_there_it_is_tried_for_longer_and_then_timed_out():
 @pytest.mark.parametrize("worker", [HERE, THERE])
 def test_who_is_known_to_be_gone_is_so_at_once(worker):
     bench = Bench()
-    bench.inbox.recovery.gone.add(mark_of(THERE))
+    bench.inbox.recovery.gone[mark_of(THERE)] = "node two is gone"
     bench.answer_fails(worker)
     assert bench.ended == ["lost"] and not bench.timers
