@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from obsray import ids
 from obsray.gpu.words import Stage
+from obsray.telemetry import last_words
 from obsray.telemetry.columns import Batch, Texts, after, from_arrow
 from obsray.telemetry.events import BY_NAME, ProcessKind
 from obsray.telemetry.gpu_streams import GpuStreams
@@ -98,6 +99,8 @@ class Collector:
         if self.writer.rows_pending > PENDING_ROWS_MAX:
             return 0  # storing fails; the rings hold what comes, and say so when they are full
         self.rings.scan()
+        for process in self.rings.newly_dead():
+            last_words.add(self.rings.directory, process)
         batch, count = self.rings.read()
         for reader in self.rings.missing:
             reader.skip_missing()

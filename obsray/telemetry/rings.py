@@ -326,6 +326,7 @@ class RingDirectory:
         self.nodes: dict[bytes, bool] = {}
         self._chains: dict[bytes, list[tuple[int, Path]]] = {}
         self._checked: dict[bytes, tuple[float, bool]] = {}
+        self._dead: set[bytes] = set()
 
     def scan(self) -> None:
         """Look which files there are."""
@@ -372,6 +373,12 @@ class RingDirectory:
         alive = process_alive(state.pid, state.opened_at_ns)
         self._checked[process] = (now, alive)
         return alive
+
+    def newly_dead(self) -> list[bytes]:
+        """Processes of this node that have ended since this was asked last."""
+        found = [each for each in self._chains if each not in self._dead and not self.alive(each)]
+        self._dead.update(found)
+        return found
 
     def read(self, limit: int = READ_RECORDS_MAX) -> tuple[Batch, int]:
         """What is new in all rings since the last read, and how many records that is. Call ``scan`` before."""

@@ -12,9 +12,9 @@ Interned text goes to ``<process id>.strings``: entries of number I | bytes I | 
 numbers, always before the first record that names them.
 
 What each thread runs right now stands in ``<process id>.now``: ``NOW_SLOTS`` slots of ``NOW`` (task id 16s |
-started at Q | name I | attempt H | running B). It is overwritten in place, so starting a short task costs no
-record, and still a kill leaves behind what was running. Behind the slots is where others ask for stacks, and which
-numbers are being dropped.
+started at Q | name I | attempt H | running B), and behind it the ``started at`` of the last attempt that has a record.
+It is overwritten in place, so starting a short task costs no record, and still a kill leaves behind what was running.
+Behind the slots is where others ask for stacks, and which numbers are being dropped.
 
 Bounds: at most ``SEGMENTS_MAX`` unread segments a process. Beyond, the writer waits ``DROP_WAIT_SECONDS`` once,
 then records go nowhere until there is room again, and one ``events_dropped`` says how many. So it is while the disk
@@ -56,6 +56,9 @@ DROP_TRY_SECONDS = 0.01
 STRING_BYTES_MAX = 16_384
 NOW = Struct("<16sQIHB")
 NOW_SLOT_BYTES = 64
+#: Where a slot says which attempt its process has recorded.
+TOLD = Struct("<Q")
+TOLD_AT = 32
 #: In the attempt of ``NOW``: it will not be repeated if its process dies.
 FINAL_ATTEMPT = 0x8000
 NOW_SLOTS = 64
@@ -117,6 +120,9 @@ class Emitter:
 
     def running(self, slot: int, task: bytes, started_at: int, name: int, attempt: int) -> None:
         """Say what thread ``slot`` runs now. ``attempt``: with ``FINAL_ATTEMPT`` if it is the last one."""
+
+    def told(self, slot: int, started_at: int) -> None:
+        """Say that what thread ``slot`` runs since ``started_at`` has been recorded."""
 
     def idle(self, slot: int) -> None:
         """Say that thread ``slot`` runs nothing."""
@@ -307,6 +313,9 @@ class Ring(Emitter):
 
     def running(self, slot: int, task: bytes, started_at: int, name: int, attempt: int) -> None:
         NOW.pack_into(self._now, slot * NOW_SLOT_BYTES, task, started_at, name, attempt, 1)
+
+    def told(self, slot: int, started_at: int) -> None:
+        TOLD.pack_into(self._now, slot * NOW_SLOT_BYTES + TOLD_AT, started_at)
 
     def idle(self, slot: int) -> None:
         self._now[slot * NOW_SLOT_BYTES + NOW.size - 1] = 0

@@ -206,7 +206,8 @@ class TaskTable:
         fresh = columns["attempt"].astype(np.int16) > grid["ended_attempt"][rows]
         rows, columns = rows[fresh], columns.take(fresh)
         grid["worker"][rows] = self.workers.rows(columns["process"])
-        grid["lease"][rows] = columns["lease"]
+        leased = columns["lease"] > 0
+        grid["lease"][rows[leased]] = columns["lease"][leased]
         self._names(rows, columns)
         for name in _WORKER_TIMES:
             grid[name][rows] = columns[name]

@@ -93,6 +93,8 @@ class VirtualExecutor:
         self._results: dict[int, tuple[VirtualLink, list[tuple[Any, ...]]]] = {}
         self._sent_ns = 0
         self._blocked = False
+        #: An actor's constructor, or its call that waits for a lost argument: as ``Executor._lends``.
+        self._lending: Running | None = None
         self._cancelled: set[bytes] = set()
         process.executor = self
         inbox = process.inbox
@@ -264,6 +266,7 @@ class VirtualExecutor:
             self.queue.clear()
             for link, tasks in back.values():
                 link.send(m.encode(m.Returned(tasks, int(Reason.BLOCKED_IN_GET))))
+        if running.lease or running is self._lending:
             process.node.send(m.encode(m.Blocked()))
         process.send_everything()
 
@@ -274,6 +277,7 @@ class VirtualExecutor:
         process.records.task_unblocked(self.clock.time_ns(), running.task, int(kind), blocked_ns / 1e9)
         if running.lease:
             self._blocked = False
+        if running.lease or running is self._lending:
             process.node.send(m.encode(m.Unblocked()))
             process.after()
 
@@ -351,7 +355,10 @@ class VirtualExecutor:
                 except Unreadable as lost:
                     if running.lease and not running.cancelled:
                         raise
+                    before = self._lending
+                    self._lending = running if self.at_a_time == 1 else before
                     stored = yield from process.recovered(data, str(lost))
+                    self._lending = before
                 self.simulator.ledger.read(data, stored.made)
                 call.arguments.append(process.adopt(stored, thread))
                 process.unpin(data)
@@ -496,6 +503,7 @@ class VirtualExecutor:
         name = f"{spec['class_name']}.__init__"
         running.loaded = LoadedFunction(name, process.records.intern(name), b"")
         self._begin(running)
+        self._lending = running
         try:
             call = yield from self._arguments(running)
             yield from body(name)(call)
@@ -506,6 +514,7 @@ class VirtualExecutor:
             self._report(m.ActorFailed(self.actor, dump_error(died), False))
             self.exit("its constructor failed")
         else:
+            self._lending = None
             thread.let_go()
             self._end(running, Outcome.OK, [], None)
             self.at_a_time = spec["concurrency"].get("max", 1)

@@ -74,6 +74,28 @@ def test_what_a_killed_worker_had_started_goes_with_it_however_deep(session, tmp
     gone(others)
 
 
+@obsray.remote(max_retries=1)
+def end_at_once() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_attempt_that_was_killed_before_anybody_noticed_it_is_in_the_story_like_any_other(session):
+    """No attempt takes long enough to be recorded by its worker; what its black box says is."""
+    reference = end_at_once.remote()
+    with pytest.raises(exceptions.WorkerCrashedError):
+        obsray.get(reference, timeout=60)
+    view = views(session)
+
+    def started() -> list[dict[str, Any]]:
+        return [event for event in view.story(task_of(reference)) if event["event"] == "task_started"]
+
+    both = eventually(lambda: len(found := started()) == 2 and found)
+    attempts = view.task(task_of(reference))["attempts"]
+    assert [each["fields"]["attempt"] for each in both] == [0, 1]
+    assert [each["worker_id"] for each in attempts] == [each["process"] for each in both]
+    assert all(each["started_at_ns"] and each["run_seconds"] is not None for each in attempts), attempts
+
+
 def test_a_task_whose_worker_is_killed_runs_again_and_its_story_says_why(session, tmp_path):
     path = tmp_path / "pids"
     reference = stop_at.remote(path, 1)

@@ -242,6 +242,7 @@ class Executor:
                     time_ns, running.task, running.attempt, running.lease, running.batch, running.actor,
                     running.loaded.name_number, running.dispatched_at, running.arrived_at, running.started_at,
                 )  # fmt: skip
+                self.session.emitter.told(running.slot, running.started_at)
         running_main = self.slots.get(0)
         if self._interrupt and running_main is not None and running_main.task == self._interrupt:
             # The interrupt met runtime code, or code that swallows it: ask again.
@@ -366,7 +367,7 @@ class Executor:
     def _lends(self, running: Running) -> bool:
         """Whether an actor that waits in this call keeps its CPU from nobody.
 
-        Before it is alive it has no caller who counts on it; and whatever makes a lost argument again may need that CPU.
+        Before it is alive it has no caller who counts on it; and what makes a lost argument again may need that CPU.
         """
         return self.actor is not None and (self.actor.instance is None or self._recovering is running)
 

@@ -1,9 +1,9 @@
 """Shell: a driver joins a runtime that this user started on this machine.
 
 An *address* is a session directory, the name of one, the ``host:port`` of a cluster of which a node runs here, or
-``"auto"``: the newest that runs, where this program's own sessions would be before anywhere else. A program that names none joins the cluster that ``obsray start`` started on this
-machine, if there is one. Whoever can read the directory's token may join; a runtime ends with the program that started
-it, or by ``obsray stop``, and not with those that joined.
+``"auto"``: the newest that runs, where this program's own sessions would be before anywhere else. A program that names
+none joins the cluster that ``obsray start`` started on this machine, if there is one. Whoever can read the directory's
+token may join; a runtime ends with the program that started it, or by ``obsray stop``, and not with those that joined.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from obsray.telemetry import rings, spine
+from obsray.telemetry import last_words, rings, spine
 from obsray.telemetry.columns import Texts
 from obsray.telemetry.events import EVENTS, RECORD_BYTES
 from obsray.telemetry.rings import RingDirectory, process_alive
-from obsray.telemetry.spine import HEADER_BYTES, SEGMENT_RECORDS
+from obsray.telemetry.spine import FINAL_ATTEMPT, HEADER_BYTES, SEGMENT_RECORDS
 from tests.unit.telemetry.recording import emit, emit_many, open_ring
 
 
@@ -293,6 +293,44 @@ def test_a_writer_killed_in_the_middle_loses_nothing_complete(tmp_path):
         directory.scan()
     assert count >= max([30_000, *said]) + 1
     assert times == list(range(1, len(times) + 1))
+
+
+def test_attempts_that_a_killed_process_had_begun_and_not_recorded_are_added_to_its_records_once(tmp_path, chance):
+    ring = open_ring(tmp_path, chance)
+    name = ring.intern("shortly")
+    mark(ring, 3)
+    tasks = [bytes([number]) * 16 for number in range(1, 5)]
+    for slot, task in enumerate(tasks):
+        ring.running(slot, task, 100 + slot, name, slot | FINAL_ATTEMPT)
+    ring.idle(1)
+    ring.task_started(150, tasks[2], 2, 0, 0, bytes(16), name, 100, 101, 102)
+    ring.told(2, 102)
+    directory = reader_of(tmp_path)
+    drain(directory)
+    # Killed between taking a number and writing the record.
+    next(ring._next)
+    assert last_words.add(tmp_path / "rings", ring.process) == 2
+    assert last_words.add(tmp_path / "rings", ring.process) == 0
+    directory.scan()
+    batch, count = directory.read()
+    rows = list(batch["task_started"].rows(directory.texts))
+    assert count == 2 and [(row["task"], row["attempt"], row["started_at"]) for row in rows] == [
+        (tasks[0], 0, 100), (tasks[3], 3, 103),
+    ]  # fmt: skip
+    assert {(row["name"], row["process"]) for row in rows} == {("shortly", ring.process)}
+    assert directory.readers[ring.process].state.gaps == 0
+    # What began later in the same thread is another attempt.
+    ring.running(2, tasks[1], 300, name, 0)
+    assert last_words.add(tmp_path / "rings", ring.process) == 1
+    assert last_words.add(tmp_path / "rings", bytes(8)) == 0
+
+
+def test_where_the_last_file_is_full_nothing_is_added(tmp_path, chance):
+    ring = open_ring(tmp_path, chance)
+    mark(ring, SEGMENT_RECORDS - 1)
+    ring.running(0, bytes(16), 100, 0, 0)
+    assert last_words.add(tmp_path / "rings", ring.process) == 0
+    assert drain(reader_of(tmp_path)) == SEGMENT_RECORDS
 
 
 def test_a_process_is_alive_only_as_itself():
