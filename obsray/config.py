@@ -84,7 +84,11 @@ class Config:
     #: A line that several workers print is shown once on the driver's terminal, and counted after this time. 0 (or
     #: RAY_DEDUP_LOGS=0) shows every line.
     log_dedup_seconds: float = 5.0
-    #: What is kept of each worker's stdout and of its stderr: the newest so many bytes, in whole lines. 0 keeps all.
+    #: Where no dashboard runs: something must have waited so long without a break before a process is started that
+    #: looks for hangs, until nothing waits any more.
+    hang_seconds: float = 20.0
+    #: What is kept of each worker's stdout and of its stderr, and of what the command of each submitted job prints: the
+    #: newest so many bytes, in whole lines. 0 keeps all.
     worker_log_bytes_max: int = 512 << 20
     #: Copies of other nodes' log files that the head of a cluster keeps, in all; what comes after is at its node only.
     logs_bytes_max: int = 1 << 30
@@ -165,6 +169,8 @@ class Config:
                 raise ValueError(f"{name}={values[name]!r} is not one of {', '.join(allowed)}")
         if not 0 <= values.get("profile_hz", 0.0) <= PROFILE_HZ_MAX:
             raise ValueError(f"profile_hz={values['profile_hz']:g} is not between 0 (off) and {PROFILE_HZ_MAX:g}")
+        if not values.get("hang_seconds", 1.0) > 0:
+            raise ValueError(f"hang_seconds={values['hang_seconds']:g} is not above 0")
         if values.get("chaos"):
             chaos.parse(values["chaos"], "chaos" if "chaos" in overrides else variable("chaos"))
         return cls(**values)

@@ -44,6 +44,7 @@ from obsray.job_submission import records
 from obsray.job_submission.details import DriverInfo, JobDetails, JobErrorType, JobStatus, JobType
 from obsray.job_submission.records import PACKAGE_BYTES_MAX, PACKAGE_SCHEME, SubmittedJob
 from obsray.telemetry import session_file
+from obsray.telemetry.log_bounds import first_byte, missing
 
 from . import plain_json
 from .source import Source, is_alive
@@ -232,8 +233,19 @@ async def delete(request: Request) -> Response:
 async def logs(request: Request) -> Response:
     """What the command printed."""
     path = records.log_path(_session(request), _job(request).submission_id)
-    text = await asyncio.to_thread(path.read_text, errors="replace") if path.exists() else ""
+    text = await asyncio.to_thread(_all_of, path)
     return _json({"logs": text})
+
+
+def _all_of(path: Path) -> str:
+    """What is kept of what the command printed."""
+    try:
+        with path.open("rb") as file:
+            gone = first_byte(file.fileno())
+            file.seek(gone)
+            return (missing(gone) + "\n" if gone else "") + file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 async def tail(request: Request) -> Response:
@@ -248,9 +260,9 @@ async def _follow(session: Path, submission_id: str) -> AsyncIterator[bytes]:
     while True:
         # Asked before reading: what is there once it is over is all there will be.
         job = records.read(session, submission_id)
-        data = await asyncio.to_thread(_read_from, path, offset)
+        data, behind = await asyncio.to_thread(_read_from, path, offset)
         if data:
-            offset += len(data)
+            offset = behind
             yield data
         elif job is None or job.is_over:
             return
@@ -258,13 +270,16 @@ async def _follow(session: Path, submission_id: str) -> AsyncIterator[bytes]:
             await asyncio.sleep(FOLLOW_SECONDS)
 
 
-def _read_from(path: Path, offset: int) -> bytes:
+def _read_from(path: Path, offset: int) -> tuple[bytes, int]:
+    """What stands in the file from ``offset`` on, or from where it begins by now; and where that ends."""
     try:
         with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read(1 << 20)
+            gone = max(0, first_byte(file.fileno()) - offset)
+            file.seek(offset + gone)
+            data = file.read(1 << 20)
+            return (missing(gone).encode() + b"\n" if gone else b"") + data, offset + gone + len(data)
     except FileNotFoundError:
-        return b""
+        return b"", offset
 
 
 async def has_package(request: Request) -> Response:

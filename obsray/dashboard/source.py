@@ -133,10 +133,9 @@ class Source:
 
 def open_views(session_directory: Path) -> Any:
     """The views over a session's recorded telemetry."""
-    from obsray.telemetry.store import Store
-    from obsray.telemetry.views import Views
+    from obsray.telemetry.snapshots import KeptViews
 
-    return Views(Store.open(session_directory))
+    return KeptViews(session_directory)
 
 
 def open_past(session_directory: Path, until_ns: int) -> Any:

@@ -185,7 +185,9 @@ class Supervisor:
             )  # fmt: skip
 
     def _last_words(self) -> str:
-        text = records.log_path(self._session, self._job.submission_id).read_bytes()[-SHOWN_CHARACTERS_MAX:]
+        with records.log_path(self._session, self._job.submission_id).open("rb") as printed:
+            printed.seek(max(0, os.fstat(printed.fileno()).st_size - SHOWN_CHARACTERS_MAX))
+            text = printed.read()
         if not text:
             return "It had printed nothing."
         return f"The last it printed (at most {SHOWN_CHARACTERS_MAX:,} characters):\n{text.decode(errors='replace')}"

@@ -568,6 +568,9 @@ _MORE: tuple[Metric, ...] = (
     Metric("obsray_output_dropped_bytes", "counter", "bytes", ("node",),
         "Output of workers that is not kept any more, because they printed more than is (worker_log_bytes_max).",
         ("output_dropped",)),
+    Metric("obsray_job_output_dropped_bytes", "counter", "bytes", ("node",),
+        "Output of submitted jobs' commands that is not kept any more, because they printed more than is"
+        " (worker_log_bytes_max).", ("job_output_dropped",)),
     # objects
     Metric("obsray_object_store_largest_free_bytes", "gauge", "bytes", ("node",),
         "The largest object that fits without making room.", ("store_sample",)),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from obsray.telemetry.store import Store
+from obsray.telemetry.snapshots import KeptViews
 from obsray.telemetry.views import Views
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def _answer(directory: Path, question: Callable[[Views], T], gave_up: threading.
     global _open
     with _lock:
         if _open is None or _open[0] != directory:
-            _open = (directory, Views(Store.open(directory)))
+            _open = (directory, KeptViews(directory))
         views = _open[1]
         views.refresh()
         if gave_up is not None and gave_up.is_set():

@@ -760,6 +760,9 @@ _UNION: tuple[Event, ...] = (
     Event(294, "output_dropped", "The oldest output of a worker is not kept any more: it printed more than is.", (
         _WORKER, _label("stream", "u8", OutputStream), _detail("first_byte", "u64"), _measure("bytes", "u64")),
         Severity.WARNING),
+    Event(281, "job_output_dropped", "The oldest output of a submitted job's command is not kept any more: it printed"
+        " more than is.", (
+        _detail("submission_id", "str"), _detail("first_byte", "u64"), _measure("bytes", "u64")), Severity.WARNING),
     # what is lost, as its owner sees it
     Event(176, "object_missing", "The owner of a stored value learned that no copy of it is left.", (
         _OBJECT, _measure("object_bytes", "u64"), _detail("error", "str")), Severity.WARNING),

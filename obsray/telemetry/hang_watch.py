@@ -1,8 +1,9 @@
 """Looks for hangs now and then, wherever a session runs: ``python -m obsray.telemetry.hang_watch --session-dir DIR``.
 
 What hangs is found out from the records of the whole session, which somebody must have read. A dashboard has,
-and looks. Where none runs, the collector has this process started once something has waited for long (``Waits``, which
-costs it a sum per batch), and it ends when nothing waits any more: a session without long waits pays nothing.
+and looks. Where none runs, the collector has this process started once something has waited for ``hang_seconds``
+(``Waits``, which costs it a sum per batch), and it ends when nothing waits any more: a session without long waits pays
+nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obsray import ids
+from obsray.config import Config
 from obsray.telemetry import live_stacks, session_file
 from obsray.telemetry.events import HangKind, ProcessKind
 from obsray.telemetry.rings import process_alive
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 
 #: How often is looked, and which part of its time this process spends with looking at most.
 LOOK_SECONDS, LOOK_SHARE = 15.0, 0.05
-#: Something must have waited so long without a break before anybody is started to look, and again after one has ended.
-LONG_SECONDS, AGAIN_SECONDS = 20.0, 60.0
+#: After one that looked has ended, and something still waits, the next is started so much later (unless
+#: ``hang_seconds`` is shorter).
+AGAIN_SECONDS = 60.0
 #: Shorter waits of drivers are not told while they last (``wait_noticed``).
 NOTICED_SECONDS = 1.0
 #: What is recorded of the sentence of a hang.
@@ -122,17 +125,17 @@ class Waits:
         self._hangs -= len(batch["hang_over"]) if "hang_over" in batch else 0
         self.since = (self.since or time.monotonic()) if self._open > 0 or self._hangs > 0 else 0.0
 
-    def nothing_waits(self) -> None:
-        """Somebody looked, and nothing does."""
-        if time.monotonic() - self._grew_at > 2 * LOOK_SECONDS:
+    def nothing_waits(self, look_seconds: float = LOOK_SECONDS) -> None:
+        """Somebody looked, as often as this, and nothing does."""
+        if time.monotonic() - self._grew_at > 2 * look_seconds:
             self._open, self._hangs, self.since = 0, 0, 0.0
 
 
 class Watching:
-    """The process that looks, as the collector sees it."""
+    """The process that looks, as the collector sees it. It is started when something has waited for ``seconds``."""
 
-    def __init__(self, directory: Path, waits: Waits) -> None:
-        self._directory, self._waits = directory, waits
+    def __init__(self, directory: Path, waits: Waits, seconds: float) -> None:
+        self._directory, self._waits, self._seconds = directory, waits, seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._next = 0.0
 
@@ -143,13 +146,13 @@ class Watching:
             if self._process.poll() is None:
                 return
             if self._process.returncode == 0 and not dashboard_lives(facts):
-                self._waits.nothing_waits()
-            self._process, self._next = None, now + AGAIN_SECONDS
-        long = self._waits.since and now - self._waits.since > LONG_SECONDS
+                self._waits.nothing_waits(look_seconds(self._seconds))
+            self._process, self._next = None, now + min(AGAIN_SECONDS, 3 * self._seconds)
+        long = self._waits.since and now - self._waits.since > self._seconds
         if not long or now < self._next or dashboard_lives(facts):
             return
         command = [sys.executable, "-m", __spec__.name, "--session-dir", str(self._directory)]
-        self._next = now + AGAIN_SECONDS
+        self._next = now + min(AGAIN_SECONDS, 3 * self._seconds)
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
@@ -171,12 +174,16 @@ def dashboard_lives(facts: Row) -> bool:
     return bool(pid) and process_alive(pid)
 
 
-def watch(directory: Path, pause: Any = time.sleep, look_seconds: float = LOOK_SECONDS) -> int:
-    """Look until nothing waits any more, twice; returns how often was looked."""
-    from obsray.telemetry.store import Store
-    from obsray.telemetry.views import Views
+def look_seconds(seconds: float) -> float:
+    """How often is looked where something must wait for ``seconds`` before anybody looks."""
+    return min(LOOK_SECONDS, seconds)
 
-    parent, view = os.getppid(), Views(Store.open(directory))
+
+def watch(directory: Path, pause: Any = time.sleep, every_seconds: float = LOOK_SECONDS) -> int:
+    """Look until nothing waits any more, twice; returns how often was looked."""
+    from obsray.telemetry.snapshots import KeptViews
+
+    parent, view = os.getppid(), KeptViews(directory)
     records = HangRecords(directory, ProcessKind.TOOL)
     looks = idle = 0
     try:
@@ -188,7 +195,7 @@ def watch(directory: Path, pause: Any = time.sleep, look_seconds: float = LOOK_S
             records.looked(found["hangs"], time.time_ns(), recorded(view) if not looks else None)
             looks += 1
             idle = 0 if found["blocked"] or found["drivers"] or found["hangs"] else idle + 1
-            until = time.monotonic() + max(look_seconds, (time.monotonic() - began) / LOOK_SHARE)
+            until = time.monotonic() + max(every_seconds, (time.monotonic() - began) / LOOK_SHARE)
             while time.monotonic() < until and os.getppid() == parent:
                 pause(min(1.0, max(0.0, until - time.monotonic())))
     finally:
@@ -205,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     os.nice(_NICE)
     with contextlib.suppress(FileNotFoundError):
-        watch(options.session_dir)
+        watch(options.session_dir, every_seconds=look_seconds(Config.from_environment().hang_seconds))
     return 0
 
 

@@ -1,8 +1,9 @@
-"""How much of what a worker prints is kept: its newest bytes, ``worker_log_bytes_max`` of each stream.
+"""How much of what a worker, or the command of a submitted job, prints is kept: its newest bytes,
+``worker_log_bytes_max`` of each stream.
 
 The oldest part of a file that has become longer is given back to the disk, in whole lines, as a hole: where a line lies
 its file never changes, so what was recorded of it stays true, and the worker goes on writing and notices nothing.
-What is gone is counted and told (``output_dropped``), and readers begin where the file does.
+What is gone is counted and told (``output_dropped``, ``job_output_dropped``), and readers begin where the file does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _SLACK = 4
 _LINE_BYTES_MAX = 1 << 20
 _BLOCK = 1 << 16
-_NAME = re.compile(r"worker-([0-9a-f]{16})\.(out|err)")
+_WORKER = re.compile(r"worker-([0-9a-f]{16})\.(out|err)")
+_JOB = re.compile(r"job-driver-(.+)\.log")
 
 log = logging.getLogger("obsray.collector")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,10 +36,16 @@ def missing(count: int) -> str:
     return f"[obsray: {count} bytes before this are not kept (worker_log_bytes_max)]"
 
 
-class Dropped(NamedTuple):
-    """``stream`` (out, err) of ``worker`` (hex) now begins at ``first_byte``, ``size`` bytes later than before."""
+def is_bounded(name: str) -> bool:
+    """Whether the beginning of a file of this name may be given back."""
+    return bool(_WORKER.fullmatch(name) or _JOB.fullmatch(name))
 
-    worker: str
+
+class Dropped(NamedTuple):
+    """What a worker (hex) wrote to a stream (out, err), or a job (its submission id; no stream) printed, now begins at
+    ``first_byte``, ``size`` bytes later than before."""
+
+    whose: str
     stream: str
     first_byte: int
     size: int
@@ -67,7 +75,7 @@ def _behind_zeros(descriptor: int, at: int) -> int:
 
 
 class LogBounds:
-    """Keeps the files of the workers in ``directory`` below ``bytes_max`` each; 0: there is no bound."""
+    """Keeps files of workers and jobs in ``directory`` below ``bytes_max`` each; 0: there is no bound."""
 
     def __init__(self, directory: Path, bytes_max: int) -> None:
         self._directory, self._bytes_max = directory, bytes_max
@@ -79,7 +87,7 @@ class LogBounds:
         if not self._bytes_max or self._unable:
             return
         try:
-            entries = [entry for entry in os.scandir(self._directory) if _NAME.fullmatch(entry.name)]
+            entries = [entry for entry in os.scandir(self._directory) if is_bounded(entry.name)]
         except OSError:
             return
         for entry in entries:
@@ -90,7 +98,9 @@ class LogBounds:
             except OSError as error:
                 if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
                     self._unable = True
-                    log.warning("the output of workers is kept in full: this file system makes no holes (%s)", error)
+                    log.warning(
+                        "the output of workers and jobs is kept in full: this file system makes no holes (%s)", error
+                    )
                     return
 
     def _cut(self, entry: os.DirEntry[str], size: int) -> Iterator[Dropped]:
@@ -109,5 +119,6 @@ class LogBounds:
         finally:
             os.close(descriptor)
         self._first[entry.name] = until
-        worker, stream = entry.name.removeprefix("worker-").split(".")
-        yield Dropped(worker, stream, until, until - before)
+        worker, job = _WORKER.fullmatch(entry.name), _JOB.fullmatch(entry.name)
+        whose, stream = (worker[1], worker[2]) if worker else (job[1] if job else "", "")
+        yield Dropped(whose, stream, until, until - before)

@@ -19,7 +19,7 @@ import numpy as np
 
 from obsray.telemetry.columns import Array, Batch, Columns, Texts, concat
 from obsray.telemetry.events import OutputStream
-from obsray.telemetry.log_bounds import first_byte, missing
+from obsray.telemetry.log_bounds import first_byte, is_bounded, missing
 
 NODES, REMOTE = "nodes", "remote"
 #: In each directory of ``NODES``: when the copies there were complete, as the time of this file.
@@ -217,7 +217,7 @@ class LogReader:
 
     def _begin(self, source: BinaryIO) -> int:
         """Go on where the file begins, if that is behind where this is; how many bytes are missing there."""
-        if not self.file.worker:
+        if not is_bounded(self.file.name):
             return 0
         gone = max(0, first_byte(source.fileno()) - self.offset)
         self.offset += gone

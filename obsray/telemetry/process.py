@@ -80,7 +80,7 @@ class Process:
         waits = hang_watch.Waits(resumed=bool(self.collector.rings.readers))
         self.collector.folds.append(waits.update)
         self.collector.gathered_folds.append(waits.update)
-        self.hang_watching = hang_watch.Watching(session_dir, waits)
+        self.hang_watching = hang_watch.Watching(session_dir, waits, config.hang_seconds)
         self._log_bounds = LogBounds(session_dir / "logs", config.worker_log_bytes_max)
         self._bounded_at = 0.0
         self._federated = False
@@ -187,15 +187,21 @@ class Process:
             self.exporter.finish()
 
     def _bound_output(self, now: float) -> None:
-        """Give back what workers printed beyond what is kept."""
+        """Give back what workers and jobs printed beyond what is kept."""
         if now < self._bounded_at + _BOUND_SECONDS:
             return
         self._bounded_at = now
-        for worker, stream, first, count in self._log_bounds.look():
-            log.warning("worker %s printed more than is kept: %d bytes of std%s are gone", worker, count, stream)
-            if self.collector.ring is not None:
-                number = OutputStream[stream.upper()]
-                self.collector.ring.output_dropped(time.time_ns(), bytes.fromhex(worker), int(number), first, count)
+        ring = self.collector.ring
+        for whose, stream, first, count in self._log_bounds.look():
+            if stream:
+                log.warning("worker %s printed more than is kept: %d bytes of std%s are gone", whose, count, stream)
+            else:
+                log.warning("job %s printed more than is kept: %d bytes are gone", whose, count)
+            if ring is not None and stream:
+                number = int(OutputStream[stream.upper()])
+                ring.output_dropped(time.time_ns(), bytes.fromhex(whose), number, first, count)
+            elif ring is not None:
+                ring.job_output_dropped(time.time_ns(), ring.intern(whose), first, count)
 
     def _farewell(self) -> None:
         """Workers notice the end of their node a little later than this process does, and still record it."""

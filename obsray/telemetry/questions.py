@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from obsray.ids import OBJECT_ID_BYTES, SEQUENCE_TASK, TASK_ID_BYTES, WORKER_ID_BYTES
 from obsray.telemetry import asking, session_file
 from obsray.telemetry.answers.replay import Change
-from obsray.telemetry.store import Store, find_session, is_live
+from obsray.telemetry.snapshots import KeptViews
+from obsray.telemetry.store import find_session, is_live
 from obsray.telemetry.views import Views
 
 Row = dict[str, Any]
@@ -151,7 +152,7 @@ def compare(before: Session, after: Session, *, threshold: float = 0.1) -> Row:
     """
     from obsray.telemetry.answers import compare as comparing
 
-    views = [Views(Store.open(find_session(None if one is None else os.fspath(one)))) for one in (before, after)]
+    views = [KeptViews(find_session(None if one is None else os.fspath(one))) for one in (before, after)]
     return comparing.compare(views[0], views[1], threshold)
 
 

@@ -666,6 +666,8 @@ SENTENCES: dict[str, Sentence] = {
     "output_began": _output,
     "output_dropped": lambda r, n: f"{size(r['bytes'])} of what {n.process_label(r['worker'])} printed to "
     f"std{r['stream']} are not kept any more",
+    "job_output_dropped": lambda r, n: f"{size(r['bytes'])} of what the command of job {r['submission_id']} printed "
+    "are not kept any more",
     "logs_dropped": lambda r, n: f"{r['bytes']} bytes of its output did not reach its driver",
     "node_stopped": lambda r, n: f"node {r['node'].hex()[:8]} ended in order",
     "node_changed": lambda r, n: f"node {r['node'].hex()[:8]} is now {r['state']}",

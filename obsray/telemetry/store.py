@@ -132,6 +132,16 @@ class Store:
                 reader.skip_missing()
         return count
 
+    def come_to(self) -> tuple[dict[str, int], list[RingState]]:
+        """How far the folds have been given: stored rows of each kind, and the ledger of every ring."""
+        return dict(self._rows), [reader.state for reader in self.rings.readers.values()]
+
+    def go_on(self, rows: dict[str, int], rings: dict[str, RingState]) -> None:
+        """The folds have been given so much already (``come_to`` of another store of this session)."""
+        self._rows = dict(rows)
+        for process, state in rings.items():
+            self.rings.reader(bytes.fromhex(process)).state = state
+
     def _look(self) -> None:
         """See what is stored now, and learn what was measured of the clocks of other nodes."""
         self.catalog.refresh()

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from obsray.telemetry import hang_watch
 from obsray.telemetry.answers.replay import Change
 from obsray.telemetry.past import difference, views_at
 from tests.integration.programs import eventually, views
@@ -23,7 +22,7 @@ import asyncio
 import threading
 import numpy as np
 from obsray.util.placement_group import placement_group
-start(resources={"slot": 1}, object_store_memory=100 * 1024 * 1024)
+start(resources={"slot": 1}, object_store_memory=100 * 1024 * 1024, _system_config={"hang_seconds": 2.0})
 
 @obsray.remote
 def hog(): time.sleep(600)
@@ -157,26 +156,54 @@ def test_causes_planted_in_a_running_program_are_named(program):
 
     eventually(hangs, PATIENCE_SECONDS)
     assert view.why(said["group"])["code"] == "INFEASIBLE"
-    _recorded_without_a_dashboard(Path(directory), view)
-
-
-def _recorded_without_a_dashboard(directory: Path, view: Any) -> None:
-    """What the collector does when something has waited for long."""
-    waits = hang_watch.Waits(resumed=True)
-    waits.since -= 2 * hang_watch.LONG_SECONDS
-    watching = hang_watch.Watching(directory, waits)
-    watching.look({"dashboard_pid": None})
-
-    def found() -> bool:
-        view.refresh()
-        return len(list(view.store.rows("hang_found"))) >= 2
-
-    try:
-        eventually(found, PATIENCE_SECONDS)
-    finally:
-        watching.close()
+    # The collector had somebody look, because no dashboard does.
+    eventually(lambda: any("outer" in row["text"] for row in view.store.rows("hang_found")), PATIENCE_SECONDS)
     assert {row["hang"] for row in view.store.rows("hang_found")} <= {"cycle", "stuck"}
-    assert any("outer" in row["text"] for row in view.store.rows("hang_found"))
+
+
+HANGS = """
+start(_system_config={"hang_seconds": 0.5})
+
+@obsray.remote(num_cpus=0)
+class Knot:
+    def fast(self): return 1
+    def again(self, me): return obsray.get(me[0].fast.remote())
+
+knot = Knot.remote()
+reference = knot.again.remote([knot])
+say(task=reference.task_id().hex())
+listen()
+obsray.kill(knot)
+try:
+    obsray.get(reference)
+except obsray.exceptions.RayActorError:
+    say()
+listen()
+"""
+
+
+def test_without_a_dashboard_the_collector_has_a_hang_found_recorded_and_its_end_too(program):
+    driver = program(HANGS)
+    view, task = views(driver.hear()["directory"]), driver.hear()["task"]
+
+    def recorded(event: str) -> list[dict[str, Any]]:
+        return [row for row in view.store.rows(event) if row["task"].hex() == task]
+
+    eventually(lambda: recorded("hang_found"), PATIENCE_SECONDS)
+    assert "can ever go on" in recorded("hang_found")[0]["text"]
+    assert any(row["event"] == "hang_found" for row in view.story(task))
+    watcher = recorded("hang_found")[0]["process"].hex()
+    driver.tell()
+    driver.hear()
+    eventually(lambda: recorded("hang_over"), PATIENCE_SECONDS)
+    # Nothing waits any more, so nobody looks.
+
+    def nobody_looks() -> bool:
+        view.refresh()
+        return not any(alive for state, alive in view.store.ring_states() if state.process.hex() == watcher)
+
+    eventually(nobody_looks, PATIENCE_SECONDS)
+    driver.tell()
 
 
 def _pinned(view: Any) -> int:

@@ -141,7 +141,9 @@ SCHEDULER = Dashboard(
                        ("sum by (node) (rate(obsray_environment_failures_total{$N}[$R]))", "{{node}} failures")), "environments"),
                 Panel("Output not passed on", "What workers print and drivers of other nodes did not get.", "Bps",
                       (("sum by (node) (rate(obsray_logs_dropped_bytes_total{$N}[$R]))", "{{node}}"),
-                       ("sum by (node) (rate(obsray_output_dropped_bytes_total{$N}[$R]))", "{{node}} not kept")), "workers"),
+                       ("sum by (node) (rate(obsray_output_dropped_bytes_total{$N}[$R]))", "{{node}} not kept"),
+                       ("sum by (node) (rate(obsray_job_output_dropped_bytes_total{$N}[$R]))", "{{node}} of jobs")),
+                       "workers"),
             ),
         ),
         (

@@ -11,12 +11,12 @@ from typing import Any
 
 from obsray.core.protocol import addresses
 from obsray.telemetry import session_file
-from obsray.telemetry.log_bounds import first_byte, missing
+from obsray.telemetry.log_bounds import first_byte, is_bounded, missing
 from obsray.telemetry.log_files import LogFile, log_files, looked_at
 from obsray.telemetry.log_search import LogQuery, LogSearch
 from obsray.telemetry.store import is_live
 from obsray.telemetry.views import Views
-from obsray.util.state.sessions import ask, directory_of
+from obsray.util.state.sessions import ask, directory_of, seconds
 
 #: How often a log that is followed is looked at.
 _LOOK_SECONDS = 0.2
@@ -37,6 +37,7 @@ def list_logs(
     Without ``node_id`` and ``node_ip`` those of the session's own node. Raises ValueError for a node of which no log
     files are here.
     """
+    seconds(timeout)
     directory = directory_of(address)
     node = _node(directory, node_id, node_ip) or _own(directory)
     _wait_for_copies(directory, [node], timeout)
@@ -73,7 +74,8 @@ def get_log(
     wrote; ``submission_id`` means the driver of a submitted job. ``tail`` lines from the end, all for -1; ``follow``
     goes on with what is written until the session ends. Works for dead processes and nodes.
     Raises ValueError unless exactly one is given and for a node whose logs are not here, FileNotFoundError if there is
-    no such log. ``_interval``: look so often (seconds) for what is new, and give an empty text if nothing is.
+    no such log, TypeError or ValueError for a ``timeout`` that is not a number of seconds above 0. ``_interval``: look
+    so often (seconds) for what is new, and give an empty text if nothing is.
     """
     given: dict[str, Any] = {
         "filename": filename, "actor_id": actor_id, "task_id": task_id, "worker_id": worker_id, "pid": pid,
@@ -86,6 +88,12 @@ def get_log(
         raise ValueError(f'suffix={suffix!r}: must be "out" or "err"')
     if not isinstance(tail, int) or isinstance(tail, bool) or tail < -1:
         raise ValueError(f"tail={tail!r}: must be a number of lines, or -1 for all")
+    if not isinstance(attempt_number, int) or isinstance(attempt_number, bool) or attempt_number < 0:
+        raise ValueError(f"attempt_number={attempt_number!r}: must be a number >= 0")
+    for name in ("filename", "actor_id", "task_id", "worker_id", "submission_id"):
+        if name in named and not isinstance(named[name], str):
+            raise TypeError(f"{name}={named[name]!r}: must be text; of a reference or handle its id as hex")
+    seconds(timeout)
     directory = directory_of(address)
     node = _node(directory, node_id, node_ip)
     if submission_id is not None:
@@ -235,7 +243,7 @@ def _lines(
     path: Path, following: Path | None, tail: int, encoding: str, errors: str, interval: float | None
 ) -> Iterator[str]:
     with path.open(encoding=encoding, errors=errors) as log:
-        begin = first_byte(log.fileno()) if path.name.startswith("worker-") else 0
+        begin = first_byte(log.fileno()) if is_bounded(path.name) else 0
         if begin:
             log.seek(begin)
             yield missing(begin) + "\n"

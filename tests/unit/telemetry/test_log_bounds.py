@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from obsray.dashboard import jobs
 from obsray.telemetry.log_bounds import LogBounds, first_byte, missing
 from obsray.telemetry.log_files import LogFile, LogReader, size_of
 from obsray.util.state.logs import _lines
@@ -40,6 +41,23 @@ def test_the_newest_whole_lines_are_kept_and_lie_where_they_lay(output: Path) ->
     assert said == missing(dropped.first_byte).encode()
     assert lines == [b"line %07d" % number for number in range(100_000 - len(lines), 100_000)]
     assert read(tmp)[0].startswith(b"short")
+
+
+def test_what_the_command_of_a_job_prints_is_bounded_the_same_way(output: Path) -> None:
+    job = output.rename(output.parent / "job-driver-raysubmit_1.2-x.log")
+    (output.parent / "job-supervisor-raysubmit_1.2-x.log").write_bytes(job.read_bytes())
+    (dropped,) = LogBounds(job.parent, KEPT).look()
+    assert dropped == ("raysubmit_1.2-x", "", dropped.first_byte, dropped.first_byte)
+    begin = missing(dropped.first_byte)
+    said, *lines = _lines(job, None, -1, "utf-8", "strict", None)
+    assert said == begin + "\n" and lines[-1] == "line 0099999\n" and "\0" not in lines[0]
+    assert jobs._all_of(job).splitlines()[0] == begin and jobs._all_of(job).splitlines()[-1] == "line 0099999"
+    reader = LogReader(LogFile(job, "00" * 8, "", "system"))
+    assert next(reader.lines(None, size_of(reader.file), True, None)).data == begin.encode()
+    # Who follows it and has read half of what is gone is told how much it missed.
+    data, behind = jobs._read_from(job, 5000)
+    assert data.startswith(missing(dropped.first_byte - 5000).encode() + b"\nline ") and behind == job.stat().st_size
+    assert jobs._read_from(job, behind) == (b"", behind)
 
 
 def test_a_little_too_much_stays_and_no_bound_keeps_all(output: Path) -> None:

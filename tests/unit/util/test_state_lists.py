@@ -217,6 +217,21 @@ def test_logs_by_worker_tail_and_pattern(where, recorded):
         state.list_logs(where, node_id="00" * 8)
     with pytest.raises(FileNotFoundError):
         next(state.get_log(where, submission_id="nobody"))
+    for timeout, error in (
+        ("soon", TypeError),
+        (None, TypeError),
+        (0, ValueError),
+        (-1, ValueError),
+        (True, TypeError),
+    ):
+        with pytest.raises(error, match="timeout="):
+            state.get_log(where, worker_id=worker, timeout=timeout)
+        with pytest.raises(error, match="timeout="):
+            state.list_logs(where, timeout=timeout)
+    with pytest.raises(ValueError, match="attempt_number"):
+        state.get_log(where, task_id="00" * 16, attempt_number=-1)
+    with pytest.raises(TypeError, match="as hex"):
+        state.get_log(where, task_id=b"0" * 16)
 
 
 def test_an_answer_that_is_not_there_in_time_is_an_error_and_what_was_read_is_kept(recorded, monkeypatch):
