@@ -213,7 +213,7 @@ class _Reader:
         elif kind == "c":
             made = self._made[number] = Columns(BY_NAME[inner], self.attributes(more[0]))
         elif kind == "o":
-            made = self._made[number] = CLASSES[inner].__new__(CLASSES[inner])
+            made = self._made[number] = object.__new__(CLASSES[inner])
             for name, each in more[0].items():
                 setattr(made, name, self.value(each))
         else:
