@@ -5,7 +5,9 @@ Tasks of one *shape* (resources and environment) share a queue and leases. Dispa
 
 * Pipelining: a worker gets at most ``pipeline_seconds`` of work ahead of its answers, by the running mean of each
   function. A function that has not run yet is pushed alone, so one long task never hides others behind it.
-* Recall: if a task runs much longer than its function's mean, what was pushed behind it is taken back.
+* Recall: if a task runs much longer than its function's mean, what was pushed behind it is taken back. If it turns out
+  that the task was short and its worker only had no CPU, the next recall takes twice as long to come: where everybody
+  waits for a CPU, handing the same tasks to and fro makes it worse.
 * Order within a shape is first in, first out; retries go to the front.
 
 Invariants: a task is in exactly one of: arguments missing, its shape's queue, one lease's ``in_flight``, ended.
@@ -35,7 +37,7 @@ from obsray.core.protocol.messages import (
     ShapeRefused,
     encode,
 )
-from obsray.core.runtime.leases import Function, Lease, Shape
+from obsray.core.runtime.leases import Function, Lease, Shape, Suspect
 from obsray.core.runtime.lineage import Lineage
 from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
 from obsray.core.runtime.verdicts import Verdicts
@@ -49,6 +51,8 @@ NEAR_BYTES_MIN = 1 << 20
 SHAPES_MAX = 4000
 #: Conditions that may be joined with a wish for a node.
 _LABELS_ONLY = {"selectors", "preferred"}
+#: After recalls for nothing the next one waits up to so many times ``recall_seconds``.
+RECALL_PATIENCE_MAX = 16
 #: Tasks collected for a worker before they are sent, when it has others to run meanwhile.
 BATCH_TASKS = 64
 _DEFINE_TAG = DefineFunction._field_defaults["tag"]
@@ -93,7 +97,7 @@ class Dispatcher:
         self._window_ns = int(config.pipeline_seconds * 1e9)
         self._tasks_max = config.pipeline_tasks_max
         self._linger = config.lease_linger_seconds
-        self._recall = config.recall_seconds
+        self._recall = self._patience = config.recall_seconds
         self._send = ownership.outbox.append
         verdicts.requeue_later = self.requeue_later
         #: Tasks that wait before they are tried again: when that ends (None until somebody looks), how long it lasts.
@@ -356,7 +360,7 @@ class Dispatcher:
             if lease.in_flight:
                 if len(lease.in_flight) > 1 and not lease.recalled and not lease.blocked:
                     late = now - lease.progress_at
-                    if late >= self._recall:
+                    if late >= self._patience:
                         self._recall_from(lease, late, time_ns)
                     again = self._recall if again is None else min(again, self._recall)
             elif now - lease.idle_since >= self._linger:
@@ -371,8 +375,19 @@ class Dispatcher:
         self.push(lease, time_ns)
         lease.recalled = True
         running = next(iter(lease.in_flight.values()))
-        running.function.mean_ns = max(running.function.mean_ns, int(late_seconds * 1e9))
+        function, late_ns = running.function, int(late_seconds * 1e9)
+        lease.suspect = Suspect(running.id, late_ns, function, function.mean_ns)
+        function.mean_ns = max(function.mean_ns, late_ns)
         self._send((lease.worker, encode(Recall([]))))
+
+    def _judge_recall(self, lease: Lease, suspect: Suspect, run_ns: int) -> None:
+        """The task that was suspected has run for ``run_ns``: that decides how soon the next recall comes."""
+        lease.suspect = None
+        if run_ns >= suspect.late_ns >> 1:
+            self._patience = self._recall
+            return
+        self._patience = min(2 * self._patience, RECALL_PATIENCE_MAX * self._recall)
+        suspect.function.mean_ns = min(suspect.function.mean_ns, suspect.mean_ns or run_ns or 1)
 
     def returned(self, worker: bytes, identifiers: list[bytes], reason: int, time_ns: int) -> None:
         """A worker gave back tasks it had not started: they go to the front of the queue, in order."""
@@ -386,6 +401,9 @@ class Dispatcher:
                 continue
             lease = task.dispatched_to
             lease.forget(task)
+            if lease.suspect is not None and lease.suspect.task == identifier:
+                # It had not even begun.
+                self._judge_recall(lease, lease.suspect, 0)
             self.emitter.task_recalled(time_ns, task.id, worker, lease.number, reason)
             self.requeue(task)
             if not lease.in_flight and lease.reclaimed:
@@ -513,6 +531,10 @@ class Dispatcher:
             lease.progress_at = now
             lease.blocked = False
             lease.recalled = False
+            suspect = lease.suspect
+            if suspect is not None and suspect.task not in lease.in_flight:
+                run_ns = next((result[5] for result in results if result[0] == suspect.task), 0)
+                self._judge_recall(lease, suspect, run_ns)
             if not lease.in_flight:
                 lease.idle_since = now
                 if lease.retire or lease.reclaimed or lease.shape.spread:

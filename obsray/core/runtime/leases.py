@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from obsray.core.protocol.messages import LEASE_NUMBER_MASK
 from obsray.core.runtime.ownership import Task
@@ -59,6 +59,16 @@ class Shape:
         self.wanted = 0
 
 
+class Suspect(NamedTuple):
+    """The task that a worker seemed to be held up by when what was behind it was recalled."""
+
+    task: bytes
+    late_ns: int
+    function: Function
+    #: Mean run time of its function before.
+    mean_ns: int
+
+
 class Lease:
     """A worker that is this process' own until it is returned."""
 
@@ -79,6 +89,7 @@ class Lease:
         "reclaimed",
         "retire",
         "shape",
+        "suspect",
         "tasks",
         "worker",
     )  # fmt: skip
@@ -100,6 +111,7 @@ class Lease:
         self.recalled = False
         self.reclaimed = False
         self.retire = False
+        self.suspect: Suspect | None = None
         self.granted_at = now
         self.idle_since = now
         self.progress_at = now

@@ -178,6 +178,55 @@ def test_what_waits_behind_a_slow_task_is_recalled_and_runs_elsewhere_in_its_old
     bench.check()
 
 
+def _recall_after(bench: Bench, seconds: float) -> bool:
+    """Whether what waits is recalled once no answer has come for so long."""
+    bench.now += seconds
+    bench.dispatcher.tick(bench.now, 0)
+    return bool(bench.take(m.Recall))
+
+
+def test_a_recall_for_nothing_makes_the_next_one_wait_longer_and_a_right_one_sooner_again():
+    bench = Bench(recall_seconds=0.01)
+    warm(bench, run_ns=1000)
+    usual = bench.function.mean_ns
+    for waited in (0.01, 0.02, 0.04, 0.08, 0.16, 0.16):
+        tasks = bench.submit(3)
+        bench.run()
+        assert not _recall_after(bench, waited * 0.9)
+        assert _recall_after(bench, waited * 0.2)
+        # The worker had no CPU: nothing of it took long.
+        bench.dispatcher.returned(WORKER, [], Reason.FAIRNESS, 0)
+        for task in tasks:
+            bench.done(task, run_ns=1000)
+        assert bench.function.mean_ns == usual, "one alarm for nothing and tasks go one by one"
+    slow, other = bench.submit(2)
+    bench.run()
+    assert _recall_after(bench, 0.2)
+    bench.dispatcher.returned(WORKER, [other.id], Reason.FAIRNESS, 0)
+    bench.done(slow, run_ns=300 * MS)
+    bench.function.mean_ns = usual
+    bench.run()
+    bench.submit(2)
+    bench.run()
+    assert _recall_after(bench, 0.011)
+    bench.check()
+
+
+def test_a_recall_whose_suspect_had_not_begun_was_for_nothing():
+    bench = Bench(recall_seconds=0.01)
+    warm(bench, run_ns=1000)
+    tasks = bench.submit(3)
+    bench.run()
+    assert _recall_after(bench, 0.011)
+    bench.dispatcher.returned(WORKER, ids(tasks), Reason.FAIRNESS, 0)
+    assert ids(list(bench.shape.queue)) == ids(tasks)
+    bench.run()
+    assert bench.pushed()[-3:] == ids(tasks), "the function counts as short again"
+    assert not _recall_after(bench, 0.011)
+    assert _recall_after(bench, 0.01)
+    bench.check()
+
+
 def test_a_worker_that_waits_in_get_gets_nothing_until_it_has_a_result():
     bench = Bench()
     warm(bench)
