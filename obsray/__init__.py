@@ -100,7 +100,7 @@ _WHERE: dict[str, str | None] = {
     **dict.fromkeys(
         (
             "actor", "autoscaler", "cloudpickle", "cluster_utils", "dag", "exceptions", "experimental", "job_config",
-            "job_submission", "remote_function", "runtime_context", "runtime_env", "types", "util",
+            "job_submission", "remote_function", "runtime_context", "runtime_env", "types", "util", "_raylet",
         )
     ),
 }  # fmt: skip
@@ -112,7 +112,7 @@ _INSTEAD = {
         "obsray is the core of tasks, actors and objects; the libraries on top of it are not there",
     ),
     **dict.fromkeys(
-        ("_private", "_raylet", "worker"),
+        ("_private", "worker"),
         "that is the inside of Ray; obsray has the public names, and obsray.util.state tells what a session does",
     ),
     "internal": "an object goes with its last reference (del reference)",

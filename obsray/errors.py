@@ -3,7 +3,8 @@
 RayError                              base: carries the story and the trace of what it is about
 ├── RayTaskError                      the user's code raised; ``cause`` is the user's exception
 │   └── UserCodeException             ... (an older name, never raised by itself)
-├── TaskCancelledError                somebody asked for it
+├── TaskCancelledError                somebody asked for it (of code that ran also a RayTaskError)
+│   └── TaskKilledError               ... with force, and its process ended (also WorkerCrashedError)
 ├── GetTimeoutError                   (also TimeoutError) the caller waited as long as it said
 ├── WorkerCrashedError                the process that ran the task ended; says how
 │   ├── OutOfMemoryError              ... because it used too much memory
@@ -31,6 +32,7 @@ RayError                              base: carries the story and the trace of w
 ├── TaskPlacementGroupRemoved         the placement group is gone
 ├── PendingCallsLimitExceeded         the caller's own limit for this actor is reached
 ├── AsyncioActorExit                  control flow: an async actor ends itself
+├── OufOfBandObjectRefSerializationException   a reference was pickled by hand, and a setting forbids that
 ├── AuthenticationError               wrong or missing token
 ├── CollectiveError                   a collective operation failed for all members of its group
 │   ├── CollectiveMismatchError       ... because they did not ask for the same
@@ -257,6 +259,10 @@ class WorkerCrashedError(RayError):
         return _and_post_mortem(super().__str__(), self.task_id)
 
 
+class TaskKilledError(TaskCancelledError, WorkerCrashedError):
+    """The task was cancelled with ``force=True`` while it ran, which ended its process."""
+
+
 class OutOfMemoryError(WorkerCrashedError):
     """The process was killed because it used too much memory."""
 
@@ -464,7 +470,7 @@ class RayDirectTransportError(RaySystemError):
 
 
 class OufOfBandObjectRefSerializationException(RayError):
-    """A reference was pickled by hand (never raised: such a reference keeps its object)."""
+    """A reference was pickled by hand, and RAY_allow_out_of_band_object_ref_serialization=0 forbids that."""
 
 
 class CollectiveError(RayError):

@@ -409,7 +409,7 @@ def _node_row(node: dict[str, Any]) -> dict[str, Any]:
         "DeathReason": 0 if node["alive"] else 1,
         "DeathReasonMessage": "" if node["alive"] else str(node.get("reason") or ""),
         "Resources": {
-            **{name: opts.floating(name, amount) for name, amount in node["resources"].items()},
+            **{name: opts.floating(name, amount) for name, amount in node["resources"].items() if amount > 0},
             "object_store_memory": float(node["object_store_memory"]),
         },
         "Labels": dict(node["labels"]),
@@ -417,9 +417,9 @@ def _node_row(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def cluster_resources() -> dict[str, float]:
-    """What the runtime has, by resource; memory in bytes."""
+    """What the runtime has, by resource; memory in bytes. Resources of which there is nothing are left out."""
     total = session().request("resources")["total"]
-    return {name: opts.floating(name, amount) for name, amount in total.items()}
+    return {name: opts.floating(name, amount) for name, amount in total.items() if amount > 0}
 
 
 def available_resources() -> dict[str, float]:

@@ -247,6 +247,9 @@ class VirtualExecutor:
     def link_closed(self, link: Any) -> None:
         """An owner is gone: nobody wants its tasks."""
         self._results.pop(link.number, None)
+        for running in self.slots.values():
+            if running.link is link:
+                self.producers.taken(running.task, ABANDONED)
         stay = [running for running in self.queue if not isinstance(running, Running) or running.link is not link]
         self.queue.clear()
         self.queue.extend(stay)
@@ -378,13 +381,15 @@ class VirtualExecutor:
         answer: bool | None = None
         error: BaseException | None = None
         try:
-            while window.taken != ABANDONED and not running.cancelled:
+            while not running.cancelled:
                 try:
                     wish = program.send(answer) if error is None else program.throw(error)
                 except StopIteration:
                     break
                 answer = error = None
                 if isinstance(wish, Item):
+                    if window.taken == ABANDONED:
+                        continue
                     yield from self._yielded(running, window, wish.value)
                     if self.producers._is_full(window):
                         yield from self._room(window)

@@ -325,6 +325,7 @@ class Executor:
 
     def link_closed(self, link: Link) -> None:
         """An owner is gone: nobody wants its tasks."""
+        self.producers.link_closed(link)
         stay = [running for running in self._take_queue() if running.link is not link]
         self.queue.extendleft(reversed(stay))
         if stay:
@@ -591,7 +592,7 @@ class Executor:
         on_loop = self.actor is not None and bool(self.actor.loops)
         gone = on_loop or isinstance(error, TaskCancelledError) or not isinstance(error, Exception)
         if isinstance(error, KeyboardInterrupt) or (running.cancelled and gone):
-            outcome, values = Outcome.CANCELLED, [self._cancellation(running)]
+            outcome, values, extra = Outcome.CANCELLED, [self._cancellation(running)], {"begun": True}
             if running.task in self._recursive:
                 # What it submitted while it was being told.
                 with self.session.lock:
@@ -615,7 +616,8 @@ class Executor:
         if running.cancelled:
             return dump_error(TaskCancelledError(identifier))
         text = f"{running.loaded.name} (task {identifier}) raised KeyboardInterrupt, which ends a task as cancelled"
-        return dump_error(TaskCancelledError(identifier, text))
+        error = TaskCancelledError(identifier, text)
+        return dump_error(RayTaskError(running.loaded.name, text, error, os.getpid(), identifier))
 
     def crash(self, name: str, error: SystemExit) -> NoReturn:
         """``sys.exit()`` was called in ``name``: this process ends here and now, and that counts as a crash."""
@@ -684,6 +686,7 @@ class Executor:
             # A call is only asked to stop and nothing interrupts it: this is how it does. The value of a task, which
             # had to catch the interrupt to have one, stands.
             outcome, values = Outcome.CANCELLED, [dump_error(TaskCancelledError(running.task.hex()))]
+            extra = {**(extra or {}), "begun": True}
         if self.checkpoints is not None:
             self.checkpoints.ended(running, outcome, extra is not None and "retry" in extra)
         size = 0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The consumer is gone: nobody wants more items.
+#: The consumer is gone: nobody wants more items. What the generator does besides may matter, so it goes on.
 ABANDONED = -1
 #: ``returns`` of a task whose items are wanted all at once, when it has ended.
 GATHERED = -2
@@ -69,6 +69,12 @@ class Producers:
             if other.wake is not None and not self._is_full(other):
                 other.wake()
 
+    def link_closed(self, link: Any) -> None:
+        """The process that consumed these streams is gone. Lock held."""
+        for running in tuple(self.executor.slots.values()):
+            if running.link is link:
+                self.taken(running.task, ABANDONED)
+
     def _is_full(self, window: Window) -> bool:
         if window.taken == ABANDONED or window.wanted is not None or window.gathered:
             return False
@@ -99,8 +105,9 @@ class Producers:
         self.last = ABANDONED
         try:
             for value in iterator:
-                self._send(running, window, value)
-                if window.taken == ABANDONED or running.cancelled:
+                if window.taken != ABANDONED:
+                    self._send(running, window, value)
+                if running.cancelled:
                     self.last = window.sent
                     break
                 if (window.ahead > 0 or self.together_max > 0) and self._is_full(window):
@@ -160,10 +167,9 @@ class Producers:
         window = self._open(running)
         try:
             async for value in _each(iterator):
-                self._send(running, window, value)
-                flush()
-                if window.taken == ABANDONED:
-                    break
+                if window.taken != ABANDONED:
+                    self._send(running, window, value)
+                    flush()
                 if (window.ahead > 0 or self.together_max > 0) and self._is_full(window):
                     await self._wait_on_loop(window)
                 else:

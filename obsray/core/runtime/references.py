@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from obsray.core.runtime.serialization import collector
-from obsray.errors import TaskCancelledError
+from obsray.errors import OufOfBandObjectRefSerializationException, TaskCancelledError
 from obsray.ids import OBJECT_ID_BYTES, JobID, TaskID, owner_of, short, task_of
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ T = TypeVar("T", covariant=True)
 
 #: What event loops are to call when a value is there, with the futures that tell.
 _callbacks: dict[tuple[bytes, Callable[[Any], Any]], list[Any]] = {}
+
+#: Ray's name of the variable that says whether references may be pickled by hand.
+_BY_HAND = "RAY_allow_out_of_band_object_ref_serialization"
 
 #: Ids of references that died, appended to by the garbage collector from any thread, counted by the session.
 dropped: deque[bytes] = deque()
@@ -206,6 +209,13 @@ class ObjectRef(bytes, Generic[T]):
             from obsray.core.runtime.session import current
 
             # Pickled by the user's own hand: nobody can know when that copy ends, so the value is kept.
+            allowed = os.environ.get(_BY_HAND, "1")
+            if allowed != "1" and allowed.lower() != "true":
+                raise OufOfBandObjectRefSerializationException(
+                    f"{self!r} is pickled by hand, and {_BY_HAND}={allowed} does not allow that: nobody could know when "
+                    "that copy ends, and the value would be kept as long as this process. Pass the reference as an "
+                    f"argument or inside one, or return it; {_BY_HAND}=1 allows it"
+                )
             current().keep_forever(identifier)
         return _rebuild, (identifier,)
 

@@ -22,8 +22,10 @@ from obsray.errors import (
     NodeDiedError,
     OutOfMemoryError,
     RayError,
+    RayTaskError,
     RuntimeEnvSetupError,
     TaskCancelledError,
+    TaskKilledError,
     TaskPlacementGroupRemoved,
     TaskUnschedulableError,
     WorkerCrashedError,
@@ -126,7 +128,7 @@ class Verdicts:
             # Nobody asked for it: it says itself why.
             self.end(task, TaskState.CANCELLED, outcome, error)
         elif outcome == Outcome.CANCELLED:
-            self.cancelled(task)
+            self.cancelled(task, begun=extra is not None and "begun" in extra)
         elif self.repeats(task, extra):
             self._again(task, outcome, worker, "its exception is one to retry")
         else:
@@ -143,7 +145,7 @@ class Verdicts:
         outcome = Outcome.OOM if death.cause == DeathCause.OOM else Outcome.WORKER_DIED
         sentence = describe_death(death)
         if task.cancelled:
-            self.cancelled(task)
+            self.cancelled(task, killed=begun and task.actor is None)
             return
         if not begun:
             self.requeue(task)
@@ -251,9 +253,16 @@ class Verdicts:
         """A worker that was given this task cannot read an argument, again and again."""
         self.end(task, TaskState.FAILED, Outcome.LOST_ARGUMENT, self._with_story(task, error))
 
-    def cancelled(self, task: Task) -> None:
-        """The task will not run (again): whoever asks for its result hears that it was cancelled."""
-        error = TaskCancelledError(task.id.hex(), f"{task.function.name} (task {task.id.hex()}) was cancelled")
+    def cancelled(self, task: Task, begun: bool = False, killed: bool = False) -> None:
+        """The task will not run (again): whoever asks for its result hears that it was cancelled.
+
+        ``begun``: its code had begun, so that this is how it failed. ``killed``: and its process ended.
+        """
+        identifier = task.id.hex()
+        kind = TaskKilledError if killed else TaskCancelledError
+        error: RayError = kind(identifier, f"{task.function.name} (task {identifier}) was cancelled")
+        if begun:
+            error = RayTaskError(task.function.name, str(error), error, task_id=identifier)
         self.end(task, TaskState.CANCELLED, Outcome.CANCELLED, self._with_story(task, error))
 
     def leave(self) -> None:

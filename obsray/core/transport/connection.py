@@ -163,11 +163,14 @@ class Connection:
                 start = offset + _LENGTH_BYTES
                 messages += _unpack(view[start : start + size])
                 offset = start + size
-            rest = bytes(view[offset:]) if offset < end else b""
+            # What is kept is copied once, however many pieces a frame comes in: a large one comes in hundreds.
+            if not self._buffer and offset < end:
+                self._buffer = bytearray(view[offset:])
+                offset = 0
         finally:
             view.release()
-        if rest or self._buffer:
-            self._buffer = bytearray(rest)
+        if self._buffer and offset:
+            del self._buffer[:offset]
         return messages
 
 

@@ -62,6 +62,20 @@ def test_messages_arrive_whole_however_the_bytes_are_cut() -> None:
     assert got == [(n, blob, tuple(many), none, extra) for n, blob, many, none, extra in sent]
 
 
+def test_a_large_frame_is_not_copied_again_with_each_piece_that_comes() -> None:
+    receiver = Connection()
+    stream = Connection().pack([(1,)]) + Connection().pack([(2, bytes(1 << 20))])
+    assert receiver.receive(memoryview(stream[:4096])) == [(1,)]
+    kept = receiver._buffer
+    for at in range(4096, len(stream) - 4096, 4096):
+        assert receiver.receive(memoryview(stream[at : at + 4096])) == []
+        assert receiver._buffer is kept
+    rest = stream[4096 + len(range(4096, len(stream) - 4096, 4096)) * 4096 :]
+    assert receiver.receive(memoryview(rest)) == [(2, bytes(1 << 20))]
+    assert receiver._buffer is kept
+    assert not kept
+
+
 def test_a_frame_beyond_the_limit_is_refused_at_its_header() -> None:
     receiver = Connection(frame_bytes_max=1000)
     with pytest.raises(ProtocolError, match="1001"):

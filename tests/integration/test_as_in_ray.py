@@ -1,0 +1,176 @@
+"""What programs written for Ray rely on without asking for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import obsray
+from obsray import cloudpickle, exceptions
+from tests.integration.programs import eventually
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runtime() -> Iterator[None]:
+    with obsray.init(num_cpus=2, resources={"none": 0}, include_dashboard=False, log_to_driver=False):
+        yield
+
+
+@obsray.remote(num_cpus=0)
+class Book:
+    """What others say they have done."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+
+    def write(self, line: Any) -> None:
+        self.lines.append(line)
+
+    def read(self) -> list[Any]:
+        return self.lines
+
+
+def has(book: Any, line: Any) -> bool:
+    return line in obsray.get(book.read.remote(), timeout=60)
+
+
+# --- cancelled ---------------------------------------------------------------------------------------------------
+
+
+@obsray.remote
+def sleeps(book: Any) -> None:
+    obsray.get(book.write.remote("begun"))
+    time.sleep(600)
+
+
+@obsray.remote
+class Sleeper:
+    async def sleeps(self, book: Any) -> None:
+        await book.write.remote("begun")
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            await book.write.remote("told")
+
+
+def test_code_that_is_cancelled_while_it_runs_has_failed_as_cancelled():
+    sleeper, book, other = Sleeper.remote(), Book.remote(), Book.remote()
+    for reference, where in (sleeper.sleeps.remote(book), book), (sleeps.remote(other), other):
+        eventually(lambda where=where: has(where, "begun"), 60)
+        obsray.cancel(reference)
+        with pytest.raises(exceptions.RayTaskError, match="was cancelled") as caught:
+            obsray.get(reference, timeout=60)
+        assert isinstance(caught.value, exceptions.TaskCancelledError)
+        assert caught.value.task_id == reference.task_id().hex()
+    eventually(lambda: has(book, "told"), 60)
+
+
+def test_what_is_cancelled_with_force_has_lost_its_process_and_what_has_not_begun_has_not():
+    @obsray.remote
+    def after(value: Any) -> None: ...
+
+    book = Book.remote()
+    runs = sleeps.remote(book)
+    waits = after.remote(runs)
+    eventually(lambda: has(book, "begun"), 60)
+    obsray.cancel(waits, force=True)
+    with pytest.raises(exceptions.TaskCancelledError) as caught:
+        obsray.get(waits, timeout=60)
+    assert not isinstance(caught.value, exceptions.WorkerCrashedError | exceptions.RayTaskError)
+    obsray.cancel(runs, force=True)
+    with pytest.raises(exceptions.WorkerCrashedError, match="was cancelled") as killed:
+        obsray.get(runs, timeout=60)
+    assert isinstance(killed.value, exceptions.TaskCancelledError)
+
+
+# --- generators that nobody reads ------------------------------------------------------------------------------------
+
+
+@obsray.remote(_generator_backpressure_num_objects=1)
+def counts(book: Any) -> Iterator[int]:
+    for number in range(5):
+        yield number
+    obsray.get(book.write.remote("end"))
+
+
+@obsray.remote
+class Counter:
+    def ready(self) -> bool:
+        return True
+
+    @obsray.method(_generator_backpressure_num_objects=1)
+    def counts(self, book: Any) -> Iterator[int]:
+        for number in range(5):
+            yield number
+        obsray.get(book.write.remote("end"))
+
+
+@obsray.remote
+class CounterOnALoop:
+    @obsray.method(_generator_backpressure_num_objects=1)
+    async def counts(self, book: Any) -> Any:
+        for number in range(5):
+            yield number
+        await book.write.remote("end")
+
+
+def test_a_generator_whose_consumer_lets_go_runs_to_its_end():
+    counter, on_a_loop = Counter.remote(), CounterOnALoop.remote()
+    for make in (counts.remote, counter.counts.remote, on_a_loop.counts.remote):
+        book = Book.remote()
+        items = make(book)
+        assert obsray.get(next(items), timeout=60) == 0
+        del items
+        eventually(lambda book=book: has(book, "end"), 60)
+
+
+@obsray.remote(num_cpus=0)
+class Consumer:
+    def reads_one(self, counter: Any, book: Any) -> int:
+        self.items = counter.counts.remote(book)
+        value: int = obsray.get(next(self.items))
+        return value
+
+
+def test_an_actor_does_not_wait_for_a_consumer_that_died():
+    counter, book, consumer = Counter.remote(), Book.remote(), Consumer.remote()
+    assert obsray.get(consumer.reads_one.remote(counter, book), timeout=60) == 0
+    obsray.kill(consumer)
+    assert obsray.get(counter.ready.remote(), timeout=60)
+    assert has(book, "end")
+
+
+# --- the rest ------------------------------------------------------------------------------------------------------
+
+
+def test_references_are_not_pickled_by_hand_where_a_variable_forbids_it(monkeypatch):
+    reference = obsray.put(1)
+    assert obsray.get(cloudpickle.loads(cloudpickle.dumps(reference))) == 1
+    monkeypatch.setenv("RAY_allow_out_of_band_object_ref_serialization", "0")
+    with pytest.raises(exceptions.OufOfBandObjectRefSerializationException, match="by hand"):
+        cloudpickle.dumps([reference])
+
+    @obsray.remote
+    def reads(inside: list[Any]) -> int:
+        value: int = obsray.get(reference) + obsray.get(inside[0])
+        return value
+
+    assert obsray.get(reads.remote([reference]), timeout=60) == 2
+
+
+def test_resources_of_which_there_is_nothing_are_not_listed():
+    assert "none" not in obsray.cluster_resources()
+    assert "none" not in obsray.nodes()[0]["Resources"]
+
+
+def test_rays_examples_find_generators_where_they_import_them_from():
+    from obsray._raylet import ObjectRefGenerator
+
+    assert ObjectRefGenerator is obsray.ObjectRefGenerator
+    assert obsray._raylet.ObjectRef is obsray.ObjectRef
