@@ -212,9 +212,9 @@ class ObjectRef(bytes, Generic[T]):
             allowed = os.environ.get(_BY_HAND, "1")
             if allowed != "1" and allowed.lower() != "true":
                 raise OufOfBandObjectRefSerializationException(
-                    f"{self!r} is pickled by hand, and {_BY_HAND}={allowed} does not allow that: nobody could know when "
-                    "that copy ends, and the value would be kept as long as this process. Pass the reference as an "
-                    f"argument or inside one, or return it; {_BY_HAND}=1 allows it"
+                    f"{self!r} is pickled by hand, and {_BY_HAND}={allowed} does not allow that: nobody could know "
+                    "when that copy ends, and the value would be kept as long as this process. Pass the reference as "
+                    f"an argument or inside one, or return it; {_BY_HAND}=1 allows it"
                 )
             current().keep_forever(identifier)
         return _rebuild, (identifier,)
