@@ -94,8 +94,7 @@ def test_what_is_cancelled_with_force_has_lost_its_process_and_what_has_not_begu
 
 @obsray.remote(_generator_backpressure_num_objects=1)
 def counts(book: Any) -> Iterator[int]:
-    for number in range(5):
-        yield number
+    yield from range(5)
     obsray.get(book.write.remote("end"))
 
 
@@ -106,8 +105,7 @@ class Counter:
 
     @obsray.method(_generator_backpressure_num_objects=1)
     def counts(self, book: Any) -> Iterator[int]:
-        for number in range(5):
-            yield number
+        yield from range(5)
         obsray.get(book.write.remote("end"))
 
 
