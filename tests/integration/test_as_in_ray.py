@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,7 +46,7 @@ def has(book: Any, line: Any) -> bool:
 @obsray.remote
 def sleeps(book: Any) -> None:
     obsray.get(book.write.remote("begun"))
-    time.sleep(600)
+    threading.Event().wait(600)
 
 
 @obsray.remote
