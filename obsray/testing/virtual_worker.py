@@ -13,7 +13,7 @@ import msgpack
 
 from obsray.core.protocol import messages as m
 from obsray.core.runtime.executor import SEND_AFTER_NS, LoadedFunction
-from obsray.core.runtime.producers import ABANDONED, Producers, Window
+from obsray.core.runtime.producers import ABANDONED, UNREAD, Producers, Window
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import dump_error
 from obsray.core.runtime.values import Unreadable
@@ -381,14 +381,14 @@ class VirtualExecutor:
         answer: bool | None = None
         error: BaseException | None = None
         try:
-            while not running.cancelled:
+            while window.taken != ABANDONED and not running.cancelled:
                 try:
                     wish = program.send(answer) if error is None else program.throw(error)
                 except StopIteration:
                     break
                 answer = error = None
                 if isinstance(wish, Item):
-                    if window.taken == ABANDONED:
+                    if window.taken == UNREAD:
                         continue
                     yield from self._yielded(running, window, wish.value)
                     if self.producers._is_full(window):

@@ -631,8 +631,14 @@ class Item(NamedTuple):
     tag: int = 70
 
 
+#: The consumer has let go of the stream: nobody wants more items, and the generator is to be closed.
+ITEMS_UNWANTED = -1
+#: The consumer has let go of it without a look: the call was made for what it does besides, so it goes on to its end.
+ITEMS_UNREAD = -3
+
+
 class ItemsTaken(NamedTuple):
-    """Owner -> worker: the consumer has taken ``count`` items of the stream (back-pressure)."""
+    """Owner -> worker: the consumer has taken ``count`` items of the stream (back-pressure), or one of the above."""
 
     task: bytes
     count: int  # type: ignore[assignment]

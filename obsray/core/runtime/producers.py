@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The consumer is gone: nobody wants more items. What the generator does besides may matter, so it goes on.
-ABANDONED = -1
+#: In place of a number of items taken.
+ABANDONED, UNREAD = m.ITEMS_UNWANTED, m.ITEMS_UNREAD
 #: ``returns`` of a task whose items are wanted all at once, when it has ended.
 GATHERED = -2
 
@@ -64,7 +64,7 @@ class Producers:
         window = self._windows.get(task)
         if window is None:
             return
-        window.taken = count if count == ABANDONED else max(count, window.taken)
+        window.taken = count if count < 0 else max(count, window.taken)
         for other in (window,) if self.together_max < 0 else tuple(self._windows.values()):
             if other.wake is not None and not self._is_full(other):
                 other.wake()
@@ -76,7 +76,7 @@ class Producers:
                 self.taken(running.task, ABANDONED)
 
     def _is_full(self, window: Window) -> bool:
-        if window.taken == ABANDONED or window.wanted is not None or window.gathered:
+        if window.taken < 0 or window.wanted is not None or window.gathered:
             return False
         if 0 < window.ahead <= window.sent - window.taken:
             return True
@@ -86,7 +86,7 @@ class Producers:
             max(0, w.sent - w.taken)
             # A copy: other threads may begin and end streams meanwhile.
             for w in tuple(self._windows.values())
-            if w.taken != ABANDONED and w.wanted is None and not w.gathered
+            if w.taken >= 0 and w.wanted is None and not w.gathered
         )
         return waiting >= self.together_max
 
@@ -105,9 +105,9 @@ class Producers:
         self.last = ABANDONED
         try:
             for value in iterator:
-                if window.taken != ABANDONED:
+                if window.taken != UNREAD:
                     self._send(running, window, value)
-                if running.cancelled:
+                if window.taken == ABANDONED or running.cancelled:
                     self.last = window.sent
                     break
                 if (window.ahead > 0 or self.together_max > 0) and self._is_full(window):
@@ -167,9 +167,11 @@ class Producers:
         window = self._open(running)
         try:
             async for value in _each(iterator):
-                if window.taken != ABANDONED:
+                if window.taken != UNREAD:
                     self._send(running, window, value)
                     flush()
+                if window.taken == ABANDONED:
+                    break
                 if (window.ahead > 0 or self.together_max > 0) and self._is_full(window):
                     await self._wait_on_loop(window)
                 else:

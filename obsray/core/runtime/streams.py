@@ -62,6 +62,10 @@ class Stream:
         self.waiter: Waiter | None = None
         self.watchers: list[Any] = []
 
+    def last_word(self) -> int:
+        """What the producer hears when nobody consumes this stream any more."""
+        return m.ITEMS_UNWANTED if self.taken else m.ITEMS_UNREAD
+
     def is_ready(self) -> bool:
         """Whether taking the next item would not wait."""
         return bool(self.ready) or self.ended
@@ -258,19 +262,19 @@ class Streams:
                 # What was taken and let go long ago lies in the store again.
                 ownership.discard([identifier])
         if stream is not None and stream.abandoned:
-            ownership.outbox.append((worker, m.encode(m.ItemsTaken(task, -1))))
+            ownership.outbox.append((worker, m.encode(m.ItemsTaken(task, stream.last_word()))))
         elif stream is not None and stream.backpressure > 0 and index < stream.taken:
             # A later attempt makes again what was taken long ago; nobody will take it a second time.
             ownership.outbox.append((worker, m.encode(m.ItemsTaken(task, stream.taken))))
 
     def abandon(self, stream: Stream) -> None:
-        """The consumer is gone: what it did not take is freed and the task is told to stop. Lock held."""
+        """The consumer is gone: what it did not take is freed and the task is told. Lock held."""
         stream.abandoned = True
         self.session.ownership.drop_local([entry.id for entry in stream.ready])
         stream.ready.clear()
         task = self.session.ownership.tasks.get(stream.task)
         if task is not None and task.state.name == "DISPATCHED" and task.dispatched_to is not None:
-            message = m.encode(m.ItemsTaken(stream.task, -1))
+            message = m.encode(m.ItemsTaken(stream.task, stream.last_word()))
             self.session.ownership.outbox.append((task.dispatched_to.worker, message))
 
 
