@@ -16,7 +16,7 @@ from obsray.telemetry.log_files import LogFile, log_files, looked_at
 from obsray.telemetry.log_search import LogQuery, LogSearch
 from obsray.telemetry.store import is_live
 from obsray.telemetry.views import Views
-from obsray.util.state.sessions import ask, directory_of, seconds
+from obsray.util.state.sessions import ask, directory_of
 
 #: How often a log that is followed is looked at.
 _LOOK_SECONDS = 0.2
@@ -37,7 +37,7 @@ def list_logs(
     Without ``node_id`` and ``node_ip`` those of the session's own node. Raises ValueError for a node of which no log
     files are here.
     """
-    seconds(timeout)
+    _check_timeout(timeout)
     directory = directory_of(address)
     node = _node(directory, node_id, node_ip) or _own(directory)
     _wait_for_copies(directory, [node], timeout)
@@ -74,7 +74,7 @@ def get_log(
     wrote; ``submission_id`` means the driver of a submitted job. ``tail`` lines from the end, all for -1; ``follow``
     goes on with what is written until the session ends. Works for dead processes and nodes.
     Raises ValueError unless exactly one is given and for a node whose logs are not here, FileNotFoundError if there is
-    no such log, TypeError or ValueError for a ``timeout`` that is not a number of seconds above 0. ``_interval``: look
+    no such log, TypeError or ValueError for a ``timeout`` that is no number of seconds. ``_interval``: look
     so often (seconds) for what is new, and give an empty text if nothing is.
     """
     given: dict[str, Any] = {
@@ -93,7 +93,7 @@ def get_log(
     for name in ("filename", "actor_id", "task_id", "worker_id", "submission_id"):
         if name in named and not isinstance(named[name], str):
             raise TypeError(f"{name}={named[name]!r}: must be text; of a reference or handle its id as hex")
-    seconds(timeout)
+    _check_timeout(timeout)
     directory = directory_of(address)
     node = _node(directory, node_id, node_ip)
     if submission_id is not None:
@@ -109,6 +109,14 @@ def get_log(
         )
         return _lines_of_task(address, query, following, _interval)
     return _lines(file.path, following, tail, encoding or "utf-8", errors or "strict", _interval)
+
+
+def _check_timeout(timeout: float) -> None:
+    """Raises TypeError, ValueError. Zero is allowed: what is on its way from other nodes is not waited for."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout={timeout!r}: must be a number of seconds")
+    if not timeout >= 0:
+        raise ValueError(f"timeout={timeout!r}: must be a number of seconds, 0 or more")
 
 
 def _own(directory: Path) -> str:

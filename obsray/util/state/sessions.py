@@ -31,7 +31,7 @@ def ask(
     ``elsewhere`` is the same question to a dashboard that has read everything already; it is asked if this process
     would have to begin to read. Raises StateTimeoutError if the answer is not there within ``timeout`` seconds.
     """
-    until = None if timeout is None else time.monotonic() + seconds(timeout)
+    until = None if timeout is None else time.monotonic() + _seconds(timeout)
     directory = directory_of(address)
     if elsewhere is not None and not asking.has_read(directory):
         dashboard = living.dashboard_of(directory)
@@ -50,7 +50,7 @@ def ask(
         ) from None
 
 
-def seconds(timeout: float) -> float:
+def _seconds(timeout: float) -> float:
     """A timeout that was given. Raises TypeError, ValueError."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout={timeout!r}: must be a number of seconds")
