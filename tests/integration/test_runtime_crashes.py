@@ -20,6 +20,7 @@ import obsray
 from obsray import exceptions, telemetry
 from tests.integration.programs import ROOT, eventually, gone, views
 
+pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -287,3 +288,33 @@ def balanced(session: Path) -> Any:
     tasks = book["tasks"]
     ended = tasks["finished"] + tasks["failed"] + tasks["cancelled"]
     return book if tasks["submitted"] == ended + tasks["pending"] and tasks["pending"] == 0 else None
+
+
+@obsray.remote
+def lame() -> int:
+    """Have what watches over this process fail at its next look."""
+    from obsray.core.runtime.session import current
+
+    current().dispatcher.tick = lambda *_: 1 / 0  # type: ignore[assignment, return-value]
+    return os.getpid()
+
+
+def test_a_worker_whose_watcher_fails_ends_and_others_go_on(session):
+    worker = obsray.get(lame.remote())
+    eventually(lambda: not psutil.pid_exists(worker))
+    assert obsray.get(stop_at.remote(Path(os.devnull), 0)) == 0
+
+
+def test_a_driver_whose_watcher_fails_hears_it_where_it_waits(program):
+    driver = program("""
+start()
+from obsray.core.runtime.session import current
+try:
+    current().dispatcher.tick = lambda *_: 1 / 0
+    obsray.get(obsray.remote(time.sleep).remote(300))
+except obsray.exceptions.RaySystemError as error:
+    say(error=str(error))
+""")
+    driver.hear()
+    assert "ZeroDivisionError" in driver.hear()["error"]
+    assert driver.wait() == 0

@@ -358,10 +358,16 @@ class Inbox:
                 self._leaving = reason
                 self.session.node.send(m.encode(m.StillNeeded(objects, tasks)))
                 return
+        self.runtime_failed(reason, LocalRayletDiedError(f"the runtime is gone: {reason}"))
+
+    def runtime_failed(self, reason: str, error: Exception) -> None:
+        """Nothing can go on in this process: a worker ends after what it runs, whoever waits in a driver gets ``error``.
+        Call with the session's lock held."""
+        if self.session.executor is not None:
             self.session.executor.exit(reason)
             return
-        self.session.failure = LocalRayletDiedError(f"the runtime is gone: {reason}")
-        self.on_runtime_gone(self.session.failure)
+        self.session.failure = error
+        self.on_runtime_gone(error)
         for answer in self.session.answers.values():
             if answer.event is not None:
                 answer.event.set()

@@ -480,6 +480,18 @@ class Session:
         self.executor.unblocked(running, time.time_ns() - blocked_at, blocking)
 
     def _watch(self) -> None:
+        try:
+            self._keep_watch()
+        except Exception as error:
+            if self.closed:
+                return
+            # Nobody else looks after what is late: better an error than a program that waits for ever.
+            logging.getLogger("obsray.session").critical("what watches this process has failed", exc_info=True)
+            reason = f"obsray failed in this process, which is a fault of obsray: {type(error).__name__}: {error}"
+            with self.lock:
+                self.inbox.runtime_failed(reason, RaySystemError(reason))
+
+    def _keep_watch(self) -> None:
         seen = -1
         wait = TICK_SECONDS
         while not self.closed:
