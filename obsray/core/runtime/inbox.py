@@ -361,8 +361,10 @@ class Inbox:
         self.runtime_failed(reason, LocalRayletDiedError(f"the runtime is gone: {reason}"))
 
     def runtime_failed(self, reason: str, error: Exception) -> None:
-        """Nothing can go on in this process: a worker ends after what it runs, whoever waits in a driver gets ``error``.
-        Call with the session's lock held."""
+        """Nothing can go on here: a worker ends after what it runs, who waits in a driver gets ``error``.
+
+        Call with the session's lock held.
+        """
         if self.session.executor is not None:
             self.session.executor.exit(reason)
             return
