@@ -1,8 +1,8 @@
 """Shell: one process' part in a runtime; the one object behind the API of a driver or worker.
 
 Threads. There is no I/O thread on the fast path: whoever waits (``get``, ``wait``, an idle worker) drives the sockets
-itself ("leader"), so a round trip crosses no thread. A *watcher* thread steps in only when nobody drives: it notices
-within ``TICK_SECONDS`` that the leader has left, and sleeps in ``epoll`` while the process is quiet.
+itself ("leader"), so a round trip crosses no thread. A *watcher* thread (``watcher.py``) steps in only when nobody
+drives: it notices within ``TICK_SECONDS`` that the leader has left, and sleeps in ``epoll`` while the process is quiet.
 
 Locks. ``lock`` guards all machines and links and is held for microseconds; ``driving`` is held by the leader, also
 while it is blocked in ``epoll``. ``lock`` may be taken while holding ``driving``, never the other way round.
@@ -12,9 +12,7 @@ References may die on any thread at any time, so ``ObjectRef.__del__`` only appe
 from __future__ import annotations
 
 import itertools
-import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -37,14 +35,12 @@ from obsray.core.runtime.ownership import NODE, Ownership, Task
 from obsray.core.runtime.references import ObjectRef, counted, dropped
 from obsray.core.runtime.reservations import Reservations
 from obsray.core.runtime.running import Here, Running
-from obsray.core.runtime.sampler import Sampler
-from obsray.core.runtime.stack_dump import StackDump
 from obsray.core.runtime.storage import Arena
 from obsray.core.runtime.submitted import SubmittedRun
-from obsray.core.runtime.unseen_reports import UnseenReports
 from obsray.core.runtime.values import Values
 from obsray.core.runtime.verdicts import Verdicts
 from obsray.core.runtime.waiting import NOTICED_SECONDS, WAITED_FOR_MAX, Answer, Waiter, object_of
+from obsray.core.runtime.watcher import QUIET_SECONDS, Watcher
 from obsray.core.transport import chaos
 from obsray.core.transport.connection import Connection, Hello, Refused
 from obsray.core.transport.dial import dial, is_address
@@ -73,9 +69,6 @@ from obsray.telemetry.spine import Emitter, Ring, Silent
 if TYPE_CHECKING:
     pass
 
-TICK_SECONDS = 0.005
-#: The watcher wakes at least this often, to act on references that died while nothing else happened.
-QUIET_SECONDS = 0.1
 #: Python runs signal handlers between two instructions: a signal that comes after the last of them and before the
 #: process sleeps, or that another thread gets, wakes nobody. So a thread that waits never sleeps longer than this.
 LEADER_SECONDS_MAX = 0.5
@@ -163,7 +156,7 @@ class Session:
         self._detached_group_numbers = itertools.count(1)
         self._detached_group_prefix = worker + bytes([SEQUENCE_DETACHED_GROUP])
         self.driving = threading.Lock()
-        self._turns = 0
+        self.turns = 0
         self._answers_come_fast = False
         self.sleepers: list[Waiter] = []
         self._kept: set[bytes] = set()
@@ -187,7 +180,6 @@ class Session:
             self.reactor.shutdown()
             raise
         self.ownership = Ownership(worker)
-        self._unseen_reports = UnseenReports(self.ownership.unseen, self.lock)
         self.verdicts = Verdicts(self.ownership, self.emitter, time.time_ns)
         self.verdicts.oom_retries_max = config.oom_retries_max
         self.dispatcher = Dispatcher(self.ownership, self.verdicts, self.emitter, config, self.job)
@@ -206,13 +198,7 @@ class Session:
         self.description: dict[str, Any] = {}
         self.ownership.on_freed = self.inbox.on_freed
         self.ownership.on_held = self.inbox.on_held
-        #: Takes samples of what runs here, if wanted.
-        self.sampler: Sampler | None = None
-        if config.profile_hz > 0 and config.telemetry != "off":
-            self.sampler = Sampler(self, config.profile_hz)
-        self.stack_dump = StackDump(self, self.emitter) if isinstance(self.emitter, Ring) else None
-        self._losing = False
-        self._watcher = threading.Thread(target=self._watch, name="obsray-watcher", daemon=True)
+        self._watcher = Watcher(self, config)
 
     def start(self) -> None:
         """Begin to serve: messages that came with the welcome, and the watcher."""
@@ -360,7 +346,7 @@ class Session:
         before = time.perf_counter()
         ready = self.reactor.wait(timeout, SPIN_SECONDS if self._answers_come_fast else 0.0)
         self._answers_come_fast = time.perf_counter() - before < FAST_ANSWER_SECONDS
-        self._turns += 1
+        self.turns += 1
         with self.lock:
             self.reactor.process(ready)
             self.after()
@@ -479,97 +465,6 @@ class Session:
     def _unblock(self, running: Running, blocked_at: int, blocking: WaitKind) -> None:
         self.executor.unblocked(running, time.time_ns() - blocked_at, blocking)
 
-    def _watch(self) -> None:
-        try:
-            self._keep_watch()
-        except Exception as error:
-            if self.closed:
-                return
-            # Nobody else looks after what is late: better an error than a program that waits for ever.
-            logging.getLogger("obsray.session").critical("what watches this process has failed", exc_info=True)
-            reason = f"obsray failed in this process, which is a fault of obsray: {type(error).__name__}: {error}"
-            with self.lock:
-                self.inbox.runtime_failed(reason, RaySystemError(reason))
-
-    def _keep_watch(self) -> None:
-        seen = -1
-        wait = TICK_SECONDS
-        while not self.closed:
-            if seen != self._turns:
-                # Somebody drove since the last look: stay out of the way for a tick.
-                seen = self._turns
-                time.sleep(TICK_SECONDS)
-            elif self.driving.locked():
-                time.sleep(TICK_SECONDS if self.executor is None or self.executor.busy() else QUIET_SECONDS)
-            else:
-                try:
-                    ready = self.reactor.wait(wait)
-                except (OSError, ValueError):
-                    return
-                if ready and not self.driving.acquire(blocking=False):
-                    continue
-                try:
-                    if self.closed:
-                        return
-                    with self.lock:
-                        self.reactor.process(ready)
-                finally:
-                    if ready:
-                        self.driving.release()
-            wait = self._observe(self._tick())
-
-    def _observe(self, wait: float) -> float:
-        """Look at what this process does, if it is time to. Returns how long the watcher may sleep.
-
-        The watcher has more important things to do: what fails here is said once, and not tried again.
-        """
-        try:
-            if self.stack_dump is not None:
-                self.stack_dump.answer_if_asked()
-            if self.sampler is not None:
-                self.sampler.look()
-                wait = self.sampler.wait_seconds(wait)
-            if bool(self.emitter.dropping) != self._losing:
-                self._say_losses()
-        except Exception:
-            self.sampler = self.stack_dump = None
-            logging.getLogger("obsray.session").exception("this process is not sampled any more")
-        return wait
-
-    def _say_losses(self) -> None:
-        """Records begin to go nowhere, or do not any more: that must not go unnoticed, and nothing else changes."""
-        self._losing, why, said = not self._losing, self.emitter.dropping, logging.getLogger("obsray.session")
-        if self._losing:
-            said.warning("what this process does is not recorded just now (%s): %s", why, self.directory)
-        else:
-            said.warning("what this process does is recorded again; %d records are lost", self.emitter.dropped)
-
-    def _tick(self) -> float:
-        """Housekeeping that nobody else does. Returns how long the watcher may sleep."""
-        with self.lock:
-            if self.closed:
-                return QUIET_SECONDS
-            now = time.monotonic()
-            again = self.dispatcher.tick(now, time.time_ns())
-            self.inbox.audit()
-            self.values.notice_awaits(now)
-            if self.executor is not None:
-                self.executor.tick(now)
-                self.inbox.leave_if_free()
-            elif self.interrupt_pending:
-                # The call that was interrupted has returned without waiting: ask again, in the user's own code.
-                try:
-                    self.interrupt_pending.pop()
-                except IndexError:
-                    pass
-                else:
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            self.send_everything()
-        if self.values.completions:
-            self.values.complete_futures()
-        self._unseen_reports.say(now)
-        return QUIET_SECONDS if again is None else max(TICK_SECONDS, min(again, QUIET_SECONDS))
-
     def take_interrupt(self) -> None:
         """Raise KeyboardInterrupt for an interrupt that met the machines, if this is the thread that it is for."""
         if threading.current_thread() is threading.main_thread():
@@ -655,7 +550,7 @@ class Session:
         self.listener.socket.close()
         # A thread of the parent may have held it.
         self.lock = threading.Lock()
-        self.sampler = self.stack_dump = None
+        self._watcher.forget()
 
     # --- references ---------------------------------------------------------------------------------------------------
 
@@ -733,12 +628,8 @@ class Session:
 
     def close(self, say_goodbye: bool = True) -> None:
         """Leave the runtime: what this process owns is freed. Closing twice does nothing."""
-        if self.sampler is not None and not self.closed:
-            self.sampler.stop()
-        if self.stack_dump is not None:
-            self.stack_dump.close()
         if not self.closed:
-            self._unseen_reports.say(float("inf"))
+            self._watcher.stop()
         with self.lock:
             if self.closed:
                 return
@@ -752,8 +643,7 @@ class Session:
             chaos.deactivate()
             self.emitter.close(time.time_ns())
         self.reactor.wake()
-        if self._watcher.is_alive() and threading.current_thread() is not self._watcher:
-            self._watcher.join(1.0)
+        self._watcher.join()
         # Who holds it may be stuck, or torn from it by an interrupt; the sockets close with the process then.
         if self.lock.acquire(timeout=CLOSE_SECONDS_MAX):
             try:

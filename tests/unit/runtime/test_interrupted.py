@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 
 import obsray
+from obsray.config import Config
 from obsray.core.runtime import interrupts, launch, session
 from obsray.core.runtime.interrupts import in_runtime, on_interrupt
 from obsray.core.runtime.session import LEADER_SECONDS_MAX, Session, set_current
 from obsray.core.runtime.values import Values
+from obsray.core.runtime.watcher import Watcher
 from obsray.core.transport.links import Reactor
 
 _PACKAGE = Path(obsray.__file__).parent
@@ -52,8 +54,8 @@ def test_what_the_watcher_sends_again_is_not_raised_by_who_waits_as_well(monkeyp
     waiting.dispatcher, waiting.inbox = SimpleNamespace(tick=lambda *_: None), SimpleNamespace(audit=lambda: None)
     waiting.values = SimpleNamespace(completions=(), notice_awaits=lambda now: None)
     waiting.send_everything = lambda: None
-    waiting._unseen_reports = SimpleNamespace(say=lambda now: None)
-    Session._tick(waiting)
+    waiting.emitter, waiting.ownership = None, SimpleNamespace(unseen=SimpleNamespace(missed={}))
+    Watcher(waiting, Config(profile_hz=0)).tick()
     assert sent == [signal.SIGINT] and not seen
 
 
@@ -231,8 +233,7 @@ def test_who_leaves_does_not_wait_for_ever_for_who_is_inside(monkeypatch):
         lock=threading.Lock(), closed=False, failure=RuntimeError(), executor=object(),
         submitted=SimpleNamespace(flush=lambda: None), emitter=SimpleNamespace(close=lambda at: None),
         reactor=SimpleNamespace(wake=lambda: leaving.lock.acquire(), shutdown=lambda: said.append("shut down")),
-        _watcher=threading.current_thread(), sampler=None, stack_dump=None,
-        _unseen_reports=SimpleNamespace(say=lambda now: None),
+        _watcher=SimpleNamespace(stop=lambda: None, join=lambda: None),
     )  # fmt: skip
     Session.close(leaving)
     assert leaving.closed and not said

@@ -9,10 +9,12 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
+from obsray.config import Config
 from obsray.core.runtime import stacks
 from obsray.core.runtime.executor import call_user_code
-from obsray.core.runtime.session import Session
 from obsray.core.runtime.stacks import DEPTH_MAX, StackTexts, points_of, points_of_awaiting
+from obsray.core.runtime.watcher import Watcher
+from obsray.telemetry.spine import Silent
 
 
 def own_points() -> list[Any]:
@@ -77,10 +79,12 @@ def test_a_sampler_that_fails_is_left_alone_and_the_watcher_goes_on() -> None:
     def fail() -> None:
         raise RuntimeError("a surprise")
 
-    watched: Any = SimpleNamespace(stack_dump=None, sampler=SimpleNamespace(look=fail))
-    assert Session._observe(watched, 0.1) == 0.1
-    assert watched.sampler is None
-    assert Session._observe(watched, 0.2) == 0.2
+    watched: Any = SimpleNamespace(emitter=Silent(), ownership=SimpleNamespace(unseen=None), lock=None)
+    watcher = Watcher(watched, Config(profile_hz=0))
+    watcher.sampler = SimpleNamespace(look=fail)  # type: ignore[assignment]
+    assert watcher.observe(0.1) == 0.1
+    assert watcher.sampler is None
+    assert watcher.observe(0.2) == 0.2
 
 
 RESTLESS = """
