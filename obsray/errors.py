@@ -42,6 +42,7 @@ RayError                              base: carries the story and the trace of w
 ├── RayChannelError                   a channel of a compiled graph broke (never raised: there are none)
 │   └── RayChannelTimeoutError        ... or was late (also TimeoutError)
 └── RaySystemError                    a fault of the runtime itself
+    └── UnknownReferenceError         (also ValueError) a reference that this runtime does not know
 """
 
 from __future__ import annotations
@@ -383,6 +384,10 @@ class RuntimeEnvSetupError(RayError):
 
 class RaySystemError(RayError):
     """A fault of the runtime itself."""
+
+
+class UnknownReferenceError(RaySystemError, ValueError):
+    """A reference of another runtime, or to what never was, was used here."""
 
 
 class TaskUnschedulableError(RayError):

@@ -222,7 +222,7 @@ def _session_of(reference: Any) -> Session:
     if found is None or found.closed:
         if _forked:
             raise RaySystemError(FORKED)
-        raise RaySystemError(unknown(reference))
+        raise unknown(reference)
     return found
 
 

@@ -349,3 +349,20 @@ def test_after_shutdown_nothing_is_started_for_what_belonged_to_it(runtime):
         with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
             obsray.init(**wrong)
     assert not obsray.is_initialized()
+
+
+def test_references_of_a_runtime_that_ended_are_refused_by_the_next_one_at_the_call():
+    obsray.shutdown()
+    with obsray.init(num_cpus=1, include_dashboard=False):
+        old = [obsray.put(1), same.remote(2)]
+        obsray.get(old)
+    with obsray.init(num_cpus=1, include_dashboard=False):
+        fill = Cup.remote().fill.remote
+        calls = [same.remote, fill, obsray.get, lambda one: obsray.wait([one]), lambda one: obsray.put({1: one})]
+        calls += [lambda one: same.remote(value=one), lambda one: same.remote([one]), lambda one: fill([one])]
+        for call in calls:
+            for reference in old:
+                with pytest.raises(ValueError, match="belongs to a runtime that was shut down") as caught:
+                    call(reference)
+                assert isinstance(caught.value, exceptions.UnknownReferenceError)
+        assert obsray.get(same.remote(3), timeout=60) == 3

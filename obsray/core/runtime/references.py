@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from obsray.core.runtime.serialization import collector
-from obsray.errors import OufOfBandObjectRefSerializationException, TaskCancelledError
+from obsray.errors import OufOfBandObjectRefSerializationException, TaskCancelledError, UnknownReferenceError
 from obsray.ids import OBJECT_ID_BYTES, JobID, TaskID, owner_of, short, task_of
 
 if TYPE_CHECKING:
@@ -227,13 +227,15 @@ class ObjectRef(bytes, Generic[T]):
 ObjectID = ObjectRef
 
 
-def unknown(reference: ObjectRef[Any]) -> str:
-    """Why a reference has no value in this process, for people."""
-    if not any(bytes(reference)):
-        return "the nil reference refers to nothing"
-    return (
-        f"{reference!r} belongs to a runtime that was shut down, and its value is gone with it, or was made here of "
-        "bytes or at random: a value is found only by a reference that came inside an argument, a result or a pickle"
+def unknown(identifier: bytes) -> UnknownReferenceError:
+    """What is raised for a reference of which this process does not know."""
+    identifier = bytes(identifier)
+    if not any(identifier):
+        return UnknownReferenceError("the nil reference refers to nothing")
+    return UnknownReferenceError(
+        f"ObjectRef({short(identifier)} {identifier.hex()}) belongs to a runtime that was shut down, and its value is "
+        "gone with it, or was made here of bytes or at random: a value is found only by a reference that came inside an "
+        "argument, a result or a pickle"
     )
 
 

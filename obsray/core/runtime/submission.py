@@ -16,7 +16,7 @@ from obsray.core.runtime.dispatch import wire_arguments
 from obsray.core.runtime.leases import Function, Shape
 from obsray.core.runtime.ownership import NODE, READY, Entry, Task
 from obsray.core.runtime.producers import GATHERED
-from obsray.core.runtime.references import ObjectRef, counted
+from obsray.core.runtime.references import ObjectRef, counted, unknown
 from obsray.core.runtime.serialization import PLAIN, Serialized, serialize
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.streams import ObjectRefGenerator, Streams
@@ -267,16 +267,19 @@ class Submission:
             )
 
     def _pin(self, task: Task, packed: Packed) -> int:
-        ownership = self.session.ownership
+        entries = self.session.ownership.entries
         pinned: list[Entry] = []
-        if packed.arguments is not None:
-            task.arguments = []
-            for position, identifier in packed.arguments:
-                entry = ownership.entry(identifier)
-                task.arguments.append((position, entry))
-                pinned.append(entry)
-        for identifier in packed.nested or ():
-            pinned.append(ownership.entry(identifier))
+        try:
+            if packed.arguments is not None:
+                task.arguments = []
+                for position, identifier in packed.arguments:
+                    entry = entries[identifier]
+                    task.arguments.append((position, entry))
+                    pinned.append(entry)
+            for identifier in packed.nested or ():
+                pinned.append(entries[identifier])
+        except KeyError:
+            raise unknown(identifier) from None
         for entry in pinned:
             entry.pins += 1
         task.pinned = pinned

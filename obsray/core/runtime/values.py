@@ -170,6 +170,9 @@ class Values:
         if self.session.interrupt_pending:
             self.session.take_interrupt()
         serialized = value if type(value) is Serialized else serialize(value)
+        for reference in serialized.references:
+            if reference not in self.session.ownership.entries:
+                raise unknown(reference)
         identifier = self.session.next_put()
         entry = Entry(identifier, True)
         entry.local = 1
@@ -264,7 +267,7 @@ class Values:
         for reference in references:
             entry = known.get(reference)
             if entry is None:
-                raise RaySystemError(unknown(reference))
+                raise unknown(reference)
             found.append(entry)
         return found
 
