@@ -298,7 +298,7 @@ def _row(described: dict[str, Any]) -> dict[str, Any]:
 
 def get_current_placement_group() -> PlacementGroup | None:
     """The group that this task or actor runs in, None outside of groups and in drivers."""
-    running = session().local.running
+    running = session().running()
     group = running.context.get("group") if running is not None else None
     if not group:
         return None

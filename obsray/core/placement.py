@@ -234,7 +234,7 @@ def placed(session: Session, options: Mapping[str, Any], *needs: dict[str, int],
 
 def _group_of(session: Session, options: Mapping[str, Any], strategy: Any) -> tuple[PlacementGroup | None, int, bool]:
     """The group that these options mean here, the bundle, and whether children go there too."""
-    running = session.local.running
+    running = session.running()
     captured = running is not None and bool(running.context.get("capture"))
     group, index, capture = options.get("placement_group", "default"), options.get("placement_group_bundle_index"), None
     if isinstance(strategy, PlacementGroupSchedulingStrategy):

@@ -244,6 +244,9 @@ class VirtualExecutor:
         self.queue.append(m.decode(message))
         self._wake()
 
+    def alone(self) -> None:
+        """Virtual tasks start no threads."""
+
     def link_closed(self, link: Any) -> None:
         """An owner is gone: nobody wants its tasks."""
         self._results.pop(link.number, None)

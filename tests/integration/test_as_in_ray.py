@@ -11,6 +11,8 @@ import pytest
 
 import obsray
 from obsray import cloudpickle, exceptions
+from obsray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from obsray.util.state import list_tasks
 from tests.integration.programs import eventually
 
 pytestmark = pytest.mark.timeout(120)
@@ -140,6 +142,47 @@ def test_an_actor_does_not_wait_for_a_consumer_that_died():
     obsray.kill(consumer)
     assert obsray.get(counter.ready.remote(), timeout=60)
     assert obsray.get(book.read.remote(), timeout=60) == [], "nobody wants the rest: the generator is closed"
+
+
+# --- threads of tasks --------------------------------------------------------------------------------------------
+
+
+@obsray.remote(num_cpus=0)
+def where() -> Any:
+    return obsray.util.get_current_placement_group()
+
+
+def asked() -> list[Any]:
+    """Where a thread that this task starts is, and where what it submits runs."""
+    found: list[Any] = []
+
+    def ask() -> None:
+        context = obsray.get_runtime_context()
+        found.extend([context.get_task_id(), obsray.util.get_current_placement_group()])
+        found.append(obsray.get(where.options(name="of a thread").remote(), timeout=60))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    return [obsray.get_runtime_context().get_task_id(), *found]
+
+
+class Asks:
+    def asked(self) -> list[Any]:
+        return asked()
+
+
+def test_a_thread_that_a_task_starts_belongs_to_the_task():
+    group = obsray.util.placement_group([{"CPU": 1}])
+    inside = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
+    actor = obsray.remote(num_cpus=0, scheduling_strategy=inside)(Asks).remote()
+    for reference in obsray.remote(scheduling_strategy=inside)(asked).remote(), actor.asked.remote():
+        task, *found = obsray.get(reference, timeout=60)
+        assert task == reference.task_id().hex()
+        assert found == [task, group, group]
+    obsray.util.remove_placement_group(group)
+    eventually(lambda: len(list_tasks(filters=[("name", "=", "of a thread")])) == 2, 60)
+    assert all(child["parent_task_id"] for child in list_tasks(filters=[("name", "=", "of a thread")]))
 
 
 # --- the rest ------------------------------------------------------------------------------------------------------

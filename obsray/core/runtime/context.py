@@ -20,7 +20,7 @@ class RuntimeContext:
 
     @property
     def _running(self) -> Running | None:
-        return self._session.local.running
+        return self._session.running()
 
     @property
     def _actor_spec(self) -> dict[str, Any] | None:

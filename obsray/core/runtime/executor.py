@@ -422,6 +422,10 @@ class Executor:
             args = kwargs = result = None
             self.fail(running, error, ended_at)
 
+    def alone(self) -> Running | None:
+        """The task that runs on the main thread, if there is never another beside it."""
+        return None if self.actor is not None and self.actor.concurrent else self.slots.get(0)
+
     def was_cancelled(self, running: Running) -> bool:
         """Whether the attempt need not begin; then its owner is told so."""
         if not self._cancelled or running.task not in self._cancelled:

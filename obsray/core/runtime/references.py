@@ -234,8 +234,8 @@ def unknown(identifier: bytes) -> UnknownReferenceError:
         return UnknownReferenceError("the nil reference refers to nothing")
     return UnknownReferenceError(
         f"ObjectRef({short(identifier)} {identifier.hex()}) belongs to a runtime that was shut down, and its value is "
-        "gone with it, or was made here of bytes or at random: a value is found only by a reference that came inside an "
-        "argument, a result or a pickle"
+        "gone with it, or was made here of bytes or at random: a value is found only by a reference that came inside "
+        "an argument, a result or a pickle"
     )
 
 

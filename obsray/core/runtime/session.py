@@ -552,6 +552,13 @@ class Session:
         self.lock = threading.Lock()
         self._watcher.forget()
 
+    def running(self) -> Running | None:
+        """The task whose code asks; on a thread that a task has started, that task, unless several run here at once."""
+        running: Running | None = self.local.running
+        if running is None and self.executor is not None:
+            running = self.executor.alone()
+        return running
+
     # --- references ---------------------------------------------------------------------------------------------------
 
     def reference(self, identifier: bytes) -> ObjectRef[Any]:

@@ -216,6 +216,8 @@ class Submission:
         task.retries_left = plan.retries
         task.options = plan.options
         running = session.local.running
+        if running is None and session.executor is not None:
+            running = session.executor.alone()
         if running is None:
             trace = session.local.trace
             task.parent, task.trace = NIL_TASK, trace or identifier
