@@ -14,6 +14,7 @@ from obsray.cli.things import resolved
 from obsray.dashboard import plain_json, queries, units
 from obsray.dashboard.tables import TASKS
 from obsray.telemetry.questions import change_of, compare, factor, function_factor, job_of
+from obsray.telemetry.sentences import size
 
 _BAR_CELLS = 24
 _HEIGHTS = "▁▂▃▄▅▆▇█"
@@ -150,7 +151,7 @@ def _books_text(found: dict[str, Any], coloured: bool) -> str:
             failed = f"; {units.seconds(row['failed_seconds'])} in failed attempts" if row["failed_seconds"] else ""
             lines.append(
                 f"  {units.plain(row[name]).ljust(longest)}  {units.seconds(row['seconds']):>10}  "
-                f"{units.count(row['attempts'])} runs: {told}{failed}"
+                f"{units.many(row['attempts'], 'run')}: {told}{failed}"
             )
     lines += _over_time_text(found["over_time"], coloured) if "over_time" in found else []
     lines += _gpu_books_text(found["gpus"], coloured)
@@ -285,7 +286,7 @@ def _stragglers_text(found: dict[str, Any], coloured: bool) -> str:
         lines += [
             f"  {row['skew']:>6.1f} x  p50 {units.seconds(row['p50_seconds'])}, p99 "
             f"{units.seconds(row['p99_seconds'])}, longest {units.seconds(row['max_seconds'])}, "
-            f"{units.count(row['runs'])} runs  {units.plain(row['name'])}"
+            f"{units.many(row['runs'], 'run')}  {units.plain(row['name'])}"
             for row in uneven
         ]
     return "\n".join(lines)
@@ -293,7 +294,7 @@ def _stragglers_text(found: dict[str, Any], coloured: bool) -> str:
 
 def _different_text(found: dict[str, Any], coloured: bool) -> str:
     lines = [
-        f"{units.count(found['selected'])} tasks against {units.count(found['others'])} others: "
+        f"{units.many(found['selected'], 'task')} against {units.many(found['others'], 'other')}: "
         f"{units.plain(found['sentence'])}"
     ]
     for row in found["differences"][:_ROWS_SHOWN]:
@@ -309,16 +310,16 @@ def _compare_text(found: dict[str, Any], coloured: bool) -> str:
         ratio = f"{row['ratio']:.2f} x" if row["ratio"] is not None else ""
         lines.append(
             f"  {row['verdict'].ljust(10)}  {units.seconds(before):>10} → {units.seconds(after):>10}  {ratio:>8}  "
-            f"{units.count(row['tasks']['before'])} → {units.count(row['tasks']['after'])} tasks  "
+            f"{units.count(row['tasks']['before'])} → {units.many(row['tasks']['after'], 'task')}  "
             f"{units.plain(row['name'])}"
         )
     for row in found["errors"]:
-        lines.append(f"  new error   {units.plain(row['error'])} ({units.count(row['tasks'])} tasks)")
+        lines.append(f"  new error   {units.plain(row['error'])} ({units.many(row['tasks'], 'task')})")
     return "\n".join(lines)
 
 
 def _memory_text(found: dict[str, Any], coloured: bool) -> str:
-    peak = f"; at most {units.size(found['peak']['bytes'])} at once" if found["peak"]["bytes"] else ""
+    peak = f"; at most {size(found['peak']['bytes'])} at once" if found["peak"]["bytes"] else ""
     lines = [units.plain(found["sentence"]) + peak]
     for title, key in (
         ("by call site of put", "by_call_site"), ("by function", "by_function"), ("by job", "by_job"),
@@ -331,7 +332,7 @@ def _memory_text(found: dict[str, Any], coloured: bool) -> str:
             oldest = f", the oldest {units.seconds(row['oldest_seconds'])}" if "oldest_seconds" in row else ""
             pinned = f", {units.size(row['pinned_bytes'])} read" if row.get("pinned_bytes") else ""
             lines.append(
-                f"  {units.size(row['bytes']):>10}  {units.count(row['objects']):>8} objects  "
+                f"  {units.size(row['bytes']):>10}  {units.many(row['objects'], 'object'):>14}  "
                 f"{units.plain(row['what'])}{oldest}{pinned}"
             )
     if found["tasks"]:

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 def _text(found: dict[str, Any], coloured: bool) -> str:
     lines = [output.paint(units.plain(found["sentence"]), "" if found["alive"] else "bad", coloured)]
     if found["lived_seconds"] is not None:
-        lines.append(f"it lived for {units.seconds(found['lived_seconds'])}")
+        lines.append(f"it {'has lived' if found['alive'] else 'lived'} for {units.seconds(found['lived_seconds'])}")
     for one in found["running"]:
         ran = f", running for {units.seconds(one['seconds'])}" if one["seconds"] is not None else ""
         lines.append(f"in the middle of {units.plain(one['label'])}{ran}")

@@ -25,7 +25,11 @@ def find(name: str | None) -> Path:
     try:
         directory = find_session(name)
     except FileNotFoundError as error:
-        raise Problem(str(error), "Start one with 'obsray demo' or with obsray.init() in a program.") from None
+        advice = (
+            "Start one with 'obsray demo' or with obsray.init() in a program." if name is None
+            else "'obsray history list' shows the sessions of this machine."
+        )  # fmt: skip
+        raise Problem(str(error), advice) from None
     if name is None and not is_live(directory):
         print(
             f"obsray: no session is running; this is the recorded session {units.plain(directory.name)}",

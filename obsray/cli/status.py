@@ -244,7 +244,7 @@ def _control_text(facts: dict[str, Any]) -> str:
 def _store_text(store: dict[str, Any]) -> str:
     filled = f"{units.size(store['used_bytes'])} of {units.size(store['capacity_bytes'])}"
     held = f"{units.size(store['pinned_bytes'])} pinned, {units.size(store['spilled_bytes'])} spilled"
-    return _meter(store["used_percent"], f"{filled}, {units.count(store['objects'])} objects, {held}")
+    return _meter(store["used_percent"], f"{filled}, {units.many(store['objects'], 'object')}, {held}")
 
 
 def _workers_text(by_state: dict[str, int]) -> str:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from . import answers, asked, pages, plain_json, profiles, queries, sql
+from . import answers, asked, openapi, pages, plain_json, profiles, queries, sql
 from .source import Source
 from .tables import TABLES
 
@@ -32,6 +32,7 @@ def routes() -> list[BaseRoute]:
         Route(_PREFIX + "story/{id}", story),
         *answers.routes(_PREFIX),
         *profiles.routes(_PREFIX),
+        *openapi.routes(),
     ]
 
 

@@ -35,16 +35,16 @@ RESOURCES = (
     "tasks", "actors", "objects", "nodes", "workers", "placement_groups", "jobs", "runtime_envs", "cluster_events",
 )  # fmt: skip
 SUMMARIES = ("tasks", "actors", "objects")
-_OF_LISTS = frozenset({
+OF_LISTS = frozenset({
     "limit", "timeout", "detail", "exclude_driver", "filter_keys", "filter_predicates", "filter_values", "sort",
     "since", "until", "cursor",
 })  # fmt: skip
-_OF_SUMMARIES = frozenset({
+OF_SUMMARIES = frozenset({
     "timeout", "summary_by", "filter_keys", "filter_predicates", "filter_values", "since", "until",
 })  # fmt: skip
 _SUMMARIZED_BY = {"tasks": ("func_name",), "actors": ("class",), "objects": ("callsite",)}
-_OF_LOGS = frozenset({"node_id", "node_ip", "glob", "timeout"})
-_OF_LOG = frozenset({
+OF_LOGS = frozenset({"node_id", "node_ip", "glob", "timeout"})
+OF_LOG = frozenset({
     "node_id", "node_ip", "filename", "actor_id", "task_id", "pid", "lines", "interval", "suffix", "attempt_number",
     "submission_id", "timeout", "encoding", "errors", "format",
 })  # fmt: skip
@@ -121,7 +121,7 @@ def _listing(name: str) -> Callable[[Request], Any]:
         return {**page, "next_cursor": rows.next_cursor, "left_out": rows.left_out}
 
     async def endpoint(request: Request) -> Response:
-        return await _ask(request, _OF_LISTS, listed)
+        return await _ask(request, OF_LISTS, listed)
 
     return endpoint
 
@@ -139,7 +139,7 @@ def _summary(name: str) -> Callable[[Request], Any]:
         return _enveloped({"node_id_to_summary": found}, count, count)
 
     async def endpoint(request: Request) -> Response:
-        return await _ask(request, _OF_SUMMARIES, summarized)
+        return await _ask(request, OF_SUMMARIES, summarized)
 
     return endpoint
 
@@ -194,7 +194,7 @@ async def logs(request: Request) -> Response:
             address, given.get("node_id"), given.get("node_ip"), given.get("glob"), timeout=_NO_WAITING
         )
 
-    return await _ask(request, _OF_LOGS, listed)
+    return await _ask(request, OF_LOGS, listed)
 
 
 #: The reading thread has others to answer; what is on its way from another node comes with the next question.
@@ -225,4 +225,4 @@ async def log(request: Request) -> Response:
         )  # fmt: skip
         return StreamingResponse(found, media_type="text/plain")
 
-    return await _ask(request, _OF_LOG, opened)
+    return await _ask(request, OF_LOG, opened)

@@ -65,6 +65,11 @@ def count(value: float | None) -> str:
     return f"{int(value):,}"
 
 
+def many(value: float, one: str) -> str:
+    """``1 object``, ``1,200 objects``."""
+    return f"{count(value)} {one}{'' if value == 1 else 's'}"
+
+
 def rate(value: float | None) -> str:
     """Something per second; small rates keep a digit behind the point."""
     if value is None:

@@ -6,6 +6,7 @@ counted one by one.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def views_at(session_dir: Path, moment: object) -> PastViews:
     now = Views(whole).now_ns() if whole.is_live() else int(facts.get("stopped_at_ns") or times.last)
     at = moment_ns(moment, now, start)
     if at < start:
-        raise ValueError(f"{moment!r} is before the session began")
+        began = datetime.fromtimestamp(start / 1e9, UTC).isoformat(sep=" ", timespec="seconds")
+        raise ValueError(f"{moment!r} is before the session began, which was at {began}")
     found = PastViews(session_dir, at)
     found.refresh()
     return found

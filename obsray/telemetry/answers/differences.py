@@ -133,6 +133,11 @@ def _measure(name: str, values: Array, absent: Array, mine: Array) -> Row | None
     word = more or ("more" if effect > 0 else "less")
     what = _WORDS.get(name, name.replace("_", " "))
     shown = f"median {_shown(name, inside)} against {_shown(name, outside)}" if not more else "by their median"
+    if not more and _shown(name, inside) == _shown(name, outside):
+        # Most are alike; what is different is how many are not.
+        usual = float(np.median(values))
+        above = [float((values[chosen] > usual).mean()) for chosen in (mine, ~mine)]
+        shown = f"above {_shown(name, usual)} for {above[0]:.0%} of them and {above[1]:.0%} of the others"
     return {
         "what": name, "kind": "measure", "effect": float(effect), "value": None, "inside": inside, "outside": outside,
         "text": f"{what}: {word}, {shown}",

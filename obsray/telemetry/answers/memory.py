@@ -254,9 +254,10 @@ def _suspects(
 
 
 def _sentence(found: Row) -> str:
-    text = f"{found['objects']} objects of {size(found['bytes'])} are alive"
+    one = found["objects"] == 1
+    text = f"{found['objects']} object{'' if one else 's'} of {size(found['bytes'])} {'is' if one else 'are'} alive"
     if not found["live"]:
-        text = text.replace("are alive", "were alive at the end")
+        text = text.replace("are alive", "were alive at the end").replace("is alive", "was alive at the end")
     sites = [row for row in found["by_call_site"] if not row["what"].startswith("result of")]
     functions = found["by_function"]
     most = max([*sites[:1], *functions[:1]], key=lambda row: row["bytes"], default=None)

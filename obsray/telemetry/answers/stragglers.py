@@ -171,7 +171,7 @@ class _Function:
             ("fetch", "fetching arguments", "bringing its arguments to the worker"),
             ("blocked", "blocked in get", "waiting in get for others"),
             ("store", "storing the result", "storing its result (the store may have been full)"),
-            ("deserialize", "deserialising", "making Python objects of its arguments"),
+            ("deserialize", "deserialising", "making Python objects of its function and arguments, with their imports"),
         ):
             if over[part] > _SHARE * excess:
                 usual = duration(self.median(part))

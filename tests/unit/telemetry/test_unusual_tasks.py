@@ -262,7 +262,7 @@ def test_the_command_line_answers_about_unusual_tasks(tmp_path, capsys):
     assert command.main(["stragglers", "1", "--json", *options]) == 0
     assert json.loads(capsys.readouterr().out)["total"] == 1
     assert command.main(["different", "run_seconds > 3s", *options]) == 0
-    assert "1 tasks against 40 others" in capsys.readouterr().out
+    assert "1 task against 40 others" in capsys.readouterr().out
     assert command.main(["different", "colour = red", *options]) == 2
     assert "colour" in capsys.readouterr().err
     assert command.main(["different", "name = nobody", *options]) == 1
