@@ -13,8 +13,8 @@ from obsray.cli.patience import Patience
 from obsray.cli.things import resolved
 from obsray.dashboard import plain_json, queries, units
 from obsray.dashboard.tables import TASKS
+from obsray.telemetry.explain import size
 from obsray.telemetry.questions import change_of, compare, factor, function_factor, job_of
-from obsray.telemetry.sentences import size
 
 _BAR_CELLS = 24
 _HEIGHTS = "▁▂▃▄▅▆▇█"
