@@ -7,6 +7,7 @@ import concurrent.futures
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,35 @@ def test_an_actor_that_starts_again_is_unavailable_and_one_that_does_not_is_dead
             obsray.get(getattr(actor, method).remote())
         assert not died.value.actor_init_failed
         assert f"`obsray post-mortem {actor._actor_id.hex()}`" in str(died.value)
+
+
+def test_no_call_waits_for_a_constructor_that_takes_for_ever(
+    tmp_path: Path,
+) -> None:
+    opened = tmp_path / "opened"
+
+    @obsray.remote(max_restarts=1)
+    class Slow:
+        def __init__(self) -> None:
+            if obsray.get_runtime_context().was_current_actor_reconstructed:
+                while not opened.exists():
+                    time.sleep(0.02)
+
+        def work(self, die: bool = False) -> int:
+            if die:
+                os._exit(1)
+            return 7
+
+    actor = Slow.remote()
+    assert obsray.get(actor.work.remote()) == 7
+    refs = [actor.work.remote(True), *(actor.work.remote() for _ in range(5))]
+    for ref in [*refs, actor.work.remote()]:
+        with pytest.raises(exceptions.ActorUnavailableError):
+            obsray.get(ref, timeout=30)
+    patient = [actor.work.options(max_task_retries=1).remote() for _ in range(2)]
+    assert obsray.wait(patient, timeout=0)[0] == []
+    opened.touch()
+    assert obsray.get(patient, timeout=30) == [7, 7]
 
 
 def test_an_actor_whose_constructor_raised_never_ran():

@@ -1,9 +1,10 @@
 """Machine: the calls this process makes to actors, in order.
 
 One ``ActorClient`` for each actor this process has a handle of. Calls of one caller run in the order they were made,
-also across restarts and also if an earlier call waits for its argument. Calls wait here until the actor is alive;
-what was in flight when it died is sorted by its black box: begun calls fail (or are retried if ``max_task_retries``
-allows), the others go back to the front of the line.
+also across restarts and also if an earlier call waits for its argument. Calls wait here until the actor is alive.
+When its process dies and it may start again, calls that may not be repeated (``max_task_retries``) fail: none waits for
+a constructor that may take for ever. Of the others those that its black box says had begun use up a retry, and all go
+back to the front of the line.
 
 Invariant: a call is in exactly one of ``queue`` and ``in_flight``, or has ended.
 """
@@ -115,7 +116,7 @@ class ActorCalls:
             if client.state is ActorState.DEAD:
                 self.verdicts.actor_gone(task, client.error)
                 return
-            if client.state is ActorState.RESTARTING and task.retries_left == 0:
+            if _does_not_wait(client, task):
                 self.verdicts.actor_restarts(task)
                 return
         client.queue.append(task)
@@ -129,6 +130,8 @@ class ActorCalls:
         else:
             advance(task, TaskState.QUEUED)
             self.emitter.task_ready(time_ns, task.id, entry.id)
+            if client is not None and _does_not_wait(client, task):
+                self.verdicts.actor_restarts(task)
         if client is not None:
             self.active.add(client)
 
@@ -246,7 +249,10 @@ class ActorCalls:
         if after is not client.state:
             if client.state is ActorState.PENDING_CREATION and after is ActorState.DEPENDENCIES_UNREADY:
                 return
+            lived = client.state is ActorState.ALIVE
             advance(client, after)
+            if lived and after is ActorState.RESTARTING:
+                self._end_what_does_not_wait(client)
         if after is ActorState.ALIVE:
             if client.worker and client.worker != message.worker:
                 # Another node's news of that death are still on their way: nobody knows what had begun.
@@ -258,6 +264,12 @@ class ActorCalls:
             self.active.add(client)
         elif after is ActorState.DEAD:
             self.died(client, death_error(message, _obituary(client, message.detail)), message.detail)
+
+    def _end_what_does_not_wait(self, client: ActorClient) -> None:
+        """The actor starts again: calls in line that may not be repeated fail. Those in flight when more is known."""
+        for task in [task for task in client.queue if task.id in self.ownership.tasks and _does_not_wait(client, task)]:
+            self.verdicts.actor_restarts(task)
+        client.queue = deque(task for task in client.queue if task.id in self.ownership.tasks)
 
     def died(self, client: ActorClient, error: bytes, detail: str) -> None:
         """The actor is gone for good: every call that has not ended fails."""
@@ -295,9 +307,13 @@ class ActorCalls:
             for index in range(len(in_flight) - 1, -1, -1):
                 task = in_flight[index]
                 if client.concurrent:
-                    self.verdicts.crashed(task, death, task.id in death.started or not death.started)
+                    ran = task.id in death.started or not death.started
                 else:
-                    self.verdicts.crashed(task, death, index < begun)
+                    ran = index < begun
+                if ran or task.cancelled or not _does_not_wait(client, task):
+                    self.verdicts.crashed(task, death, ran)
+                else:
+                    self.verdicts.actor_restarts(task)
 
     def in_flight_at(self, worker: bytes) -> list[Task]:
         """Calls that an actor's process has been sent and has not answered."""
@@ -316,6 +332,8 @@ class ActorCalls:
             for task in [task for task in reversed(client.in_flight.values()) if task.id in back]:
                 self.requeue(task)
             client.cut = True
+            if client.state is ActorState.RESTARTING:
+                self._end_what_does_not_wait(client)
         return self.in_flight_at(worker)
 
     def cut_off(self, worker: bytes, tasks: list[Task]) -> None:
@@ -390,6 +408,16 @@ class ActorCalls:
                 assert task.state is TaskState.DISPATCHED and task.dispatched_to is client
             for task in client.queue:
                 assert task.id not in client.in_flight
+
+
+def _does_not_wait(client: ActorClient, task: Task) -> bool:
+    """Whether the actor is between two processes, and the call may not be repeated: it fails once its arguments exist."""
+    return (
+        client.state is ActorState.RESTARTING
+        and task.retries_left == 0
+        and task.attempt == 0
+        and task.state is not TaskState.WAITING_ARGUMENTS
+    )
 
 
 def death_error(message: ActorChanged, text: str) -> bytes:

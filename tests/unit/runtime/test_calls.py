@@ -112,11 +112,11 @@ def test_calls_beyond_the_most_in_flight_follow_as_answers_come():
         ("nobody knows", 4),
     ],
 )
-def test_after_a_death_only_calls_that_may_have_run_fail(last, begun):
+def test_after_a_death_only_calls_that_may_have_run_use_up_a_retry(last, begun):
     bench = Bench()
     client = bench.actor()
     (answered,) = bench.call(client)
-    tasks = bench.call(client, 4)
+    tasks = bench.call(client, 4, retries=1)
     bench.run()
     bench.done(answered)
     started = {
@@ -128,11 +128,64 @@ def test_after_a_death_only_calls_that_may_have_run_fail(last, begun):
     }[last]
     bench.changed(client, ActorState.RESTARTING)
     bench.calls.worker_died(death(WORKER)._replace(started=started))
-    assert states(tasks) == ["FAILED"] * begun + ["QUEUED"] * (4 - begun)
-    for task in tasks[:begun]:
-        assert isinstance(load_error(task.entries[0].value), ActorUnavailableError)
-    assert ids(list(client.queue)) == ids(tasks[begun:])
+    assert [task.retries_left for task in tasks] == [0] * begun + [1] * (4 - begun)
+    assert ids(list(client.queue)) == ids(tasks)
     bench.check()
+
+
+@pytest.mark.parametrize("first", ["the death", "the restart"])
+def test_no_call_that_may_not_be_repeated_waits_for_a_restart(first):
+    bench = Bench()
+    client = bench.actor()
+    (source,) = bench.submit()
+    begun, not_begun = bench.call(client, 2)
+    (repeated,) = bench.call(client, 1, retries=1)
+    bench.run()
+    news = [
+        lambda: bench.calls.worker_died(death(WORKER, begun.id)),
+        lambda: bench.changed(client, ActorState.RESTARTING),
+    ]
+    if first == "the restart":
+        news.reverse()
+    news[0]()
+    # The news are not complete: nobody knows it, or they are refused at once.
+    (between,) = bench.call(client)
+    (waits,) = bench.call(client, 1, arguments=[source.entries[0]])
+    news[1]()
+    for task, said in (begun, "may have had its effect"), (not_begun, "not made"), (between, "not made"):
+        error = load_error(task.entries[0].value)
+        assert isinstance(error, ActorUnavailableError) and said in str(error)
+    assert ids(list(client.queue)) == [repeated.id, waits.id]
+    bench.grant(OTHER)
+    bench.run()
+    bench.done(source, worker=OTHER)
+    assert isinstance(load_error(waits.entries[0].value), ActorUnavailableError)
+    bench.changed(client, ActorState.ALIVE, OTHER)
+    bench.pushed()
+    bench.run()
+    assert bench.pushed() == [repeated.id]
+    bench.check()
+
+
+def test_a_call_that_was_repeated_already_waits_for_the_restart_it_was_promised():
+    bench = Bench()
+    client = bench.actor()
+    (task,) = bench.call(client, 1, retries=1)
+    bench.run()
+    bench.calls.worker_died(death(WORKER, task.id))
+    bench.changed(client, ActorState.RESTARTING)
+    assert (task.retries_left, task.attempt, ids(list(client.queue))) == (0, 1, [task.id])
+    bench.check()
+
+
+def test_calls_of_an_actor_whose_first_process_never_got_through_its_constructor_wait_for_the_next():
+    bench = Bench()
+    client = bench.calls.client(task_id(ME, 1, 2), "Counter", created_here=True)
+    tasks = bench.call(client, 2)
+    bench.changed(client, ActorState.RESTARTING)
+    bench.changed(client, ActorState.ALIVE, OTHER)
+    bench.run()
+    assert bench.pushed() == ids(tasks)
 
 
 def test_calls_that_may_be_retried_run_again_first_and_in_order():
@@ -142,7 +195,7 @@ def test_calls_that_may_be_retried_run_again_first_and_in_order():
     bench.run()
     bench.pushed()
     bench.calls.worker_died(death(WORKER, tasks[1].id))
-    later = bench.call(client, 1)
+    later = bench.call(client, 1, retries=1)
     bench.changed(client, ActorState.RESTARTING)
     bench.run()
     assert bench.pushed() == []
@@ -170,12 +223,13 @@ def test_calls_that_overtook_others_are_sorted_by_when_they_were_pushed():
     client.ordered = False
     (source,) = bench.submit()
     (overtaken,) = bench.call(client, 1, arguments=[source.entries[0]])
-    first, second = bench.call(client, 2)
+    first, second = bench.call(client, 2, retries=1)
     bench.run()
     assert bench.pushed() == [first.id, second.id]
     bench.changed(client, ActorState.RESTARTING)
     bench.calls.worker_died(death(WORKER, first.id))
-    assert states([first, second, overtaken]) == ["FAILED", "QUEUED", "WAITING_ARGUMENTS"]
+    assert states([first, second, overtaken]) == ["QUEUED", "QUEUED", "WAITING_ARGUMENTS"]
+    assert [first.retries_left, second.retries_left] == [0, 1]
     bench.check()
 
 
@@ -201,7 +255,7 @@ def test_calls_wait_while_an_actor_has_lost_its_process_and_nobody_has_said_what
     bench = Bench()
     client = bench.actor()
     bench.calls.worker_died(death(WORKER))
-    tasks = bench.call(client, 2)
+    tasks = bench.call(client, 2, retries=1)
     bench.run()
     assert bench.pushed() == []
     bench.changed(client, ActorState.RESTARTING)
