@@ -18,7 +18,7 @@ RayError                              base: carries the story and the trace of w
 │   ├── OwnerDiedError                ... because the process that owned it ended
 │   ├── ObjectFreedError              ... because it was freed
 │   ├── ObjectFetchTimedOutError      ... in time
-│   ├── ReferenceCountingAssertionError   ... although it should be
+│   ├── ReferenceCountingAssertionError   ... although it should be (also AssertionError)
 │   └── ObjectReconstructionFailedError   ... and could not be computed again
 │       ├── ObjectReconstructionFailedMaxAttemptsExceededError    ... because its task has no retries left
 │       └── ObjectReconstructionFailedLineageEvictedError     ... because its task is not remembered any more
@@ -134,19 +134,22 @@ class RayTaskError(RayError):
         function_name: str = "",
         traceback_str: str = "",
         cause: BaseException | None = None,
-        pid: int = 0,
-        task_id: str = "",
+        proctitle: str | None = None,
+        pid: int | None = 0,
+        ip: str | None = None,
         actor_repr: str | None = None,
+        *,
+        task_id: str = "",
     ) -> None:
         Exception.__init__(self, traceback_str)
         self.function_name = function_name
         self.traceback_str = traceback_str
         self.cause = cause
-        self.pid = pid
+        self.pid = pid or 0
         self.task_id = task_id
         self.actor_repr = actor_repr
-        self.ip = "127.0.0.1"
-        self.proctitle = f"obsray::{function_name}"
+        self.ip = ip or "127.0.0.1"
+        self.proctitle = proctitle or f"obsray::{function_name}"
 
     def __str__(self) -> str:
         where = self.function_name
@@ -179,6 +182,8 @@ class RayTaskError(RayError):
             self.trace_id,
             self.actor_repr,
             self.needed_by,
+            self.proctitle,
+            self.ip,
         )
 
     def as_instanceof_cause(self) -> RayTaskError:
@@ -190,14 +195,17 @@ class RayTaskError(RayError):
         if not isinstance(error, RayTaskError):
             return self
         RayTaskError.__init__(
-            error, self.function_name, self.traceback_str, cause, self.pid, self.task_id, self.actor_repr
-        )
+            error, self.function_name, self.traceback_str, cause, self.proctitle, self.pid, self.ip, self.actor_repr,
+            task_id=self.task_id,
+        )  # fmt: skip
         # A class may have made properties of what exceptions keep.
         with contextlib.suppress(AttributeError, TypeError):
             error.args = cause.args
         for name, value in vars(cause).items():
             error.__dict__.setdefault(name, value)
         error.story, error.trace_id, error.needed_by = self.story, self.trace_id, self.needed_by
+        if isinstance(cause, TaskCancelledError):
+            error.task_id = cause.task_id
         return error
 
 
@@ -225,21 +233,25 @@ def _rebuild_task_error(
     trace_id: str,
     actor_repr: str | None = None,
     needed_by: tuple[str, ...] = (),
+    proctitle: str | None = None,
+    ip: str | None = None,
 ) -> RayTaskError:
     found = load_exception(cause)
     if isinstance(found, str):
         found = UnserializableException(found)
-    error = RayTaskError(function_name, text, found, pid, task_id, actor_repr).as_instanceof_cause()
+    error = RayTaskError(function_name, text, found, proctitle, pid, ip, actor_repr, task_id=task_id)
+    error = error.as_instanceof_cause()
     error.story, error.trace_id, error.needed_by = story, trace_id, needed_by
     return error
 
 
 class TaskCancelledError(RayError):
-    """The task was cancelled. ``task_id``: 32 hex digits."""
+    """The task was cancelled. ``task_id``: 32 hex digits, "" if unknown; ``error_message``: the text."""
 
-    def __init__(self, task_id: str = "", message: str = "") -> None:
-        super().__init__(message or f"task {task_id} was cancelled")
+    def __init__(self, task_id: str = "", error_message: str = "") -> None:
+        super().__init__(error_message or (f"task {task_id} was cancelled" if task_id else "a task was cancelled"))
         self.task_id = task_id
+        self.error_message = error_message
 
 
 class GetTimeoutError(RayError, TimeoutError):
@@ -317,49 +329,79 @@ class ActorAlreadyExistsError(RayError, ValueError):
 
 
 class ObjectLostError(RayError):
-    """A value existed and cannot be read any more. ``object_ref_hex``: 40 hex digits.
+    """A value existed and cannot be read any more. ``object_ref_hex``: 40 hex digits, "" if unknown.
 
-    ``owner_address``: the id of the process that owned it (16 hex digits); ``call_site``: "" (``obsray get`` and the
-    state API know where an object was put).
+    ``owner_address``: the id of the process that owned it, as ``ObjectRef.owner_address()`` says it; ``call_site``:
+    "" (``obsray get`` and the state API know where an object was put) or what was given. ``message``: the whole text.
     """
 
-    call_site = ""
+    _said = "it existed, and cannot be read any more"
 
-    def __init__(self, message: str = "the object is lost", object_ref_hex: str = "") -> None:
+    def __init__(
+        self,
+        object_ref_hex: str = "",
+        owner_address: bytes | None = None,
+        call_site: str = "",
+        *,
+        message: str = "",
+    ) -> None:
+        if not message:
+            message = f"object {object_ref_hex}".rstrip() + f": {self._said}"
+            if call_site:
+                message += f"; it was made at {call_site}"
         super().__init__(message)
         self.object_ref_hex = object_ref_hex
+        self.owner_address = _owner_in(object_ref_hex) if owner_address is None else owner_address
+        self.call_site = call_site
 
-    @property
-    def owner_address(self) -> str:
-        return self.object_ref_hex[:16]
+
+def _owner_in(object_ref_hex: str) -> bytes:
+    try:
+        return bytes.fromhex(object_ref_hex)[:8]
+    except ValueError:
+        return b""
 
 
 class OwnerDiedError(ObjectLostError):
     """The process that owned the object ended, and the object with it."""
 
+    _said = "the process that owned it has ended"
+
 
 class ObjectFreedError(ObjectLostError):
     """The object was freed."""
+
+    _said = "it was freed"
 
 
 class ObjectFetchTimedOutError(ObjectLostError):
     """The object did not arrive in time."""
 
+    _said = "it did not arrive in time"
 
-class ReferenceCountingAssertionError(ObjectLostError):
+
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
     """The object was freed although somebody still refers to it: a bug of the runtime."""
+
+    _said = "it was freed although somebody still refers to it"
 
 
 class ObjectReconstructionFailedError(ObjectLostError):
     """The object was lost and computing it again failed."""
 
+    _said = "it was lost, and computing it again failed"
+
 
 class ObjectReconstructionFailedMaxAttemptsExceededError(ObjectReconstructionFailedError):
     """The object was lost and its task may not run again: its retries (``max_retries``) are used up, or it has none."""
 
+    _said = "it was lost, and its task has no retries left"
+
 
 class ObjectReconstructionFailedLineageEvictedError(ObjectReconstructionFailedError):
     """The object was lost and its task was forgotten to bound memory (``lineage_bytes_max``)."""
+
+    _said = "it was lost, and its task is not remembered any more"
 
 
 class ObjectStoreFullError(RayError):
@@ -391,7 +433,11 @@ class UnknownReferenceError(RaySystemError, ValueError):
 
 
 class TaskUnschedulableError(RayError):
-    """No node can ever run the task."""
+    """No node can ever run the task. ``error_message``: why."""
+
+    def __init__(self, error_message: str = "no node can ever run the task") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
 
 
 class NestedTooDeepError(TaskUnschedulableError):
@@ -399,7 +445,11 @@ class NestedTooDeepError(TaskUnschedulableError):
 
 
 class ActorUnschedulableError(RayError):
-    """No node can ever hold the actor."""
+    """No node can ever hold the actor. ``error_message``: why."""
+
+    def __init__(self, error_message: str = "no node can ever hold the actor") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
 
 
 class TaskPlacementGroupRemoved(RayError):

@@ -23,6 +23,7 @@ and kind sequences are dense, so columns can be addressed by them.
 from __future__ import annotations
 
 import builtins
+import os
 from collections.abc import Callable
 from struct import Struct
 
@@ -163,6 +164,11 @@ class BaseID:
         return cls(value)
 
     @classmethod
+    def from_random(cls) -> BaseID:
+        """An id that names nothing, different each time."""
+        return cls(os.urandom(cls.SIZE))
+
+    @classmethod
     def nil(cls) -> BaseID:
         """The id that names nothing."""
         return cls(bytes(cls.SIZE))
@@ -173,6 +179,9 @@ class BaseID:
         return cls.SIZE
 
     def binary(self) -> bytes:
+        return self._value
+
+    def __bytes__(self) -> bytes:
         return self._value
 
     def hex(self) -> str:

@@ -163,7 +163,10 @@ def placement_group(
     if not isinstance(name, str):
         raise TypeError(f"name={name!r}: must be a string")
     if topology_strategy is not None:
-        raise ValueError("topology_strategy is not there; bundle_label_selector chooses nodes by their labels")
+        raise ValueError(
+            "topology_strategy is not there: name the domain, bundle_label_selector=[{'ray.io/gpu-domain': 'NAME'}] * "
+            "len(bundles), or have all bundles on one node, strategy='STRICT_PACK'"
+        )
     target = NIL_WORKER
     if _soft_target_node_id is not None:
         if strategy != "STRICT_PACK":

@@ -10,7 +10,7 @@ from obsray.core.groups import PlacementGroup, get_current_placement_group, node
 from obsray.core.protocol import labels
 from obsray.core.protocol.labels import Selector, Term
 from obsray.core.runtime.session import Session
-from obsray.ids import short
+from obsray.ids import NodeID, short
 
 FALLBACKS_MAX = 32
 
@@ -37,24 +37,36 @@ class PlacementGroupSchedulingStrategy:
 class NodeAffinitySchedulingStrategy:
     """Run on the node of this id; ``soft``: elsewhere if it does not exist or is dead.
 
-    A hard affinity to a node that does not exist ends in TaskUnschedulableError or ActorUnschedulableError.
+    ``_spill_on_unavailable``, with ``soft``: elsewhere as well while it has no room. A hard affinity to a node that
+    does not exist ends in TaskUnschedulableError or ActorUnschedulableError.
     """
 
     def __init__(
-        self, node_id: str, soft: bool, _spill_on_unavailable: bool = False, _fail_on_unavailable: bool = False
+        self,
+        node_id: str | NodeID,
+        soft: bool,
+        _spill_on_unavailable: bool = False,
+        _fail_on_unavailable: bool = False,
     ) -> None:
+        if isinstance(node_id, NodeID):
+            node_id = node_id.hex()
         node_id_of(node_id, "node_id")
         if not isinstance(soft, bool):
             raise TypeError(f"soft={soft!r}: must be True or False")
-        for name, value in (
-            ("_spill_on_unavailable", _spill_on_unavailable), ("_fail_on_unavailable", _fail_on_unavailable)
-        ):  # fmt: skip
-            if value:
-                raise ValueError(
-                    f"{name} is not there: work waits until its node has room; use soft or a label_selector"
-                )
+        if _spill_on_unavailable and not soft:
+            raise ValueError(
+                "_spill_on_unavailable=True with soft=False: what may run elsewhere is soft; say soft=True"
+            )
+        if _fail_on_unavailable:
+            raise ValueError(
+                "_fail_on_unavailable is not there: work waits until its node has room. Leave it out, and cancel what "
+                "waits too long (wait(timeout=...), then cancel or kill), or let it go elsewhere: soft=True, "
+                "_spill_on_unavailable=True"
+            )
         self.node_id = node_id
         self.soft = soft
+        self._spill_on_unavailable = bool(_spill_on_unavailable)
+        self._fail_on_unavailable = False
 
 
 class _Values:
@@ -65,7 +77,10 @@ class _Values:
     def __init__(self, *values: str) -> None:
         what = type(self).__name__
         if not values:
-            raise ValueError(f"{what} needs at least one value")
+            raise ValueError(f"{what} needs at least one value, for example {what}('value1', 'value2')")
+        for value in values:
+            if not isinstance(value, str):
+                raise ValueError(f"{what}: the value of a label must be a string, got {value!r}")
         self.values = [labels.check_value(value, what) for value in values]
 
 
@@ -108,12 +123,14 @@ class NodeLabelSchedulingStrategy:
 
 def _terms(conditions: Any, what: str) -> Selector:
     if not isinstance(conditions, Mapping):
-        raise TypeError(f"{what} must be a dict of label to In, NotIn, Exists or DoesNotExist, got {conditions!r}")
+        raise ValueError(f"{what} must be a dict of label to In, NotIn, Exists or DoesNotExist, got {conditions!r}")
     found: list[Term] = []
     for key, condition in conditions.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{what}: the key of a label must be a string, got {key!r}")
         labels.check_key(key, what)
         if not isinstance(condition, (In, NotIn, Exists, DoesNotExist)):
-            raise TypeError(f"{what}[{key!r}]={condition!r}: must be In(...), NotIn(...), Exists() or DoesNotExist()")
+            raise ValueError(f"{what}[{key!r}]={condition!r}: must be In(...), NotIn(...), Exists() or DoesNotExist()")
         found.append((key, condition.operator, tuple(getattr(condition, "values", ()))))
     return tuple(sorted(found))
 
@@ -218,6 +235,9 @@ def placed(session: Session, options: Mapping[str, Any], *needs: dict[str, int],
         found.inherited = {"group": group.id.binary(), "capture": capture, "bundles": bundles}
     elif strategy == "SPREAD":
         found.add("spread", spread=True)
+    elif isinstance(strategy, NodeAffinitySchedulingStrategy) and strategy._spill_on_unavailable:
+        here: Selector = ((labels.NODE_ID, labels.IN, (strategy.node_id,)),)
+        found.add(f"on {strategy.node_id[:8]} if it has room", preferred=here)
     elif isinstance(strategy, NodeAffinitySchedulingStrategy):
         soft = "preferably " if strategy.soft else ""
         found.add(f"{soft}on {strategy.node_id[:8]}", node=bytes.fromhex(strategy.node_id), soft=strategy.soft)

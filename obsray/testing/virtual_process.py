@@ -337,7 +337,7 @@ class VirtualProcess:
         if isinstance(told, m.ObjectRefused):
             if told.error in ("lost", "unknown"):
                 raise Unreadable(identifier, told.detail)
-            raise ObjectLostError(f"object {identifier.hex()} cannot be read: {told.detail}", identifier.hex())
+            raise ObjectLostError(identifier.hex(), message=f"object {identifier.hex()} cannot be read: {told.detail}")
         self._pins[identifier] = told.offset
         self.home.check_read(identifier, told.offset)
         value: Value = self.home.arena[told.offset][1]
@@ -350,7 +350,7 @@ class VirtualProcess:
             if type(value) is bytes:
                 return value
             if value is None and entry.state == READY:
-                raise ObjectFreedError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
+                raise ObjectFreedError(entry.id.hex(), message=f"object {entry.id.hex()} has been freed by its owner")
             if value is not None:
                 try:
                     return (yield from self.pinned(entry.id))
@@ -364,7 +364,7 @@ class VirtualProcess:
                     yield Until(waiter)
                 finally:
                     self.ownership.stop_waiting(entry, waiter)
-        raise ObjectLostError(f"object {entry.id.hex()} cannot be read", entry.id.hex())
+        raise ObjectLostError(entry.id.hex(), message=f"object {entry.id.hex()} cannot be read")
 
     def recovered(self, identifier: bytes, detail: str) -> Steps[Any]:
         """As ``Values.recovered``."""
@@ -412,7 +412,7 @@ class VirtualProcess:
         """Raise what an entry failed with."""
         if type(entry.value) is bytes:
             raise load_error(entry.value)
-        raise ObjectFreedError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
+        raise ObjectFreedError(entry.id.hex(), message=f"object {entry.id.hex()} has been freed by its owner")
 
     # --- submitting ----------------------------------------------------------------------------------------------
 

@@ -461,7 +461,7 @@ class VirtualExecutor:
     def _describe(self, error: BaseException, running: Running) -> bytes:
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):
             return dump_error(error)
-        return dump_error(RayTaskError(running.loaded.name, repr(error), None, 0, running.task.hex()))
+        return dump_error(RayTaskError(running.loaded.name, repr(error), task_id=running.task.hex()))
 
     def _end(self, running: Running, outcome: Outcome, values: list[Any], extra: dict[str, Any] | None) -> None:
         process, loaded, now = self.process, running.loaded, self.clock.time_ns()

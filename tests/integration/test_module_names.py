@@ -267,16 +267,34 @@ def test_a_serializer_of_the_users_counts_for_exceptions_too():
 
 
 def test_every_error_survives_a_journey():
+    kinds = [
+        exceptions.ObjectLostError,
+        exceptions.OwnerDiedError,
+        exceptions.ObjectFreedError,
+        exceptions.ObjectFetchTimedOutError,
+        exceptions.ReferenceCountingAssertionError,
+        exceptions.ObjectReconstructionFailedError,
+        exceptions.ObjectReconstructionFailedMaxAttemptsExceededError,
+        exceptions.ObjectReconstructionFailedLineageEvictedError,
+    ]
     made = [
         exceptions.TaskCancelledError("ab" * 16),
-        exceptions.ObjectLostError("lost", "cd" * 20),
+        *(cls("cd" * 20, b"owner", "f.py:3") for cls in kinds),
+        exceptions.ObjectLostError("cd" * 20, message="lost"),
         exceptions.RpcError("failed", 14),
         exceptions.CollectiveTimeoutError("late", "g", 3).with_story(("a", "b"), "t"),
     ]
     for error in made:
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
-    assert made[1].owner_address == "cd" * 8
+    for error in made[1 : len(kinds) + 1]:
+        assert (error.object_ref_hex, error.owner_address, error.call_site) == ("cd" * 20, b"owner", "f.py:3")
+        assert "cd" * 20 in str(error) and "f.py:3" in str(error)
+    lost = made[len(kinds) + 1]
+    assert (str(lost), lost.owner_address) == ("lost", bytes.fromhex("cd" * 8))
+    task = exceptions.RayTaskError("f", "text", ValueError("x"), proctitle="p", pid=5, ip="10.0.0.1", actor_repr="a")
+    copy = pickle.loads(pickle.dumps(task))
+    assert (copy.proctitle, copy.pid, copy.ip, copy.actor_repr) == ("p", 5, "10.0.0.1", "a")
     with pytest.raises(ValueError, match="no error"):
         exceptions.RayError.from_bytes(b"x")
 

@@ -306,10 +306,7 @@ class ActorCalls:
             begun = calls_begun(in_flight, death, self.ownership.worker, ordered)
             for index in range(len(in_flight) - 1, -1, -1):
                 task = in_flight[index]
-                if client.concurrent:
-                    ran = task.id in death.started or not death.started
-                else:
-                    ran = index < begun
+                ran = task.id in death.started or not death.started if client.concurrent else index < begun
                 if ran or task.cancelled or not _does_not_wait(client, task):
                     self.verdicts.crashed(task, death, ran)
                 else:
@@ -411,7 +408,7 @@ class ActorCalls:
 
 
 def _does_not_wait(client: ActorClient, task: Task) -> bool:
-    """Whether the actor is between two processes, and the call may not be repeated: it fails once its arguments exist."""
+    """Whether the actor is between two processes, and the call, whose arguments exist, may not be repeated."""
     return (
         client.state is ActorState.RESTARTING
         and task.retries_left == 0

@@ -641,7 +641,9 @@ class Executor:
         # Of an error that came from a task this one waited for, the innermost cause is the one to catch.
         cause = error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
         shown = self.actor.shown() if self.actor is not None else None
-        wrapped = RayTaskError(running.loaded.name, text, cause, os.getpid(), running.task.hex(), shown)
+        wrapped = RayTaskError(
+            running.loaded.name, text, cause, pid=os.getpid(), actor_repr=shown, task_id=running.task.hex()
+        )
         wrapped.trace_id = running.trace.hex()
         if isinstance(cause, RayError):
             # An error of the runtime (a dead actor, a lost object) that user code met and did not catch.

@@ -184,7 +184,7 @@ class Inbox:
             return
         entry.requested = False
         if value is None:
-            value = dump_error(ObjectFreedError(f"object {identifier.hex()}: {error}", identifier.hex()))
+            value = dump_error(ObjectFreedError(identifier.hex(), message=f"object {identifier.hex()}: {error}"))
         failed = type(value) is bytes and value[0] == KIND_ERROR
         if mark and mark != mark_of(self.session.worker):
             self.session.ownership.places[identifier] = mark
@@ -304,8 +304,10 @@ class Inbox:
     def owner_lost(self, worker: bytes, death: m.WorkerDied | None = None, why: str = "") -> None:
         """What this process still waits for from ``worker`` will not come."""
         why = (death.detail if death is not None else why) or "its process ended"
-        error = OwnerDiedError(f"the owner of the object, worker {worker.hex()}, is gone: {why}")
-        self.session.ownership.owner_lost(worker, dump_error(error))
+        text = f"the owner of the object, worker {worker.hex()}, is gone: {why}"
+        self.session.ownership.owner_lost(
+            worker, lambda identifier: dump_error(OwnerDiedError(identifier.hex(), worker, message=text))
+        )
 
     def _on_actor_changed(self, message: m.ActorChanged) -> None:
         if message.cause == DeathCause.ENVIRONMENT_FAILED and not message.error:

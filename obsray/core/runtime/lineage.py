@@ -253,7 +253,7 @@ class Lineage:
         if count <= GIVEN_BACK_MAX:
             return True
         text = f"{task.function.name}: its argument {argument.hex()} could not be read {count} times: {detail}"
-        self.verdicts.argument_lost(task, ObjectLostError(text, argument.hex()))
+        self.verdicts.argument_lost(task, ObjectLostError(argument.hex(), message=text))
         return False
 
     # --- making again -----------------------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ class Lineage:
         text = f"object {entry.id.hex()} {happened} and cannot be made again: {reason}"
         self.emitter.object_rebuild_failed(self.verdicts.clock_ns(), entry.id, self.emitter.intern(text))
         self.ownership.discard((entry.id,))
-        self.ownership.fulfil(entry, dump_error(error(text, entry.id.hex())), failed=True)
+        self.ownership.fulfil(entry, dump_error(error(entry.id.hex(), message=text)), failed=True)
 
     # --- the end of tasks that ran again ------------------------------------------------------------------------------
 

@@ -491,17 +491,17 @@ class Ownership:
                 if entry is not None:
                     self._maybe_end(entry)
 
-    def owner_lost(self, worker: bytes, error: bytes) -> None:
-        """Everything still awaited from this owner fails with ``error``, and what it had in the store, which the node
-        frees; finished values that are inline stay."""
+    def owner_lost(self, worker: bytes, error: Callable[[bytes], bytes]) -> None:
+        """Everything still awaited from this owner fails with the ``error`` of its id, and what it had in the store,
+        which the node frees; finished values that are inline stay."""
         lost = [e for e in self.entries.values() if not e.owned and e.state == PENDING and e.id.startswith(worker)]
         for entry in lost:
             entry.registered = 0
             if entry.waiters or entry.local or entry.pins:
-                self.fulfil(entry, error, failed=True)
+                self.fulfil(entry, error(entry.id), failed=True)
         for entry in self.entries.values():
             if type(entry.value) is int and entry.id.startswith(worker):
-                entry.value, entry.failed = error, True
+                entry.value, entry.failed = error(entry.id), True
 
     def give_up_waiting(self, worker: bytes, error: bytes) -> None:
         """What is awaited from this owner fails with ``error``: it may live, and cannot be reached for too long."""

@@ -344,7 +344,7 @@ class Values:
             if type(value) is bytes:
                 return value
             if value is None and entry.state == READY:
-                raise ObjectFreedError(f"object {entry.id.hex()} has been freed by its owner", entry.id.hex())
+                raise ObjectFreedError(entry.id.hex(), message=f"object {entry.id.hex()} has been freed by its owner")
             if value is not None:
                 try:
                     return self.pinned_view(entry.id, deadline)
@@ -355,7 +355,7 @@ class Values:
             self._wait_for_all([entry], deadline, None)
             if entry.state != READY:
                 raise GetTimeoutError(f"object {entry.id.hex()} is lost and was not made again in time: {why}")
-        raise ObjectLostError(f"object {entry.id.hex()} cannot be read: {why}", entry.id.hex())
+        raise ObjectLostError(entry.id.hex(), message=f"object {entry.id.hex()} cannot be read: {why}")
 
     def recovered(self, identifier: bytes, detail: str) -> Any:
         """A stored value that another process refers to and that cannot be read here: once it is there again."""
@@ -394,7 +394,9 @@ class Values:
         if isinstance(pinned, m.ObjectRefused):
             if pinned.error in ("lost", "unknown"):
                 raise Unreadable(identifier, pinned.detail)
-            raise ObjectLostError(f"object {identifier.hex()} cannot be read: {pinned.detail}", identifier.hex())
+            raise ObjectLostError(
+                identifier.hex(), message=f"object {identifier.hex()} cannot be read: {pinned.detail}"
+            )
         if self.session.ownership.places:
             # A copy is here now.
             self.session.ownership.places.pop(identifier, None)

@@ -64,7 +64,8 @@ class _PoolActor:
             except Exception as error:
                 task = api.get_runtime_context().get_task_id() or ""
                 text = format_user_traceback(error, 2)
-                values.append((None, dump_error(RayTaskError("Pool.imap", text, error, os.getpid(), task))))
+                wrapped = RayTaskError("Pool.imap", text, error, pid=os.getpid(), task_id=task)
+                values.append((None, dump_error(wrapped)))
         return values
 
 
@@ -454,11 +455,13 @@ class Pool:
         self,
         func: Callable[..., Any],
         iterable: Iterable[Iterable[Any]],
-        chunksize: int | None = None,
-        callback: Callable[[list[Any]], Any] | None = None,
+        chunksize: int | Callable[[list[Any]], Any] | None = None,
+        callback: Callable[[Any], Any] | None = None,
         error_callback: Callable[[BaseException], Any] | None = None,
     ) -> AsyncResult:
-        """``starmap`` without waiting."""
+        """``starmap`` without waiting. As in Ray, callbacks may stand where the standard library has ``chunksize``."""
+        if callable(chunksize):
+            chunksize, callback, error_callback = None, chunksize, error_callback or callback
         return self._map(func, [(tuple(args), {}) for args in iterable], chunksize, callback, error_callback)
 
     def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = 1) -> Iterator[Any]:

@@ -212,7 +212,7 @@ def test_what_a_dead_owner_had_promised_fails() -> None:
     entry.local = 1
     sink = Sink()
     ownership.wait_for(entry, sink)
-    ownership.owner_lost(PEER, b"\x02gone")
+    ownership.owner_lost(PEER, lambda identifier: b"\x02gone")
     assert sink.seen == [entry] and entry.failed and entry.value == b"\x02gone"
 
 
@@ -222,7 +222,7 @@ def test_what_a_dead_owner_had_in_the_store_fails_with_its_death() -> None:
     stored.local = inline.local = 1
     ownership.fulfil(stored, 300_000)
     ownership.fulfil(inline, b"\x80x")
-    ownership.owner_lost(PEER, b"\x02gone")
+    ownership.owner_lost(PEER, lambda identifier: b"\x02gone")
     assert stored.failed and stored.value == b"\x02gone"
     assert not inline.failed and inline.value == b"\x80x"
 
