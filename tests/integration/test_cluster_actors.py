@@ -7,11 +7,14 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import obsray
 from obsray import exceptions, util
 from obsray.cluster_utils import Cluster
+from obsray.util import collective
+from obsray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @obsray.remote(num_cpus=0)
@@ -54,6 +57,15 @@ class Saved:
 
     def __obsray_restore__(self, n: int) -> None:
         self.n = n
+
+
+@obsray.remote(num_cpus=0, scheduling_strategy="SPREAD")
+class Member:
+    def sum(self, rank: int, members: int) -> tuple[list[float], str]:
+        collective.init_collective_group(members, rank, group_name="sums")
+        array = np.full(100_000, float(rank + 1))
+        collective.allreduce(array, "sums")
+        return [array[0], array[-1]], obsray.get_runtime_context().get_node_id()
 
 
 @pytest.fixture
@@ -107,3 +119,18 @@ def test_an_actor_dies_with_the_node_of_its_owner_and_says_so(cluster):
         # Until the death is known its process still answers.
         while True:
             obsray.get(child.inc.remote(), timeout=60)
+
+
+def test_work_that_may_spill_runs_on_its_node_while_there_is_room_and_elsewhere_otherwise(cluster: Cluster) -> None:
+    wanted = cluster.worker_nodes[1].node_id
+    there = NodeAffinitySchedulingStrategy(wanted, soft=True, _spill_on_unavailable=True)
+    first, second = (Counter.options(num_cpus=1, scheduling_strategy=there).remote() for _ in range(2))
+    assert obsray.get(first.where.remote(), timeout=30)[0] == wanted
+    assert obsray.get(second.where.remote(), timeout=30)[0] not in ("", wanted)
+
+
+def test_members_of_a_collective_group_may_be_on_any_node(cluster: Cluster) -> None:
+    members = [Member.remote() for _ in range(4)]
+    found = obsray.get([member.sum.remote(rank, 4) for rank, member in enumerate(members)], timeout=60)
+    assert [values for values, _ in found] == [[10.0, 10.0]] * 4
+    assert len({node for _, node in found}) > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import queue
 import signal
 import threading
 import urllib.request
@@ -80,6 +81,18 @@ def test_an_imap_begun_before_close_goes_on_to_its_end(session):
     pool.join()
     with pytest.raises(ValueError, match="not running"):
         pool.imap(same, [1])
+
+
+def test_callbacks_of_starmap_async_stand_where_ray_or_the_standard_library_has_them(session):
+    told: queue.SimpleQueue = queue.SimpleQueue()
+    with Pool(1) as pool:
+        for more in ((told.put,), (1, told.put), (None, told.put)):
+            pool.starmap_async(divmod, [(7, 2)], *more).get(timeout=30)
+            assert told.get(timeout=30) == [(3, 1)]
+        for more in ((print, told.put), (1, print, told.put)):
+            with pytest.raises(ZeroDivisionError):
+                pool.starmap_async(divmod, [(7, 0)], *more).get(timeout=30)
+            assert isinstance(told.get(timeout=30), ZeroDivisionError)
 
 
 def test_a_pool_goes_on_after_one_of_its_processes_died(session):

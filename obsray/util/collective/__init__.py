@@ -8,7 +8,8 @@
 Data goes from member to member over sockets, round a ring; nothing passes through an actor. Whatever fails, fails
 for all members with a ``CollectiveError``: ``CollectiveMismatchError`` if they did not ask for the same (the group can
 be used on), ``CollectiveTimeoutError`` if one is late, ``CollectiveMemberDiedError`` if one is gone (the group is
-broken: destroy it everywhere and form it again). Members have to be on one machine.
+broken: destroy it everywhere and form it again). Members may be on any node of a cluster: on one machine they are
+connected by unix sockets, between machines by TCP.
 """
 
 from __future__ import annotations
@@ -338,7 +339,10 @@ def _list_of(group: Group, given: Any, like: Tensor, writes: bool) -> list[Tenso
 
 def _several_devices(name: str) -> Callable[..., NoReturn]:
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise NotImplementedError(f"{name}(): a member has one tensor here; use {name.removesuffix('_multigpu')}()")
+        raise NotImplementedError(
+            f"{name}(): a member has one tensor here; make one member (actor or task) for each GPU and have each call "
+            f"{name.removesuffix('_multigpu')}()"
+        )
 
     refuse.__name__, refuse.__doc__ = name, "Refused: a member has one tensor."
     return refuse

@@ -98,10 +98,33 @@ def test_ids_are_made_of_bytes_or_hex():
         made = kind(bytes(range(kind.size())))
         assert kind.from_hex(made.hex()) == made == kind(made.binary()) and not made.is_nil()
         assert len(made.binary()) == kind.size() and kind.nil().is_nil()
+        assert bytes(made) == made.binary() and kind.from_random() != kind.from_random()
         with pytest.raises(TypeError, match="from_hex"):
             kind(made.hex())
         with pytest.raises(ValueError, match="bytes"):
             kind(b"short")
+
+
+def test_conditions_on_labels_that_are_none_are_value_errors():
+    from obsray.util.scheduling_strategies import In, NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy, NotIn
+
+    wrong = [
+        lambda: In(123),
+        lambda: NotIn(["a"]),
+        lambda: In(),
+        lambda: NodeLabelSchedulingStrategy({1: In("a")}),
+        lambda: NodeLabelSchedulingStrategy({"a": "b"}),
+        lambda: NodeLabelSchedulingStrategy({"a": In("b")}, soft=["c"]),
+    ]
+    for one in wrong:
+        with pytest.raises(ValueError, match=r"string|In\(|at least one"):
+            one()
+    node = obsray.NodeID.from_random()
+    assert NodeAffinitySchedulingStrategy(node, soft=True).node_id == node.hex()
+    with pytest.raises(ValueError, match="_spill_on_unavailable=True"):
+        NodeAffinitySchedulingStrategy(node, soft=False, _fail_on_unavailable=True)
+    with pytest.raises(ValueError, match="soft=True"):
+        NodeAffinitySchedulingStrategy(node, soft=False, _spill_on_unavailable=True)
 
 
 def test_settings_by_their_names_in_ray_are_ours_or_are_said_to_have_no_effect():
