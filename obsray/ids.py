@@ -23,7 +23,6 @@ and kind sequences are dense, so columns can be addressed by them.
 from __future__ import annotations
 
 import builtins
-import os
 from collections.abc import Callable
 from struct import Struct
 
@@ -162,11 +161,6 @@ class BaseID:
     def from_binary(cls, value: bytes) -> BaseID:
         """The id of these bytes. Raises ValueError if there are too many or too few."""
         return cls(value)
-
-    @classmethod
-    def from_random(cls) -> BaseID:
-        """An id that names nothing, different each time."""
-        return cls(os.urandom(cls.SIZE))
 
     @classmethod
     def nil(cls) -> BaseID:

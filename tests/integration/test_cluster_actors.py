@@ -15,6 +15,7 @@ from obsray import exceptions, util
 from obsray.cluster_utils import Cluster
 from obsray.util import collective
 from obsray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tests.integration.programs import eventually
 
 
 @obsray.remote(num_cpus=0)
@@ -122,11 +123,14 @@ def test_an_actor_dies_with_the_node_of_its_owner_and_says_so(cluster):
 
 
 def test_work_that_may_spill_runs_on_its_node_while_there_is_room_and_elsewhere_otherwise(cluster: Cluster) -> None:
-    wanted = cluster.worker_nodes[1].node_id
+    wanted = min(node.node_id for node in cluster.worker_nodes)
     there = NodeAffinitySchedulingStrategy(wanted, soft=True, _spill_on_unavailable=True)
-    first, second = (Counter.options(num_cpus=1, scheduling_strategy=there).remote() for _ in range(2))
+    first = Counter.options(num_cpus=1, scheduling_strategy=there).remote()
     assert obsray.get(first.where.remote(), timeout=30)[0] == wanted
-    assert obsray.get(second.where.remote(), timeout=30)[0] not in ("", wanted)
+    # Until the node has said that it is full, work would be sent there.
+    assert eventually(lambda: obsray.available_resources().get("CPU") == 2)
+    second = Counter.options(num_cpus=1, scheduling_strategy=there).remote()
+    assert obsray.get(second.where.remote(), timeout=60)[0] not in ("", wanted)
 
 
 def test_members_of_a_collective_group_may_be_on_any_node(cluster: Cluster) -> None:
