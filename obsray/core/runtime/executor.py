@@ -621,7 +621,7 @@ class Executor:
             return dump_error(TaskCancelledError(identifier))
         text = f"{running.loaded.name} (task {identifier}) raised KeyboardInterrupt, which ends a task as cancelled"
         error = TaskCancelledError(identifier, text)
-        return dump_error(RayTaskError(running.loaded.name, text, error, os.getpid(), identifier))
+        return dump_error(RayTaskError(running.loaded.name, text, error, pid=os.getpid(), task_id=identifier))
 
     def crash(self, name: str, error: SystemExit) -> NoReturn:
         """``sys.exit()`` was called in ``name``: this process ends here and now, and that counts as a crash."""
