@@ -133,7 +133,8 @@ def _books_text(found: dict[str, Any], coloured: bool) -> str:
     what = f"job {found['job_id']}" if found["job_id"] else "the session"
     lines = [
         f"{output.bold('books of ' + what, coloured)}: {units.seconds(found['wall_seconds'])} of wall time, "
-        f"{found['slots']:.1f} slots on average ({found['cpus']:g} CPUs), {units.seconds(found['slot_seconds'])} of "
+        f"{found['slots']:.1f} slots on average ({found['cpus']:g} CPU{'' if found['cpus'] == 1 else 's'}), "
+        f"{units.seconds(found['slot_seconds'])} of "
         f"slot time; {found['error_ratio']:.2%} of it is not accounted for",
         f"{output.bold('would more workers help?', coloured)} {found['more_workers']['helps']}: "
         f"{found['more_workers']['reason']}",
@@ -272,7 +273,7 @@ def _what_if_text(found: dict[str, Any], coloured: bool) -> str:
 def _stragglers_text(found: dict[str, Any], coloured: bool) -> str:
     causes = ", ".join(f"{count} {cause}" for cause, count in found["causes"].items())
     lines = [
-        f"{units.count(found['total'])} of {units.count(found['tasks'])} tasks took unusually long, "
+        f"{units.count(found['total'])} of {units.many(found['tasks'], 'task')} took unusually long, "
         f"{units.seconds(found['excess_seconds'])} more than usual in all" + (f": {causes}" if causes else "")
     ]
     for row in found["stragglers"][:_ROWS_SHOWN]:

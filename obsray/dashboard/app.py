@@ -129,6 +129,7 @@ def _environment() -> Environment:
         share=units.share,
         gpu_parts=gpu_parts,
         count=units.count,
+        many=units.many,
         rate=units.rate,
         clock=units.clock,
         moment=units.moment,

@@ -254,6 +254,8 @@ def _suspects(
 
 
 def _sentence(found: Row) -> str:
+    if not found["objects"]:
+        return "no object is alive" if found["live"] else "no object was alive at the end"
     one = found["objects"] == 1
     text = f"{found['objects']} object{'' if one else 's'} of {size(found['bytes'])} {'is' if one else 'are'} alive"
     if not found["live"]:

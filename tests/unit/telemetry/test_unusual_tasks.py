@@ -11,7 +11,7 @@ import pytest
 from obsray import ids
 from obsray.cli import command
 from obsray.telemetry.answers.compare import compare
-from obsray.telemetry.answers.differences import cliffs_delta
+from obsray.telemetry.answers.differences import _measure, cliffs_delta
 from obsray.telemetry.events import Outcome
 from obsray.telemetry.table import QueryError
 from tests.unit.telemetry.scenes import OTHER_NODE, Scene
@@ -247,6 +247,13 @@ def test_the_exit_code_of_a_comparison_says_whether_something_got_worse(tmp_path
     assert "--threshold -1" in capsys.readouterr().err
     assert command.main(["compare", first, str(tmp_path / "nothing")]) == 1
     assert "no session called" in capsys.readouterr().err
+
+
+def test_a_measure_whose_medians_are_alike_is_told_by_how_many_are_above_them():
+    values = np.concatenate([np.zeros(60), np.ones(40), np.zeros(100)])
+    found = _measure("blocked_seconds", values, np.zeros(200, bool), np.arange(200) < 100)
+    assert found is not None and found["inside"] == found["outside"] == 0
+    assert found["text"].endswith("more, above 0 µs for 40% of them and 0% of the others")
 
 
 def test_the_command_line_answers_about_unusual_tasks(tmp_path, capsys):
