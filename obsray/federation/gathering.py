@@ -20,6 +20,7 @@ from obsray.core.protocol.messages import LogFilePieces, TelemetryRows, Telemetr
 from obsray.core.transport import chaos
 from obsray.core.transport.connection import Connection, Hello
 from obsray.core.transport.dial import dial
+from obsray.core.transport.handshake import UnknownTarget
 from obsray.federation.logs import LogCopies
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind
@@ -104,21 +105,27 @@ class Gathering:
         self._stopping.set()
 
     def _watch(self) -> None:
-        """Begin with every node that joins."""
+        """Begin with every node that joins, also if it has left again until it is seen."""
+        first = True
         while not self._stopping.wait(LOOK_SECONDS):
             nodes = session_file.read(self._session).get("nodes") or {}
             for node, facts in nodes.items():
                 self._alive[node] = bool(facts.get("alive"))
-                if node not in self._known and node != self._node and facts.get("alive"):
+                if first and not facts.get("alive"):
+                    # An earlier collector has taken what there was.
+                    self._known.add(node)
+                if node not in self._known and node != self._node:
                     self._known.add(node)
                     name = f"obsray-telemetry-{node[:8]}"
                     threading.Thread(target=self._gather, args=(node, facts["address"]), name=name, daemon=True).start()
+            first = False
 
     def _gather(self, node: str, address: str) -> None:
         """Take what is new until the node is dead or has said all."""
         snapshot, taken, pulse = Snapshot(bytes.fromhex(node)), dict[str, int](), _Pulse(time.monotonic())
         logs = LogCopies(self._session, node, self._logs_bytes_max)
         connection: tuple[Any, Connection] | None = None
+        patience = time.monotonic() + ANSWER_SECONDS_MAX
         while not self._stopping.is_set():
             try:
                 if connection is None:
@@ -133,7 +140,9 @@ class Gathering:
                     connection[0].close()
                     connection = None
                 pulse.missed(time.monotonic())
-                if not self._alive.get(node, False):
+                # Where the port answers, a node that hardly lived ends, and its collector has yet to start.
+                starts = isinstance(error, UnknownTarget) and time.monotonic() < patience
+                if not self._alive.get(node, False) and not starts:
                     snapshot.last = True
                     snapshot.recorded, snapshot.unheard = pulse.recorded, pulse.unheard()
                     self._hand_on(snapshot)

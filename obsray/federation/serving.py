@@ -63,7 +63,9 @@ class Serving:
         chaos.activate(
             specification, ProcessKind.COLLECTOR, bytes.fromhex(node), emitter or Silent(), self._reactor
         )  # fmt: skip
-        self._reactor.listen(session / "sockets" / SOCKET, token, lambda link: None)
+        #: Whether anybody has come for records.
+        self._asked = threading.Event()
+        self._reactor.listen(session / "sockets" / SOCKET, token, lambda link: self._asked.set())
         self._stopping = False
         self._served_all = threading.Event()
         self._thread = threading.Thread(target=self._run, name="obsray-telemetry-serving", daemon=True)
@@ -71,8 +73,10 @@ class Serving:
 
     def close(self) -> None:
         """Call when the last record is stored: whoever takes records gets the rest, for a while."""
-        deadline = time.monotonic() + LINGER_SECONDS_MAX
         self._served_all.clear()
+        # The head may not have come yet to a node that lived for a moment only.
+        self._asked.wait(LINGER_SECONDS_MAX)
+        deadline = time.monotonic() + LINGER_SECONDS_MAX
         while self._reactor.links and not self._served_all.is_set() and time.monotonic() < deadline:
             self._served_all.wait(0.05)
         self._stopping = True

@@ -174,6 +174,10 @@ class Process:
             if not more:
                 time.sleep(max(0.0, config.collect_interval_seconds - (time.monotonic() - began)))
         self.hang_watching.close()
+        facts = {} if self._federated else session_file.read(self.session_dir)
+        if facts.get("node_address") and not facts.get("head"):
+            # It ended before it had been looked at whether it is one of a cluster.
+            self.federate(facts)
         self._farewell()
         if self.gathering is not None:
             self.gathering.close()

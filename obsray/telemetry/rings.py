@@ -129,6 +129,9 @@ class RingReader:
     _expected_number: int | None = None
     _hole: tuple[int, float] | None = None
     _looked_far_at: float = 0.0
+    #: Behind which record nothing follows, in all of the last file of a dead process: it is looked through only once.
+    _ends_at: int = -1
+    _settled: bool = False
 
     def read(self, paths: list[tuple[int, Path]], dead: bool, limit: int = READ_RECORDS_MAX) -> list[Piece]:
         """The records after ``state.position``. ``paths`` are the chain's files by number, ``dead`` says that no
@@ -204,9 +207,12 @@ class RingReader:
                 limit -= count
                 self._hole = None
                 continue
-            width = _hole(segment, slot, len(segment.records) if dead or more or self._looks_far() else _WINDOW)
+            ended = dead and self._ends_at != state.position
+            width = _hole(segment, slot, len(segment.records) if ended or more or self._looks_far(dead) else _WINDOW)
             if width == 0:  # nothing follows in what was looked at
                 if not more:
+                    if dead:
+                        self._ends_at = state.position
                     return False
                 width = len(segment.records) - slot
             if not dead and not self._hole_is_old():
@@ -216,11 +222,11 @@ class RingReader:
             self._hole = None
         return state.position >= segment.end
 
-    def _looks_far(self) -> bool:
+    def _looks_far(self, dead: bool) -> bool:
         """Once in a while, whatever a segment may hold is looked at. Not each time: that would pull the unwritten
         rest of the segment through the processor's caches, and make pages of it, many times a second."""
         now = time.monotonic()
-        if now - self._looked_far_at < FAR_SECONDS:
+        if dead or now - self._looked_far_at < FAR_SECONDS:
             return False
         self._looked_far_at = now
         return True
@@ -260,6 +266,9 @@ class RingReader:
 
     def settle(self) -> None:
         """What a process that is dead has dropped in the end is lost."""
+        if self._settled:
+            return
+        self._settled = True
         first, last = dropping(self.directory, self.state.process)
         if first <= self.state.position < last:
             self.state.dropped += last - self.state.position

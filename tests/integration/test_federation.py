@@ -64,6 +64,20 @@ def test_what_other_nodes_recorded_is_at_the_head_and_stays_when_they_are_gone(c
     assert len(ran_on(store(), node.node_id)) == 10
 
 
+@pytest.mark.parametrize("graceful", [True, False])
+def test_of_a_node_that_leaves_as_soon_as_it_has_joined_everything_is_at_the_head_or_said_to_be_missing(
+    cluster, graceful
+):
+    node = cluster.add_node(num_cpus=1)
+    cluster.remove_node(node, allow_graceful=graceful)
+    opened = store()
+    (ended,) = eventually(lambda: opened.rows("node_records_ended"))
+    assert ended["node"].hex() == node.node_id and bool(ended["complete"]) is graceful
+    opened.refresh()
+    told = [row for event in ("node_started", "node_joined", "node_stopped") for row in opened.rows(event)]
+    assert len([row for row in told if row["node"].hex() == node.node_id]) == (3 if graceful else 0)
+
+
 #: What Python runs first in every process that has its directory in PYTHONPATH.
 _WRONG_CLOCK = """
 import os, time

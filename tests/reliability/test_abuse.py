@@ -19,11 +19,11 @@ from tests.integration.programs import eventually, views
 from tests.reliability.nested import Small, add_up, deeper, nothing, twice
 from tests.reliability.oracle import Oracle, descriptors, node_of, workers_of
 
-pytestmark = pytest.mark.timeout(450)
-
 #: ``OBSRAY_ACTORS=300`` asks for what E4 says; an actor is a process here, which takes its time.
 ACTORS = int(os.environ.get("OBSRAY_ACTORS", "15"))
 WORKERS_MAX = max(210, ACTORS + 20)
+
+pytestmark = pytest.mark.timeout(max(450, 4 * ACTORS))
 
 
 @pytest.fixture(scope="module")

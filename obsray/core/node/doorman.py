@@ -28,6 +28,7 @@ SERVICES = (b"collector",)
 #: How members of collective groups name their sockets (``util/collective/mesh.py``).
 _MEMBER = re.compile(rb"c[0-9a-f]{12}")
 PEER_SECONDS_MAX = 5.0
+LAST_LOOK_SECONDS = 0.5
 
 
 class Doorman:
@@ -60,6 +61,14 @@ class Doorman:
     def close(self) -> None:
         """Take nobody new; what was made stays."""
         self._listener.close()
+
+    def services_only(self, reactor: Reactor) -> TcpListener:
+        """After ``close``: the same port, but it leads to services alone. Raises OSError if it is taken meanwhile."""
+
+        def route(hello: Hello, target: bytes) -> Taker | Refusal:
+            return self._route(hello, target) if target in SERVICES else Refusal.UNKNOWN_TARGET
+
+        return TcpListener(reactor, self._listener.address, self._token, self._me, route, lambda what: None)
 
     def call(self, node: bytes, address: str, on_failed: Callable[[bytes, ConnectionError], None]) -> None:
         """Connect to another node without waiting: ``on_peer`` gets the link, or ``on_failed`` the node and the error.
@@ -124,6 +133,38 @@ class Doorman:
 
     def _refused(self, what: str) -> None:
         self._tell(f"{self.address}: {what}")
+
+
+class LastDoor:
+    """While a node ends: its port leads to its collector alone, for a head that has not taken all records yet.
+
+    In a thread of its own, because the node waits for those that end.
+    """
+
+    def __init__(self, door: Doorman) -> None:
+        self._reactor = Reactor(lambda link, messages: None, lambda link: None)
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        try:
+            self._listener = door.services_only(self._reactor)
+        except OSError:
+            self._reactor.shutdown()
+            return
+        self._thread = threading.Thread(target=self._run, name="obsray-last-door", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take nobody any more."""
+        if self._thread is not None:
+            self._closing = True
+            self._reactor.wake()
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._reactor.run_once(LAST_LOOK_SECONDS)
+        self._listener.close()
+        self._reactor.shutdown()
 
 
 def _socket_of(target: bytes) -> str:

@@ -6,6 +6,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
+from obsray.core.node.doorman import LastDoor
 from obsray.core.node.services import wait_all
 from obsray.core.node.workers import SIGNAL_KILL, Ended
 from obsray.core.protocol.lifecycle import WorkerState
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: A worker in the middle of a task cannot end in order; it gets only this long.
 BUSY_GRACE_SECONDS = 0.3
+#: The collector of a node that has hardly begun has to start before it can give its records to the head.
+COLLECTOR_SECONDS_MAX = 4.0
 
 
 def end(node: Node) -> None:
@@ -33,8 +36,12 @@ def end(node: Node) -> None:
     if node.options.clustered and not node.fenced:
         node.reporter.leave(node.ending)
     node.neighbours.close()
+    last_door = None
     if node.door is not None:
         node.door.close()
+        if node.options.clustered and not node.options.head:
+            last_door = LastDoor(node.door)
+            node.services.start({"collector"})
     node.listener.close()
     node.machine.pool.draining = True
     # 2. Everybody is told; workers end by themselves, what does not is killed.
@@ -53,7 +60,9 @@ def end(node: Node) -> None:
     node.emitter.node_stopped(now, node.node, node.emitter.intern(node.ending))
     chaos.deactivate()
     node.emitter.close(now)
-    node.services.end({"collector"}, grace)
+    node.services.end({"collector"}, grace if last_door is None else max(grace, COLLECTOR_SECONDS_MAX))
+    if last_door is not None:
+        last_door.close()
     # 6. The zygote ends what workers may have left running, then itself.
     node.forks.close()
     wait_all([node.forks.pid], grace, node.log)

@@ -64,9 +64,10 @@ def services_of(options: Options, watched: bool = False) -> list[Service]:
         if options.standby:
             arguments.append("--standby")
         found.append(Service("control", "obsray.core.control.process", arguments))
-    # What was recorded lies in files anyhow; only who sends it elsewhere has to have begun.
+    # What was recorded lies in files anyhow; only who sends it elsewhere, or gives it to the head, has to have begun.
     sends = any(name.startswith(_SENDS) and name.endswith("ENDPOINT") and value for name, value in os.environ.items())
-    found.append(Service("collector", "obsray.telemetry.process", finishes=sends))
+    asked = options.clustered and not options.head
+    found.append(Service("collector", "obsray.telemetry.process", finishes=sends or asked))
     if watched:
         found.append(Service("gpu-watch", "obsray.gpu_watch.process"))
     if options.head and options.autoscaling is not None:

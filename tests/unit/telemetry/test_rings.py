@@ -325,6 +325,24 @@ def test_attempts_that_a_killed_process_had_begun_and_not_recorded_are_added_to_
     assert last_words.add(tmp_path / "rings", bytes(8)) == 0
 
 
+def test_the_unwritten_rest_of_a_dead_process_is_looked_through_once(tmp_path, chance, monkeypatch):
+    """With hundreds of dead, each look would cost seconds otherwise. What is added to their records is found."""
+    ring = open_ring(tmp_path, chance)
+    mark(ring, 3)
+    monkeypatch.setattr(rings, "process_alive", lambda pid, since=0: False)
+    looked: list[int] = []
+    hole = rings._hole
+    monkeypatch.setattr(rings, "_hole", lambda segment, slot, reach: looked.append(reach) or hole(segment, slot, reach))
+    directory = reader_of(tmp_path)
+    assert drain(directory) == 4
+    for _ in range(3):
+        assert drain(directory) == 0
+    assert [reach for reach in looked if reach > rings._WINDOW] == [SEGMENT_RECORDS]
+    ring.running(0, bytes(16), 100, 0, 0)
+    assert directory.newly_dead() == [ring.process] and not directory.newly_dead()
+    assert last_words.add(tmp_path / "rings", ring.process) == 1 and drain(directory) == 1
+
+
 def test_where_the_last_file_is_full_nothing_is_added(tmp_path, chance):
     ring = open_ring(tmp_path, chance)
     mark(ring, SEGMENT_RECORDS - 1)
