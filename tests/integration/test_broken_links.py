@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import obsray
 from obsray.cluster_utils import Cluster
 from obsray.core.api import session
-from tests.integration.programs import conserved, eventually
+from tests.integration.programs import eventually
+from tests.reliability.oracle import Oracle
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -73,16 +75,16 @@ def cluster() -> Iterator[Cluster]:
     try:
         made.add_node(num_cpus=1, resources={"far": 2})
         obsray.init(address=made.address)
+        oracle = Oracle(Path(made.head_node.session_dir))
         yield made
-        conserved(made.head_node.session_dir)
+        oracle.check()
     finally:
         obsray.shutdown()
         made.shutdown()
 
 
 def break_links() -> None:
-    links = [link for link in session().peers.values() if link.peer.remote]
-    assert links
+    links = eventually(lambda: [link for link in session().peers.values() if link.peer.remote])
     for link in links:
         link.socket.shutdown(socket.SHUT_RDWR)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from obsray.cluster_utils import Cluster
 from obsray.experimental.locations import get_object_locations
 from obsray.util.state import ask, list_objects
 from tests.integration.programs import eventually
+from tests.reliability.oracle import Oracle
 
 pytestmark = pytest.mark.timeout(120)
 MB = 1_000_000
@@ -34,10 +36,14 @@ def cluster() -> Iterator[Cluster]:
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 200 * MB})
     for number in range(4):
         found.add_node(num_cpus=1, resources={f"n{number}": 1}, object_store_memory=100 * MB)
-    obsray.init(address=found.address)
-    yield found
-    obsray.shutdown()
-    found.shutdown()
+    try:
+        obsray.init(address=found.address)
+        oracle = Oracle(Path(found.head_node.session_dir))
+        yield found
+        oracle.check()
+    finally:
+        obsray.shutdown()
+        found.shutdown()
 
 
 def on(number: int, function: Any) -> Any:

@@ -14,6 +14,7 @@ import pytest
 import obsray
 from obsray import exceptions
 from tests.integration.programs import eventually, views
+from tests.reliability.oracle import Oracle
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -22,8 +23,13 @@ pytestmark = pytest.mark.timeout(120)
 def session() -> Iterator[Path]:
     """One runtime for all tests here."""
     context = obsray.init(num_cpus=2, include_dashboard=False)
-    yield Path(context.address_info["session_dir"])
-    obsray.shutdown()
+    directory = Path(context.address_info["session_dir"])
+    try:
+        oracle = Oracle(directory)
+        yield directory
+        oracle.check()
+    finally:
+        obsray.shutdown()
 
 
 def once(marker: Path | None) -> bool:

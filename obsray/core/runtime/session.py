@@ -86,6 +86,9 @@ _FIRST_INDEX = bytes(4)
 DIAL_SECONDS_MAX = 2.0
 #: After a dial that waited in vain, nobody else at that node is tried for this long.
 SILENT_SECONDS = 5.0
+#: How long the node of this machine is waited for when this process joins. One that has ended refuses or closes the
+#: connection at once; one that lives may have a few hundred others to answer first, on processors that others want.
+JOIN_SECONDS_MAX = 60.0
 
 #: What a process hears that was forked from one with a runtime.
 FORKED = (
@@ -210,7 +213,7 @@ class Session:
     # --- joining ------------------------------------------------------------------------------------------------
 
     def _join(self) -> Link:
-        sock = connect(self.directory / "sockets" / "node.sock", self.token, self._hello())
+        sock = connect(self.directory / "sockets" / "node.sock", self.token, self._hello(), JOIN_SECONDS_MAX)
         connection = Connection()
         fds: list[int] = []
         received: list[m.Message] = []
