@@ -73,9 +73,14 @@ def test_of_a_node_that_leaves_as_soon_as_it_has_joined_everything_is_at_the_hea
     opened = store()
     (ended,) = eventually(lambda: opened.rows("node_records_ended"))
     assert ended["node"].hex() == node.node_id and bool(ended["complete"]) is graceful
-    opened.refresh()
-    told = [row for event in ("node_started", "node_joined", "node_stopped") for row in opened.rows(event)]
-    assert len([row for row in told if row["node"].hex() == node.node_id]) == (3 if graceful else 0)
+
+    def told() -> int:
+        opened.refresh()
+        rows = [row for event in ("node_started", "node_joined", "node_stopped") for row in opened.rows(event)]
+        return sum(row["node"].hex() == node.node_id for row in rows)
+
+    # What was taken over is stored a moment later.
+    eventually(lambda: told() == (3 if graceful else 0))
 
 
 #: What Python runs first in every process that has its directory in PYTHONPATH.

@@ -18,7 +18,6 @@ import pytest
 import obsray
 from obsray import exceptions
 from tests.integration.programs import eventually
-from tests.reliability.oracle import Oracle
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -27,13 +26,8 @@ pytestmark = pytest.mark.timeout(120)
 def session() -> Iterator[Path]:
     """One runtime for all tests here."""
     context = obsray.init(num_cpus=4, include_dashboard=False)
-    directory = Path(context.address_info["session_dir"])
-    try:
-        oracle = Oracle(directory)
-        yield directory
-        oracle.check()
-    finally:
-        obsray.shutdown()
+    yield Path(context.address_info["session_dir"])
+    obsray.shutdown()
 
 
 @obsray.remote(num_cpus=0)

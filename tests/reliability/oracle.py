@@ -23,9 +23,8 @@ ENDED = ("FINISHED", "FAILED", "CANCELLED")
 class Oracle:
     """Looks at a runtime that this process has joined, before and after."""
 
-    def __init__(self, session: Path, *others: Path, descriptors_more: int = DESCRIPTORS_MORE_MAX) -> None:
+    def __init__(self, session: Path, *others: Path) -> None:
         self.sessions = [session, *others]
-        self.descriptors_more = descriptors_more
         self.shared = shared_memory()
         self.descriptors = descriptors()
         self.seen: set[psutil.Process] = set()
@@ -37,7 +36,7 @@ class Oracle:
         eventually(lambda: obsray.available_resources() == obsray.cluster_resources())
         self._check_records(told, pending)
         assert shared_memory() <= self.shared, "shared memory was left"
-        eventually(lambda: descriptors() <= self.descriptors + self.descriptors_more)
+        eventually(lambda: descriptors() <= self.descriptors + DESCRIPTORS_MORE_MAX)
         eventually(lambda: not self.orphans())
 
     def _check_records(self, told: Iterable[str], pending: int) -> None:
