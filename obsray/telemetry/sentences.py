@@ -705,6 +705,9 @@ SENTENCES: dict[str, Sentence] = {
         f"{r['objects']} objects were counted as held by "
         + (f"{_worker(r, n)}, which does not hold them" if any(r["worker"]) else "values that never came")
     ),
+    "calls_not_sent": lambda r, n: (
+        f"{_worker(r, n)} cannot be reached: {_waiting(r['calls'], 'call')} in line, and it is tried again"
+    ),
     "node_sample": _node_sample,
     "ring_opened": lambda r, n: f"{_worker(r, n)} began to record",
     "events_dropped": _events_dropped,

@@ -111,6 +111,7 @@ class FoundedPeerTable(PeerTable):
         for peer in self.touched():
             require(peer.alive or not (peer.linked or peer.connecting), "a link to the dead")
             require((peer.id in self.apart) == (peer.alive and not peer.linked), "who cannot be reached is not known")
+        self._check_turns()
 
 
 class _Peers(dict[bytes, Peer]):

@@ -154,13 +154,17 @@ class ScaleBench:
 
     def break_link(self, node: bytes) -> None:
         """A link breaks, and is there again."""
-        self._do(self.machine.abroad.peer_unlinked, node, "its connection broke")
+        self.lose_link(node)
         self.now += 1.0
         self._do(self.machine.tick)
         self._do(self.machine.abroad.peer_linked, node)
         self._reports[node] = 0
         self._do(self.machine.abroad.peer_messages, node, [m.encode(self._report(node))])
         self.effects.clear()
+
+    def lose_link(self, node: bytes) -> None:
+        """A link breaks."""
+        self._do(self.machine.abroad.peer_unlinked, node, "its connection broke")
 
     def pass_time(self, seconds: float) -> None:
         """Time goes by, and what is due is done."""

@@ -37,6 +37,23 @@ def test_a_link_that_breaks_and_comes_back_costs_the_same_however_many_there_are
     assert 0 < many < 1.5 * few
 
 
+def test_a_tick_costs_what_is_due_however_many_cannot_be_reached():
+    def lines(nodes: int) -> int:
+        bench = ScaleBench(nodes)
+        for number in range(1, nodes):
+            bench.lose_link(b"%04d\1\0\0\0" % number)
+        bench.pass_time(0.0001)  # which tells all others once what this one has to spare
+        assert len(bench.machine.peers.apart) == nodes - 1
+        counted = lines_run(lambda: [bench.pass_time(0.0001) for _ in range(20)])
+        bench.machine.peers.check_invariants()
+        bench.pass_time(1.0)
+        assert all(peer.connecting for peer in bench.machine.peers.apart.values()), "not all were tried again"
+        return counted
+
+    few, many = lines(150), lines(1500)
+    assert 0 < many < 1.5 * few
+
+
 def test_work_goes_to_the_only_node_with_room_among_many():
     bench = ScaleBench(400, busy=1.0)
     (only,) = [node for node in bench.free if node.startswith(b"0399")]

@@ -9,6 +9,7 @@ Invariants: a node that is dead stays dead; a dead node has no link; no two node
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,6 +100,8 @@ class PeerTable:
         #: Those that live and have no link.
         self.apart: dict[bytes, Peer] = {}
         self._usable: list[Peer] = []
+        #: When whom to try again, earliest first. What is not that node's ``not_before`` any more says nothing.
+        self._again: list[tuple[float, bytes]] = []
 
     # --- who is at home where ----------------------------------------------------------------------------
 
@@ -157,9 +160,10 @@ class PeerTable:
             if facts.head:
                 self.head = peer
             self._changed(peer)
+            if state is not NodeState.DEAD:
+                self._connect(step, peer)
             if state is NodeState.ALIVE:
                 peer.reason = reason
-                self._connect(step, peer)
                 return peer
         if peer.state is state or peer.state is NodeState.DEAD:
             return None
@@ -179,9 +183,6 @@ class PeerTable:
 
     def _connect(self, step: Step, peer: Peer) -> None:
         if not peer.alive or peer.linked or peer.connecting or not self.is_mine_to_connect(peer):
-            return
-        if step.now < peer.not_before:
-            step.wake(peer.not_before)
             return
         peer.connecting = True
         step.effects.append(ConnectPeer(peer.id, peer.facts.address))
@@ -207,6 +208,7 @@ class PeerTable:
         peer.failures += 1
         peer.not_before = step.now + delay
         if peer.alive and self.is_mine_to_connect(peer):
+            heapq.heappush(self._again, (peer.not_before, node))
             step.wake(peer.not_before)
         return peer
 
@@ -228,9 +230,14 @@ class PeerTable:
             self._changed(peer)
 
     def tick(self, step: Step) -> None:
-        """Try again to connect to those that could not be reached."""
-        for peer in self.apart.values():
-            self._connect(step, peer)
+        """Try again to connect to those that could not be reached, as soon as it is their turn."""
+        again = self._again
+        while again and again[0][0] <= step.now:
+            at, node = heapq.heappop(again)
+            if self.peers[node].not_before == at:
+                self._connect(step, self.peers[node])
+        if again:
+            step.wake(again[0][0])
 
     def check_invariants(self) -> None:
         for node, peer in self.peers.items():
@@ -240,6 +247,15 @@ class PeerTable:
         require([peer.id for peer in self._usable] == sorted(usable), "who can be given work is not known")
         apart = {node for node, peer in self.peers.items() if peer.alive and not peer.linked}
         require(self.apart.keys() == apart, "who cannot be reached is not known")
+        self._check_turns()
+
+    def _check_turns(self) -> None:
+        """Each that this node has to connect to is connected to, or its turn comes."""
+        turns = {node for at, node in self._again if self.peers[node].not_before == at}
+        for peer in self.apart.values():
+            require(
+                peer.connecting or peer.id in turns or not self.is_mine_to_connect(peer), "a node is never tried again"
+            )
 
 
 def _id_of(peer: Peer) -> bytes:

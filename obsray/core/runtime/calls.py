@@ -38,7 +38,8 @@ class ActorClient:
 
     __slots__ = (
         "active", "batch", "class_name", "concurrent", "cut", "ends_with_handles", "error", "id", "in_flight",
-        "incarnation", "leaving", "lost", "ordered", "outgoing", "pending_max", "pinned", "queue", "state", "worker",
+        "incarnation", "leaving", "lost", "ordered", "outgoing", "pending_max", "pinned", "queue", "state", "unreached",
+        "unsent", "worker",
     )  # fmt: skip
 
     def __init__(self, identifier: bytes, class_name: str, active: set[ActorClient]) -> None:
@@ -53,6 +54,10 @@ class ActorClient:
         self.leaving = False
         #: The connection to its process broke, and it is not known yet what became of the calls in flight.
         self.cut = False
+        #: Its process could not be reached just now: nothing is sent there until that is tried again. ``unsent``: so many
+        #: calls at the front of the line were taken back because of it.
+        self.unreached = False
+        self.unsent = 0
         self.queue: deque[Task] = deque()
         self.in_flight: dict[bytes, Task] = {}
         self.outgoing: list[tuple[Any, ...]] = []
@@ -157,7 +162,7 @@ class ActorCalls:
         self.active.clear()
         for client in active:
             # Between the news of its process' death and those of what becomes of it, it has no worker.
-            if client.state is ActorState.ALIVE and client.worker and not client.cut:
+            if client.state is ActorState.ALIVE and client.worker and not client.cut and not client.unreached:
                 self._pump(client, time_ns)
 
     def _pump(self, client: ActorClient, time_ns: int) -> None:
@@ -258,7 +263,7 @@ class ActorCalls:
                 # Another node's news of that death are still on their way: nobody knows what had begun.
                 self.worker_died(WorkerDied(client.worker, 0, message.cause, 0, 0, [], message.detail, ""))
             if client.worker != message.worker:
-                client.cut = False
+                client.cut = client.unreached = False
             client.worker = message.worker
             self.dispatcher.paths[message.worker] = message.path
             self.active.add(client)
@@ -297,6 +302,7 @@ class ActorCalls:
             if client.worker != death.worker:
                 continue
             client.worker = b""
+            client.unreached = False
             self.ownership.discard(client.lost)
             client.lost = []
             in_flight = list(client.in_flight.values())
@@ -343,6 +349,46 @@ class ActorCalls:
             if client.worker == worker and client.cut:
                 client.cut = False
                 self.active.add(client)
+
+    def not_sent(self, worker: bytes, calls: set[bytes]) -> bool:
+        """Calls that were to be pushed to an actor's process, which cannot be reached, go back to the front of the line in
+        their order, and nothing more is sent there until ``send_again``. False if that was so already."""
+        news = False
+        for client in self.clients.values():
+            if client.worker != worker:
+                continue
+            if not client.unreached:
+                news = client.unreached = True
+                client.unsent = 0
+                self._take_back(client, {wired[0] for wired in client.outgoing})
+                client.outgoing.clear()
+            # Behind those that were pushed before them.
+            client.queue.rotate(-client.unsent)
+            count = self._take_back(client, calls)
+            client.queue.rotate(client.unsent)
+            client.unsent += count
+        return news
+
+    def _take_back(self, client: ActorClient, calls: set[bytes]) -> int:
+        """How many calls went from in flight to the front of the line: those of ``calls`` that nobody has cancelled."""
+        before = len(client.queue)
+        for task in [task for task in reversed(client.in_flight.values()) if task.id in calls]:
+            self.requeue(task)
+        return len(client.queue) - before
+
+    def send_again(self, worker: bytes, given_up: float = 0.0) -> bool:
+        """Try again to send to an actor's process. ``given_up``: it could not be reached for so many seconds, and what
+        waits for it fails instead. Whether anything waits."""
+        waits = False
+        for client in self.clients.values():
+            if client.worker != worker or not client.unreached:
+                continue
+            client.unreached = False
+            for task in [task for task in client.queue if given_up and task.state is TaskState.QUEUED]:
+                self.verdicts.unreachable(task, worker, given_up)
+            waits = waits or bool(client.queue)
+            self.active.add(client)
+        return waits
 
     def requeue(self, task: Task) -> None:
         """A call goes back to the front of its line; a task of no actor to its shape's queue."""

@@ -48,6 +48,7 @@ UNDELIVERED_MAX = 10_000
 Handler = Callable[[Link, m.Message], None]
 
 _VALUE = m.ObjectValue._field_defaults["tag"]
+_PUSH = m.Push._field_defaults["tag"]
 
 
 class Inbox:
@@ -70,6 +71,9 @@ class Inbox:
         self._unreached: dict[bytes, float] = {}
         self._undelivered: dict[bytes, list[tuple[bytes, m.Message]]] = {}
         self._reaching: set[bytes] = set()
+        #: Actors' processes to which calls could not be sent: since when.
+        self._uncalled: dict[bytes, float] = {}
+        self._why_unreached = ""
         self._audit_at = 0.0
         #: Why this process was asked to end, while it stays for what others hold.
         self._leaving = ""
@@ -233,6 +237,7 @@ class Inbox:
     def not_reached(self, worker: bytes, error: OSError) -> None:
         """No connection to a process could be made: it is dead, or only out of reach for now."""
         session, now = self.session, self.monotonic()
+        self._why_unreached = str(error)
         since, patience = self._unreached.get(worker, now), self._patience(worker, error)
         if now - since < patience:
             self._unreached[worker] = since
@@ -258,11 +263,31 @@ class Inbox:
         return UNREACHED_SECONDS_MAX if mark in self.session.node_addresses else NEWS_SECONDS
 
     def undelivered(self, worker: bytes, message: m.Message) -> None:
-        """A message could not be sent. Questions are asked again and holds told again; answers are kept here."""
-        if worker in self._unreached and message[0] == _VALUE:
+        """A message could not be sent. Questions are asked again and holds told again; answers are kept here; calls go
+        back in line. Of a task's worker the node was told that it cannot be reached."""
+        if message[0] == _PUSH and not message[1]:
+            self._not_called(worker, {wired[0] for wired in message[5]})
+        elif worker in self._unreached and message[0] == _VALUE:
             waiting = self._undelivered.setdefault(worker, [])
             if len(waiting) < UNDELIVERED_MAX:
                 waiting.append((worker, message))
+
+    def _not_called(self, worker: bytes, calls: set[bytes]) -> None:
+        now = self.monotonic()
+        if worker not in self._uncalled:
+            self._uncalled[worker] = now
+            self.session.emitter.calls_not_sent(
+                self.time_ns(), worker, len(calls), self.session.emitter.intern(self._why_unreached)
+            )
+        if self.session.calls.not_sent(worker, calls):
+            self.session.reactor.call_at(now + REACH_AGAIN_SECONDS, lambda: self._call_again(worker))
+
+    def _call_again(self, worker: bytes) -> None:
+        now = self.monotonic()
+        seconds = now - self._uncalled.get(worker, now)
+        given_up = seconds if seconds >= UNREACHED_SECONDS_MAX else 0.0
+        if not self.session.calls.send_again(worker, given_up) or given_up:
+            self._uncalled.pop(worker, None)
 
     def _reach_again(self, worker: bytes) -> None:
         self._reaching.discard(worker)
@@ -275,6 +300,7 @@ class Inbox:
 
     def reached(self, worker: bytes) -> None:
         """A connection was made."""
+        self._uncalled.pop(worker, None)
         if self._unreached and self._unreached.pop(worker, None) is not None:
             self.session.ownership.outbox += self._undelivered.pop(worker, ())
             self.session.ownership.ask_again(worker)
@@ -299,6 +325,7 @@ class Inbox:
             self.session.reactor.close(link)
         self._undelivered.pop(worker, None)
         self._unreached.pop(worker, None)
+        self._uncalled.pop(worker, None)
         self.owner_lost(worker, death)
 
     def owner_lost(self, worker: bytes, death: m.WorkerDied | None = None, why: str = "") -> None:

@@ -413,3 +413,75 @@ def test_tasks_that_wait_to_be_sent_go_back_in_line_and_the_worker_gets_nothing_
     bench.run()
     assert bench.pushed() == [task.id]
     bench.check()
+
+
+# --- processes that cannot be reached -----------------------------------------------------------------------
+
+
+def pushes(bench: Bench) -> list[set[bytes]]:
+    """What was to be sent to WORKER and is not: the calls of each push."""
+    return [{wired[0] for wired in message.tasks} for message in bench.take() if isinstance(message, m.Push)]
+
+
+def test_calls_that_could_not_be_sent_go_back_in_line_in_their_order_and_are_sent_again():
+    bench = Bench()
+    client = bench.actor()
+    first = bench.call(client, 2)
+    bench.calls.run(0)
+    bench.calls.push_all(0)
+    second = bench.call(client, 2)
+    bench.run()
+    third = bench.call(client, 1)
+    bench.calls.run(0)
+    told = [bench.calls.not_sent(WORKER, calls) for calls in pushes(bench)]
+    assert told == [True] + [False] * (len(told) - 1) and len(told) > 1
+    bench.run()
+    assert bench.pushed() == [] and states(first + second + third) == ["QUEUED"] * 5
+    assert bench.calls.send_again(WORKER)
+    bench.run()
+    assert bench.pushed() == ids(first + second + third) and [task.attempt for task in first] == [0, 0]
+    bench.check()
+
+
+def test_a_call_that_was_never_sent_does_not_count_when_its_actor_dies():
+    bench = Bench()
+    client = bench.actor()
+    tasks = bench.call(client, 3)
+    bench.run()
+    for calls in pushes(bench):
+        bench.calls.not_sent(WORKER, calls)
+    # Nobody knows what ran there last, so everything that was in flight counts as begun.
+    bench.calls.worker_died(death(WORKER, task_id(OTHER, 1)))
+    assert states(tasks) == ["QUEUED"] * 3
+    bench.changed(client, ActorState.RESTARTING)
+    bench.changed(client, ActorState.ALIVE, worker=OTHER)
+    bench.run()
+    assert bench.pushed() == ids(tasks)
+    bench.check()
+
+
+def test_a_call_that_is_cancelled_while_its_actor_cannot_be_reached_is_never_sent():
+    bench = Bench()
+    client = bench.actor()
+    first, second = bench.call(client, 2)
+    bench.run()
+    for calls in pushes(bench):
+        bench.calls.not_sent(WORKER, calls)
+    bench.calls.cancel(first, False, 0)
+    bench.calls.send_again(WORKER)
+    bench.run()
+    assert isinstance(load_error(first.entries[0].value), TaskCancelledError) and bench.pushed() == [second.id]
+    bench.check()
+
+
+def test_an_actor_that_cannot_be_reached_for_too_long_is_not_waited_for_any_more():
+    bench = Bench()
+    client = bench.actor()
+    (task,) = bench.call(client, retries=3)
+    bench.run()
+    for calls in pushes(bench):
+        bench.calls.not_sent(WORKER, calls)
+    bench.calls.send_again(WORKER, given_up=60.0)
+    error = load_error(task.entries[0].value)
+    assert isinstance(error, ActorUnavailableError) and "could not be reached for 60 s" in str(error)
+    bench.check()
