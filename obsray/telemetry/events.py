@@ -532,7 +532,7 @@ _UNION: tuple[Event, ...] = (
         _measure("epoch", "u64"), _measure("read_only_seconds", "f32"))),
     Event(265, "holds_corrected", "An owner found that a process elsewhere does not hold what it was counted for.", (
         _WORKER, _measure("objects", "u32")), Severity.WARNING),
-    Event(247, "calls_not_sent", "A caller could not reach an actor's process; the calls wait, and it is tried again.", (
+    Event(247, "calls_not_sent", "A caller could not reach an actor's process; its calls wait, to be sent again.", (
         _WORKER, _measure("calls", "u32"), _detail("error", "str")), Severity.WARNING),
     # telemetry about itself
     Event(112, "ring_opened", "A process began to record.", (

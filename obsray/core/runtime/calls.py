@@ -54,8 +54,8 @@ class ActorClient:
         self.leaving = False
         #: The connection to its process broke, and it is not known yet what became of the calls in flight.
         self.cut = False
-        #: Its process could not be reached just now: nothing is sent there until that is tried again. ``unsent``: so many
-        #: calls at the front of the line were taken back because of it.
+        #: Its process could not be reached just now: nothing is sent there until that is tried again.
+        #: ``unsent``: so many calls at the front of the line were taken back because of it.
         self.unreached = False
         self.unsent = 0
         self.queue: deque[Task] = deque()
@@ -351,8 +351,8 @@ class ActorCalls:
                 self.active.add(client)
 
     def not_sent(self, worker: bytes, calls: set[bytes]) -> bool:
-        """Calls that were to be pushed to an actor's process, which cannot be reached, go back to the front of the line in
-        their order, and nothing more is sent there until ``send_again``. False if that was so already."""
+        """Calls that were to be pushed to an actor's process, which cannot be reached, go back to the front of the line
+        in their order, and nothing more is sent there until ``send_again``. False if that was so already."""
         news = False
         for client in self.clients.values():
             if client.worker != worker:

@@ -208,8 +208,8 @@ class Verdicts:
 
     def unreachable(self, task: Task, worker: bytes, seconds: float) -> None:
         """The actor of this call, which waits in line, could not be reached for too long."""
-        text = f"{task.function.name}: worker {worker.hex()}, the actor's process, could not be reached for {seconds:.0f} s"
-        error = ActorUnavailableError(f"{text}. The call was not made", task.actor.id.hex())
+        text = f"{task.function.name}: the actor's process, worker {worker.hex()}, could not be reached for"
+        error = ActorUnavailableError(f"{text} {seconds:.0f} s. The call was not made", task.actor.id.hex())
         self.end(task, TaskState.FAILED, Outcome.ACTOR_UNAVAILABLE, self._with_story(task, error))
 
     def actor_restarts(self, task: Task) -> None:
