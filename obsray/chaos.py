@@ -77,8 +77,8 @@ MESSAGES: dict[str, Carrier] = {
         Carrier.OWN_NODE,
         """
         DefineShape LeaseRequest LeaseReturn Blocked Unblocked CreateObject SealObject AbortObject PinObject
-        UnpinObjects FreeObjects CreateActor ActorReady ActorFailed ActorGaveUp WatchActor KillActor KillWorker Request
-        StillNeeded
+        UnpinObjects FreeObjects FreeItems CreateActor ActorReady ActorFailed ActorGaveUp WatchActor KillActor
+        KillWorker Request StillNeeded
         Goodbye DescribeJob CreateGroup RemoveGroup WatchGroup Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom
         ObjectRefused ObjectPinned StartActor ActorChanged Reply Exit GroupChanged ShapeRefused EnvironmentFailed
         TooDeep NodeChanged ObjectLost

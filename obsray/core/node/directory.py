@@ -353,6 +353,10 @@ class Directory:
             if node != self.node:
                 step.tell_node(node, m.FreeObjects(theirs))
 
+    def items_of(self, owner: bytes, task: bytes) -> list[bytes]:
+        """All that is known of what a streaming task has stored."""
+        return [each for each in self._by_owner.get(owner, ()) if each.startswith(task)]
+
     def owner_gone(self, step: Step, owner: bytes) -> None:
         """A client of this node ended: what it owned goes everywhere."""
         objects = sorted(self._by_owner.get(owner, ()))

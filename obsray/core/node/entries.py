@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -100,6 +101,9 @@ class Sharer(Protocol):
 
     def freed(self, step: Step, owner: bytes, objects: tuple[bytes, ...]) -> None:
         """An owner wants these to go everywhere."""
+
+    def items_ended(self, step: Step, owner: bytes, task: bytes, kept: Iterable[bytes]) -> Iterable[bytes]:
+        """Of what a streaming task has stored only ``kept`` is to stay: what is known of it elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)

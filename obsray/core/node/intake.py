@@ -79,6 +79,7 @@ _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
     m.PinObject: (_integer, _OBJECT),
     m.UnpinObjects: (_objects,),
     m.FreeObjects: (_objects,),
+    m.FreeItems: (_bytes(TASK_ID_BYTES), _objects),
     m.CreateActor: (_integer, _dictionary),
     m.ActorReady: (_ACTOR, _integer),
     m.ActorFailed: (_ACTOR, _blob, _boolean),

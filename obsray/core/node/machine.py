@@ -120,6 +120,7 @@ class NodeMachine:
             m.PinObject: lambda step, client, message: objects.pin(step, client.id, message.request, message.object),
             m.UnpinObjects: lambda step, client, message: objects.unpin(step, client.id, message.objects),
             m.FreeObjects: lambda step, client, message: objects.free(step, client.id, message.objects),
+            m.FreeItems: lambda step, client, message: objects.free_items(step, client.id, message.task, message.kept),
             m.CreateActor: self._create_actor,
             m.ActorReady: lambda step, client, message: self.actors.ready(step, client.id, message.actor, message.pid),
             m.ActorFailed: self._actor_failed,

@@ -12,6 +12,8 @@ reused only after nobody, not even a thread restoring it, writes there.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from obsray.core.node.allocator import Allocator, rounded
 from obsray.core.node.entries import Entry, Reader, Sharer, StoreNumbers, Wait, show_bytes
 from obsray.core.node.room import Room
@@ -19,6 +21,7 @@ from obsray.core.node.spilling import Spilling
 from obsray.core.node.step import RefuseTransfer, ServeObject, Step, require
 from obsray.core.protocol.lifecycle import ObjectState, advance
 from obsray.core.protocol.messages import ObjectPinned, ObjectRefused
+from obsray.ids import owner_of
 
 
 class ObjectTable:
@@ -236,6 +239,16 @@ class ObjectTable:
             if entry is not None:
                 self._free(step, entry)
         self.room.serve(step)
+
+    def free_items(self, step: Step, client: bytes, task: bytes, kept: Iterable[bytes]) -> None:
+        """The owner of a streaming task that has ended wants whatever lies of it to go, but for what it keeps."""
+        if owner_of(task) != client:
+            return
+        found = {each for each in self.owned_by(client) if each.startswith(task)}
+        if self.sharer is not None:
+            found.update(self.sharer.items_ended(step, client, task, kept))
+        found.difference_update(kept)
+        self.free(step, client, tuple(sorted(found)))
 
     def free_all(self, step: Step, objects: list[bytes]) -> list[bytes]:
         """Whoever speaks for their owners says that they may go. Returns those that were here."""

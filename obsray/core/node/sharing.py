@@ -9,7 +9,7 @@ Invariant: what other nodes say of an object counts only if it comes from its ho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from obsray.core.node.directory import FREED, Directory
@@ -42,6 +42,7 @@ class Sharing:
             m.ObjectsAt: self._objects_at,
             m.ObjectsGone: self._objects_gone,
             m.FreeObjects: self._free_objects,
+            m.FreeItems: self._free_items,
             m.KeepObjects: self._keep_objects,
             m.ObjectsFreed: self._objects_freed,
         }
@@ -140,6 +141,15 @@ class Sharing:
             for object_id in mine:
                 self.pulls.withdraw(step, object_id, "unknown", FREED)
 
+    def items_ended(self, step: Step, owner: bytes, task: bytes, kept: Iterable[bytes]) -> list[bytes]:
+        """Nothing of this streaming task is to stay anywhere but what is kept: all that is known of it. Of what was
+        stored elsewhere the news may be under way, so all are told."""
+        if not self.peers.peers or not self._lives_here(owner):
+            return []
+        for node in self._others():
+            step.tell_node(node, m.FreeItems(task, list(kept)))
+        return self.directory.items_of(owner, task)
+
     def taken(self, step: Step, object_id: bytes, error: str) -> None:
         """What was to be taken over from another node is here, or cannot be had."""
         self.on_taken(step, object_id, error)
@@ -208,6 +218,11 @@ class Sharing:
             self.pulls.withdraw(step, object_id, "unknown", FREED)
         if found:
             step.tell_node(peer.id, m.ObjectsFreed(found))
+
+    def _free_items(self, step: Step, peer: Peer, message: m.FreeItems) -> None:
+        lying = [each for each in self.objects.owned_by(owner_of(message.task)) if each.startswith(message.task)]
+        kept = set(message.kept)
+        self._free_objects(step, peer, m.FreeObjects([each for each in lying if each not in kept]))
 
     def _keep_objects(self, step: Step, peer: Peer, message: m.KeepObjects) -> None:
         for object_id in map(_object, message.objects):

@@ -12,8 +12,8 @@ Tags are never reused; removed ones go to ``RETIRED``.
 link                   messages
 =====================  ======================================================================================
 client -> node         DefineShape LeaseRequest LeaseReturn Blocked Unblocked CreateObject SealObject
-                       AbortObject PinObject UnpinObjects FreeObjects CreateActor ActorReady ActorFailed ActorGaveUp
-                       WatchActor KillActor KillWorker Request Goodbye DescribeJob
+                       AbortObject PinObject UnpinObjects FreeObjects FreeItems CreateActor ActorReady ActorFailed
+                       ActorGaveUp WatchActor KillActor KillWorker Request Goodbye DescribeJob
                        CreateGroup RemoveGroup WatchGroup
 node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom ObjectRefused ObjectPinned
                        StartActor ActorChanged Reply Exit GroupChanged ShapeRefused EnvironmentFailed
@@ -26,7 +26,8 @@ node <-> node          Forward ClientGone JobDescribed LoadReport WantActor With
                        WorkerDied PrepareBundles BundlesPrepared CommitGroup ReleaseBundles WatchGroup GroupDescribed
                        ListGroups GroupsListed ClockQuestion ClockAnswer
                        ObjectsLeaving TakeObjects ObjectTaken ObjectMoved DrainProgress
-                       LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects KeepObjects ObjectsFreed NodeLeaves
+                       LocateObject ObjectLocated ObjectsAt ObjectsGone FreeObjects FreeItems KeepObjects ObjectsFreed
+                       NodeLeaves
                        LogChunk LogsWanted LogsSent DrainNode AskDemand DemandDescribed
                        WantPackage PackagePiece
 collectors             TelemetryWanted TelemetryRows StacksWanted Stacks LogFilesWanted LogFilePieces
@@ -201,6 +202,15 @@ class FreeObjects(NamedTuple):
 
     objects: list[bytes]
     tag: int = 11
+
+
+class FreeItems(NamedTuple):
+    """Owner -> node, home -> nodes: a streaming task has ended, of which attempts were lost. Whatever of it lies in a
+    store goes, but for ``kept``: the owner has not heard of all that was stored."""
+
+    task: bytes
+    kept: list[bytes]
+    tag: int = 142
 
 
 class CreateActor(NamedTuple):

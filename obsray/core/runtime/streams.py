@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from obsray.core.protocol import messages as m
-from obsray.core.runtime.ownership import Entry, Task
+from obsray.core.runtime.ownership import NODE, Entry, Task
 from obsray.core.runtime.references import ObjectRef, counted
 from obsray.core.runtime.serialization import load_error, serialize
 from obsray.core.runtime.session import Session
@@ -235,7 +235,7 @@ class Streams:
     def open(self, task: Task) -> Stream:
         """Begin to consume a task that is about to be submitted. Called with the session's lock held."""
         stream = self.streams[task.id] = Stream(self.session, task.id)
-        self.session.ownership.wait_for(task.entries[0], _Ended(self, stream))
+        self.session.ownership.wait_for(task.entries[0], _Ended(self, stream, task))
         return stream
 
     def gather(self, task: Task) -> Entry:
@@ -245,7 +245,7 @@ class Streams:
         whole.local = 1
         self.session.ownership.entries[whole.id] = whole
         self.session.ownership.pending.add(whole.id)
-        self.session.ownership.wait_for(task.entries[0], _Gathered(self, stream, whole))
+        self.session.ownership.wait_for(task.entries[0], _Gathered(self, stream, task, whole))
         return whole
 
     def _on_item(self, link: Link, message: m.Message) -> None:
@@ -267,6 +267,14 @@ class Streams:
             # A later attempt makes again what was taken long ago; nobody will take it a second time.
             ownership.outbox.append((worker, m.encode(m.ItemsTaken(task, stream.taken))))
 
+    def let_go_of_strays(self, stream: Stream) -> None:
+        """Attempts that were lost may have stored items of which nobody ever heard, and that none stored again."""
+        entries, task = self.session.ownership.entries, stream.task
+        items = (task + index.to_bytes(4, "big") for index in range(1, stream.received + 2))
+        kept = [identifier for identifier in items if identifier in entries]
+        whole = task + _WHOLE.to_bytes(4, "big")
+        self.session.ownership.outbox.append((NODE, m.encode(m.FreeItems(task, [*kept, whole]))))
+
     def abandon(self, stream: Stream) -> None:
         """The consumer is gone: what it did not take is freed and the task is told. Lock held."""
         stream.abandoned = True
@@ -281,20 +289,22 @@ class Streams:
 class _Ended:
     """Tells the stream when its task has ended."""
 
-    def __init__(self, streams: Streams, stream: Stream) -> None:
-        self.streams, self.stream = streams, stream
+    def __init__(self, streams: Streams, stream: Stream, task: Task) -> None:
+        self.streams, self.stream, self.call = streams, stream, task
 
     def on_ready(self, entry: Entry) -> None:
         if not self.stream.ended:
             self.stream.end(entry.value if entry.failed and type(entry.value) is bytes else None)
         self.streams.streams.pop(self.stream.task, None)
+        if self.call.attempt or entry.failed:
+            self.streams.let_go_of_strays(self.stream)
 
 
 class _Gathered(_Ended):
     """Makes one value of all items when their task has ended."""
 
-    def __init__(self, streams: Streams, stream: Stream, whole: Entry) -> None:
-        super().__init__(streams, stream)
+    def __init__(self, streams: Streams, stream: Stream, task: Task, whole: Entry) -> None:
+        super().__init__(streams, stream, task)
         self.whole = whole
 
     def on_ready(self, entry: Entry) -> None:

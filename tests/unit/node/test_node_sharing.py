@@ -14,6 +14,7 @@ from obsray.core.node.pulls import ATTEMPTS_MAX, IN_FLIGHT_MAX, Pulled
 from obsray.core.node.step import CutTransfers, PullObject, RefuseTransfer, RestoreObject, ServeObject, SpillObject
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import NodeState, ObjectState
+from obsray.ids import object_id, task_id
 
 TOKENS = itertools.count(1)
 LATE: dict[int, tuple[Member, bytes, bytes]] = {}
@@ -183,6 +184,24 @@ def test_what_is_freed_before_its_home_has_heard_of_it_goes_too():
     cluster.settle()
     assert holders(cluster, identifier) == []
     assert home.machine.sharing.directory.places == {} and home.take(owner, m.ObjectLost) == []
+
+
+def test_of_a_stream_that_has_ended_nothing_stays_but_what_its_owner_keeps():
+    cluster, (owner, maker, _) = three()
+    home, there, _ = cluster.nodes
+    task, another = task_id(owner, 1), task_id(owner, 2)
+    kept, known, other = (object_id(task, 1), object_id(task, 2), object_id(another, 1))
+    for identifier in (kept, known, other):
+        write(there, maker, identifier)
+    cluster.settle()
+    # The news of this one are still under way.
+    stray = write(there, maker, object_id(task, 3))
+    there.send(maker, m.FreeItems(task, []))
+    home.send(owner, m.FreeItems(task, [kept]))
+    cluster.settle()
+    held = {identifier: bool(holders(cluster, identifier)) for identifier in (kept, known, stray, other)}
+    assert held == {kept: True, known: False, stray: False, other: True}
+    assert set(home.machine.sharing.directory.places) == {kept, other}
 
 
 def test_what_is_freed_on_its_way_does_not_arrive():

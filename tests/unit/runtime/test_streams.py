@@ -43,6 +43,32 @@ class Consumer(Bench):
         return found
 
 
+def strays(consumer: Consumer) -> list[m.FreeItems]:
+    return consumer.take(m.FreeItems)
+
+
+def test_what_a_lost_attempt_has_stored_and_nobody_heard_of_goes_when_the_stream_has_ended():
+    consumer = Consumer()
+    consumer.item(0, MIB)
+    consumer.item(1, MIB)
+    taken = consumer.stream.ready.popleft()
+    consumer.ownership.drop_local([taken.id])
+    kept = consumer.stream.ready[0].id
+    # A third item was stored when the connection broke; the next attempt ends before it.
+    consumer.task.attempt = 1
+    consumer.take()
+    consumer.ownership.fulfil(consumer.task.entries[0], b"\x80.")
+    (freed,) = strays(consumer)
+    assert freed.task == consumer.task.id and kept in freed.kept and taken.id not in freed.kept
+
+
+def test_a_stream_of_one_attempt_leaves_nothing_behind_and_says_nothing():
+    consumer = Consumer()
+    consumer.item(0, MIB)
+    consumer.ownership.fulfil(consumer.task.entries[0], b"\x80.")
+    assert strays(consumer) == []
+
+
 def test_an_item_that_was_taken_and_let_go_is_freed_when_a_later_attempt_stores_it_again():
     consumer = Consumer()
     consumer.item(0, MIB)
