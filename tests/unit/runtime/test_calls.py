@@ -446,7 +446,7 @@ def test_calls_that_could_not_be_sent_go_back_in_line_in_their_order_and_are_sen
 def test_a_call_that_was_never_sent_does_not_count_when_its_actor_dies():
     bench = Bench()
     client = bench.actor()
-    tasks = bench.call(client, 3)
+    tasks = bench.call(client, 3, retries=1)
     bench.run()
     for calls in pushes(bench):
         bench.calls.not_sent(WORKER, calls)
@@ -456,7 +456,7 @@ def test_a_call_that_was_never_sent_does_not_count_when_its_actor_dies():
     bench.changed(client, ActorState.RESTARTING)
     bench.changed(client, ActorState.ALIVE, worker=OTHER)
     bench.run()
-    assert bench.pushed() == ids(tasks)
+    assert bench.pushed() == ids(tasks) and [task.retries_left for task in tasks] == [1, 1, 1]
     bench.check()
 
 
