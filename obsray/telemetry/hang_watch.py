@@ -195,7 +195,8 @@ def watch(directory: Path, pause: Any = time.sleep, every_seconds: float = LOOK_
             records.looked(found["hangs"], time.time_ns(), recorded(view) if not looks else None)
             looks += 1
             idle = 0 if found["blocked"] or found["drivers"] or found["hangs"] else idle + 1
-            until = time.monotonic() + max(every_seconds, (time.monotonic() - began) / LOOK_SHARE)
+            pause_seconds = min((time.monotonic() - began) / LOOK_SHARE, every_seconds / LOOK_SHARE)
+            until = time.monotonic() + max(every_seconds, pause_seconds)
             while time.monotonic() < until and os.getppid() == parent:
                 pause(min(1.0, max(0.0, until - time.monotonic())))
     finally:
