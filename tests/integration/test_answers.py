@@ -162,7 +162,7 @@ def test_causes_planted_in_a_running_program_are_named(program):
 
 
 HANGS = """
-start(_system_config={"hang_seconds": 0.5})
+start(_system_config={"hang_seconds": 0.2})
 
 @obsray.remote(num_cpus=0)
 class Knot:
