@@ -88,6 +88,19 @@ def test_an_orderly_end_is_quick_and_leaves_nothing(program, root):
     assert took < SOON_SECONDS
 
 
+def test_an_orderly_end_leaves_nothing_where_the_process_that_forks_workers_was_stopped(program, root):
+    driver = program(BUSY + "obsray.shutdown(); say(down=True)")
+    node = psutil.Process(driver.hear()["node_pid"])
+    driver.hear()
+    family = driver.family()
+    (zygote,) = (child for child in node.children() if any("zygote" in part for part in child.cmdline()))
+    zygote.suspend()
+    driver.tell()
+    driver.hear()
+    gone(family)
+    assert not leftovers(root)
+
+
 def test_a_result_is_there_soon_after_the_start(program):
     driver = program(
         "started = time.monotonic()\n"

@@ -44,7 +44,8 @@ def end(node: Node) -> None:
             node.services.start({"collector"})
     node.listener.close()
     node.machine.pool.draining = True
-    # 2. Everybody is told; workers end by themselves, what does not is killed.
+    # 2. Everybody is told, also who was stopped; workers end by themselves, what does not is killed.
+    node.forks.wake()
     for link in node.links.values():
         link.send(encode(Exit(node.ending)))
     _end_workers(node, 0.0 if node.fenced else grace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections import deque
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from obsray.core.system.processes import spawn
+from obsray.core.system.processes import send_signal, spawn
 
 SOCKET_FD = 3
 PACKET_BYTES_MAX = 1 << 20
@@ -109,6 +110,11 @@ class Forks:
         self._backlog.clear()
         self.close()
         return gone
+
+    def wake(self) -> None:
+        """Have a zygote go on that somebody has stopped: nobody else can end its workers."""
+        if self.socket is not None:
+            send_signal(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
         """Close the socket: the zygote ends its workers and itself."""
