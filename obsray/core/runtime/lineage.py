@@ -416,6 +416,8 @@ class Lineage:
     def _give_up_items(self, task: bytes, error: bytes) -> None:
         for entry in self._asked.pop(task, ()):
             if entry.state == PENDING and self.ownership.entries.get(entry.id) is entry:
+                # The node remembers that it is lost.
+                self.ownership.discard((entry.id,))
                 self.ownership.fulfil(entry, error, failed=True)
 
     def check_invariants(self) -> None:

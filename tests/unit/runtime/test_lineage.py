@@ -92,6 +92,33 @@ def test_a_lost_item_of_a_stream_is_back_as_soon_as_its_task_yields_it_again_for
     check(bench)
 
 
+def test_a_lost_item_that_its_task_does_not_yield_again_is_an_error_and_its_node_may_forget_it():
+    bench = Bench()
+    (task,) = bench.submit(retries=2)
+    task.returns = -1
+    bench.grant()
+    bench.run()
+    lineage, entries = bench.dispatcher.lineage, bench.ownership.entries
+    first, second = (
+        entries.setdefault(each, Entry(each, True)) for each in (object_id(task.id, 1), object_id(task.id, 2))
+    )
+    for item in (first, second):
+        item.local = 1
+        lineage.item_stored(task.id, item, WORKER)
+        bench.ownership.fulfil(item, SIZE)
+    bench.done(task)
+    for item in (first, second):
+        lineage.lost(item, "its node died")
+    Sink(bench, first)
+    bench.run()
+    bench.take()
+    assert lineage.item_again(task.id, 0, SIZE, (), WORKER)
+    bench.done(task)
+    bench.ownership.settle()
+    assert second.failed and [message.objects for message in bench.take(m.FreeObjects)] == [[second.id]]
+    check(bench)
+
+
 def test_without_retries_it_is_an_error():
     bench = Bench()
     task = finished(bench)
