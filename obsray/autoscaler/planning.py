@@ -18,7 +18,8 @@ from obsray.core.node.arranging import Offer, arrange
 from obsray.core.node.bundles import Bundle
 from obsray.core.node.resources import Amounts
 from obsray.core.protocol import labels
-from obsray.core.protocol.labels import Selector
+from obsray.core.protocol.labels import Selector, Term
+from obsray.core.protocol.messages import PACK_BY_LABEL
 from obsray.telemetry.events import ScalingCause, ScalingVerdict
 
 #: Most words about one decision.
@@ -215,8 +216,12 @@ class _Planner:
                 self._put(there[number], bundle.amounts, group.text, 0)
             self._judge(group.text, 1, ScalingVerdict.ROOM, "", "there is room for it")
             return
-        strict_pack = group.strategy == "STRICT_PACK"
-        placed = self._on_one_node(group) if strict_pack else self._one_by_one(group, bundles)
+        if group.strategy == "STRICT_PACK":
+            placed = self._on_one_node(group)
+        elif group.strategy.startswith(PACK_BY_LABEL):
+            placed = self._in_one_domain(group, bundles)
+        else:
+            placed = self._one_by_one(group, bundles)
         if isinstance(placed, Refusal):
             why = placed.why
             if placed.verdict is ScalingVerdict.INFEASIBLE and self._fits_when_empty(group, bundles):
@@ -264,6 +269,22 @@ class _Planner:
                 return False
             trial.take(number, amounts)
         return True
+
+    def _in_one_domain(self, group: WaitingGroup, bundles: Sequence[Bundle]) -> list[Bin] | Refusal:
+        """All on nodes with one value of a label: the first value, of nodes and of their types, with which it works."""
+        key = group.strategy[len(PACK_BY_LABEL) :]
+        bins = self.fleet.bins
+        found = [each.labels for each in bins] + [kind.all_labels for kind in self.settings.types.values()]
+        there = {each.labels.get(key, "") for each in bins if each.node in group.taken}
+        values = there or {has[key] for has in found if key in has}
+        refusal = Refusal(ScalingVerdict.INFEASIBLE, f"no node and no type of nodes has the label {key}")
+        for value in sorted(values):
+            term: Term = (key, labels.IN, (value,))
+            placed = self._one_by_one(group, [replace(each, selector=(*each.selector, term)) for each in bundles])
+            if not isinstance(placed, Refusal):
+                return placed
+            refusal = Refusal(placed.verdict, f"where {key} is {value}: {placed.why}", placed.type)
+        return refusal
 
     def _one_by_one(self, group: WaitingGroup, bundles: Sequence[Bundle]) -> list[Bin] | Refusal:
         """Bundles in order of difficulty into the first bin with room; a new one if there is none. All or none."""

@@ -151,6 +151,8 @@ def placement_group(
     """Reserve bundles of resources together, or not at all. Returns a handle at once; its ``wait()`` tells when.
 
     ``strategy``: PACK (few nodes), SPREAD (many), STRICT_PACK (one), STRICT_SPREAD (one for each bundle).
+    ``topology_strategy={KEY: "STRICT_PACK"}``, in the place of ``strategy``: all on nodes that have the same value of
+    the label KEY, such as "ray.io/gpu-domain", whichever that is.
     ``lifetime``: None (until the job that made it ends) or "detached". ``bundle_label_selector``: for each bundle the
     labels that its node must have. Raises ValueError or TypeError for bad values, and PlacementGroupAlreadyExistsError
     for a name that is taken in this namespace.
@@ -163,10 +165,7 @@ def placement_group(
     if not isinstance(name, str):
         raise TypeError(f"name={name!r}: must be a string")
     if topology_strategy is not None:
-        raise ValueError(
-            "topology_strategy is not there: name the domain, bundle_label_selector=[{'ray.io/gpu-domain': 'NAME'}] * "
-            "len(bundles), or have all bundles on one node, strategy='STRICT_PACK'"
-        )
+        strategy = _by_label(topology_strategy, strategy)
     target = NIL_WORKER
     if _soft_target_node_id is not None:
         if strategy != "STRICT_PACK":
@@ -192,6 +191,26 @@ def placement_group(
             raise
         raise PlacementGroupAlreadyExistsError(str(error)) from None
     return PlacementGroup(PlacementGroupID(identifier), shown(wanted))
+
+
+def _by_label(given: Any, strategy: str) -> str:
+    """The strategy that ``topology_strategy`` is. Raises TypeError or ValueError."""
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"topology_strategy={given!r}: must be a dict of one label, {{'ray.io/gpu-domain': 'STRICT_PACK'}}"
+        )
+    if strategy != "PACK":
+        raise ValueError(f"strategy={strategy!r} and topology_strategy exclude each other: leave strategy out")
+    if len(given) != 1:
+        raise ValueError(
+            f"topology_strategy={dict(given)!r}: must name one label, as {{'ray.io/gpu-domain': 'STRICT_PACK'}}"
+        )
+    ((key, how),) = given.items()
+    if how != "STRICT_PACK":
+        raise ValueError(
+            f"topology_strategy[{key!r}]={how!r}: must be 'STRICT_PACK', one value of the label for all bundles"
+        )
+    return m.PACK_BY_LABEL + labels.check_key(key, "topology_strategy")
 
 
 def _bundle_selectors(given: Any, count: int) -> list[Any]:

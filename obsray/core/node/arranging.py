@@ -10,6 +10,7 @@ from obsray.core.node.peers import Peer
 from obsray.core.node.resources import GPU, UNIT, Amounts, Resources
 from obsray.core.protocol import labels
 from obsray.core.protocol.labels import NODE_ID
+from obsray.core.protocol.messages import PACK_BY_LABEL
 
 #: How often a choice is taken back before a search gives up.
 SECOND_THOUGHTS_MAX = 200
@@ -56,12 +57,15 @@ def arrange(
 ) -> list[int] | str:
     """The offer that each bundle goes to, or which bundle lacks what where.
 
-    PACK uses as few nodes as it can, SPREAD as many; STRICT_PACK uses one node, STRICT_SPREAD one for each bundle.
+    PACK uses as few nodes as it can, SPREAD as many; STRICT_PACK uses one node, STRICT_SPREAD one for each bundle;
+    PACK_BY_LABEL uses nodes that have one value of a label in common, and of these as few as it can.
     ``taken`` says how many bundles of the group nodes have already, ``target`` which node is preferred.
     """
     taken = taken or {}
     if not offers:
         return "there is no node"
+    if strategy.startswith(PACK_BY_LABEL):
+        return _in_one_domain(bundles, strategy[len(PACK_BY_LABEL) :], offers, taken, target)
     used = [taken.get(offer.node, 0) for offer in offers]
     needed = len(bundles) + len(taken)
     if strategy == "STRICT_SPREAD" and needed > len(offers) + sum(1 for node in taken if node not in _nodes(offers)):
@@ -82,6 +86,39 @@ def arrange(
         if found is not None:
             return found
     return _lack(bundles, strategy, offers, first)
+
+
+def _in_one_domain(
+    bundles: Sequence[Bundle], key: str, offers: Sequence[Offer], taken: Mapping[bytes, int], target: bytes
+) -> list[int] | str:
+    """As PACK among the nodes with one value of the label: where the group is already, else where most is free."""
+    domains: dict[str, list[int]] = {}
+    for number, offer in enumerate(offers):
+        if key in offer.labels:
+            domains.setdefault(offer.labels[key], []).append(number)
+    if not domains:
+        return f"no node has the label {key}"
+    if taken:
+        there = {offer.labels.get(key, "") for offer in offers if offer.node in taken}
+        domains = {value: numbers for value, numbers in domains.items() if value in there}
+        if not domains:
+            return f"none of the nodes with the same {key} as its other bundles takes more"
+    need = {name for bundle in bundles for name in bundle.amounts}
+    # What counts is the resource of which there is least.
+    totals = {name: sum(max(0, offer.resources.free.get(name, 0)) for offer in offers) or 1 for name in need}
+    shares = {
+        value: min(sum(max(0, offers[n].resources.free.get(name, 0)) for n in numbers) / totals[name] for name in need)
+        for value, numbers in domains.items()
+    }
+    why = ""
+    for value in sorted(domains, key=lambda value: (-shares[value], value)):
+        numbers = domains[value]
+        found = arrange(bundles, "PACK", [offers[number] for number in numbers], taken, target)
+        if not isinstance(found, str):
+            return [numbers[number] for number in found]
+        which = f", the roomiest of {len(domains)}" if len(domains) > 1 else ""
+        why = why or f"{found}; where {key} is {value}{which}"
+    return why
 
 
 def _nodes(offers: Sequence[Offer]) -> set[bytes]:

@@ -9,7 +9,7 @@ from obsray.core.node.resources import Amounts, Resources, amounts_of
 from obsray.core.protocol import labels
 from obsray.core.protocol.labels import Selector
 from obsray.core.protocol.lifecycle import GroupState
-from obsray.core.protocol.messages import GROUP_STRATEGIES
+from obsray.core.protocol.messages import GROUP_STRATEGIES, PACK_BY_LABEL
 from obsray.ids import TASK_ID_BYTES
 from obsray.telemetry.events import Reason
 
@@ -144,7 +144,7 @@ def read_group(spec: dict[str, Any], owner: bytes, home: bytes) -> Group:
     identifier, target, job = spec["group"], spec["target"], spec["job"]
     if not isinstance(identifier, bytes) or len(identifier) != TASK_ID_BYTES or not isinstance(target, bytes):
         raise ValueError("an id of the wrong size")
-    if spec["strategy"] not in GROUP_STRATEGIES or not isinstance(job, int) or job < 0:
+    if not _is_strategy(spec["strategy"]) or not isinstance(job, int) or job < 0:
         raise ValueError("not a strategy, or not a job")
     bundles = _read_bundles(spec["bundles"], spec["selectors"])
     if not bundles:
@@ -153,6 +153,13 @@ def read_group(spec: dict[str, Any], owner: bytes, home: bytes) -> Group:
     return Group(
         identifier, owner, job, name, namespace, spec["strategy"], bundles, bool(spec["detached"]), target, home
     )
+
+
+def _is_strategy(strategy: Any) -> bool:
+    if isinstance(strategy, str) and strategy.startswith(PACK_BY_LABEL):
+        labels.check_key(strategy[len(PACK_BY_LABEL) :], "strategy")
+        return True
+    return strategy in GROUP_STRATEGIES
 
 
 def _read_bundles(bundles: Any, selectors: Any) -> list[Bundle]:

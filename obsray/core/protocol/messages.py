@@ -324,9 +324,9 @@ class DescribeJob(NamedTuple):
 class CreateGroup(NamedTuple):
     """Client -> node: reserve these bundles, all or nothing; the answer is Reply(request) once it is *registered*.
 
-    ``spec`` keys: "group" 16 bytes, "name" str or "", "namespace" str, "strategy" out of ``GROUP_STRATEGIES``,
-    "bundles" list of fixed point dicts, "selectors" list of selectors (one for each bundle, or empty), "detached" bool,
-    "job" int, "target" 8 bytes (the node preferred for all, or nil).
+    ``spec`` keys: "group" 16 bytes, "name" str or "", "namespace" str, "strategy" out of ``GROUP_STRATEGIES`` or
+    ``PACK_BY_LABEL`` with a key, "bundles" list of fixed point dicts, "selectors" list of selectors (one for each
+    bundle, or empty), "detached" bool, "job" int, "target" 8 bytes (the node preferred for all, or nil).
     """
 
     request: int
@@ -355,6 +355,8 @@ class WatchGroup(NamedTuple):
 PLACEMENT_FIELDS = ("group", "bundle", "node", "soft", "selectors", "preferred", "spread", "near", "near_bytes")
 
 GROUP_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+#: Before the key of a label: on nodes that have the same value of it, whichever that is.
+PACK_BY_LABEL = "STRICT_PACK by "
 
 #: Methods of ``Request``: what they take -> what the reply holds.
 NODE_METHODS: dict[str, str] = {

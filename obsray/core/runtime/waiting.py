@@ -42,6 +42,9 @@ class Waiter:
         self.sources: Sequence[Any] = ()
         self.began, self.noticed = 0.0, False
 
+    def __repr__(self) -> str:
+        return f"a wait for {self.missing} more, first {self.first.hex()}"
+
     def on_ready(self, entry: Entry | None) -> None:
         self.missing -= 1
         if self.fail_fast and entry is not None and entry.failed:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from obsray.core import options as opts
+from obsray.core.protocol.messages import PACK_BY_LABEL
 from obsray.telemetry.events import TaskType
 from obsray.telemetry.tables import NS
 
@@ -152,6 +153,7 @@ class PlacementGroupState(StateRow):
     state: str
     # detail
     strategy: str | None = None
+    topology_strategy: dict[str, str] | None = None
     bundles: list[dict[str, Any]] | None = None
     is_detached: bool | None = None
     namespace: str | None = None
@@ -414,13 +416,15 @@ def group_row(row: _Row) -> PlacementGroupState:
         }
         for index, amounts in enumerate(row["bundle_amounts"])
     ]
-    waited = row["pending_seconds"]
+    waited, strategy = row["pending_seconds"], row["strategy"]
+    label = strategy[len(PACK_BY_LABEL) :] if strategy.startswith(PACK_BY_LABEL) else ""
     return PlacementGroupState(
         placement_group_id=row["group_id"],
         name=row["name"],
         creator_job_id=row["job_id"],
         state=row["state"],
-        strategy=row["strategy"],
+        strategy=strategy,
+        topology_strategy={label: "STRICT_PACK"} if label else None,
         bundles=bundles,
         is_detached=row["detached"],
         namespace=row["namespace"],

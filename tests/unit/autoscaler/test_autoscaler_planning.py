@@ -212,6 +212,20 @@ def test_a_strict_pack_that_fits_on_one_node_gets_one():
     assert started(found) == {"large": 1}
 
 
+def test_a_group_by_label_gets_nodes_of_one_value():
+    kinds = configured({"a": cpus(2, most=1, labels={"zone": "a"}), "b": cpus(2, labels={"zone": "b"}), "none": cpus(8)})
+    by_zone = group("STRICT_PACK by zone", *[units(CPU=2)] * 3)
+    assert started(plan(kinds, View([], groups=[by_zone]), [])) == {"b": 3}
+    here = node(0, free=2, total=2, labels={"zone": "b"})
+    assert started(plan(kinds, View([here], groups=[by_zone]), [])) == {"b": 2}
+    bound = group("STRICT_PACK by zone", *[units(CPU=2)] * 2, taken={named(0): 1})
+    there = node(0, free=0, total=2, labels={"zone": "a"})
+    found = plan(kinds, View([there], groups=[bound]), [])
+    assert started(found) == {} and verdicts(found) == {"AT_MAX": 1} and "zone is a" in found.judgements[0].why
+    nowhere = plan(kinds, View([], groups=[group("STRICT_PACK by rack", units(CPU=1))]), [])
+    assert verdicts(nowhere) == {"INFEASIBLE": 1} and "label rack" in nowhere.judgements[0].why
+
+
 def test_a_group_that_lost_a_node_keeps_away_from_those_it_has():
     kinds = configured({"small": cpus(2)})
     lost = group("STRICT_SPREAD", units(CPU=1), taken={named(0): 1})
@@ -240,7 +254,7 @@ _DEMANDS = st.lists(st.builds(Waiting, _AMOUNTS, st.integers(1, 12), _SELECTORS)
 _GROUPS = st.lists(
     st.builds(
         WaitingGroup, st.binary(min_size=16, max_size=16),
-        st.sampled_from(["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]),
+        st.sampled_from(["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD", "STRICT_PACK by zone"]),
         st.lists(st.tuples(_AMOUNTS, st.just(())), min_size=1, max_size=4).map(tuple),
     ), max_size=2,
 )  # fmt: skip

@@ -95,6 +95,36 @@ def test_the_wished_node_is_taken_if_it_has_room():
     assert arrange(bundles(2, 1), "STRICT_PACK", there, target=there[2].node) == [0, 0]
 
 
+def domains(*cpus_of: tuple[str, float]) -> list[Offer]:
+    """Nodes with the label ``domain``, "" for none."""
+    return [
+        Offer(node_id(n), {"domain": name} if name else {}, Resources({"CPU": round(each * UNIT)}))
+        for n, (name, each) in enumerate(cpus_of)
+    ]
+
+
+def test_bundles_by_label_go_to_nodes_that_share_its_value_and_to_few_of_them():
+    strategy = f"{m.PACK_BY_LABEL}domain"
+    there = domains(("a", 2), ("b", 2), ("", 8), ("b", 2), ("a", 1))
+    assert arrange(bundles(1, 1, 1, 1), strategy, there) == [1, 1, 3, 3]
+    assert arrange(bundles(1, 1), strategy, there) in ([1, 1], [3, 3])
+    assert arrange(bundles(2, 1), strategy, domains(("a", 2), ("b", 2), ("a", 1))) == [0, 2]
+    text = arrange(bundles(2, 2, 1), strategy, there)
+    assert isinstance(text, str) and "bundle 2 lacks CPU" in text and "where domain is b, the roomiest of 2" in text
+    assert arrange(bundles(1), strategy, domains(("", 4))) == "no node has the label domain"
+
+
+def test_bundles_by_label_that_are_placed_again_go_to_where_the_others_are():
+    there = domains(("a", 1), ("b", 9), ("a", 2))
+    strategy = f"{m.PACK_BY_LABEL}domain"
+    assert arrange(bundles(1), strategy, there, {there[0].node: 1}) == [0]
+    assert arrange(bundles(2), strategy, there, {there[0].node: 1}) == [2]
+    text = arrange(bundles(4), strategy, there, {there[0].node: 1})
+    assert isinstance(text, str) and "where domain is a" in text
+    gone = {node_id(7): 1}
+    assert "as its other bundles takes more" in arrange(bundles(1), strategy, there, gone)
+
+
 def test_what_is_lacking_names_the_closest_node():
     text = arrange(bundles(1, 5), "PACK", offers(1, 4, 2))
     closest = f"on node {node_id(1).hex()[:8]}, the closest of 3, once bundle 0 had room"
