@@ -213,7 +213,9 @@ def test_a_strict_pack_that_fits_on_one_node_gets_one():
 
 
 def test_a_group_by_label_gets_nodes_of_one_value():
-    kinds = configured({"a": cpus(2, most=1, labels={"zone": "a"}), "b": cpus(2, labels={"zone": "b"}), "none": cpus(8)})
+    kinds = configured(
+        {"a": cpus(2, most=1, labels={"zone": "a"}), "b": cpus(2, labels={"zone": "b"}), "none": cpus(8)}
+    )
     by_zone = group("STRICT_PACK by zone", *[units(CPU=2)] * 3)
     assert started(plan(kinds, View([], groups=[by_zone]), [])) == {"b": 3}
     here = node(0, free=2, total=2, labels={"zone": "b"})
