@@ -255,6 +255,7 @@ class _Recording:
             ring.intern("word_count"), at + 500_000, at + 600_000, started,
         )  # fmt: skip
         ring.running(0, task, started, ring.intern("word_count"), 0)
+        ring.told(0, started)
         pid = os.getpid() + len(made.workers)
         node.worker_died(
             at + 500_000_000,
@@ -364,6 +365,7 @@ class _Recording:
                 ring.intern("long_wait"), at + 1_000_000, at + 1_500_000, started,
             )  # fmt: skip
             ring.running(made.workers.index(worker), task, started, ring.intern("long_wait"), 0)
+            ring.told(made.workers.index(worker), started)
             if which == "blocked_task":
                 ring.task_blocked(started + 5_000_000, task, int(WaitKind.GET), 1, made.put_object)
             worker = made.workers[1]

@@ -81,8 +81,11 @@ def _wait_for_somebody(session: Session, frame: FrameType) -> socket.socket:
     running = session.local.running
     task = running.loaded.name if running is not None else "this process"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(socket_path(path))
+        # Whoever sees it can connect.
+        unready = path.with_name(f"new-{path.name}")
+        listener.bind(socket_path(unready))
         listener.listen(1)
+        unready.rename(path)
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         print(f"{task} waits in the debugger at {where}: run `obsray debug {os.getpid()}`", file=sys.stderr, flush=True)
         try:

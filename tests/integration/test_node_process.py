@@ -67,7 +67,7 @@ def main(session, worker, place):
                 node.sendall(connection.pack([(19,)]))
                 return
             if message[0] == 39:
-                node.sendall(connection.pack([(13, message[1]["actor"])]))
+                node.sendall(connection.pack([(13, message[1]["actor"], os.getpid())]))
                 if "raise" in message[1]["class_name"]:
                     print("last words", file=sys.stderr)
                     os.abort()

@@ -126,6 +126,7 @@ class Scene:
         ring.task_started(
             self.tick(0.005), task, attempt, 1, 1, actor, ring.intern(name), began - 2 * MS, began - MS, began
         )
+        ring.told(0, began)
 
     def block(self, task: bytes, worker: bytes, wanted: bytes, kind: WaitKind = WaitKind.GET, count: int = 1) -> None:
         self.rings[worker].task_blocked(self.tick(), task, int(kind), count, wanted)
