@@ -14,7 +14,7 @@ import pytest
 import obsray
 from obsray import exceptions
 from tests.integration.programs import eventually, views
-from tests.reliability.oracle import Oracle
+from tests.reliability.oracle import checked_runtime
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -22,14 +22,8 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[Path]:
     """One runtime for all tests here."""
-    context = obsray.init(num_cpus=2, include_dashboard=False)
-    directory = Path(context.address_info["session_dir"])
-    try:
-        oracle = Oracle(directory)
+    with checked_runtime() as directory:
         yield directory
-        oracle.check()
-    finally:
-        obsray.shutdown()
 
 
 def once(marker: Path | None) -> bool:

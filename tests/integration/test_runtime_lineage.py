@@ -13,7 +13,7 @@ import pytest
 import obsray
 from obsray import exceptions
 from tests.integration.programs import eventually, views
-from tests.reliability.oracle import Oracle
+from tests.reliability.oracle import checked_runtime
 
 pytestmark = pytest.mark.timeout(120)
 MB = 1 << 20
@@ -21,14 +21,8 @@ MB = 1 << 20
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Path]:
-    context = obsray.init(num_cpus=2, include_dashboard=False, object_store_memory=64 * MB)
-    directory = Path(context.address_info["session_dir"])
-    try:
-        oracle = Oracle(directory)
+    with checked_runtime(object_store_memory=64 * MB) as directory:
         yield directory
-        oracle.check()
-    finally:
-        obsray.shutdown()
 
 
 @pytest.fixture

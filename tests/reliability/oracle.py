@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,16 @@ def command_of(process: psutil.Process) -> str:
         return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return ""
+
+
+@contextlib.contextmanager
+def checked_runtime(**options: Any) -> Iterator[Path]:
+    """A runtime of its own without a dashboard: its session's directory. At the end everything must be in order."""
+    context = obsray.init(**{"num_cpus": 2, "include_dashboard": False, **options})
+    directory = Path(context.address_info["session_dir"])
+    try:
+        oracle = Oracle(directory)
+        yield directory
+        oracle.check()
+    finally:
+        obsray.shutdown()
