@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,18 +84,19 @@ class _Pulse:
 class Gathering:
     """``snapshots`` is what has come and is to be stored.
 
-    ``specification``: faults to inject on purpose, recorded by ``emitter``.
+    ``specification``: faults to inject on purpose, recorded by ``emitter``. ``over``: the nodes of which an earlier
+    collector has said that nothing more comes.
     """
 
     def __init__(
         self, session: Path, node: str, token: bytes, specification: str = "", emitter: Emitter | None = None,
-        logs_bytes_max: int = 1 << 30,
+        logs_bytes_max: int = 1 << 30, over: Collection[bytes] = (),
     ) -> None:  # fmt: skip
         chaos.activate(specification, ProcessKind.COLLECTOR, bytes.fromhex(node), emitter or Silent())
         self.snapshots: queue.Queue[Snapshot] = queue.Queue(WAITING_MAX)
         self._session, self._node, self._token = session, node, token
         self._logs_bytes_max = logs_bytes_max
-        self._known: set[str] = set()
+        self._known = {node, *(other.hex() for other in over)}
         self._alive: dict[str, bool] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="obsray-telemetry-gathering", daemon=True)
@@ -106,19 +108,14 @@ class Gathering:
 
     def _watch(self) -> None:
         """Begin with every node that joins, also if it has left again until it is seen."""
-        first = True
         while not self._stopping.wait(LOOK_SECONDS):
             nodes = session_file.read(self._session).get("nodes") or {}
             for node, facts in nodes.items():
                 self._alive[node] = bool(facts.get("alive"))
-                if first and not facts.get("alive"):
-                    # An earlier collector has taken what there was.
-                    self._known.add(node)
-                if node not in self._known and node != self._node:
+                if node not in self._known:
                     self._known.add(node)
                     name = f"obsray-telemetry-{node[:8]}"
                     threading.Thread(target=self._gather, args=(node, facts["address"]), name=name, daemon=True).start()
-            first = False
 
     def _gather(self, node: str, address: str) -> None:
         """Take what is new until the node is dead or has said all."""

@@ -27,7 +27,7 @@ from obsray.telemetry.events import OutputStream
 from obsray.telemetry.log_bounds import LogBounds
 from obsray.telemetry.rings import process_alive
 from obsray.telemetry.spine import NO_ROOM
-from obsray.telemetry.store import remove_old_sessions
+from obsray.telemetry.store import Store, remove_old_sessions
 
 #: What serves /metrics. Named, not imported: this layer knows nothing of the ones above, and works without them.
 EXPORTER = "obsray.metrics.exporter"
@@ -121,7 +121,7 @@ class Process:
             chaos = (self.config.chaos, self.collector.ring)
             if facts.get("head"):
                 self.gathering = importlib.import_module(GATHERING).Gathering(
-                    self.session_dir, facts["node"], token, *chaos, self.config.logs_bytes_max
+                    self.session_dir, facts["node"], token, *chaos, self.config.logs_bytes_max, self._nodes_over()
                 )
             else:
                 self.serving = importlib.import_module(SERVING).Serving(
@@ -129,6 +129,10 @@ class Process:
                 )
         except Exception:
             log.exception("no telemetry across nodes")
+
+    def _nodes_over(self) -> set[bytes]:
+        """The nodes of which an earlier collector of this session has taken all that there was."""
+        return {row["node"] for row in Store(self.session_dir).rows("node_records_ended")}
 
     def send_spans(self) -> None:
         """Have the spans of the session sent, if the environment says where. Telemetry goes on if that fails."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from typing import Any
 
+import psutil
 import pytest
 
 import obsray
@@ -29,6 +31,13 @@ def cluster():
 
 def store() -> Store:
     return Store.open(obsray.get_runtime_context()._session.directory)
+
+
+def collectors(opened: Store) -> set[int]:
+    """The process ids of the collectors of this session that live."""
+    command = ["obsray.telemetry.process", "--session-dir", str(opened.session_dir)]
+    found = psutil.process_iter(["cmdline"])
+    return {process.pid for process in found if (process.info["cmdline"] or [])[-3:] == command}
 
 
 def ran_on(opened: Store, node: str) -> set[bytes]:
@@ -81,6 +90,22 @@ def test_of_a_node_that_leaves_as_soon_as_it_has_joined_everything_is_at_the_hea
 
     # What was taken over is stored a moment later.
     eventually(lambda: told() == (3 if graceful else 0))
+
+
+def test_a_collector_that_follows_a_killed_one_says_nothing_again_of_nodes_that_are_gone(cluster):
+    gone = cluster.add_node(num_cpus=1)
+    cluster.remove_node(gone, allow_graceful=True)
+    opened = store()
+    eventually(lambda: opened.rows("node_records_ended"))
+    (killed,) = collectors(opened)
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: collectors(opened) - {killed})
+    node = cluster.add_node(num_cpus=1)
+    obsray.get(obsray.remote(os.getpid).remote())
+    # It has looked at all nodes once it has what this one recorded.
+    eventually(lambda: ran_on(opened, node.node_id))
+    said = opened.rows("node_records_ended")
+    assert [(row["node"].hex(), row["complete"]) for row in said] == [(gone.node_id, 1)], said
 
 
 #: What Python runs first in every process that has its directory in PYTHONPATH.

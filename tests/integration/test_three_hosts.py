@@ -161,8 +161,5 @@ def test_a_slow_transfer_holds_nobody_up_and_survives_a_reset(bridge):
     """C6: a slow link, then a reset in the middle; ``wait`` returns on time, and the bytes are right in the end."""
     run(bridge, SLOW)
 
-    def told() -> bool:
-        rows = views(bridge.hosts[2].session).store.rows("transfer_retried")
-        return any("reset" in row["error"] and row["received_bytes"] >= 1 << 20 for row in rows)
-
-    eventually(told)
+    rows = eventually(lambda: views(bridge.hosts[2].session).store.rows("transfer_retried"))
+    assert any("reset" in row["error"] and row["received_bytes"] >= 1 << 20 for row in rows), rows
