@@ -8,7 +8,9 @@ Tasks of one *shape* (resources and environment) share a queue and leases. Dispa
 * Recall: if a task runs much longer than its function's mean, what was pushed behind it is taken back. If it turns out
   that the task was short and its worker only had no CPU, the next recall takes twice as long to come: where everybody
   waits for a CPU, handing the same tasks to and fro makes it worse.
-* Order within a shape is first in, first out; retries go to the front.
+* Order within a shape is first in, first out. What comes back from a worker (recalled, retried, lost with it) goes
+  before all that no worker had, oldest first. It is never pushed behind a younger task: that may wait for this one, for
+  reasons that only user code knows, and all other workers be given younger ones before it can be recalled.
 
 Invariants: a task is in exactly one of: arguments missing, its shape's queue, one lease's ``in_flight``, ended.
 ``lease.load_ns`` is the sum of the estimates of its ``in_flight``.
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from obsray.config import Config
@@ -124,7 +127,10 @@ class Dispatcher:
         if task.arguments is not None and (self.ownership.places or task.shape.base is not task.shape):
             task.shape = self._shape_near(task)
         shape = task.shape
-        shape.queue.append(task)
+        if task.estimate_ns:
+            shape.put_back(task)
+        else:
+            shape.queue.append(task)
         self.active.add(shape)
 
     def _shape_near(self, task: Task) -> Shape:
@@ -171,6 +177,8 @@ class Dispatcher:
                 self._refuse_queued(shape)
                 continue
             if shape.queue:
+                if shape.unsorted:
+                    shape.sort()
                 for lease in shape.leases:
                     self._fill(lease, shape.queue, now, time_ns)
                     if not shape.queue:
@@ -178,10 +186,11 @@ class Dispatcher:
             self._demand(shape, time_ns)
 
     def _fill(self, lease: Lease, queue: deque[Task], now: float, time_ns: int) -> None:
-        if lease.blocked or lease.reclaimed or lease.retire:
+        # What is pushed behind a recall would overtake what the worker gives back for it.
+        if lease.blocked or lease.recalled or lease.reclaimed or lease.retire:
             return
         in_flight, window, alone = lease.in_flight, self._window_ns, lease.shape.spread
-        was_idle = not in_flight
+        was_idle, youngest = not in_flight, b""
         while queue:
             task = queue[0]
             if task.state is not TaskState.QUEUED:
@@ -193,6 +202,10 @@ class Dispatcher:
                 alone or not estimate or lease.load_ns + estimate > window or len(in_flight) >= self._tasks_max
             ):
                 break
+            if task.estimate_ns and in_flight:
+                youngest = youngest or max(in_flight)
+                if task.id < youngest:
+                    break
             queue.popleft()
             if task.arguments is not None and self.lineage.losses and self.lineage.waits_again(task):
                 continue
@@ -300,6 +313,8 @@ class Dispatcher:
         shape.leases.append(lease)
         shape.wanted = max(0, shape.wanted - 1)
         # At once: the node may ask for it back in the same breath, and a grant that runs nothing would go on for ever.
+        if shape.unsorted:
+            shape.sort()
         self._fill(lease, shape.queue, now, time_ns)
         self.active.add(shape)
 
@@ -390,7 +405,7 @@ class Dispatcher:
         suspect.function.mean_ns = min(suspect.function.mean_ns, suspect.mean_ns or run_ns or 1)
 
     def returned(self, worker: bytes, identifiers: list[bytes], reason: int, time_ns: int) -> None:
-        """A worker gave back tasks it had not started: they go to the front of the queue, in order."""
+        """A worker gave back tasks it had not started: they go to the front of the queue, oldest first."""
         for lease in self.by_worker.get(worker, ()):
             lease.recalled = False
             if reason == Reason.BLOCKED_IN_GET:
@@ -422,7 +437,7 @@ class Dispatcher:
             task.dispatched_to = None
             advance(task, TaskState.QUEUED)
             if not self.lineage.waits_again(task):
-                task.shape.queue.appendleft(task)
+                task.shape.put_back(task)
         self.active.add(lease.shape)
         if not lease.in_flight and lease.reclaimed:
             self._give_back(lease, Reason.RECLAIMED_FOR_OTHERS)
@@ -453,13 +468,13 @@ class Dispatcher:
         return min((due - now for due, _, _ in self.paused if due is not None), default=None)
 
     def requeue(self, task: Task) -> None:
-        """A task goes back to the front of its queue."""
+        """A task goes back in line, among others that came back and before all that no worker had."""
         if task.cancelled:
             self.verdicts.cancelled(task)
             return
         task.dispatched_to = None
         advance(task, TaskState.QUEUED)
-        task.shape.queue.appendleft(task)
+        task.shape.put_back(task)
         self.active.add(task.shape)
 
     # --- results ------------------------------------------------------------------------------------------------------
@@ -530,7 +545,6 @@ class Dispatcher:
         for lease in list(self.by_worker.get(worker, ())):
             lease.progress_at = now
             lease.blocked = False
-            lease.recalled = False
             suspect = lease.suspect
             if suspect is not None and suspect.task not in lease.in_flight:
                 run_ns = next((result[5] for result in results if result[0] == suspect.task), 0)
@@ -615,6 +629,9 @@ class Dispatcher:
         for shape in self.shapes.values():
             queued = [task.id for task in shape.queue if task.state is TaskState.QUEUED]
             assert len(queued) == len(set(queued)), "a task is queued twice"
+            back = [task.id for task in shape.queue if task.estimate_ns]
+            assert back == [task.id for task in islice(shape.queue, len(back))], "what came back is not first"
+            assert shape.unsorted or back == sorted(back), "those that came back are not in order"
 
 
 def _number_of(shape: Shape) -> int:

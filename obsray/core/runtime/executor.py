@@ -275,7 +275,7 @@ class Executor:
                 back.append(running.task)
             else:
                 stay.append(running)
-        self.queue.extendleft(reversed(stay))
+        self.queue.extend(stay)
         link.send(m.encode(m.Returned(back, int(Reason.FAIRNESS))))
 
     def _on_cancel(self, link: Link, message: m.Message) -> None:
@@ -327,18 +327,22 @@ class Executor:
         """An owner is gone: nobody wants its tasks."""
         self.producers.link_closed(link)
         stay = [running for running in self._take_queue() if running.link is not link]
-        self.queue.extendleft(reversed(stay))
+        self.queue.extend(stay)
         if stay:
             # The main thread may have looked in between and gone to sleep.
             self.session.reactor.wake()
 
     def _take_queue(self) -> list[Any]:
-        """All that waits, in order; the main thread may take from the front meanwhile, without a lock."""
+        """All that waits, in order; the main thread may take from the front meanwhile, without a lock.
+
+        From the back: what the main thread begins meanwhile is older than all that is taken.
+        """
         taken = []
         while True:
             try:
-                taken.append(self.queue.popleft())
+                taken.append(self.queue.pop())
             except IndexError:
+                taken.reverse()
                 return taken
 
     # --- blocking -------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Shape:
 
     __slots__ = (
         "base", "inherited", "leases", "name", "name_number", "number", "placement", "queue", "refusal", "resources",
-        "runtime", "spread", "wanted",
+        "runtime", "spread", "unsorted", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -51,12 +51,33 @@ class Shape:
         self.name_number = name_number
         self.resources = resources
         self.runtime = runtime
+        #: First those that a worker had already, oldest first, then those that never left the line.
         self.queue: deque[Task] = deque()
+        #: Some of the former were put at the front since somebody looked at their order.
+        self.unsorted = False
         self.leases: list[Lease] = []
         self.inherited = inherited
         self.refusal: tuple[str, str] | None = None
         #: What the node was last told this process wants more than it holds.
         self.wanted = 0
+
+    def put_back(self, task: Task) -> None:
+        """A task that a worker had goes before all that none had."""
+        self.queue.appendleft(task)
+        self.unsorted = True
+
+    def sort(self) -> None:
+        """Those that came back are oldest first again, in whatever order they came."""
+        self.unsorted = False
+        queue, back = self.queue, list[Task]()
+        while queue and queue[0].estimate_ns:
+            back.append(queue.popleft())
+        back.sort(key=_id_of, reverse=True)
+        queue.extendleft(back)
+
+
+def _id_of(task: Task) -> bytes:
+    return task.id
 
 
 class Suspect(NamedTuple):
@@ -108,6 +129,7 @@ class Lease:
         self.batch = 0
         self.tasks = 0
         self.blocked = False
+        #: It was asked for what it has not begun, and has not answered yet.
         self.recalled = False
         self.reclaimed = False
         self.retire = False

@@ -132,6 +132,7 @@ class Task:
         self.actor: Any = None
         self.dispatched_to: Any = None
         self.cancelled = False
+        #: How long it is thought to run, since a worker was given it first; 0: none was.
         self.estimate_ns = 0
         #: Told when the task ends without a value (streams, actors).
         self.ended: Callable[[Task, bytes], None] | None = None

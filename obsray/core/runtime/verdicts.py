@@ -163,7 +163,9 @@ class Verdicts:
                     return
                 sentence += f"; workers that ran it were killed for memory {kills} times (oom_retries_max)"
             else:
-                self._again(task, outcome, death.worker, sentence, self._pause(task))
+                # Those that had ended there, and of which no word came, did not end it.
+                pause = self._pause(task) if not death.started or ran_last(task, death) else 0.0
+                self._again(task, outcome, death.worker, sentence, pause)
                 return
         message = f"{task.function.name} did not finish: {sentence}, and no retries are left"
         if death.tail:

@@ -178,6 +178,63 @@ def test_what_waits_behind_a_slow_task_is_recalled_and_runs_elsewhere_in_its_old
     bench.check()
 
 
+def test_what_workers_give_back_or_lose_is_oldest_first_whoever_gave_it_back_first():
+    bench = Bench(pipeline_seconds=0.002)
+    warm(bench, run_ns=MS // 2)
+    bench.grant(OTHER)
+    tasks = bench.submit(10, retries=3)
+    bench.run()
+    early, late = (bench.dispatcher.by_worker[worker][0].in_flight for worker in (WORKER, OTHER))
+    assert [*early, *late] == ids(tasks[:8])
+    bench.dispatcher.returned(WORKER, ids(tasks[1:4]), Reason.BLOCKED_IN_GET, 0)
+    bench.dispatcher.returned(OTHER, ids(tasks[6:8]), Reason.BLOCKED_IN_GET, 0)
+    news = death(OTHER, tasks[4].id)
+    for lost in bench.dispatcher.worker_died(OTHER):
+        bench.verdicts.crashed(lost, news, lost is tasks[4])
+    bench.run()
+    assert ids(list(bench.shape.queue)) == ids(tasks[1:])
+    bench.check()
+
+
+def test_a_task_that_came_back_is_not_pushed_behind_a_younger_one_which_may_wait_for_it():
+    bench = Bench(pipeline_seconds=0.002)
+    warm(bench, run_ns=MS // 2)
+    bench.grant(OTHER)
+    old, young = bench.submit(2, retries=3, function=Function(b"new", "new", b""))
+    others = bench.submit(3)
+    bench.run()
+    bench.pushed()
+    young.function.mean_ns = bench.function.mean_ns
+    crash(bench, death(WORKER, old.id))
+    lease = bench.dispatcher.by_worker[OTHER][0]
+    lease.load_ns, young.estimate_ns = 1000, 1000
+    bench.run()
+    assert list(lease.in_flight) == [young.id] and ids(list(bench.shape.queue)) == ids([old, *others])
+    bench.grant()
+    bench.run()
+    assert bench.pushed()[:1] == [old.id]
+    assert next(iter(bench.dispatcher.by_worker[WORKER][0].in_flight)) == old.id
+    bench.check()
+
+
+def test_nothing_is_pushed_after_a_recall_before_it_is_answered_so_nothing_younger_overtakes():
+    bench = Bench(recall_seconds=0.01)
+    warm(bench, run_ns=1000)
+    first, second, third = bench.submit(3)
+    bench.run()
+    younger = bench.submit(2)
+    bench.pushed()
+    assert _recall_after(bench, 0.011)
+    # Sent before the recall came there: the worker only had no CPU.
+    bench.done(first, run_ns=1000)
+    bench.run()
+    assert bench.pushed() == []
+    bench.dispatcher.returned(WORKER, ids([second, third]), Reason.FAIRNESS, 0)
+    bench.run()
+    assert bench.pushed() == ids([second, third, *younger])
+    bench.check()
+
+
 def _recall_after(bench: Bench, seconds: float) -> bool:
     """Whether what waits is recalled once no answer has come for so long."""
     bench.now += seconds
@@ -500,7 +557,20 @@ def test_a_task_that_ends_its_workers_waits_longer_each_time_and_holds_up_nobody
     assert list(bench.shape.queue) == [other]
     assert bench.dispatcher.tick(bench.now + 0.1, 0) is not None and list(bench.shape.queue) == [other]
     bench.dispatcher.tick(bench.now + 0.5, 0)
-    assert list(bench.shape.queue) == [other, task] and not bench.dispatcher.paused
+    assert list(bench.shape.queue) == [task, other] and not bench.dispatcher.paused
+    bench.check()
+
+
+def test_a_task_whose_result_was_lost_with_a_worker_is_not_held_to_have_ended_it():
+    bench = Bench()
+    warm(bench)
+    done, guilty = bench.submit(2, retries=-1)
+    for paused in ([], [guilty]):
+        bench.run()
+        crash(bench, death(WORKER, guilty.id))
+        bench.grant()
+        assert [task for _, _, task in bench.dispatcher.paused] == paused
+    assert (done.attempt, guilty.attempt) == (2, 2) and done.state is TaskState.DISPATCHED
 
 
 def test_a_task_that_is_cancelled_during_its_pause_does_not_come_back():

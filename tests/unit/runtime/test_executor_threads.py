@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections import deque
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -54,6 +55,32 @@ def test_no_result_is_lost_while_another_thread_sends(executor):
     found = [number for batch in link.sent for (number,) in batch]
     assert len(found) == RESULTS, f"{RESULTS - len(found)} results were lost"
     assert found == list(range(RESULTS))
+
+
+class Shared(deque):
+    """A queue from whose front the main thread takes one each time that another thread has taken one."""
+
+    def __init__(self, waiting) -> None:
+        super().__init__(waiting)
+        self.begun: list[Any] = []
+
+    def _main_thread(self, taken: Any) -> Any:
+        if self:
+            self.begun.append(deque.popleft(self))
+        return taken
+
+    def pop(self) -> Any:
+        return self._main_thread(super().pop())
+
+    def popleft(self) -> Any:
+        return self._main_thread(super().popleft())
+
+
+def test_what_the_main_thread_begins_during_a_recall_is_older_than_all_that_goes_back(executor):
+    executor.queue = Shared(range(100))
+    back = executor._take_queue()
+    begun = executor.queue.begun
+    assert begun + back == list(range(100)) and begun and back
 
 
 def test_what_waits_can_be_looked_through_while_the_main_thread_takes_from_it(executor):
