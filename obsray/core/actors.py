@@ -112,9 +112,7 @@ class ActorClass(Generic[T]):
             if found is not None and not found._client.is_ending():
                 return found
         self._check_order()
-        bounds, check = signature_of(self._class.__init__, skip_first=True)
-        if self._class.__init__ is object.__init__:
-            bounds, check = (0, 0), _no_arguments(self.__name__)
+        bounds, check = self._signature()
         check(args, kwargs)
         if not self._blob or (self._bindings is not None and self._bindings.changed()):
             self._blob = pickled_once(self._class)
@@ -233,8 +231,18 @@ class ActorClass(Generic[T]):
             "arguments": None,
         }
 
+    def _signature(self) -> tuple[tuple[int, int], Callable[[Any, Any], None]]:
+        """How many arguments its constructor takes, and a check of them."""
+        if self._class.__init__ is object.__init__:
+            return (0, 0), _no_arguments(self.__name__)
+        return signature_of(self._class.__init__, skip_first=True)
+
     def bind(self, /, *args: Any, **kwargs: Any) -> ClassNode:
-        """An actor for a graph (``obsray.dag``); ``.method.bind(...)`` describes a call of it."""
+        """An actor for a graph (``obsray.dag``); ``.method.bind(...)`` describes a call of it.
+
+        Raises TypeError for arguments that its constructor does not take.
+        """
+        self._signature()[1](args, kwargs)
         return ClassNode(self, args, kwargs)
 
     def __repr__(self) -> str:

@@ -180,7 +180,11 @@ class RemoteFunction(Generic[P, C]):
         return self.options(**options).remote(*(args or ()), **(kwargs or {}))
 
     def bind(self, /, *args: Any, **kwargs: Any) -> FunctionNode:
-        """A call for a graph (``obsray.dag``): described, not made. Arguments may be other such calls."""
+        """A call for a graph (``obsray.dag``): described, not made. Arguments may be other such calls.
+
+        Raises TypeError for arguments that do not fit the signature.
+        """
+        signature_of(self._function, skip_first=False)[1](args, kwargs)
         return FunctionNode(self, args, kwargs)
 
     def __repr__(self) -> str:

@@ -140,6 +140,7 @@ class _UnboundMethod:
 
     def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
         owner = self._owner
+        owner._class._methods[self._name].check(args, kwargs)
         node = ClassMethodNode(owner, self._name, args, kwargs, self._options, owner._newest)
         owner._newest = node
         return node

@@ -254,7 +254,12 @@ class ActorMethod:
         return copy
 
     def bind(self, /, *args: Any, **kwargs: Any) -> Any:
-        """A call for a graph (``obsray.dag``): described, not made. A tuple of its results if it has several."""
+        """A call for a graph (``obsray.dag``): described, not made. A tuple of its results if it has several.
+
+        Raises TypeError for arguments that the method does not take.
+        """
+        if self._info is not None:
+            self._info.check(args, kwargs)
         handle: ActorHandle[Any] = ActorHandle(self._client.id, self._meta, self._session, self._reference)
         returns = {**(self._info.options if self._info is not None else {}), **self._options}.get("num_returns")
         return results_of(ClassMethodNode(handle, self._name, args, kwargs, self._options), returns)

@@ -28,7 +28,7 @@ _WINDOW_KEPT = 131_072
 HELD_NS = 60 * _NS
 HELD_MAX = 200_000
 #: Outcomes of attempts of which no worker told the end.
-_SILENT = frozenset({Outcome.WORKER_DIED, Outcome.OOM})
+_SILENT = frozenset({Outcome.WORKER_DIED, Outcome.OOM, Outcome.NODE_DIED})
 #: An attempt before this one has ended, and was counted.
 _COUNTED = 0
 #: Attempts that are remembered to follow another one.

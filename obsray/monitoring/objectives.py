@@ -15,7 +15,7 @@ PERIOD_DAYS = 30
 #: Outcomes that are the runtime's fault: user code that raises, and what users cancel, cost no budget.
 BAD_OUTCOMES = (
     "worker_died", "oom", "lost_argument", "actor_died", "system_error", "environment_failed", "actor_unavailable",
-    "result_lost",
+    "result_lost", "node_died",
 )  # fmt: skip
 
 

@@ -143,6 +143,8 @@ class Outcome(IntEnum):
     RESULT_LOST = 12
     #: Every process there may be waited for others.
     NESTED_TOO_DEEP = 13
+    #: Its worker was lost with its node.
+    NODE_DIED = 14
 
 
 class DeathCause(IntEnum):

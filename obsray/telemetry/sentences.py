@@ -103,6 +103,7 @@ def _task_finished(r: Row, n: Names) -> str:
     outcome = {
         "ok": f"finished, {size(r['result_bytes'])} of result", "app_error": "failed: the function raised",
         "cancelled": "was cancelled", "worker_died": "failed: its worker died", "oom": "failed: out of memory",
+        "node_died": "failed: its worker was lost with its node",
         "unschedulable": "failed: it can never run",
         "placement_removed": "failed: its placement group was removed",
         "lost_argument": "failed: an argument was lost", "actor_died": "failed: its actor died",
@@ -134,9 +135,10 @@ def _argument_lost(r: Row, n: Names) -> str:
 def _task_retried(r: Row, n: Names) -> str:
     if r["outcome"] == "result_lost":
         return f"{_task(r, n)} had finished with attempt {r['attempt']} and runs again"
-    why = {"worker_died": "died", "oom": "was killed for its memory"}.get(r["outcome"], f"ended with {r['outcome']}")
+    ends = {"worker_died": "died", "oom": "was killed for its memory", "node_died": "was lost with its node"}
+    why = ends.get(r["outcome"], f"ended with {r['outcome']}")
     delay = f" after {duration(r['delay_seconds'])}" if r["delay_seconds"] > 0 else ""
-    if r["outcome"] in ("worker_died", "oom"):
+    if r["outcome"] in ends:
         return f"attempt {r['attempt']} of {_task(r, n)} failed: {_worker(r, n)} {why}; it is tried again{delay}"
     return f"attempt {r['attempt']} of {_task(r, n)} {why} on {_worker(r, n)}; it is tried again{delay}"
 

@@ -249,7 +249,7 @@ def _around_task(view: Views, task: bytes) -> list[Row]:
         return records
     table = view.task_table
     for attempt in view._attempts(row, task, view._task_row(row, view.now_ns())):
-        if attempt["worker_id"] and attempt["outcome"] in ("worker_died", "oom"):
+        if attempt["worker_id"] and attempt["outcome"] in ("worker_died", "oom", "node_died"):
             records += view.store.about("worker_died", "worker", bytes.fromhex(attempt["worker_id"]))
     shape, owner = view.store.texts[int(table["shape"][row])], ids.owner_of(task)
     start, end = int(table["submitted_at"][row]), int(table["dispatched_at"][row]) or view.now_ns()

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import multiprocessing
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +17,7 @@ import pytest
 import obsray
 from obsray import cloudpickle, exceptions
 from obsray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from obsray.util.state import list_tasks
+from obsray.util.state import list_tasks, summarize_tasks
 from tests.integration.programs import eventually
 
 pytestmark = pytest.mark.timeout(120)
@@ -183,6 +188,113 @@ def test_a_thread_that_a_task_starts_belongs_to_the_task():
     obsray.util.remove_placement_group(group)
     eventually(lambda: len(list_tasks(filters=[("name", "=", "of a thread")])) == 2, 60)
     assert all(child["parent_task_id"] for child in list_tasks(filters=[("name", "=", "of a thread")]))
+
+
+class Lets:
+    """Its thread submits when no call runs any more."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.thread = threading.Thread(target=self.submits)
+
+    def submits(self) -> None:
+        self.gate.wait()
+        obsray.get(nothing.options(name="of an actor").remote())
+
+    def begins(self) -> None:
+        self.thread.start()
+
+    def ends(self) -> None:
+        self.gate.set()
+        self.thread.join()
+
+
+@obsray.remote(num_cpus=0)
+def nothing() -> None: ...
+
+
+def test_a_thread_of_an_actor_that_outlives_its_call_belongs_to_the_making_of_the_actor():
+    actor = obsray.remote(num_cpus=0, max_concurrency=2)(Lets).remote()
+    obsray.get([actor.begins.remote(), actor.ends.remote()], timeout=60)
+    made = [("actor_id", "=", actor._actor_id.hex()), ("type", "=", "ACTOR_CREATION_TASK")]
+    eventually(lambda: list_tasks(filters=[("name", "=", "of an actor")]) and list_tasks(filters=made), 60)
+    (child,), (creation,) = list_tasks(filters=[("name", "=", "of an actor")]), list_tasks(filters=made)
+    assert child.parent_task_id == creation.task_id
+
+
+# --- asked to end ------------------------------------------------------------------------------------------------
+
+
+def leaves(path: Any, name: str) -> None:
+    atexit.register(lambda: (path / f"exit-{name}").touch())
+    (path / "began").write_text(str(os.getpid()))
+
+
+@obsray.remote(num_cpus=0, max_retries=0)
+def spins(path: Any) -> None:
+    leaves(path, "task")
+    try:
+        threading.Event().wait(600)
+    finally:
+        (path / "finally").touch()
+
+
+@obsray.remote(num_cpus=0, max_restarts=1, max_task_retries=-1)
+class Leaver:
+    def __init__(self, path: Any) -> None:
+        leaves(path, "actor")
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def child(self) -> int | None:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        child.start()
+        child.terminate()
+        child.join()
+        return child.exitcode
+
+
+def test_a_worker_that_is_sent_sigterm_leaves_in_order(tmp_path):
+    running = spins.remote(tmp_path)
+    eventually(lambda: (tmp_path / "began").exists() and (tmp_path / "began").read_text(), 60)
+    os.kill(int((tmp_path / "began").read_text()), signal.SIGTERM)
+    with pytest.raises(exceptions.WorkerCrashedError, match="signal 15"):
+        obsray.get(running, timeout=60)
+    assert (tmp_path / "finally").exists() and (tmp_path / "exit-task").exists()
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_an_actor_that_is_sent_sigterm_leaves_in_order_and_starts_again(tmp_path, calls):
+    actor = Leaver.options(max_concurrency=calls).remote(tmp_path)
+    pid = obsray.get(actor.pid.remote(), timeout=60)
+    # What it forks is no worker.
+    assert obsray.get(actor.child.remote(), timeout=60) == -signal.SIGTERM
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: (tmp_path / "exit-actor").exists(), 60)
+    eventually(lambda: obsray.get(actor.pid.remote(), timeout=60) != pid, 60)
+
+
+def test_a_cancelled_task_has_failed_as_cancelled_for_who_lists_tasks():
+    reference = nothing.options(name="never", resources={"node:nowhere": 1}).remote()
+    obsray.cancel(reference)
+    with pytest.raises(exceptions.TaskCancelledError):
+        obsray.get(reference, timeout=60)
+    named = ("name", "=", "never")
+    eventually(lambda: list_tasks(filters=[named, ("state", "=", "FAILED")]), 60)
+    for also in (
+        ("state", "=", "FAILED"), ("state", "=", "cancelled"), ("state", "!=", "FINISHED"),
+        ("error_type", "=", "TASK_CANCELLED"), ("state", "in", ["FAILED", "CANCELLED"]), ("state", "in", "CANCELLED"),
+    ):  # fmt: skip
+        (row,) = list_tasks(filters=[named, also])
+        assert (row.state, row.error_type) == ("FAILED", "TASK_CANCELLED")
+    assert not list_tasks(filters=[named, ("state", "!=", "CANCELLED")])
+    with pytest.raises(ValueError, match="TASK_CANCELLED"):
+        list_tasks(filters=[("state", "in", ["RUNNING", "CANCELLED"])])
+    (counted,) = [
+        row for row in summarize_tasks()["cluster"]["summary"].values() if row["func_or_class_name"] == "never"
+    ]
+    assert counted["state_counts"] == {"FAILED": 1}
 
 
 # --- the rest ------------------------------------------------------------------------------------------------------

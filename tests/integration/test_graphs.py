@@ -148,6 +148,18 @@ def test_a_compiled_graph_takes_as_many_executions_as_it_was_told(tmp_path):
     assert obsray.get(compiled.execute(tmp_path / "gate")) == 1
 
 
+def test_arguments_that_do_not_fit_are_refused_where_they_are_bound():
+    living = Counter.remote(1)
+    wrong = [
+        lambda: add.bind(), lambda: add.bind(1, 2, 3), lambda: add.bind(1, c=2), lambda: Counter.bind(),
+        lambda: Counter.bind(1, 2), lambda: Counter.bind(1).add.bind(), lambda: Counter.bind(1).add.bind(1, x=2),
+        lambda: living.add.bind(), lambda: living.add.bind(1, 2),
+    ]  # fmt: skip
+    for bind in wrong:
+        with pytest.raises(TypeError):
+            bind()
+
+
 def test_what_a_graph_cannot_do_is_said():
     with pytest.raises(TypeError, match="ordinary calls"):
         add.bind(1).experimental_compile(_buffer_size_bytes=1)

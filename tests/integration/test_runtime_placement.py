@@ -220,6 +220,12 @@ def test_a_task_is_pinned_to_its_node_or_refused_for_ever(session):
             obsray.get(where.options(scheduling_strategy=lost).remote(), timeout=20)
     with pytest.raises(obsray.exceptions.ActorUnschedulableError, match=NOWHERE):
         obsray.get(Place.options(scheduling_strategy=lost).remote().where.remote(), timeout=20)
+    with pytest.raises(obsray.exceptions.TaskUnschedulableError, match="can never hold it: CPU 100"):
+        obsray.get(where.options(scheduling_strategy=hard, num_cpus=100).remote(), timeout=20)
+    with pytest.raises(obsray.exceptions.ActorUnschedulableError, match="can never hold it: nowhere 1"):
+        obsray.get(
+            Place.options(scheduling_strategy=hard, resources={"nowhere": 1}).remote().where.remote(), timeout=20
+        )
     soft = NodeAffinitySchedulingStrategy(NOWHERE, soft=True)
     assert obsray.get(Place.options(scheduling_strategy=soft).remote().where.remote(), timeout=20) is None
 

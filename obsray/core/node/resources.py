@@ -29,6 +29,15 @@ def show(name: str, amount: int) -> str:
     return f"{amount / UNIT:g}"
 
 
+def shortfall(need: Amounts, total: Amounts) -> str:
+    """What of ``need`` exceeds all that a node has, in words; empty if nothing does."""
+    return ", ".join(
+        f"{name} {show(name, amount)} (node has {show(name, total.get(name, 0))})"
+        for name, amount in need.items()
+        if amount > total.get(name, 0)
+    )
+
+
 def default_need(amounts: Amounts) -> Amounts:
     """Amounts without zeros, so that equal needs compare equal."""
     return {name: amount for name, amount in amounts.items() if amount}
@@ -118,11 +127,7 @@ class Resources:
 
     def infeasible(self, need: Amounts) -> str:
         """Why this node could never give ``need``; empty if it could."""
-        lacks = [
-            f"{name} {show(name, amount)} (node has {show(name, self.total.get(name, 0))})"
-            for name, amount in need.items()
-            if amount > self.total.get(name, 0)
-        ]
+        lacks = list(filter(None, [shortfall(need, self.total)]))
         gpus = need.get(GPU, 0)
         if gpus > UNIT and gpus % UNIT:
             lacks.append(f"GPU {show(GPU, gpus)} (above one only whole devices)")

@@ -31,7 +31,7 @@ from obsray.core.node.peers import PeerTable
 from obsray.core.node.placement import ANYWHERE, Placement
 from obsray.core.node.reclaim import Reclaimer
 from obsray.core.node.reservation import Reservation
-from obsray.core.node.resources import GPU, Amounts, Resources, default_need, free_in
+from obsray.core.node.resources import GPU, Amounts, Resources, default_need, free_in, shortfall
 from obsray.core.node.step import Step, require
 from obsray.core.node.workers import Worker, WorkerPool
 from obsray.core.protocol.lifecycle import GroupState, WorkerState
@@ -111,11 +111,25 @@ class Scheduler:
             detail = group.refusal(placement.bundle, need)
             if detail:
                 return "unschedulable", detail
-        if placement.node and placement.node != self.node and not placement.soft:
+        if placement.node and not placement.soft:
+            detail = self._never_there(placement, need)
+            if detail:
+                return "unschedulable", detail
+        return "", ""
+
+    def _never_there(self, placement: Placement, need: Amounts) -> str:
+        """Why the one node where this may run is gone or will never have what it needs; empty if it may have it."""
+        if placement.node == self.node:
+            labels, total = self.labels, self.resources.whole()
+        else:
             peer = self.peers.peers.get(placement.node)
             if peer is None or not peer.alive:
-                return "unschedulable", f"node {placement.node.hex()} does not exist or is dead"
-        return "", ""
+                return f"node {placement.node.hex()} does not exist or is dead"
+            labels, total = peer.facts.labels, peer.facts.resources
+        # A device may come back into service: what counts is what the node was started with.
+        lacks = [placement.unmet(placement.node, labels), shortfall(need, total)]
+        why = ", ".join(filter(None, lacks))
+        return why and f"it may run on node {placement.node.hex()} only, which can never hold it: {why}"
 
     def refuse(self, step: Step, client: bytes, shape: int, kind: str, detail: str) -> None:
         """The client's shape can never run; it is told why."""

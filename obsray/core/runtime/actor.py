@@ -78,6 +78,8 @@ class ActorRunner:
         self._groups: dict[str, GroupLoop | _Threads] = {}
         #: Calls that wait for a thread or for room on a loop.
         self.waiting: dict[bytes, Running] = {}
+        #: The attempt that made it: what its threads submit belongs to that, where it does not belong to one call.
+        self.born: Running | None = None
         self._slots = itertools.count(1)
         self._warned = False
 
@@ -94,12 +96,14 @@ class ActorRunner:
         executor._contexts[0] = context
         fields = (spec["task"], self.incarnation, 0, spec["payload"], spec["arguments"], 1, spec["trace"], None)
         link = self.stand_in(f"{spec['class_name']}.__init__", spec["function"])
-        running = Running(link, 0, 0, time.time_ns(), context, time.time_ns(), fields)
+        self.born = running = Running(link, 0, 0, time.time_ns(), context, time.time_ns(), fields)
         try:
             cls, args, kwargs = executor.begin(running, 0)
             self._prepare(cls)
             self.instance = self._construct(cls, args, kwargs)
         except BaseException as error:
+            if executor.termination.asked and not isinstance(error, Exception):
+                executor.crash(f"{spec['class_name']}.__init__", SystemExit(1))
             failed = executor._describe(_unwrap(error), running)
             never = "; it never ran" if self.incarnation == 0 else ""
             text = (

@@ -32,6 +32,7 @@ from obsray.core.runtime.references import dropped
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.serialization import deserialize, dump_error, serialize
 from obsray.core.runtime.session import Session
+from obsray.core.runtime.termination import Termination, die
 from obsray.core.runtime.values import Unreadable
 from obsray.core.runtime.waiting import Waiter
 from obsray.core.transport.links import Link
@@ -150,6 +151,7 @@ class Executor:
         session.inbox.handle(m.StartActor, self._on_start_actor)
         session.inbox.handle(m.ItemsTaken, lambda link, x: self.producers.taken(x[1], x[2]))
         signal.signal(signal.SIGINT, self._on_signal)
+        self.termination = Termination(self)
         hear_ignored(self._interrupt_again)
 
     # --- the loop -------------------------------------------------------------------------------------------------
@@ -179,6 +181,11 @@ class Executor:
             if not queue or not 0 <= time.time_ns() - self._sent_ns <= SEND_AFTER_NS:
                 with session.lock:
                     session.send_everything()
+        if self.termination.asked:
+            # Whatever runs on other threads ends with the process.
+            with session.lock:
+                session.send_everything()
+            return
         if self.actor is not None:
             self.actor.stop()
         with session.lock:
@@ -247,6 +254,8 @@ class Executor:
         if self._interrupt and running_main is not None and running_main.task == self._interrupt:
             # The interrupt met runtime code, or code that swallows it: ask again.
             signal.pthread_kill(self._main, signal.SIGINT)
+        if self.termination.asked and running_main is not None:
+            signal.pthread_kill(self._main, signal.SIGTERM)
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
@@ -430,6 +439,10 @@ class Executor:
         """The task that runs on the main thread, if there is never another beside it."""
         return None if self.actor is not None and self.actor.concurrent else self.slots.get(0)
 
+    def origin(self) -> Running | None:
+        """What a thread that nobody knows belongs to: the task that runs alone here, else the making of the actor."""
+        return self.alone() or (self.actor.born if self.actor is not None else None)
+
     def was_cancelled(self, running: Running) -> bool:
         """Whether the attempt need not begin; then its owner is told so."""
         if not self._cancelled or running.task not in self._cancelled:
@@ -588,6 +601,8 @@ class Executor:
 
     def fail(self, running: Running, error: BaseException, ended_at: int) -> None:
         """The attempt raised: say what to its owner."""
+        if self.termination.asked and not isinstance(error, Exception):
+            self.crash(running.loaded.name, SystemExit(1))
         if isinstance(error, ArgumentError) and error.__cause__ is not None:
             error = error.__cause__
             error.add_note(
@@ -629,15 +644,19 @@ class Executor:
 
     def crash(self, name: str, error: SystemExit) -> NoReturn:
         """``sys.exit()`` was called in ``name``: this process ends here and now, and that counts as a crash."""
-        code = error.code
+        code, terminated = error.code, self.termination.asked
+        self.termination.ending = True
         with self.session.lock:
             self.session.send_everything()
-        print(f"{name} called sys.exit({'' if code is None else repr(code)}): its process ends", file=sys.stderr)
+        how = "met SIGTERM" if terminated else f"called sys.exit({'' if code is None else repr(code)})"
+        print(f"{name} {how}: its process ends", file=sys.stderr)
         # What user code registered; it may still use the runtime.
         atexit._run_exitfuncs()
         self.close_capture()
         sys.stdout.flush()
         sys.stderr.flush()
+        if terminated:
+            die()
         os._exit(code & 0xFF if isinstance(code, int) else 0 if code is None else 1)
 
     def _describe(self, error: BaseException, running: Running) -> bytes:

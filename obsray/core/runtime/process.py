@@ -15,6 +15,7 @@ from obsray.core.runtime.log_follower import claim_output
 from obsray.core.runtime.output import Streams
 from obsray.core.runtime.session import Session, set_current
 from obsray.core.runtime.submission import Submission
+from obsray.core.runtime.termination import die
 from obsray.errors import LocalRayletDiedError
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import emitters
@@ -51,11 +52,14 @@ def main(session_dir: str, worker_id: bytes, place: dict[str, Any]) -> None:
     session.start()
     try:
         executor.run()
+        executor.termination.ending = True
         # What user code registered; it may still use the runtime.
         atexit._run_exitfuncs()
     finally:
         executor.close_capture()
         session.close()
+    if executor.termination.asked:
+        die()
     # Threads of user code must not keep a process alive that nobody can reach any more.
     sys.stdout.flush()
     sys.stderr.flush()

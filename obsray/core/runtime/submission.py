@@ -217,7 +217,7 @@ class Submission:
         task.options = plan.options
         running = session.local.running
         if running is None and session.executor is not None:
-            running = session.executor.alone()
+            running = session.executor.origin()
         if running is None:
             trace = session.local.trace
             task.parent, task.trace = NIL_TASK, trace or identifier

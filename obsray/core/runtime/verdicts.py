@@ -35,8 +35,11 @@ from obsray.telemetry.events import DeathCause, Outcome
 
 #: How tasks, and calls of actors, end that their caller is told of although nobody asks: what ended an actor is told
 #: of once, and not for each of its calls.
-_NOBODY_ELSE_TELLS = (Outcome.APP_ERROR, Outcome.WORKER_DIED, Outcome.OOM)
+_NOBODY_ELSE_TELLS = (Outcome.APP_ERROR, Outcome.WORKER_DIED, Outcome.OOM, Outcome.NODE_DIED)
 _OF_CALLS = (Outcome.APP_ERROR,)
+_OUTCOMES_OF_DEATHS: dict[int, Outcome] = {
+    DeathCause.OOM: Outcome.OOM, DeathCause.NODE_DIED: Outcome.NODE_DIED,
+}  # fmt: skip
 #: How much of an error's text is kept with its event.
 ERROR_TEXT_MAX = 2000
 #: A task under which a second worker died waits so long before it runs again, each time twice as long.
@@ -142,7 +145,7 @@ class Verdicts:
 
     def crashed(self, task: Task, death: WorkerDied, begun: bool) -> None:
         """The worker that had this task died. ``begun``: the attempt may have run."""
-        outcome = Outcome.OOM if death.cause == DeathCause.OOM else Outcome.WORKER_DIED
+        outcome = _OUTCOMES_OF_DEATHS.get(death.cause, Outcome.WORKER_DIED)
         sentence = describe_death(death)
         if task.cancelled:
             self.cancelled(task, killed=begun and task.actor is None)
@@ -177,7 +180,7 @@ class Verdicts:
                 outcome = Outcome.ACTOR_UNAVAILABLE
         elif outcome is Outcome.OOM:
             error = OutOfMemoryError(message, task.id.hex())
-        elif death.cause == DeathCause.NODE_DIED:
+        elif outcome is Outcome.NODE_DIED:
             error = NodeDiedError(message, task.id.hex())
         else:
             error = WorkerCrashedError(message, task.id.hex())

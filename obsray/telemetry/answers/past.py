@@ -24,6 +24,7 @@ _FAILURES = {
     "app_error": (Code.APP_ERROR, "failed: its function raised"),
     "oom": (Code.OUT_OF_MEMORY, "failed: its worker was killed because it ran out of memory"),
     "worker_died": (Code.WORKER_DIED, "failed: its worker died"),
+    "node_died": (Code.NODE_DIED, "failed: its worker was lost with its node"),
     "lost_argument": (Code.ARGUMENT_LOST, "failed: an argument was lost"),
     "unschedulable": (Code.INFEASIBLE, "failed: it can never run"),
     "placement_removed": (Code.PLACEMENT_REMOVED, "failed: its placement group was removed"),
@@ -163,7 +164,7 @@ def failure(explainer: Tasks, raw: Row, outcome: str, said: str) -> Answer:
     """Why a task failed for good."""
     view = explainer.view
     code, predicate = _FAILURES.get(outcome, (Code.SYSTEM_ERROR, "failed by an error of the runtime"))
-    if outcome in ("oom", "worker_died"):
+    if outcome in ("oom", "worker_died", "node_died"):
         deaths = _deaths(view, raw)
         if raw["attempt"]:
             predicate += f", {raw['attempt'] + 1} times in all"

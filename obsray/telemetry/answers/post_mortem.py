@@ -83,7 +83,8 @@ def _process_of(view: Views, thing: str) -> bytes:
     if row < 0:
         raise LookupError(f"nothing is recorded about {thing}")
     attempts = view._attempts(row, identifier, view._task_row(row, view.now_ns()))
-    killed = [one for one in attempts if one["worker_id"] and one["outcome"] in ("worker_died", "oom", "actor_died")]
+    deaths = ("worker_died", "oom", "node_died", "actor_died")
+    killed = [one for one in attempts if one["worker_id"] and one["outcome"] in deaths]
     ran = [one for one in attempts if one["worker_id"]]
     if not ran:
         # It took its process with it so soon that nobody had told that it runs: its node says in the middle of what.

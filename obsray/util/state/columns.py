@@ -18,12 +18,12 @@ from obsray.telemetry.events import Outcome
 from obsray.telemetry.objects import FREED, LOST
 from obsray.telemetry.table import Column, Filter, match, matching, page
 from obsray.telemetry.tasks import BLOCKED, FINISHED, OPEN, RUNNING
-from obsray.telemetry.tasks import STATES as TASK_STATES
 from obsray.telemetry.views import Views
 from obsray.util.state.listing import Asked, Rows, before, cut, holds
 from obsray.util.state.rows import (
     ADDRESS,
     ERROR_TYPES,
+    TASK_STATES,
     ObjectState,
     TaskState,
     earlier_rows,
@@ -70,7 +70,8 @@ def task_columns(views: Views, now: int) -> Columns:
 
     return {
         **{name: _known_id(known[name]) for name in ("task_id", "parent_task_id", "actor_id", "trace_id")},
-        **{name: known[name] for name in ("name", "state", "type", "worker_id", "worker_pid", "result_bytes")},
+        **{name: known[name] for name in ("name", "type", "worker_id", "worker_pid", "result_bytes")},
+        "state": lambda: Column("enum", table["state"], TASK_STATES),
         "queue_seconds": known["queue_seconds"],
         "run_seconds": lambda: _run_seconds(views, now),
         "attempt_number": known["attempt"],

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from obsray.telemetry.moments import moment_ns
-from obsray.util.state.rows import StateRow
+from obsray.util.state.rows import CANCELLED, StateRow, TaskState
 
 Filter = tuple[str, str, Any]
 R = TypeVar("R", bound=StateRow)
@@ -107,7 +107,7 @@ def check(
         key = each[0].lower() if isinstance(each[0], str) else each[0]
         if key not in keys:
             raise ValueError(f"filter {each!r}: the keys are {', '.join(keys)}")
-        wanted.append((key, each[1], each[2]))
+        wanted.append(_cancelled((key, each[1], each[2])) if kind is TaskState else (key, each[1], each[2]))
     order = sort_default if sort is None else sort
     if not isinstance(order, str) or (order and order.lstrip("-+") not in keys):
         raise ValueError(f"sort={sort!r}: must be a key, with - for descending; the keys are {', '.join(keys)}")
@@ -118,6 +118,29 @@ def check(
             moment_ns(given, 0)
     found = None if cursor is None else Cursor.read(cursor, order)
     return Asked(tuple(wanted), limit, bool(detail), order, since, until, found)
+
+
+def _cancelled(asked: Filter) -> Filter:
+    """A filter of tasks by ``state`` that names CANCELLED, which Ray's users know as an error, said as they say it."""
+    key, operator, value = asked
+    if key != "state":
+        return asked
+    if operator == "in":
+        states = [str(one).upper() for one in (value.split(",") if isinstance(value, str) else value)]
+        if CANCELLED not in states:
+            return asked
+        others = [one for one in states if one != CANCELLED]
+        if "FAILED" in others:
+            return key, operator, others
+        if others:
+            raise ValueError(
+                f"filter {asked!r}: a cancelled task is FAILED with the error_type TASK_CANCELLED. Ask for FAILED as "
+                "well, or for ('error_type', '=', 'TASK_CANCELLED') in a call of its own"
+            )
+        return "error_type", "=", "TASK_CANCELLED"
+    if str(value).upper() == CANCELLED and operator in ("=", "!="):
+        return "error_type", operator, "TASK_CANCELLED"
+    return asked
 
 
 # --- rows in Python ----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from obsray.core import options as opts
 from obsray.core.protocol.messages import PACK_BY_LABEL
 from obsray.telemetry.events import TaskType
 from obsray.telemetry.tables import NS
+from obsray.telemetry.tasks import STATES
 
 _Row = dict[str, Any]
 R = TypeVar("R", bound="StateRow")
@@ -24,6 +25,7 @@ ERROR_TYPES = {
     "app_error": "TASK_EXECUTION_EXCEPTION",
     "cancelled": "TASK_CANCELLED",
     "worker_died": "WORKER_DIED",
+    "node_died": "NODE_DIED",
     "oom": "OUT_OF_MEMORY",
     "lost_argument": "OBJECT_LOST",
     "actor_died": "ACTOR_DIED",
@@ -35,6 +37,9 @@ ERROR_TYPES = {
     "placement_removed": "TASK_PLACEMENT_GROUP_REMOVED",
 }
 ERROR_OUTCOMES = {error: outcome for outcome, error in ERROR_TYPES.items()}
+#: The names of the states of tasks: to Ray's users one that was cancelled has FAILED, with TASK_CANCELLED as its error.
+CANCELLED = "CANCELLED"
+TASK_STATES = tuple("FAILED" if state == CANCELLED else state for state in STATES)
 TASK_TYPES = {
     TaskType.TASK: "NORMAL_TASK",
     TaskType.ACTOR_CREATION: "ACTOR_CREATION_TASK",
@@ -78,7 +83,8 @@ class StateRow(Mapping[str, Any]):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TaskState(StateRow):
-    """One attempt of a task or actor call. A cancelled one is ``CANCELLED``, with ``TASK_CANCELLED`` as error type."""
+    """One attempt of a task or actor call. A cancelled one is ``FAILED``, with ``TASK_CANCELLED`` as error type;
+    filters know the state ``CANCELLED``."""
 
     began: ClassVar[str] = "creation_time_ms"
 
@@ -332,7 +338,7 @@ def earlier_rows(
         yield replace(
             newest,
             attempt_number=attempt["attempt"],
-            state="CANCELLED" if outcome == "cancelled" else "FINISHED" if outcome == "ok" else "FAILED",
+            state="FINISHED" if outcome == "ok" else "FAILED",
             node_id=node_of(attempt["worker_id"]),
             worker_id=attempt["worker_id"],
             worker_pid=attempt["worker_pid"],
@@ -352,7 +358,7 @@ def task_row(row: _Row, node: str | None) -> TaskState:
         task_id=row["task_id"],
         attempt_number=row["attempt"],
         name=row["name"],
-        state=row["state"],
+        state="FAILED" if row["state"] == CANCELLED else row["state"],
         job_id=row["job_id"],
         actor_id=row["actor_id"],
         type=row["type"],

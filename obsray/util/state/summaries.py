@@ -9,11 +9,10 @@ import numpy as np
 
 from obsray.telemetry.columns import Array
 from obsray.telemetry.objects import STATES as OBJECT_STATES
-from obsray.telemetry.tasks import STATES as TASK_STATES
 from obsray.telemetry.views import Views
 from obsray.util.state import columns, listing, remote
 from obsray.util.state.listing import Filter
-from obsray.util.state.rows import TASK_TYPES, ActorState, ObjectState, TaskState, actor_row
+from obsray.util.state.rows import TASK_STATES, TASK_TYPES, ActorState, ObjectState, TaskState, actor_row
 from obsray.util.state.sessions import ask
 
 _MB = 1 << 20
@@ -140,7 +139,11 @@ def _counts(group: Array, state: Array, groups: int, states: int) -> Array:
 
 
 def _named(counts: Array, names: Sequence[str]) -> dict[str, int]:
-    return {names[at]: int(count) for at, count in enumerate(counts) if count}
+    found: dict[str, int] = {}
+    for name, count in zip(names, counts.tolist(), strict=True):
+        if count:
+            found[name] = found.get(name, 0) + count
+    return found
 
 
 def _different(group: Array, values: Array, groups: int) -> Array:

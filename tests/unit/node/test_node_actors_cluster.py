@@ -201,7 +201,10 @@ def test_an_actor_tied_to_a_node_that_died_never_runs(cluster):
     where = {"node": lost.node, "soft": False}
     placed = create(cluster, head, driver, 1, placement=where, restarts_max=-1)
     assert at(cluster, becomes_alive(cluster, placed)) is lost
-    waiting = create(cluster, head, driver, 2, placement=where, resources={"CPU": 2 * UNIT, "there": 2 * UNIT})
+    needs = {"there": UNIT}
+    holding = create(cluster, head, driver, 2, placement=where, resources=needs, held=needs)
+    waiting = create(cluster, head, driver, 3, placement=where, resources=needs, held=needs)
+    assert worker_of(cluster, holding) != NIL_WORKER and worker_of(cluster, waiting) == NIL_WORKER
     head.take(driver)
     cluster.kill(lost)
     last = {each.actor: each for each in news(head, driver)}

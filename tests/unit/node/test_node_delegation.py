@@ -99,6 +99,24 @@ def test_hard_affinity_goes_only_there_and_to_nowhere_is_refused():
     assert refused.kind == "unschedulable" and refused.shape == 2
 
 
+@pytest.mark.parametrize("joined_first", [False, True])
+def test_what_a_node_can_never_hold_is_refused_where_it_may_run_on_no_other(joined_first):
+    cluster = ClusterBench({"cpus": 4}, {"cpus": 1, "custom": {"special": 1}})
+    head, other = cluster.nodes
+    driver = head.driver()
+    tied = {"node": (head if joined_first else other).node}
+    wants = {"CPU": 5} if joined_first else {"CPU": 2}
+    define(head, driver, 1, {**tied, "soft": False}, **wants)
+    define(head, driver, 2, {**tied, "soft": False, "selectors": [[("zone", "in", ["a"])]]}, CPU=1)
+    define(head, driver, 3, {**tied, "soft": True}, **wants)
+    define(head, driver, 4, {**tied, "soft": False}, CPU=1)
+    refused = head.take(driver, m.ShapeRefused)
+    assert [(each.shape, each.kind) for each in refused] == [(1, "unschedulable"), (2, "unschedulable")]
+    assert "can never hold it: CPU" in refused[0].detail and "label zone=a" in refused[1].detail
+    want(cluster, head, driver, 4, 1)
+    assert len(granted(head, driver)) == 1
+
+
 def test_soft_affinity_goes_there_if_it_can_and_elsewhere_if_not():
     cluster = ClusterBench({"cpus": 4}, {"cpus": 1})
     head, other = cluster.nodes

@@ -392,6 +392,18 @@ def test_what_was_submitted_is_recorded_before_an_attempt_of_it_is_retried():
     assert told == ["submitted", "retried"]
 
 
+def test_a_task_that_was_lost_with_its_node_says_so_and_not_that_its_worker_died():
+    bench, ends = Bench(), list[Outcome]()
+    (task,) = bench.submit(1, retries=0)
+    bench.grant()
+    bench.run()
+    bench.verdicts.emitter = SimpleNamespace(
+        intern=lambda text: 0, task_finished=lambda time, task, attempt, outcome, *rest: ends.append(Outcome(outcome)),
+    )  # fmt: skip
+    crash(bench, m.WorkerDied(WORKER, 4000, DeathCause.NODE_DIED, 0, 0, [], "its node is gone", ""))
+    assert task.state is TaskState.FAILED and ends == [Outcome.NODE_DIED]
+
+
 def test_nothing_had_begun_at_a_worker_that_ran_nothing():
     bench = Bench()
     tasks = bench.submit(1)
