@@ -6,6 +6,7 @@ counted one by one.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from obsray.telemetry.columns import Batch, Columns, concat
 from obsray.telemetry.events import BY_NAME
 from obsray.telemetry.moments import moment_ns
+from obsray.telemetry.rings import RingState
 from obsray.telemetry.runs import each
 from obsray.telemetry.store import Running, Store
 from obsray.telemetry.tasks import BLOCKED, RUNNING
@@ -105,12 +107,7 @@ class PastViews(Views):
 def views_at(session_dir: Path, moment: object) -> PastViews:
     """The views of a session at a moment (``telemetry/moments.py``; "ago" counts from now, or from the end of a session
     that is over). Raises ValueError for what is no moment, or lies outside of the session."""
-    whole = Store.open(session_dir)
-    facts, times = whole.session(), _Times()
-    whole.add_fold(times.update)
-    whole.refresh()
-    start = int(facts.get("started_at_ns") or times.first)
-    now = Views(whole).now_ns() if whole.is_live() else int(facts.get("stopped_at_ns") or times.last)
+    start, now = _extent(Store.open(session_dir))
     at = moment_ns(moment, now, start)
     if at < start:
         began = datetime.fromtimestamp(start / 1e9, UTC).isoformat(sep=" ", timespec="seconds")
@@ -120,13 +117,35 @@ def views_at(session_dir: Path, moment: object) -> PastViews:
     return found
 
 
+def _extent(store: Store) -> tuple[int, int]:
+    """When a session began, and now, or its end. No record is read for that unless somebody was killed before it was
+    written down, and then none that is stored."""
+    facts = store.session()
+    start, end = int(facts.get("started_at_ns") or 0), int(facts.get("stopped_at_ns") or 0)
+    if store.is_live():
+        end = time.time_ns()
+    if start and end:
+        return start, end
+    times = _Times(store)
+    return start or times.first, end or times.last
+
+
 class _Times:
     """First and last moment of all records."""
 
-    def __init__(self) -> None:
-        self.first = self.last = 0
+    def __init__(self, store: Store) -> None:
+        store.catalog.refresh()
+        stored = [entry for entries in store.catalog.files.values() for entry in entries if entry.rows]
+        self.first = min((entry.min_ns for entry in stored), default=0)
+        self.last = max((entry.max_ns for entry in stored), default=0)
+        store.go_on(
+            store.catalog.stored(),
+            {name: RingState.from_json(name, state.to_json()) for name, state in store.catalog.rings.items()},
+        )
+        store.add_fold(self._update)
+        store.refresh()
 
-    def update(self, batch: Batch) -> None:
+    def _update(self, batch: Batch) -> None:
         for columns in batch.values():
             low, high = int(columns["time_ns"].min()), int(columns["time_ns"].max())
             self.first = min(self.first or low, low)

@@ -8,6 +8,7 @@
       live/<event>.<n>.arrows  Arrow IPC stream (lz4), appended to, one per kind of event
       <event>.<n>.parquet      a stream that became large, compacted
       aggregates.json          sums of what retention has deleted
+    folded                     what a reader keeps for the next one (``snapshots.py``); counted, and the first to go
 
 Nothing is valid before its commit: a flush writes batches to the streams first and then one line to the commits, so a
 writer killed at any moment leaves at worst bytes that nobody looks at, and the records are still in the rings. Rows
@@ -17,6 +18,7 @@ stream was compacted meanwhile. Files are replaced by writing beside them and re
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -35,6 +37,10 @@ from obsray.telemetry.rings import RingState
 
 #: A stream of this size is compacted to Parquet.
 STREAM_BYTES_MAX = 16 << 20
+#: And one of this share of what the session may keep, since only whole files that are not the newest of their kind go.
+_STREAM_SHARE = 16
+#: What readers keep, beside ``telemetry/``.
+SNAPSHOT = "folded"
 #: The commits are folded into a new manifest when they are this long.
 COMMITS_BYTES_MAX = 1 << 20
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
@@ -94,6 +100,8 @@ class Catalog:
         self.rings: dict[str, RingState] = {}
         self.folded_rows = 0
         self.folded_bytes = 0
+        #: What the writer was told to stay below; 0: nobody has said so.
+        self.bytes_max = 0
         self.finished = False
         self._stamp: tuple[int, int] = (0, 0)
         self._offset = 0
@@ -114,9 +122,13 @@ class Catalog:
         state = self.rings.get(process.hex())
         return state.position if state is not None else 0
 
+    def stored(self) -> dict[str, int]:
+        """How many rows of each kind were stored so far, those that were deleted included."""
+        return {event: entries[-1].first_row + entries[-1].rows for event, entries in self.files.items() if entries}
+
     @property
     def rows(self) -> int:
-        return sum(entry.first_row + entry.rows for entries in self.files.values() for entry in entries[-1:])
+        return sum(self.stored().values())
 
     @property
     def bytes(self) -> int:
@@ -129,6 +141,7 @@ class Catalog:
             "finished": self.finished,
             "folded_rows": self.folded_rows,
             "folded_bytes": self.folded_bytes,
+            "bytes_max": self.bytes_max,
             "files": {event: [entry.to_json() for entry in entries] for event, entries in self.files.items()},
             "rings": {process: state.to_json() for process, state in self.rings.items()},
         }
@@ -151,6 +164,7 @@ class Catalog:
         self.generation = values["generation"]
         self.finished = values["finished"]
         self.folded_rows, self.folded_bytes = values["folded_rows"], values["folded_bytes"]
+        self.bytes_max = values.get("bytes_max", 0)
         self.files = {event: [FileEntry(**entry) for entry in entries] for event, entries in values["files"].items()}
         self.rings = {process: RingState.from_json(process, state) for process, state in values["rings"].items()}
         self._offset = 0
@@ -215,11 +229,13 @@ class SegmentWriter:
         self.bytes_max = bytes_max
         self.catalog = Catalog(self.directory)
         self.catalog.refresh()
+        self.catalog.bytes_max = bytes_max
+        self._stream_bytes_max = min(STREAM_BYTES_MAX, bytes_max // _STREAM_SHARE)
         self.rows_pending = 0
         self._pending: dict[str, list[Columns]] = {}
         self._streams: dict[str, _Stream] = {}
         self._commits = -1
-        self._commit_bytes = 0
+        self._commit_bytes = self._manifest_bytes = 0
         #: Files that nothing names any more once the next manifest is written.
         self._doomed: list[str] = []
         self._committed: dict[str, RingState] = dict(self.catalog.rings)
@@ -270,7 +286,7 @@ class SegmentWriter:
         self.catalog.rings.update(moved)
         self._pending.clear()
         self.rows_pending = 0
-        if self._commit_bytes > COMMITS_BYTES_MAX:
+        if self._commit_bytes > min(COMMITS_BYTES_MAX, self._stream_bytes_max):
             self.write_manifest()
         return written
 
@@ -318,9 +334,10 @@ class SegmentWriter:
     def compact(self) -> bool:
         """Turn one large stream into Parquet and keep within ``bytes_max``; True if there was something to do.
         Call right after ``flush``."""
+        self._drop_snapshot()
         for event, entries in self.catalog.files.items():
             for index, entry in enumerate(entries):
-                if entry.format != "stream" or entry.bytes < STREAM_BYTES_MAX:
+                if entry.format != "stream" or entry.bytes < self._stream_bytes_max:
                     continue
                 stream = self._streams.get(event)
                 if stream is not None and stream.entry.name == entry.name:
@@ -331,7 +348,7 @@ class SegmentWriter:
                 self.write_manifest()
                 self._fold_away()
                 return True
-        return False
+        return self._fold_away()
 
     def close(self, rings: Iterable[RingState]) -> None:
         """Store what is left and write the last manifest."""
@@ -339,8 +356,11 @@ class SegmentWriter:
         for stream in self._streams.values():
             stream.close()
         self._streams.clear()
+        with contextlib.suppress(OSError):  # everything is stored; it only takes more room than it might
+            self._fold_away()
         self.catalog.finished = True
         self.write_manifest()
+        self._drop_snapshot()
         os.close(self._commits)
         self._commits = -1
 
@@ -352,7 +372,8 @@ class SegmentWriter:
         before = catalog.generation
         temporary = self.directory / "manifest.json.new"
         try:
-            temporary.write_text(json.dumps({**catalog.to_json(), "generation": before + 1}, separators=(",", ":")))
+            text = json.dumps({**catalog.to_json(), "generation": before + 1}, separators=(",", ":"))
+            self._manifest_bytes = temporary.write_text(text)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
@@ -379,9 +400,16 @@ class SegmentWriter:
         entries.append(entry)
         return stream
 
-    def _fold_away(self) -> None:
+    @property
+    def _bytes(self) -> int:
+        return self.catalog.bytes + self._manifest_bytes + self._commit_bytes
+
+    def _fold_away(self) -> bool:
         """Delete the oldest Parquet files beyond ``bytes_max``; the manifest counts what they held, and the sums of it
-        stay."""
+        stay. False if there was nothing to delete."""
+        excess = self._bytes - self.bytes_max
+        if excess <= 0:
+            return False
         catalog = self.catalog
         found = [
             (event, entry)
@@ -390,14 +418,13 @@ class SegmentWriter:
             if entry.format == "parquet"
         ]
         gone: list[tuple[str, FileEntry]] = []
-        excess = catalog.bytes - self.bytes_max
         for event, entry in sorted(found, key=lambda each: (each[1].max_ns, each[0])):
             if excess <= 0:
                 break
             gone.append((event, entry))
             excess -= entry.bytes
         if not gone:
-            return
+            return False
         self._keep_sums(gone)
         for event, entry in gone:
             catalog.files[event].remove(entry)
@@ -405,6 +432,14 @@ class SegmentWriter:
             catalog.folded_bytes += entry.bytes
             self._doomed.append(entry.name)
         self.write_manifest()
+        return True
+
+    def _drop_snapshot(self) -> None:
+        """What readers keep can be made again: it goes before any record does."""
+        snapshot = self.directory.parent / SNAPSHOT
+        with contextlib.suppress(OSError):
+            if self._bytes + snapshot.stat().st_size > self.bytes_max:
+                snapshot.unlink()
 
     def _keep_sums(self, gone: list[tuple[str, FileEntry]]) -> None:
         """Of what is about to be deleted the sums stay."""

@@ -19,17 +19,19 @@ from typing import Any
 
 from obsray.telemetry import frozen
 from obsray.telemetry.rings import RingState
+from obsray.telemetry.segments import SNAPSHOT
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
 from obsray.version import VERSION
 
 #: The file, in the directory of the session.
-NAME = "folded"
+NAME = SNAPSHOT
 #: Fewer records than these are folded in a part of a second.
 RECORDS_MIN = 300_000
 #: A snapshot is written anew when so large a part of the records is not in it.
 STALE_SHARE = 0.2
-#: A larger snapshot is not kept, nor one that leaves less than so many times its size free on the disk.
+#: A larger snapshot is not kept, nor one that leaves less than so many times its size free on the disk, nor one with
+#: which the session would be larger than its telemetry may be.
 BYTES_MAX = 512 << 20
 _FREE_TIMES = 4
 #: After this a writer is taken for dead.
@@ -97,7 +99,11 @@ def save(views: Views, records: int) -> bool:
         }  # fmt: skip
         pieces = frozen.freeze(_tables(views), store.texts, facts)
         size = sum(memoryview(piece).nbytes for piece in pieces)
-        if size > BYTES_MAX or shutil.disk_usage(store.session_dir).free < _FREE_TIMES * size:
+        if (
+            size > BYTES_MAX
+            or not _in_bound(store, size)
+            or shutil.disk_usage(store.session_dir).free < _FREE_TIMES * size
+        ):
             return False
         _forget_the_dead(temporary)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -136,9 +142,13 @@ def _fits(facts: dict[str, Any], store: Store) -> bool:
     store.catalog.refresh()
     if facts["folded_rows"] != store.catalog.folded_rows:
         return False
-    files = store.catalog.files
-    stored = {event: entries[-1].first_row + entries[-1].rows for event, entries in files.items() if entries}
+    stored = store.catalog.stored()
     return all(rows <= stored.get(event, 0) for event, rows in facts["rows"].items())
+
+
+def _in_bound(store: Store, size: int) -> bool:
+    bound = store.catalog.bytes_max
+    return not bound or store.catalog.bytes + size <= bound
 
 
 def _forget_the_dead(temporary: Path) -> None:

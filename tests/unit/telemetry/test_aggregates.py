@@ -85,3 +85,18 @@ def test_sums_are_a_table(tmp_path):
     sums.write()
     rows = obsray.telemetry.sql("FROM folded ORDER BY name", session=made.directory, format="rows")
     assert [row["name"] for row in rows] == ["f", "g"] and sum(row["attempts"] for row in rows) == 50
+
+
+def test_a_small_bound_is_kept_too_while_records_come_and_after_the_end(tmp_path):
+    chance, texts, bound = random.Random(3), Texts(), 300_000
+    writer = SegmentWriter(tmp_path, texts, bytes_max=bound)
+    for number in range(30):
+        writer.append({"task_ended": attempts(texts, chance, 1 + number * 500, 500)})
+        writer.flush([])
+        while writer.compact():
+            pass
+        assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < bound
+    writer.append({"task_ended": attempts(texts, chance, 20_000, 500)})
+    writer.close([])
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < bound
+    assert writer.catalog.folded_rows

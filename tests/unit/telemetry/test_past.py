@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
 
 from obsray.cli import command
+from obsray.telemetry.collector import Collector
 from obsray.telemetry.past import PastViews, difference, views_at
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
 from obsray.testing.recorded_session import record_session
+from tests.unit.telemetry.recording import open_ring
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +99,30 @@ def test_the_commands_take_moments_as_people_write_them(recorded, capsys):
 def test_what_lies_before_the_session_is_refused(recorded):
     with pytest.raises(ValueError, match="before the session began"):
         views_at(recorded.directory, 1)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_session_that_was_killed_begins_and_ends_with_its_records(tmp_path, stored):
+    recorded = record_session(tmp_path / "s", tasks=50, live=False)
+    known, last = views_at(recorded.directory, "now"), recorded.ended_at_ns + 7_000_000
+    if stored:  # all but the last record, which is in a ring alone
+        collector = Collector(recorded.directory, 1 << 30)
+        collector.poll()
+        collector.flush()
+    late = open_ring(recorded.directory, random.Random(5))
+    late.task_labelled(last, late.process + bytes(8), late.intern("a"))
+    facts = recorded.directory / "session.json"
+    values = json.loads(facts.read_text())
+    facts.write_text(json.dumps({**values, "started_at_ns": None, "stopped_at_ns": None}))
+    found = views_at(recorded.directory, "now")
+    assert found.now_ns() >= last
+    assert [row for row in found.functions(refresh=False) if row["name"]] == known.functions(refresh=False)
+    with pytest.raises(ValueError, match="before the session began"):
+        views_at(recorded.directory, 1)
+
+
+def test_to_read_the_past_records_are_read_once(recorded, monkeypatch):
+    read, refresh = [], Store.refresh
+    monkeypatch.setattr(Store, "refresh", lambda store: (read.append(store), refresh(store))[1])
+    views_at(recorded.directory, "+3s")
+    assert len(read) == 1

@@ -180,3 +180,40 @@ def test_what_is_not_known_here_is_not_kept(recorded, monkeypatch):
     views.samples.latest["new"] = {bytes(8): {"value": object()}}
     assert views.refresh() > 0
     assert not (recorded / snapshots.NAME).exists()
+
+
+@pytest.mark.parametrize("room", [False, True])
+def test_what_is_kept_fits_into_what_the_session_may_keep(tmp_path, monkeypatch, room):
+    chance = random.Random(9)
+    ring = open_ring(tmp_path, chance)
+    collector = Collector(tmp_path, bytes_max=1 << 30 if room else 50_000)
+    for number in range(500):
+        ring.task_labelled(NS, ring.process + chance.randbytes(1) + number.to_bytes(7), ring.intern("a"))
+    collector.close()
+    assert 0 < collector.writer.catalog.bytes < 50_000
+    monkeypatch.setattr(snapshots.frozen, "freeze", lambda *_: [bytes(50_000)])
+    assert snapshots.save(read(tmp_path), 1) is room is (tmp_path / snapshots.NAME).exists()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_is_kept_goes_before_any_record_does(tmp_path, ends):
+    chance = random.Random(8)
+    ring = open_ring(tmp_path, chance)
+    collector = Collector(tmp_path, bytes_max=200_000)
+    path, numbers = tmp_path / snapshots.NAME, itertools.count(1)
+
+    def more(count):
+        for number in itertools.islice(numbers, count):
+            ring.task_labelled(NS, ring.process + chance.randbytes(1) + number.to_bytes(7), ring.intern("a"))
+        collector.poll()
+
+    more(10)
+    collector.flush()
+    path.write_bytes(bytes(180_000))
+    more(10)
+    collector.flush()
+    assert path.exists()
+    more(4000)
+    collector.close() if ends else collector.flush()
+    assert 0 < collector.writer.catalog.bytes < 200_000
+    assert not path.exists() and not collector.writer.catalog.folded_rows
