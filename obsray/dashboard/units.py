@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+from obsray.telemetry import explain
+
 UNKNOWN = "\N{EN DASH}"
 
-_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 #: Everything a terminal or a reader could mistake for an instruction: C0, DEL, C1, bidirectional overrides.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CONTROL_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -27,7 +28,7 @@ def seconds(value: float | None) -> str:
         return "0 s"
     for limit, factor, unit in ((1e-6, 1e9, "ns"), (1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (100.0, 1.0, "s")):
         if value < limit:
-            return f"{_three_digits(value * factor)} {unit}"
+            return f"{explain.three_digits(value * factor)} {unit}"
     whole = round(value)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
@@ -49,11 +50,7 @@ def size(value: float | None) -> str:
         return UNKNOWN
     if value < 0:
         return "-" + size(-value)
-    step = 0
-    while value >= 1024 and step < len(_BINARY) - 1:
-        value /= 1024
-        step += 1
-    return f"{int(value)} B" if step == 0 else f"{_three_digits(value)} {_BINARY[step]}"
+    return explain.size(value)
 
 
 def count(value: float | None) -> str:
@@ -126,9 +123,3 @@ def short_id(identifier: str | None) -> str:
     except ValueError:
         return shortened(identifier, 16)
     return f"{text}[{index}]" if index else text
-
-
-def _three_digits(value: float) -> str:
-    digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
-    text = f"{value:.{digits}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

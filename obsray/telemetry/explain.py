@@ -12,6 +12,7 @@ from obsray.telemetry.tasks import BLOCKED, DISPATCHED, FINISHED, QUEUED, RUNNIN
 Row = dict[str, Any]
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(\([\w.]+\))?(: |$)")
 _NS = 1_000_000_000
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 _REASONS = {
     "none": "",
@@ -70,12 +71,19 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes for people: ``64 B``, ``50.0 MB`` (decimal units)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    """A number of bytes for people, in binary units as everywhere: ``64 B``, ``47.7 MiB``."""
+    step = 0
+    while count >= 1024 and step < len(_BINARY) - 1:
+        count /= 1024
+        step += 1
+    return f"{count:.0f} B" if step == 0 else f"{three_digits(count)} {_BINARY[step]}"
+
+
+def three_digits(value: float) -> str:
+    """``4``, ``3.14``, ``41.5``, ``512``."""
+    digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 class Piece:

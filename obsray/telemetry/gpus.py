@@ -125,4 +125,6 @@ def told(row: Row, holders: list[Row], notices: list[str]) -> str:
         parts.append(f"{row['temperature_celsius']:.0f} °C")
     if row["slowdown"]:
         parts.append(f"slowed down by {row['slowdown']}")
-    return ", ".join([*parts, *(f"not told: {notice}" for notice in notices)])
+    # Which; why is in ``notices``.
+    unknown = dict.fromkeys(notice.partition(":")[0].replace("_", " ") for notice in notices)
+    return ", ".join(parts) + (f"; its driver does not tell: {', '.join(unknown)}" if unknown else "")

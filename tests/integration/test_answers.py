@@ -112,7 +112,7 @@ EXPECTED = {
     "constructor": ("ACTOR_PENDING", "RUNNING", "its constructor has been running"),
     "calls_itself": ("DEADLOCK", "DEADLOCK", "waits for itself"),
     "awaits_itself": ("DEADLOCK", "DEADLOCK", "waits for itself"),
-    "store_full": ("STORE_FULL", "STORE_FULL", "60.0 MB wanted"),
+    "store_full": ("STORE_FULL", "STORE_FULL", "57.2 MiB wanted"),
 }
 
 

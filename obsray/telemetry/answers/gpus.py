@@ -149,7 +149,8 @@ def _by(codes: Array, activity: Array, seconds: Array) -> list[tuple[int, Row]]:
 def gpus(view: Views) -> list[Row]:
     """Every GPU with its holder, its seconds by activity while it was reserved, and ``why`` as a sentence.
 
-    ``state``: BUSY (it worked within the last seconds), IDLE (it is reserved and does not), FREE, OUT_OF_SERVICE
+    ``state``: BUSY (it worked within the last seconds), IDLE (it is reserved and does not), UNOBSERVED (it is reserved,
+    and the work of whoever has it is neither captured nor told of by the driver), FREE, OUT_OF_SERVICE
     (nobody has it and nobody gets it; ``trouble`` says why, also of one that somebody still has). ``hardware`` is what
     its driver says of it.
     """
@@ -167,6 +168,8 @@ def _with_device(row: Row, device: Row | None) -> Row:
     facts = {name: None if device is None else device[name] for name in DEVICE_FACTS}
     why = (device or {}).get("reason")
     told = {"hardware": (device or {}).get("text") or None, "trouble": why}
+    if row["state"] == "UNOBSERVED" and facts.get("utilization"):
+        row["state"] = "BUSY"
     if why:
         row["state"] = row["state"] if row["holder"] else "OUT_OF_SERVICE"
         row["why"] += f"; it gets no new work: {why}"
@@ -212,6 +215,8 @@ def _gpu(view: Views, whole: GpuTime, recent: GpuTime, number: int, end: int, is
         "activities": shares_of(sums),
         "last_work_at_ns": int(worked.max()) if len(worked) else None,
     }
+    if state == "IDLE" and len(pieces.end) and pieces.activity[np.argmax(pieces.end)] == UNOBSERVED:
+        row["state"] = "UNOBSERVED"
     lately = recent.pieces.take(recent.pieces.device == number)
     told = dict(zip(NAMES, np.bincount(lately.activity, lately.seconds, len(NAMES)).tolist(), strict=True))
     row["cause"] = main_cause(told)
@@ -282,7 +287,7 @@ def causes_told(told: dict[str, float]) -> str:
     busy = sum(told.get(NAMES[one], 0.0) for one in BUSY)
     idle = sorted(((told.get(name, 0.0) / reserved, name) for name in _CAUSES), reverse=True)
     parts = [f"{share:.0%} {name.removeprefix('idle: ')}" for share, name in idle[:3] if share >= 0.01]
-    said = f"worked {busy / reserved:.0%} of that time"
+    said = f"{'was seen to work' if told.get(NAMES[UNOBSERVED]) else 'worked'} {busy / reserved:.0%} of that time"
     if not parts:
         return said
     parts[0] += f" ({ACTIVITIES[idle[0][1]]})"

@@ -86,7 +86,7 @@ def test_of_a_kill_for_memory_the_numbers_are_told(scene: Scene) -> None:
     )
     sentence = scene.views().post_mortem(worker.hex())["sentence"]
     assert "was killed because memory ran out" in sentence
-    assert "950.0 MB of 1.0 GB were in use, 390.0 MB of it by this process" in sentence
+    assert "906 MiB of 954 MiB were in use, 372 MiB of it by this process" in sentence
 
 
 def test_what_it_owned_is_told_with_where_it_was_put(scene: Scene) -> None:
@@ -126,7 +126,7 @@ def test_a_task_has_a_peak_and_a_growth_of_memory(scene: Scene) -> None:
     view.refresh()
     found = task_memory(view.store, task)
     assert found == {"peak_bytes": 400 * MB, "growth_bytes": 150 * MB, "samples": 15}
-    assert memory_words(found) == "at most 400.0 MB of its process' own memory, grew by 150.0 MB"
+    assert memory_words(found) == "at most 381 MiB of its process' own memory, grew by 143 MiB"
     (row,) = function_memory(view)
     assert (row["name"], row["growth_bytes"], row["task"]) == ("grow", 150 * MB, task.hex())
     assert view.memory()["tasks"] == [row] and view.task(task.hex())["memory"] == found

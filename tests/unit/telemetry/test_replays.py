@@ -203,7 +203,7 @@ def test_what_a_replay_with_other_workers_does_not_know_is_said_instead_of_a_num
     scene.rings[worker].task_unblocked(scene.tick(0.5), outer, int(WaitKind.GET), 0.5)
     scene.end(outer, worker, 0.6, blocked=0.5)
     found = scene.views().what_if(changes=[Change(workers=2.0), Change(functions={"f": 2.0})])
-    words = ("30.0 MB went to disk", "20.0 MB went from node to node", "1 task waited for others")
+    words = ("28.6 MiB went to disk", "19.1 MiB went from node to node", "1 task waited for others")
     assert all(word in told for word, told in zip(words, found["limits"], strict=True)), found["limits"]
     assert [row["change"] for row in found["refused"]] == ["2 x workers"]
     assert [row["change"] for row in found["scenarios"]] == ["f 2 x faster"]

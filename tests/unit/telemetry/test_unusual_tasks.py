@@ -106,7 +106,7 @@ def test_a_task_with_more_data_is_slow_because_of_it(tmp_path):
         scene.end(task, worker, size / 10_000 * 0.1)
     found = scene.views().stragglers()
     assert {row["cause"] for row in found["stragglers"]} == {"data size"}
-    assert "400.0 kB" in found["stragglers"][0]["text"]
+    assert "391 KiB" in found["stragglers"][0]["text"]
 
 
 def test_a_machine_on_which_everything_is_slow_for_a_moment_is_recognised(tmp_path):
@@ -165,7 +165,7 @@ def test_labels_and_measures_beside_the_lists_are_compared_too(tmp_path):
     found = scene.views().different([("state", "=", "FAILED")], [("name", "=", "load")])
     told = {row["what"]: row for row in found["differences"]}
     assert told["argument_bytes"]["effect"] == pytest.approx(1.0)
-    assert told["argument_bytes"]["text"] == "bytes of arguments: more, median 9.0 kB against 1.0 kB"
+    assert told["argument_bytes"]["text"] == "bytes of arguments: more, median 8.79 KiB against 1000 B"
     assert "name" not in told
 
 

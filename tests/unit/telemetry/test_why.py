@@ -284,7 +284,7 @@ def a_task_sent_behind_another(scene: Scene) -> bytes:
 # --- values ------------------------------------------------------------------------------------------------
 
 
-@cause("STORE_FULL", "STORE_FULL", "room in the object store", "60.0 MB wanted", "90.0 MB pinned")
+@cause("STORE_FULL", "STORE_FULL", "room in the object store", "57.2 MiB wanted", "85.8 MiB pinned")
 def a_store_that_is_full(scene: Scene) -> bytes:
     worker, task = scene.busy("writer")
     scene.block(task, worker, bytes(20), WaitKind.ALLOCATE)
@@ -301,7 +301,7 @@ def moving(scene: Scene, worker: bytes, begun: bool) -> None:
     scene.tick(3)
 
 
-@cause("TRANSFER", "TRANSFER", "800.0 MB", f"from node {OTHER_NODE.hex()[:8]}")
+@cause("TRANSFER", "TRANSFER", "763 MiB", f"from node {OTHER_NODE.hex()[:8]}")
 def a_slow_transfer(scene: Scene) -> bytes:
     worker, task = scene.busy("train")
     moving(scene, worker, True)
@@ -315,7 +315,7 @@ def a_transfer_that_has_not_begun(scene: Scene) -> bytes:
     return task
 
 
-@cause("RESTORE", "RESTORE", "read back from disk", "50.0 MB")
+@cause("RESTORE", "RESTORE", "read back from disk", "47.7 MiB")
 def an_argument_on_disk(scene: Scene) -> bytes:
     _, task = scene.busy("train")
     scene.node.object_restoring(scene.tick(), scene.put(50 * 10**6), 50 * 10**6, 0.0)
@@ -509,7 +509,7 @@ def a_task_that_is_killed_for_its_memory_again_and_again(scene: Scene) -> bytes:
     return task
 
 
-@cause("OUT_OF_MEMORY", "OUT_OF_MEMORY", "3 times in all", "2.0 GB", "ran out of memory")
+@cause("OUT_OF_MEMORY", "OUT_OF_MEMORY", "3 times in all", "1.86 GiB", "ran out of memory")
 def a_task_that_failed_for_its_memory(scene: Scene) -> bytes:
     task = scene.submit("glutton")
     for attempt in range(3):
@@ -556,7 +556,7 @@ def a_finished_task_that_waited_for_a_cpu(scene: Scene) -> bytes:
     return task
 
 
-@cause("FINISHED", "FINISHED", "pulling 800.0 MB from node", "fetch arguments")
+@cause("FINISHED", "FINISHED", "pulling 763 MiB from node", "fetch arguments")
 def a_finished_task_that_pulled_its_argument(scene: Scene) -> bytes:
     worker = scene.worker()
     task = scene.submit("f")
