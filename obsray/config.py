@@ -79,7 +79,7 @@ class Config:
     profile_hz: float = 25.0
     #: How often nodes, stores and processes are sampled.
     sample_interval_seconds: float = 1.0
-    #: Telemetry kept per session before the oldest segments are folded away.
+    #: Telemetry kept per session before the oldest segments are folded away, with what readers keep of it (`folded`).
     telemetry_bytes_max: int = 2 << 30
     #: A line that several workers print is shown once on the driver's terminal, and counted after this time. 0 (or
     #: RAY_DEDUP_LOGS=0) shows every line.
