@@ -51,6 +51,9 @@ class Config:
     worker_idle_seconds: float = 30.0
     #: A process that has not said hello after this time counts as failed to start.
     worker_start_seconds_max: float = 60.0
+    #: The process that forks workers is replaced, and its workers with it, if it owes an answer for so long. One that
+    #: somebody has stopped (SIGSTOP) is woken as soon as it is needed.
+    zygote_silent_seconds_max: float = 60.0
     #: Share of memory (or of the cgroup's limit) for objects if ``object_store_memory`` is not given.
     store_memory_ratio: float = 0.3
     #: Most bytes for objects if ``object_store_memory`` is not given.

@@ -19,7 +19,7 @@ _TONES = {
     "DEAD": "off", "RESTARTING": "block", "RESCHEDULING": "block", "LEASED": "run", "ACTOR": "run", "IDLE": "off",
     "BUSY": "run", "SUCCEEDED": "ok", "STOPPED": "off", "PENDING": "wait",
     "BLOCKED": "block", "LOST": "bad", "OUT_OF_SERVICE": "bad",
-    "SPILLED": "block",
+    "SPILLED": "block", "HALTED": "bad", "SUSPECTED": "bad",
 }  # fmt: skip
 _FLEXIBLE_WIDTH_MIN = 12
 

@@ -224,12 +224,22 @@ def _text(
     if shape.get("chaos"):
         pairs.append(("chaos", _chaos_text(shape["chaos"], coloured)))
     lines = [output.facts(pairs, coloured)]
+    if shape.get("halts"):
+        lines += ["", output.bold("what stands still", coloured)]
+        lines += [line for row in shape["halts"] for line in _halt_lines(row, coloured)]
     if reasons:
         lines += ["", output.bold("why tasks wait", coloured)]
         lines += [f"  {units.plain(item['reason'])}  (e.g. {units.short_id(item['task_id'])})" for item in reasons]
     if shape["errors"]:
         lines += ["", output.bold("recent errors", coloured), *map(_error_text, shape["errors"][:ERRORS_SHOWN])]
     return "\n".join(lines)
+
+
+def _halt_lines(row: dict[str, Any], coloured: bool) -> list[str]:
+    """Who stands still, since when and why, and what helps."""
+    since = units.clock(row["halted_at_ns"])
+    told = f"{row['label']} has stood still since {since}: {row['why']}"
+    return [f"  {output.paint(units.plain(told), 'bad', coloured)}", f"    {units.plain(row['fix'])}"]
 
 
 def _control_text(facts: dict[str, Any]) -> str:

@@ -59,6 +59,8 @@ def end_nodes(found: list[Path], force: bool, grace_seconds: float) -> list[dict
         try:
             descriptor = os.pidfd_open(pid)
             signal.pidfd_send_signal(descriptor, signal.SIGKILL if force else signal.SIGTERM)
+            # Also one that somebody has stopped ends in order.
+            signal.pidfd_send_signal(descriptor, signal.SIGCONT)
         except ProcessLookupError:
             continue
         watched.append((path, facts, pid, descriptor))

@@ -51,6 +51,7 @@ STATE_TONES = {
     "LEASED": "run",
     "ACTOR": "run",
     "STARTING": "wait",
+    "HALTED": "bad",
     "SEALED": "ok",
     "CREATED": "wait",
     "SPILLED": "block",

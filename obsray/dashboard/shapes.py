@@ -75,6 +75,7 @@ def overview_shape(view: Any) -> dict[str, Any]:
         "gpu": raw["gpu"],
         "gpu_devices": raw.get("gpu_devices", []),
         "chaos": raw["chaos"],
+        "halts": raw.get("halts", []),
         "errors": raw["recent_errors"],
         "scaling": view.scaling(SCALING_DECISIONS, refresh=False),
         "workers_by_state": raw["workers"],
@@ -142,7 +143,7 @@ def _store(store: dict[str, Any]) -> dict[str, Any]:
 
 def _workers(view: Any) -> list[dict[str, Any]]:
     """Processes that run users' code, the busy ones first, the dead ones last."""
-    order = {"BUSY": 0, "BLOCKED": 1, "ACTOR": 2, "LEASED": 3, "IDLE": 4, "STARTING": 5, "ALIVE": 6, "DEAD": 7}
+    order = {"HALTED": -1, "BUSY": 0, "BLOCKED": 1, "ACTOR": 2, "LEASED": 3, "IDLE": 4, "STARTING": 5, "DEAD": 7}
     found = [row for row in view.workers(refresh=False) if row["kind"] in ("worker", "driver")]
     return sorted(found, key=lambda row: order.get(row["state"], 6))[:WORKERS_SHOWN]
 

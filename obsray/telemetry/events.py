@@ -486,6 +486,11 @@ _UNION: tuple[Event, ...] = (
         _ENVIRONMENT, _measure("setup_seconds", "f32"), _detail("error", "str")), Severity.ERROR),
     Event(87, "environment_removed", "An unused environment was deleted to make room.", (
         _ENVIRONMENT, _measure("environment_bytes", "u64"))),
+    Event(279, "process_halted", "A process of the node stands still: somebody stopped it, or it does not answer.", (
+        _WORKER, _detail("pid", "u32"), _label("process_name", "str"), _detail("error", "str")), Severity.WARNING),
+    Event(282, "process_resumed", "A process that stood still goes on, or is gone.", (
+        _WORKER, _detail("pid", "u32"), _label("process_name", "str"), _measure("halted_seconds", "f32"),
+        _detail("why", "str"))),
     Event(88, "worker_lingers", "A process that shall end stays until nobody holds what it owns.", (
         _WORKER, _measure("objects", "u32"), _measure("tasks", "u32"))),
     # nodes, jobs, control store

@@ -22,6 +22,7 @@ from obsray import ids
 from obsray.config import Config
 from obsray.telemetry import live_stacks, session_file
 from obsray.telemetry.events import HangKind, ProcessKind
+from obsray.telemetry.halts import halted
 from obsray.telemetry.rings import process_alive
 from obsray.telemetry.spine import Ring
 
@@ -171,7 +172,7 @@ class Watching:
 def dashboard_lives(facts: Row) -> bool:
     """Whether a dashboard of the session runs, which looks by itself."""
     pid = int(facts.get("dashboard_pid") or 0)
-    return bool(pid) and process_alive(pid)
+    return bool(pid) and process_alive(pid) and not halted(pid)
 
 
 def look_seconds(seconds: float) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from obsray.telemetry import session_file
+from obsray.telemetry.halts import halted
 from obsray.telemetry.rings import process_alive
 from obsray.telemetry.segments import Catalog
 from obsray.telemetry.store import is_live
@@ -72,7 +73,8 @@ def dashboard_of(directory: Path) -> Dashboard | None:
     url, pid = facts.get("dashboard_url"), facts.get("dashboard_pid")
     if not (isinstance(url, str) and url.startswith("http://") and is_live(directory)):
         return None
-    if not process_alive(int(pid or 0)):
+    if not process_alive(int(pid or 0)) or halted(int(pid or 0)):
+        # One that stands still would be waited for in vain.
         return None
     catalog = Catalog(directory / "telemetry")
     try:

@@ -19,6 +19,7 @@ from obsray.telemetry.moments import moment_ns
 from obsray.telemetry.rings import RingState
 from obsray.telemetry.runs import each
 from obsray.telemetry.store import Running, Store
+from obsray.telemetry.tables import Row
 from obsray.telemetry.tasks import BLOCKED, RUNNING
 from obsray.telemetry.views import Views
 
@@ -87,6 +88,10 @@ class PastViews(Views):
 
     def now_ns(self) -> int:
         return self.until_ns
+
+    def _own_halt(self) -> Row | None:
+        # How its node is now says nothing of then.
+        return None
 
     def refresh(self) -> int:
         count = super().refresh()

@@ -10,6 +10,7 @@ from obsray.telemetry import explain
 from obsray.telemetry.collectives import described
 from obsray.telemetry.events import TaskType
 from obsray.telemetry.groups import bundle_amounts, shown
+from obsray.telemetry.halts import fix_of, halted
 from obsray.telemetry.store import Running
 from obsray.telemetry.tables import NS, Row, public
 from obsray.telemetry.task_views import TaskViews
@@ -48,6 +49,8 @@ class ProcessViews(TaskViews):
             return "DEAD"
         if row["kind"] == "worker" and row["registered_at_ns"] is None:
             return "STARTING"
+        if self.halt_table.of(process) is not None:
+            return "HALTED"
         if running is not None:
             task = self.task_table.index.row(running.task)
             return "BLOCKED" if task >= 0 and self.task_table["state"][task] == BLOCKED else "BUSY"
@@ -56,6 +59,44 @@ class ProcessViews(TaskViews):
         if row["kind"] != "worker":
             return "ALIVE"
         return "LEASED" if leased else "IDLE"
+
+    def halts(self, refresh: bool = True) -> list[Row]:
+        """What stands still now and is not dead, the longest first: who, since when, why, and what helps.
+
+        Nodes, too: one that was stopped, or of which the control store hears nothing.
+        """
+        if refresh:
+            self.refresh()
+        if not self.store.is_live():
+            return []
+        living = {node.hex() for node in self.living_nodes()}
+        rows = [row for row in self.halt_table.rows.values() if row["node_id"] in living]
+        mine = self._own_halt()
+        if mine is not None:
+            rows = [row for row in rows if row["name"] != "node" or row["node_id"] != mine["node_id"]] + [mine]
+        found = [{**row, "label": self._halt_label(row), "fix": fix_of(row)} for row in rows]
+        return sorted(found, key=lambda row: row["halted_at_ns"])
+
+    def _own_halt(self) -> Row | None:
+        """Whether the node of this session itself stands still: it cannot say so, but it can be looked at."""
+        facts = self.store.session()
+        node, pid = bytes.fromhex(facts.get("node") or ""), int(facts.get("node_pid") or 0)
+        why = halted(pid) if pid else ""
+        if not why:
+            return None
+        last = self.samples.latest.get("node_sample", {}).get(node, {}).get("time_ns") or self.now_ns()
+        return {
+            "node_id": node.hex(), "pid": pid, "name": "node", "worker_id": None, "why": why, "halted_at_ns": int(last)
+        }  # fmt: skip
+
+    def _halt_label(self, row: Row) -> str:
+        if row["worker_id"]:
+            return self.process_label(bytes.fromhex(row["worker_id"]))
+        if row["name"] == "node":
+            known = self.cluster_table.nodes.get(bytes.fromhex(row["node_id"]), {})
+            pid = row["pid"] or known.get("pid")
+            return f"node {known.get('name') or row['node_id'][:8]}" + (f" (pid {pid})" if pid else "")
+        return f"the {row['name']} (pid {row['pid']})"
 
     def _alive(self, process: bytes) -> bool:
         reader = self.store.ring(process)

@@ -69,6 +69,10 @@ def _worker(r: Row, n: Names) -> str:
     return n.process_label(r["worker"])
 
 
+def _halted(r: Row, n: Names) -> str:
+    return _worker(r, n) if any(r["worker"]) else f"the {r['process_name']} (pid {r['pid']})"
+
+
 def _sampled(r: Row, n: Names) -> str:
     return n.task_label(r["task"]) if any(r["task"]) else n.process_label(r["process"])
 
@@ -640,6 +644,10 @@ SENTENCES: dict[str, Sentence] = {
         f"the clock of node {r['node'].hex()[:8]} is {duration(abs(r['offset_seconds']))} "
         f"{'ahead of' if r['offset_seconds'] >= 0 else 'behind'} the head's, to within "
         f"{duration(r['uncertainty_seconds'])}; times here are the head's"
+    ),
+    "process_halted": lambda r, n: f"{_halted(r, n)} stands still",
+    "process_resumed": lambda r, n: (
+        f"{_halted(r, n)} had stood still for {duration(r['halted_seconds'])}: {r['why']}"
     ),
     "control_lost": lambda r, n: f"node {r['node'].hex()[:8]} has no control store any more and ends",
     "instance_requested": lambda r, n: f"a node of type {r['node_type']} ({_node(r)}) is started: {r['why']}",

@@ -40,7 +40,7 @@ _WRITING_SECONDS = 60.0
 TABLES = (
     "task_table", "object_table", "process_table", "actor_table", "cluster_table", "lease_table", "group_table",
     "environment_table", "collective_table", "concurrency_table", "gpu_table", "gpus_table", "fault_table",
-    "scaling_table", "log_table", "samples",
+    "scaling_table", "log_table", "halt_table", "samples",
 )  # fmt: skip
 
 log = logging.getLogger("obsray.telemetry")

@@ -14,6 +14,7 @@ from obsray.telemetry.faults import FaultTable
 from obsray.telemetry.gpu_work import GpuTable
 from obsray.telemetry.gpus import GpusTable
 from obsray.telemetry.groups import GroupTable
+from obsray.telemetry.halts import HaltTable
 from obsray.telemetry.leases import LeaseTable
 from obsray.telemetry.log_files import LogTable
 from obsray.telemetry.objects import ObjectTable
@@ -47,6 +48,7 @@ class Tables:
         self.gpus_table = GpusTable(texts)
         self.fault_table = FaultTable(texts)
         self.scaling_table = ScalingTable(texts)
+        self.halt_table = HaltTable(texts)
         self.log_table = LogTable(texts)
         self.samples = SampleTable(texts)
         self.version = 0
@@ -58,7 +60,7 @@ class Tables:
             self.task_table, self.object_table, self.process_table, self.actor_table, self.cluster_table,
             self.lease_table, self.group_table, self.environment_table, self.collective_table,
             self.concurrency_table, self.gpu_table, self.gpus_table, self.fault_table, self.scaling_table,
-            self.log_table, self.samples,
+            self.log_table, self.halt_table, self.samples,
         ):  # fmt: skip
             table.update(batch)
 

@@ -118,6 +118,7 @@ class Views(AnswerViews):
             "gpu": self.gpu_summary(),
             "gpu_devices": self.gpu_devices(refresh=False),
             "chaos": self.fault_table.summary(),
+            "halts": self.halts(refresh=False),
             "recent_errors": self._recent_errors(),
         }  # fmt: skip
 

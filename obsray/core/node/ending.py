@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,9 @@ def _is_the_last(node: Node) -> bool:
 def _end_workers(node: Node, grace: float) -> None:
     started = time.monotonic()
     workers = node.machine.pool.workers
+    for worker in workers.values():
+        # One that somebody has stopped could not hear that it shall end.
+        node.forks.signal(worker.id, signal.SIGCONT)
     while workers:
         waited = time.monotonic() - started
         for worker in list(workers.values()):

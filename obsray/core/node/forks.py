@@ -28,6 +28,11 @@ class Forks:
         #: Workers that exist as far as the zygote has said, and their pids.
         self.pids: dict[bytes, int] = {}
         self._asked: dict[bytes, None] = {}
+        #: What was said since the zygote was last asked whether it hears; it answers in order.
+        self._unheard = 0
+        self._pinged = False
+        #: It has not said yet that it can be asked.
+        self.starting = True
         self.socket: socket.socket | None = None
 
     def start(self) -> None:
@@ -42,7 +47,7 @@ class Forks:
         finally:
             theirs.close()
         ours.setblocking(False)
-        self.socket = ours
+        self.socket, self.starting = ours, True
         self._say("start", str(self._session))
 
     def fork(self, worker: bytes, environment: dict[str, str], place: dict[str, Any]) -> bool:
@@ -51,12 +56,26 @@ class Forks:
             return False
         self._asked[worker] = None
         self._say("fork", worker, environment, place)
+        self._expect_answer()
         return True
 
     def signal(self, worker: bytes, number: int) -> None:
         """Send a signal to a worker if it still exists."""
         if self.socket is not None:
             self._say("signal", worker, number)
+            self._expect_answer()
+
+    def _expect_answer(self) -> None:
+        if self._pinged:
+            self._unheard += 1
+        else:
+            self._pinged, self._unheard = True, 0
+            self._say("ping")
+
+    @property
+    def owes(self) -> bool:
+        """Whether the zygote was told something and has not shown yet that it has heard that."""
+        return self._pinged and self.socket is not None
 
     def _say(self, *message: Any) -> None:
         self._backlog.append(msgpack.packb(message))
@@ -99,6 +118,13 @@ class Forks:
                     self._asked.pop(worker, None)
                 case ("ended", worker, *_):
                     self.pids.pop(worker, None)
+                case ("ready", _):
+                    self.starting = False
+                case ("pong",):
+                    self._pinged = False
+                    if self._unheard:
+                        self._expect_answer()
+                    continue
             said.append(message)
         return said
 
@@ -108,6 +134,7 @@ class Forks:
         self._asked.clear()
         self.pids.clear()
         self._backlog.clear()
+        self._pinged, self._unheard = False, 0
         self.close()
         return gone
 

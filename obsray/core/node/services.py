@@ -142,6 +142,8 @@ class Services:
         ending = [service for service in self.services if service.name in names and service.pid]
         for service in ending:
             send_signal(service.pid, signal.SIGTERM)
+            # Also one that somebody has stopped ends in order.
+            send_signal(service.pid, signal.SIGCONT)
         wait_all([service.pid for service in ending], seconds, self._log)
         for service in ending:
             service.pid = 0

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from obsray.core.node import log_mirror
+from obsray.core.node import halt_watch, log_mirror
 from obsray.core.node.abroad import STORE_RESOURCE
 from obsray.core.node.deeds import Deeds
 from obsray.core.node.detection import accelerator_type
@@ -28,6 +28,7 @@ from obsray.core.node.ending import end
 from obsray.core.node.environment_maker import EnvironmentMaker
 from obsray.core.node.environments import EnvironmentTable
 from obsray.core.node.forks import Forks
+from obsray.core.node.halt_watch import HaltWatch
 from obsray.core.node.intake import Malformed
 from obsray.core.node.joining import JOIN_SECONDS_MAX, CannotJoin, Joining
 from obsray.core.node.log_mirror import LogMirror
@@ -94,6 +95,7 @@ class Node:
         self.machine = self._build(machine)
         self.processes = WorkerProcesses(self)
         self.memory = MemoryWatch(self)
+        self.halts = HaltWatch(self)
         self.neighbours = Neighbours(
             self.reactor, self.machine, self.do, self.log,
             lambda peer, why: self.reporter.report_unreachable(peer, why),
@@ -217,6 +219,7 @@ class Node:
         self.reactor.call_at(now + SERVICES_AFTER_SECONDS, self._start_services)
         self._sample_at(now + self.config.sample_interval_seconds)
         self.reactor.call_at(now + self.config.memory_check_seconds, self.memory.start)
+        self.reactor.call_at(now + halt_watch.LOOK_SECONDS, self.halts.start)
 
     def _tell_gpus(self) -> None:
         """Record what this node has, and say in the log what people should know about it."""

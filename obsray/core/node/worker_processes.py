@@ -38,7 +38,7 @@ class WorkerProcesses:
         node = self.node
         messages = node.forks.receive()
         if messages is None:
-            self._zygote_died()
+            self.zygote_died()
             return
         for message in messages:
             match message:
@@ -81,7 +81,8 @@ class WorkerProcesses:
         node = self.node
         (node.session / "sockets" / f"{worker.hex()}.sock").unlink(missing_ok=True)
 
-    def _zygote_died(self) -> None:
+    def zygote_died(self) -> None:
+        """It is gone, or as good as gone, and its workers with it: tell the machine, and start another one."""
         node = self.node
         assert node.forks.socket is not None
         node.reactor.forget(node.forks.socket.fileno())

@@ -49,6 +49,8 @@ class Worker:
     kill_at: float | None = None
     killed: bool = False
     said_goodbye: bool = False
+    #: It stands still: it keeps what it has, and gets nothing new.
+    halted: bool = False
     #: It shall end, gets no more work, and stays until nobody holds what it owns.
     lingers: bool = False
 
@@ -236,8 +238,10 @@ class WorkerPool:
             return None
         if not runtime.fresh:
             # Whoever worked for another job has that job's modules.
-            return next((worker for worker in reversed(idle.values()) if worker.job in (0, runtime.job)), None)
-        return next((worker for worker in idle.values() if not worker.uses), None)
+            usable = (worker for worker in reversed(idle.values()) if worker.job in (0, runtime.job))
+        else:
+            usable = (worker for worker in idle.values() if not worker.uses)
+        return next((worker for worker in usable if not worker.halted), None)
 
     def take(self, worker: Worker, state: WorkerState, job: int = 0) -> None:
         """Give an idle process its work: LEASED or ACTOR, for ``job``."""

@@ -72,6 +72,9 @@ class NodeProcess:
         if self._lifeline is None and self.running:
             self.process.send_signal(signal.SIGTERM)
         self.release()
+        if self.running:
+            # Also one that somebody has stopped ends in order.
+            self.process.send_signal(signal.SIGCONT)
         interrupted = False
         try:
             self.process.wait(grace_seconds + STOP_SECONDS_MAX)

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from obsray.config import Config
+from obsray.core.runtime.halted_node import HaltedNode
 from obsray.core.runtime.sampler import Sampler
 from obsray.core.runtime.stack_dump import StackDump
 from obsray.core.runtime.unseen_reports import UnseenReports
@@ -41,6 +42,7 @@ class Watcher:
         if isinstance(session.emitter, Ring):
             self._stack_dump = StackDump(session, session.emitter)
         self._unseen_reports = UnseenReports(session.ownership.unseen, session.lock)
+        self._halted_node = HaltedNode(session.directory)
         self._losing = False
         self._thread = threading.Thread(target=self._run, name="obsray-watcher", daemon=True)
 
@@ -144,6 +146,8 @@ class Watcher:
             if self.sampler is not None:
                 self.sampler.look()
                 wait = self.sampler.wait_seconds(wait)
+            if self._session.executor is None:
+                self._halted_node.look(time.monotonic())
             if bool(self._session.emitter.dropping) != self._losing:
                 self._say_losses()
         except Exception:

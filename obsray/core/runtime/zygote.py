@@ -6,10 +6,12 @@ It has one thread and keeps no state of its users. The node talks to it over des
     node -> zygote   ("start", session directory)                              first, once
                      ("fork", worker 8 bytes, {env variable: value}, place)
                      ("signal", worker, number)
+                     ("ping",)                                                 answered once all before is done
     zygote -> node   ("ready", pid)
                      ("forked", worker, pid)
                      ("failed", worker, why)
                      ("ended", worker, pid, wait status, peak resident bytes)
+                     ("pong",)
 
 ``place`` is {} or what the node has prepared for a worker (``node/environment_maker.py``): "cwd", "sys_path",
 "command", "hook", "description", and the "job_path" its driver imports from.
@@ -108,6 +110,8 @@ class Zygote:
             case ("signal", bytes(worker), int(number)):
                 if worker in self._pids:
                     os.kill(self._pids[worker], number)
+            case ("ping",):
+                self._say("pong")
             case _:
                 # Whoever asked would wait for ever; the node notices this end and says so.
                 raise ValueError(f"the node asked for something that is unknown here: {message!r}")

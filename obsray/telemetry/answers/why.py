@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from obsray import ids
 from obsray.telemetry.answers.answer import Answer, Code
 from obsray.telemetry.answers.gpus import why_gpu
+from obsray.telemetry.answers.still import add_halt
 from obsray.telemetry.answers.tasks import Tasks
 from obsray.telemetry.answers.things import Things
 
@@ -89,7 +90,9 @@ class Explainer(Tasks, Things):
             return Answer("thing", identifier.hex(), "", subject, "", Code.UNKNOWN, "is where this chain is cut off")
         self.path.append((identifier, subject))
         try:
-            return make(identifier)
+            made = make(identifier)
+            add_halt(self.view, identifier, made)
+            return made
         finally:
             self.path.pop()
 

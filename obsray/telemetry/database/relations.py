@@ -230,7 +230,7 @@ RELATIONS: tuple[Relation, ...] = (
         WHERE d.outcome = 'granted' AND d.lease <> 0"""),
     Relation("workers", "One process of the session: workers, drivers, nodes, services.", (
         _id("worker_id", "The process."), _text("kind", "worker, driver, node, control, dashboard, collector, ..."),
-        _text("state", "STARTING, IDLE, LEASED, BUSY, BLOCKED, ACTOR, ALIVE, DEAD."), _int("pid", "Its pid."),
+        _text("state", "STARTING, IDLE, LEASED, BUSY, BLOCKED, ACTOR, ALIVE, HALTED, DEAD."), _int("pid", "Its pid."),
         _id("node_id", "Its node."), _id("actor_id", "The actor it is."), _id("environment_id", "What it runs in."),
         _id("current_task_id", "What it runs now."), _int("tasks_done", "Attempts it ended."),
         _int("rss_bytes", "Resident memory, newest sample."), _int("unique_bytes", "Of that, shared with nobody."),

@@ -1,0 +1,87 @@
+"""Table: processes that stand still and are not dead. Imports nothing heavy: nodes look with it, too."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from obsray.telemetry.columns import Batch, Texts
+
+Row = dict[str, Any]
+STOPPED = "it was stopped (SIGSTOP)"
+_STATES = {b"T": STOPPED, b"t": "a debugger holds it"}
+_SILENT = re.compile(r"no heartbeat for ([\d.]+) s")
+#: What to do about a process of this name; about all others ``FIX``.
+FIXES = {
+    "zygote": "The node wakes it as soon as it needs a process, and if it does not answer within "
+    "zygote_silent_seconds_max, replaces it and the workers that it has forked.",
+}
+FIX = "`kill -CONT {pid}` on its machine has it go on, `kill -KILL {pid}` ends it, and what it did is done again."
+NODE_FIX = "`kill -CONT {pid}` on its machine has it go on; one that its cluster has not heard for long counts as dead."
+SILENT_FIX = "It comes back as soon as it is heard again; else it counts as dead soon, and what it did is done again."
+
+
+def halted(pid: int) -> str:
+    """Why a process of this machine stands still, for people; "" if it runs, waits, or is not there."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2][1:2]
+    except OSError:
+        return ""
+    return _STATES.get(state, "")
+
+
+def fix_of(row: Row) -> str:
+    """What helps where a process stands still."""
+    if row["name"] == "node":
+        return (NODE_FIX if row["pid"] else SILENT_FIX).format(pid=row["pid"])
+    return FIXES.get(row["name"], FIX).format(pid=row["pid"])
+
+
+class HaltTable:
+    """Those that stand still now, by node and pid."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+        self.rows: dict[str, Row] = {}
+
+    def update(self, batch: Batch) -> None:
+        """Fold the new records of a batch."""
+        found = [
+            (record["time_ns"], event, record)
+            for event in ("process_halted", "process_resumed", "node_changed")
+            if event in batch
+            for record in batch[event].rows(self.texts)
+        ]
+        for time_ns, event, record in sorted(found, key=lambda each: each[0]):
+            if event == "node_changed":
+                self._node_changed(time_ns, record)
+                continue
+            key = f"{record['process'].hex()}:{record['pid']}"
+            if event == "process_resumed":
+                self.rows.pop(key, None)
+                continue
+            self.rows[key] = {
+                "node_id": record["process"].hex(), "pid": record["pid"], "name": record["process_name"],
+                "worker_id": record["worker"].hex() if any(record["worker"]) else None, "why": record["error"],
+                "halted_at_ns": time_ns,
+            }  # fmt: skip
+
+    def _node_changed(self, time_ns: int, record: Row) -> None:
+        """The control store does not hear a node, or hears it again, or has given it up."""
+        node = record["node"].hex()
+        if record["state"].upper() != "SUSPECTED":
+            self.rows.pop(node, None)
+            return
+        silent = _SILENT.search(record["error"])
+        silent_ns = int(float(silent[1]) * 1e9) if silent else 0
+        self.rows[node] = {
+            "node_id": node, "pid": 0, "name": "node", "worker_id": None,
+            "why": "the control store has heard no heartbeat of it since", "halted_at_ns": time_ns - silent_ns,
+        }  # fmt: skip
+
+    def of(self, worker: bytes) -> Row | None:
+        """Since when and why this process stands still; None if it does not."""
+        name = worker.hex()
+        return next((row for row in self.rows.values() if row["worker_id"] == name), None)
