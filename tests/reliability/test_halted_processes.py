@@ -51,27 +51,31 @@ def status(session: Path) -> str:
 def test_what_stands_still_is_said_with_what_helps_and_so_is_that_it_goes_on():
     """A7: an actor, the node, the zygote: who, since when, why, what helps; nothing is lost, new processes start."""
     with checked_runtime() as session:
-        actor, view = Speaker.remote(), views(session)
-        pid = obsray.get(actor.pid.remote(), timeout=60)
-        with stopped(pid):
-            call = actor.pid.remote()
-            (row,) = eventually(view.halts)
-            assert (row["pid"], row["name"], row["why"]) == (pid, "worker", "it was stopped (SIGSTOP)")
-            why = eventually(lambda: (made := view.why(call.hex()[:32]))["root_code"] == "STANDS_STILL" and made)
-            assert f"(pid {pid}) has stood still for" in why["sentence"] and f"kill -CONT {pid}" in why["fix"]
-            said = status(session)
-            assert "what stands still" in said and f"kill -CONT {pid}" in said and "1 halted" in said
-        assert obsray.get(call, timeout=60) == pid
-        eventually(lambda: not view.halts())
-        node = node_of(session)
-        with stopped(node.pid):
-            assert [(row["name"], row["pid"]) for row in view.halts()] == [("node", node.pid)]
-        eventually(lambda: not view.halts())
-        with stopped(zygote_of(session).pid):
-            speakers = [Speaker.remote() for _ in range(4)]
-            assert len(set(obsray.get([each.pid.remote() for each in speakers], timeout=60))) == 4
-            told = eventually(lambda: view.refresh() >= 0 and view.store.rows("process_resumed"))
-            assert told[0]["worker"] == bytes.fromhex(row["worker_id"])
+        stop_and_look(session)
+
+
+def stop_and_look(session: Path) -> None:
+    actor, view = Speaker.remote(), views(session)
+    pid = obsray.get(actor.pid.remote(), timeout=60)
+    with stopped(pid):
+        call = actor.pid.remote()
+        (row,) = eventually(view.halts)
+        assert (row["pid"], row["name"], row["why"]) == (pid, "worker", "it was stopped (SIGSTOP)")
+        why = eventually(lambda: (made := view.why(call.hex()[:32]))["root_code"] == "STANDS_STILL" and made)
+        assert f"(pid {pid}) has stood still for" in why["sentence"] and f"kill -CONT {pid}" in why["fix"]
+        said = status(session)
+        assert "what stands still" in said and f"kill -CONT {pid}" in said and "1 halted" in said
+    assert obsray.get(call, timeout=60) == pid
+    eventually(lambda: not view.halts())
+    node = node_of(session)
+    with stopped(node.pid):
+        assert [(row["name"], row["pid"]) for row in view.halts()] == [("node", node.pid)]
+    eventually(lambda: not view.halts())
+    with stopped(zygote_of(session).pid):
+        speakers = [Speaker.remote() for _ in range(4)]
+        assert len(set(obsray.get([each.pid.remote() for each in speakers], timeout=60))) == 4
+        told = eventually(lambda: view.refresh() >= 0 and view.store.rows("process_resumed"))
+        assert told[0]["worker"] == bytes.fromhex(row["worker_id"])
 
 
 def test_a_zygote_that_does_not_answer_is_replaced_and_what_it_had_forked_is_done_again():
