@@ -59,23 +59,23 @@ def stop_and_look(session: Path) -> None:
     pid = obsray.get(actor.pid.remote(), timeout=60)
     with stopped(pid):
         call = actor.pid.remote()
-        (row,) = eventually(view.halts)
-        assert (row["pid"], row["name"], row["why"]) == (pid, "worker", "it was stopped (SIGSTOP)")
+        (row,) = eventually(lambda: [row for row in view.halts() if row["pid"] == pid])
+        assert (row["name"], row["why"]) == ("worker", "it was stopped (SIGSTOP)")
         why = eventually(lambda: (made := view.why(call.hex()[:32]))["root_code"] == "STANDS_STILL" and made)
         assert f"(pid {pid}) has stood still for" in why["sentence"] and f"kill -CONT {pid}" in why["fix"]
         said = status(session)
         assert "what stands still" in said and f"kill -CONT {pid}" in said and "1 halted" in said
     assert obsray.get(call, timeout=60) == pid
-    eventually(lambda: not view.halts())
+    eventually(lambda: pid not in [row["pid"] for row in view.halts()])
     node = node_of(session)
     with stopped(node.pid):
-        assert [(row["name"], row["pid"]) for row in view.halts()] == [("node", node.pid)]
-    eventually(lambda: not view.halts())
+        eventually(lambda: ("node", node.pid) in [(row["name"], row["pid"]) for row in view.halts()])
+    eventually(lambda: "node" not in [row["name"] for row in view.halts()])
     with stopped(zygote_of(session).pid):
         speakers = [Speaker.remote() for _ in range(4)]
         assert len(set(obsray.get([each.pid.remote() for each in speakers], timeout=60))) == 4
         told = eventually(lambda: view.refresh() >= 0 and view.store.rows("process_resumed"))
-        assert told[0]["worker"] == bytes.fromhex(row["worker_id"])
+        assert bytes.fromhex(row["worker_id"]) in [each["worker"] for each in told]
 
 
 def test_a_zygote_that_does_not_answer_is_replaced_and_what_it_had_forked_is_done_again():
