@@ -126,7 +126,7 @@ _ANALYSES = (
         "session:object uptime_seconds:number now_ns:whole nodes:list resources:object tasks:object tasks_total:whole"
         " rates:object workers:object actors:object store:object events_total:whole events_per_second:number"
         " bytes_stored:whole ledger:object telemetry_lag_seconds:number collectors:list gpu:object gpu_devices:list"
-        " chaos:object? recent_errors:list"), {"at": _INSTANT, "from": _INSTANT, "to": _INSTANT}),
+        " chaos:object? halts:list recent_errors:list"), {"at": _INSTANT, "from": _INSTANT, "to": _INSTANT}),
     Operation("get", _V1 + "ledger", "Whether everything that was recorded is here", _fields(
         "rings:list nodes:list totals:object tasks:object collectors:list"), statuses=()),
     Operation("get", _V1 + "tasks/{id}", "Everything known about one task", _fields(

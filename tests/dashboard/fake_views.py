@@ -633,6 +633,7 @@ class FakeViews:
             "telemetry_lag_seconds": 0.1,
             "collectors": book["collectors"],
             "chaos": None,
+            "halts": [],
             "ledger": {**book["totals"], **book["tasks"]},
             "gpu": self.gpu_summary(),
             "gpu_devices": self.gpu_devices(),
