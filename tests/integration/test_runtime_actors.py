@@ -17,7 +17,8 @@ import pytest
 
 import obsray
 from obsray import exceptions
-from tests.integration.programs import eventually
+from tests.integration.programs import eventually, views
+from tests.reliability.oracle import checked_runtime
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -25,9 +26,8 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[Path]:
     """One runtime for all tests here."""
-    context = obsray.init(num_cpus=4, include_dashboard=False)
-    yield Path(context.address_info["session_dir"])
-    obsray.shutdown()
+    with checked_runtime(num_cpus=4) as directory:
+        yield directory
 
 
 @obsray.remote(num_cpus=0)
@@ -131,10 +131,13 @@ def test_an_actor_whose_constructor_raised_never_ran():
     assert "post-mortem" not in str(died.value)
 
 
-def test_a_name_that_is_taken_is_an_error_of_its_own():
+def test_a_name_that_is_taken_is_an_error_of_its_own_and_the_end_of_the_creation(session):
     first = Plain.options(name="taken").remote()
     with pytest.raises(exceptions.ActorAlreadyExistsError, match="get_if_exists"):
         Plain.options(name="taken").remote()
+    view, refused = views(session), [("name", "=", "Plain.__init__"), ("error", "contains", "the name 'taken' is taken")]
+    (creation,) = eventually(lambda: view.tasks(refused)["rows"])
+    assert (creation["state"], creation["outcome"]) == ("CANCELLED", "cancelled")
     assert issubclass(exceptions.ActorAlreadyExistsError, ValueError)
     assert obsray.get_actor("taken") == first
     for wrong in (5, b"taken"):

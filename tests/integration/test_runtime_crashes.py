@@ -19,6 +19,7 @@ import pytest
 import obsray
 from obsray import exceptions, telemetry
 from tests.integration.programs import ROOT, eventually, gone, views
+from tests.reliability.oracle import checked_runtime
 
 pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(120)
@@ -27,9 +28,8 @@ pytestmark = pytest.mark.timeout(120)
 @pytest.fixture(scope="module")
 def session() -> Iterator[Path]:
     """One runtime for all tests here: they show at the same time that it survives all of them."""
-    context = obsray.init(num_cpus=2, include_dashboard=False)
-    yield Path(context.address_info["session_dir"])
-    obsray.shutdown()
+    with checked_runtime() as directory:
+        yield directory
 
 
 @obsray.remote

@@ -17,12 +17,12 @@ from obsray.core.runtime.leases import Function, Shape
 from obsray.core.runtime.ownership import NODE, READY, Entry, Task
 from obsray.core.runtime.producers import GATHERED
 from obsray.core.runtime.references import ObjectRef, counted, unknown
-from obsray.core.runtime.serialization import PLAIN, Serialized, serialize
+from obsray.core.runtime.serialization import PLAIN, Serialized, dump_error, serialize
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.streams import ObjectRefGenerator, Streams
-from obsray.errors import PendingCallsLimitExceeded, RaySystemError
+from obsray.errors import ActorDiedError, PendingCallsLimitExceeded, RaySystemError
 from obsray.ids import NIL_OBJECT, NIL_TASK
-from obsray.telemetry.events import TaskType
+from obsray.telemetry.events import Outcome, TaskType
 
 #: ``num_returns`` of generators: references one by one, or all of them in one value at the end.
 STREAMING = -1
@@ -409,7 +409,20 @@ class Submission:
         advance(task, TaskState.DISPATCHED)
         task.dispatched_to = _Placement(self.session, spec)
         self.session.placements[spec["actor"]] = task
-        return self.session.ask(lambda number: m.CreateActor(number, spec))
+        answer = self.session.ask(lambda number: m.CreateActor(number, spec))
+        answer.then = lambda reply: self._answered(task, spec, reply)
+        return answer
+
+    def _answered(self, task: Task, spec: dict[str, Any], reply: m.Reply) -> None:
+        """The node has the actor now, or will not have it: its name is taken. Then its creation is over."""
+        if not reply.error or reply.kind == "duplicate" or task.id not in self.session.ownership.tasks:
+            return
+        text = f"it never ran; {reply.error}"
+        error = dump_error(ActorDiedError(f"{spec['class_name']} was not made: {reply.error}", spec["actor"].hex()))
+        self.session.calls.died(self.session.calls.clients[spec["actor"]], error, text)
+        # The node knows already.
+        task.ended = None
+        self.session.verdicts.end(task, TaskState.CANCELLED, Outcome.CANCELLED, error)
 
 
 class _Placement:
