@@ -322,7 +322,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("memory", "What fills the object store, and what looks leaked.", _memory, _MEMORY_EXAMPLES)
 
     logs = verb("logs", "What workers printed, and the logs of the runtime's own processes.", _logs, _LOGS_EXAMPLES)
-    logs.add_argument("worker", nargs="?", help="worker id (or part of it), pid, or the name of a log file")
+    logs.add_argument("worker", nargs="?", help="(part of) the id of a worker, actor or task, pid, or a log file")
     history_options.add_log_options(logs)
 
     timeline = verb(

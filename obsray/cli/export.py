@@ -26,6 +26,7 @@ _SPANS_AT_ONCE = 2048
 
 def run(options: argparse.Namespace) -> int:
     """Write a session in another program's format, or send its spans."""
+    _check(options)
     directory = sessions.find(options.session)
     view = sessions.views(directory)
     if options.form == "otlp" and options.output is None and (options.endpoint or _endpoint_said()):
@@ -50,6 +51,21 @@ def run(options: argparse.Namespace) -> int:
         raise sessions.Problem(f"cannot write {path}: {error.strerror or error}", "Give another --output.") from None
     print(plain_json.dumps({"file": path, "format": options.form, "size": size}) if options.json else said)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Nothing is asked for that would be passed over."""
+    if options.form != "otlp" and (options.endpoint or options.all):
+        name = "--endpoint" if options.endpoint else "--all"
+        raise sessions.Problem(
+            f"{name} goes with --otlp, not with --{options.form}", "Only spans are sent; the others are files."
+        )
+    if options.output is not None and (options.endpoint or options.all):
+        raise sessions.Problem(
+            "spans are either sent or written to a file", "Give --endpoint (or OTEL_* variables), or --output."
+        )
+    if options.form == "parquet" and options.output == "-":
+        raise sessions.Problem("Parquet files do not fit into one stream", "Give a directory with --output.")
 
 
 def _pieces(view: Any, form: str) -> Iterator[bytes]:

@@ -61,7 +61,9 @@ def run(options: argparse.Namespace) -> int:
     if options.follow:
         _print(search.newest(each=True), options.json, plain)
     if not rows and not options.follow and not plain and not options.json:
-        print("no line matches", file=sys.stderr)
+        whose = next((name for name in ("actor", "task") if set(asked) == {name}), "")
+        said = f"{whose} {units.short_id(asked[whose])} printed nothing" if whose else "no line matches"
+        print(said, file=sys.stderr)
         return 1
     return 0
 
@@ -109,11 +111,22 @@ def _meant(view: Any, wanted: str) -> dict[str, str]:
             f"{units.plain(wanted)!r} could be {', '.join(sorted(workers)[:5])}", "Give more of the id."
         )
     if not workers:
-        raise sessions.Problem(
-            f"no log of {units.plain(wanted)} in {directory / 'logs'}",
-            "'obsray logs' lists the files there are. The logs of other nodes are at the head of their cluster.",
-        )
+        return _task_or_actor(view, wanted, directory)
     return {"worker": workers.pop()}
+
+
+def _task_or_actor(view: Any, wanted: str, directory: Path) -> dict[str, str]:
+    """What else an id may mean. An actor has the id of the task that made it, and printed more than that."""
+    for name in ("actor", "task"):
+        try:
+            return {name: identifiers.resolve(view, f"{name}s", wanted)}
+        except identifiers.UnknownId:
+            pass
+    raise sessions.Problem(
+        f"no log of {units.plain(wanted)} in {directory / 'logs'}",
+        "'obsray logs' lists the files there are; --task, --actor, --function and --grep search all of them. "
+        "The logs of other nodes are at the head of their cluster.",
+    )
 
 
 def _check_task(view: Any, asked: dict[str, str]) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 from obsray.cli import sessions
 from obsray.cli.start import token_of
 from obsray.dashboard import plain_json
-from obsray.metrics import credential, targets
+from obsray.metrics import targets
 from obsray.monitoring import files, prometheus_files, yaml_text
 from obsray.monitoring.dashboards import listed
-from obsray.telemetry import session_file
+from obsray.telemetry import credential, session_file
 
 
 def run(options: argparse.Namespace) -> int:

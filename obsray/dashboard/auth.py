@@ -22,7 +22,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from obsray.metrics import credential
+from obsray.telemetry import credential
 
 TOKEN_BYTES_MIN = 16
 URL_CHARACTERS_MAX = 8192
@@ -34,7 +34,7 @@ AUTH_PATH = "/auth"
 #: Where links of other sites (Grafana) lead: the page goes on to ``next`` by itself and is its own origin then, so that
 #: the strict cookie comes along. It holds no data.
 GO_PATH = "/go"
-#: What a scraper of metrics may read with a credential that opens nothing else (``metrics/credential.py``).
+#: What a scraper of metrics may read with a credential that opens nothing else (``telemetry/credential.py``).
 METRICS_PATHS = frozenset({"/metrics", "/api/prometheus/sd"})
 OPEN_PATHS = frozenset({"/healthz", "/static/app.css", "/static/favicon.svg", "/static/vendor/inter-5.3.0-latin.woff2"})
 

@@ -90,7 +90,7 @@ class Settings:
             if protocol != "grpc":
                 endpoint = endpoint.rstrip("/") + f"/v1/{signal}"
         if endpoint and protocol != "grpc" and urlsplit(endpoint).scheme not in ("http", "https"):
-            raise SettingError(f"OTEL_EXPORTER_OTLP_ENDPOINT={endpoint!r}: must begin with http:// or https://")
+            raise SettingError(f"the endpoint must begin with http:// or https://, not {endpoint!r}")
         common = (
             signal, endpoint, protocol, tuple(_headers(said("HEADERS"))),
             _number("EXPORTER_OTLP_TIMEOUT", said("TIMEOUT", "10000")) / 1000,

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector as Exposed
 from obsray.chaos import Fault
 from obsray.config import Config
 from obsray.core.protocol.addresses import is_loopback, parse
-from obsray.metrics import credential, exposed, host, push, replay, tallies
+from obsray.metrics import exposed, host, push, replay, tallies
 from obsray.metrics.catalog import FUNCTIONS_MAX, METRICS, NAMES_MAX, OPERATIONS, OTHER, SHAPES_MAX
 from obsray.metrics.cluster import ClusterSeries
 from obsray.metrics.gpu import GpuSeries
@@ -32,7 +32,7 @@ from obsray.metrics.series import METHODS_MAX, OPERATIONS_MAX, PEERS_MAX, Series
 from obsray.metrics.server import Server, start_server
 from obsray.metrics.targets import Targets
 from obsray.metrics.user import FAMILIES_MAX, UserSeries
-from obsray.telemetry import session_file
+from obsray.telemetry import credential, session_file
 from obsray.telemetry.collector import Collector
 from obsray.telemetry.columns import Batch, Columns
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, Reason

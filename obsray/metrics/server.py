@@ -13,7 +13,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from obsray.core.protocol.addresses import is_loopback, join, parse
 from obsray.core.transport.dial import reachable
-from obsray.metrics import credential
+from obsray.telemetry import credential
 
 #: A client that does not read or send for this long is dropped.
 _CLIENT_SECONDS = 10

@@ -8,9 +8,9 @@ import pytest
 from conftest import TOKEN
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from obsray.metrics import credential
 from obsray.metrics.catalog import METRICS
 from obsray.metrics.targets import FILE
+from obsray.telemetry import credential
 
 SCRAPER = {"authorization": f"Bearer {credential.of(bytes.fromhex(TOKEN))}"}
 

@@ -83,6 +83,8 @@ def test_every_line_is_known_by_its_task_during_a_session_and_after_it(program):
         assert [row["text"] for row in obsray_logs(directory, "--function", "dies")] == ["last words"]
         calls = obsray_logs(directory, "--actor", said["actor"])
         assert len(calls) == 6 and len({row["task_id"] for row in calls}) == 3
+        assert obsray_logs(directory, said["actor"]) == calls, "an id may be an actor's"
+        assert obsray_logs(directory, said["tasks"][0]) == obsray_logs(directory, "--task", said["tasks"][0])
         for row in calls:
             mine = [other["text"] for other in calls if other["task_id"] == row["task_id"]]
             assert mine == [f"begin {mine[0][-1]}", f"end {mine[0][-1]}"]

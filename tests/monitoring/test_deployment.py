@@ -22,9 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from obsray.cli.command import _parser
 from obsray.config import Config
 from obsray.export import receivers
-from obsray.metrics import credential
 from obsray.monitoring import deployment, prometheus_files
 from obsray.monitoring.dashboards import listed
+from obsray.telemetry import credential
 from tests.monitoring import dcgm_sample, live, schemas
 from tests.monitoring.test_dashboards import MODELS, queries
 

@@ -27,6 +27,7 @@ from obsray.core.system.processes import clean_session
 from obsray.core.transport.connection import TOKEN_BYTES
 from obsray.core.transport.socket_paths import make_socket_directory
 from obsray.ids import MARK_BYTES, WORKER_ID_BYTES, worker_id
+from obsray.telemetry import credential
 
 START_SECONDS_MAX = 60.0
 #: A node whose starter gave up while it started has this long to end by itself.
@@ -120,8 +121,11 @@ def new_session_directory(temp_dir: str | None, token: bytes | None = None) -> P
     for name in ("rings", "telemetry", "logs", "spill"):
         (directory / name).mkdir(mode=0o700)
     fd = os.open(directory / "token", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    os.write(fd, secrets.token_bytes(TOKEN_BYTES) if token is None else token)
+    own = secrets.token_bytes(TOKEN_BYTES) if token is None else token
+    os.write(fd, own)
     os.close(fd)
+    # Now, so that whoever scrapes finds it from the first moment on.
+    credential.write(directory, own)
     if token is None:
         latest = base / f".latest_{os.getpid()}"
         latest.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ def compare(before: Views, after: Views, threshold: float = THRESHOLD) -> Row:
     is not above 0.
     """
     if not threshold > 0:
-        raise ValueError(f"a threshold is a share above 0, not {threshold!r}")
+        raise ValueError(f"a threshold is above 0, not {threshold:.0%}")
     for view in (before, after):
         view.refresh()
     first, second = _Session(before), _Session(after)

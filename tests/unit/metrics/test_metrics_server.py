@@ -9,7 +9,9 @@ import urllib.request
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from obsray.metrics import credential, server
+from obsray.core.runtime.node_process import new_session_directory
+from obsray.metrics import server
+from obsray.telemetry import credential
 from tests.integration.programs import eventually
 
 TOKEN = bytes(range(32))
@@ -72,3 +74,10 @@ def test_a_crowd_that_says_nothing_is_bounded_and_scrapes_go_on_after_it(served)
             return False
 
     eventually(answers)
+
+
+def test_the_credential_lies_there_as_soon_as_the_session_does(tmp_path):
+    directory = new_session_directory(str(tmp_path))
+    written = directory / credential.FILE
+    assert written.read_text() == credential.of((directory / "token").read_bytes())
+    assert written.stat().st_mode & 0o777 == 0o600

@@ -102,3 +102,20 @@ def test_a_command_without_a_format_or_a_receiver_says_so(recorded, capsys):
     arguments = ["export", "--otlp", "--endpoint", "http://127.0.0.1:9", "--timeout", "0.1"]
     assert command.main([*arguments, "--session", str(recorded.directory)]) == 1
     assert "goes on from there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--chrome", "--endpoint", "http://127.0.0.1:1"], "--endpoint goes with --otlp"),
+        (["--perfetto", "--all"], "--all goes with --otlp"),
+        (["--otlp", "--endpoint", "http://127.0.0.1:1", "-o", "x"], "either sent or written"),
+        (["--otlp", "--endpoint", "127.0.0.1:4318"], "the endpoint must begin with http"),
+        (["--parquet", "-o", "-"], "do not fit into one stream"),
+        (["--chrome", "-o", "nowhere/x"], "cannot write nowhere/x"),
+    ],
+)
+def test_what_an_export_cannot_do_is_said_and_nothing_is_written(recorded, tmp_path, monkeypatch, capsys, asked, said):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["export", *asked, "--session", str(recorded.directory)]) == 1
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
