@@ -23,6 +23,9 @@ from obsray.telemetry.tables import Row
 from obsray.telemetry.tasks import BLOCKED, RUNNING
 from obsray.telemetry.views import Views
 
+#: Moments are written with fewer digits than they are recorded with.
+_ROUNDED_NS = 1_000_000_000
+
 
 class PastStore(Store):
     """The store of a session up to ``until_ns``."""
@@ -117,6 +120,9 @@ def views_at(session_dir: Path, moment: object) -> PastViews:
     if at < start:
         began = datetime.fromtimestamp(start / 1e9, UTC).isoformat(sep=" ", timespec="seconds")
         raise ValueError(f"{moment!r} is before the session began, which was at {began}")
+    if at > now + _ROUNDED_NS:
+        ended = datetime.fromtimestamp(now / 1e9, UTC).isoformat(sep=" ", timespec="seconds")
+        raise ValueError(f"{moment!r} is later than all that is recorded, which goes until {ended}")
     found = PastViews(session_dir, at)
     found.refresh()
     return found

@@ -34,8 +34,8 @@ _FAILURES = {
 }
 _FIXES = {
     Code.OUT_OF_MEMORY: "Use less memory in a task, run fewer at once (memory=...), or give the node more.",
-    Code.APP_ERROR: "See the traceback: obsray get task ID.",
-    Code.WORKER_DIED: "See what the process printed last: obsray logs --task ID.",
+    Code.APP_ERROR: "See the traceback: obsray get task {}.",
+    Code.WORKER_DIED: "See what the process printed last: obsray logs --task {}.",
     Code.WORKER_LIMIT: "Pass references as arguments instead of getting them inside of tasks, or raise workers_max.",
     Code.ENVIRONMENT_FAILED: "Mend runtime_env; nothing in it is tried again by itself.",
 }
@@ -93,9 +93,10 @@ def _queued(view: Views, raw: Row, piece: Row) -> list[Row]:
 
 
 def _still_waited(view: Views, decision: Row, at: int) -> bool:
-    """Whether no grant to the same owner and shape came between a decision and ``at``."""
+    """Whether the same owner was granted nothing of that shape, and still wanted it, between a decision and ``at``."""
     return not any(
-        row["outcome"] == "granted" and row["shape"] == decision["shape"] and row["owner"] == decision["owner"]
+        row["outcome"] in ("granted", "withdrawn") and row["owner"] == decision["owner"]
+        and row["shape"] == decision["shape"]
         and decision["time_ns"] <= row["time_ns"] <= at
         for row in view.lease_table.decisions
     )  # fmt: skip
@@ -177,7 +178,7 @@ def failure(explainer: Tasks, raw: Row, outcome: str, said: str) -> Answer:
     elif "node" in said.lower() and ("dead" in said.lower() or "does not exist" in said.lower()):
         code = Code.AFFINITY if outcome == "unschedulable" else code
     text = f"{predicate}: {said}" if said else predicate
-    made = explainer.answer(raw, code, text, _FIXES.get(code, ""))
+    made = explainer.answer(raw, code, text, _FIXES.get(code, "").format(ids.short(raw["id"])))
     made.facts += [f"attempt {r['attempt']} {r['outcome']}: {explain.gist(r['error'])}" for r in _retries(view, raw)]
     return made
 

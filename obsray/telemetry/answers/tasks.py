@@ -53,7 +53,8 @@ class Tasks(Calls):
         raw["row"], raw["id"] = row, identifier
         made = make(raw)
         if not made.time:
-            made.time = explain.time_split(raw, self.now, made.predicate)
+            over = state in (FINISHED, FAILED, CANCELLED)
+            made.time = past.time_of(self.view, raw) if over else explain.time_split(raw, self.now, made.predicate)
         return made
 
     def answer(self, raw: Row, code: Code, predicate: str, fix: str = "", because: Answer | None = None) -> Answer:

@@ -96,9 +96,11 @@ def test_the_commands_take_moments_as_people_write_them(recorded, capsys):
         assert "Traceback" not in capsys.readouterr().err
 
 
-def test_what_lies_before_the_session_is_refused(recorded):
+def test_what_lies_before_or_after_the_session_is_refused(recorded):
     with pytest.raises(ValueError, match="before the session began"):
         views_at(recorded.directory, 1)
+    with pytest.raises(ValueError, match="later than all that is recorded"):
+        views_at(recorded.directory, recorded.ended_at_ns + 3600 * 10**9)
 
 
 @pytest.mark.parametrize("stored", [False, True])
