@@ -135,7 +135,8 @@ def test_a_name_that_is_taken_is_an_error_of_its_own_and_the_end_of_the_creation
     first = Plain.options(name="taken").remote()
     with pytest.raises(exceptions.ActorAlreadyExistsError, match="get_if_exists"):
         Plain.options(name="taken").remote()
-    view, refused = views(session), [("name", "=", "Plain.__init__"), ("error", "contains", "the name 'taken' is taken")]
+    view = views(session)
+    refused = [("name", "=", "Plain.__init__"), ("error", "contains", "the name 'taken' is taken")]
     (creation,) = eventually(lambda: view.tasks(refused)["rows"])
     assert (creation["state"], creation["outcome"]) == ("CANCELLED", "cancelled")
     assert issubclass(exceptions.ActorAlreadyExistsError, ValueError)
