@@ -51,6 +51,18 @@ def _fixed(call: Call) -> Program:
     return Value(call.numbers[0])
 
 
+@function("gated")
+def _gated(call: Call) -> Program:
+    """Each ``every``-th task of a line waits until all older ones have run, which obsray knows nothing of."""
+    number, line, every = call.numbers
+    ran = call.process.simulator.ledger.ran_in_line.setdefault(line, set())
+    while number % every == 0 and not ran.issuperset(range(number)):
+        yield Sleep(MILLISECOND_NS)
+    yield Sleep(call.process.chance.randint(1, 300) * MICROSECOND_NS)
+    ran.add(number)
+    return Value(number)
+
+
 @function("heavy_tailed")
 def _heavy_tailed(call: Call) -> Program:
     yield Sleep(min(_HEAVY_NS_MAX, int(call.process.chance.paretovariate(1.1) * 100 * MICROSECOND_NS)))

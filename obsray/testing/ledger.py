@@ -38,6 +38,8 @@ class Ledger:
         self._read: dict[bytes, int] = {}
         self._remade: set[bytes] = set()
         self._marks = 0
+        #: Line of tasks that wait for older ones -> numbers of those that have run.
+        self.ran_in_line: dict[int, set[int]] = {}
         #: (actor process, caller) -> sequence of the call that began last.
         self._last_call: dict[tuple[bytes, bytes], int] = {}
 

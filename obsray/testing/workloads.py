@@ -134,6 +134,14 @@ def fixed(thread: VirtualThread, tasks: int, run_ms: float, batch: int = 200, re
 
 
 @workload
+def gated(thread: VirtualThread, tasks: int, every: int) -> Program:
+    """Tasks of which some wait for all older ones, by ways that obsray does not know: they would stand still if younger
+    ones were given to all workers first."""
+    line = thread.process.chance.getrandbits(32)
+    yield from _batches(thread, "gated", tasks, tasks, (line, every), retries=-1)
+
+
+@workload
 def heavy_tailed(thread: VirtualThread, tasks: int, batch: int = 200, cpus: float = 1) -> Program:
     """Tasks of which a few take very long."""
     yield from _batches(thread, "heavy_tailed", tasks, batch, cpus=cpus)

@@ -54,7 +54,8 @@ def test_what_the_watcher_sends_again_is_not_raised_by_who_waits_as_well(monkeyp
     waiting.dispatcher, waiting.inbox = SimpleNamespace(tick=lambda *_: None), SimpleNamespace(audit=lambda: None)
     waiting.values = SimpleNamespace(completions=(), notice_awaits=lambda now: None)
     waiting.send_everything = lambda: None
-    waiting.emitter, waiting.ownership = None, SimpleNamespace(unseen=SimpleNamespace(missed={}))
+    waiting.emitter, waiting.directory = None, Path()
+    waiting.ownership = SimpleNamespace(unseen=SimpleNamespace(missed={}))
     Watcher(waiting, Config(profile_hz=0)).tick()
     assert sent == [signal.SIGINT] and not seen
 
