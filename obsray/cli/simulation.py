@@ -31,6 +31,8 @@ SCENARIOS = Path(__file__).resolve().parents[2] / "tests" / "simulation" / "scen
 
 def run(options: argparse.Namespace) -> int:
     """Answer ``obsray sim``."""
+    if options.seed < 0:
+        raise Problem(f"--seed {options.seed}: must be >= 0", "A seed names a run: 0, 1, 2, ...")
     if options.scale:
         from obsray.cli import scale
 

@@ -113,8 +113,12 @@ def cluster_nodes(directory: Path, facts: dict[str, Any]) -> list[dict[str, Any]
     """One row for each node of the cluster, as the node of this session knows them; empty for a node on its own."""
     from obsray.core.runtime.questions import ask
     from obsray.errors import RaySystemError
+    from obsray.telemetry.halts import halted
 
     if not facts.get("control_address_tcp"):
+        return []
+    if halted(int(facts.get("node_pid") or 0)):
+        print("obsray: the node stands still and cannot say what the cluster is", file=sys.stderr)
         return []
     try:
         rows = ask(directory, "nodes")

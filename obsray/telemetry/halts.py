@@ -12,12 +12,17 @@ Row = dict[str, Any]
 STOPPED = "it was stopped (SIGSTOP)"
 _STATES = {b"T": STOPPED, b"t": "a debugger holds it"}
 _SILENT = re.compile(r"no heartbeat for ([\d.]+) s")
+#: How services are called in sentences, where that is not their name.
+NAMES = {"control": "control store"}
 #: What to do about a process of this name; about all others ``FIX``.
 FIXES = {
+    "worker": "`kill -CONT {pid}` on its machine has it go on; after `kill -KILL {pid}` what it ran is done again if "
+    "it may be (max_retries, max_restarts).",
+    "driver": "`kill -CONT {pid}` on its machine has it go on; `kill -KILL {pid}` ends it, and what it made with it.",
     "zygote": "The node wakes it as soon as it needs a process, and if it does not answer within "
     "zygote_silent_seconds_max, replaces it and the workers that it has forked.",
 }
-FIX = "`kill -CONT {pid}` on its machine has it go on, `kill -KILL {pid}` ends it, and what it did is done again."
+FIX = "`kill -CONT {pid}` on its machine has it go on; after `kill -KILL {pid}` its node starts another one."
 NODE_FIX = "`kill -CONT {pid}` on its machine has it go on; one that its cluster has not heard for long counts as dead."
 SILENT_FIX = "It comes back as soon as it is heard again; else it counts as dead soon, and what it did is done again."
 

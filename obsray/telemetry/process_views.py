@@ -10,7 +10,7 @@ from obsray.telemetry import explain
 from obsray.telemetry.collectives import described
 from obsray.telemetry.events import TaskType
 from obsray.telemetry.groups import bundle_amounts, shown
-from obsray.telemetry.halts import fix_of, halted
+from obsray.telemetry.halts import NAMES, fix_of, halted
 from obsray.telemetry.store import Running
 from obsray.telemetry.tables import NS, Row, public
 from obsray.telemetry.task_views import TaskViews
@@ -95,8 +95,10 @@ class ProcessViews(TaskViews):
         if row["name"] == "node":
             known = self.cluster_table.nodes.get(bytes.fromhex(row["node_id"]), {})
             pid = row["pid"] or known.get("pid")
-            return f"node {known.get('name') or row['node_id'][:8]}" + (f" (pid {pid})" if pid else "")
-        return f"the {row['name']} (pid {row['pid']})"
+            return " ".join(
+                ["node", row["node_id"][:8], known.get("name") or "", f"(pid {pid})" if pid else ""]
+            ).replace("  ", " ").strip()  # fmt: skip
+        return f"the {NAMES.get(row['name'], row['name'])} (pid {row['pid']})"
 
     def _alive(self, process: bytes) -> bool:
         reader = self.store.ring(process)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from obsray import ids
 from obsray.telemetry.explain import decision_text, duration, gist, reason_text, size
+from obsray.telemetry.halts import NAMES
 
 Row = dict[str, Any]
 
@@ -70,7 +71,8 @@ def _worker(r: Row, n: Names) -> str:
 
 
 def _halted(r: Row, n: Names) -> str:
-    return _worker(r, n) if any(r["worker"]) else f"the {r['process_name']} (pid {r['pid']})"
+    name = r["process_name"]
+    return _worker(r, n) if any(r["worker"]) else f"the {NAMES.get(name, name)} (pid {r['pid']})"
 
 
 def _sampled(r: Row, n: Names) -> str:

@@ -70,6 +70,8 @@ def test_whoever_waits_is_told_how_far_it_is(capsys, monkeypatch):
     [
         (["--scenario", "nothing_*"], "no scenario is called like"),
         (["--scenario", "small_cut", "--runs", "0"], "there is nothing to run"),
+        (["--scenario", "small_cut", "--seed", "-1"], "--seed -1: must be >= 0"),
+        (["--scale", "--seed", "-1"], "--seed -1: must be >= 0"),
         (["--scenario", "small_cut", "--jobs", "0"], "nobody would run anything"),
         (["--scenario", "small_*", "--log"], "--log is for one run"),
         (["--scenario", "small_cut", "--about", "xyz"], "an id is hex digits"),

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Codes of what has a process, and of what waits for one.
 _WITH_PROCESS = frozenset({Code.RUNNING, Code.BLOCKED_IN_GET, Code.ON_ITS_WAY, Code.IDLE, Code.BEHIND_OTHERS})
+#: Of what is there, whoever has it to give is its owner.
+_THERE = frozenset({Code.FINISHED, Code.IN_STORE, Code.SPILLED})
 _WITHOUT = frozenset(
     {Code.SCHEDULER, Code.WORKER_START, Code.ON_ITS_WAY, Code.ENVIRONMENT, Code.NO_CAPACITY, Code.UNKNOWN}
 )
@@ -21,9 +23,12 @@ _WITHOUT = frozenset(
 
 def add_halt(view: Views, identifier: bytes, answer: Answer) -> None:
     """Say so in the answer about a thing that waits for nothing else, if that is why it does not go on."""
-    if answer.because is not None or answer.code not in _WITH_PROCESS | _WITHOUT:
+    if answer.because is not None or answer.code not in _WITH_PROCESS | _WITHOUT | _THERE:
         return
     halts = view.halts(refresh=False)
+    if answer.code in _THERE:
+        _add_owner(view, identifier, answer, halts)
+        return
     row = _halt_of(view, halts, identifier, answer) if halts else None
     if row is None:
         return
@@ -31,6 +36,14 @@ def add_halt(view: Views, identifier: bytes, answer: Answer) -> None:
     answer.code = Code.STANDS_STILL
     answer.predicate += f"; {row['label']} has stood still for {seconds}: {row['why']}"
     answer.fix = row["fix"]
+
+
+def _add_owner(view: Views, identifier: bytes, answer: Answer, halts: list[Row]) -> None:
+    owner = ids.owner_of(identifier).hex()
+    row = next((row for row in halts if row["worker_id"] == owner), None)
+    if row is not None:
+        answer.predicate += f"; its owner, {row['label']}, stands still and gives it to nobody: {row['why']}"
+        answer.fix = row["fix"]
 
 
 def _halt_of(view: Views, halts: list[Row], identifier: bytes, answer: Answer) -> Row | None:
@@ -42,7 +55,8 @@ def _halt_of(view: Views, halts: list[Row], identifier: bytes, answer: Answer) -
     owner = ids.owner_of(identifier).hex()
     if answer.code not in _WITHOUT or worker:
         return next((row for row in halts if row["name"] == "node" and row["node_id"] == node), None)
-    here = [row for row in halts if row["node_id"].startswith(ids.mark_of(identifier).hex())]
+    home = _node_of(view, identifier)
+    here = [row for row in halts if not home or row["node_id"] == home]
     found = [row for row in here if row["name"] == "node"] or [row for row in here if row["name"] == "zygote"]
     return by_worker.get(owner) or (found[0] if found else None)
 
@@ -64,6 +78,7 @@ def _place(view: Views, identifier: bytes) -> tuple[str, str]:
     return known["worker_id"] or "", known["node_id"] or ""
 
 
-def _node_of(view: Views, worker: bytes) -> str:
-    mark = ids.mark_of(worker).hex()
+def _node_of(view: Views, identifier: bytes) -> str:
+    """The node where something is at home, "" if nobody has told of it."""
+    mark = ids.mark_of(identifier).hex()
     return next((row["node_id"] for row in view.cluster_table.nodes.values() if row["node_id"].startswith(mark)), "")
