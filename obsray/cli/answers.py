@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +20,21 @@ from obsray.telemetry.questions import change_of, compare, factor, function_fact
 _BAR_CELLS = 24
 _HEIGHTS = "▁▂▃▄▅▆▇█"
 _ROWS_SHOWN = 20
+TASK_DIGITS = 32
+_WHOLE_OBJECT = re.compile(r"[0-9a-f]{40}")
 #: The exit code of a comparison in which something got worse.
 REGRESSED = 3
+
+
+def _asked_about(view: Any, text: str) -> str:
+    """The full id of what is meant. Of a small value there is no record, but its task is known."""
+    if not _WHOLE_OBJECT.fullmatch(text):
+        return resolved(view, None, text)
+    try:
+        return resolved(view, "objects", text)
+    except sessions.Problem:
+        resolved(view, "tasks", text[:TASK_DIGITS])
+        return text
 
 
 def run_why(options: argparse.Namespace) -> int:
@@ -29,7 +43,7 @@ def run_why(options: argparse.Namespace) -> int:
 
     view = sessions.answers(sessions.find(options.session))
     try:
-        found = view.why(resolved(view, None, options.id), refresh=False)
+        found = view.why(_asked_about(view, options.id.strip().lower()), refresh=False)
     except UnknownThing as error:
         raise sessions.Problem(str(error), "'obsray list tasks' shows ids; give another --session.") from None
     if options.json:

@@ -53,6 +53,14 @@ def test_a_placement_group_is_shown_with_why_it_waits(obsray, recorded):
     assert obsray("list", "placement-groups", "--filter", "state=PENDING")[1].splitlines()[-1].startswith("1 placement")
 
 
+def test_a_small_value_that_is_in_no_table_is_explained_by_its_task(obsray):
+    (task, *_) = json.loads(obsray("list", "tasks", "--limit", "1", "--json")[1])["rows"]
+    code, out, err = obsray("why", task["task_id"] + "00000007")
+    assert (code, err) == (0, "") and "object" in out
+    code, _, err = obsray("why", "ff" * 20)
+    assert code != 0 and "no task" in err
+
+
 @pytest.mark.parametrize("noun", list(TABLES))
 def test_every_noun_is_listed_as_a_table_and_as_json(obsray, noun):
     code, out, err = obsray("list", noun)

@@ -53,7 +53,7 @@ def test_what_stands_still_is_listed_until_it_goes_on(scene):
     first, second = view.halts()
     assert "kill -CONT 71" in first["fix"] and "zygote_silent_seconds_max" in second["fix"]
     assert [row["pid"] for row in view.overview()["halts"]] == [71, 72]
-    told = [sentence(record, view) for record in view.store.rows("process_halted")]
+    told = [sentence({"event": "process_halted", **record}, view) for record in view.store.rows("process_halted")]
     assert told[1] == f"the zygote (pid 72) stands still: {STOPPED}"
     resume(scene, worker, 71, "worker")
     assert seen(view) == [("zygote", 72)]
