@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from obsray.telemetry import explain
-
 UNKNOWN = "\N{EN DASH}"
 
 #: Everything a terminal or a reader could mistake for an instruction: C0, DEL, C1, bidirectional overrides.
@@ -28,6 +26,9 @@ def seconds(value: float | None) -> str:
         return "0 s"
     for limit, factor, unit in ((1e-6, 1e9, "ns"), (1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (100.0, 1.0, "s")):
         if value < limit:
+            # Loads the tables: not for who only asks for help.
+            from obsray.telemetry import explain
+
             return f"{explain.three_digits(value * factor)} {unit}"
     whole = round(value)
     if whole < 3600:
@@ -50,6 +51,8 @@ def size(value: float | None) -> str:
         return UNKNOWN
     if value < 0:
         return "-" + size(-value)
+    from obsray.telemetry import explain
+
     return explain.size(value)
 
 
