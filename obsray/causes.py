@@ -177,16 +177,12 @@ def _links(told: traceback.TracebackException) -> Iterator[traceback.TracebackEx
         waiting += link.exceptions or ()
 
 
-def format_user_traceback(error: BaseException, skip_frames: int) -> str:
-    """The traceback as the user would see it at home: without the runtime's own first ``skip_frames`` frames, and
-    without those of its inside further down.
+def format_user_traceback(error: BaseException) -> str:
+    """The traceback as the user would see it at home: without the frames of the runtime's inside.
 
     Causes, contexts and members of groups are included. An exception whose ``__str__`` raises is named by its class.
     """
     trace = error.__traceback__
-    for _ in range(skip_frames):
-        if trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
     try:
         told = traceback.TracebackException(type(error), error, trace)
         for link in _links(told):

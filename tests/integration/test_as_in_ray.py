@@ -7,6 +7,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 import obsray
 from obsray import cloudpickle, exceptions
 from obsray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from obsray.util.state import list_tasks, summarize_tasks
+from obsray.util.state import list_nodes, list_tasks, list_workers, summarize_tasks
 from tests.integration.programs import eventually
 
 pytestmark = pytest.mark.timeout(120)
@@ -215,7 +216,9 @@ def nothing() -> None: ...
 
 def test_a_thread_of_an_actor_that_outlives_its_call_belongs_to_the_making_of_the_actor():
     actor = obsray.remote(num_cpus=0, max_concurrency=2)(Lets).remote()
-    obsray.get([actor.begins.remote(), actor.ends.remote()], timeout=60)
+    # Calls of an actor with threads have no order.
+    obsray.get(actor.begins.remote(), timeout=60)
+    obsray.get(actor.ends.remote(), timeout=60)
     made = [("actor_id", "=", actor._actor_id.hex()), ("type", "=", "ACTOR_CREATION_TASK")]
     eventually(lambda: list_tasks(filters=[("name", "=", "of an actor")]) and list_tasks(filters=made), 60)
     (child,), (creation,) = list_tasks(filters=[("name", "=", "of an actor")]), list_tasks(filters=made)
@@ -295,6 +298,86 @@ def test_a_cancelled_task_has_failed_as_cancelled_for_who_lists_tasks():
         row for row in summarize_tasks()["cluster"]["summary"].values() if row["func_or_class_name"] == "never"
     ]
     assert counted["state_counts"] == {"FAILED": 1}
+
+
+# --- how processes ended -------------------------------------------------------------------------------------------
+
+
+@obsray.remote(num_cpus=0)
+class Ends:
+    def __init__(self, raises: bool = False) -> None:
+        if raises:
+            raise LookupError
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def exits(self, code: int) -> None:
+        sys.exit(code)
+
+
+def test_the_ends_of_processes_have_rays_kinds_and_the_living_have_no_end():
+    ended = {}
+    for kind, end in {
+        "SYSTEM_ERROR SIGNAL": lambda actor, pid: os.kill(pid, signal.SIGKILL),
+        "SYSTEM_ERROR EXIT_CODE": lambda actor, pid: actor.exits.remote(4),
+        "INTENDED_USER_EXIT INTENDED": lambda actor, pid: actor.exits.remote(0),
+        "INTENDED_USER_EXIT KILLED_BY_REQUEST": lambda actor, pid: obsray.kill(actor),
+        "": lambda actor, pid: None,
+    }.items():
+        actor = Ends.remote()
+        pid = obsray.get(actor.pid.remote(), timeout=60)
+        end(actor, pid)
+        ended[pid] = kind, actor
+    broken = Ends.remote(True)
+
+    def told() -> bool:
+        rows = {row.pid: row for row in list_workers(limit=1000, detail=True)}
+        found = {pid: f"{rows[pid].exit_type or ''} {rows[pid].exit_cause or ''}".strip() for pid in ended}
+        assert all((rows[pid].end_time_ms == 0) == rows[pid].is_alive for pid in ended)
+        assert any(row.end_time_ms == 0 for row in list_nodes(detail=True))
+        return found == {pid: kind for pid, (kind, _) in ended.items()}
+
+    eventually(told, 60)
+    with pytest.raises(exceptions.ActorDiedError):
+        obsray.get(broken.pid.remote(), timeout=60)
+    eventually(lambda: list_workers(filters=[("exit_type", "=", "USER_ERROR")]), 60)
+
+
+# --- tracebacks ----------------------------------------------------------------------------------------------------
+
+
+def fails() -> None:
+    raise LookupError("of a helper")
+
+
+@obsray.remote
+def raises() -> None:
+    fails()
+
+
+class Plain:
+    def calls(self, wrapped: list[Any]) -> None:
+        obsray.get(wrapped[0])
+
+
+class Async:
+    async def calls(self, wrapped: list[Any]) -> None:
+        await wrapped[0]
+
+
+@pytest.mark.parametrize("kind", [Plain, Async])
+def test_a_traceback_has_every_frame_of_the_users_and_nothing_of_the_inside(kind):
+    actor = obsray.remote(num_cpus=0)(kind).remote()
+    # Not that of the moment in which its process did nothing.
+    obsray.get(actor.__ray_ready__.remote(), timeout=60)
+    with pytest.raises(LookupError, match="of a helper") as caught:
+        obsray.get(actor.calls.remote([raises.remote()]), timeout=60)
+    text = str(caught.value)
+    assert [line.rpartition(" in ")[2] for line in text.splitlines() if line.startswith("  File")] == [
+        "calls", "raises", "fails"
+    ]  # fmt: skip
+    assert "IndexError" not in text and "During handling" not in text
 
 
 # --- the rest ------------------------------------------------------------------------------------------------------

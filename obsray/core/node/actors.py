@@ -25,6 +25,7 @@ from obsray.core.node.step import RemoveCheckpoints, Report, Step, require
 from obsray.core.node.workers import Death, WorkerPool
 from obsray.core.protocol.lifecycle import ActorState, advance
 from obsray.core.protocol.messages import (
+    CONSTRUCTOR_RAISED,
     ActorChanged,
     ActorPlaced,
     EndWorker,
@@ -220,7 +221,7 @@ class ActorTable:
                 )
             return
         cause = DeathCause.INTENDED if intended else DeathCause.START_FAILED
-        detail = "the actor asked to exit (exit_actor())" if intended else "its constructor raised"
+        detail = "the actor asked to exit (exit_actor())" if intended else CONSTRUCTOR_RAISED
         self._die(step, actor, cause, detail, error)
         self._end_worker(step, client, DeathCause.INTENDED, detail, graceful=True)
 

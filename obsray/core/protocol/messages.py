@@ -355,6 +355,8 @@ class WatchGroup(NamedTuple):
 PLACEMENT_FIELDS = ("group", "bundle", "node", "soft", "selectors", "preferred", "spread", "near", "near_bytes")
 
 GROUP_STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+#: Why a process ended that was to become an actor: what lists of processes say of it.
+CONSTRUCTOR_RAISED = "its constructor raised"
 #: Before the key of a label: on nodes that have the same value of it, whichever that is.
 PACK_BY_LABEL = "STRICT_PACK by "
 

@@ -300,7 +300,7 @@ class Checkpoints:
             session.drive_or_sleep(Waiter(1), 0.005)
 
     def _error(self, what: str, error: BaseException) -> ActorCheckpointError:
-        text = format_user_traceback(error, 1)
+        text = format_user_traceback(error)
         who = f"{self.runner.spec['class_name']} ({self.runner.id.hex()}, pid {os.getpid()})"
         return ActorCheckpointError(
             f"the actor {who} is dead: {what} failed, so its state could not be kept: {error!r}\n{text}",

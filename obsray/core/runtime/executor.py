@@ -163,6 +163,9 @@ class Executor:
             try:
                 running = queue.popleft()
             except IndexError:
+                running = None
+            # Not in the handler: what is raised while it turns would have that IndexError as its context.
+            if running is None:
                 with session.lock:
                     session.send_everything()
                 if not queue and not self.exiting:
@@ -660,7 +663,7 @@ class Executor:
         os._exit(code & 0xFF if isinstance(code, int) else 0 if code is None else 1)
 
     def _describe(self, error: BaseException, running: Running) -> bytes:
-        text = format_user_traceback(error, 2)
+        text = format_user_traceback(error)
         # Of an error that came from a task this one waited for, the innermost cause is the one to catch.
         cause = error.cause if isinstance(error, RayTaskError) and error.cause is not None else error
         shown = self.actor.shown() if self.actor is not None else None

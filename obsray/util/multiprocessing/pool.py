@@ -63,7 +63,7 @@ class _PoolActor:
                 values.append((value, None))
             except Exception as error:
                 task = api.get_runtime_context().get_task_id() or ""
-                text = format_user_traceback(error, 2)
+                text = format_user_traceback(error)
                 wrapped = RayTaskError("Pool.imap", text, error, pid=os.getpid(), task_id=task)
                 values.append((None, dump_error(wrapped)))
         return values

@@ -235,8 +235,9 @@ def _workers(views: Views) -> Iterable[WorkerState]:
 def _nodes(views: Views) -> Iterable[NodeState]:
     facts = views.store.session()
     members = cluster_members(views.store.session_dir, facts) if views.store.is_live() else []
-    recorded = [node_row(row, facts) for row in views.nodes(refresh=False)]
-    return [member_row(member) for member in members] or recorded
+    rows = views.nodes(refresh=False)
+    ended = {row["node_id"]: row["stopped_at_ns"] for row in rows}
+    return [member_row(each, ended.get(each["node"].hex())) for each in members] or [node_row(r, facts) for r in rows]
 
 
 def _environments(views: Views) -> Iterable[RuntimeEnvState]:

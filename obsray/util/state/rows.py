@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from obsray.core import options as opts
-from obsray.core.protocol.messages import PACK_BY_LABEL
+from obsray.core.protocol.messages import CONSTRUCTOR_RAISED, PACK_BY_LABEL
 from obsray.telemetry.events import TaskType
 from obsray.telemetry.tables import NS
 from obsray.telemetry.tasks import STATES
@@ -35,6 +35,15 @@ ERROR_TYPES = {
     "nested_too_deep": "TASK_UNSCHEDULABLE_ERROR",
     "unschedulable": "TASK_UNSCHEDULABLE_ERROR",
     "placement_removed": "TASK_PLACEMENT_GROUP_REMOVED",
+}
+#: What ended a process -> the kind of its end; all others are SYSTEM_ERROR.
+EXIT_TYPES = {
+    "intended": "INTENDED_USER_EXIT",
+    "killed_by_request": "INTENDED_USER_EXIT",
+    "idle": "INTENDED_SYSTEM_EXIT",
+    "parent_died": "INTENDED_SYSTEM_EXIT",
+    "placement_removed": "INTENDED_SYSTEM_EXIT",
+    "oom": "NODE_OUT_OF_MEMORY",
 }
 ERROR_OUTCOMES = {error: outcome for outcome, error in ERROR_TYPES.items()}
 #: The names of the states of tasks: to Ray's users one that was cancelled has FAILED, with TASK_CANCELLED as its error.
@@ -195,7 +204,8 @@ class ObjectState(StateRow):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WorkerState(StateRow):
-    """One worker or driver process; ``state`` says what it does now."""
+    """One worker or driver process; ``state`` says what it does now, ``exit_cause`` what ended it, ``exit_type`` of
+    which kind that is to Ray's users. ``end_time_ms`` is 0 while it lives."""
 
     began: ClassVar[str] = "start_time_ms"
 
@@ -208,6 +218,7 @@ class WorkerState(StateRow):
     ip: str
     pid: int | None
     # detail
+    exit_cause: str | None = None
     exit_detail: str | None = None
     exit_code: int | None = None
     signal: int | None = None
@@ -220,7 +231,7 @@ class WorkerState(StateRow):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NodeState(StateRow):
-    """One node."""
+    """One node; ``end_time_ms`` is 0 while it lives."""
 
     began: ClassVar[str] = "start_time_ms"
 
@@ -473,10 +484,11 @@ def worker_row(row: _Row, node: str | None) -> WorkerState:
         is_alive=row["state"] != "DEAD",
         worker_type=row["kind"].upper(),
         state=row["state"],
-        exit_type=row["died_cause"].upper() if row["died_cause"] else None,
+        exit_type=_exit_type(row),
         node_id=node,
         ip=ADDRESS,
         pid=row["pid"] or None,
+        exit_cause=row["died_cause"].upper() if row["died_cause"] else None,
         exit_detail=row["error"],
         exit_code=row["exit_code"],
         signal=row["signal"],
@@ -484,8 +496,20 @@ def worker_row(row: _Row, node: str | None) -> WorkerState:
         current_task_id=row["current_task_id"],
         rss_bytes=row["rss_bytes"],
         start_time_ms=_ms(row["registered_at_ns"]),
-        end_time_ms=_ms(row["died_at_ns"] or row["closed_at_ns"]),
+        end_time_ms=_ms(row["died_at_ns"] or row["closed_at_ns"]) if row["state"] == "DEAD" else 0.0,
     )
+
+
+def _exit_type(row: _Row) -> str | None:
+    """The kind of a process' end, None before it."""
+    if row["state"] != "DEAD":
+        return None
+    if row["died_cause"] is None:
+        # A driver, of which nobody knows more than whether it said goodbye.
+        return "INTENDED_USER_EXIT" if row["closed_at_ns"] else "SYSTEM_ERROR"
+    if row["died_cause"] == "intended" and row["error"] == CONSTRUCTOR_RAISED:
+        return "USER_ERROR"
+    return EXIT_TYPES.get(row["died_cause"], "SYSTEM_ERROR")
 
 
 def node_row(row: _Row, facts: _Row) -> NodeState:
@@ -505,12 +529,13 @@ def node_row(row: _Row, facts: _Row) -> NodeState:
         labels=dict(facts.get("labels") or {}) if is_head else {},
         pid=row["pid"],
         start_time_ms=_ms(row["started_at_ns"]),
-        end_time_ms=_ms(row["stopped_at_ns"]),
+        end_time_ms=_ms(row["stopped_at_ns"]) if row["state"] == "DEAD" else 0.0,
     )
 
 
-def member_row(row: _Row) -> NodeState:
-    """What a node of a cluster answers about one of its nodes (the request "nodes")."""
+def member_row(row: _Row, ended: int | None) -> NodeState:
+    """What a node of a cluster answers about one of its nodes (the request "nodes"), and when that is known to have
+    ended."""
     host = str(row.get("address") or "").rpartition(":")[0]
     return NodeState(
         node_id=row["node"].hex(),
@@ -526,7 +551,7 @@ def member_row(row: _Row) -> NodeState:
         labels=dict(row["labels"]),
         pid=row["pid"],
         start_time_ms=_ms(row["started_at_ns"]),
-        end_time_ms=None,
+        end_time_ms=0.0 if row["alive"] else _ms(ended),
     )
 
 
