@@ -77,7 +77,7 @@ class DenseIndex:
             fresh = sequences[rows < 0]
             if len(fresh):
                 if len(fresh) > 1 and not (fresh[1:] > fresh[:-1]).all():
-                    fresh = np.unique(fresh)
+                    fresh = _different(fresh)
                 block[fresh] = np.arange(self.count, self.count + len(fresh), dtype=np.int32)
                 self.count += len(fresh)
                 rows = block[sequences]
@@ -113,6 +113,17 @@ class HashIndex:
 
     def row(self, identifier: bytes) -> int:
         return self._rows.get(identifier, -1)
+
+
+def _different(sequences: Array) -> Array:
+    """Each number once, in order. Most are close to one another: marking them is much quicker than sorting."""
+    low = int(sequences.min())
+    span = int(sequences.max()) - low + 1
+    if span > 16 * len(sequences):
+        return np.unique(sequences)
+    seen = np.zeros(span, bool)
+    seen[sequences - low] = True
+    return np.flatnonzero(seen) + low
 
 
 def _groups(owners: Array, kinds: Array) -> list[Any]:

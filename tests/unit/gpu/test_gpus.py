@@ -183,6 +183,26 @@ def test_a_live_session_looks_at_the_last_minute_and_not_at_records_on_their_way
     assert shares[0, "idle: no task"] == pytest.approx(1.0) and shares[3, "not reserved"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("told", "state"), [(None, "UNOBSERVED"), (0.0, "UNOBSERVED"), (0.4, "BUSY")])
+def test_work_that_nobody_sees_is_not_idleness_unless_its_driver_says_so(
+    made: Constructed, monkeypatch: pytest.MonkeyPatch, told: float | None, state: str
+) -> None:
+    from tests.unit.gpu.constructed import at
+
+    blind = bytes.fromhex("0303030303030303")
+    made.reserve(1.1 * SECOND, worker=blind, gpu=2, captured=False)
+    made.task(1.1 * SECOND, 90 * SECOND, "blind", blind)
+    view = made.views()
+    view.cluster_table.nodes[next(iter(view.cluster_table.nodes))]["stopped_at_ns"] = 0
+    monkeypatch.setattr(type(view.store), "is_live", lambda _: True)
+    monkeypatch.setattr(Views, "now_ns", lambda _: at(90 * SECOND))
+    facts = dict.fromkeys((*answers.DEVICE_FACTS, "reason", "text")) | {"utilization": told}
+    node = view.gpus(refresh=False)[2]["node_id"]
+    monkeypatch.setattr(Views, "gpu_devices", lambda _, **__: [{"node_id": node, "gpu": 2, **facts}])
+    row = view.gpus(refresh=False)[2]
+    assert row["state"] == state and "was seen to work 0% of that time" in row["why"]
+
+
 def test_of_the_recorded_run_all_time_of_its_tasks_has_a_cause(views: Views) -> None:
     """Of the step capture few launches are recorded, and its tasks are known from marks alone."""
     for number in range(STEPS):

@@ -592,6 +592,9 @@ def test_the_sentence_names_the_planted_cause(name, tmp_path):
     told = found["sentence"]
     assert (found["code"], found["root_code"]) == (code, root), told
     assert [word for word in words if word not in told] == [], told
+    if found["state"] in ("FAILED", "FINISHED", "CANCELLED"):
+        parts = [part["why"] for part in found["time"]]
+        assert not [why for why in parts if "failed: " in why or "{}" in why], "why it failed is not why it was queued"
 
 
 def test_the_matrix_is_as_large_as_it_should_be():
