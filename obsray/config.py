@@ -19,6 +19,8 @@ CHOICES = {
 }
 #: More would cost more than profiles may.
 PROFILE_HZ_MAX = 100.0
+#: With less the newest file of each kind of event would not fit.
+TELEMETRY_BYTES_MIN = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,14 @@ class Config:
         for name, allowed in CHOICES.items():
             if name in values and values[name] not in allowed:
                 raise ValueError(f"{name}={values[name]!r} is not one of {', '.join(allowed)}")
+        for name, value in values.items():
+            if isinstance(value, int | float) and value < 0:
+                raise ValueError(f"{name}={value:g} is below 0")
+        if values.get("telemetry_bytes_max", TELEMETRY_BYTES_MIN) < TELEMETRY_BYTES_MIN:
+            raise ValueError(
+                f"telemetry_bytes_max={values['telemetry_bytes_max']} is less than any session needs; give "
+                f"{TELEMETRY_BYTES_MIN} (1 MiB) or more"
+            )
         if not 0 <= values.get("profile_hz", 0.0) <= PROFILE_HZ_MAX:
             raise ValueError(f"profile_hz={values['profile_hz']:g} is not between 0 (off) and {PROFILE_HZ_MAX:g}")
         if not values.get("hang_seconds", 1.0) > 0:
