@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from obsray.telemetry import hang_watch
-from obsray.telemetry.hang_watch import LOOK_SECONDS, HangRecords
+from obsray.telemetry import hang_watch, session_file
+from obsray.telemetry.hang_watch import DASHBOARD_SECONDS, LOOK_SECONDS, HangRecords
 
 from . import units
 from .source import Busy, Source
@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class HangWatch:
-    """Looks for hangs now and then, at the cost of a look at the open tasks; ``records`` is told what was found."""
+    """Looks for hangs now and then while something waits; ``records`` is told what was found.
+
+    A look reads all that was recorded since the last one: where nothing waits and nobody asks, nothing is read.
+    """
 
     def __init__(self, source: Source, records: HangRecords) -> None:
         self._source = source
@@ -38,8 +41,14 @@ class HangWatch:
 
     async def run(self) -> None:
         """Look now and then, until cancelled."""
+        looked_at = -math.inf
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(DASHBOARD_SECONDS)
+            if time.monotonic() - looked_at < LOOK_SECONDS:
+                continue
+            if not (self._told or hang_watch.something_waits(session_file.read(self._source.directory))):
+                continue
+            looked_at = time.monotonic()
             try:
                 found = await self._source.ask(lambda view: view.hangs(refresh=False), key="hangs")
                 before = await self._source.ask(hang_watch.recorded, key="hangs recorded")

@@ -1,9 +1,9 @@
 """Looks for hangs now and then, wherever a session runs: ``python -m obsray.telemetry.hang_watch --session-dir DIR``.
 
-What hangs is found out from the records of the whole session, which somebody must have read. A dashboard has,
-and looks. Where none runs, the collector has this process started once something has waited for ``hang_seconds``
-(``Waits``, which costs it a sum per batch), and it ends when nothing waits any more: a session without long waits pays
-nothing.
+What hangs is found out from the records of the whole session, which somebody must read. The collector knows whether
+anything waits at all (``Waits``, which costs it a sum per batch). Once something has for a while, a dashboard looks,
+if there is one; where none runs, this process is started after ``hang_seconds``, and it ends when nothing waits any
+more. A session without long waits pays nothing.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ LOOK_SECONDS, LOOK_SHARE = 15.0, 0.05
 #: After one that looked has ended, and something still waits, the next is started so much later (unless
 #: ``hang_seconds`` is shorter).
 AGAIN_SECONDS = 60.0
+#: A dashboard looks once something has waited so long, unless ``hang_seconds`` is shorter.
+DASHBOARD_SECONDS = 5.0
 #: Shorter waits of drivers are not told while they last (``wait_noticed``).
 NOTICED_SECONDS = 1.0
 #: What is recorded of the sentence of a hang.
 SENTENCE_MAX = 2000
+#: Where ``session.json`` says that something has waited for a while.
+WAITS = "something_waits"
 _NICE = 10
 
 Row = dict[str, Any]
@@ -141,16 +145,20 @@ class Watching:
         self._next = 0.0
 
     def look(self, facts: Row) -> None:
-        """Start it if something has waited for long and nobody else looks."""
+        """If something has waited for long, start it, or tell a dashboard (in ``session.json``) to look."""
         now = time.monotonic()
+        waited = now - self._waits.since if self._waits.since else 0.0
+        waits = waited > min(self._seconds, DASHBOARD_SECONDS)
+        if waits is not bool(facts.get(WAITS)):
+            with contextlib.suppress(OSError):  # tried again at the next look
+                session_file.update(self._directory, **{WAITS: waits})
         if self._process is not None:
             if self._process.poll() is None:
                 return
             if self._process.returncode == 0 and not dashboard_lives(facts):
                 self._waits.nothing_waits(look_seconds(self._seconds))
             self._process, self._next = None, now + min(AGAIN_SECONDS, 3 * self._seconds)
-        long = self._waits.since and now - self._waits.since > self._seconds
-        if not long or now < self._next or dashboard_lives(facts):
+        if waited <= self._seconds or now < self._next or dashboard_lives(facts):
             return
         command = [sys.executable, "-m", __spec__.name, "--session-dir", str(self._directory)]
         self._next = now + min(AGAIN_SECONDS, 3 * self._seconds)
@@ -167,6 +175,11 @@ class Watching:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def something_waits(facts: Row) -> bool:
+    """Whether a look for hangs may find any, by ``session.json``."""
+    return bool(facts.get(WAITS))
 
 
 def dashboard_lives(facts: Row) -> bool:

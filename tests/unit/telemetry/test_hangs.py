@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -10,7 +12,7 @@ import pytest
 
 from obsray import ids
 from obsray.cli import hangs as command
-from obsray.telemetry import hang_watch
+from obsray.telemetry import hang_watch, session_file
 from obsray.telemetry.answers import hangs
 from obsray.telemetry.columns import Texts
 from obsray.telemetry.events import LeaseOutcome, Reason, WaitKind
@@ -375,3 +377,16 @@ def test_a_collector_knows_whether_something_waits_without_looking_at_single_rec
     assert read()
     scene.driver.process_waited(scene.tick(), int(WaitKind.GET), 1, scene.result(m), (scene.now - began) / NS)
     assert not read()
+
+
+def test_a_dashboard_looks_only_while_something_has_waited_for_a_while(scene: Scene) -> None:
+    waits = hang_watch.Waits()
+    watching = hang_watch.Watching(scene.directory, waits, seconds=20.0)
+    session_file.update(scene.directory, dashboard_pid=os.getpid())
+
+    def told(waited_seconds: float) -> bool:
+        waits.since = time.monotonic() - waited_seconds if waited_seconds else 0.0
+        watching.look(session_file.read(scene.directory))
+        return hang_watch.something_waits(session_file.read(scene.directory))
+
+    assert [told(seconds) for seconds in (0.0, 2.0, 9.0, 3600.0, 0.0)] == [False, False, True, True, False]
