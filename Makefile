@@ -19,12 +19,14 @@ venv: $(VENV)/.installed  ## .venv with obsray in it
 $(BIN)/python:
 	scripts/make-venv $(VENV)
 
-# A stamp per set of packages: the second run installs nothing.
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+# A stamp per set of packages: the second run installs nothing. Without a compiler obsray works, at a higher cost.
+SOURCES := pyproject.toml $(wildcard obsray/telemetry/*.c)
+$(VENV)/.installed: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-test: $(SOURCES) | $(BIN)/python
+	@scripts/system-package cc gcc libc6-dev || echo "no C compiler could be installed: the tests of what is written in C will fail"
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
@@ -41,7 +43,6 @@ test: $(VENV)/.installed-test  ## all tests and checks
 	@scripts/system-package ip iproute2 || echo "no ip command could be installed: the tests between two hosts will fail"
 	@scripts/system-package redis-server redis-server || echo "no redis-server could be installed: tests of it will fail"
 	@scripts/system-package promtool prometheus || echo "no prometheus could be installed: tests of rules and dashboards will fail"
-	@scripts/system-package cc gcc libc6-dev || echo "no C compiler could be installed: the test with a stand-in for NVML will fail"
 	@scripts/run-tests $(BIN)/python $(ARGS)
 
 lint: $(VENV)/.installed-test  ## style, types and import contracts only

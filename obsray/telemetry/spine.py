@@ -23,6 +23,9 @@ records are lost so far stands in ``.now`` for everybody to read. Text that coul
 
 Threads may share a ring: a slot is reserved by ``itertools.count``, atomic under the GIL. The sequence field is
 the last of the record to be written, so that a reader never sees half a record.
+
+Records are packed by ``record_writer.c`` where that could be compiled, otherwise in Python: the same bytes, at three
+times the cost.
 """
 
 from __future__ import annotations
@@ -37,11 +40,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from struct import Struct
+from struct import Struct, calcsize
 from types import CodeType, FunctionType
 from typing import Any
 
-from obsray.telemetry.events import BY_NAME, EVENTS, RECORD_BYTES, SCHEMA_VERSION, Event, ProcessKind
+from obsray.telemetry.events import BY_NAME, CODES, EVENTS, RECORD_BYTES, SCHEMA_VERSION, Event, ProcessKind
+
+try:
+    from obsray.telemetry import _record_writer
+except ImportError:
+    _record_writer = None
 
 MAGIC = b"OBSRING\x01"
 HEADER_BYTES = 128
@@ -50,6 +58,8 @@ SEGMENT_RECORDS = 16_384
 SEGMENT_BYTES = SEGMENT_RECORDS * RECORD_BYTES
 SEGMENTS_MAX = 96
 DROP_WAIT_SECONDS = 0.2
+#: How long a thread that needs another segment lets one go first that is late with its record.
+LATE_SECONDS = 0.0002
 #: While records are dropped, room is looked for after so many of them, but not more often than that.
 DROP_RECORDS = 64
 DROP_TRY_SECONDS = 0.01
@@ -102,6 +112,23 @@ def _compiled(event: Event) -> tuple[CodeType, Callable[..., None]]:
 def emitters() -> dict[str, tuple[CodeType, Callable[..., None]]]:
     """The code of every emitter, compiled once: workers are forked from a process that has done it."""
     return {event.name: _compiled(event) for event in EVENTS.values()}
+
+
+@functools.cache
+def layouts() -> dict[str, tuple[int, tuple[tuple[str, str, int, int], ...]]]:
+    """What ``record_writer.c`` packs of every event: kind, and of its fields name, struct code, offset and bytes."""
+    return {
+        event.name: (event.kind, tuple(
+            (field.name, CODES[field.code][0][-1], event.offsets[field.name], calcsize("<" + CODES[field.code][0]))
+            for field in event.fields
+        ))
+        for event in EVENTS.values()
+    }  # fmt: skip
+
+
+def prepare() -> None:
+    """Do now what every process that records needs once: workers are forked from one that has done it."""
+    (emitters if _record_writer is None else layouts)()
 
 
 class Emitter:
@@ -172,7 +199,7 @@ class Ring(Emitter):
         self._owed = bytearray()
         self._now = _now_file(self.directory / f"{process.hex()}.now")
         self.buffer = memoryview(b"")
-        self._next = itertools.count()
+        self._record_through(_record_writer)
         self._write_texts()
         try:
             self._open_segment(0)
@@ -180,10 +207,35 @@ class Ring(Emitter):
             if error.errno not in NO_ROOM:
                 raise
             self._drop(0, error.strerror or str(error))
-        take = self._next.__next__
-        for name, (code, pack_into) in emitters().items():
-            setattr(self, name, FunctionType(code, {"ring": self, "take": take, "pack_into": pack_into}))
         self.ring_opened(time.time_ns(), process, os.getpid(), int(kind))
+
+    def _record_through(self, compiled: Any) -> None:
+        """Make what this ring is called by: through ``record_writer.c``, or in Python (None)."""
+        #: Reserves the next number; how many are reserved; a number before which every record is written, or is
+        #: about to be by a thread that was not interrupted; and is told where records go (``buffer``, ``base``).
+        self._take: Callable[[], int]
+        self.taken: Callable[[], int]
+        self._oldest: Callable[[], int]
+        self._aim: Callable[[memoryview, int], None]
+        if compiled is None:
+            numbers = itertools.count()
+            self._take, self._aim = numbers.__next__, _nothing
+            self._oldest = self.taken = lambda: int(repr(numbers).removeprefix("count(").removesuffix(")"))
+            for name, (code, pack_into) in emitters().items():
+                scope = {"ring": self, "take": self._take, "pack_into": pack_into}
+                setattr(self, name, FunctionType(code, scope))
+            return
+        writer = compiled.Writer(self.place, self._now)
+        self._take, self.taken, self._oldest, self._aim = writer.take, writer.taken, writer.oldest, writer.aim
+        for name, (kind, fields) in layouts().items():
+            setattr(self, name, compiled.Recorder(writer, kind, fields))
+        for name in ("running", "told", "idle"):
+            setattr(self, name, getattr(writer, name))
+
+    def _go_on(self, buffer: memoryview, base: int) -> None:
+        """Records from number ``base`` on go into ``buffer``."""
+        self.buffer, self.base = buffer, base
+        self._aim(buffer, base)
 
     # --- segments -----------------------------------------------------------------------------------------
 
@@ -200,7 +252,13 @@ class Ring(Emitter):
                     return memoryview(bytearray(RECORD_BYTES)), 0
                 if slot < SEGMENT_RECORDS:
                     return self.buffer, slot * RECORD_BYTES
-                self._roll()
+                if self._oldest() < self.base:
+                    # Another thread has yet to write into the segment before, which would be out of reach then.
+                    self._lock.release()
+                    time.sleep(LATE_SECONDS)
+                    self._lock.acquire()
+                else:
+                    self._roll()
 
     def _roll(self) -> None:
         first = self.base + SEGMENT_RECORDS
@@ -222,7 +280,7 @@ class Ring(Emitter):
             lost, self._drop_from, self.dropping = first - self._drop_from, None, ""
             self.dropped += lost
             # Takes a slot of the segment just opened; this thread holds the lock, so it must not roll.
-            number = next(self._next)
+            number = self._take()
             slot = number - self.base
             if 0 <= slot < SEGMENT_RECORDS:
                 pack, offset = EVENTS[113].struct.pack_into, slot * RECORD_BYTES
@@ -244,8 +302,7 @@ class Ring(Emitter):
             self.dropping, self._try_at = why, time.monotonic() + DROP_TRY_SECONDS
         _DROPPING.pack_into(self._now, _DROPPING_AT, self._drop_from, first)
         # Only the last slots of it: so this thread is here again soon.
-        self.buffer = self._scrap
-        self.base = first - (SEGMENT_RECORDS - DROP_RECORDS)
+        self._go_on(self._scrap, first - (SEGMENT_RECORDS - DROP_RECORDS))
 
     def _open_segment(self, first: int) -> None:
         """Create the next file. Raises OSError if there is no room for it, or not for the texts that it may name."""
@@ -274,8 +331,7 @@ class Ring(Emitter):
             self._previous = (self.base, self.buffer)
         self._segment = number
         self._unread.append(path)
-        self.buffer = memoryview(mapping)[HEADER_BYTES:]
-        self.base = first
+        self._go_on(memoryview(mapping)[HEADER_BYTES:], first)
 
     # --- text ---------------------------------------------------------------------------------------------
 
@@ -328,7 +384,7 @@ class Ring(Emitter):
     def close(self, time_ns: int) -> None:
         # The number of records before this one is this one's own, so it cannot go through the emitter, which takes
         # another: the slot left empty would hide everything behind it from readers.
-        number = next(self._next)
+        number = self._take()
         buffer, offset = self.place(number)
         event = BY_NAME["ring_closed"]
         event.struct.pack_into(buffer, offset, time_ns, event.kind, 0, self.process, number, (number + 1) & 0xFFFFFFFF)

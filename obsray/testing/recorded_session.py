@@ -444,7 +444,7 @@ class _Recording:
             for process, ring in self.rings.items():
                 if process != made.killed_worker:
                     ring.close(self.end)
-        made.events = sum(next(ring._next) for ring in self.rings.values())
+        made.events = sum(ring.taken() for ring in self.rings.values())
         session_file.update(
             self.directory, session=self.directory.name, directory=str(self.directory), node=made.node.hex(),
             node_pid=session_pid, started_at_ns=self.start, dashboard_url=None, metrics_url=None,

@@ -18,10 +18,10 @@ from obsray.core.runtime.submission import Submission
 from obsray.core.runtime.termination import die
 from obsray.errors import LocalRayletDiedError
 from obsray.telemetry.events import ProcessKind
-from obsray.telemetry.spine import emitters
+from obsray.telemetry.spine import prepare
 
 # Here, because this module is imported once by the process that all workers are forked from.
-emitters()
+prepare()
 
 
 def main(session_dir: str, worker_id: bytes, place: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def emit(ring: Ring, event: Event, time_ns: int, chance: random.Random) -> dict[
 
 def next_sequence(ring: Ring) -> int:
     """The sequence the next record of a ring will get."""
-    return int(repr(ring._next).removeprefix("count(").removesuffix(")")) + 1
+    return ring.taken() + 1
 
 
 def emit_many(ring: Ring, count: int, chance: random.Random) -> Emitted:
