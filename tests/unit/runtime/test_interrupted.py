@@ -39,7 +39,7 @@ def test_an_interrupt_is_raised_once():
     Session.take_interrupt(pending)
 
 
-def test_what_the_watcher_sends_again_is_not_raised_by_who_waits_as_well(monkeypatch):
+def test_what_the_watcher_sends_again_is_not_raised_by_who_waits_as_well(monkeypatch, tmp_path):
     waiting = interrupted()
     seen = waiting.interrupt_pending
     sent = []
@@ -53,7 +53,7 @@ def test_what_the_watcher_sends_again_is_not_raised_by_who_waits_as_well(monkeyp
     waiting.lock, waiting.closed, waiting.executor = _Nothing(), False, None
     waiting.dispatcher, waiting.inbox = SimpleNamespace(tick=lambda *_: None), SimpleNamespace(audit=lambda: None)
     waiting.values = SimpleNamespace(completions=(), notice_awaits=lambda now: None)
-    waiting.send_everything = lambda: None
+    waiting.send_everything, waiting.directory = lambda: None, tmp_path
     waiting.emitter, waiting.directory = None, Path()
     waiting.ownership = SimpleNamespace(unseen=SimpleNamespace(missed={}))
     Watcher(waiting, Config(profile_hz=0)).tick()

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,11 +76,13 @@ def test_installed_packages_keep_their_name() -> None:
     assert stacks.place_of("<string>") == "<string>" and stacks.place_of("/home/me/deep/work.py") == "deep/work.py"
 
 
-def test_a_sampler_that_fails_is_left_alone_and_the_watcher_goes_on() -> None:
+def test_a_sampler_that_fails_is_left_alone_and_the_watcher_goes_on(tmp_path: Path) -> None:
     def fail() -> None:
         raise RuntimeError("a surprise")
 
-    watched: Any = SimpleNamespace(emitter=Silent(), ownership=SimpleNamespace(unseen=None), lock=None)
+    watched: Any = SimpleNamespace(
+        directory=tmp_path, emitter=Silent(), ownership=SimpleNamespace(unseen=None), lock=None
+    )
     watcher = Watcher(watched, Config(profile_hz=0))
     watcher.sampler = SimpleNamespace(look=fail)  # type: ignore[assignment]
     assert watcher.observe(0.1) == 0.1
