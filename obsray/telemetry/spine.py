@@ -49,7 +49,7 @@ from obsray.telemetry.events import BY_NAME, CODES, EVENTS, RECORD_BYTES, SCHEMA
 try:
     from obsray.telemetry import _record_writer
 except ImportError:
-    _record_writer = None
+    _record_writer = None  # type: ignore[assignment]
 
 MAGIC = b"OBSRING\x01"
 HEADER_BYTES = 128
