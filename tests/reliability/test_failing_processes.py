@@ -156,27 +156,25 @@ def test_a_call_whose_answer_was_never_heard_is_repeated_only_if_it_may_be(sessi
 
 def test_a_worker_that_stands_still_for_a_while_loses_nothing_and_does_nothing_twice(session, oracle, tmp_path):
     """A7: SIGSTOP is not a death; what was pushed to it comes when it goes on."""
-    marker = tmp_path / "ran"
+    marker, ends = tmp_path / "ran", tmp_path / "ends"
 
     @obsray.remote
     def once() -> int:
         with open(marker, "a") as file:
-            file.write("x")
-        threading.Event().wait(0.3)
+            file.write(f"{os.getpid()} ")
+        while not ends.exists():
+            threading.Event().wait(0.01)
         return os.getpid()
 
     reference = once.remote()
-    eventually(marker.exists)
-    (busy,) = [row["pid"] for row in eventually(lambda: running(session))]
+    busy = int(eventually(lambda: marker.exists() and marker.read_text()))
     os.kill(busy, signal.SIGSTOP)
+    eventually(lambda: psutil.Process(busy).status() == psutil.STATUS_STOPPED)
+    ends.touch()
     assert obsray.wait([reference], timeout=1.5) == ([], [reference])
     os.kill(busy, signal.SIGCONT)
-    assert obsray.get(reference, timeout=30) == busy and marker.read_text() == "x"
+    assert obsray.get(reference, timeout=30) == busy and marker.read_text() == f"{busy} "
     oracle.check()
-
-
-def running(session: Path) -> list[dict]:
-    return [row for row in views(session).workers() if row["state"] == "BUSY"]
 
 
 def test_dashboard_collector_and_control_store_may_be_killed_and_nothing_is_missing(session, oracle):
