@@ -79,6 +79,15 @@ class Zygote:
         poll.register(self._socket.fileno(), select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         self._say("ready", os.getpid())
+        try:
+            self._serve_until_gone(poll)
+        finally:
+            # Also if this fails: workers die with it by themselves, what they have started does not.
+            self._end_all()
+        if self._session:
+            clean_session(self._session)
+
+    def _serve_until_gone(self, poll: select.poll) -> None:
         while True:
             idle_ms = None if self._preloaded or not self._asked else int(PRELOAD_IDLE_SECONDS * 1000)
             ready = poll.poll(idle_ms)
@@ -88,16 +97,17 @@ class Zygote:
                 if fd == self._wake_read:
                     self._drain_wake()
                 elif not self._receive():
-                    self._end_all()
-                    if self._session:
-                        clean_session(self._session)
                     return
             self._reap()
 
     # --- the node's requests -----------------------------------------------------------------------------
 
     def _receive(self) -> bool:
-        packet = self._socket.recv(PACKET_BYTES_MAX)
+        try:
+            packet = self._socket.recv(PACKET_BYTES_MAX)
+        except ConnectionResetError:
+            # What a node has not read when it is killed makes this of its end of file.
+            return False
         if not packet:
             return False
         message: tuple[Any, ...] = msgpack.unpackb(packet, use_list=False)
