@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from obsray.util import state
 from tests.integration.programs import SOON_SECONDS, eventually, gone, leftovers, views
 
 pytest_plugins = ["tests.integration.fixtures"]
@@ -130,6 +131,9 @@ listen()
     second.wait()
     gone(ending)
     assert all(process.is_running() for process in staying)
+    error = "WORKER_DIED" if how == "killed" else "TASK_CANCELLED"
+    hung = [("name", "=", "hang"), ("state", "=", "FAILED"), ("error_type", "=", error)]
+    eventually(lambda: state.list_tasks(address, filters=hung), 60)
 
     def free():
         first.tell("[obsray.available_resources().get(name, 0) for name in ('CPU', 'object_store_memory')]")

@@ -34,7 +34,8 @@ def summarize_tasks(
     def question(views: Views) -> dict[str, Any]:
         table, texts = views.task_table, views.store.texts
         rows = np.flatnonzero(columns.mask_of_tasks(views, asked))
-        names, states, types = table["name"][rows], table["state"][rows], table["type"][rows]
+        names, types = table["name"][rows], table["type"][rows]
+        states = columns.task_columns(views, views.now_ns())["state"]().values[rows]
         codes, first = np.unique(names, return_index=True)
         counts = _counts(np.searchsorted(codes, names), states, len(codes), len(TASK_STATES))
         summary: dict[str, dict[str, Any]] = {
