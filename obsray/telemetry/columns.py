@@ -23,6 +23,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: Columns that every kind has before its own fields, with their numpy types.
 COMMON: dict[str, str] = {"time_ns": "<u8", "process": "V8", "sequence": "<u8"}
 
+_BLOCK_RECORDS = 1024
 _ID_BYTES = {"id8": 8, "id16": 16, "id20": 20}
 _ARROW: dict[str, Any] = {
     "u8": pa.uint8(),
@@ -180,22 +181,29 @@ def decode(
             unknown += int(counts[kind])
             continue
         rows = np.flatnonzero(kinds == kind)
-        picked = records[rows].view(_DTYPES[event.kind]).ravel()
-        arrays: dict[str, Array] = {
-            "time_ns": np.ascontiguousarray(picked["time_ns"]),
-            "process": process[rows],
-            "sequence": sequence[rows],
-        }
+        found = _columns(records, rows, _DTYPES[event.kind])
+        arrays = {"time_ns": found["time_ns"], "process": process[rows], "sequence": sequence[rows]}
         base = count = None
         for field in event.fields:
-            values = picked[field.name]
+            values = found[field.name]
             if field.code == "str":
                 if base is None or count is None:
                     base, count = text_base[rows], text_count[rows]
                 values = text_codes.take(base + np.where(values < count, values, 0), mode="clip")
-            arrays[field.name] = np.ascontiguousarray(values)
+            arrays[field.name] = values
         batch[event.name] = Columns(event, arrays)
     return batch, unknown
+
+
+def _columns(records: Array, rows: Array, layout: np.dtype[Any]) -> dict[str, Array]:
+    """The fields of some of the records. A few at a time: they stay in the cache while field after field is taken."""
+    names = layout.names or ()
+    found = {name: np.empty(len(rows), layout[name]) for name in names}
+    for first in range(0, len(rows), _BLOCK_RECORDS):
+        block = records[rows[first : first + _BLOCK_RECORDS]].view(layout).ravel()
+        for name in names:
+            found[name][first : first + _BLOCK_RECORDS] = block[name]
+    return found
 
 
 # --- arrow -----------------------------------------------------------------------------------------------

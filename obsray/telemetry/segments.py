@@ -457,6 +457,7 @@ def _to_parquet(directory: Path, event: str, entry: FileEntry) -> FileEntry:
     table = pa.Table.from_batches(list(read_batches(directory, entry)), SCHEMAS[event])
     table = table.unify_dictionaries()
     texts = [name.name for name in table.schema if pa.types.is_dictionary(name.type)]
+    instants = ["time_ns", "sequence", *(name for name in table.schema.names if name.endswith("_at"))]
     name = entry.name.removeprefix("live/").replace(".arrows", ".parquet")
     temporary = directory / f"{name}.new"
     try:
@@ -466,7 +467,9 @@ def _to_parquet(directory: Path, event: str, entry: FileEntry) -> FileEntry:
             compression="zstd",
             compression_level=1,
             use_dictionary=["process", *texts],
-            column_encoding={"time_ns": "DELTA_BINARY_PACKED", "sequence": "DELTA_BINARY_PACKED"},
+            column_encoding=dict.fromkeys(instants, "DELTA_BINARY_PACKED"),
+            # What rows are looked for by; the others would be computed for nobody.
+            write_statistics=[*instants, *texts],
             row_group_size=131_072,
         )
     except OSError:
