@@ -27,6 +27,7 @@ $(VENV)/.installed: $(SOURCES) | $(BIN)/python
 
 $(VENV)/.installed-test: $(SOURCES) | $(BIN)/python
 	@scripts/system-package cc gcc libc6-dev || echo "no C compiler could be installed: the tests of what is written in C will fail"
+	@scripts/python-headers $(BIN)/python || echo "no Python.h could be installed: the tests of what is written in C will fail"
 	$(BIN)/python -m pip install $(PIP_FLAGS) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 

@@ -80,9 +80,8 @@ class Config:
     environment_bytes_max: int = 10 << 30
     #: How often the collector stores what processes recorded.
     collect_interval_seconds: float = 1.0
-    #: How often a second the threads that run tasks are looked at, for profiles (0: never; at most 100). Where a look
-    #: is expensive it is less often, so that looking takes 0.2 % of a CPU at most.
-    profile_hz: float = 25.0
+    #: How often a second the threads that run tasks are looked at, for profiles (0: never; at most 100).
+    profile_hz: float = 20.0
     #: How often nodes, stores and processes are sampled.
     sample_interval_seconds: float = 1.0
     #: Telemetry kept per session before the oldest segments are folded away, with what readers keep of it (`folded`).

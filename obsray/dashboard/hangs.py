@@ -10,6 +10,7 @@ from collections import Counter
 from html import escape
 from typing import Any
 
+import psutil
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +22,8 @@ from obsray.telemetry.hang_watch import DASHBOARD_SECONDS, LOOK_SECONDS, HangRec
 from . import units
 from .source import Busy, Source
 
+#: How busy the CPUs of the machine may be for it to have time for what nobody has asked for.
+IDLE_PERCENT_MAX = 50.0
 #: Members of a cycle that are drawn.
 DRAWN_MAX = 12
 _WIDTH, _BOX_WIDTH, _BOX_HEIGHT = 880, 230, 46
@@ -29,9 +32,10 @@ log = logging.getLogger(__name__)
 
 
 class HangWatch:
-    """Looks for hangs now and then while something waits; ``records`` is told what was found.
+    """Looks for hangs now and then; ``records`` is told what was found.
 
-    A look reads all that was recorded since the last one: where nothing waits and nobody asks, nothing is read.
+    A look reads all that was recorded since the last one. While the machine is busy and nothing waits, that can wait;
+    while it is idle, it is read ahead of the questions.
     """
 
     def __init__(self, source: Source, records: HangRecords) -> None:
@@ -46,7 +50,8 @@ class HangWatch:
             await asyncio.sleep(DASHBOARD_SECONDS)
             if time.monotonic() - looked_at < LOOK_SECONDS:
                 continue
-            if not (self._told or hang_watch.something_waits(session_file.read(self._source.directory))):
+            idle = psutil.cpu_percent() < IDLE_PERCENT_MAX
+            if not (idle or self._told or hang_watch.something_waits(session_file.read(self._source.directory))):
                 continue
             looked_at = time.monotonic()
             try:

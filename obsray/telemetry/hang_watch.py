@@ -1,9 +1,9 @@
 """Looks for hangs now and then, wherever a session runs: ``python -m obsray.telemetry.hang_watch --session-dir DIR``.
 
 What hangs is found out from the records of the whole session, which somebody must read. The collector knows whether
-anything waits at all (``Waits``, which costs it a sum per batch). Once something has for a while, a dashboard looks,
-if there is one; where none runs, this process is started after ``hang_seconds``, and it ends when nothing waits any
-more. A session without long waits pays nothing.
+anything waits at all (``Waits``, which costs it a sum per batch). Once something has for a while, a dashboard looks
+(it also does while the machine is idle); where none runs, this process is started after ``hang_seconds``, and it ends
+when nothing waits any more. A busy session without long waits pays nothing.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ def sleeps(book: Any) -> None:
 @obsray.remote
 class Sleeper:
     async def sleeps(self, book: Any) -> None:
-        await book.write.remote("begun")
         try:
+            await book.write.remote("begun")
             await asyncio.sleep(600)
         except asyncio.CancelledError:
             await book.write.remote("told")

@@ -1,4 +1,4 @@
-"""Always-on sampling: what the threads that run tasks are doing, some 25 times a second, or as often as is cheap.
+"""Always-on sampling: what the threads that run tasks are doing, some 20 times a second.
 
 The session's watcher looks (it wakes anyway), so there is no thread more and nothing on the path of a task. A sample
 stands for the time since the last look, so that short tasks are seen as often as they deserve in sum. Samples of one
@@ -22,12 +22,8 @@ from obsray.core.runtime.stacks import Point, StackTexts, points_of, points_of_a
 if TYPE_CHECKING:
     from obsray.core.runtime.session import Session
 
-#: Looking takes at most this share of a CPU: where a look is expensive, looks are rarer.
-SHARE_MAX = 0.002
 #: Different stacks that one process records; beyond, a sample says only the innermost function, and that is counted.
 STACKS_MAX = 4096
-#: However expensive, this often is looked.
-PERIOD_SECONDS_MAX = 0.5
 #: A stack that does not change is recorded this often.
 RECORD_SECONDS = 1.0
 #: Suspended coroutines looked at in one round; the others have their turn in the next.
@@ -62,7 +58,7 @@ class Sampler:
     def __init__(self, session: Session, hz: float) -> None:
         self._session = session
         self._emitter = session.emitter
-        self._period_min = self._period = 1.0 / hz
+        self._period = 1.0 / hz
         self._texts = StackTexts()
         self._stacks: dict[str, int] = {}
         self._short: dict[str, int] = {}
@@ -102,10 +98,7 @@ class Sampler:
             return
         with self._lock:
             if not self._stopped:
-                began = time.thread_time()
                 self._round()
-                period = max(self._period_min, (time.thread_time() - began) / SHARE_MAX)
-                self._period += (min(period, PERIOD_SECONDS_MAX) - self._period) / 8
 
     def stop(self) -> None:
         """Record what was seen and is not recorded yet, and look no more."""
