@@ -47,6 +47,8 @@ static int writer_clear(Writer *self) {
     Py_CLEAR(self->place);
     if (self->segment.obj != NULL) PyBuffer_Release(&self->segment);
     if (self->now.obj != NULL) PyBuffer_Release(&self->now);
+    /* Who is asked after this has no room. */
+    self->segment.len = self->now.len = 0;
     return 0;
 }
 
@@ -309,6 +311,10 @@ static int put_elsewhere(Writer *writer, char *record, uint64_t number) {
     Py_ssize_t offset;
     Py_buffer target;
     int result = -1;
+    if (writer->place == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the ring is gone");
+        return -1;
+    }
     Placing here = {number, writer->placing};
     writer->placing = &here;
     PyObject *given = PyLong_FromUnsignedLongLong(number);
@@ -334,8 +340,7 @@ static int put_elsewhere(Writer *writer, char *record, uint64_t number) {
 static int ordered(Recorder *self, PyObject *const *args, Py_ssize_t given, PyObject *names, PyObject **found) {
     Py_ssize_t wanted = self->count + 1, named = PyTuple_GET_SIZE(names);
     memset(found, 0, sizeof(PyObject *) * wanted);
-    if (given > wanted) given = wanted + 1; /* too many, said by the caller */
-    for (Py_ssize_t at = 0; at < given && at < wanted; at++) found[at] = args[at];
+    for (Py_ssize_t at = 0; at < given; at++) found[at] = args[at];
     for (Py_ssize_t at = 0; at < named; at++) {
         PyObject *name = PyTuple_GET_ITEM(names, at);
         Py_ssize_t position = PySequence_Index(self->names, name);
@@ -359,6 +364,10 @@ static PyObject *record(PyObject *callable, PyObject *const *args, size_t nargsf
     PyObject *in_order[FIELDS_MAX + 1];
     Py_ssize_t given = PyVectorcall_NARGS(nargsf), wanted = self->count + 1;
     Py_ssize_t named = names == NULL ? 0 : PyTuple_GET_SIZE(names);
+    if (writer == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the ring is gone");
+        return NULL;
+    }
     if (given + named != wanted) {
         PyErr_Format(PyExc_TypeError, "%zd arguments are needed %R, %zd were given", wanted, self->names, given + named);
         return NULL;
