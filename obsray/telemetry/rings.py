@@ -190,6 +190,7 @@ class RingReader:
         if first is not None:
             self.state.gaps += first - self.state.position
             self.state.position = first
+        self.missing = False
 
     def _read_segment(self, segment: Segment, dead: bool, more: bool, limit: int, pieces: list[Piece]) -> bool:
         """Take what is complete; True if the segment has nothing left to give."""
@@ -280,6 +281,11 @@ class RingReader:
             self._load_texts()
         return self.texts[int(self.codes[number])] if number < len(self.codes) else ""
 
+    def gone(self) -> None:
+        """All files are deleted; what was not read of them is stored."""
+        self.release(set())
+        self.missing = True
+
     def release(self, numbers: set[int]) -> None:
         """Forget segments whose files are not among ``numbers`` any more."""
         for number in [number for number in self._segments if number not in numbers]:
@@ -355,7 +361,7 @@ class RingDirectory:
                 continue
         for process in self._chains.keys() - chains.keys():
             # Stored and deleted: mapped files take room and descriptors until nobody has them.
-            self.readers[process].release(set())
+            self.readers[process].gone()
         self._chains = chains
         for process, chain in chains.items():
             chain.sort()

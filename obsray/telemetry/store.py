@@ -2,7 +2,8 @@
 
 ``Store`` joins two sources: what the collector stored (``segments.py``) and what still stands in the rings. A record
 is in both for a moment, so each ring has a position up to which it was delivered, and nothing at or before it is
-delivered again.
+delivered again. Records are committed before their ring file is deleted: a file that is gone is in the catalog, if that
+is looked at after the file was missed. So nothing is passed over while a session runs, however slow its reader is.
 
 Costs: ``refresh`` reads and decodes only what is new and hands it to the folds, keeping nothing itself; what a fold
 keeps is its own. ``events`` reads every stored file of that one kind, so its memory is that of the answer; use
@@ -12,11 +13,12 @@ keeps is its own. ``events`` reads every stored file of that one kind, so its me
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -45,9 +47,10 @@ from obsray.telemetry.spine import read_now
 from obsray.telemetry.table import same_id
 
 Fold = Callable[[Batch], None]
+Found = TypeVar("Found")
 
 #: How many times a reader looks again when the collector moved something under its eyes.
-_ATTEMPTS = 5
+_ATTEMPTS = 8
 #: A session directory without the name of its node is being started, or was left by a start that failed.
 UNSAID_SECONDS_MAX = 3600.0
 
@@ -115,21 +118,20 @@ class Store:
         self._refreshed = True
         self.rings.nodes = other_nodes(self.session())
         count = 0
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             self._look()
-            behind = self._behind()
-            if behind:
-                try:
-                    count += self._read_stored(behind)
-                except FileNotFoundError:
-                    continue  # compacted between looking at the catalog and opening the file
-            found, complete = self._read_rings()
-            count += found
-            if complete:
+            behind, missing = self._behind(), self.rings.missing
+            if attempt and not behind and not missing:
                 break
-        else:
-            for reader in self.rings.missing:
-                reader.skip_missing()
+            for reader in missing:
+                if reader.state.process not in behind:
+                    reader.skip_missing()  # deleted, and not by the collector
+            try:
+                if behind:
+                    count += self._read_stored(behind)
+                count += self._read_rings()
+            except FileNotFoundError:
+                continue  # compacted between looking at the catalog and opening the file
         return count
 
     def come_to(self) -> tuple[dict[str, int], list[RingState]]:
@@ -189,7 +191,8 @@ class Store:
                 self._rows[event] = entry.first_row + entry.rows
         for process in behind:
             stored = self.catalog.rings[process.hex()]
-            state = self.rings.readers[process].state
+            reader = self.rings.readers[process]
+            state, reader.missing = reader.state, False
             for field in ("position", "records", "gaps", "dropped", "last_at_ns", "closed"):
                 setattr(state, field, getattr(stored, field))
         self._close_tails()
@@ -223,7 +226,8 @@ class Store:
             self._tails.pop(name).close()
         self._decoded.prune({entry.name for entries in self.catalog.files.values() for entry in entries})
 
-    def _read_rings(self) -> tuple[int, bool]:
+    def _read_rings(self) -> int:
+        """Deliver what the rings have beyond what was delivered, up to where a file is gone."""
         count = 0
         while True:
             self.rings.scan()
@@ -231,10 +235,8 @@ class Store:
             if found:
                 self._deliver(self.clocks.corrected_all(batch))
                 count += found
-            if self.rings.missing:
-                return count, False
-            if not found:
-                return count, True
+            if not found or self.rings.missing:
+                return count
 
     def _deliver(self, batch: Batch) -> None:
         for fold in self._folds:
@@ -258,16 +260,10 @@ class Store:
 
         Raises FileNotFoundError if files go faster than they are read.
         """
-        for attempt in range(_ATTEMPTS):
-            try:
-                return list(self._records(frozenset(names)))
-            except FileNotFoundError:
-                if attempt == _ATTEMPTS - 1:
-                    raise
-        raise AssertionError
+        return _again(lambda: list(self._records(frozenset(names))))
 
     def _records(self, names: frozenset[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
-        self._look()
+        standing = self._unstored(names)
         for name in sorted(names):
             for entry in self.catalog.files.get(name, ()):
                 for batch in read_batches(self.catalog.directory, entry):
@@ -276,24 +272,25 @@ class Store:
                     else:  # of several nodes, or written before a field was appended to the event
                         columns = self.clocks.corrected(from_arrow(batch, BY_NAME[name], self.texts))
                         yield name, to_arrow(columns, self.texts)
-        for unstored in self._unstored():
-            for name in sorted(names & unstored.keys()):
+        for unstored in standing:
+            for name in sorted(unstored):
                 yield name, to_arrow(unstored[name], self.texts)
 
     def select(self, name: str, where: Callable[[Columns], Array] | None = None) -> list[Columns]:
-        """The records of one kind for which ``where`` (a mask over a batch) holds."""
-        event = BY_NAME[name]
-        for _ in range(_ATTEMPTS):
-            try:
-                found = []
-                for columns in self._all(name):
-                    kept = columns if where is None else columns.take(where(columns))
-                    if len(kept):
-                        found.append(kept)
-                return found
-            except FileNotFoundError:
-                continue
-        return [empty(event)]
+        """The records of one kind for which ``where`` (a mask over a batch) holds.
+
+        Raises FileNotFoundError if files go faster than they are read.
+        """
+
+        def read() -> list[Columns]:
+            found = []
+            for columns in self._all(name):
+                kept = columns if where is None else columns.take(where(columns))
+                if len(kept):
+                    found.append(kept)
+            return found
+
+        return _again(read)
 
     def rows(self, name: str, where: Callable[[Columns], Array] | None = None) -> list[dict[str, Any]]:
         """Like ``select``, as plain dictionaries ordered by time: for a handful of records."""
@@ -316,22 +313,17 @@ class Store:
 
         Where ``fields`` names the one field a mask looks at, only that column of stored files is read, and the rest
         of a file only if it matches: this is how one id is found among millions of records.
+
+        Raises FileNotFoundError if files go faster than they are read.
         """
-        for _ in range(_ATTEMPTS):
-            try:
-                found = self._mentions(where, fields or {}, limit)
-                break
-            except FileNotFoundError:
-                continue
-        else:
-            return []
+        found = _again(lambda: self._mentions(where, fields or {}, limit))
         found.sort(key=lambda row: (row["time_ns"], row["sequence"]))
         return found
 
     def _mentions(
         self, where: dict[str, Callable[[Columns], Array]], fields: dict[str, str], limit: int
     ) -> list[dict[str, Any]]:
-        self._look()
+        standing = self._unstored(where.keys())
         found: list[dict[str, Any]] = []
 
         def keep(name: str, columns: Columns) -> None:
@@ -348,10 +340,9 @@ class Store:
                 elif self._matches(name, entry, only, where[name]):
                     for batch in read_batches(self.catalog.directory, entry):
                         keep(name, self.clocks.corrected(from_arrow(batch, BY_NAME[name], self.texts)))
-        for new in self._unstored():
-            for name in where:
-                if name in new:
-                    keep(name, new[name])
+        for new in standing:
+            for name, columns in new.items():
+                keep(name, columns)
         return found
 
     def _matches(self, name: str, entry: FileEntry, only: list[str], where: Callable[[Columns], Array]) -> bool:
@@ -363,28 +354,36 @@ class Store:
 
     def _all(self, name: str) -> Iterator[Columns]:
         """Every batch of one kind: the stored ones, then what only the rings hold."""
-        self._look()
+        standing = self._unstored({name})
         for entry in list(self.catalog.files.get(name, ())):
             for columns in self._decoded.read(BY_NAME[name], entry):
                 yield self.clocks.corrected(columns)
-        for batch in self._unstored():
-            if name in batch:
-                yield batch[name]
+        for batch in standing:
+            yield from batch.values()
 
-    def _unstored(self) -> Iterator[Batch]:
-        """What is in the rings and not stored as of the last look at the catalog."""
+    def _unstored(self, names: Collection[str]) -> list[Batch]:
+        """See what is stored now, and what of some kinds only the rings hold.
+
+        The rings come first: what is deleted under its reader's eyes is then in the catalog.
+        """
+        self._look()
         rings = RingDirectory(self.rings.directory, self.texts)
         for process, state in self.catalog.rings.items():
             rings.reader(bytes.fromhex(process)).state.position = state.position
+        batches = []
         while True:
             rings.scan()
             batch, found = rings.read()
-            for reader in rings.missing:
+            missing = rings.missing
+            for reader in missing:
                 reader.skip_missing()
             if found:
-                yield self.clocks.corrected_all(batch)
-            elif not rings.missing:
-                return
+                batches.append({name: columns for name, columns in batch.items() if name in names})
+            elif not missing:
+                break
+        self._look()
+        stored = {bytes.fromhex(process): state.position for process, state in self.catalog.rings.items()}
+        return [self.clocks.corrected_all(_beyond(batch, stored)) for batch in batches]
 
     def _history(self) -> Iterator[Batch]:
         """Everything that ``refresh`` delivered so far, for a fold that comes late."""
@@ -422,6 +421,19 @@ class Store:
 
     def ring(self, process: bytes) -> RingReader | None:
         return self.rings.readers.get(process)
+
+
+def _beyond(batch: Batch, positions: dict[bytes, int]) -> Batch:
+    kept = {name: after(columns, positions) for name, columns in batch.items()}
+    return {name: columns for name, columns in kept.items() if len(columns)}
+
+
+def _again(read: Callable[[], Found]) -> Found:
+    """What ``read`` gives, tried again while files are replaced under its eyes. Raises FileNotFoundError."""
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(FileNotFoundError):
+            return read()
+    return read()
 
 
 def joined(parts: list[Columns], name: str) -> Columns:

@@ -114,6 +114,90 @@ def test_a_reader_that_was_away_while_rings_were_deleted_misses_nothing(tmp_path
     assert fold.count == len(fold.seen) == 6 * SEGMENT_RECORDS + 1
 
 
+def overtake(store: Store, collector: Collector, ring, monkeypatch, times: int) -> list[int]:
+    """Each time the reader has looked at what is stored, the collector stores and deletes all that there is, and two
+    segments more: the first ``times`` times. Returns the marks, one for each record emitted."""
+    marks: list[int] = []
+    look, left = store.catalog.refresh, [times]
+
+    def looked() -> bool:
+        found = look()
+        if left[0]:
+            left[0] -= 1
+            for _ in range(2 * SEGMENT_RECORDS):
+                marks.append(len(marks) + 1)
+                ring.user_mark(marks[-1], bytes(16), 0, 0)
+            while collector.poll():
+                pass
+            collector.flush()
+        return found
+
+    monkeypatch.setattr(store.catalog, "refresh", looked)
+    return marks
+
+
+def test_a_reader_that_the_collector_overtakes_again_and_again_passes_over_nothing(tmp_path, chance, monkeypatch):
+    ring = open_ring(tmp_path, chance)
+    collector, store, fold = Collector(tmp_path, 1 << 30), Store.open(tmp_path), Counter()
+    store.add_fold(fold)
+    store.refresh()
+    marks = overtake(store, collector, ring, monkeypatch, times=12)
+    for _ in range(3):
+        store.refresh()
+    assert fold.count == len(fold.seen) == len(marks) + 1
+    state = store.rings.readers[ring.process].state
+    assert (state.gaps, state.dropped, state.position) == (0, 0, len(marks) + 1)
+
+
+def test_a_question_that_the_collector_overtakes_is_answered_whole(tmp_path, chance, monkeypatch):
+    ring = open_ring(tmp_path, chance)
+    collector, store = Collector(tmp_path, 1 << 30), Store.open(tmp_path)
+    marks = overtake(store, collector, ring, monkeypatch, times=7)
+    for _ in range(4):  # each asks twice what is stored
+        seen = store.events("user_mark")["time_ns"].to_pylist()
+        assert seen == list(range(1, len(seen) + 1)) and len(seen) >= len(marks) - 2 * SEGMENT_RECORDS
+    found = store.mentions({"user_mark": lambda columns: columns["time_ns"] > len(marks) - 100}, limit=200)
+    assert [row["time_ns"] for row in found] == marks[-100:]
+    ((_, records),) = [part for part in store.records(["user_mark"]) if part[0] == "user_mark"][-1:]
+    assert records["time_ns"][-1].as_py() == marks[-1]
+
+
+def test_a_ring_that_goes_between_looking_and_reading_is_read_from_what_is_stored(tmp_path, chance, monkeypatch):
+    """A process ends, all of it is stored and its files are deleted, while somebody reads for the only time."""
+    ring = open_ring(tmp_path, chance)
+    collector, store, fold = Collector(tmp_path, 1 << 30), Store.open(tmp_path), Counter()
+    emit_many(ring, 100, chance)
+    store.add_fold(fold)
+    look, ended = store.catalog.refresh, []
+
+    def looked() -> bool:
+        found = look()
+        if not ended:
+            ended.append(ring.close(2_000_000_000))
+            collector.close()
+        return found
+
+    monkeypatch.setattr(store.catalog, "refresh", looked)
+    store.refresh()
+    assert not list((tmp_path / "rings").glob("*.ring"))
+    assert fold.count == len(fold.seen) == 102
+    store.refresh()
+    assert fold.count == 102 and not store.rings.missing
+
+
+def test_a_ring_file_that_somebody_else_deleted_is_counted(tmp_path, chance):
+    ring = open_ring(tmp_path, chance)
+    store, fold = Store.open(tmp_path), Counter()
+    store.add_fold(fold)
+    store.refresh()
+    for number in range(3 * SEGMENT_RECORDS):
+        ring.user_mark(number + 1, bytes(16), 0, 0)
+    sorted((tmp_path / "rings").glob("*.ring"))[1].unlink()
+    store.refresh()
+    assert store.rings.readers[ring.process].state.gaps == SEGMENT_RECORDS
+    assert fold.count == len(fold.seen) == 2 * SEGMENT_RECORDS + 1
+
+
 def test_streams_become_parquet_under_a_readers_eyes(tmp_path, chance, monkeypatch):
     monkeypatch.setattr(segments, "STREAM_BYTES_MAX", 20_000)
     ring = open_ring(tmp_path, chance)
