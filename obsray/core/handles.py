@@ -7,7 +7,7 @@ import inspect
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from obsray.core import options as opts
 from obsray.core.calling import (
@@ -25,6 +25,9 @@ from obsray.core.runtime.submission import DYNAMIC, STREAMING, Plan
 from obsray.errors import ActorHandleNotFoundError, RaySystemError
 
 T_co = TypeVar("T_co", covariant=True)
+P = ParamSpec("P")
+#: What a call returns: a reference, a list of them, a generator of them, None.
+C = TypeVar("C", covariant=True)
 
 
 class MethodInfo:
@@ -101,7 +104,7 @@ class ActorHandle(Generic[T_co]):
         self._session = session
         #: Keeps the actor alive; None for handles made from a name, which do not.
         self._reference = reference
-        self._plans: dict[str, ActorMethod] = {}
+        self._plans: dict[str, ActorMethod[..., Any]] = {}
         with session.lock:
             client = session.calls.client(actor, meta.class_name)
             client.ordered = meta.ordered
@@ -120,10 +123,10 @@ class ActorHandle(Generic[T_co]):
     #: By another name that programs know.
     _ray_actor_id = _actor_id
 
-    def __getattr__(self, name: str) -> ActorMethod:
+    def __getattr__(self, name: str) -> ActorMethod[..., Any]:
         method = self.__dict__.get("_plans", {}).get(name)
         if method is not None:
-            found: ActorMethod = method
+            found: ActorMethod[..., Any] = method
             return found
         # Before it has its attributes (while it is unpickled or copied) a handle has no methods.
         meta: HandleMeta | None = self.__dict__.get("_meta")
@@ -133,7 +136,8 @@ class ActorHandle(Generic[T_co]):
         if info is None and name not in _BUILT_IN:
             known = ", ".join(sorted(self._meta.methods)) or "none"
             raise AttributeError(f"{self._meta.class_name} has no method {name!r}; its methods are: {known}")
-        made = self._plans[name] = ActorMethod(self, name, info, {})
+        made: ActorMethod[..., Any] = ActorMethod(self, name, info, {})
+        self._plans[name] = made
         return made
 
     def __dir__(self) -> list[str]:
@@ -180,7 +184,7 @@ def _rebuild_handle(actor: bytes, meta: HandleMeta, counted: bool) -> ActorHandl
     return ActorHandle(actor, meta, session, reference)
 
 
-class ActorMethod:
+class ActorMethod(Generic[P, C]):
     """One method of one actor, which it keeps alive as its handle does.
 
     Not by the handle itself: that keeps its methods, and a cycle would live until the next garbage collection.
@@ -199,13 +203,14 @@ class ActorMethod:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{self._name} is an actor's method: call {self._name}.remote(...) instead")
 
-    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> C:
         """Call the method; returns like ``RemoteFunction.remote``."""
         plan = self._plan
         if plan is None:
             plan = self._prepare()
         try:
-            return self._session.submission.call_actor(plan, self._client, args, kwargs)
+            returned: C = self._session.submission.call_actor(plan, self._client, args, kwargs)
+            return returned
         except RaySystemError:
             self._check_session()
             raise
@@ -246,10 +251,21 @@ class ActorMethod:
         )  # fmt: skip
         return self._plan
 
-    def options(self, **options: Any) -> ActorMethod:
+    @overload
+    def options(self, *, num_returns: Literal[0], **options: Any) -> ActorMethod[P, None]: ...
+    @overload
+    def options(self, *, num_returns: Literal[1], **options: Any) -> ActorMethod[P, ObjectRef[Any]]: ...
+    @overload
+    def options(self, *, num_returns: int, **options: Any) -> ActorMethod[P, list[ObjectRef[Any]]]: ...
+    @overload
+    def options(self, *, num_returns: str, **options: Any) -> ActorMethod[P, Any]: ...
+    @overload
+    def options(self, **options: Any) -> ActorMethod[P, C]: ...
+
+    def options(self, **options: Any) -> ActorMethod[P, Any]:
         """The same method with other options for the calls made through the copy."""
         opts.check(options, opts.METHOD_OPTIONS, "an actor's method")
-        copy = object.__new__(ActorMethod)
+        copy: ActorMethod[P, Any] = object.__new__(ActorMethod)
         copy.__dict__.update(self.__dict__, _options={**self._options, **options}, _plan=None)
         return copy
 
@@ -278,8 +294,8 @@ class ActorMethod:
         return f"<method {self._name} of actor {self._meta.class_name} {self._client.id.hex()}>"
 
 
-def _rebuild_method(handle: ActorHandle[Any], name: str, options: dict[str, Any]) -> ActorMethod:
-    method: ActorMethod = getattr(handle, name)
+def _rebuild_method(handle: ActorHandle[Any], name: str, options: dict[str, Any]) -> ActorMethod[..., Any]:
+    method: ActorMethod[..., Any] = getattr(handle, name)
     return method.options(**options) if options else method
 
 
