@@ -63,7 +63,7 @@ class Families(Exposed):
         self.series = Series(texts)
         self.gpu = GpuSeries(self.series.functions)
         self.gpu_devices = GpuDeviceSeries(texts, collector.session_dir)
-        self.processes, self.pulls = ProcessSeries(), Pulls()
+        self.processes, self.pulls = ProcessSeries(texts), Pulls()
         self.tallies = tallies.Tallies(tallies.OF_NODES, texts)
         self.user = UserSeries(texts)
         self.host = host.Host()

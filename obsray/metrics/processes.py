@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from prometheus_client.core import Metric
 
 from obsray.metrics import exposed
-from obsray.telemetry.columns import Batch, Columns
+from obsray.telemetry.columns import Batch, Columns, Texts
 from obsray.telemetry.events import ProcessKind
 
 #: A process that was not sampled for this long is gone, whether somebody said so or not.
@@ -20,6 +20,8 @@ GONE_NS = 30_000_000_000
 SAMPLE_SECONDS_MAX = 15.0
 #: What workers spend their time on.
 ACTIVITIES = ("starting", "idle", "leased", "busy", "blocked_in_get")
+#: What may stand still at a node, by the names under which it is told; the node itself cannot say so of itself.
+HALTING = ("worker", "driver", "zygote", "control", "collector", "dashboard", "autoscaler", "gpu-watch")
 #: Dead processes that are remembered, because their last sample may come after the news of their death.
 DEAD_KEPT = 1024
 
@@ -51,8 +53,11 @@ class ProcessSeries:
     before it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
         self.alive: dict[bytes, _Process] = {}
+        #: Those that stand still: pid -> what it is.
+        self.halted: dict[int, str] = {}
         self.cpu_seconds: dict[ProcessKind, float] = {}
         self.worker_seconds = dict.fromkeys(ACTIVITIES, 0.0)
         self._dead: deque[bytes] = deque(maxlen=DEAD_KEPT)
@@ -71,11 +76,27 @@ class ProcessSeries:
                 self._leave(worker.tobytes())
                 self._dead.append(worker.tobytes())
                 self._waiting.pop(worker.tobytes(), None)
+        if "process_halted" in batch or "process_resumed" in batch:
+            self._halt(batch)
         if "process_sample" in batch:
             self._sample(batch["process_sample"])
         if "worker_time_sample" in batch:
             for activity in ACTIVITIES:
                 self.worker_seconds[activity] += float(batch["worker_time_sample"][f"{activity}_seconds"].sum())
+
+    def _halt(self, batch: Batch) -> None:
+        """All of it is told by the node, in order, but the batch has one event after the other."""
+        found = [
+            (record["sequence"], event, record)
+            for event in ("process_halted", "process_resumed")
+            if event in batch
+            for record in batch[event].rows(self.texts)
+        ]
+        for _, event, record in sorted(found, key=lambda each: each[0]):
+            if event == "process_halted":
+                self.halted[record["pid"]] = record["process_name"]
+            else:
+                self.halted.pop(record["pid"], None)
 
     def _sample(self, columns: Columns) -> None:
         fields = ("process_kind", "time_ns", "rss_bytes", "unique_bytes", "descriptors", "cpu_seconds_total")
@@ -153,7 +174,11 @@ class ProcessSeries:
         seconds = exposed.counter("obsray_worker_seconds")
         for activity, spent in self.worker_seconds.items():
             seconds.add_metric([node, activity], spent)
-        yield from (count, cpu, resident, unique, descriptors, seconds)
+        halted = exposed.gauge("obsray_processes_halted")
+        still = Counter(self.halted.values())
+        for name in HALTING:
+            halted.add_metric([node, name], still[name])
+        yield from (count, halted, cpu, resident, unique, descriptors, seconds)
 
 
 def by_state(sample: dict[str, Any], runs: Runs) -> dict[str, int]:

@@ -89,6 +89,20 @@ ALERTS: tuple[Alert, ...] = (
         "1m",
     ),
     Alert(
+        "ObsrayProcessHalted",
+        WARNING,
+        "sum by (cluster, node, process) (obsray_processes_halted) > 0",
+        "{{ $value }} processes ({{ $labels.process }}) of node {{ $labels.node }} stand still",
+        "Somebody stopped them (SIGSTOP), a debugger holds them, or the zygote does not answer.",
+        "What runs in a worker waits with it; what a control store, a dashboard or an autoscaler does waits. "
+        "Nothing is lost.",
+        ("obsray status", "obsray list workers --filter state=HALTED", "obsray logs node"),
+        "The status has their pids and what helps. A worker or a driver is left alone; what serves its node is woken "
+        "after service_halted_seconds_max, if no debugger holds it.",
+        _NODES,
+        "1m",
+    ),
+    Alert(
         "ObsrayNodeMemoryLow",
         CRITICAL,
         'obsray_node_memory_bytes{state="available"} / ignoring (state) obsray_node_memory_bytes{state="total"} < 0.05',

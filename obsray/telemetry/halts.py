@@ -10,10 +10,22 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 STOPPED = "it was stopped (SIGSTOP)"
-_STATES = {b"T": STOPPED, b"t": "a debugger holds it"}
+HELD = "a debugger holds it"
+_STATES = {b"T": STOPPED, b"t": HELD}
+#: In the session directory: the processes beside its node that stand still, as a list of [name, pid]. For programs,
+#: which need not read records to say so.
+FILE = "halts.json"
 _SILENT = re.compile(r"no heartbeat for ([\d.]+) s")
 #: How services are called in sentences, where that is not their name.
-NAMES = {"control": "control store"}
+NAMES = {"control": "control store", "gpu-watch": "process that watches the GPUs"}
+#: What it means that one of these stands still.
+MEANS = {
+    "control": "Names, keys, joining and the news of deaths wait; tasks, actors and objects go on.",
+    "collector": "What happens is still recorded; it is stored, and /metrics answers, when it goes on.",
+    "dashboard": "Its pages do not answer; nothing else is concerned.",
+    "autoscaler": "No node is started or given back.",
+    "gpu-watch": "Trouble of GPUs is not noticed.",
+}
 #: What to do about a process of this name; about all others ``FIX``.
 FIXES = {
     "worker": "`kill -CONT {pid}` on its machine has it go on; after `kill -KILL {pid}` what it ran is done again if "
@@ -22,7 +34,14 @@ FIXES = {
     "zygote": "The node wakes it as soon as it needs a process, and if it does not answer within "
     "zygote_silent_seconds_max, replaces it and the workers that it has forked.",
 }
-FIX = "`kill -CONT {pid}` on its machine has it go on; after `kill -KILL {pid}` its node starts another one."
+FIX = "Its node wakes it after service_halted_seconds_max (10 s; 0: never), `kill -CONT {pid}` on its machine now."
+HELD_FIX = "It goes on when the debugger lets go of it. `kill -KILL {pid}` on its machine ends it{then}."
+_THEN = {
+    "worker": ", and what it ran is done again if it may be (max_retries, max_restarts)",
+    "driver": ", and what it made with it",
+    "node": ", and its workers with it",
+    "zygote": " and its workers; its node starts another one",
+}
 NODE_FIX = "`kill -CONT {pid}` on its machine has it go on; one that its cluster has not heard for long counts as dead."
 SILENT_FIX = "It comes back as soon as it is heard again; else it counts as dead soon, and what it did is done again."
 
@@ -39,9 +58,14 @@ def halted(pid: int) -> str:
 
 def fix_of(row: Row) -> str:
     """What helps where a process stands still."""
-    if row["name"] == "node":
-        return (NODE_FIX if row["pid"] else SILENT_FIX).format(pid=row["pid"])
-    return FIXES.get(row["name"], FIX).format(pid=row["pid"])
+    name, pid = row["name"], row["pid"]
+    if row["why"] == HELD:
+        fix = HELD_FIX.format(pid=pid, then=_THEN.get(name, "; its node starts another one"))
+    elif name == "node":
+        fix = NODE_FIX if pid else SILENT_FIX
+    else:
+        fix = FIXES.get(name, FIX)
+    return " ".join((MEANS.get(name, ""), fix.format(pid=pid))).strip()
 
 
 class HaltTable:

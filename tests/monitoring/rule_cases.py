@@ -78,6 +78,12 @@ CASES: tuple[Case, ...] = (
         {'obsray_nodes{state="suspected"}': "0x29 1x2"},
     ),
     Case(
+        "ObsrayProcessHalted",
+        {'obsray_processes_halted{node="a",process="worker"}': f"1{FLAT}"},
+        {'obsray_processes_halted{node="a",process="worker"}': "0x29 1x1 0x60"},
+        {"node": "a", "process": "worker"},
+    ),
+    Case(
         "ObsrayNodeMemoryLow",
         {
             'obsray_node_memory_bytes{node="a",state="total"}': f"100{FLAT}",

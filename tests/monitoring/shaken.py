@@ -62,6 +62,8 @@ def shaken_cluster(place: Callable[[str], Path]) -> Iterator[Shaken]:
     patch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "2000")
     patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     settings = {"node_dead_seconds": 180.0, "store_wait_seconds_max": 5.0, "gpu_recovery_seconds": 10.0}
+    # What is stopped here stays so until a test has seen what follows.
+    settings["service_halted_seconds_max"] = 0.0
     cluster = Cluster()
     try:
         head = cluster.add_node(
@@ -151,6 +153,9 @@ def measures():
 class Holder:
     def ping(self):
         return 1
+
+    def pid(self):
+        return os.getpid()
 
     def die(self):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import obsray
@@ -57,7 +58,7 @@ STANDING = {
     "ObsrayGpuThrottled", "ObsrayGpuReservedButIdle", "ObsrayGpuCaptureRefused", "ObsrayObjectStoreFull",
     "ObsrayGpuOutOfService", "ObsrayGpuMemoryForeign", "ObsrayObjectAllocationFailed", "ObsrayQueueGrowing",
     "ObsrayAutoscalerLaunchesFail", "ObsrayGcsSlow", "ObsrayControlStorageSlow", "ObsrayGcsFailures",
-    "ObsrayControlReadOnly",
+    "ObsrayControlReadOnly", "ObsrayProcessHalted",
 }  # fmt: skip
 #: What happens again and again.
 STORMS = {
@@ -125,6 +126,9 @@ def standing(shaken, _):
     owner = Holder.options(num_gpus=1, num_cpus=0).remote()
     gate = Holder.options(num_cpus=0, resources={"gate": 1}).remote()
     assert obsray.get([owner.ping.remote(), gate.ping.remote()]) == [1, 1]
+    still = Holder.options(num_cpus=0).remote()
+    stopped = psutil.Process(obsray.get(still.pid.remote()))
+    stopped.suspend()
     pair = [Caller.options(resources={"left": 0.1}).remote() for _ in range(2)]
     obsray.get([caller.meet.remote(partner) for caller, partner in zip(pair, reversed(pair), strict=True)])
     pair[0].call.remote()
@@ -161,12 +165,13 @@ def standing(shaken, _):
     refused.join(live_.PATIENCE_SECONDS)
     shaken.gpus.values = {"DCGM_FI_DEV_POWER_VIOLATION": 0}
     (shaken.gpus_of_head / "processes").unlink()
+    stopped.resume()
     del held
     obsray.cancel(impossible)
     obsray.cancel(launching)
     obsray.wait([blocked], timeout=30)
     remove_placement_group(group)
-    for actor in (pending, owner, gate, *pair):
+    for actor in (pending, owner, gate, still, *pair):
         obsray.kill(actor)
     # These have waited for longer than they should.
     assert sum(obsray.get(queued, timeout=live_.PATIENCE_SECONDS)) == len(queued)

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import logging
 import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 import obsray
+from obsray.cluster_utils import Cluster
+from obsray.experimental import internal_kv
+from obsray.telemetry import session_file
 from tests.integration.programs import eventually, gone, views
-from tests.reliability.oracle import checked_runtime, children, command_of, node_of
+from tests.monitoring.faults import nvml
+from tests.reliability.oracle import Oracle, checked_runtime, children, command_of, node_of
 
 pytestmark = pytest.mark.timeout(200)
-_SEIZE, _INTERRUPT, _WAIT_ALL = 0x4206, 0x4207, 0x40000000
+#: A process with this never comes back from that signal, and is not stopped either.
+HANGS = "import signal, time\nsignal.signal(signal.SIGUSR2, lambda *_: time.sleep(3600))\n"
+#: Names of what serves a node, and what runs them.
+SERVICES = {
+    "control": "obsray.core.control.process", "collector": "obsray.telemetry.process",
+    "dashboard": "obsray.dashboard.process", "autoscaler": "obsray.autoscaler.process",
+    "gpu-watch": "obsray.gpu_watch.process",
+}  # fmt: skip
 
 
 @obsray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -78,27 +91,94 @@ def stop_and_look(session: Path) -> None:
         assert bytes.fromhex(row["worker_id"]) in [each["worker"] for each in told]
 
 
-def test_a_zygote_that_does_not_answer_is_replaced_and_what_it_had_forked_is_done_again():
-    """A7: a debugger holds it, so that it cannot be woken."""
-    libc = ctypes.CDLL(None, use_errno=True)
+@obsray.remote(num_cpus=0)
+def square(x: int) -> int:
+    return x * x
+
+
+def test_what_serves_a_node_is_woken_where_somebody_stopped_it_and_nothing_is_lost(tmp_path, caplog, monkeypatch):
+    """A7: control store, collector, dashboard, autoscaler and the process that watches the GPUs, all at once."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    cluster = Cluster()
+    try:
+        head = cluster.add_node(
+            num_cpus=2, num_gpus=2, include_dashboard=True, dashboard_port=0,
+            _system_config={"service_halted_seconds_max": 7.0},
+            autoscaling_config={"available_node_types": {"more": {"resources": {"more": 1}, "max_workers": 1}}},
+            env_vars={"OBSRAY_NVML_LIBRARY": nvml(tmp_path), "FAKE_NVML": str(tmp_path)},
+        )  # fmt: skip
+        other = cluster.add_node(num_cpus=1)
+        obsray.init(address=cluster.address)
+        oracle = Oracle(Path(head.session_dir), Path(other.session_dir))
+        with caplog.at_level(logging.WARNING, "obsray.session"):
+            stop_what_serves(Path(head.session_dir), caplog)
+        assert all(row["Alive"] for row in obsray.nodes()), "while no control store was there nobody could be heard"
+        oracle.check("process_halted", "process_resumed")
+    finally:
+        obsray.shutdown()
+        cluster.shutdown()
+
+
+def stop_what_serves(session: Path, caplog: pytest.LogCaptureFixture) -> None:
+    view = views(session)
+    dashboard = eventually(lambda: session_file.read(session).get("dashboard_url"))
+
+    def services() -> dict[str, int]:
+        commands = {each.pid: command_of(each) for each in children(node_of(session))}
+        return {name: pid for name, module in SERVICES.items() for pid, line in commands.items() if module in line}
+
+    eventually(lambda: services().keys() == SERVICES.keys())
+    internal_kv.put("key", "before")
+    stopped = services()
+    for pid in stopped.values():
+        os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as thread:
+        written = thread.submit(internal_kv.put, "key", "after")
+        assert obsray.get([square.remote(x) for x in range(100)], timeout=60) == [x * x for x in range(100)]
+        rows = eventually(lambda: (found := view.halts()) and {row["name"] for row in found} == set(SERVICES) and found)
+        said = status(session)
+        for row in rows:
+            assert row["pid"] == stopped[row["name"]] and row["label"] in said
+        assert "Names, keys, joining and the news of deaths wait" in said and "its node wakes it" in said.lower()
+        eventually(lambda: not view.halts())
+        written.result(60)
+    assert internal_kv.get("key") == b"after"
+    assert services() == stopped, "none was killed"
+    told = {row["pid"]: row for row in view.store.rows("process_resumed")}
+    for pid in stopped.values():
+        assert told[pid]["why"] == "its node woke it" and told[pid]["halted_seconds"] >= 7.0
+    # Programs hear of both.
+    for pid in stopped.values():
+        eventually(lambda pid=pid: f"(pid {pid}) goes on" in caplog.text)
+        assert f"(pid {pid}) stands still: it was stopped (SIGSTOP)" in caplog.text
+    with urllib.request.urlopen(f"{dashboard}/healthz", timeout=60) as answer:
+        assert answer.status == 200
+
+
+def test_a_zygote_that_does_not_answer_is_replaced_and_what_it_had_forked_is_done_again(tmp_path, monkeypatch):
+    """A7: it hangs, so that it cannot be woken."""
+    (tmp_path / "sitecustomize.py").write_text(HANGS)
+    path = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     with checked_runtime(_system_config={"zygote_silent_seconds_max": 5.0}) as session:
-        actor, zygote = Speaker.remote(), zygote_of(session)
-        pid = obsray.get(actor.pid.remote(), timeout=60)
-        if libc.ptrace(_SEIZE, zygote.pid, 0, 0) != 0:
-            pytest.skip("processes may not be traced here")
-        assert libc.ptrace(_INTERRUPT, zygote.pid, 0, 0) == 0
-        os.waitpid(zygote.pid, _WAIT_ALL)
-        # More than there are idle processes.
-        others = [Speaker.remote() for _ in range(4)]
-        eventually(lambda: any(row["name"] == "zygote" for row in views(session).halts()))
-        # Who traces a process hears of its death before its parent does.
-        _, how = os.waitpid(zygote.pid, _WAIT_ALL)
-        assert os.WTERMSIG(how) == signal.SIGKILL
-        found = {obsray.get(each.pid.remote(), timeout=60) for each in (actor, *others)}
-        assert len(found) == 5 and pid not in found
-        assert zygote_of(session) != zygote
-        told = eventually(lambda: (view := views(session)).refresh() >= 0 and view.store.rows("process_resumed"))
-        assert "another one is started" in told[-1]["why"]
+        hang_and_look(session)
+
+
+def hang_and_look(session: Path) -> None:
+    actor, zygote = Speaker.remote(), zygote_of(session)
+    pid = obsray.get(actor.pid.remote(), timeout=60)
+    zygote.send_signal(signal.SIGUSR2)
+    # More than there are idle processes.
+    others = [Speaker.remote() for _ in range(4)]
+    gone([zygote])
+    found = {obsray.get(each.pid.remote(), timeout=60) for each in (actor, *others)}
+    assert len(found) == 5 and pid not in found
+    assert zygote_of(session) != zygote
+    view = views(session)
+    told = eventually(lambda: view.refresh() >= 0 and view.store.rows("process_resumed"))
+    assert "another one is started" in told[-1]["why"]
+    (halt,) = view.store.rows("process_halted")
+    assert (halt["pid"], halt["process_name"]) == (zygote.pid, "zygote") and "has not answered" in halt["error"]
 
 
 def test_what_was_stopped_ends_with_its_node_and_nothing_is_left():

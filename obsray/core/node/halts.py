@@ -1,8 +1,10 @@
 """Machine: processes of this node that stand still, which is not to be dead, and what is done about it.
 
 Nobody can know of a process that stands still whether it will ever go on. It keeps what it has, nothing new is given to
-it, and everybody can read since when. Only of the zygote more is known: it has nothing to do but to answer. One that
-somebody stopped is woken when it is needed, one that owes an answer for too long is replaced.
+it, and everybody can read since when. What runs user code is left alone: whoever stopped it may have stopped it to look
+at it. The processes beside the node serve everybody, so one that was stopped is woken after a while, as one that was
+killed is started again. The zygote has nothing to do but to answer: one that somebody stopped is woken when it is
+needed, one that owes an answer for too long is replaced. What a debugger holds cannot be woken, and is not killed.
 
 Invariant: a halt is told once, and its end once.
 """
@@ -30,16 +32,18 @@ LOOK_SECONDS_MAX = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A process as it was found. ``worker``: its id, zeros if it has none. ``how``: why it stands still, else ""."""
+    """A process as it was found. ``worker``: its id, zeros if it has none. ``how``: why it stands still, else "".
+    ``service``: it serves the node and those who look at it."""
 
     pid: int
     name: str
     worker: bytes
     how: str = ""
+    service: bool = False
 
 
 class Remedy(Enum):
-    """What to do about the zygote."""
+    """What to do about a process."""
 
     NONE = 0
     WAKE = 1
@@ -47,33 +51,52 @@ class Remedy(Enum):
 
 
 class Halts:
-    """``silent_seconds_max``: so long the zygote may owe an answer before it is replaced."""
+    """``silent_seconds_max``: so long the zygote may owe an answer before it is replaced; ``service_seconds_max``: so
+    long a service may be stopped before it is woken (0: for ever)."""
 
-    def __init__(self, pool: WorkerPool, silent_seconds_max: float) -> None:
+    def __init__(self, pool: WorkerPool, silent_seconds_max: float, service_seconds_max: float = 0.0) -> None:
         self._pool = pool
         self._silent_seconds_max = silent_seconds_max
+        self._service_seconds_max = service_seconds_max
         #: Those that stand still, by pid, and since when (monotonic).
         self.halted: dict[int, tuple[Seen, float]] = {}
+        #: Of these, those that were woken, and when they last were.
+        self._woken: dict[int, float] = {}
         self._owes_seconds = 0.0
         self._looked_at: float | None = None
 
-    def look(self, step: Step, processes: Iterable[Seen], owes: bool, starting: bool = False) -> Remedy:
-        """Tell what has changed. ``processes``: all that there are; ``owes``: the zygote has not answered yet, and
-        ``starting``: it never has."""
-        remedy = self._zygote_owes(step, owes, starting)
+    def look(
+        self, step: Step, processes: Iterable[Seen], owes: bool, starting: bool = False
+    ) -> list[tuple[Seen, Remedy]]:
+        """Tell what has changed; what is to be done. ``processes``: all that there are; ``owes``: the zygote has not
+        answered yet, and ``starting``: it never has."""
+        zygote = self._zygote_owes(step, owes, starting)
         here: set[int] = set()
+        found: list[tuple[Seen, Remedy]] = []
         for seen in processes:
             here.add(seen.pid)
+            remedy = Remedy.NONE
             if seen.name == ZYGOTE:
-                seen, remedy = self._judged(seen, remedy)
+                seen, remedy = self._judged(seen, zygote)
             known = seen.pid in self.halted
             if seen.how and not known:
                 self._halt(step, seen)
             elif known and not seen.how:
-                self.resume(step, seen.pid, "it goes on")
+                self.resume(step, seen.pid, "its node woke it" if seen.pid in self._woken else "it goes on")
+            if seen.service and seen.how == STOPPED:
+                remedy = self._service(step, seen.pid)
+            if remedy is Remedy.WAKE:
+                self._woken[seen.pid] = step.now
+            if remedy is not Remedy.NONE:
+                found.append((seen, remedy))
         for pid in [pid for pid in self.halted if pid not in here]:
             self.resume(step, pid, "it has ended")
-        return remedy
+        return found
+
+    def _service(self, step: Step, pid: int) -> Remedy:
+        since = self._woken.get(pid, self.halted[pid][1])
+        over = 0.0 < self._service_seconds_max <= step.now - since
+        return Remedy.WAKE if over else Remedy.NONE
 
     def _zygote_owes(self, step: Step, owes: bool, starting: bool) -> Remedy:
         looked_at, self._looked_at = self._looked_at, step.now
@@ -103,6 +126,7 @@ class Halts:
         if pid not in self.halted:
             return
         seen, since = self.halted.pop(pid)
+        self._woken.pop(pid, None)
         self._mark(seen.worker, False)
         intern = step.emit.intern
         step.emit.process_resumed(

@@ -125,6 +125,7 @@ def clean_session(directory: Path | str) -> None:
     node's death, and more than once.
     """
     base = Path(directory)
+    (base / "halts.json").unlink(missing_ok=True)
     shutil.rmtree(base / "spill", ignore_errors=True)
     shutil.rmtree(base / "checkpoints", ignore_errors=True)
     sockets = base / "sockets"

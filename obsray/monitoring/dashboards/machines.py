@@ -150,6 +150,8 @@ NODES = Dashboard(
                       (("sum by (node, resource) (obsray_resource_total{$N})", "amount"),), "nodes", "table"),
                 Panel("Processes", "Of obsray, by kind.", "short",
                       (("sum by (node, process) (obsray_processes{$N})", "{{node}} {{process}}"),), "workers", stack=True),
+                Panel("Processes that stand still", "Stopped, or held by a debugger, and not dead. `obsray status` says which, and what helps.",
+                      "short", (("sum by (node, process) (obsray_processes_halted{$N}) > 0", "{{node}} {{process}}"),), "workers"),
             ),
         ),
     ),

@@ -215,6 +215,23 @@ def test_a_sample_that_comes_after_the_news_of_a_death_counts_only_what_is_new(t
     assert told.value("obsray_processes", process="worker") == 0
 
 
+def test_what_stands_still_is_counted_until_it_goes_on_or_is_gone(told):
+    ring, nobody = told.ring, bytes(8)
+
+    def count(process):
+        return told.value("obsray_processes_halted", process=process)
+
+    assert count("worker") == count("control") == 0, "there is a series before there is a halt"
+    for pid, name in ((1, "worker"), (2, "worker"), (3, "control")):
+        ring.process_halted(START + pid, nobody, pid, ring.intern(name), ring.intern("it was stopped (SIGSTOP)"))
+    assert (count("worker"), count("control"), count("zygote")) == (2, 1, 0)
+    # In one batch, and at one instant: what was told last is so.
+    ring.process_resumed(START + 9, nobody, 1, ring.intern("worker"), 8.0, ring.intern("it goes on"))
+    ring.process_resumed(START + 9, nobody, 3, ring.intern("control"), 6.0, ring.intern("its node woke it"))
+    ring.process_halted(START + 9, nobody, 3, ring.intern("control"), ring.intern("it was stopped (SIGSTOP)"))
+    assert (count("worker"), count("control")) == (1, 1)
+
+
 def test_the_time_of_workers_adds_up_to_processes_times_time(told):
     for second in range(11):
         told.ring.node_sample(START + second * NS, 0.0, 6, 3, 2, 1, 1, 0, 0, 0)

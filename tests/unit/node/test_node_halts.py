@@ -7,7 +7,7 @@ from node_bench import Bench
 
 from obsray.core.node.halts import SILENT_SECONDS, WAKE_SECONDS, ZYGOTE, Halts, Remedy, Seen
 from obsray.ids import NIL_WORKER
-from obsray.telemetry.halts import STOPPED
+from obsray.telemetry.halts import HELD, STOPPED
 
 
 @pytest.fixture
@@ -19,8 +19,10 @@ def bench() -> Bench:
 
 
 def look(bench: Bench, halts: Halts, *seen: Seen, owes: bool = False, after: float = 1.0) -> Remedy:
+    """The remedy for the last of these, if there is any."""
     bench.now += after
-    return bench.do(halts.look, list(seen), owes)
+    found = bench.do(halts.look, list(seen), owes)
+    return found[-1][1] if found else Remedy.NONE
 
 
 def test_a_process_that_stands_still_is_told_once_and_so_is_that_it_goes_on(bench):
@@ -74,7 +76,7 @@ def test_a_stopped_zygote_is_left_alone_until_it_is_needed_and_then_woken(bench)
     found = [look(bench, halts, stopped, owes=True) for _ in range(4)]
     assert found[-1] is Remedy.WAKE and found.index(Remedy.WAKE) + 1 == WAKE_SECONDS
     look(bench, halts, Seen(9, ZYGOTE, NIL_WORKER))
-    assert [row["pid"] for row in bench.records.take("process_resumed")] == [9]
+    assert [(row["pid"], row["why"]) for row in bench.records.take("process_resumed")] == [(9, "its node woke it")]
 
 
 def test_a_zygote_that_owes_an_answer_is_said_to_stand_still_and_replaced_in_the_end(bench):
@@ -110,4 +112,30 @@ def test_a_zygote_that_has_only_been_started_has_a_minute_whatever_the_setting(b
     for _ in range(61):
         bench.now += 1.0
         found.append(bench.do(halts.look, [Seen(9, ZYGOTE, NIL_WORKER)], True, True))
-    assert set(found[:-1]) == {Remedy.NONE} and found[-1] is Remedy.REPLACE
+    assert not any(found[:-1]) and [remedy for _, remedy in found[-1]] == [Remedy.REPLACE]
+
+
+def test_what_serves_the_node_is_woken_after_a_while_and_again_if_it_is_stopped_again(bench):
+    halts = Halts(bench.pool, 60.0, 10.0)
+    stopped = Seen(7, "control", NIL_WORKER, STOPPED, service=True)
+    found = [look(bench, halts, stopped) for _ in range(25)]
+    # Seen at 0; whoever stops it again before the next look has it stopped for as long again.
+    assert [second for second, remedy in enumerate(found) if remedy is Remedy.WAKE] == [10, 20]
+    look(bench, halts, Seen(7, "control", NIL_WORKER, service=True))
+    (over,) = bench.records.take("process_resumed")
+    assert (over["why"], over["halted_seconds"]) == ("its node woke it", 25.0)
+    assert {look(bench, halts, stopped) for _ in range(10)} == {Remedy.NONE}, "counted anew"
+    assert look(bench, halts, stopped) is Remedy.WAKE
+
+
+def test_what_is_not_stopped_but_held_and_what_may_be_stopped_is_left_alone(bench):
+    halts, forever = Halts(bench.pool, 60.0, 10.0), Halts(bench.pool, 60.0, 0.0)
+    held = Seen(7, "control", NIL_WORKER, HELD, service=True)
+    driver = Seen(8, "driver", NIL_WORKER, STOPPED)
+    assert {look(bench, halts, held, driver) for _ in range(50)} == {Remedy.NONE}
+    stopped = Seen(7, "control", NIL_WORKER, STOPPED, service=True)
+    assert {look(bench, forever, stopped) for _ in range(50)} == {Remedy.NONE}
+    zygote = Seen(9, ZYGOTE, NIL_WORKER, HELD)
+    look(bench, halts, zygote)
+    found = [look(bench, halts, zygote, owes=True) for _ in range(60)]
+    assert set(found[:-1]) == {Remedy.NONE} and found[-1] is Remedy.REPLACE, "it is not woken, and is missed"
