@@ -22,7 +22,7 @@ from obsray.export.store_spans import STORE_EVENTS, StoreSpans
 from obsray.export.transfer_spans import TRANSFER_EVENTS, TransferSpans
 from obsray.telemetry import span_ids
 from obsray.telemetry.columns import Array, Batch
-from obsray.telemetry.events import TaskType
+from obsray.telemetry.events import Outcome, TaskType
 from obsray.telemetry.runs import expand
 from obsray.telemetry.span_ids import Part
 from obsray.telemetry.views import Views
@@ -111,8 +111,10 @@ class Spans:
         yield from self._stored.of(batch)
 
     def open(self) -> Iterator[Span]:
-        """Spans of what is not over: for a session that has ended, or for a look at one that has not."""
-        yield from self._of_tasks(self.views.task_table.open_rows)
+        """Spans of what nobody has told the end of: for a session that has ended, or for a look at one that has not."""
+        table = self.views.task_table
+        left = np.flatnonzero(table["owner_outcome"] == Outcome.OWNER_DIED)
+        yield from self._of_tasks(np.union1d(table.open_rows, left))
         yield from self._transfers.rest()
         yield from self._stored.rest()
         yield from self._actors.rest()

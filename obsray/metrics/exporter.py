@@ -169,7 +169,9 @@ class Families(Exposed):
                     retries.add_metric([fn, text], int(s.retries[slot, outcome]))
         ends = exposed.counter("obsray_task_outcomes")
         for outcome, text in enumerate(outcomes):
-            ends.add_metric([text], int(s.finished[:, outcome].sum()))
+            # Of those that nobody is left to tell of only the owner's end is recorded.
+            left = s.abandoned.sum() if outcome == Outcome.OWNER_DIED else 0
+            ends.add_metric([text], int(s.finished[:, outcome].sum() + left))
         pending = exposed.gauge("obsray_tasks_pending")
         for (reason, shape), count in s.pending(running).items():
             pending.add_metric([reason, shape], count)

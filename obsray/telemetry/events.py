@@ -145,6 +145,8 @@ class Outcome(IntEnum):
     NESTED_TOO_DEEP = 13
     #: Its worker was lost with its node.
     NODE_DIED = 14
+    #: The process that submitted it ended first. Nobody is left to record that: readers conclude it.
+    OWNER_DIED = 15
 
 
 class DeathCause(IntEnum):

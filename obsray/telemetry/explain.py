@@ -104,24 +104,26 @@ def time_split(raw: Row, now_ns: int, why_queued: str) -> list[Row]:
     """Where the time of the last attempt went, in order. ``raw`` holds the task's fields out of the table."""
     pieces = Piece()
     submitted, ready = raw["submitted_at"], raw["ready_at"]
+    # What ended it while it waited, or before its worker could say how it went.
+    cut = raw["finished_at"] if raw["state"] >= FINISHED else 0
     at = submitted or raw["dispatched_at"] or raw["started_at"]
     if raw["unready"]:
-        until = ready or (now_ns if raw["state"] == WAITING_ARGUMENTS else at)
+        until = ready or (now_ns if raw["state"] == WAITING_ARGUMENTS else at if raw["dispatched_at"] else cut or at)
         number = raw["unready"]
         at = pieces.add("waiting for arguments", at, until, f"{number} argument{'s' * (number > 1)} did not exist yet")
     if raw["retried_at"] and raw["attempt"]:
         pieces.add("earlier attempts", at, raw["retried_at"], _failed_attempts(raw["attempt"]))
         at = max(at, raw["retried_at"])
-    until = raw["dispatched_at"] or (now_ns if raw["state"] == QUEUED else 0)
+    until = raw["dispatched_at"] or (now_ns if raw["state"] == QUEUED else 0 if raw["started_at"] else cut)
     at = pieces.add("queued", at, until, why_queued) if until else at
     started = raw["started_at"]
-    until = started or (now_ns if raw["state"] == DISPATCHED else 0)
+    until = started or (now_ns if raw["state"] == DISPATCHED else cut if raw["dispatched_at"] else 0)
     worker = raw["worker_label"]
     if until:
         at = pieces.add("dispatch", at, until, f"on its way to {worker} and behind what was sent there before")
     if not started:
         return pieces.pieces
-    if raw["ended_at"]:
+    if raw["ended_at"] >= started:
         _finished_split(pieces, raw)
     elif raw["state"] in (RUNNING, BLOCKED):
         if raw["state"] == BLOCKED:
@@ -129,6 +131,8 @@ def time_split(raw: Row, now_ns: int, why_queued: str) -> list[Row]:
             pieces.add("blocked in get", at, now_ns, "waits for a value; its CPU is given back")
         else:
             pieces.add("run", started, now_ns, f"running on {worker}")
+    else:
+        pieces.add("run", started, cut, f"running on {worker}, which did not live to say how it went")
     return pieces.pieces
 
 

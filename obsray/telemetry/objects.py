@@ -8,6 +8,7 @@ import numpy as np
 
 from obsray.telemetry.columns import Array, Batch, Columns
 from obsray.telemetry.table import DenseIndex, Grid, HashIndex
+from obsray.telemetry.tasks import Ends
 
 STATES = ("CREATED", "SEALED", "SPILLED", "FREED", "LOST", "IN_OWNER")
 CREATED, SEALED, SPILLED, FREED, LOST, IN_OWNER = range(len(STATES))
@@ -88,6 +89,10 @@ class ObjectTable:
     def __init__(self) -> None:
         self.index = ObjectIndex()
         self.grid = Grid(SPEC)
+        #: Processes that own objects, as numbers, when those ended that have, and up to which row that is said.
+        self._owners: set[int] = set()
+        self._gone: dict[int, int] = {}
+        self._settled = 0
         #: Row -> nodes that have a copy besides the original.
         self.copies: dict[int, set[bytes]] = {}
         self._times = {
@@ -184,6 +189,28 @@ class ObjectTable:
         self.grid["id"][rows[new]] = ids[new]
         return (rows, columns) if good.all() else (rows[good], columns.take(good))
 
+    def derive(self, ends: Ends) -> None:
+        """Values that were in their owner go with it, and nobody lives to say so. What is in a store its node frees."""
+        grid = self.grid
+        self._owners.update(np.unique(_owners(grid["id"][self._settled :])).tolist())
+        fresh = {}
+        for owner in self._owners - self._gone.keys():
+            end = ends.process_end(owner.to_bytes(8, "little"))
+            if end is not None:
+                fresh[owner] = end[0]
+        self._gone |= fresh
+        for first, gone in ((0, fresh), (self._settled, self._gone)):
+            if not gone or first == grid.count:
+                continue
+            of = _owners(grid["id"][first:])
+            ended = np.array(sorted(gone), "<u8")
+            at = np.minimum(np.searchsorted(ended, of), len(ended) - 1)
+            stored = (grid["created_at"][first:] > 0) | (grid["sealed_at"][first:] > 0)
+            rows = np.flatnonzero((ended[at] == of) & ~stored & (grid["freed_at"][first:] == 0))
+            times = np.array([gone[owner] for owner in ended.tolist()], np.int64)
+            grid["freed_at"][first + rows] = times[at[rows]]
+        self._settled = grid.count
+
     def states(self) -> Array:
         """The state of every object, as a number of ``STATES``."""
         grid = self.grid
@@ -194,3 +221,10 @@ class ObjectTable:
         state[(grid["lost_at"] > 0) & (grid["lost_at"] > grid["sealed_at"])] = LOST
         state[(grid["freed_at"] > 0) & (grid["freed_at"] >= grid["created_at"])] = FREED
         return state
+
+
+def _owners(identifiers: Array) -> Array:
+    """The processes that own objects, as numbers."""
+    words = np.ascontiguousarray(identifiers).view("<u4").reshape(-1, 5)
+    found: Array = np.ascontiguousarray(words[:, :2]).view("<u8").ravel()
+    return found

@@ -100,13 +100,6 @@ class ProcessViews(TaskViews):
             ).replace("  ", " ").strip()  # fmt: skip
         return f"the {NAMES.get(row['name'], row['name'])} (pid {row['pid']})"
 
-    def ended_at(self, process: bytes) -> int:
-        """When a process ended, in nanoseconds since the epoch; 0 if it lives, -1 if nobody knows when it ended."""
-        row = self.process_table.rows.get(process)
-        if row is None:
-            return 0
-        return row["died_at_ns"] or row["closed_at_ns"] or (0 if self._alive(process) else -1)
-
     def _alive(self, process: bytes) -> bool:
         reader = self.store.ring(process)
         if reader is None or not reader.state.pid:

@@ -21,6 +21,8 @@ class ProcessTable:
         self.rows: dict[bytes, Row] = {}
         #: Actor of each process that has one; other nodes' processes are named here before they are known.
         self._actors: dict[bytes, str] = {}
+        #: Mark of each node that is gone -> when, and its id: its processes went with it, and cannot say so.
+        self._nodes_gone: dict[bytes, tuple[int, str]] = {}
 
     def _row(self, process: bytes) -> Row:
         row = self.rows.get(process)
@@ -40,11 +42,35 @@ class ProcessTable:
         for event, fold in (
             ("ring_opened", self._opened), ("worker_starting", self._starting), ("worker_registered", self._registered),
             ("worker_died", self._died), ("process_sample", self._sampled), ("ring_closed", self._closed),
-            ("actor_placed", self._placed),
+            ("actor_placed", self._placed), ("job_ended", self._job_ended), ("node_changed", self._node_changed),
+            ("node_stopped", self._node_gone),
         ):  # fmt: skip
             columns = batch.get(event)
             if columns is not None:
                 fold(columns)
+
+    def end_of(self, process: bytes) -> tuple[int, str] | None:
+        """When a process ended by what is recorded, and how, as the end of a sentence; None if it lives."""
+        row = self.rows.get(process)
+        if row is not None and (row["died_at_ns"] or row["closed_at_ns"]):
+            at = min(time for time in (row["died_at_ns"], row["closed_at_ns"]) if time)
+            if row["died_cause"] in (None, "intended", "idle"):
+                return at, "ended before the task did"
+            how = "was killed or crashed" if row["kind"] == "driver" else "died"
+            return at, f"{how}: {row['error'] or row['died_cause']}"
+        gone = self._nodes_gone.get(ids.mark_of(process))
+        return (gone[0], f"was lost with node {gone[1][:8]}") if gone is not None else None
+
+    def _node_changed(self, columns: Columns) -> None:
+        for record in columns.rows(self.texts):
+            if record["state"].upper() == "DEAD":
+                self._nodes_gone.setdefault(ids.mark_of_node(record["node"]), (record["time_ns"], record["node"].hex()))
+            elif record["state"].upper() == "ALIVE":
+                self._nodes_gone.pop(ids.mark_of_node(record["node"]), None)
+
+    def _node_gone(self, columns: Columns) -> None:
+        for record in columns.rows(self.texts):
+            self._nodes_gone.setdefault(ids.mark_of_node(record["node"]), (record["time_ns"], record["node"].hex()))
 
     def _opened(self, columns: Columns) -> None:
         for record in columns.rows(self.texts):
@@ -82,6 +108,16 @@ class ProcessTable:
     def _closed(self, columns: Columns) -> None:
         for record in columns.rows(self.texts):
             self._row(record["worker"])["closed_at_ns"] = record["time_ns"]
+
+    def _job_ended(self, columns: Columns) -> None:
+        """What a node says of a driver, which is no worker of it: whether it left in order."""
+        for record in columns.rows(self.texts):
+            row = self._row(record["worker"])
+            row["kind"] = "driver"
+            if record["cause"] == "intended":
+                row["closed_at_ns"] = row["closed_at_ns"] or record["time_ns"]
+            else:
+                row.update(died_at_ns=record["time_ns"], died_cause=record["cause"], error="its connection broke")
 
     def _placed(self, columns: Columns) -> None:
         for record in columns.rows(self.texts):
@@ -127,7 +163,7 @@ class Unplaced:
     def ended(self, batch: Batch) -> list[tuple[bytes, int]]:
         """The actors that are over because their creator is, and since when."""
         found = []
-        for event in ("worker_died", "ring_closed"):
+        for event in ("worker_died", "ring_closed", "job_ended"):
             if event in batch:
                 for process, time_ns in zip(batch[event]["worker"], batch[event]["time_ns"].tolist(), strict=True):
                     creator = process.tobytes()

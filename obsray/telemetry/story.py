@@ -12,7 +12,7 @@ import numpy as np
 
 from obsray import ids
 from obsray.telemetry.columns import Array, Columns
-from obsray.telemetry.events import BY_NAME, Severity
+from obsray.telemetry.events import BY_NAME, Outcome, Severity
 from obsray.telemetry.explain import duration, size
 from obsray.telemetry.sentences import sentence
 from obsray.telemetry.table import same_id
@@ -249,15 +249,22 @@ def _around_task(view: Views, task: bytes) -> list[Row]:
         return records
     table = view.task_table
     for attempt in view._attempts(row, task, view._task_row(row, view.now_ns())):
-        if attempt["worker_id"] and attempt["outcome"] in ("worker_died", "oom", "node_died"):
-            records += view.store.about("worker_died", "worker", bytes.fromhex(attempt["worker_id"]))
+        if attempt["worker_id"] and attempt["outcome"] in ("worker_died", "oom", "node_died", "owner_died"):
+            records += _ends_of(view, bytes.fromhex(attempt["worker_id"]))
     shape, owner = view.store.texts[int(table["shape"][row])], ids.owner_of(task)
+    if table["owner_outcome"][row] == Outcome.OWNER_DIED:
+        records += _ends_of(view, owner)
     start, end = int(table["submitted_at"][row]), int(table["dispatched_at"][row]) or view.now_ns()
     for decision in view.lease_table.decisions:
         if decision["shape"] == shape and decision["owner"] == owner and start <= decision["time_ns"] <= end:
             records.append({"event": "lease_decided", **decision})
             records += [{"event": "lease_candidate", **c} for c in view.lease_table.candidates_of(decision)]
     return records
+
+
+def _ends_of(view: Views, process: bytes) -> list[Row]:
+    where = {"worker_died": _any_of(["worker"], process), "job_ended": _any_of(["worker"], process)}
+    return view.store.mentions(where, dict.fromkeys(where, "worker"), RECORDS_MAX)
 
 
 def _made_by(task: bytes) -> Where:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from obsray import ids
 from obsray.telemetry import explain
 from obsray.telemetry.collectives import CollectiveTable
 from obsray.telemetry.columns import Batch
@@ -68,10 +69,23 @@ class Tables:
         """Fold what is new; returns how many records that were."""
         count = self.store.refresh()
         self.running = self.store.running()
-        self.task_table.derive(self.running)
+        self.task_table.derive(self.running, self)
+        self.object_table.derive(self)
         if count:
             self.version += 1
         return count
+
+    def process_end(self, process: bytes) -> tuple[int, str] | None:
+        """When the owner of a thing ended, and what to say of that; None if it lives."""
+        end = self.process_table.end_of(process)
+        return (end[0], f"its owner, {self.process_label(process)}, {end[1]}") if end is not None else None
+
+    def actor_end(self, actor: bytes) -> tuple[int, str] | None:
+        """When an actor ended, and what to say of that; None if it lives, or will: its node looks after that."""
+        row = self.actor_table.rows.get(actor)
+        if row is None:
+            return self.process_end(ids.owner_of(actor))
+        return (row["died_at_ns"], row["error"] or "its actor is dead") if row["state"] == "DEAD" else None
 
     def now_ns(self) -> int:
         """The time that open durations run to: now, or the last event of a session that is over."""

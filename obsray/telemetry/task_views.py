@@ -129,8 +129,10 @@ class TaskViews(GpuViews):
         return Column("enum", np.where(outcome < len(_OUTCOMES), outcome, 0), _OUTCOMES, absent)
 
     def _ended_at(self, rows: Array) -> Array:
+        """When tasks ended: what their worker says of the last attempt, else what their owner says."""
         table = self.task_table
-        return np.where(table["ended_at"][rows] > 0, table["ended_at"][rows], table["finished_at"][rows])
+        ended, newest = table["ended_at"][rows], table["ended_attempt"][rows] >= table["finished_attempt"][rows]
+        return np.where((ended > 0) & newest, ended, table["finished_at"][rows])
 
     def _waited(self, rows: Array, now: int) -> Array:
         """Seconds tasks waited for arguments; NaN for those that had all."""
@@ -147,7 +149,10 @@ class TaskViews(GpuViews):
             ready = table["ready_at"][rows[waits]]
             still = table["state"][rows[waits]] == WAITING_ARGUMENTS
             submitted = submitted.copy()
-            submitted[waits] = np.where(ready > 0, ready, np.where(still, now, submitted[waits]))
+            # Over before they came.
+            over = (table["state"][rows[waits]] >= FINISHED) & (table["dispatched_at"][rows[waits]] == 0)
+            until = np.where(still, now, np.where(over, table["finished_at"][rows[waits]], 0))
+            submitted[waits] = np.where(ready > 0, ready, np.maximum(until, submitted[waits]))
         return submitted
 
     def _queued(self, rows: Array, now: int) -> Array:
@@ -157,6 +162,8 @@ class TaskViews(GpuViews):
         since = np.maximum(self._ready_at(rows, now), table["retried_at"][rows])
         until = table["dispatched_at"][rows]
         until = np.where((until == 0) & (state == QUEUED), now, until)
+        never = (until == 0) & (state >= FINISHED) & (table["started_at"][rows] == 0)
+        until = np.where(never, table["finished_at"][rows], until)
         known = (since > 0) & (until > 0) & (state != WAITING_ARGUMENTS)
         return np.where(known, _seconds(since, until), np.nan)
 
@@ -164,7 +171,7 @@ class TaskViews(GpuViews):
         """Seconds from dispatch to the start; NaN before that."""
         table = self.task_table
         since, until = table["dispatched_at"][rows], table["started_at"][rows]
-        until = np.where((until == 0) & (table["state"][rows] < FINISHED), now, until)
+        until = np.where(until > 0, until, np.where(table["state"][rows] < FINISHED, now, table["finished_at"][rows]))
         return np.where((since > 0) & (until > 0), _seconds(since, until), np.nan)
 
     def _total(self, rows: Array, now: int) -> Array:
@@ -275,8 +282,8 @@ class TaskViews(GpuViews):
     def _raw(self, row: int) -> Row:
         table = self.task_table
         raw = {name: table[name][row].item() for name in (
-            "submitted_at", "ready_at", "retried_at", "dispatched_at", "started_at", "ended_at", "blocked_at", "state",
-            "unready", "argument_bytes", "result_bytes", *_MEASURES,
+            "submitted_at", "ready_at", "retried_at", "dispatched_at", "started_at", "ended_at", "finished_at",
+            "blocked_at", "state", "unready", "argument_bytes", "result_bytes", *_MEASURES,
         )}  # fmt: skip
         worker = int(table["worker"][row])
         raw["worker_label"] = self.process_label(table.workers.ids[worker]) if worker >= 0 else "a worker"

@@ -10,13 +10,13 @@ Costs (one core): about 0.3 us to fold one record, 200 bytes a task; a page of o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import numpy as np
 
 from obsray.telemetry.columns import Array, Batch, Columns, Texts
-from obsray.telemetry.events import Outcome
+from obsray.telemetry.events import Outcome, TaskType
 from obsray.telemetry.runs import each, expand
 from obsray.telemetry.store import Running
 from obsray.telemetry.table import DenseIndex, Grid, HashIndex
@@ -98,6 +98,14 @@ _DURATIONS = (
     "fetch_seconds", "deserialize_seconds", "run_seconds", "store_seconds", "cpu_seconds", "blocked_seconds",
 )  # fmt: skip
 _WORKER_TIMES = ("dispatched_at", "arrived_at", "started_at")
+
+
+class Ends(Protocol):
+    """Who has ended: when (nanoseconds since the epoch), and what to say of that; None for what lives."""
+
+    def process_end(self, process: bytes) -> tuple[int, str] | None: ...
+
+    def actor_end(self, actor: bytes) -> tuple[int, str] | None: ...
 
 
 class TaskTable:
@@ -282,8 +290,9 @@ class TaskTable:
 
     # --- states -------------------------------------------------------------------------------------------
 
-    def derive(self, running: Iterable[Running] = ()) -> None:
-        """Bring ``state`` up to date; ``running`` is what processes run now, out of their black boxes."""
+    def derive(self, running: Iterable[Running] = (), ends: Ends | None = None) -> None:
+        """Bring ``state`` up to date; ``running`` is what processes run now, out of their black boxes, ``ends`` says
+        which processes have ended."""
         rows = np.concatenate([self._open, *self._touched])
         self._touched.clear()
         if len(rows):
@@ -293,9 +302,51 @@ class TaskTable:
             self._derive(rows)
             self._open = rows[self.grid["state"][rows] < FINISHED]
         self._overlay(running)
+        if ends is not None and len(self._open):
+            self._end_with_owners(self._open, ends)
+            self._open = self._open[self.grid["state"][self._open] < FINISHED]
+
+    def _end_with_owners(self, rows: Array, ends: Ends) -> None:
+        """Open tasks whose owner has ended are over: those that waited, with it; those that ran, with their worker.
+
+        What workers say later still counts: it is derived anew then.
+        """
+        grid = self.grid
+        owners = np.ascontiguousarray(grid["id"][rows]).view("<u8").reshape(-1, 2)[:, 0]
+        times, whys = _looked_up(owners, lambda owner: ends.process_end(owner.to_bytes(8, "little")), self.texts)
+        gone = np.flatnonzero(times)
+        if not len(gone):
+            return
+        rows, times, whys = rows[gone], times[gone], whys[gone]
+        making = grid["type"][rows] == TaskType.ACTOR_CREATION
+        if making.any():
+            times[making], whys[making] = self._ends_of_actors(rows[making], ends)
+        runs = np.isin(grid["state"][rows], (RUNNING, BLOCKED)) & ~making
+        if runs.any():
+            had = self.workers.ids
+            ended, _ = _looked_up(
+                grid["worker"][rows[runs]], lambda row: ends.process_end(had[row]) if row >= 0 else None, self.texts
+            )
+            times[runs] = np.where(ended > 0, np.maximum(ended, times[runs]), 0)
+        over = times > 0
+        rows, times, whys = rows[over], times[over], whys[over]
+        grid["state"][rows] = FAILED
+        # The others have failed already, and their owner did not live to try them again.
+        mine = grid["ended_attempt"][rows] <= grid["retried_attempt"][rows]
+        rows = rows[mine]
+        grid["owner_outcome"][rows] = Outcome.OWNER_DIED
+        grid["finished_at"][rows], grid["error"][rows] = times[mine], whys[mine]
+        grid["finished_attempt"][rows] = self.attempt(rows)
+
+    def _ends_of_actors(self, rows: Array, ends: Ends) -> tuple[Array, Array]:
+        found = [ends.actor_end(actor.tobytes()) or (0, "") for actor in self.grid["actor"][rows]]
+        return np.array([at for at, _ in found], np.int64), self.texts.codes(why for _, why in found)
 
     def _derive(self, rows: Array) -> None:
         grid = self.grid
+        concluded = rows[grid["owner_outcome"][rows] == Outcome.OWNER_DIED]
+        grid["owner_outcome"][concluded] = OPEN
+        grid["finished_at"][concluded] = grid["error"][concluded] = 0
         get = {name: grid[name][rows] for name in _STATE_COLUMNS}
         owner, worker = get["owner_outcome"], get["worker_outcome"]
         retried, finished = get["retried_attempt"], get["finished_attempt"]
@@ -418,6 +469,14 @@ _STATE_COLUMNS = (
     "ready_at", "started_attempt", "ended_attempt", "blocked_at", "unblocked_at", "started_at", "retries_max",
     "waiting_at",
 )  # fmt: skip
+
+
+def _looked_up(keys: Array, look: Callable[[int], tuple[int, str] | None], texts: Texts) -> tuple[Array, Array]:
+    """For each of many keys, of which few differ, the time (0: none) and the code of the text that ``look`` gives."""
+    different, back = np.unique(keys, return_inverse=True)
+    found = [look(key) or (0, "") for key in different.tolist()]
+    times = np.array([at for at, _ in found] or [0], np.int64)
+    return times[back.ravel()], texts.codes(why for _, why in found)[back.ravel()]
 
 
 def _repeated(index: HashIndex, ids: Array) -> Array:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from obsray.telemetry.past import views_at
 from obsray.util import state
 from tests.integration.programs import SOON_SECONDS, eventually, gone, leftovers, views
 
@@ -290,3 +293,103 @@ listen()
     assert time.monotonic() - started < 3 * SOON_SECONDS
     gone(families)
     eventually(lambda: not leftovers(root))
+
+
+def test_tasks_of_a_killed_program_are_over_from_that_moment_wherever_one_asks(program):
+    """Lists, SQL, the state API, answers and time travel: what waited and what ran ended with its owner."""
+    first = program(FIRST)
+    first.hear()
+    address = first.hear()["address"]
+    second = join(
+        program,
+        address,
+        """
+files = joined.address_info["session_dir"]
+
+@obsray.remote(num_cpus=0)
+class Keeper:
+    def hold(self):
+        open(files + "/held", "w").close()
+        while not os.path.exists(files + "/go"):
+            time.sleep(0.01)
+
+    def then(self):
+        open(files + "/after", "w").close()
+
+@obsray.remote(num_cpus=2)
+def hang():
+    open(files + "/hangs", "w").close()
+    time.sleep(600)
+
+@obsray.remote
+def after(value): pass
+
+keeper = Keeper.options(name="keeper", lifetime="detached").remote()
+held, behind = keeper.hold.remote(), keeper.then.remote()
+running = hang.remote()
+while not (os.path.exists(files + "/hangs") and os.path.exists(files + "/held")):
+    time.sleep(0.01)
+queued, waiting, value = hang.remote(), after.remote(running), obsray.put(1)
+from obsray.util import state
+wanted = {one.task_id().hex(): name for name, one in (
+    ("held", held), ("behind", behind), ("running", running), ("queued", queued), ("waiting", waiting))}
+while {row.task_id for row in state.list_tasks(detail=True)} < wanted.keys():
+    time.sleep(0.01)
+say(tasks=wanted, value=value.hex(), files=files)
+listen()
+""",
+    )
+    said = second.hear()
+    names = said["tasks"]
+
+    def states(at=None):
+        told = (views(said["files"]) if at is None else views_at(said["files"], at)).tasks(limit=100)["rows"]
+        return {names[row["task_id"]]: row["state"] for row in told if row["task_id"] in names}
+
+    lived = {
+        "held": "RUNNING", "behind": "SUBMITTED_TO_WORKER", "running": "RUNNING", "queued": "PENDING_NODE_ASSIGNMENT",
+        "waiting": "PENDING_ARGS_AVAIL",
+    }  # fmt: skip
+    eventually(lambda: states() == lived)
+    before_ns = time.time_ns()
+    second.process.kill()
+    second.wait()
+    # The call of an actor that lives on runs to its end, whoever asked for it.
+    over = dict.fromkeys(names.values(), "FAILED") | {"held": "RUNNING"}
+    eventually(lambda: states() == over)
+    rows = {
+        names[row["task_id"]]: row for row in views(said["files"]).tasks(limit=100)["rows"] if row["task_id"] in names
+    }
+    for name in over.keys() - {"held"}:
+        row = rows[name]
+        assert row["outcome"] == "owner_died" and before_ns < row["ended_at_ns"] < time.time_ns()
+        assert row["error"].startswith("its owner, driver ") and "was killed or crashed" in row["error"]
+        assert row["total_seconds"] < 60
+    assert rows["held"]["outcome"] is None and rows["held"]["ended_at_ns"] is None
+    assert states(before_ns) == lived
+    assert states(rows["queued"]["ended_at_ns"]) | {"running": "FAILED"} == over
+    listed = {row.task_id: row for row in state.list_tasks(address, detail=True)}
+    assert {name: listed[task].state for task, name in names.items()} == over
+    assert listed[next(task for task in names if names[task] == "queued")].error_type == "WORKER_DIED"
+
+    def asked(*words):
+        command = [sys.executable, "-m", "obsray.cli", *words, "--session", said["files"]]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    told = json.loads(asked("list", "tasks", "--format", "json", "--limit", "100"))
+    assert {names[row["task_id"]]: row["state"] for row in told if row["task_id"] in names} == over
+    told = json.loads(asked("sql", "select task_id, state, outcome, ended_at from tasks", "--json"))
+    table = {names[row["task_id"]]: (row["state"], row["outcome"]) for row in told if row["task_id"] in names}
+    assert table == {name: (state, None if state == "RUNNING" else "owner_died") for name, state in over.items()}
+    of = {name: task for task, name in names.items()}
+    why = asked("why", of["queued"])
+    assert "failed before it began: its owner, driver " in why and "was killed or crashed" in why
+    assert "failed while it ran: its owner, driver " in asked("why", of["running"])
+    told = asked("story", of["running"])
+    assert "job 00000002 ended (unknown)" in told and "was killed on request while running hang" in told
+    # A value that was in its owner is gone with it.
+    gone_value = state.list_objects(address, filters=[("object_id", "=", said["value"]), ("state", "=", "FREED")])
+    assert len(gone_value) == 1
+    (Path(said["files"]) / "go").touch()
+    eventually(lambda: states()["held"] == "FINISHED")
+    assert not (Path(said["files"]) / "after").exists()

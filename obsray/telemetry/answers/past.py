@@ -30,6 +30,7 @@ _FAILURES = {
     "placement_removed": (Code.PLACEMENT_REMOVED, "failed: its placement group was removed"),
     "environment_failed": (Code.ENVIRONMENT_FAILED, "failed: its runtime environment cannot be made"),
     "nested_too_deep": (Code.WORKER_LIMIT, "failed: every process there may be waited for others"),
+    "owner_died": (Code.OWNER_DIED, "failed"),
     "result_lost": (Code.LOST, "finished, and its result was lost"),
 }
 _FIXES = {
@@ -173,6 +174,8 @@ def failure(explainer: Tasks, raw: Row, outcome: str, said: str) -> Answer:
             predicate += f"; it used {size(max(death['rss_bytes'] for death in deaths))}"
         if deaths and deaths[-1]["cause"] == "node_died":
             code = Code.NODE_DIED
+    elif outcome == "owner_died":
+        predicate += " while it ran" if raw["started_at"] > raw["retried_at"] else " before it began"
     elif "owner" in said.lower() and "died" in said.lower():
         code = Code.OWNER_DIED
     elif "node" in said.lower() and ("dead" in said.lower() or "does not exist" in said.lower()):

@@ -14,10 +14,10 @@ import numpy as np
 from obsray import ids
 from obsray.telemetry.columns import Array
 from obsray.telemetry.database.rows import node_of
-from obsray.telemetry.events import Outcome, TaskType
+from obsray.telemetry.events import Outcome
 from obsray.telemetry.objects import FREED, LOST
 from obsray.telemetry.table import Column, Filter, match, matching, page
-from obsray.telemetry.tasks import BLOCKED, FAILED, FINISHED, OPEN, RUNNING
+from obsray.telemetry.tasks import BLOCKED, FINISHED, OPEN, RUNNING
 from obsray.telemetry.views import Views
 from obsray.util.state.listing import Asked, Rows, before, cut, holds
 from obsray.util.state.rows import (
@@ -47,25 +47,11 @@ def task_columns(views: Views, now: int) -> Columns:
     nodes = [node_of(views, worker).hex() for worker in table.workers.ids] or [""]
     errors = [ERROR_TYPES.get(outcome.name.lower(), "") for outcome in Outcome]
 
-    def states() -> Column:
-        values = table["state"].copy()
-        values[abandoned(views)[0]] = FAILED
-        return Column("enum", values, TASK_STATES)
-
-    def ends() -> Column:
-        column, (rows, ended) = at("ended_at_ns")(), abandoned(views)
-        column.values[rows] = ended / _MS
-        nothing = column.absent.copy() if column.absent is not None else np.zeros(len(table), np.bool_)
-        nothing[rows] = ended <= 0
-        return column._replace(absent=nothing)
-
     def error_types() -> Column:
         outcome = np.where(table["owner_outcome"] != OPEN, table["owner_outcome"], table["worker_outcome"])
         number = np.where(outcome < len(errors), outcome, 0)
         nothing = np.array([not error for error in errors])[number] | (table["state"] < FINISHED)
         nothing |= outcome >= len(errors)
-        rows, _ = abandoned(views)
-        number[rows], nothing[rows] = Outcome.WORKER_DIED, False
         return Column("enum", number, errors, nothing)
 
     def at(name: str) -> Callable[[], Column]:
@@ -86,7 +72,7 @@ def task_columns(views: Views, now: int) -> Columns:
     return {
         **{name: _known_id(known[name]) for name in ("task_id", "parent_task_id", "actor_id", "trace_id")},
         **{name: known[name] for name in ("name", "type", "worker_id", "worker_pid", "result_bytes")},
-        "state": states,
+        "state": lambda: Column("enum", table["state"], TASK_STATES),
         "queue_seconds": known["queue_seconds"],
         "run_seconds": lambda: _run_seconds(views, now),
         "attempt_number": known["attempt"],
@@ -97,7 +83,7 @@ def task_columns(views: Views, now: int) -> Columns:
         "error_message": lambda: Column("text", table["error"], None, table["error"] == 0),
         "creation_time_ms": at("submitted_at_ns"),
         "start_time_ms": at("started_at_ns"),
-        "end_time_ms": ends,
+        "end_time_ms": at("ended_at_ns"),
         "required_resources": coded(lambda shape: str(resources_of(shape))),
         "placement_group_id": lambda: _groups(views),
         "labels": lambda: Column("text", table["labels"], None, table["labels"] == 0),
@@ -106,36 +92,9 @@ def task_columns(views: Views, now: int) -> Columns:
     }
 
 
-def abandoned(views: Views) -> tuple[Array, Array]:
-    """Tasks that never end, because the process that owned them has ended and so has the one that had them: their rows,
-    and when (nanoseconds; 0 if nobody knows). The making of actors is looked after by their nodes."""
-    table = views.task_table
-    rows = np.flatnonzero((table["state"] < FINISHED) & (table["type"] != TaskType.ACTOR_CREATION))
-    if not len(rows):
-        return rows, rows
-    owners = np.ascontiguousarray(table["id"][rows]).view("<u8").reshape(-1, 2)[:, 0]
-    different, back = np.unique(owners, return_inverse=True)
-    owner_ended = np.array([views.ended_at(int(owner).to_bytes(8, "little")) for owner in different])[back.ravel()]
-    rows, owner_ended = rows[owner_ended != 0], owner_ended[owner_ended != 0]
-    workers, back = np.unique(table["worker"][rows], return_inverse=True)
-    had = table.workers.ids
-    last = np.array([views.ended_at(had[each]) if each >= 0 else -1 for each in workers.tolist()] or [0], np.int64)
-    worker_ended = last[back.ravel()]
-    over = worker_ended != 0
-    return rows[over], np.maximum(np.maximum(owner_ended, worker_ended)[over], 0)
-
-
 def _rows_of(views: Views, rows: Array, now: int) -> list[TaskState]:
     """The newest attempts of tasks."""
-    over, ended = abandoned(views)
-    found = []
-    for number, row, node in zip(rows.tolist(), views.task_rows(rows, now), _nodes(views, rows), strict=True):
-        at = int(np.searchsorted(over, number))
-        if at < len(over) and over[at] == number:
-            end = int(ended[at]) or None
-            row = {**row, "state": "FAILED", "outcome": "worker_died", "ended_at_ns": end}
-        found.append(task_row(row, node))
-    return found
+    return [task_row(row, node) for row, node in zip(views.task_rows(rows, now), _nodes(views, rows), strict=True)]
 
 
 def mask_of_tasks(views: Views, asked: Asked) -> Array:

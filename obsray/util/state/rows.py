@@ -25,6 +25,8 @@ ERROR_TYPES = {
     "app_error": "TASK_EXECUTION_EXCEPTION",
     "cancelled": "TASK_CANCELLED",
     "worker_died": "WORKER_DIED",
+    #: As in Ray, which says so of all that a driver leaves behind.
+    "owner_died": "WORKER_DIED",
     "node_died": "NODE_DIED",
     "oom": "OUT_OF_MEMORY",
     "lost_argument": "OBJECT_LOST",

@@ -35,7 +35,7 @@ def summarize_tasks(
         table, texts = views.task_table, views.store.texts
         rows = np.flatnonzero(columns.mask_of_tasks(views, asked))
         names, types = table["name"][rows], table["type"][rows]
-        states = columns.task_columns(views, views.now_ns())["state"]().values[rows]
+        states = table["state"][rows]
         codes, first = np.unique(names, return_index=True)
         counts = _counts(np.searchsorted(codes, names), states, len(codes), len(TASK_STATES))
         summary: dict[str, dict[str, Any]] = {

@@ -12,7 +12,7 @@ import pytest
 from obsray import ids
 from obsray.telemetry.collector import Collector
 from obsray.telemetry.columns import Texts
-from obsray.telemetry.events import DispatchReason, Outcome, ProcessKind
+from obsray.telemetry.events import DeathCause, DispatchReason, Outcome, ProcessKind, TaskType
 from obsray.telemetry.runs import expand
 from obsray.telemetry.spine import Ring
 from obsray.telemetry.store import Store
@@ -87,6 +87,90 @@ def test_a_task_goes_through_its_states_as_records_come_in(session):
     assert state(view, task) == "FINISHED", "the worker's word counts until the owner has spoken"
     driver.task_finished(9100, task, 0, int(Outcome.APP_ERROR), 0, driver.intern("ValueError"))
     assert state(view, task) == "FAILED", "the owner's word is the truth"
+
+
+def test_what_an_owner_leaves_behind_is_over_from_its_end_on_and_what_runs_ends_with_its_worker(session):
+    driver, worker, node, view = session
+    dispatched, runs, queued, waits, broken, done = (submit(driver, n, unready=n == 3) for n in range(6))
+    for task in (dispatched, runs):
+        shape = driver.intern("f CPU:1")
+        driver.tasks_dispatched(2000, worker.process, 1, 1, shape, 1, 0, 4, int(DispatchReason.LEASE_GRANTED), task)
+    worker.task_started(2500, runs, 0, 1, 1, ids.NIL_TASK, worker.intern("f"), 2000, 2100, 2200)
+    end(worker, broken, 0, Outcome.APP_ERROR)
+    end(worker, done, 0, Outcome.OK)
+    driver.object_put(3000, ids.object_id(ids.task_id(driver.process, 9)), ids.NIL_TASK, 10, 1, 0)
+    before = {task: state(view, task) for task in (dispatched, runs, queued, waits, broken)}
+    assert set(before.values()) == set(STATES[:4])
+    node.job_ended(20_000, 1, driver.process, int(DeathCause.UNKNOWN))
+    rows = {bytes.fromhex(row["task_id"]): row for row in view.tasks()["rows"]}
+    for task in (dispatched, queued, waits):
+        row = rows[task]
+        assert (row["state"], row["outcome"], row["ended_at_ns"]) == ("FAILED", "owner_died", 20_000)
+        assert row["error"].startswith("its owner, driver 01010101") and "was killed or crashed" in row["error"]
+        assert row["total_seconds"] == pytest.approx(19e-6)
+    assert rows[runs]["state"] == "RUNNING", "its worker has not heard of it"
+    assert (rows[broken]["state"], rows[broken]["outcome"], rows[broken]["ended_at_ns"]) == (
+        "FAILED",
+        "app_error",
+        9000,
+    )
+    assert rows[done]["state"] == "FINISHED"
+    assert view.task_table.open_rows.tolist() == [view.task_table.index.row(runs)]
+    node.worker_died(
+        30_000, worker.process, 7, int(DeathCause.KILLED_BY_REQUEST), 0, 9, 0, runs, node.intern("the owner ended")
+    )
+    row = next(row for row in view.tasks()["rows"] if row["task_id"] == runs.hex())
+    assert (row["state"], row["outcome"], row["ended_at_ns"]) == ("FAILED", "owner_died", 30_000)
+    assert not len(view.task_table.open_rows)
+    assert view.task(queued.hex())["time_split"][-1]["what"] == "queued"
+    assert view.task(runs.hex())["time_split"][-1] == {
+        "what": "run", "seconds": pytest.approx(27.8e-6), "from_ns": 2200, "to_ns": 30_000,
+        "why": "running on worker 02020202 (pid 7), which did not live to say how it went",
+    }  # fmt: skip
+    # What was on its way when all this was concluded still counts.
+    end(worker, runs, 0, Outcome.OK, at=29_000)
+    driver.task_finished(19_000, queued, 0, int(Outcome.CANCELLED), 0, driver.intern("cancelled"))
+    rows = {bytes.fromhex(row["task_id"]): row for row in view.tasks()["rows"]}
+    assert (rows[runs]["state"], rows[runs]["outcome"], rows[runs]["error"]) == ("FINISHED", "ok", None)
+    assert (rows[queued]["state"], rows[queued]["error"]) == ("CANCELLED", "cancelled")
+    assert [row["state"] for row in view.objects()["rows"]] == ["FREED"]
+
+
+def test_what_was_owned_on_a_node_that_is_lost_is_over(session):
+    driver, _, node, view = session
+    task = submit(driver, 0)
+    lost = ids.mark_of(driver.process) + bytes(ids.NODE_ID_BYTES - ids.MARK_BYTES)
+    node.node_changed(20_000, lost, node.intern("DEAD"), 1, node.intern("it is not heard of"))
+    row = view.tasks()["rows"][0]
+    assert (row["task_id"], row["state"], row["outcome"], row["ended_at_ns"]) == (
+        task.hex(), "FAILED", "owner_died", 20_000
+    )  # fmt: skip
+    assert "was lost with node 01010101" in row["error"]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_making_of_an_actor_outlives_its_owner_if_the_actor_does(session, ended):
+    driver, worker, node, view = session
+    task, actor, nil = (
+        ids.task_id(driver.process, 0),
+        ids.task_id(driver.process, 0, ids.SEQUENCE_DETACHED_ACTOR),
+        bytes(16),
+    )
+    f, shape = driver.intern("A"), driver.intern("A CPU:1")
+    driver.task_submitted(1000, task, nil, task, actor, f, shape, 1, 0, 0, int(TaskType.ACTOR_CREATION), 0, 0)
+    driver.actor_created(1000, actor, task, f, 0, 0, shape, 0, 1, 1, nil)
+    node.job_ended(20_000, 1, driver.process, int(DeathCause.UNKNOWN))
+    assert state(view, task) == "PENDING_NODE_ASSIGNMENT", "its node makes it all the same"
+    if ended:
+        node.actor_died(30_000, actor, bytes(8), 0, int(DeathCause.KILLED_BY_REQUEST), 0, node.intern("killed"))
+        row = view.tasks()["rows"][0]
+        assert (row["state"], row["ended_at_ns"], row["error"]) == ("FAILED", 30_000, "killed")
+    else:
+        worker.task_ended(
+            30_000, task, 0, 1, 1, actor, worker.intern("A"), 21_000, 22_000, 23_000, int(Outcome.OK),
+            0.0, 0.0, 0.5, 0.0, 0.25, 0.0, 7,
+        )  # fmt: skip
+        assert state(view, task) == "FINISHED"
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -455,7 +539,7 @@ def test_a_dead_session_is_told_in_full_from_its_directory(tmp_path):
     assert found["events_total"] == made.events
     assert sum(found["tasks"].values()) == made.submitted
     assert view.ledger()["totals"]["events_stored"] == made.events
-    assert state(view, made.running_task) == "RUNNING", "as it was when everything ended"
+    assert state(view, made.running_task) == "FAILED", "its owner is recorded to have ended"
     assert view.now_ns() < 1_700_000_001_000_000_000 or view.now_ns() > 1_790_000_000_000_000_000
     assert any("killed by signal 9" in text for text in texts(view.story(made.killed_worker.hex())))
 
