@@ -125,7 +125,7 @@ def test_what_an_owner_leaves_behind_is_over_from_its_end_on_and_what_runs_ends_
     assert view.task(queued.hex())["time_split"][-1]["what"] == "queued"
     assert view.task(runs.hex())["time_split"][-1] == {
         "what": "run", "seconds": pytest.approx(27.8e-6), "from_ns": 2200, "to_ns": 30_000,
-        "why": "running on worker 02020202 (pid 7), which did not live to say how it went",
+        "why": f"running on worker 02020202 (pid {os.getpid()}), which did not live to say how it went",
     }  # fmt: skip
     # What was on its way when all this was concluded still counts.
     end(worker, runs, 0, Outcome.OK, at=29_000)
