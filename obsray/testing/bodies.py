@@ -53,8 +53,11 @@ def _fixed(call: Call) -> Program:
 
 @function("gated")
 def _gated(call: Call) -> Program:
-    """Each ``every``-th task of a line waits until all older ones have run, which obsray knows nothing of."""
-    number, line, every = call.numbers
+    """Each ``every``-th task of a line waits until all older ones have run, which obsray knows nothing of; each
+    ``nested``-th waits for a task of its own as well."""
+    number, line, every, nested = call.numbers
+    if nested and number % nested == 0:
+        yield from call.thread.get([call.thread.submit("no_op", number, cpus=0)])
     ran = call.process.simulator.ledger.ran_in_line.setdefault(line, set())
     while number % every == 0 and not ran.issuperset(range(number)):
         yield Sleep(MILLISECOND_NS)

@@ -134,11 +134,11 @@ def fixed(thread: VirtualThread, tasks: int, run_ms: float, batch: int = 200, re
 
 
 @workload
-def gated(thread: VirtualThread, tasks: int, every: int) -> Program:
+def gated(thread: VirtualThread, tasks: int, every: int, nested: int = 0) -> Program:
     """Tasks of which some wait for all older ones, by ways that obsray does not know: they would stand still if younger
-    ones were given to all workers first."""
+    ones were given to all workers first. Each ``nested``-th also gets what a task of its own makes."""
     line = thread.process.chance.getrandbits(32)
-    yield from _batches(thread, "gated", tasks, tasks, (line, every), retries=-1)
+    yield from _batches(thread, "gated", tasks, tasks, (line, every, nested), retries=-1)
 
 
 @workload

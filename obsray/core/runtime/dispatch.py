@@ -56,6 +56,8 @@ SHAPES_MAX = 4000
 _LABELS_ONLY = {"selectors", "preferred"}
 #: After recalls for nothing the next one waits up to so many times ``recall_seconds``.
 RECALL_PATIENCE_MAX = 16
+#: A task that pauses for longer does not keep a worker free meanwhile: by then six workers have died under it.
+KEPT_PAUSE_SECONDS_MAX = 2.0
 #: Tasks collected for a worker before they are sent, when it has others to run meanwhile.
 BATCH_TASKS = 64
 _DEFINE_TAG = DefineFunction._field_defaults["tag"]
@@ -190,6 +192,7 @@ class Dispatcher:
         if lease.blocked or lease.recalled or lease.reclaimed or lease.retire:
             return
         in_flight, window, alone = lease.in_flight, self._window_ns, lease.shape.spread
+        keeping = lease.shape.keeping
         was_idle, youngest = not in_flight, b""
         while queue:
             task = queue[0]
@@ -206,6 +209,8 @@ class Dispatcher:
                 youngest = youngest or max(in_flight)
                 if task.id < youngest:
                     break
+            if keeping and _is_kept_free(lease, task):
+                break
             queue.popleft()
             if task.arguments is not None and self.lineage.losses and self.lineage.waits_again(task):
                 continue
@@ -278,6 +283,8 @@ class Dispatcher:
 
     def _demand(self, shape: Shape, time_ns: int) -> None:
         waiting = len(shape.queue)
+        if waiting and shape.keeping:
+            waiting = max(0, waiting + len(shape.keeping) - sum(not lease.in_flight for lease in shape.leases))
         # Told in powers of two: a loop of submissions must not become a loop of messages.
         if waiting.bit_length() != shape.wanted.bit_length():
             shape.wanted = waiting
@@ -378,6 +385,10 @@ class Dispatcher:
                     if late >= self._patience:
                         self._recall_from(lease, late, time_ns)
                     again = self._recall if again is None else min(again, self._recall)
+            elif lease.shape.queue:
+                # Left for a task that pauses, or that has just paused.
+                self.active.add(lease.shape)
+                again = self._linger if again is None else min(again, self._linger)
             elif now - lease.idle_since >= self._linger:
                 self._give_back(lease, Reason.IDLE_TIMEOUT)
             else:
@@ -443,7 +454,7 @@ class Dispatcher:
             self._give_back(lease, Reason.RECLAIMED_FOR_OTHERS)
 
     def requeue_later(self, task: Task, seconds: float) -> None:
-        """A task goes back to its queue after a pause, during which it holds up nobody."""
+        """A task goes back to its queue after a pause, for which its worker is not given to younger ones."""
         holder = task.dispatched_to
         if holder is not None:
             holder.forget(task)
@@ -453,17 +464,21 @@ class Dispatcher:
         task.dispatched_to = None
         advance(task, TaskState.QUEUED)
         self.paused.append((None, seconds, task))
+        if seconds <= KEPT_PAUSE_SECONDS_MAX:
+            task.shape.keeping.append(task)
 
     def _end_pauses(self, now: float) -> float | None:
         """Back in line with those whose pause is over. Returns how long the next one lasts, None if none is left."""
         paused, self.paused = self.paused, []
         for until, seconds, task in paused:
             due = now + seconds if until is None else until
-            if task.state is not TaskState.QUEUED:
-                continue
-            if due > now:
+            if task.state is TaskState.QUEUED and due > now:
                 self.paused.append((due, seconds, task))
-            else:
+                continue
+            if task in task.shape.keeping:
+                task.shape.keeping.remove(task)
+                self.active.add(task.shape)
+            if task.state is TaskState.QUEUED:
                 self.enqueue(task)
         return min((due - now for due, _, _ in self.paused if due is not None), default=None)
 
@@ -611,6 +626,9 @@ class Dispatcher:
         task.cancelled = True
         if task.state is not TaskState.DISPATCHED:
             self.verdicts.cancelled(task)
+            if task.shape is not None and task in task.shape.keeping:
+                task.shape.keeping.remove(task)
+                self.active.add(task.shape)
             return
         lease = task.dispatched_to
         self.push(lease, time_ns)
@@ -632,6 +650,21 @@ class Dispatcher:
             back = [task.id for task in shape.queue if task.estimate_ns]
             assert back == [task.id for task in islice(shape.queue, len(back))], "what came back is not first"
             assert shape.unsorted or back == sorted(back), "those that came back are not in order"
+
+
+def _is_kept_free(lease: Lease, task: Task) -> bool:
+    """Whether this worker is not for ``task``, because an older one of its shape pauses that it may wait for."""
+    older = [each.id for each in lease.shape.keeping if each.id < task.id]
+    if not older:
+        return False
+    oldest = min(older)
+    free = [
+        each
+        for each in lease.shape.leases
+        if not (each.blocked or each.recalled or each.reclaimed or each.retire)
+        and max(each.in_flight, default=b"") < oldest
+    ]
+    return lease in free and len(free) <= len(older)
 
 
 def _number_of(shape: Shape) -> int:

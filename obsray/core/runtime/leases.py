@@ -34,7 +34,7 @@ class Shape:
     """
 
     __slots__ = (
-        "base", "inherited", "leases", "name", "name_number", "number", "placement", "queue", "refusal", "resources",
+        "base", "inherited", "keeping", "leases", "name", "name_number", "number", "placement", "queue", "refusal", "resources",
         "runtime", "spread", "unsorted", "wanted",
     )  # fmt: skip
 
@@ -55,6 +55,8 @@ class Shape:
         self.queue: deque[Task] = deque()
         #: Some of the former were put at the front since somebody looked at their order.
         self.unsorted = False
+        #: Tasks that pause and keep their place: a worker is left for each.
+        self.keeping: list[Task] = []
         self.leases: list[Lease] = []
         self.inherited = inherited
         self.refusal: tuple[str, str] | None = None

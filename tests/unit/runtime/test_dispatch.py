@@ -560,7 +560,7 @@ def lose(bench: Bench, task, cause: DeathCause = DeathCause.SIGNAL) -> list[floa
     return [seconds for _, seconds, _ in bench.dispatcher.paused]
 
 
-def test_a_task_that_ends_its_workers_waits_longer_each_time_and_holds_up_nobody():
+def test_a_task_that_ends_its_workers_waits_longer_each_time():
     bench = Bench()
     (task,) = bench.submit(retries=-1)
     assert [lose(bench, task) for _ in range(4)] == [[], [0.1], [0.2], [0.4]]
@@ -570,6 +570,60 @@ def test_a_task_that_ends_its_workers_waits_longer_each_time_and_holds_up_nobody
     assert bench.dispatcher.tick(bench.now + 0.1, 0) is not None and list(bench.shape.queue) == [other]
     bench.dispatcher.tick(bench.now + 0.5, 0)
     assert list(bench.shape.queue) == [task, other] and not bench.dispatcher.paused
+    bench.check()
+
+
+def test_a_task_that_pauses_keeps_its_place_younger_ones_get_all_workers_but_one():
+    bench = Bench()
+    (old,) = bench.submit(retries=-1)
+    lose(bench, old)
+    lose(bench, old)
+    young = bench.submit(3)
+    bench.run()
+    # One more than waits in line: that for the task which pauses.
+    assert bench.dispatcher.tick(bench.now, 0) is not None and bench.shape.wanted == 4
+    bench.pushed()
+    bench.grant()
+    bench.run()
+    assert bench.pushed() == [] and bench.shape.wanted == 3
+    assert bench.dispatcher.tick(bench.now + 0.09, 0) is not None and bench.dispatcher.by_worker[WORKER], "given back"
+    bench.grant(OTHER)
+    bench.run()
+    assert bench.pushed() == [young[0].id]
+    bench.now += 0.11
+    bench.dispatcher.tick(bench.now, 0)
+    bench.run()
+    assert bench.pushed() == [old.id] and not bench.shape.keeping
+    bench.done(old)
+    bench.run()
+    assert young[1].id in bench.pushed()
+    bench.check()
+
+
+def test_a_task_under_which_many_workers_have_died_holds_up_nobody():
+    bench = Bench()
+    (old,) = bench.submit(retries=-1)
+    assert [lose(bench, old) for _ in range(7)][-1] == [3.2]
+    (young,) = bench.submit()
+    bench.pushed()
+    bench.grant()
+    bench.run()
+    assert bench.pushed() == [young.id]
+    bench.check()
+
+
+def test_a_task_that_is_cancelled_during_its_pause_keeps_no_place():
+    bench = Bench()
+    (old,) = bench.submit(retries=-1)
+    lose(bench, old)
+    lose(bench, old)
+    (young,) = bench.submit()
+    bench.grant()
+    bench.run()
+    bench.pushed()
+    bench.dispatcher.cancel(old, False, False, 0)
+    bench.run()
+    assert bench.pushed() == [young.id]
     bench.check()
 
 
