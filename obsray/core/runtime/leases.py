@@ -34,8 +34,8 @@ class Shape:
     """
 
     __slots__ = (
-        "base", "inherited", "keeping", "leases", "name", "name_number", "number", "placement", "queue", "refusal", "resources",
-        "runtime", "spread", "unsorted", "wanted",
+        "base", "inherited", "keeping", "leases", "name", "name_number", "number", "placement", "queue", "refusal",
+        "resources", "runtime", "spread", "unsorted", "wanted",
     )  # fmt: skip
 
     def __init__(
