@@ -100,6 +100,10 @@ class A:
     def pair(self):
         self.child = A.options(num_cpus=0).remote()
         return os.getpid(), obsray.get(self.child.pid.remote())
+    def keep(self, box): self.box = box
+    def read(self):
+        try: return len(obsray.get(self.box[0], timeout=30))
+        except obsray.exceptions.RayError as error: return type(error).__name__
 
 @obsray.remote(num_cpus=0)
 def hang(pid):
@@ -113,6 +117,8 @@ pids = joined.address_info["session_dir"] + "/pid"
 stays = A.options(name="stays", lifetime="detached", num_cpus=0).remote()
 goes = A.options(name="goes", num_cpus=0).remote()
 value = obsray.put(np.ones(1 << 20))
+obsray.get(stays.keep.remote([value]))
+assert obsray.get(stays.read.remote()) == 1 << 20
 running = hang.options(num_cpus=2).remote(0)
 while not os.path.exists(pids) or not open(pids).read():
     time.sleep(0.01)
@@ -147,6 +153,9 @@ listen()
     assert first.hear()["answer"] == 0
     first.tell("obsray.get(obsray.get_actor('stays').pid.remote())")
     assert first.hear()["answer"] == said["stays"][0]
+    # What it had borrowed went with its owner, and it hears of that at once.
+    first.tell("obsray.get(obsray.get_actor('stays').read.remote())")
+    assert first.hear()["answer"] == "OwnerDiedError"
     first.tell("obsray.util.list_named_actors()")
     assert first.hear()["answer"] == ["stays"]
     first.tell("obsray.kill(obsray.get_actor('stays'))")

@@ -43,6 +43,18 @@ def hosts() -> Iterator[tuple[Host, Host]]:
         shutil.rmtree(base)
 
 
+@pytest.fixture(scope="module")
+def node(hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of a node on the second host."""
+    head, other = hosts
+    joined = other.try_node(
+        "--address", f"{HEAD}:{PORT}", "--token-file", token_of(head, tmp_path_factory.mktemp("token")),
+        "--resources", '{"far": 1}', seconds=START_SECONDS_MAX,
+    )  # fmt: skip
+    assert joined.returncode == 0, joined
+    return str(json.loads((other.session / "session.json").read_text())["node"])
+
+
 def token_of(host: Host, tmp_path: Path) -> str:
     path = tmp_path / "token"
     path.write_bytes((host.session / "token").read_bytes())
@@ -90,19 +102,8 @@ oracle.check()
 """
 
 
-def test_two_hosts_act_as_one(hosts, tmp_path):
-    head, other = hosts
-    joined = other.try_node(
-        "--address",
-        f"{HEAD}:{PORT}",
-        "--token-file",
-        token_of(head, tmp_path),
-        "--resources",
-        '{"far": 1}',
-        seconds=START_SECONDS_MAX,
-    )
-    assert joined.returncode == 0, joined
-    node = json.loads((other.session / "session.json").read_text())["node"]
+def test_two_hosts_act_as_one(hosts, node):
+    head, _ = hosts
     done = head.run("-c", PROGRAM, str(head.session), node, seconds=150)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -138,6 +139,7 @@ oracle.check()
 """
 
 
+@pytest.mark.usefixtures("node")
 def test_a_short_interruption_of_the_network_costs_no_task_and_no_node(hosts):
     head, _ = hosts
     done = head.run("-c", BLIP, str(head.session), seconds=150)
@@ -190,9 +192,8 @@ oracle.check("node_changed", "worker_died", "actor_died")
 """
 
 
-def test_what_ran_on_the_other_side_of_a_cut_cable_ends_and_the_rest_goes_on(hosts):
-    head, other = hosts
-    node = json.loads((other.session / "session.json").read_text())["node"]
+def test_what_ran_on_the_other_side_of_a_cut_cable_ends_and_the_rest_goes_on(hosts, node):
+    head, _ = hosts
     done = head.run("-c", CUT, str(head.session), node, seconds=150)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,17 +1,20 @@
-"""Processes of one node die, stop and refuse to end: checks A1, A2, A4, A7, A11 and G3 of docs/reliability.md."""
+"""Processes of one node die, stop and refuse to end: checks A1-A4, A7, A11, A14 and G3 of docs/reliability.md."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,7 +24,7 @@ import obsray
 from benchmarks.quiet import OTHERS_MAX, Quiet
 from obsray import exceptions
 from obsray.telemetry import session_file
-from tests.integration.programs import eventually, views
+from tests.integration.programs import eventually, gone, views
 from tests.reliability.oracle import Oracle, children, command_of, node_of, workers_of
 
 pytestmark = pytest.mark.timeout(120)
@@ -139,6 +142,147 @@ def test_a_task_that_kills_its_workers_fails_in_the_end_and_takes_nobody_along(s
     oracle.check("worker_died", "task_retried")
 
 
+@obsray.remote(num_cpus=0)
+class Counter:
+    """Counts its calls; what it has counted goes with its process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def add(self, pause_seconds: float = 0.0) -> int:
+        threading.Event().wait(pause_seconds)
+        self.count += 1
+        return self.count
+
+
+@pytest.mark.parametrize(("restarts", "retries"), [(0, 0), (1, 0), (-1, 0), (-1, -1)])
+def test_calls_of_an_actor_that_is_killed_end_or_run_again_in_the_order_in_which_they_were_made(
+    session, oracle, restarts, retries
+):
+    """A3: `kill -9` in the middle of calls: each of them ends, and those that ran counted in their order."""
+    actor = Counter.options(max_restarts=restarts, max_task_retries=retries).remote()
+    pid, kills = obsray.get(actor.pid.remote(), timeout=60), 1 if restarts == 1 else 2
+    count = 0
+    for _ in range(1 if restarts == 0 else kills):
+        calls = [actor.add.remote(0.01) for _ in range(50)]
+        obsray.wait(calls, num_returns=10, timeout=60)
+        os.kill(pid, signal.SIGKILL)
+        found: list[int | None] = []
+        for call in calls:
+            try:
+                found.append(obsray.get(call, timeout=60))
+            except exceptions.ActorDiedError as died:
+                assert restarts == 0 and f"pid {pid}" in str(died) and "signal 9" in str(died)
+                found.append(None)
+            except exceptions.ActorUnavailableError as unavailable:
+                assert restarts and not retries
+                said = str(unavailable)
+                assert ("signal 9" in said and f"pid {pid}" in said) or "The call was not made" in said
+                found.append(None)
+        answered = [value for value in found if value is not None]
+        if not retries:
+            # Nothing was repeated, so nothing is answered after the first that was not.
+            assert found == [*range(count + 1, count + len(answered) + 1)] + [None] * (50 - len(answered)), found
+            assert 10 <= len(answered) < 50
+        else:
+            # Those that had been answered, and then, from the start, all others in their order.
+            first = next(number for number in range(10, 50) if found[number] == 1)
+            assert found == [*range(count + 1, count + first + 1), *range(1, 51 - first)], found
+            count = 50 - first
+        if restarts == 0:
+            with pytest.raises(exceptions.ActorDiedError):
+                obsray.get(actor.add.remote(), timeout=60)
+            break
+        before, pid = pid, eventually(partial(pid_of, actor, pid))
+        assert before != pid
+        if not retries:
+            count = obsray.get(actor.add.remote(), timeout=60)
+            assert count == 1, "its constructor ran again"
+        if restarts == 1:
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(exceptions.ActorDiedError, match="signal 9"):
+                eventually(partial(pid_of, actor, pid))
+    del actor
+    oracle.check("actor_died", "worker_died")
+
+
+def pid_of(actor: object, before: int) -> int:
+    """The pid of an actor once it is another one; 0 as long as it is not."""
+    try:
+        pid: int = obsray.get(actor.pid.remote(), timeout=60)
+    except exceptions.ActorUnavailableError:
+        return 0
+    return pid if pid != before else 0
+
+
+#: Starts a child, and that a daemon: a process whose parent has ended and that has a session of its own.
+LEAVES = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+with open(sys.argv[1], "a") as file:
+    file.write(f"{os.getpid()} ")
+time.sleep(600)
+"""
+
+
+def cling(path: str, ends: bool) -> None:
+    """Ignore SIGTERM, have a thread that never ends, a child and its daemon; come to an end or not."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=threading.Event().wait).start()
+    subprocess.Popen([sys.executable, "-c", LEAVES, path], start_new_session=True)
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()} ")
+    while not ends or len(Path(path).read_text().split()) < 3:
+        threading.Event().wait(0.02)
+
+
+@obsray.remote(num_cpus=0)
+class Clinging:
+    def cling(self, path: str) -> None:
+        cling(path, ends=True)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "killed", "its actor killed", "its worker recycled"])
+def test_nothing_that_user_code_started_outlives_its_worker_however_it_clings(session, oracle, tmp_path, how):
+    """A14: children, a daemon of theirs, a thread that never ends, SIGTERM ignored."""
+    path, clings = tmp_path / "pids", obsray.remote(num_cpus=0, max_retries=0)(cling)
+
+    def started() -> list[psutil.Process]:
+        pids = list(map(int, path.read_text().split())) if path.exists() else []
+        return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)] if len(pids) == 3 else []
+
+    if how == "its actor killed":
+        actor = Clinging.remote()
+        obsray.get(actor.cling.remote(str(path)), timeout=60)
+        all_of_it = started()
+        assert len(all_of_it) == 3
+        obsray.kill(actor)
+    elif how == "its worker recycled":
+        obsray.get(clings.options(max_calls=1).remote(str(path), ends=True), timeout=60)
+        all_of_it = started()
+    else:
+        reference = clings.remote(str(path), ends=False)
+        all_of_it = eventually(started)
+        assert len(all_of_it) == 3
+        if how == "cancelled":
+            obsray.cancel(reference, force=True)
+        else:
+            (worker,) = [each for each in all_of_it if "zygote" in command_of(each)]
+            worker.kill()
+        with pytest.raises((exceptions.TaskCancelledError, exceptions.WorkerCrashedError)):
+            obsray.get(reference, timeout=60)
+    gone(all_of_it)
+    oracle.check("worker_died")
+
+
 @pytest.mark.parametrize(("retries", "lines"), [(0, 1), (1, 2)])
 def test_a_call_whose_answer_was_never_heard_is_repeated_only_if_it_may_be(session, oracle, tmp_path, retries, lines):
     """A4: at most once, unless ``max_task_retries`` says otherwise."""
@@ -252,14 +396,67 @@ def test_a_dashboard_that_is_killed_or_asked_without_a_pause_costs_tasks_next_to
     oracle.check()
 
 
-def test_every_attempt_ended_once_and_everybody_tells_the_same(session, oracle):
-    """G3: after all this the tables, the counters and the stories agree."""
-    oracle.check()
+@obsray.remote(max_retries=3)
+def fails_twice(path: str) -> int:
+    """Its worker dies the first two times."""
+    with open(path, "a") as file:
+        file.write("x")
+    if os.path.getsize(path) < 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 7
+
+
+def exposed(session: Path) -> str:
+    """What ``/metrics`` of its node says now."""
+    wanted = urllib.request.Request(
+        session_file.read(session)["metrics_url"],
+        headers={"Authorization": f"Bearer {(session / 'token').read_bytes().hex()}"},
+    )
+    with urllib.request.urlopen(wanted, timeout=60) as answer:
+        return str(answer.read().decode())
+
+
+def counted(text: str) -> dict[str, int]:
+    """Of ``/metrics``: tasks by how they ended."""
+    found: dict[str, int] = {}
+    for outcome, count in re.findall(
+        r'^obsray_tasks_finished_total\{.*outcome="(\w+)".*\} ([\d.e+]+)', text, re.MULTILINE
+    ):
+        found[outcome] = found.get(outcome, 0) + int(float(count))
+    return found
+
+
+def test_every_attempt_ended_once_and_everybody_tells_the_same(session, oracle, tmp_path):
+    """G3: after kills, failures and cancellations the tables, the counters, the state API, the timeline and the stories
+    agree."""
+    paths = [str(tmp_path / str(number)) for number in range(5)]
+    assert obsray.get([fails_twice.remote(path) for path in paths], timeout=60) == [7] * 5
+    with pytest.raises(exceptions.WorkerCrashedError):
+        obsray.get(poison.options(max_retries=1).remote(), timeout=60)
+    endless = slow.options(resources={"nowhere_yet": 1}).remote(1)
+    obsray.cancel(endless)
+    with pytest.raises(exceptions.TaskCancelledError):
+        obsray.get(endless, timeout=60)
+    oracle.check("worker_died", "task_retried")
     view = views(session)
     book = view.ledger()["tasks"]
     rows = view.tasks(limit=100_000)["rows"]
-    by_state = {state: sum(row["state"] == state for row in rows) for state in ("FINISHED", "FAILED")}
-    assert by_state["FINISHED"] == book["finished"] and by_state["FAILED"] == book["failed"]
+    by_state = {state: sum(row["state"] == state for row in rows) for state in ("FINISHED", "FAILED", "CANCELLED")}
+    ended = [book["finished"], book["failed"], book["cancelled"]]
+    assert list(by_state.values()) == ended and book["submitted"] == sum(ended)
+    eventually(lambda: sum(counted(exposed(session)).values()) == sum(ended))
+    by_outcome = counted(exposed(session))
+    assert [by_outcome.pop("ok"), by_outcome.pop("cancelled"), sum(by_outcome.values())] == [
+        ended[0],
+        ended[2],
+        ended[1],
+    ]
+    from obsray.util.state import summarize_tasks
+
+    told = summarize_tasks()["cluster"]["summary"].values()
+    listed = [sum(each["state_counts"].get(state, 0) for each in told) for state in ("FINISHED", "FAILED")]
+    # There a cancelled task is a failed one.
+    assert listed == [ended[0], ended[1] + ended[2]]
     # An actor that starts again runs its creation once more without being retried.
     again = [row["task_id"] for row in rows if row["attempt"] and not row["name"].endswith("__init__")]
     assert again
