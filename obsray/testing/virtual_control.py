@@ -19,6 +19,7 @@ from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol.lifecycle import NodeState
 from obsray.core.transport.control_client import (
     AGAIN,
+    PAUSE_GROWTH,
     PAUSE_SECONDS_MAX,
     PAUSE_SECONDS_MIN,
     ControlClient,
@@ -288,7 +289,7 @@ class VirtualReporter(NodeReporter, _Calls):
             self._give_up(ControlError(call.method, *error))
             agenda.after(
                 int(pause_seconds * SECOND_NS), self._virtual.when_awake, self._try, call,
-                min(2 * pause_seconds, PAUSE_SECONDS_MAX),
+                min(PAUSE_GROWTH * pause_seconds, PAUSE_SECONDS_MAX),
             )  # fmt: skip
             return
         self._answer_here = (call.method, reply, error)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import select
 import signal
 import socket
 import sqlite3
@@ -80,6 +81,7 @@ class SqliteStorage:
         self._kept_bytes = self._kept_entries = 0
         self._renewing = threading.Lock()
         self._beaten_at = 0.0
+        self._end = _EndOfProcess()
         self._ended = threading.Event()
         self._beater = threading.Thread(target=self._keep_beating, name="obsray-control-beat", daemon=True)
 
@@ -134,7 +136,7 @@ class SqliteStorage:
     def stand_by(self, stopped: Callable[[], bool]) -> str:
         seen, seen_at = self._last_beat(), time.monotonic()
         while not stopped():
-            time.sleep(LOOK_SECONDS)
+            self._end.wait(self._beater_of_this_machine(), LOOK_SECONDS)
             now, beat = time.monotonic(), self._last_beat()
             if beat != seen:
                 seen, seen_at = beat, now
@@ -224,12 +226,16 @@ class SqliteStorage:
 
     def _is_over(self) -> bool:
         """Whether who beat last is a process of this machine that is not there any more."""
+        pid, started = self._beater_of_this_machine()
+        return bool(started) and _started(pid) != started
+
+    def _beater_of_this_machine(self) -> tuple[int, int]:
+        """Who beat last and when it started; zeros if it is not known to be a process of this machine."""
         written = os.pread(self._beat, _BEAT.size + _BEATER.size, 0)
         if len(written) < _BEAT.size + _BEATER.size:
-            return False
+            return 0, 0
         where, pid, started, epoch = _BEATER.unpack_from(written, _BEAT.size)
-        mine = where == _here() and epoch == _BEAT.unpack_from(written)[1] and started
-        return bool(mine) and _started(pid) != started
+        return (pid, started) if where == _here() and epoch == _BEAT.unpack_from(written)[1] else (0, 0)
 
     def _is_beaten(self, seconds: float) -> bool:
         before, until = self._last_beat(), time.monotonic() + seconds
@@ -347,8 +353,39 @@ class SqliteStorage:
             if name in self.__dict__:
                 getattr(self, name).close()
         os.close(self._beat)
+        self._end.close()
         # Unlocks it.
         os.close(self._lock)
+
+
+class _EndOfProcess:
+    """Waits, and no longer than until a process has ended. One thread uses it."""
+
+    def __init__(self) -> None:
+        self._process = 0, 0
+        self._descriptor = -1
+
+    def wait(self, process: tuple[int, int], seconds: float) -> None:
+        """``process``: its number, and when it started (``_started``). One that has ended already is not waited for."""
+        if process != self._process:
+            self.close()
+            self._process = process
+            try:
+                self._descriptor = os.pidfd_open(process[0]) if process[1] else -1
+            except OSError:
+                self._descriptor = -1
+        if self._descriptor < 0:
+            time.sleep(seconds)
+            return
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            self.close()
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 @contextmanager

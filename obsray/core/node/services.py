@@ -110,7 +110,8 @@ class Services:
     def _failed(self, service: Service) -> None:
         if time.monotonic() - service.started_at > STEADY_SECONDS:
             service.failures = 0
-        delay = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2**service.failures)
+        # Others wait for it: the first time it is started again at once.
+        delay = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** (service.failures - 1)) if service.failures else 0.0
         service.failures += 1
         service.not_before = time.monotonic() + delay
 

@@ -32,6 +32,8 @@ RECONNECT_SECONDS_MIN = 0.05
 PAUSE_SECONDS_MIN = 0.02
 #: Also what a client waits at most after the control store is back; a try that is refused costs next to nothing.
 PAUSE_SECONDS_MAX = 0.25
+#: So slowly that who waited for a control store hears of the next one after an eighth more.
+PAUSE_GROWTH = 1.25
 #: Answers that mean: not now, or not this process, or that it ended with the call under way.
 AGAIN = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 CLOSE_SECONDS_MAX = 1.0
@@ -257,7 +259,7 @@ class ControlClient:
             tries += 1
             if tries % self._route.places == 0:
                 self._route.learn(self._places())
-                pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+                pause_seconds = min(PAUSE_GROWTH * pause_seconds, PAUSE_SECONDS_MAX)
 
     def _give_up(self, error: ControlError) -> None:
         """Those behind a call that is tried again and again wait no longer than they want to."""

@@ -10,6 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -249,6 +251,37 @@ os.kill(os.getpid(), signal.SIGSTOP)
     storage.append([b"2 "])
     storage.close()
     assert contents(tmp_path) == 2
+
+
+def test_one_that_stands_by_is_woken_by_the_end_of_the_one_that_writes(tmp_path, monkeypatch):
+    """Not by looking again: it would look once in a hundred seconds."""
+    monkeypatch.setattr(sqlite_storage, "LOOK_SECONDS", 100.0)
+    code = """
+import sys
+from pathlib import Path
+from obsray.core.control.sqlite_storage import SqliteStorage
+storage = SqliteStorage(Path(sys.argv[1]))
+storage.acquire()
+print("acquired", flush=True)
+sys.stdin.read()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline()
+    storage = SqliteStorage(tmp_path)
+    looked = iter([False, False])
+
+    def stopped() -> bool:
+        # It is killed once the other one waits, or is about to.
+        threading.Timer(0.0, process.kill).start()
+        return next(looked)
+
+    began = time.monotonic()
+    assert "its process has ended" in storage.stand_by(stopped)
+    assert time.monotonic() - began < 50 and storage.epoch == 2
+    process.communicate()
+    storage.close()
 
 
 def test_a_directory_that_holds_something_else_is_refused_in_a_sentence(tmp_path):
