@@ -89,8 +89,8 @@ class Config:
     sample_interval_seconds: float = 1.0
     #: Telemetry kept per session before the oldest segments are folded away, with what readers keep of it (`folded`).
     telemetry_bytes_max: int = 2 << 30
-    #: A line that several workers print is shown once on the driver's terminal, and counted after this time. 0 (or
-    #: RAY_DEDUP_LOGS=0) shows every line.
+    #: A line that several workers print, also with other numbers in it, is shown once on the driver's terminal, and
+    #: counted after this time. 0 (or RAY_DEDUP_LOGS=0) shows every line.
     log_dedup_seconds: float = 5.0
     #: Where no dashboard runs: something must have waited so long without a break before a process is started that
     #: looks for hangs, until nothing waits any more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 from collections.abc import Iterator
@@ -127,6 +128,58 @@ def test_what_does_not_fit_goes_to_disk_and_comes_back_whole(session):
     view = views(session)
     events = {event["event"] for reference in references for event in view.story(reference.hex())}
     assert {"object_spilled", "object_restored"} <= events
+
+
+@obsray.remote(num_cpus=0)
+class Maker:
+    async def make(self, megabytes: int) -> Any:
+        return ones(megabytes)
+
+
+def test_values_that_do_not_fit_together_are_awaited_one_after_the_other(session):
+    maker = Maker.remote()
+    references = [maker.make.remote(40) for _ in range(3)]
+
+    async def main() -> list[float]:
+        # While one is asked for, the loop still holds what the one before it came to.
+        return [float((await reference)[0]) for reference in references]
+
+    assert asyncio.run(main()) == [1.0] * 3
+
+
+def test_a_loop_goes_on_while_what_one_awaits_has_no_room(session):
+    first, second = make.remote(40), make.remote(40)
+    held = obsray.get(first)
+
+    async def main() -> Any:
+        nonlocal held
+        waits = asyncio.ensure_future(second)
+        await asyncio.sleep(0)
+        assert await obsray.put(1) == 1 and not waits.done()
+        held = None
+        return await waits
+
+    assert asyncio.run(main()).size == 40 * MB // 8
+
+
+@obsray.remote(num_cpus=0)
+class Gate:
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+
+    async def open(self) -> None:
+        self.opened.set()
+
+    async def passed(self, value: Any = None) -> Any:
+        await self.opened.wait()
+        return value
+
+
+def test_a_future_of_a_stored_value_is_set_while_the_program_waits_for_something_else(session):
+    gate, array = Gate.remote(), make.remote(1)
+    # When it is set, the main thread is in `get` and drives the sockets; what follows needs them, too.
+    array.future().add_done_callback(lambda done: obsray.get(gate.open.remote(), timeout=60))
+    assert obsray.get(gate.passed.remote(5), timeout=60) == 5
 
 
 def test_a_spilled_object_that_was_damaged_on_disk_is_lost_and_says_where(session):

@@ -208,6 +208,8 @@ class Executor:
                 session.driving.release()
                 if session.sleepers:
                     session.wake_a_sleeper()
+            if session.values.completions:
+                session.values.complete_futures()
             if self.checkpoints is not None and not self.queue:
                 self.checkpoints.save_if_due()
 

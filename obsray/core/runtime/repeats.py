@@ -36,13 +36,23 @@ def harmless(line: str) -> str:
 class _Seen:
     until: float
     source: str
-    #: The newest that was not shown: what to put in front of it.
-    prefix: str = ""
+    #: The newest that was not shown, with what to put in front of it.
+    newest: str = ""
     repeats: int = 0
 
 
+def _said(line: str) -> str:
+    """A line without the words that have digits: what workers say alike, each with its own numbers."""
+    if not any(map(str.isdigit, line)):
+        return line
+    return " ".join(word for word in line.split() if not any(map(str.isdigit, word)))
+
+
 class Repeats:
-    """Which lines to show. ``seconds``: how long the same line from other workers is held back; 0 for never."""
+    """Which lines to show. ``seconds``: how long the same line from other workers is held back; 0 for never.
+
+    Lines that differ in numbers only are the same, as in Ray; one that has nothing else is always shown.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -50,29 +60,29 @@ class Repeats:
 
     def shows(self, stream: str, line: str, source: str, prefix: str, now: float) -> bool:
         """Whether a line of worker ``source`` is to be shown now."""
-        if self._seconds <= 0 or not line.strip():
+        if self._seconds <= 0 or not line.strip() or not (said := _said(line)):
             return True
-        seen = self._seen.get((stream, line))
+        seen = self._seen.get((stream, said))
         if seen is None:
             if len(self._seen) < LINES_MAX:
-                self._seen[stream, line] = _Seen(now + self._seconds, source)
+                self._seen[stream, said] = _Seen(now + self._seconds, source)
             return True
         if seen.source == source:
             return True
         seen.repeats += 1
-        seen.prefix = prefix
+        seen.newest = f"{prefix}{line}"
         return False
 
     def due(self, now: float | None) -> list[tuple[str, str]]:
         """Lines that were held back and are to be told of by now (None: all): stream, and the line."""
         found = []
-        for (stream, line), seen in list(self._seen.items()):
+        for (stream, said), seen in list(self._seen.items()):
             if now is not None and now < seen.until:
                 # In order of time: none of the others is due.
                 break
-            del self._seen[stream, line]
+            del self._seen[stream, said]
             if seen.repeats == 1:
-                found.append((stream, f"{seen.prefix}{line}"))
+                found.append((stream, seen.newest))
             elif seen.repeats:
-                found.append((stream, f"{seen.prefix}{line} [repeated {seen.repeats}x across the cluster]"))
+                found.append((stream, f"{seen.newest} [repeated {seen.repeats}x across the cluster]"))
         return found

@@ -353,8 +353,6 @@ class Session:
         with self.lock:
             self.reactor.process(ready)
             self.after()
-        if self.values.completions:
-            self.values.complete_futures()
 
     def wait_until(
         self,
@@ -426,6 +424,9 @@ class Session:
                 self.driving.release()
                 if self.sleepers:
                     self.wake_a_sleeper()
+            if self.values.completions:
+                # Runs what others have hung onto futures, which may wait, too: somebody must be free to drive.
+                self.values.complete_futures()
             return
         waiter.event = threading.Event()
         with self.lock:

@@ -51,7 +51,54 @@ class _FutureWaiter:
         self.values.awaited.discard(self)
         if self.noticed:
             self.values.session.emitter.await_ended(time.time_ns(), self.task, entry.id, time.monotonic() - self.began)
-        self.values.completions.append((self.future, entry))
+        self.values.completions.append((self.future, entry, None))
+
+
+class _Reading:
+    """A future whose value is in the store and is being pinned: nobody stands still for it. Guarded by the lock.
+
+    What completes futures may be the loop whose coroutines hold what must go first, or the thread that drives the
+    sockets over which the answer comes.
+    """
+
+    __slots__ = ("entry", "future", "tries", "values")
+
+    def __init__(self, values: Values, future: concurrent.futures.Future[Any], entry: Entry) -> None:
+        self.values, self.future, self.entry = values, future, entry
+        self.tries = 0
+
+    def begin(self) -> None:
+        self.values.awaited.add(self)
+        answer = self.values.session.ask(lambda number: m.PinObject(number, self.entry.id))
+        answer.then = self._arrived
+
+    def on_ready(self, entry: Entry) -> None:
+        """It is there again, or has failed."""
+        if type(entry.value) is int:
+            self.begin()
+        else:
+            self._complete(entry)
+
+    def _complete(self, outcome: Entry | Exception, view: memoryview | None = None) -> None:
+        self.values.awaited.discard(self)
+        self.values.completions.append((self.future, outcome, view))
+
+    def _arrived(self, answer: m.ObjectPinned | m.ObjectRefused) -> None:
+        session, entry = self.values.session, self.entry
+        if isinstance(answer, m.ObjectPinned):
+            session.ownership.places.pop(entry.id, None)
+            self._complete(entry, session.arena.open(entry.id, answer.offset, answer.size))
+            return
+        self.tries += 1
+        if answer.error not in ("lost", "unknown") or self.tries >= READS_MAX:
+            text = f"object {entry.id.hex()} cannot be read: {answer.detail}"
+            self._complete(ObjectLostError(entry.id.hex(), message=text))
+            return
+        session.inbox.recovery.unreadable(entry, answer.detail)
+        if entry.state == READY:
+            self.on_ready(entry)
+        else:
+            session.ownership.wait_for(entry, self)
 
 
 def _gathered(asker: Any) -> bool:
@@ -158,9 +205,10 @@ class Values:
         self._progress = session.config.progress != "0"
         self._sites = CallSites(session.emitter)
         self._unplaceable = unplaceable.Unplaceable(session)
-        self.completions: deque[tuple[concurrent.futures.Future[Any], Entry | Exception]] = deque()
+        #: Futures that can be set, to a value (as it lies in the store, once it is pinned) or an error.
+        self.completions: deque[tuple[concurrent.futures.Future[Any], Entry | Exception, memoryview | None]] = deque()
         #: Futures whose values have not arrived.
-        self.awaited: set[_FutureWaiter] = set()
+        self.awaited: set[_FutureWaiter | _Reading] = set()
         #: What async calls await, oldest first, until it is noticed that they have waited for long.
         self._young: deque[tuple[_FutureWaiter, bytes]] = deque()
 
@@ -322,7 +370,9 @@ class Values:
     def value(self, entry: Entry, deadline: float | None = None) -> Any:
         """The value of an entry that is READY; raises the error if it is one."""
         value = entry.value
-        data = value if type(value) is bytes else self._read(entry, deadline)
+        return self._rebuilt(entry, value if type(value) is bytes else self._read(entry, deadline))
+
+    def _rebuilt(self, entry: Entry, data: Any) -> Any:
         try:
             return deserialize(data)
         except Exception as error:
@@ -520,7 +570,7 @@ class Values:
         future._obsray_reference = reference  # type: ignore[attr-defined]
         with self.session.lock:
             if entry.state == READY:
-                self.completions.append((future, entry))
+                self.completions.append((future, entry, None))
             else:
                 running = self.session.local.running if awaited else None
                 if running is not None:
@@ -555,33 +605,49 @@ class Values:
     def abandon_futures(self, error: Exception) -> None:
         """No value will come any more. Call with the session's lock held; ``complete_futures`` tells."""
         while self.awaited:
-            self.completions.append((self.awaited.pop().future, error))
+            self.completions.append((self.awaited.pop().future, error, None))
 
     def complete_futures(self) -> None:
         """Set the futures whose values have arrived. Call without the session's lock."""
-        while True:
+        while self.completions:
             try:
-                future, entry = self.completions.popleft()
+                future, outcome, view = self.completions.popleft()
             except IndexError:
                 return
-            value: Any = None
-            failed: BaseException | None = None
-            try:
-                if isinstance(entry, Exception):
-                    raise entry
-                if not future.cancelled():
-                    value = self.value(entry)
-            except KeyboardInterrupt as error:
-                if threading.current_thread() is threading.main_thread():
-                    # It is for this thread, not for who waits for the future: the next call tells that one.
-                    self.completions.appendleft((future, entry))
-                    raise
-                failed = error
-            except BaseException as error:
-                failed = error
-            if not future.set_running_or_notify_cancel():
-                continue
-            if failed is not None:
-                future.set_exception(failed)
-            else:
-                future.set_result(value)
+            self._complete(future, outcome, view)
+            # What the next one needs may be the room of this one.
+            del future, outcome, view
+
+    def _complete(
+        self, future: concurrent.futures.Future[Any], outcome: Entry | Exception, view: memoryview | None
+    ) -> None:
+        value: Any = None
+        failed: BaseException | None = None
+        if future.done():
+            return
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            data: Any = outcome.value if view is None else view
+            if type(data) is int:
+                data = self.session.arena.view(outcome.id)
+                if data is None:
+                    with self.session.lock:
+                        _Reading(self, future, outcome).begin()
+                        self.session.after()
+                    return
+            value = self.value(outcome) if data is None else self._rebuilt(outcome, data)
+        except KeyboardInterrupt as error:
+            if threading.current_thread() is threading.main_thread():
+                # It is for this thread, not for who waits for the future: the next call tells that one.
+                self.completions.appendleft((future, outcome, view))
+                raise
+            failed = error
+        except BaseException as error:
+            failed = error
+        if not future.set_running_or_notify_cancel():
+            return
+        if failed is not None:
+            future.set_exception(failed)
+        else:
+            future.set_result(value)

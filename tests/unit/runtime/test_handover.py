@@ -34,6 +34,7 @@ def test_a_waiter_served_while_it_took_over_does_not_sleep() -> None:
     session.driving = Driving(lambda: waiter.on_ready(None))  # type: ignore[assignment]
     session.sleepers = []
     session.turn = never  # type: ignore[method-assign]
+    session.values = SimpleNamespace(completions=())  # type: ignore[assignment]
     session.drive_or_sleep(waiter, None)
     assert session.driving.released == 1  # type: ignore[attr-defined]
 
@@ -44,6 +45,7 @@ def test_a_worker_given_work_while_it_took_over_does_not_sleep() -> None:
     executor.exiting = ""
     executor.checkpoints = None
     driving = Driving(lambda: executor.queue.append("work"))
-    executor.session = SimpleNamespace(driving=driving, sleepers=[], turn=never)  # type: ignore[assignment]
+    values = SimpleNamespace(completions=())
+    executor.session = SimpleNamespace(driving=driving, sleepers=[], turn=never, values=values)  # type: ignore[assignment]
     executor._idle_turn()
     assert driving.released == 1

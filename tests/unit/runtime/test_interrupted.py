@@ -72,7 +72,8 @@ def test_who_waits_for_the_dashboard_hears_it(monkeypatch):
 def test_who_drives_never_sleeps_without_an_end():
     asked: list[float] = []
     waiter = SimpleNamespace(missing=1)
-    driver: Any = SimpleNamespace(driving=_Nothing(), sleepers=[], turn=asked.append)
+    values = SimpleNamespace(completions=())
+    driver: Any = SimpleNamespace(driving=_Nothing(), sleepers=[], turn=asked.append, values=values)
     for timeout in (None, 600.0, 0.0):
         Session.drive_or_sleep(driver, waiter, timeout)
     assert asked == [LEADER_SECONDS_MAX, LEADER_SECONDS_MAX, 0.0]
@@ -213,13 +214,15 @@ def test_an_interrupt_while_a_future_gets_its_value_is_for_the_thread_and_the_va
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
     answers: Iterator[Any] = iter([KeyboardInterrupt(), 7])
 
-    def value(entry: Any) -> Any:
+    def rebuilt(entry: Any, data: Any) -> Any:
         answer = next(answers)
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
-    values: Any = SimpleNamespace(completions=deque([(future, object())]), value=value)
+    entry = SimpleNamespace(value=b"")
+    values: Any = SimpleNamespace(completions=deque([(future, entry, None)]), _rebuilt=rebuilt)
+    values._complete = lambda *what: Values._complete(values, *what)
     with pytest.raises(KeyboardInterrupt):
         Values.complete_futures(values)
     assert not future.done()
