@@ -497,7 +497,7 @@ class Dispatcher:
     def done(self, worker: bytes, results: list[tuple[Any, ...]], now: float, time_ns: int) -> None:
         """Results of one worker, in the order its tasks ended."""
         tasks, ownership = self.ownership.tasks, self.ownership
-        run_first, run_count, run_bytes, run_next = b"", 0, 0, b""
+        run_first, run_count, run_bytes, run_last = b"", 0, 0, b""
         for identifier, attempt, outcome, values, extra, run_ns in results:
             task = tasks.get(identifier)
             if task is None or task.attempt != attempt or task.state is not TaskState.DISPATCHED:
@@ -541,13 +541,14 @@ class Dispatcher:
                 if attempt == 0:
                     for group in contained or ():
                         ownership.arrive(group, worker)
-                    if identifier != run_next:
-                        if run_count:
-                            self.emitter.tasks_finished(time_ns, run_first, run_count, run_bytes)
+                    if not run_count:
+                        run_first = identifier
+                    elif identifier != _successor(run_last):
+                        self.emitter.tasks_finished(time_ns, run_first, run_count, run_bytes)
                         run_first, run_count, run_bytes = identifier, 0, 0
                     run_count += 1
                     run_bytes += size
-                    run_next = _successor(identifier)
+                    run_last = identifier
                 else:
                     self.emitter.task_finished(time_ns, identifier, attempt, 0, size, 0)
                     self.verdicts.forget(identifier)

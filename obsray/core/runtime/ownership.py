@@ -243,7 +243,8 @@ class Ownership:
         if entry.owned:
             if entry.state == PENDING and (entry.waiters or entry.id not in self.lost):
                 return
-            if any(self.holders.get(entry.id, {}).values()):
+            holders = self.holders.get(entry.id)
+            if holders is not None and any(holders.values()):
                 return
             self._end_owned(entry)
         elif not entry.waiters:

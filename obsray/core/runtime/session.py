@@ -255,13 +255,19 @@ class Session:
 
     def after(self) -> None:
         """Let the machines act on what happened and write what they send. Call with ``lock`` held."""
+        self._act()
+        # Last: whoever got a message works while this process tidies up.
+        if dropped or self.arena.unpinned or self.abandoned_streams:
+            if dropped:
+                self.drain_dropped()
+            if self.arena.unpinned:
+                self._drain_unpinned()
+            if self.abandoned_streams:
+                self.streams.abandon(self.abandoned_streams.popleft())
+            self._act()
+
+    def _act(self) -> None:
         ownership = self.ownership
-        if dropped:
-            self.drain_dropped()
-        if self.arena.unpinned:
-            self._drain_unpinned()
-        if self.abandoned_streams:
-            self.streams.abandon(self.abandoned_streams.popleft())
         if self.dispatcher.active:
             self.dispatcher.run(time.monotonic(), time.time_ns())
         if self.calls.active:

@@ -299,14 +299,17 @@ class Submission:
             generator: ObjectRefGenerator[Any] = ObjectRefGenerator(stream, task)
             self._fail_early(task)
             return generator
-        for entry in task.entries:
+        if plan.returns == 1:
+            entry = task.entries[0]
             entry.local = 1
-        references: Any = [counted(entry.id) for entry in task.entries]
+            references: Any = counted(entry.id)
+        else:
+            for entry in task.entries:
+                entry.local = 1
+            references = [counted(entry.id) for entry in task.entries] or None
         if task.arguments is not None:
             self._fail_early(task)
-        if plan.returns == 1:
-            return references[0]
-        return references or None
+        return references
 
     def _fail_early(self, task: Task) -> None:
         """An argument that has failed already fails the task at once."""

@@ -341,7 +341,7 @@ class Values:
                 self._cancel(missing)
             raise
         finally:
-            if any(entry.state != READY for entry in missing):
+            if waiter.missing > 0 or (len(missing) > 1 and any(entry.state != READY for entry in missing)):
                 with self.session.lock:
                     for entry in missing:
                         self.session.ownership.stop_waiting(entry, waiter)

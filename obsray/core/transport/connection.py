@@ -188,6 +188,9 @@ def _unpack(body: memoryview) -> list[Message]:
         )
     except Exception as error:
         raise ProtocolError(f"a frame that is not msgpack: {error}") from error
-    if not isinstance(messages, tuple) or not all(isinstance(m, tuple) and m for m in messages):
+    if type(messages) is not tuple:
         raise ProtocolError("a frame that is not a list of messages")
+    for message in messages:
+        if type(message) is not tuple or not message:
+            raise ProtocolError("a frame that is not a list of messages")
     return messages  # type: ignore[return-value]
