@@ -22,6 +22,8 @@ import contextlib
 import errno
 import json
 import os
+import queue
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,6 +45,9 @@ _STREAM_SHARE = 16
 SNAPSHOT = "folded"
 #: The commits are folded into a new manifest when they are this long.
 COMMITS_BYTES_MAX = 1 << 20
+#: So many batches are read before they are asked for, of files of at least so many rows.
+_AHEAD_BATCHES = 2
+AHEAD_ROWS_MIN = 100_000
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
@@ -505,6 +510,38 @@ def read_batches(directory: Path, entry: FileEntry, columns: list[str] | None = 
         reader = pa.ipc.open_stream(source, options=options)
         for _ in range(entry.batches):
             yield reader.read_next_batch()
+
+
+def ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, each read while the one before it is looked at: reading needs the interpreter for little of it.
+
+    What is not taken to its end is still read to its end.
+    """
+    read: queue.SimpleQueue[pa.RecordBatch | BaseException | None] = queue.SimpleQueue()
+    room = threading.Semaphore(_AHEAD_BATCHES)
+
+    def run() -> None:
+        try:
+            for batch in batches:
+                read.put(batch)
+                room.acquire()
+            read.put(None)
+        except BaseException as error:
+            read.put(error)
+
+    thread = threading.Thread(target=run, name="obsray-ahead", daemon=True)
+    thread.start()
+    try:
+        while (found := read.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            room.release()
+            yield found
+    finally:
+        # Whoever stops early lets it run to its end: nothing is read by two at once.
+        while thread.is_alive():
+            room.release()
+            thread.join(0.001)
 
 
 class StreamTail:

@@ -42,7 +42,7 @@ from obsray.telemetry.columns import (
 from obsray.telemetry.decoded import DecodedFiles
 from obsray.telemetry.events import BY_NAME
 from obsray.telemetry.rings import RingDirectory, RingReader, RingState, process_alive
-from obsray.telemetry.segments import Catalog, FileEntry, StreamTail, read_batches
+from obsray.telemetry.segments import AHEAD_ROWS_MIN, Catalog, FileEntry, StreamTail, ahead, read_batches
 from obsray.telemetry.spine import read_now
 from obsray.telemetry.table import same_id
 
@@ -213,6 +213,8 @@ class Store:
             batches = tail.read(entry)
         else:
             batches = read_batches(self.catalog.directory, entry)
+        if entry.first_row + entry.rows - self._rows.get(event, 0) >= AHEAD_ROWS_MIN:
+            batches = ahead(batches)
         for batch in batches:
             if skip >= batch.num_rows:
                 skip -= batch.num_rows

@@ -157,12 +157,17 @@ class Grid:
             return
         capacity = len(next(iter(self._arrays.values())))
         if count > capacity:
-            capacity = max(count, capacity + (capacity >> 1), 1024)
-            for name, (code, fill) in self.spec.items():
-                grown = np.zeros(capacity, code) if fill == 0 else np.full(capacity, fill, code)
-                grown[: self.count] = self._arrays[name][: self.count]
-                self._arrays[name] = grown
+            self.reserve(max(count, capacity + (capacity >> 1), 1024))
         self.count = count
+
+    def reserve(self, capacity: int) -> None:
+        """Have room for so many rows. What is empty costs no memory before it is written to."""
+        if capacity <= len(next(iter(self._arrays.values()))):
+            return
+        for name, (code, fill) in self.spec.items():
+            grown = np.zeros(capacity, code) if fill == 0 else np.full(capacity, fill, code)
+            grown[: self.count] = self._arrays[name][: self.count]
+            self._arrays[name] = grown
 
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name][: self.count]

@@ -67,6 +67,9 @@ class Tables:
 
     def refresh(self) -> int:
         """Fold what is new; returns how many records that were."""
+        if not len(self.task_table):
+            self.store.catalog.refresh()
+            self.task_table.expect(self.store.catalog.stored())
         count = self.store.refresh()
         self.running = self.store.running()
         self.task_table.derive(self.running, self)

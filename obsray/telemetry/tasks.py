@@ -34,6 +34,8 @@ STATES = (
 )
 WAITING_ARGUMENTS, QUEUED, DISPATCHED, RUNNING, BLOCKED, FINISHED, FAILED, CANCELLED = range(len(STATES))
 
+#: So many rows are made in advance at most: attempts may be many more than tasks.
+ROWS_EXPECTED_MAX = 1 << 22
 #: No outcome yet.
 OPEN = 255
 
@@ -143,6 +145,10 @@ class TaskTable:
     def __getitem__(self, name: str) -> Array:
         return self.grid[name]
 
+    def expect(self, stored: dict[str, int]) -> None:
+        """Records of so many of each kind will come: rows for them are made once, not again and again."""
+        self.grid.reserve(min(stored.get("task_submitted", 0) + stored.get("task_ended", 0), ROWS_EXPECTED_MAX))
+
     def update(self, batch: Batch) -> None:
         """Fold the new records of a batch."""
         batch = each(batch)
@@ -169,7 +175,7 @@ class TaskTable:
         rows, good = self._rows(columns["task"])
         if not good.all():
             columns, rows = columns.take(good), rows[good]
-        grid = self.grid
+        grid, rows = self.grid, _span(rows)
         grid["submitted_at"][rows] = columns["time_ns"]
         for name in ("parent", "trace", "actor", "name", "shape", "job", "arguments", "type", "retries_max"):
             grid[name][rows] = columns[name]
@@ -255,7 +261,7 @@ class TaskTable:
         ids, lengths = expand(columns["first_task"], columns["tasks"])
         rows, good = self._rows(ids)
         times = np.repeat(columns["time_ns"], lengths)[good]
-        rows = rows[good]
+        rows = _span(rows[good])
         grid = self.grid
         grid["finished_at"][rows] = times
         grid["owner_outcome"][rows] = int(Outcome.OK)
@@ -293,13 +299,14 @@ class TaskTable:
     def derive(self, running: Iterable[Running] = (), ends: Ends | None = None) -> None:
         """Bring ``state`` up to date; ``running`` is what processes run now, out of their black boxes, ``ends`` says
         which processes have ended."""
-        rows = np.concatenate([self._open, *self._touched])
-        self._touched.clear()
-        if len(rows):
-            marked = np.zeros(self.grid.count, np.bool_)
+        marked = np.zeros(self.grid.count, np.bool_)
+        for rows in (self._open, *self._touched):
             marked[rows] = True
-            rows = np.flatnonzero(marked)
-            self._derive(rows)
+        self._touched.clear()
+        rows = np.flatnonzero(marked)
+        if len(rows):
+            # Of all rows columns are taken as they are, of some they are copied.
+            self._derive(rows, slice(None) if len(rows) == len(marked) else rows)
             self._open = rows[self.grid["state"][rows] < FINISHED]
         self._overlay(running)
         if ends is not None and len(self._open):
@@ -342,12 +349,13 @@ class TaskTable:
         found = [ends.actor_end(actor.tobytes()) or (0, "") for actor in self.grid["actor"][rows]]
         return np.array([at for at, _ in found], np.int64), self.texts.codes(why for _, why in found)
 
-    def _derive(self, rows: Array) -> None:
+    def _derive(self, rows: Array, where: Any) -> None:
+        """``where``: the same rows."""
         grid = self.grid
-        concluded = rows[grid["owner_outcome"][rows] == Outcome.OWNER_DIED]
+        concluded = rows[grid["owner_outcome"][where] == Outcome.OWNER_DIED]
         grid["owner_outcome"][concluded] = OPEN
         grid["finished_at"][concluded] = grid["error"][concluded] = 0
-        get = {name: grid[name][rows] for name in _STATE_COLUMNS}
+        get = {name: grid[name][where] for name in _STATE_COLUMNS}
         owner, worker = get["owner_outcome"], get["worker_outcome"]
         retried, finished = get["retried_attempt"], get["finished_attempt"]
         # A finished task runs again if its result was lost.
@@ -369,35 +377,35 @@ class TaskTable:
         state[over & (owner == Outcome.OK)] = FINISHED
         state[over & (owner == Outcome.CANCELLED)] = CANCELLED
         state[over & (owner != Outcome.OK) & (owner != Outcome.CANCELLED)] = FAILED
-        grid["state"][rows] = state
+        grid["state"][where] = state
         queued = rows[state == QUEUED]
         if len(queued) and self.dispatches.count:
             self._dispatch_states(queued)
-        self._settle_clocks(rows)
+        self._settle_clocks(rows, where)
 
-    def _settle_clocks(self, rows: Array) -> None:
+    def _settle_clocks(self, rows: Array, where: Any) -> None:
         """Move the times of attempts on other nodes so that none begins before it was sent or ends after it is known.
 
         Clocks of two nodes are known to a fraction of a millisecond, and messages are quicker than that.
         """
         grid = self.grid
         sent, arrived, started, ended, known = (
-            grid[name][rows] for name in ("dispatched_at", "arrived_at", "started_at", "ended_at", "finished_at")
+            grid[name][where] for name in ("dispatched_at", "arrived_at", "started_at", "ended_at", "finished_at")
         )
+        # Few are to be moved: of the others nothing is computed.
+        moved = np.flatnonzero(((arrived > 0) & (sent > arrived)) | ((known > 0) & (ended > known)))
+        if not len(moved):
+            return
+        rows = rows[moved]
+        sent, arrived, started, ended, known = (values[moved] for values in (sent, arrived, started, ended, known))
         over = (ended > 0) & (grid["ended_attempt"][rows] >= grid["started_attempt"][rows])
         same = over & (known > 0) & (grid["finished_attempt"][rows] == grid["ended_attempt"][rows])
         early = np.where((arrived > 0) & (sent > 0), np.maximum(sent - arrived, 0), 0)
         late = np.where(same, np.minimum(known - (ended + early), 0), 0)
         shift = np.where(over, early + late, early)
-        moved = np.flatnonzero(shift)
-        if not len(moved):
-            return
-        rows, shift = rows[moved], shift[moved]
-        for name, values in (("arrived_at", arrived), ("started_at", started), ("ended_at", ended)):
-            now = values[moved]
-            grid[name][rows] = (
-                np.where(now > 0, now + shift, 0) if name != "ended_at" else np.where(over[moved], now + shift, now)
-            )
+        grid["arrived_at"][rows] = np.where(arrived > 0, arrived + shift, 0)
+        grid["started_at"][rows] = np.where(started > 0, started + shift, 0)
+        grid["ended_at"][rows] = np.where(over, ended + shift, ended)
 
     def _dispatch_states(self, queued: Array) -> None:
         """Which queued tasks are in a batch that was pushed to a worker.
@@ -477,6 +485,13 @@ def _looked_up(keys: Array, look: Callable[[int], tuple[int, str] | None], texts
     found = [look(key) or (0, "") for key in different.tolist()]
     times = np.array([at for at, _ in found] or [0], np.int64)
     return times[back.ravel()], texts.codes(why for _, why in found)[back.ravel()]
+
+
+def _span(rows: Array) -> Any:
+    """Rows that follow one another as a slice: values are then copied as a block."""
+    if len(rows) > 1 and rows[-1] - rows[0] == len(rows) - 1 and (rows[1:] > rows[:-1]).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def _repeated(index: HashIndex, ids: Array) -> Array:

@@ -557,3 +557,22 @@ def test_a_million_records_pass_in_seconds(tmp_path, chance):
     assert total == 1_000_001
     assert Store.open(tmp_path).events("task_finished", ["task"]).num_rows == 1_000_000
     assert spent < 60
+
+
+def test_batches_are_read_ahead_in_order_and_errors_come_where_they_were():
+    def batches(count, error=None):
+        for number in range(count):
+            yield pa.record_batch({"n": [number]})
+        if error is not None:
+            raise error
+
+    assert [batch["n"][0].as_py() for batch in ahead(batches(10))] == list(range(10))
+    found = ahead(batches(3, FileNotFoundError("compacted")))
+    assert [next(found)["n"][0].as_py() for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(FileNotFoundError, match="compacted"):
+        next(found)
+    left = batches(5)
+    stopped = ahead(left)
+    next(stopped)
+    stopped.close()
+    assert list(left) == [], "nobody reads on where another one still reads"
