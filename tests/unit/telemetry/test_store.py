@@ -14,7 +14,7 @@ from obsray.telemetry import segments, session_file
 from obsray.telemetry import store as store_module
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.events import BY_NAME, ProcessKind
-from obsray.telemetry.segments import Catalog, SegmentWriter
+from obsray.telemetry.segments import Catalog, SegmentWriter, ahead
 from obsray.telemetry.spine import SEGMENT_RECORDS
 from obsray.telemetry.store import Store, find_session
 from obsray.telemetry.views import Views
