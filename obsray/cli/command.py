@@ -172,6 +172,13 @@ def _thing(text: str) -> str:
     return _noun(text).removesuffix("s")
 
 
+def _no_thing(text: str) -> str:
+    """An id; a kind of thing alone is none."""
+    if text.lower().replace("_", "-").removesuffix("s") in {noun.removesuffix("s") for noun in NOUNS}:
+        raise argparse.ArgumentTypeError(f"which {text.removesuffix('s')}? Give its id: {text.removesuffix('s')} ID")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -241,11 +248,15 @@ def _parser() -> argparse.ArgumentParser:
     lists.add_argument("--offset", type=int, default=0, metavar="N", help="rows to skip (default 0)")
     history_options.add_rows(lists)
 
-    get = verb("get", "Everything known about one thing.", _get, _GET_EXAMPLES)
+    examples = _GET_EXAMPLES + "  obsray get 3fa2c1d0:42            whatever has that id\n"
+    get = verb("get", "Everything known about one thing.", _get, examples)
     things = [noun.removesuffix("s") for noun in NOUNS[:6]]
     choices = [thing.replace("-", "_") for thing in things]
-    get.add_argument("noun", type=_thing, choices=choices, metavar="THING", help=", ".join(things))
-    get.add_argument("id")
+    get.add_argument(
+        "noun", nargs="?", type=_thing, choices=choices, metavar="THING",
+        help=", ".join(things) + "; without it whatever has that id",
+    )  # fmt: skip
+    get.add_argument("id", type=_no_thing)
 
     story = verb(
         "story",

@@ -99,6 +99,11 @@ def run_drain(options: argparse.Namespace) -> int:
         node = find_node(rows, options.node)
         ask(directory, "drain", node=node["node"], reason=options.reason, deadline_seconds=options.deadline)
     except (OSError, RaySystemError) as error:
+        if isinstance(error, (FileNotFoundError, ConnectionRefusedError)) or not is_live(directory):
+            raise Problem(
+                f"no cluster runs here: nobody answers for session {units.plain(directory.name)}",
+                "Name one that runs with --session; 'obsray history list' shows the sessions of this machine.",
+            ) from None
         raise Problem(f"{options.node}: {error}") from None
     shown = f"node {node['node'].hex()} ({units.plain(node['name'])})"
     until = "" if options.deadline is None else f", at the latest in {options.deadline:g} s"

@@ -19,6 +19,8 @@ _KERNEL_NAME_SHOWN = 100
 def run_get(options: argparse.Namespace) -> int:
     directory = sessions.find(options.session)
     view = sessions.answers(directory)
+    if options.noun is None:
+        options.noun = _noun_of(view, options.id)
     if options.noun != "task":
         return _get_row(view, f"{options.noun}s", options)
     task_id = resolved(view, "tasks", options.id)
@@ -30,6 +32,17 @@ def run_get(options: argparse.Namespace) -> int:
         return 0
     print(_task_text(task, output.is_coloured(sys.stdout)))
     return 0
+
+
+def _noun_of(view: Any, text: str) -> str:
+    """What kind of thing has an id. Raises Problem."""
+    try:
+        noun = identifiers.anything(view, text)[0]
+    except identifiers.UnknownId as error:
+        raise sessions.Problem(units.plain(error), "'obsray list tasks' shows ids; so do the other lists.") from None
+    if noun not in identifiers.KEYS:
+        raise sessions.Problem(f"{units.plain(text)} is no thing of a list", f"'obsray why {units.plain(text)}' tells.")
+    return noun.removesuffix("s")
 
 
 def _get_row(view: Any, noun: str, options: argparse.Namespace) -> int:

@@ -131,6 +131,7 @@ def test_wrong_arguments_are_exit_code_2_and_say_what_is_right(obsray, arguments
     "arguments",
     [
         ("get", "task", "deadbeef"),
+        ("get", "deadbeef"),
         ("story", "deadbeef"),
         ("get", "task", "x'y"),
         ("story", "\x1b[31m"),
@@ -141,6 +142,19 @@ def test_wrong_arguments_are_exit_code_2_and_say_what_is_right(obsray, arguments
 def test_unknown_ids_are_exit_code_1_and_say_what_to_do(obsray, arguments):
     code, out, err = obsray(*arguments)
     assert code == 1 and out == "" and "\x1b" not in err and "'obsray l" in err
+
+
+def test_without_a_kind_of_thing_whatever_has_the_id_is_shown(obsray, recorded):
+    for kind, identifier in (("task", recorded.killed_task), ("placement-group", recorded.group)):
+        named, plain = obsray("get", kind, identifier.hex(), "--json"), obsray("get", "--json", identifier.hex())
+        assert named == plain and named[0] == 0 and identifier.hex() in plain[1]
+    code, _, err = obsray("get", "gpu:0")
+    assert code == 1 and "'obsray why gpu:0'" in err
+
+
+def test_nothing_of_a_session_that_is_over_can_be_drained(obsray):
+    code, out, err = obsray("drain", "nonsense")
+    assert code == 1 and out == "" and "no cluster runs here" in err and "Errno" not in err and "--session" in err
 
 
 def test_an_id_may_be_short_if_it_is_unique(obsray, recorded):
