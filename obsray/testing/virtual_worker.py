@@ -93,6 +93,8 @@ class VirtualExecutor:
         self._results: dict[int, tuple[VirtualLink, list[tuple[Any, ...]]]] = {}
         self._sent_ns = 0
         self._blocked = False
+        #: Lease -> how often tasks pushed under it were given back.
+        self._given_back: dict[int, int] = {}
         #: An actor's constructor, or its call that waits for a lost argument: as ``Executor._lends``.
         self._lending: Running | None = None
         self._cancelled: set[bytes] = set()
@@ -200,19 +202,26 @@ class VirtualExecutor:
         link.state[number] = LoadedFunction(name, self.process.records.intern(name), blob)
 
     def _on_push(self, link: VirtualLink, message: m.Message) -> None:
-        _, lease, batch, dispatched_at, context, tasks = message
+        _, lease, batch, dispatched_at, context, tasks, heard = message
         if context is not None and context.get("job", self.process.job) != self.process.job:
             self.process.meet_job(context["job"])
-        if lease and self._blocked:
-            link.send(m.encode(m.Returned([task[0] for task in tasks], int(Reason.BLOCKED_IN_GET))))
+        if lease and (self._blocked or heard < self._given_back.get(lease, 0)):
+            # Older ones are on their way back: these must not begin before them.
+            reason = Reason.BLOCKED_IN_GET if self._blocked else Reason.FAIRNESS
+            self._return(link, lease, [task[0] for task in tasks], reason)
             return
         now = self.clock.time_ns()
         self.queue.extend([Running(link, lease, batch, dispatched_at, {}, now, task) for task in tasks])
         self._wake()
 
+    def _return(self, link: VirtualLink, lease: int, tasks: list[bytes], reason: Reason) -> None:
+        if tasks:
+            self._given_back[lease] = self._given_back.get(lease, 0) + 1
+        link.send(m.encode(m.Returned(tasks, int(reason))))
+
     def _on_recall(self, link: VirtualLink, message: m.Message) -> None:
         wanted = set(message[1])
-        back, stay = [], []
+        back, stay, lease = [], [], 0
         while self.queue:
             running = self.queue.popleft()
             if (
@@ -220,10 +229,11 @@ class VirtualExecutor:
                 and (not wanted or running.task in wanted)
             ):  # fmt: skip
                 back.append(running.task)
+                lease = running.lease
             else:
                 stay.append(running)
         self.queue.extend(stay)
-        link.send(m.encode(m.Returned(back, int(Reason.FAIRNESS))))
+        self._return(link, lease, back, Reason.FAIRNESS)
 
     def _on_cancel(self, link: VirtualLink, message: m.Message) -> None:
         _, task, recursive = message
@@ -265,13 +275,13 @@ class VirtualExecutor:
         process.records.task_blocked(self.clock.time_ns(), running.task, int(kind), 0, bytes(20))
         if running.lease:
             self._blocked = True
-            back: dict[int, tuple[VirtualLink, list[bytes]]] = {running.link.number: (running.link, [])}
+            back: dict[tuple[Any, int], list[bytes]] = {(running.link, running.lease): []}
             for other in self.queue:
                 assert isinstance(other, Running)
-                back.setdefault(other.link.number, (other.link, []))[1].append(other.task)
+                back.setdefault((other.link, other.lease), []).append(other.task)
             self.queue.clear()
-            for link, tasks in back.values():
-                link.send(m.encode(m.Returned(tasks, int(Reason.BLOCKED_IN_GET))))
+            for (link, lease), tasks in back.items():
+                self._return(link, lease, tasks, Reason.BLOCKED_IN_GET)
         if running.lease or running is self._lending:
             process.node.send(m.encode(m.Blocked()))
         process.send_everything()

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 SCENARIOS = {path.stem: read_scenario(path) for path in sorted(HERE.glob("scenarios/*.toml"))}
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "1"))
 SMALL = [name for name in SCENARIOS if name.startswith("small_")]
-SMALL_SEEDS = int(os.environ.get("SIMULATION_SMALL", "74"))
+SMALL_SEEDS = int(os.environ.get("SIMULATION_SMALL", "69"))
 #: By command only: half a minute, and some minutes.
 LARGE = ["founded_1000", "founded_10000"]
 PROCESSES = len(os.sched_getaffinity(0))

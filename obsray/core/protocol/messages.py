@@ -594,7 +594,7 @@ class Push(NamedTuple):
     """Run these tasks, in order, one after the other. Lease 0 is an actor's calls.
 
     ``tasks`` is a list of tuples of ``TASK_FIELDS``. ``context``: {"devices", "resources", "job"}, or None if unchanged
-    since the last Push under this lease.
+    since the last Push under this lease. ``heard``: how often the sender has heard that tasks came back under it.
     """
 
     lease: int
@@ -602,6 +602,7 @@ class Push(NamedTuple):
     dispatched_at: int
     context: dict[str, Any] | None
     tasks: list[tuple[Any, ...]]
+    heard: int = 0
     tag: int = 65
 
 
@@ -620,7 +621,8 @@ class Recall(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """These tasks were never started and will not be; sent unasked when the running task blocks in get."""
+    """These tasks were never started and will not be; sent unasked when the running task blocks in get, and for what
+    was pushed before the sender of a Push had heard that older ones came back."""
 
     tasks: list[bytes]
     reason: int

@@ -222,7 +222,7 @@ class ActorCalls:
         if not tasks:
             return
         client.batch += 1
-        self._send((client.worker, (_PUSH_TAG, 0, client.batch, time_ns, None, tasks)))
+        self._send((client.worker, (_PUSH_TAG, 0, client.batch, time_ns, None, tasks, 0)))
         self.emitter.tasks_dispatched(
             time_ns,
             client.worker,

@@ -11,6 +11,9 @@ Tasks of one *shape* (resources and environment) share a queue and leases. Dispa
 * Order within a shape is first in, first out. What comes back from a worker (recalled, retried, lost with it) goes
   before all that no worker had, oldest first. It is never pushed behind a younger task: that may wait for this one, for
   reasons that only user code knows, and all other workers be given younger ones before it can be recalled.
+* A task that pauses after the deaths of its workers keeps its place for the same reason: one worker is left for each, and
+  younger tasks get the others. Only one whose pauses have grown long loses it, so that it does not hold up a pool for ever.
+* What was on its way to a worker that gave older tasks back comes back, too: each push says how much of that was known.
 
 Invariants: a task is in exactly one of: arguments missing, its shape's queue, one lease's ``in_flight``, ended.
 ``lease.load_ns`` is the sum of the estimates of its ``in_flight``.
@@ -260,7 +263,7 @@ class Dispatcher:
             return
         lease.batch += 1
         context, lease.context = lease.context, None
-        self._send((lease.worker, (_PUSH_TAG, lease.number, lease.batch, time_ns, context, tasks)))
+        self._send((lease.worker, (_PUSH_TAG, lease.number, lease.batch, time_ns, context, tasks, lease.heard)))
         self.emitter.tasks_dispatched(
             time_ns,
             lease.worker,
@@ -419,6 +422,7 @@ class Dispatcher:
         """A worker gave back tasks it had not started: they go to the front of the queue, oldest first."""
         for lease in self.by_worker.get(worker, ()):
             lease.recalled = False
+            lease.heard += bool(identifiers)
             if reason == Reason.BLOCKED_IN_GET:
                 lease.blocked = True
         for identifier in reversed(identifiers):

@@ -132,6 +132,8 @@ class Executor:
         #: How many threads OpenMP may use, as long as that follows ``num_cpus``; else 0.
         self._threads = 1 if os.environ.get(FOLLOWS_CPUS) else 0
         self._blocked = False
+        #: Lease -> how often tasks pushed under it were given back.
+        self._given_back: dict[int, int] = {}
         #: The call of an actor that waits for an argument which was lost, if nothing runs beside it.
         self._recovering: Running | None = None
         #: Attempts that were cancelled before they began.
@@ -269,28 +271,36 @@ class Executor:
         link.state[number] = LoadedFunction(name, self.session.emitter.intern(name), blob)
 
     def _on_push(self, link: Link, message: m.Message) -> None:
-        _, lease, batch, dispatched_at, context, tasks = message
+        _, lease, batch, dispatched_at, context, tasks, heard = message
         if context is not None:
             self._contexts[lease] = context
             if context.get("job", 0) != self.session.job:
                 self.queue.append(Introduction(self, context["job"]))
-        if lease and self._blocked:
-            link.send(m.encode(m.Returned([task[0] for task in tasks], int(Reason.BLOCKED_IN_GET))))
+        if lease and (self._blocked or heard < self._given_back.get(lease, 0)):
+            # Older ones are on their way back: these must not begin before them.
+            reason = Reason.BLOCKED_IN_GET if self._blocked else Reason.FAIRNESS
+            self._return(link, lease, [task[0] for task in tasks], reason)
             return
         now = time.time_ns()
         known = self._contexts.get(lease, {})
         self.queue.extend([Running(link, lease, batch, dispatched_at, known, now, task) for task in tasks])
 
+    def _return(self, link: Link, lease: int, tasks: list[bytes], reason: Reason) -> None:
+        if tasks:
+            self._given_back[lease] = self._given_back.get(lease, 0) + 1
+        link.send(m.encode(m.Returned(tasks, int(reason))))
+
     def _on_recall(self, link: Link, message: m.Message) -> None:
         wanted = set(message[1])
-        back, stay = [], []
+        back, stay, lease = [], [], 0
         for running in self._take_queue():
             if running.link is link and running.lease and (not wanted or running.task in wanted):
                 back.append(running.task)
+                lease = running.lease
             else:
                 stay.append(running)
         self.queue.extend(stay)
-        link.send(m.encode(m.Returned(back, int(Reason.FAIRNESS))))
+        self._return(link, lease, back, Reason.FAIRNESS)
 
     def _on_cancel(self, link: Link, message: m.Message) -> None:
         _, task, recursive = message
@@ -371,12 +381,12 @@ class Executor:
             session.emitter.task_blocked(time.time_ns(), running.task, int(kind), max(0, waiter.missing), waiter.first)
             if running.lease:
                 self._blocked = True
-                back: dict[Link, list[bytes]] = {running.link: []}
+                back: dict[tuple[Link, int], list[bytes]] = {(running.link, running.lease): []}
                 for other in [other for other in self.queue if type(other) is Running]:
-                    back.setdefault(other.link, []).append(other.task)
+                    back.setdefault((other.link, other.lease), []).append(other.task)
                 self.queue.clear()
-                for link, tasks in back.items():
-                    link.send(m.encode(m.Returned(tasks, int(Reason.BLOCKED_IN_GET))))
+                for (link, lease), tasks in back.items():
+                    self._return(link, lease, tasks, Reason.BLOCKED_IN_GET)
                 sure = for_ever and kind is WaitKind.GET and self._needs_a_worker(waiter)
                 session.node.send(m.encode(m.Blocked(sure)))
             elif self._lends(running):

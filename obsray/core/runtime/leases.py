@@ -100,6 +100,7 @@ class Lease:
         "blocked",
         "context",
         "granted_at",
+        "heard",
         "id",
         "idle_since",
         "in_flight",
@@ -133,6 +134,8 @@ class Lease:
         self.blocked = False
         #: It was asked for what it has not begun, and has not answered yet.
         self.recalled = False
+        #: How often tasks came back from it.
+        self.heard = 0
         self.reclaimed = False
         self.retire = False
         self.suspect: Suspect | None = None

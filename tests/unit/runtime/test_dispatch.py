@@ -299,6 +299,27 @@ def test_a_worker_that_waits_in_get_gets_nothing_until_it_has_a_result():
     bench.check()
 
 
+def test_each_push_says_how_often_tasks_came_back_so_that_what_crossed_them_is_given_back_too():
+    bench = Bench()
+    warm(bench)
+    running, old = bench.submit(2)
+    bench.run()
+    (crossed,) = bench.submit()
+    bench.run()
+    assert [push.heard for push in bench.take(m.Push)][-1] == 0
+    bench.dispatcher.returned(WORKER, [old.id], Reason.BLOCKED_IN_GET, 0)
+    bench.done(running)
+    bench.run()
+    # The older one is not pushed behind the younger one, which the worker gives back as soon as it comes there.
+    assert bench.take(m.Push) == []
+    bench.dispatcher.returned(WORKER, [], Reason.FAIRNESS, 0)
+    bench.dispatcher.returned(WORKER, [crossed.id], Reason.FAIRNESS, 0)
+    bench.run()
+    assert [push.heard for push in bench.take(m.Push)] == [2]
+    assert list(bench.dispatcher.by_worker[WORKER][0].in_flight) == ids([old, crossed])
+    bench.check()
+
+
 def test_a_task_that_ended_meanwhile_is_not_queued_again_when_it_comes_back():
     bench = Bench()
     (task,) = bench.submit()
