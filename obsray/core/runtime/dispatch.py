@@ -11,8 +11,8 @@ Tasks of one *shape* (resources and environment) share a queue and leases. Dispa
 * Order within a shape is first in, first out. What comes back from a worker (recalled, retried, lost with it) goes
   before all that no worker had, oldest first. It is never pushed behind a younger task: that may wait for this one, for
   reasons that only user code knows, and all other workers be given younger ones before it can be recalled.
-* A task that pauses after the deaths of its workers keeps its place for the same reason: one worker is left for each, and
-  younger tasks get the others. Only one whose pauses have grown long loses it, so that it does not hold up a pool for ever.
+* A task that pauses after the deaths of its workers keeps its place for the same reason: one worker is left for each,
+  and younger tasks get the others. One whose pauses have grown long loses it, so that it does not hold up a pool.
 * What was on its way to a worker that gave older tasks back comes back, too: each push says how much of that was known.
 
 Invariants: a task is in exactly one of: arguments missing, its shape's queue, one lease's ``in_flight``, ended.
