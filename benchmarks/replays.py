@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 import obsray
-from obsray.telemetry import questions
+from obsray.cluster_utils import Cluster
+from obsray.telemetry import questions, session_file
 
 #: How long one program may take.
 PATIENCE_SECONDS = 120.0
@@ -186,10 +187,182 @@ def polled() -> None:
         _, left = obsray.wait(left, num_returns=len(left), timeout=0.1)
 
 
+def flood() -> None:
+    """Very many tasks that do nothing, submitted by one driver."""
+
+    @obsray.remote
+    def nothing(number: int) -> int:
+        return number
+
+    obsray.get([nothing.remote(number) for number in range(100_000)])
+
+
+def milliseconds() -> None:
+    """Many tasks of a millisecond."""
+
+    @obsray.remote
+    def short(number: int) -> int:
+        time.sleep(0.001)
+        return number
+
+    obsray.get([short.remote(number) for number in range(4000)])
+
+
+def round_trips() -> None:
+    """A driver that waits for each task before it submits the next."""
+
+    @obsray.remote
+    def short(number: int) -> int:
+        if number % 2:
+            time.sleep(0.001)
+        return number
+
+    for number in range(1500):
+        obsray.get(short.remote(number))
+
+
+def tree() -> None:
+    """A tree of nested tasks of uneven depth: each waits for those below it."""
+
+    @obsray.remote
+    def fibonacci(number: int) -> int:
+        time.sleep(0.01)
+        if number < 2:
+            return number
+        return int(sum(obsray.get([fibonacci.remote(number - 1), fibonacci.remote(number - 2)])))
+
+    obsray.get(fibonacci.remote(7))
+
+
+def few_parents() -> None:
+    """Long tasks that spread short ones, one round after the other."""
+
+    @obsray.remote
+    def part(number: int) -> int:
+        time.sleep(0.02)
+        return number
+
+    @obsray.remote
+    def rounds(number: int) -> int:
+        total = 0
+        for _ in range(4):
+            time.sleep(0.03)
+            total += sum(obsray.get([part.remote(at) for at in range(6)]))
+        return total
+
+    obsray.get([rounds.remote(number) for number in range(3)])
+
+
+def actor_pipeline() -> None:
+    """Items that pass three actors, each of which works on one at a time."""
+
+    class Stage:
+        def __init__(self, seconds: float) -> None:
+            self.seconds = seconds
+
+        def step(self, value: int) -> int:
+            time.sleep(self.seconds)
+            return value + 1
+
+    stages = [obsray.remote(num_cpus=0)(Stage).remote(seconds) for seconds in (0.004, 0.01, 0.006)]
+    items: list[Any] = []
+    for number in range(120):
+        item: Any = number
+        for stage in stages:
+            item = stage.step.remote(item)
+        items.append(item)
+    obsray.get(items)
+
+
+def asking_actors() -> None:
+    """Async actors that await calls of another actor, and a driver that asks them in turns."""
+
+    class Store:
+        async def read(self, key: int) -> int:
+            await asyncio.sleep(0.01)
+            return key
+
+    class Front:
+        def __init__(self, store: Any) -> None:
+            self.store = store
+
+        async def answer(self, key: int) -> int:
+            first = await self.store.read.remote(key)
+            await asyncio.sleep(0.005)
+            return int(first + await self.store.read.remote(key + 1))
+
+    store: Any = obsray.remote(num_cpus=0, max_concurrency=4)(Store).remote()
+    fronts = [obsray.remote(num_cpus=0, max_concurrency=4)(Front).remote(store) for _ in range(2)]
+    for turn in range(10):
+        obsray.get([fronts[at % 2].answer.remote(turn + at) for at in range(12)])
+
+
+def moved() -> None:
+    """Large objects that are made and read wherever there is room."""
+
+    @obsray.remote
+    def make(number: int) -> Any:
+        time.sleep(0.03)
+        return np.full(8_000_000, number % 256, np.uint8)
+
+    @obsray.remote
+    def join(first: Any, second: Any) -> Any:
+        time.sleep(0.03)
+        return np.maximum(first, second)
+
+    layer: list[Any] = [make.remote(number) for number in range(32)]
+    while len(layer) > 1:
+        layer = [join.remote(first, second) for first, second in zip(layer[::2], layer[1::2], strict=True)]
+    obsray.get(layer[0])
+
+
+def spilled() -> None:
+    """More than the object store holds."""
+
+    @obsray.remote
+    def make(number: int) -> Any:
+        time.sleep(0.05)
+        return np.full(10_000_000, number % 256, np.uint8)
+
+    @obsray.remote
+    def size(block: Any) -> int:
+        time.sleep(0.02)
+        return int(block.nbytes)
+
+    blocks = [make.remote(number) for number in range(30)]
+    obsray.wait(blocks, num_returns=len(blocks))
+    obsray.get([size.remote(block) for block in blocks])
+
+
 PROGRAMS: dict[str, Callable[[], None]] = {
     program.__name__: program
-    for program in (map_reduce, parameter_server, streaming, nested, skewed, serving, retried, polled)
-}
+    for program in (
+        map_reduce, parameter_server, streaming, nested, skewed, serving, retried, polled,
+        flood, milliseconds, round_trips, tree, few_parents, actor_pipeline, asking_actors, moved, spilled,
+    )
+}  # fmt: skip
+#: Programs that run on two nodes, each with so many workers.
+ON_TWO_NODES = {"moved"}
+#: What the object store holds where that matters.
+STORE_BYTES = {"spilled": 100_000_000}
+
+
+def run(name: str, workers: int, directory: str) -> None:
+    """Run a program in this process; its session lies below ``directory``."""
+    if name not in ON_TWO_NODES:
+        store_bytes = STORE_BYTES.get(name)
+        obsray.init(
+            num_cpus=workers, _temp_dir=directory, include_dashboard=False, object_store_memory=store_bytes
+        )  # fmt: skip
+        PROGRAMS[name]()
+        obsray.shutdown()
+        return
+    # Drivers look for the nodes of a cluster where sessions of this user lie.
+    Path(directory).mkdir()
+    tempfile.tempdir = directory
+    with Cluster(True, True, {"num_cpus": workers}) as cluster:
+        cluster.add_node(num_cpus=workers)
+        PROGRAMS[name]()
 
 
 def recorded(name: str, workers: int, root: Path) -> Path:
@@ -198,7 +371,9 @@ def recorded(name: str, workers: int, root: Path) -> Path:
     directory = root / f"{list(PROGRAMS).index(name)}_{workers}"
     command = [sys.executable, "-m", "benchmarks.replays", "--run", name, "--workers", str(workers)]
     subprocess.run([*command, "--directory", str(directory)], check=True, timeout=PATIENCE_SECONDS)
-    return next(path for path in directory.glob("*/s_*") if path.is_dir() and not path.is_symlink())
+    found = [path for path in directory.glob("*/s_*") if path.is_dir() and not path.is_symlink()]
+    # The head has the records of all nodes.
+    return next(path for path in found if len(found) == 1 or session_file.read(path).get("head"))
 
 
 def main() -> None:
@@ -209,9 +384,7 @@ def main() -> None:
     parser.add_argument("--directory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        obsray.init(num_cpus=options.workers[0], _temp_dir=options.directory, include_dashboard=False)
-        PROGRAMS[options.run]()
-        obsray.shutdown()
+        run(options.run, options.workers[0], options.directory)
         return
     with tempfile.TemporaryDirectory() as root:
         for name in options.programs or PROGRAMS:

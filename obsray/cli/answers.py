@@ -272,7 +272,10 @@ def _what_if_text(found: dict[str, Any], coloured: bool) -> str:
     ]
     for row in found["scenarios"]:
         seconds = units.seconds(row["seconds"])
-        lines.append(f"  {seconds:>10}  {row['speedup']:>6.2f} x as fast  {units.plain(row['change'])}")
+        lines.append(
+            f"  {seconds:>10}  {row['speedup']:>6.2f} x as fast  {units.plain(row['change'])}"
+            + (f" (no less: {units.plain(row['bound'])})" if row["bound"] else "")
+        )
     why = ""
     for row in found["refused"]:
         if row["why"] != why:

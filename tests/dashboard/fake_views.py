@@ -229,7 +229,13 @@ class FakeViews:
     def what_if(
         self, job: int | None = None, changes: Any = None, refresh: bool = True, rough: bool = False
     ) -> dict[str, Any]:
-        scenario = {"change": f"{HOSTILE} 2 x faster", "seconds": 0.5, "speedup": 2.0, "saved_seconds": 0.5}
+        scenario = {
+            "change": f"{HOSTILE} 2 x faster",
+            "seconds": 0.5,
+            "speedup": 2.0,
+            "saved_seconds": 0.5,
+            "bound": HOSTILE,
+        }
         return {
             "job_id": "00000001", "tasks": 1, "actual_seconds": 1.0, "replayed_seconds": 1.0, "error_ratio": 0.0,
             "trusted": True, "scenarios": [scenario], "sentence": HOSTILE, "limits": [HOSTILE],

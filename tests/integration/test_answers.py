@@ -313,14 +313,14 @@ NAPS = """
 start(num_cpus=int(os.environ["CPUS"]))
 
 @obsray.remote
-def nap(): time.sleep(0.4)
+def nap(): time.sleep(float(os.environ["SECONDS"]))
 
 obsray.get([nap.remote() for _ in range(16)])
 """
 
 
 def test_what_a_run_on_one_cpu_foretells_is_about_what_runs_on_two_and_four_take(program):
-    drivers = {cpus: program(NAPS, CPUS=str(cpus)) for cpus in (1, 2, 4)}
+    drivers = {cpus: program(NAPS, CPUS=str(cpus), SECONDS="0.4") for cpus in (1, 2, 4)}
     directories = {cpus: driver.hear()["directory"] for cpus, driver in drivers.items()}
     for driver in drivers.values():
         assert driver.process.wait(PATIENCE_SECONDS) == 0
@@ -334,6 +334,21 @@ def test_what_a_run_on_one_cpu_foretells_is_about_what_runs_on_two_and_four_take
     assert took[1] >= 6.4 > foretold[2] > foretold[4] > 1.6 * 0.9
     # Processes start, here beside each other and beside whatever else this machine does.
     assert (abs(foretold[2] - took[2]) < 2.0 and abs(foretold[4] - took[4]) < 2.0) or max(took.values()) > 12.0
+
+
+def test_what_a_run_foretells_of_a_faster_function_is_about_what_it_takes(program):
+    drivers = {seconds: program(NAPS, CPUS="2", SECONDS=seconds) for seconds in ("0.4", "0.1")}
+    directories = {seconds: driver.hear()["directory"] for seconds, driver in drivers.items()}
+    for driver in drivers.values():
+        assert driver.process.wait(PATIENCE_SECONDS) == 0
+    slow = views(directories["0.4"]).what_if(changes=[Change(functions={"nap": 4.0})])
+    took = views(directories["0.1"]).what_if(changes=[])["actual_seconds"]
+    (foretold,) = slow["scenarios"]
+    print(f"16 naps of 0.4 s foretold {foretold['seconds']:.2f} s for 0.1 s, {took:.2f} s were measured")
+    assert slow["error_ratio"] <= 0.05 and slow["actual_seconds"] >= 3.2
+    # Two processes start in both, beside whatever else this machine does.
+    assert 0.8 <= foretold["seconds"] < 0.6 * slow["actual_seconds"]
+    assert abs(foretold["seconds"] - took) < 0.5
 
 
 LEAK = """

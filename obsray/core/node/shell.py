@@ -52,6 +52,7 @@ from obsray.core.node.workers import WorkerPool
 from obsray.core.protocol.labels import ACCELERATOR
 from obsray.core.protocol.messages import Message, Welcome, encode
 from obsray.core.system.arena import Arena
+from obsray.core.system.cgroup import Cgroup, cpus
 from obsray.core.transport import chaos
 from obsray.core.transport.connection import PROTOCOL_VERSION, Hello
 from obsray.core.transport.dial import DIAL_SECONDS_MAX, TRANSFER_TARGET, dial
@@ -316,6 +317,7 @@ class Node:
             python=".".join(map(str, sys.version_info[:2])), node_address=self.address, head=self.options.head,
             control_address_tcp=self.joining.address, node_name=self._describe()["name"],
             lifeline=self.options.lifeline_fd is not None, gpus=self.machine.gpus.described(),
+            processors=cpus(Cgroup()),
         )  # fmt: skip
 
     def run(self) -> None:

@@ -211,6 +211,72 @@ def test_what_a_replay_with_other_workers_does_not_know_is_said_instead_of_a_num
     assert guessed["refused"] == [] and len(guessed["scenarios"]) == 1
 
 
+def handed_out(scene: Scene, driver_share: float | None) -> None:
+    """Twenty seconds of tasks that take 10 ms, each 90 ms after the one before it."""
+    scene.resources(CPU=1.0)
+    worker, collector = scene.worker(), scene._ring(bytes([7]) * 8, ProcessKind.COLLECTOR)
+    tasks, began = [scene.submit("tiny") for _ in range(200)], scene.now
+    for number, task in enumerate(tasks):
+        scene.now = began + number * NS // 10 + NS * 9 // 100
+        scene.dispatch(task, worker)
+        scene.end(task, worker, 0.01, cpu=0.01, dispatched=scene.now)
+        if number % 10 == 0 and driver_share is not None:
+            used = 3.0 + driver_share * (scene.now - began) / NS
+            collector.process_sample(scene.now, scene.driver.process, 1, int(ProcessKind.DRIVER), 1, 1, used, 1, 1)
+    waited(scene, tasks[0], len(tasks), began)
+
+
+def test_no_number_of_workers_makes_a_job_shorter_than_its_driver_computes(tmp_path):
+    scene = Scene(tmp_path / "session")
+    handed_out(scene, driver_share=0.95)
+    view = scene.views()
+    found = view.what_if(changes=[Change(workers=4.0), Change(driver=2.0, workers=4.0), Change(workers=0.5)])
+    assert found["error_ratio"] <= 0.05, found["sentence"]
+    told = {row["change"]: row for row in found["scenarios"]}
+    alone, both = told["4 x workers"], told["4 x workers, driver 2 x faster"]
+    assert alone["seconds"] == pytest.approx(0.95 * found["actual_seconds"], rel=0.03)
+    assert "the driver computes" in alone["bound"]
+    assert both["seconds"] == pytest.approx(0.475 * found["actual_seconds"], rel=0.03)
+    assert [row["change"] for row in found["refused"]] == ["0.5 x workers"], "fewer workers might do as well"
+
+
+@pytest.mark.parametrize("driver_share", [None, 0.3])
+def test_what_limits_how_fast_tasks_are_handed_out_is_not_guessed(driver_share, tmp_path):
+    scene = Scene(tmp_path / "session")
+    handed_out(scene, driver_share)
+    found = scene.views().what_if(changes=[Change(workers=2.0), Change(functions={"tiny": 2.0})])
+    assert [row["change"] for row in found["refused"]] == ["2 x workers"]
+    assert "put more work into each task" in found["refused"][0]["why"], found["refused"]
+    assert [row["change"] for row in found["scenarios"]] == ["tiny 2 x faster"]
+
+
+def test_no_number_of_workers_makes_a_job_shorter_than_all_cpus_compute(tmp_path):
+    scene = Scene(tmp_path / "session")
+    workers, collector = [scene.worker() for _ in range(2)], scene._ring(bytes([7]) * 8, ProcessKind.COLLECTOR)
+    scene.tick(0.1)
+    tasks, began = [scene.submit("busy") for _ in range(40)], scene.now
+    for number, task in enumerate(tasks):
+        worker = workers[number % 2]
+        scene.now = began + (number // 2) * NS
+        scene.dispatch(task, worker)
+        scene.end(task, worker, 0.99, cpu=0.495, dispatched=scene.now)
+        if number % 2:
+            at = scene.now
+            for process in (*workers, scene.driver.process):
+                kind = ProcessKind.DRIVER if process == scene.driver.process else ProcessKind.WORKER
+                used = (0.01 if kind is ProcessKind.DRIVER else 0.495) * (1 + (at - began) / NS)
+                collector.process_sample(at, process, 1, int(kind), 1, 1, used, 1, 1)
+    waited(scene, tasks[0], len(tasks), began)
+    (scene.directory / "session.json").write_text(json.dumps({"processors": 1}))
+    found = scene.views().what_if(changes=[Change(workers=2.0), Change(workers=2.0, functions={"busy": 2.0})])
+    assert found["error_ratio"] <= 0.05, found["sentence"]
+    told = {row["change"]: row for row in found["scenarios"]}
+    both = told["2 x workers, busy 2 x faster"]
+    assert told["2 x workers"]["seconds"] == pytest.approx(found["actual_seconds"], rel=0.1)
+    assert "all CPUs" in told["2 x workers"]["bound"]
+    assert both["seconds"] == pytest.approx(found["actual_seconds"] / 2, rel=0.15)
+
+
 def test_nothing_is_foretold_of_a_job_whose_unchanged_replay_is_far_off(tmp_path, capsys):
     scene = Scene(tmp_path / "session")
     worker = scene.worker()

@@ -1,0 +1,74 @@
+"""How much processor time a job took: its driver's, and that of everything on its machine. No replay is shorter.
+
+Processes are sampled about once a second. What lies between two samples is spread evenly, what lies beyond them is
+taken to have gone on in the same way, for a little more than the time from one sample to the next.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obsray.telemetry.answers.graph import Graph
+from obsray.telemetry.store import joined
+from obsray.telemetry.tables import NS
+
+if TYPE_CHECKING:
+    from obsray.telemetry.columns import Array
+
+#: Samples have to cover this share of a job.
+COVERED = 0.5
+#: So far beyond its samples a process is taken to have gone on.
+_BEYOND_NS = 3 * NS // 2
+#: Whoever is on a processor for this share of the time is what a job waits for.
+BUSY = 0.8
+
+
+class ProcessorTime:
+    """Seconds of processors within a job; 0 where too little of it was sampled.
+
+    ``driver``: of its busiest driver. ``machine``: of all processes of its only node, divided by how many processors
+    there are (``processors``, 0: not told): how long it takes at least. ``known``: whether enough was sampled.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        view = graph.view
+        self.driver = self.machine = 0.0
+        self.known, self.processors = False, 0
+        begin, (end, _) = int(graph.submitted.min()), graph.finish()
+        self.seconds = (end - begin) / NS
+        samples = joined(view.store.select("process_sample"), "process_sample")
+        if not len(samples) or end <= begin:
+            return
+        who = samples["worker"]
+        order = np.lexsort((samples["time_ns"], who.view("<u8")))
+        edges = np.flatnonzero(np.append(True, np.diff(who.view("<u8")[order]) != 0))
+        total, known = 0.0, False
+        for mine in np.split(order, edges[1:]):
+            process = who[mine[0]].tobytes()
+            times, used = samples["time_ns"][mine].astype(np.int64), samples["cpu_seconds_total"][mine]
+            born = (view.process_table.rows.get(process) or {}).get("starting_at_ns") or 0
+            if born and born < times[0]:
+                times, used = np.append(born, times), np.append(0.0, used)
+            seconds, covered = _within(times, used, begin, end)
+            total += seconds
+            if process in graph.drivers and covered >= COVERED * (end - begin):
+                known, self.driver = True, max(self.driver, min(seconds, self.seconds))
+        processors = view.store.session().get("processors")
+        if known and isinstance(processors, int) and processors > 0 and len(view.cluster_table.nodes) <= 1:
+            self.machine = min(total / processors, self.seconds)
+            self.processors = processors
+        self.known = known
+
+
+def _within(times: Array, used: Array, begin: int, end: int) -> tuple[float, int]:
+    """Seconds that a process used between two instants, and how many nanoseconds of that its samples cover."""
+    low, high = max(begin, int(times[0])), min(end, int(times[-1]))
+    if high <= low:
+        return 0.0, 0
+    seconds = float(np.diff(np.interp([low - begin, high - begin], times - begin, used))[0])
+    from_, until = max(begin, low - _BEYOND_NS), min(end, high + _BEYOND_NS)
+    if times[0] > begin and used[0] == 0.0:
+        from_ = low  # it was not there before
+    return max(seconds, 0.0) * (until - from_) / (high - low), high - low
