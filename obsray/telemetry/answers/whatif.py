@@ -62,7 +62,7 @@ def what_if(
         why = f"the unchanged replay is {error:.1%} off" if error > ERROR_TRUSTED else ""
         if not why and change.workers != 1 and unknown:
             why = unknown[0]
-        if not why and change.workers != 1:
+        if not why and (change.workers != 1 or change.driver != 1):
             why = handing_out(graph, least, change)
         if why and not rough:
             model.changed(change)  # what there is not is said all the same
@@ -121,7 +121,7 @@ def _floor(model: Model, least: ProcessorTime, change: Change) -> tuple[float, s
 
 
 def handing_out(graph: Graph, least: ProcessorTime, change: Change) -> str:
-    """Why nothing can be told of other numbers of workers where handing out tasks is what takes the time; else ""."""
+    """Why nothing can be told of other workers and drivers where handing out tasks is what takes the time; else ""."""
     lined_up = np.flatnonzero(((graph.bound == SLOT) | (graph.bound == CAPACITY)) & ~graph.is_call)
     if 2 * len(lined_up) < graph.count:
         return ""

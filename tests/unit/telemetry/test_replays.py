@@ -244,8 +244,8 @@ def test_no_number_of_workers_makes_a_job_shorter_than_its_driver_computes(tmp_p
 def test_what_limits_how_fast_tasks_are_handed_out_is_not_guessed(driver_share, tmp_path):
     scene = Scene(tmp_path / "session")
     handed_out(scene, driver_share)
-    found = scene.views().what_if(changes=[Change(workers=2.0), Change(functions={"tiny": 2.0})])
-    assert [row["change"] for row in found["refused"]] == ["2 x workers"]
+    found = scene.views().what_if(changes=[Change(workers=2.0), Change(functions={"tiny": 2.0}), Change(driver=2.0)])
+    assert [row["change"] for row in found["refused"]] == ["2 x workers", "driver 2 x faster"]
     assert "put more work into each task" in found["refused"][0]["why"], found["refused"]
     assert [row["change"] for row in found["scenarios"]] == ["tiny 2 x faster"]
 
