@@ -18,6 +18,7 @@ from test_control_process import COMMAND, NODE, WAIT_SECONDS, make_session
 from obsray.core.protocol import control_pb2 as pb
 from obsray.core.protocol import control_pb2_grpc
 from obsray.core.protocol.lifecycle import NodeState
+from obsray.core.transport import control_client
 from obsray.core.transport.connection import control_credential
 from obsray.core.transport.control_client import ControlClient, address_of
 from obsray.telemetry import session_file
@@ -173,6 +174,18 @@ def test_a_client_that_was_there_before_the_standby_asks_where_it_is(control):
     put(client, 2)
     assert asked and len(ask(client, "ListKeys", namespace="n").keys) == 2
     client.close()
+
+
+def test_a_client_asks_all_places_before_it_pauses(control, monkeypatch):
+    monkeypatch.setattr(control_client, "PAUSE_SECONDS_MIN", 2 * WAIT_SECONDS)
+    control.start()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        silent = f"127.0.0.1:{nobody.getsockname()[1]}"
+        client = ControlClient(silent, control.token, lambda answer: answer(), 100.0, places=control.addresses.values)
+        client.start()
+        put(client, 1)
+        client.close()
 
 
 def test_one_that_only_stood_still_acknowledges_nothing_after_the_takeover_and_ends(control):

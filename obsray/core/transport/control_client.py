@@ -6,8 +6,8 @@ nowhere else, so a process pays for it only once it has started a client.
 
 Calls are sent one after the other in the order they were made, because what a node says about an actor has an order.
 While the control store is away, a call is tried again with growing pauses until ``give_up_seconds`` have passed since
-it was made; then it fails, and the process works on. With several addresses (a control store and its standby) each try
-goes to the next of them, until one answers as the one that decides.
+it was made; then it fails, and the process works on. With several addresses (a control store and its standby) all of
+them are asked before a pause, until one answers as the one that decides.
 """
 
 from __future__ import annotations
@@ -97,9 +97,12 @@ class Route:
     def places(self) -> int:
         return len(self._targets)
 
-    def learn(self, addresses: Iterable[str]) -> None:
-        """Further places, beside those that are known."""
-        self._targets += [address for address in _targets(addresses) if address not in self._targets]
+    def learn(self, addresses: Iterable[str], go: bool = False) -> None:
+        """Further places, beside those that are known. ``go``: the next try goes to what is new."""
+        fresh = [address for address in _targets(addresses) if address not in self._targets]
+        if fresh and go:
+            self._current = len(self._targets)
+        self._targets += fresh
 
     def stub(self) -> Any:
         """What calls are made on. Loads gRPC."""
@@ -127,10 +130,10 @@ class Route:
 
     def failed(self, error: Any) -> None:
         """The place did not answer, or one that stands by says where others are: the next try goes elsewhere."""
+        self._current = (self._current + 1) % len(self._targets)
         for key, value in error.trailing_metadata() or ():
             if key == PLACES_KEY:
-                self.learn(value.split(","))
-        self._current = (self._current + 1) % len(self._targets)
+                self.learn(value.split(","), go=True)
 
     def close(self) -> None:
         for channel, _ in self._channels.values():
@@ -153,7 +156,7 @@ def address_of(session: Path) -> Address:
 class ControlClient:
     """Calls to the control store, made from any thread, carried out by one. ``address`` as in ``Route``.
 
-    ``places``: asked for further places when none of those that are known answers.
+    ``places``: asked for further places when one that is known does not answer.
     """
 
     def __init__(
@@ -250,16 +253,21 @@ class ControlClient:
             except ControlError as failure:
                 reply, error = None, failure
             retry = error is not None and error.code in AGAIN
-            if not retry or self._monotonic() + pause_seconds > call.give_up_at or self._closing.wait(pause_seconds):
+            if not retry or self._monotonic() + pause_seconds > call.give_up_at:
                 self._answer(call.on_done, reply, error)
                 return
             assert error is not None
+            self._route.learn(self._places(), go=not error.read_only)
+            tries += 1
+            # Another one may have taken over: all places are asked before a pause.
+            all_asked = error.read_only or tries >= self._route.places
+            if self._closing.wait(pause_seconds if all_asked else 0.0):
+                self._answer(call.on_done, reply, error)
+                return
+            if all_asked:
+                tries, pause_seconds = 0, min(PAUSE_GROWTH * pause_seconds, PAUSE_SECONDS_MAX)
             self._give_up(error)
             self._overtake(error)
-            tries += 1
-            if tries % self._route.places == 0:
-                self._route.learn(self._places())
-                pause_seconds = min(PAUSE_GROWTH * pause_seconds, PAUSE_SECONDS_MAX)
 
     def _give_up(self, error: ControlError) -> None:
         """Those behind a call that is tried again and again wait no longer than they want to."""

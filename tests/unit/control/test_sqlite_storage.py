@@ -253,6 +253,14 @@ os.kill(os.getpid(), signal.SIGSTOP)
     assert contents(tmp_path) == 2
 
 
+def test_the_log_that_whoever_takes_over_reads_first_stays_short(tmp_path):
+    storage = opened(tmp_path)
+    for number in range(4 * sqlite_storage.LOG_PAGES):
+        storage.append([sealed(b"%d " % number + bytes(512))])
+    assert (tmp_path / "control.db-wal").stat().st_size < 2 * sqlite_storage.LOG_PAGES * 4200
+    storage.close()
+
+
 def test_one_that_stands_by_is_woken_by_the_end_of_the_one_that_writes(tmp_path, monkeypatch):
     """Not by looking again: it would look once in a hundred seconds."""
     monkeypatch.setattr(sqlite_storage, "LOOK_SECONDS", 100.0)
