@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,31 @@ except obsray.exceptions.RaySystemError as error:
     driver.hear()
     assert "ZeroDivisionError" in driver.hear()["error"]
     assert driver.wait() == 0
+
+
+@obsray.remote(num_cpus=0)
+def waits_and_counts(release: Path) -> tuple[int, float, bool]:
+    """How often this worker was looked after while it waited for another task, for how long, and whether what looks
+    after it knew at once that it went on."""
+    from obsray.core.runtime.session import current
+
+    watcher, ticks = current()._watcher, []
+    tick = watcher.tick
+    watcher.tick = lambda: (ticks.append(time.monotonic()), tick())[1]  # type: ignore[method-assign]
+    waited = appears.remote(release)
+    threading.Thread(target=lambda: (eventually(lambda: watcher.asleep and len(ticks) > 10), release.touch())).start()
+    obsray.get(waited)
+    noticed = watcher._awake.is_set() or not watcher.asleep
+    del watcher.tick
+    return len(ticks), ticks[-1] - ticks[0], noticed
+
+
+@obsray.remote(num_cpus=0)
+def appears(path: Path) -> None:
+    eventually(path.exists)
+
+
+def test_workers_that_wait_are_looked_after_seldom_so_that_hundreds_may_wait(session, tmp_path):
+    ticks, seconds, noticed = obsray.get(waits_and_counts.remote(tmp_path / "go on"))
+    assert ticks / seconds < 100, f"{ticks} times in {seconds} s"
+    assert noticed

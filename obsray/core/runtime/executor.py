@@ -219,6 +219,12 @@ class Executor:
         """Whether any thread runs user code."""
         return bool(self.slots)
 
+    def restless(self) -> bool:
+        """Whether something is to be done for what runs that cannot wait for long: see ``tick``."""
+        if self._interrupt or self.termination.asked or (self.actor is not None and self.actor.concurrent):
+            return True
+        return not all(running.marked for running in list(self.slots.values()))
+
     def exit(self, reason: str) -> None:
         """Stop after what is running and already queued."""
         self.exiting = reason or "asked to"
@@ -382,9 +388,13 @@ class Executor:
             if running.lease:
                 self._blocked = True
                 back: dict[tuple[Link, int], list[bytes]] = {(running.link, running.lease): []}
-                for other in [other for other in self.queue if type(other) is Running]:
-                    back.setdefault((other.link, other.lease), []).append(other.task)
-                self.queue.clear()
+                stay = []
+                for other in self._take_queue():
+                    if type(other) is Running:
+                        back.setdefault((other.link, other.lease), []).append(other.task)
+                    else:
+                        stay.append(other)
+                self.queue.extend(stay)
                 for (link, lease), tasks in back.items():
                     self._return(link, lease, tasks, Reason.BLOCKED_IN_GET)
                 sure = for_ever and kind is WaitKind.GET and self._needs_a_worker(waiter)

@@ -393,6 +393,8 @@ class Session:
                 if not waiter.noticed and waiter.missing > 0 and time.monotonic() - waiter.began > NOTICED_SECONDS:
                     self._notice(waiter, running, blocking, objects)
         finally:
+            if self._watcher.asleep:
+                self._watcher.wake()
             began = waiter.began
             if blocked_at > 1 and running is not None:
                 self._unblock(running, blocked_at, blocking)

@@ -44,6 +44,9 @@ class Watcher:
         self._unseen_reports = UnseenReports(session.ownership.unseen, session.lock)
         self._halted_node = HaltedNode(session.directory)
         self._losing = False
+        #: It sleeps for longer than a tick, and wants to know when the thread that waits has what it wanted.
+        self.asleep = False
+        self._awake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="obsray-watcher", daemon=True)
 
     def start(self) -> None:
@@ -62,6 +65,10 @@ class Watcher:
         """Wait a moment for the end of the thread, once the session is closed."""
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(1.0)
+
+    def wake(self) -> None:
+        """A thread that waited goes on: the sockets may be nobody's from now on."""
+        self._awake.set()
 
     def forget(self) -> None:
         """In a forked child: there is no such thread."""
@@ -90,7 +97,7 @@ class Watcher:
                 seen = session.turns
                 time.sleep(TICK_SECONDS)
             elif session.driving.locked():
-                time.sleep(TICK_SECONDS if session.executor is None or session.executor.busy() else QUIET_SECONDS)
+                self._let_drive(wait)
             else:
                 try:
                     ready = session.reactor.wait(wait)
@@ -107,6 +114,21 @@ class Watcher:
                     if ready:
                         session.driving.release()
             wait = self.observe(self.tick())
+
+    def _let_drive(self, wait: float) -> None:
+        """Somebody drives and has had nothing to do for a tick. Hundreds of workers may be waiting: each looks seldom."""
+        executor = self._session.executor
+        if executor is not None and not executor.busy():
+            time.sleep(QUIET_SECONDS)
+        elif executor is not None and executor.restless():
+            time.sleep(TICK_SECONDS)
+        else:
+            self._awake.clear()
+            self.asleep = True
+            # Only now: who left before did not know that somebody sleeps.
+            if self._session.driving.locked():
+                self._awake.wait(min(wait, QUIET_SECONDS))
+            self.asleep = False
 
     def tick(self) -> float:
         """Housekeeping that nobody else does. Returns how long the watcher may sleep."""
