@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TICK_SECONDS = 0.005
 #: The watcher wakes at least this often, to act on references that died while nothing else happened.
 QUIET_SECONDS = 0.1
+#: Whether somebody asks for stacks, or records are lost, is looked at so often.
+OBSERVE_SECONDS = 0.02
 _LOGGER = logging.getLogger("obsray.session")
 
 
@@ -44,6 +46,7 @@ class Watcher:
         self._unseen_reports = UnseenReports(session.ownership.unseen, session.lock)
         self._halted_node = HaltedNode(session.directory)
         self._losing = False
+        self._observe_at = 0.0
         #: It sleeps for longer than a tick, and wants to know when the thread that waits has what it wanted.
         self.asleep = False
         self._awake = threading.Event()
@@ -116,7 +119,7 @@ class Watcher:
             wait = self.observe(self.tick())
 
     def _let_drive(self, wait: float) -> None:
-        """Somebody drives and has had nothing to do for a tick. Hundreds of workers may be waiting: each looks seldom."""
+        """Somebody drives and has had nothing to do for a tick. Hundreds of workers may wait: each looks seldom."""
         executor = self._session.executor
         if executor is not None and not executor.busy():
             time.sleep(QUIET_SECONDS)
@@ -163,13 +166,17 @@ class Watcher:
         The watcher has more important things to do: what fails here is said once, and not tried again.
         """
         try:
-            if self._stack_dump is not None:
-                self._stack_dump.answer_if_asked()
             if self.sampler is not None:
                 self.sampler.look()
                 wait = self.sampler.wait_seconds(wait)
+            now = time.monotonic()
+            if now < self._observe_at:
+                return wait
+            self._observe_at = now + OBSERVE_SECONDS
+            if self._stack_dump is not None:
+                self._stack_dump.answer_if_asked()
             if self._session.executor is None:
-                self._halted_node.look(time.monotonic())
+                self._halted_node.look(now)
             if bool(self._session.emitter.dropping) != self._losing:
                 self._say_losses()
         except Exception:
