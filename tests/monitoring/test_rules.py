@@ -118,7 +118,15 @@ def test_recorded_series_are_named_level_metric_operations_and_what_is_asked_for
 def test_words_in_rules_are_those_of_the_events():
     assert set(objectives.BAD_OUTCOMES) <= {outcome.name.lower() for outcome in Outcome}
     good = {outcome.name.lower() for outcome in Outcome} - set(objectives.BAD_OUTCOMES)
-    assert good == {"ok", "app_error", "cancelled", "unschedulable", "placement_removed", "nested_too_deep"}
+    assert good == {
+        "ok",
+        "app_error",
+        "cancelled",
+        "unschedulable",
+        "placement_removed",
+        "nested_too_deep",
+        "owner_died",
+    }
     assert LeaseOutcome.SPILLED.name == "SPILLED"
 
 

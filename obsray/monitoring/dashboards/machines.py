@@ -151,7 +151,7 @@ NODES = Dashboard(
                 Panel("Processes", "Of obsray, by kind.", "short",
                       (("sum by (node, process) (obsray_processes{$N})", "{{node}} {{process}}"),), "workers", stack=True),
                 Panel("Processes that stand still", "Stopped, or held by a debugger, and not dead. `obsray status` says which, and what helps.",
-                      "short", (("sum by (node, process) (obsray_processes_halted{$N}) > 0", "{{node}} {{process}}"),), "workers"),
+                      "short", (("sum by (node, process) (obsray_processes_halted{$N})", "{{node}} {{process}}"),), "workers"),
             ),
         ),
     ),
