@@ -26,9 +26,7 @@ class HaltWatch:
     def __init__(self, node: Node) -> None:
         self._node = node
         config = node.config
-        self.halts = Halts(
-            node.machine.pool, config.zygote_silent_seconds_max, config.service_halted_seconds_max
-        )  # fmt: skip
+        self.halts = Halts(node.machine.pool, config.zygote_silent_seconds_max, config.service_halted_seconds_max)
         #: What programs were told of: [name, pid] of each.
         self._written: list[tuple[str, int]] = []
 
