@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
+import os
 import shutil
 import signal
 import tempfile
+import threading
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,15 +21,59 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+#: A test whose time is over may take so long to end.
+ENDING_SECONDS_MAX = 240.0
+_STDERR = pytest.StashKey[int]()
+_LIMIT = pytest.StashKey[Any]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep ``tmp_path`` short: sockets are made below it, and their paths may have 107 bytes.
 
     pytest numbers its directories from 0, whatever ran before on a machine, so it would fail there only.
     """
+    # Nothing is captured yet.
+    config.stash[_STDERR] = os.dup(2)
     if config.option.basetemp is None:
         base = Path(tempfile.mkdtemp(prefix="t"))
         config.option.basetemp = base
         config.add_cleanup(lambda: shutil.rmtree(base, ignore_errors=True))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End everything, and show what each thread does, if a test does not even end after its time is over: a time limit
+    interrupts it once, and what it does to end, and the ends of its fixtures, have none."""
+    marker = item.get_closest_marker("timeout")
+    seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
+    attempts = 1 + int(item.config.getoption("reruns", 0) or 0)
+    watch = threading.Timer(attempts * (seconds + ENDING_SECONDS_MAX), _give_up, (item,))
+    watch.daemon = True
+    watch.start()
+    try:
+        return (yield)
+    finally:
+        watch.cancel()
+
+
+def _give_up(item: pytest.Item) -> None:
+    stderr = item.config.stash[_STDERR]
+    os.write(stderr, f"\n{item.nodeid} does not end, though its time is over\n".encode())
+    faulthandler.dump_traceback(stderr)
+    os._exit(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
+    """Remember the time limit of a test."""
+    item.stash[_LIMIT] = settings
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that is run again has as much time again: its limit is gone with the first failure."""
+    if getattr(item, "execution_count", 1) > 1 and _LIMIT in item.stash:
+        item.ihook.pytest_timeout_set_timer(item=item, settings=item.stash[_LIMIT])
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:

@@ -100,7 +100,7 @@ def test_every_alert_is_fired_here_or_the_documentation_says_why_not():
     assert lowered == live_.LOWERED.keys(), "whose bounds are lowered for this is told"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def shaken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shaken]:
     with shaken_cluster(tmp_path_factory.mktemp) as made:
         yield made
@@ -126,7 +126,7 @@ def standing(shaken, _):
     owner = Holder.options(num_gpus=1, num_cpus=0).remote()
     gate = Holder.options(num_cpus=0, resources={"gate": 1}).remote()
     assert obsray.get([owner.ping.remote(), gate.ping.remote()]) == [1, 1]
-    still = Holder.options(num_cpus=0).remote()
+    still = Holder.options(num_cpus=0, resources={"left": 0.1}).remote()
     stopped = psutil.Process(obsray.get(still.pid.remote()))
     stopped.suspend()
     pair = [Caller.options(resources={"left": 0.1}).remote() for _ in range(2)]
@@ -157,12 +157,17 @@ def standing(shaken, _):
             shaken.redis.room(limited=True)
             refused.start()
 
-    wait_until_fired(shaken, STANDING, meanwhile)
-    summaries = [alert["annotations"]["summary"] for alert in shaken.prometheus.get("/api/v1/alerts")["alerts"]]
-    assert summaries and not [text for text in summaries if "error expanding" in text or "<no value>" in text]
-    shaken.redis.room(limited=False)
-    over.set()
-    refused.join(live_.PATIENCE_SECONDS)
+    try:
+        wait_until_fired(shaken, STANDING, meanwhile)
+        summaries = [alert["annotations"]["summary"] for alert in shaken.prometheus.get("/api/v1/alerts")["alerts"]]
+        assert summaries and not [text for text in summaries if "error expanding" in text or "<no value>" in text]
+    finally:
+        # Whatever happened: they would go on in a session of their own once this one has ended.
+        shaken.redis.room(limited=False)
+        over.set()
+        for thread in (full, refused):
+            if thread.ident:
+                thread.join(live_.PATIENCE_SECONDS)
     shaken.gpus.values = {"DCGM_FI_DEV_POWER_VIOLATION": 0}
     (shaken.gpus_of_head / "processes").unlink()
     stopped.resume()
@@ -175,7 +180,6 @@ def standing(shaken, _):
         obsray.kill(actor)
     # These have waited for longer than they should.
     assert sum(obsray.get(queued, timeout=live_.PATIENCE_SECONDS)) == len(queued)
-    full.join(60)
 
 
 def _change_again_and_again(over):
