@@ -113,7 +113,7 @@ def cluster_nodes(directory: Path, facts: dict[str, Any]) -> list[dict[str, Any]
     """One row for each node of the cluster, as the node of this session knows them; empty for a node on its own."""
     from obsray.core.runtime.questions import ask
     from obsray.errors import RaySystemError
-    from obsray.telemetry.halts import halted
+    from obsray.telemetry.pids import halted
 
     if not facts.get("control_address_tcp"):
         return []

@@ -1,4 +1,4 @@
-"""Table: processes that stand still and are not dead. Imports nothing heavy: nodes look with it, too."""
+"""Table: processes that stand still and are not dead. Imports nothing heavy: nodes use it, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 STOPPED = "it was stopped (SIGSTOP)"
 HELD = "a debugger holds it"
-_STATES = {b"T": STOPPED, b"t": HELD}
 #: In the session directory: the processes beside its node that stand still, as a list of [name, pid]. For programs,
 #: which need not read records to say so.
 FILE = "halts.json"
@@ -44,16 +43,6 @@ _THEN = {
 }
 NODE_FIX = "`kill -CONT {pid}` on its machine has it go on; one that its cluster has not heard for long counts as dead."
 SILENT_FIX = "It comes back as soon as it is heard again; else it counts as dead soon, and what it did is done again."
-
-
-def halted(pid: int) -> str:
-    """Why a process of this machine stands still, for people; "" if it runs, waits, or is not there."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state = file.read().rpartition(b")")[2][1:2]
-    except OSError:
-        return ""
-    return _STATES.get(state, "")
 
 
 def fix_of(row: Row) -> str:

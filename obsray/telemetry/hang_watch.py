@@ -22,8 +22,7 @@ from obsray import ids
 from obsray.config import Config
 from obsray.telemetry import live_stacks, session_file
 from obsray.telemetry.events import HangKind, ProcessKind
-from obsray.telemetry.halts import halted
-from obsray.telemetry.rings import process_alive
+from obsray.telemetry.pids import halted, process_alive
 from obsray.telemetry.spine import Ring
 
 if TYPE_CHECKING:
@@ -145,13 +144,21 @@ class Watching:
         self._next = 0.0
 
     def look(self, facts: Row) -> None:
-        """If something has waited for long, start it, or tell a dashboard (in ``session.json``) to look."""
+        """If something has waited for long, tell a dashboard to look, or start the process where none runs."""
         now = time.monotonic()
         waited = now - self._waits.since if self._waits.since else 0.0
+        self._tell_dashboard(facts, waited)
+        self._keep_process(facts, waited, now)
+
+    def _tell_dashboard(self, facts: Row, waited: float) -> None:
+        """Say in ``session.json`` whether something waits."""
         waits = waited > min(self._seconds, DASHBOARD_SECONDS)
         if waits is not bool(facts.get(WAITS)):
             with contextlib.suppress(OSError):  # tried again at the next look
                 session_file.update(self._directory, **{WAITS: waits})
+
+    def _keep_process(self, facts: Row, waited: float, now: float) -> None:
+        """Start the process if it is time, and learn from one that has ended."""
         if self._process is not None:
             if self._process.poll() is None:
                 return

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.pids import stat_of
 from obsray.telemetry.spine import ask_for_stacks, read_now, read_strings
 
 Row = dict[str, Any]
@@ -183,12 +184,14 @@ def _written(begun: dict[bytes, tuple[Path, int]]) -> dict[bytes, str]:
 
 def _unaskable(pid: int) -> str:
     """Why a process must not or cannot be sent the signal; "" if nothing speaks against it."""
+    found = stat_of(pid)
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return "it has just ended"
-    if state in ("T", "t"):
+    if found is None:
+        return "it has just ended"
+    if found.state in "Tt":
         return "it is stopped (SIGSTOP or a debugger)"
     caught = re.search(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)
     if caught is None or not int(caught[1], 16) >> (SIGNAL - 1) & 1:

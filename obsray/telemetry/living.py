@@ -15,8 +15,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from obsray.telemetry import session_file
-from obsray.telemetry.halts import halted
-from obsray.telemetry.rings import process_alive
+from obsray.telemetry.pids import halted, process_alive
 from obsray.telemetry.segments import Catalog
 from obsray.telemetry.store import is_live
 

@@ -25,7 +25,7 @@ from obsray.telemetry import hang_watch, live_stacks, session_file
 from obsray.telemetry.collector import Collector, own_ring
 from obsray.telemetry.events import OutputStream
 from obsray.telemetry.log_bounds import LogBounds
-from obsray.telemetry.rings import process_alive
+from obsray.telemetry.pids import process_alive
 from obsray.telemetry.spine import NO_ROOM
 from obsray.telemetry.store import Store, remove_old_sessions
 

@@ -10,7 +10,8 @@ from obsray.telemetry import explain
 from obsray.telemetry.collectives import described
 from obsray.telemetry.events import TaskType
 from obsray.telemetry.groups import bundle_amounts, shown
-from obsray.telemetry.halts import NAMES, fix_of, halted
+from obsray.telemetry.halts import NAMES, fix_of
+from obsray.telemetry.pids import halted
 from obsray.telemetry.store import Running
 from obsray.telemetry.tables import NS, Row, public
 from obsray.telemetry.task_views import TaskViews

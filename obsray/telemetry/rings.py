@@ -23,6 +23,7 @@ import numpy as np
 
 from obsray.telemetry.columns import Array, Batch, Texts, decode
 from obsray.telemetry.events import RECORD_BYTES, ProcessKind
+from obsray.telemetry.pids import process_alive
 from obsray.telemetry.spine import _STRING_ENTRY, HEADER, HEADER_BYTES, MAGIC, SEGMENT_RECORDS, dropping
 
 #: A hole with records behind it is stepped over after this time even while its process lives.
@@ -432,25 +433,3 @@ class RingDirectory:
     def missing(self) -> list[RingReader]:
         """Readers that found files deleted before they had read them."""
         return [reader for reader in self.readers.values() if reader.missing]
-
-
-def process_alive(pid: int, started_before_ns: int = 0) -> bool:
-    """Is ``pid`` a process that runs (not a zombie) and began before ``started_before_ns`` (0: whenever)?"""
-    if pid <= 0:
-        return False
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            values = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return False
-    if values[0] in (b"Z", b"X"):
-        return False
-    if not started_before_ns:
-        return True
-    started = _boot_time_ns() + int(values[19]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-    # The boot time is known to a second only.
-    return started <= started_before_ns + 2_000_000_000
-
-
-def _boot_time_ns() -> int:
-    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -41,7 +41,8 @@ from obsray.telemetry.columns import (
 )
 from obsray.telemetry.decoded import DecodedFiles
 from obsray.telemetry.events import BY_NAME
-from obsray.telemetry.rings import RingDirectory, RingReader, RingState, process_alive
+from obsray.telemetry.pids import process_alive
+from obsray.telemetry.rings import RingDirectory, RingReader, RingState
 from obsray.telemetry.segments import AHEAD_ROWS_MIN, Catalog, FileEntry, StreamTail, ahead, read_batches
 from obsray.telemetry.spine import read_now
 from obsray.telemetry.table import same_id

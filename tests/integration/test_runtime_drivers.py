@@ -39,6 +39,13 @@ joined = obsray.init(address=listen(), namespace="meeting")
 """
 
 
+def begin(program):
+    """The first program, and the address of its runtime."""
+    first = program(FIRST)
+    first.hear()
+    return first, first.hear()["address"]
+
+
 def join(program, address, source, **environment):
     second = program(SECOND + source, **environment)
     second.tell(address)
@@ -46,9 +53,7 @@ def join(program, address, source, **environment):
 
 
 def test_programs_share_a_runtime_and_keep_their_output_and_jobs_apart(program):
-    first = program(FIRST)
-    first.hear()
-    address = first.hear()["address"]
+    first, address = begin(program)
     second = join(
         program,
         "auto",
@@ -85,9 +90,7 @@ print(listen(), flush=True)
 
 @pytest.mark.parametrize("how", ["killed", "ended"])
 def test_what_a_program_made_goes_with_it_and_its_detached_actors_stay(program, how):
-    first = program(FIRST)
-    first.hear()
-    address = first.hear()["address"]
+    first, address = begin(program)
     second = join(
         program,
         address,
@@ -165,9 +168,7 @@ listen()
 
 @pytest.mark.parametrize("how", ["killed", "ended"])
 def test_when_the_program_that_started_it_ends_the_others_are_told_and_nothing_hangs(program, root, how):
-    first = program(FIRST)
-    first.hear()
-    address = first.hear()["address"]
+    first, address = begin(program)
     second = join(
         program,
         address,
@@ -214,9 +215,7 @@ except ConnectionError as error:
 
 
 def test_an_error_that_nobody_catches_a_bad_parameter_and_the_variable(program):
-    first = program(FIRST)
-    first.hear()
-    address = first.hear()["address"]
+    first, address = begin(program)
     second = program(
         """
 for wrong in ({"num_cpus": 1}, {"resources": {"a": 1}}, {"labels": {"a": "b"}}, {"object_store_memory": 1 << 30},
@@ -245,11 +244,10 @@ obsray.get(fail.remote())
 
 
 def test_a_child_forked_from_a_program_does_not_keep_its_end_from_being_noticed(program):
-    first = program(FIRST)
-    first.hear()
+    first, address = begin(program)
     second = join(
         program,
-        first.hear()["address"],
+        address,
         """
 @obsray.remote(num_cpus=2)
 class A:
@@ -278,11 +276,10 @@ listen()
 
 
 def test_two_programs_may_end_at_the_same_moment(program, root):
-    first = program(FIRST)
-    first.hear()
+    first, address = begin(program)
     second = join(
         program,
-        first.hear()["address"],
+        address,
         """
 @obsray.remote
 def f(x): return x
@@ -306,9 +303,7 @@ listen()
 
 def test_tasks_of_a_killed_program_are_over_from_that_moment_wherever_one_asks(program):
     """Lists, SQL, the state API, answers and time travel: what waited and what ran ended with its owner."""
-    first = program(FIRST)
-    first.hear()
-    address = first.hear()["address"]
+    _, address = begin(program)
     second = join(
         program,
         address,

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from obsray.core.control.journal import Fenced, Held, NoRoom
 from obsray.core.control.write_ahead_log import damaged_at
+from obsray.telemetry.pids import stat_of
 
 BEAT_SECONDS = 0.1
 #: A lock that is free is taken only once no beat came for this long, unless its process is known to have ended: it may
@@ -409,9 +410,5 @@ def _here() -> bytes:
 
 def _started(pid: int) -> int:
     """When a process started, in ticks since boot; 0 if there is none."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    words = text.rpartition(")")[2].split()
-    return 0 if words[0] in ("Z", "X") else int(words[19])
+    found = stat_of(pid)
+    return found.started if found else 0

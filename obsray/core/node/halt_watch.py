@@ -12,7 +12,8 @@ from obsray.core.node.halts import ZYGOTE, Halts, Remedy, Seen
 from obsray.core.system.processes import send_signal
 from obsray.ids import NIL_WORKER
 from obsray.telemetry.events import ProcessKind
-from obsray.telemetry.halts import FILE, NAMES, STOPPED, halted
+from obsray.telemetry.halts import FILE, NAMES, STOPPED
+from obsray.telemetry.pids import halted
 
 if TYPE_CHECKING:
     from obsray.core.node.shell import Node

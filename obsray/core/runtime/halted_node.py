@@ -7,7 +7,8 @@ import logging
 from pathlib import Path
 
 from obsray.telemetry import session_file
-from obsray.telemetry.halts import FILE, NAMES, fix_of, halted
+from obsray.telemetry.halts import FILE, NAMES, fix_of
+from obsray.telemetry.pids import halted
 
 log = logging.getLogger("obsray.session")
 

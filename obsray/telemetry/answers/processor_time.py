@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obsray.telemetry.answers.graph import Graph
+from obsray.telemetry.answers.graph import CAPACITY, SLOT, Graph
+from obsray.telemetry.explain import duration
 from obsray.telemetry.store import joined
 from obsray.telemetry.tables import NS
 
 if TYPE_CHECKING:
+    from obsray.telemetry.answers.replay import Change
+    from obsray.telemetry.answers.replay_model import Model
     from obsray.telemetry.columns import Array
 
 #: Samples have to cover this share of a job.
@@ -72,3 +75,32 @@ def _within(times: Array, used: Array, begin: int, end: int) -> tuple[float, int
     if times[0] > begin and used[0] == 0.0:
         from_ = low  # it was not there before
     return max(seconds, 0.0) * (until - from_) / (high - low), high - low
+
+
+def floor(model: Model, least: ProcessorTime, change: Change) -> tuple[float, str]:
+    """The seconds of processors that a change leaves: of the driver, or of all there are."""
+    graph = model.graph
+    run, _ = model.changed(change)
+    before = np.maximum(model.run, 1e-9)
+    cpu = model.summed(np.minimum(graph.seconds("cpu_seconds"), model.run_each))
+    saved = float((cpu * np.maximum(1 - run / before, 0)).sum()) / max(least.processors, 1)
+    driver = least.driver / change.driver
+    machine = least.machine - saved - (least.driver - driver) / max(least.processors, 1)
+    return (machine, "cpus") if machine > driver else (driver, "driver")
+
+
+def handing_out(graph: Graph, least: ProcessorTime, change: Change) -> str:
+    """Why nothing can be told of other workers and drivers where handing out tasks is what takes the time; else ""."""
+    lined_up = np.flatnonzero(((graph.bound == SLOT) | (graph.bound == CAPACITY)) & ~graph.is_call)
+    if 2 * len(lined_up) < graph.count:
+        return ""
+    waited = np.maximum(graph.start - graph.bound_at, 0)[lined_up].mean() / NS
+    worked = (graph.end - graph.start)[lined_up].mean() / NS
+    if waited <= worked or (change.workers > 1 and least.driver > BUSY * least.seconds):
+        return ""
+    busy = f", which was on a CPU {least.driver / least.seconds:.0%} of the time" if least.driver else ""
+    return (
+        f"a free worker got its next task after {duration(waited)} and ran it for {duration(worked)}: how fast tasks "
+        f"are handed out decides, and that is work of the driver{busy}, and of CPUs that workers share with it; put "
+        "more work into each task, or run it with as many workers and compare"
+    )

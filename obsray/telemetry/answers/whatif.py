@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obsray.telemetry.answers.graph import CAPACITY, SLOT, Graph, job_to_look_at
-from obsray.telemetry.answers.processor_time import BUSY, ProcessorTime
+from obsray.telemetry.answers.graph import Graph, job_to_look_at
+from obsray.telemetry.answers.processor_time import ProcessorTime, floor, handing_out
 from obsray.telemetry.answers.replay import Change, Replay
 from obsray.telemetry.answers.replay_model import Model
-from obsray.telemetry.explain import duration, size
+from obsray.telemetry.explain import size
 from obsray.telemetry.store import joined
-from obsray.telemetry.tables import NS
 
 if TYPE_CHECKING:
     from obsray.telemetry.views import Views
@@ -68,12 +67,12 @@ def what_if(
             model.changed(change)  # what there is not is said all the same
             refused.append({"change": change.described(), "why": why})
             continue
-        replayed, (floor, bound) = Replay(model, change).run(), _floor(model, least, change)
-        seconds = max(replayed, floor)
+        replayed, (shortest, bound) = Replay(model, change).run(), floor(model, least, change)
+        seconds = max(replayed, shortest)
         scenarios.append(
             {
                 "change": change.described(), "seconds": seconds, "speedup": base / seconds if seconds else 1.0,
-                "saved_seconds": base - seconds, "bound": BOUNDS[bound] if floor > replayed else "",
+                "saved_seconds": base - seconds, "bound": BOUNDS[bound] if shortest > replayed else "",
             }
         )  # fmt: skip
     scenarios.sort(key=lambda row: row["seconds"])
@@ -106,35 +105,6 @@ def usual(graph: Graph) -> list[Change]:
     if graph.seconds("fetch_seconds").sum() > 0.01 * seconds.sum():
         found.append(Change(network=2.0))
     return found + [Change(functions={graph.view.store.texts[code]: 2.0}) for code in heaviest]
-
-
-def _floor(model: Model, least: ProcessorTime, change: Change) -> tuple[float, str]:
-    """The seconds of processors that a change leaves: of the driver, or of all there are."""
-    graph = model.graph
-    run, _ = model.changed(change)
-    before = np.maximum(model.run, 1e-9)
-    cpu = model.summed(np.minimum(graph.seconds("cpu_seconds"), model.run_each))
-    saved = float((cpu * np.maximum(1 - run / before, 0)).sum()) / max(least.processors, 1)
-    driver = least.driver / change.driver
-    machine = least.machine - saved - (least.driver - driver) / max(least.processors, 1)
-    return (machine, "cpus") if machine > driver else (driver, "driver")
-
-
-def handing_out(graph: Graph, least: ProcessorTime, change: Change) -> str:
-    """Why nothing can be told of other workers and drivers where handing out tasks is what takes the time; else ""."""
-    lined_up = np.flatnonzero(((graph.bound == SLOT) | (graph.bound == CAPACITY)) & ~graph.is_call)
-    if 2 * len(lined_up) < graph.count:
-        return ""
-    waited = np.maximum(graph.start - graph.bound_at, 0)[lined_up].mean() / NS
-    worked = (graph.end - graph.start)[lined_up].mean() / NS
-    if waited <= worked or (change.workers > 1 and least.driver > BUSY * least.seconds):
-        return ""
-    busy = f", which was on a CPU {least.driver / least.seconds:.0%} of the time" if least.driver else ""
-    return (
-        f"a free worker got its next task after {duration(waited)} and ran it for {duration(worked)}: how fast tasks "
-        f"are handed out decides, and that is work of the driver{busy}, and of CPUs that workers share with it; put "
-        "more work into each task, or run it with as many workers and compare"
-    )
 
 
 def limits(view: Views, graph: Graph) -> list[str]:

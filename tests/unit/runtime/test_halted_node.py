@@ -13,7 +13,8 @@ import sys
 import pytest
 
 from obsray.core.runtime.halted_node import AFTER_SECONDS, LOOK_SECONDS, HaltedNode
-from obsray.telemetry.halts import FILE, HELD, STOPPED, halted
+from obsray.telemetry.halts import FILE, HELD, STOPPED
+from obsray.telemetry.pids import halted
 from tests.integration.programs import eventually
 
 

@@ -16,7 +16,8 @@ import pytest
 from obsray.telemetry import last_words, rings, spine
 from obsray.telemetry.columns import Texts
 from obsray.telemetry.events import EVENTS, RECORD_BYTES
-from obsray.telemetry.rings import RingDirectory, process_alive
+from obsray.telemetry.pids import process_alive
+from obsray.telemetry.rings import RingDirectory
 from obsray.telemetry.spine import FINAL_ATTEMPT, HEADER_BYTES, SEGMENT_RECORDS
 from tests.unit.telemetry.recording import emit, emit_many, open_ring
 
