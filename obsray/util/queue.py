@@ -21,46 +21,90 @@ class Full(queue.Full):
 
 
 class _QueueActor:
-    """Says in its results, not by errors, that it was empty or full: looking is no failure of a task."""
+    """Has the methods of Ray's, for subclasses with an order of their own; ``Queue`` calls those whose results say that
+    it was empty or full: looking is no failure of a task."""
 
     def __init__(self, maxsize: int) -> None:
-        self.items: asyncio.Queue[Any] = asyncio.Queue(maxsize)
+        self.maxsize = maxsize
+        self.queue: asyncio.Queue[Any] = asyncio.Queue(maxsize)
 
-    async def put(self, item: Any, timeout: float | None) -> bool:
+    async def put(self, item: Any, timeout: float | None = None) -> None:
         try:
-            await asyncio.wait_for(self.items.put(item), timeout)
+            await asyncio.wait_for(self.queue.put(item), timeout)
         except TimeoutError:
+            raise Full from None
+
+    async def get(self, timeout: float | None = None) -> Any:
+        try:
+            return await asyncio.wait_for(self.queue.get(), timeout)
+        except TimeoutError:
+            raise Empty from None
+
+    def put_nowait(self, item: Any) -> None:
+        self.put_nowait_batch([item])
+
+    def get_nowait(self) -> Any:
+        return self.get_nowait_batch(1)[0]
+
+    def put_nowait_batch(self, items: Iterable[Any]) -> None:
+        items = list(items)
+        if 0 < self.maxsize < self.qsize() + len(items):
+            raise Full
+        for item in items:
+            self.queue.put_nowait(item)
+
+    def get_nowait_batch(self, num_items: int) -> list[Any]:
+        if num_items > self.qsize():
+            raise Empty
+        return [self.queue.get_nowait() for _ in range(num_items)]
+
+    def qsize(self) -> int:
+        return self.queue.qsize()
+
+    def empty(self) -> bool:
+        return self.queue.empty()
+
+    def full(self) -> bool:
+        return self.queue.full()
+
+    async def try_put(self, item: Any, timeout: float | None) -> bool:
+        try:
+            await self.put(item, timeout)
+        except Full:
             return False
         return True
 
-    async def get(self, timeout: float | None) -> tuple[bool, Any]:
+    async def try_get(self, timeout: float | None) -> tuple[bool, Any]:
         try:
-            return True, await asyncio.wait_for(self.items.get(), timeout)
-        except TimeoutError:
+            return True, await self.get(timeout)
+        except Empty:
             return False, None
 
-    async def put_now(self, items: list[Any]) -> bool:
-        if 0 < self.items.maxsize < self.items.qsize() + len(items):
+    def try_put_nowait(self, item: Any) -> bool:
+        try:
+            self.put_nowait(item)
+        except Full:
             return False
-        for item in items:
-            self.items.put_nowait(item)
         return True
 
-    async def get_now(self, count: int) -> tuple[bool, list[Any]]:
-        if count > self.items.qsize():
+    def try_put_nowait_batch(self, items: list[Any]) -> bool:
+        try:
+            self.put_nowait_batch(items)
+        except Full:
+            return False
+        return True
+
+    def try_get_nowait(self) -> tuple[bool, Any]:
+        try:
+            return True, self.get_nowait()
+        except Empty:
+            return False, None
+
+    def try_get_nowait_batch(self, num_items: int) -> tuple[bool, list[Any]]:
+        try:
+            return True, self.get_nowait_batch(num_items)
+        except Empty:
             return False, []
-        return True, [self.items.get_nowait() for _ in range(count)]
-
-    async def size(self) -> int:
-        return self.items.qsize()
-
-    qsize = size
-
-    async def empty(self) -> bool:
-        return self.items.empty()
-
-    async def full(self) -> bool:
-        return self.items.full()
 
 
 class Queue:
@@ -72,25 +116,21 @@ class Queue:
 
     def __init__(self, maxsize: int = 0, actor_options: dict[str, Any] | None = None) -> None:
         self.maxsize = maxsize
-        self._actor = remote(_QueueActor).options(**(actor_options or {})).remote(maxsize)
-        self._ended = False
-
-    @property
-    def actor(self) -> Any:
-        """The handle of the actor that holds the items; None after ``shutdown`` of this copy."""
-        return None if self._ended else self._actor
+        #: The handle of the actor that holds the items; None after ``shutdown`` of this copy. May be set, to that of
+        #: another queue or of an actor of a class that is derived from this one's.
+        self.actor: Any = remote(_QueueActor).options(**(actor_options or {})).remote(maxsize)
 
     def _living(self) -> Any:
-        if self._ended:
-            raise ActorDiedError("the queue was shut down", self._actor._actor_id.hex())
-        return self._actor
+        if self.actor is None:
+            raise ActorDiedError("the queue was shut down")
+        return self.actor
 
     def __len__(self) -> int:
         return self.size()
 
     def size(self) -> int:
         """How many items are in the queue."""
-        return int(api.get(self._living().size.remote()))
+        return int(api.get(self._living().qsize.remote()))
 
     def qsize(self) -> int:
         """How many items are in the queue."""
@@ -114,19 +154,19 @@ class Queue:
 
     def _put(self, item: Any, block: bool, timeout: float | None) -> Any:
         if not block:
-            return self._living().put_now.remote([item])
-        return self._living().put.remote(item, _checked(timeout))
+            return self._living().try_put_nowait.remote(item)
+        return self._living().try_put.remote(item, _checked(timeout))
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take an item; waits for one, at most ``timeout`` seconds. Raises Empty, ValueError for a negative timeout."""
-        return _got(api.get(self._get(block, timeout)), block)
+        return _got(api.get(self._get(block, timeout)))
 
     async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:
         """``get`` for coroutines."""
-        return _got(await self._get(block, timeout), block)
+        return _got(await self._get(block, timeout))
 
     def _get(self, block: bool, timeout: float | None) -> Any:
-        return self._living().get.remote(_checked(timeout)) if block else self._living().get_now.remote(1)
+        return self._living().try_get.remote(_checked(timeout)) if block else self._living().try_get_nowait.remote()
 
     def put_nowait(self, item: Any) -> None:
         """Add an item if there is room. Raises Full."""
@@ -138,30 +178,27 @@ class Queue:
 
     def put_nowait_batch(self, items: Iterable[Any]) -> None:
         """Add all items or, if there is not room for all, none. Raises Full."""
-        _put(api.get(self._living().put_now.remote(list(items))))
+        _put(api.get(self._living().try_put_nowait_batch.remote(list(items))))
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Take that many items or, if there are not so many, none. Raises Empty, ValueError for a negative number."""
         if not isinstance(num_items, int) or num_items < 0:
             raise ValueError(f"num_items={num_items!r}: must be a number >= 0")
-        done, items = api.get(self._living().get_now.remote(num_items))
-        if not done:
-            raise Empty
-        return list(items)
+        return list(_got(api.get(self._living().try_get_nowait_batch.remote(num_items))))
 
     def shutdown(self, force: bool = False, grace_period_s: float = 5) -> None:
         """End the queue for everybody: after the calls it is doing, or at once with ``force`` or after the grace.
 
         Does nothing for a copy that was shut down already.
         """
-        if self._ended:
+        if self.actor is None:
             return
         if not force:
-            ended = self._actor.__ray_terminate__.remote()
+            ended = self.actor.__ray_terminate__.remote()
             api.wait([ended], timeout=grace_period_s)
-        api.kill(self._actor)
+        api.kill(self.actor)
         # The actor may answer until the order to kill it arrives; to this copy it is gone now.
-        self._ended = True
+        self.actor = None
 
 
 def _checked(timeout: float | None) -> float | None:
@@ -175,11 +212,11 @@ def _put(done: bool) -> None:
         raise Full
 
 
-def _got(answer: tuple[bool, Any], block: bool) -> Any:
+def _got(answer: tuple[bool, Any]) -> Any:
     done, found = answer
     if not done:
         raise Empty
-    return found if block else found[0]
+    return found
 
 
 __all__ = ["Empty", "Full", "Queue"]

@@ -189,6 +189,58 @@ def test_a_pool_that_cannot_be_is_an_error_at_once(session, wrong):
         Pool(**wrong)
 
 
+class LargestFirst(util.queue._QueueActor):
+    """As programs derive theirs from Ray's."""
+
+    def __init__(self, maxsize):
+        super().__init__(maxsize)
+        self.queue = asyncio.PriorityQueue(maxsize)
+
+    async def put(self, item, timeout=None):
+        await super().put(-item, timeout)
+
+    async def get(self, timeout=None):
+        return -await super().get(timeout)
+
+
+def test_a_queue_may_be_given_an_actor_of_its_own(session):
+    queue = Queue()
+    first = queue.actor
+    queue.actor = obsray.remote(LargestFirst).remote(2)
+
+    @obsray.remote
+    def fill(queue):
+        for number in (3, 7):
+            queue.put(number)
+        with pytest.raises(util.queue.Full):
+            queue.put(5, timeout=0)
+        return queue.actor
+
+    assert obsray.get(fill.remote(queue)) == queue.actor != first
+    assert [queue.get(), queue.get()] == [7, 3]
+    with pytest.raises(util.queue.Empty):
+        queue.get_nowait()
+    queue.actor = first
+    queue.put("as before")
+    assert queue.get() == "as before"
+    queue.shutdown()
+    assert queue.actor is None
+
+
+def test_the_actor_of_a_queue_has_the_methods_of_rays(session):
+    queue = Queue(maxsize=3)
+    obsray.get([queue.actor.put.remote(1), queue.actor.put_nowait.remote(2), queue.actor.put_nowait_batch.remote([3])])
+    assert obsray.get([queue.actor.full.remote(), queue.actor.empty.remote()]) == [True, False]
+    assert obsray.get([queue.actor.get.remote(), queue.actor.get_nowait.remote()]) == [1, 2]
+    assert obsray.get(queue.actor.get_nowait_batch.remote(1)) == [3]
+    for full_or_empty in (queue.actor.get.remote(0), queue.actor.get_nowait.remote()):
+        with pytest.raises(util.queue.Empty):
+            obsray.get(full_or_empty)
+    with pytest.raises(util.queue.Full):
+        obsray.get(queue.actor.put_nowait_batch.remote([1, 2, 3, 4]))
+    queue.shutdown()
+
+
 def test_looking_into_an_empty_queue_is_no_failed_task(session):
     queue = Queue(maxsize=1)
     with pytest.raises(util.queue.Empty):
