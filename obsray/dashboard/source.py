@@ -135,14 +135,18 @@ def open_views(session_directory: Path) -> Any:
     """The views over a session's recorded telemetry."""
     from obsray.telemetry.snapshots import KeptViews
 
-    return KeptViews(session_directory)
+    views = KeptViews(session_directory)
+    views.lie_in(session_directory)
+    return views
 
 
 def open_past(session_directory: Path, until_ns: int) -> Any:
     """The views over what a session had recorded at an instant."""
     from obsray.telemetry.past import PastViews
 
-    return PastViews(session_directory, until_ns)
+    views = PastViews(session_directory, until_ns)
+    views.lie_in(session_directory)
+    return views
 
 
 def is_alive(pid: object) -> bool:

@@ -50,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingError as error:
         log.error("no spans are sent: %s", error)
         return 2
-    sender = Sender(Views(Store.open(options.session_dir)), target, settings.ratio, settings.batch_spans)
+    views = Views(Store.open(options.session_dir))
+    views.lie_in(options.session_dir)
+    sender = Sender(views, target, settings.ratio, settings.batch_spans)
     signal.signal(signal.SIGTERM, lambda *_: sender.stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log.info("spans go to %s over %s", target.name, settings.protocol)

@@ -30,8 +30,8 @@ CLASSES: dict[str, type[Any]] = {
     for each in (DenseIndex, HashIndex, Grid, ObjectIndex, PerSecond, CollectorCost, Reservation, Unplaced)
 }
 ENUMERATIONS: dict[type[Any], str] = {Fault: "Fault"}
-#: Attributes of tables that follow from others, or are code.
-_UNKEPT = frozenset({"texts", "_folds", "_marks"})
+#: Attributes of tables that follow from others, are code, or belong to one reader.
+_UNKEPT = frozenset({"texts", "_folds", "_marks", "_directory", "_mapped"})
 MAGIC = b"obsfold1"
 _HEAD = struct.Struct("<8sQI")
 #: In the place of where an array lies: all its values are this one.

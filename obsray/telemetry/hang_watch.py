@@ -205,6 +205,7 @@ def watch(directory: Path, pause: Any = time.sleep, every_seconds: float = LOOK_
     from obsray.telemetry.snapshots import KeptViews
 
     parent, view = os.getppid(), KeptViews(directory)
+    view.lie_in(directory)
     records = HangRecords(directory, ProcessKind.TOOL)
     looks = idle = 0
     try:

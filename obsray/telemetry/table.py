@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import binascii
 import itertools
+import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from obsray.telemetry.columns import Array, Texts
+from obsray.telemetry.mapped import ROWS_TAKEN, MappedColumns
 
 #: Sequences beyond this are taken for damaged and get no row.
 SEQUENCE_MAX = 1 << 27
+#: Fewer rows are not worth a file.
+MAPPED_ROWS_MIN = 1 << 17
+
+log = logging.getLogger("obsray.telemetry")
 
 Filter = tuple[str, str, Any]
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "contains", "in")
@@ -146,28 +153,70 @@ def _groups(owners: Array, kinds: Array) -> list[Any]:
 class Grid:
     """Columns of equal length that grow together. ``spec``: name -> (numpy type, value of a new row)."""
 
+    #: Where columns lie that have become long; None if they stay in memory.
+    _directory: Path | None = None
+    _mapped: MappedColumns | None = None
+
     def __init__(self, spec: dict[str, tuple[str, Any]]) -> None:
         self.spec = spec
         self.count = 0
         self._arrays = {name: np.empty(0, code) for name, (code, _) in spec.items()}
 
+    @property
+    def capacity(self) -> int:
+        return len(next(iter(self._arrays.values())))
+
     def grow(self, count: int) -> None:
         """Have at least ``count`` rows."""
         if count <= self.count:
             return
-        capacity = len(next(iter(self._arrays.values())))
-        if count > capacity:
-            self.reserve(max(count, capacity + (capacity >> 1), 1024))
+        if count > self.capacity:
+            more = ROWS_TAKEN if self._mapped is not None else self.capacity >> 1
+            self.reserve(max(count, self.capacity + more, 1024))
         self.count = count
+
+    def expect(self, rows: int) -> None:
+        """So many rows will come: columns in memory are made once, not again and again."""
+        if self._directory is None:
+            self.reserve(rows)
 
     def reserve(self, capacity: int) -> None:
         """Have room for so many rows. What is empty costs no memory before it is written to."""
-        if capacity <= len(next(iter(self._arrays.values()))):
+        if capacity <= self.capacity:
+            return
+        if self._directory is not None and capacity > MAPPED_ROWS_MIN and self._reserve_mapped(capacity):
             return
         for name, (code, fill) in self.spec.items():
             grown = np.zeros(capacity, code) if fill == 0 else np.full(capacity, fill, code)
             grown[: self.count] = self._arrays[name][: self.count]
             self._arrays[name] = grown
+
+    def _reserve_mapped(self, capacity: int) -> bool:
+        """Whether there is a file, and room in it."""
+        assert self._directory is not None
+        try:
+            mapped = self._mapped or MappedColumns(self._directory, self.spec)
+            mapped.reserve(capacity)
+        except OSError as error:
+            log.warning("%s rows stay in memory: %s", f"{self.count:,}", error)
+            self._directory = self._mapped = None
+            return False
+        if self._mapped is None:
+            for name, array in mapped.arrays.items():
+                array[: self.count] = self._arrays[name][: self.count]
+        self._mapped, self._arrays = mapped, mapped.arrays
+        return True
+
+    def lie_in(self, directory: Path) -> None:
+        """From so many rows on, columns lie in a file of ``directory`` and are in memory while they are looked at."""
+        self._directory = directory
+        if self.capacity > MAPPED_ROWS_MIN:
+            self._reserve_mapped(self.capacity)
+
+    def release(self) -> None:
+        """What lies in a file need not be in memory until somebody looks at it again."""
+        if self._mapped is not None:
+            self._mapped.release()
 
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name][: self.count]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from obsray import ids
@@ -23,10 +24,13 @@ from obsray.telemetry.processes import ActorTable, ClusterTable, ProcessTable
 from obsray.telemetry.samples import SampleTable
 from obsray.telemetry.scaling import ScalingTable
 from obsray.telemetry.store import Running, Store
+from obsray.telemetry.table import Grid
 from obsray.telemetry.tasks import TaskTable
 
 Row = dict[str, Any]
 NS = 1_000_000_000
+#: What was looked at stays in memory for so long.
+RELEASE_SECONDS = 5.0
 
 
 class Tables:
@@ -54,6 +58,7 @@ class Tables:
         self.samples = SampleTable(texts)
         self.version = 0
         self.running: list[Running] = []
+        self._released_at = time.monotonic()
         store.add_fold(self._fold)
 
     def _fold(self, batch: Batch) -> None:
@@ -67,6 +72,7 @@ class Tables:
 
     def refresh(self) -> int:
         """Fold what is new; returns how many records that were."""
+        self._release()
         if not len(self.task_table):
             self.store.catalog.refresh()
             self.task_table.expect(self.store.catalog.stored())
@@ -77,6 +83,23 @@ class Tables:
         if count:
             self.version += 1
         return count
+
+    def lie_in(self, directory: Path) -> None:
+        """From some hundred thousand rows on, tables lie in files of this directory (which have no names), and are in
+        memory while somebody looks at them; for readers that live long."""
+        for grid in self._grids():
+            grid.lie_in(directory)
+
+    def _release(self) -> None:
+        """What lies in files leaves memory until somebody looks at it again."""
+        now = time.monotonic()
+        if now - self._released_at >= RELEASE_SECONDS:
+            self._released_at = now
+            for grid in self._grids():
+                grid.release()
+
+    def _grids(self) -> tuple[Grid, ...]:
+        return self.task_table.grid, self.task_table.dispatches, self.object_table.grid, self.gpu_table.tasks
 
     def process_end(self, process: bytes) -> tuple[int, str] | None:
         """When the owner of a thing ended, and what to say of that; None if it lives."""

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from obsray.telemetry import frozen, snapshots
+from obsray.telemetry import frozen, snapshots, table, tables
 from obsray.telemetry.collector import Collector
 from obsray.telemetry.events import EVENTS, ProcessKind
 from obsray.telemetry.segments import Catalog
@@ -78,6 +78,31 @@ def test_who_goes_on_from_a_snapshot_holds_what_a_reader_holds_that_was_there_al
     late = KeptViews(tmp_path)
     assert faithful.refresh() == late.refresh() == len(EVENTS)
     assert content(faithful) == content(late)
+
+
+def test_tables_in_files_hold_what_tables_in_memory_hold_whoever_folded_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "MAPPED_ROWS_MIN", 0)
+    monkeypatch.setattr(tables, "RELEASE_SECONDS", 0.0)
+    print("seed", seed := random.randrange(1 << 32))
+    chance = random.Random(seed)
+    ring = open_ring(tmp_path, chance, ProcessKind.DRIVER)
+    ids = {"id8": [chance.randbytes(8) for _ in range(3)]}
+    ids["id16"] = [owner + bytes([1]) + chance.randrange(20).to_bytes(7) for owner in ids["id8"] for _ in range(4)]
+    ids["id20"] = [task + bytes(4) for task in ids["id16"]]
+    in_memory, in_file = Views(Store.open(tmp_path)), Views(Store.open(tmp_path))
+    in_file.lie_in(tmp_path)
+    for _ in range(5):
+        emit_plausible(ring, chance, ids, 1)
+        assert in_memory.refresh() == in_file.refresh() >= len(EVENTS)
+        assert content(in_memory) == content(in_file)
+    assert in_file.task_table.grid._mapped is not None
+    assert snapshots.save(in_file, 1)
+    late = KeptViews(tmp_path)
+    late.lie_in(tmp_path)
+    assert late.task_table.grid._mapped is not None
+    emit_plausible(ring, chance, ids, 1)
+    assert in_memory.refresh() == late.refresh() == len(EVENTS)
+    assert content(in_memory) == content(late)
 
 
 def test_answers_are_the_same_and_the_records_are_not_read_again(recorded):
