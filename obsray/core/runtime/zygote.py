@@ -44,7 +44,10 @@ SOCKET_FD = 3
 PACKET_BYTES_MAX = 1 << 20
 #: Large imports wait until nobody has asked for a process this long, so that they delay no start.
 PRELOAD_IDLE_SECONDS = 0.3
-PRELOAD = ("obsray.core.runtime.actor", "cloudpickle", "numpy")
+#: The second is what tasks need that make tasks.
+PRELOAD = ("obsray.core.runtime.actor", "obsray.core.api", "cloudpickle")
+#: Starts threads if it is told to, which a fork would lose, and keep their locks.
+PRELOAD_NUMERIC = ("numpy",)
 #: Numeric libraries start one thread per core and process by default; a node full of workers would drown in them.
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 #: Read when the interpreter or a library is loaded: too late after a fork, so such workers get a new interpreter.
@@ -228,10 +231,8 @@ class Zygote:
     def _preload(self) -> None:
         """Import what most user code needs, while nobody waits. Workers forked later share the pages."""
         self._preloaded = True
-        # Numeric libraries must not start threads here: a fork would lose them and keep their locks.
-        if any(os.environ.get(name, "1") != "1" for name in THREAD_VARIABLES):
-            return
-        for name in PRELOAD:
+        threads = any(os.environ.get(name, "1") != "1" for name in THREAD_VARIABLES)
+        for name in PRELOAD if threads else PRELOAD + PRELOAD_NUMERIC:
             try:
                 __import__(name)
             except ImportError:
