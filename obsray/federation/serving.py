@@ -38,7 +38,8 @@ LOG_BYTES_MAX = 4 << 20
 #: After the last drain, how long the head may still come for the rest.
 LINGER_SECONDS_MAX = 2.0
 LOOK_SECONDS = 0.5
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+#: Waking Arrow's threads for each small piece costs more than compressing it.
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
 
 log = logging.getLogger("obsray.collector")
 

@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 
 from obsray import ids
 from obsray.gpu.words import Stage
-from obsray.telemetry import last_words
+from obsray.telemetry import last_words, usage
 from obsray.telemetry.columns import Batch, Texts, after, from_arrow
 from obsray.telemetry.events import BY_NAME, ProcessKind
 from obsray.telemetry.gpu_streams import GpuStreams
@@ -28,9 +27,11 @@ from obsray.telemetry.segments import SegmentWriter
 from obsray.telemetry.spine import SEGMENTS_MAX, Ring, read_now
 
 #: Rows are stored when there are this many, or after ``FLUSH_SECONDS``, whichever comes first. Readers do not depend
-#: on it: they read the rings too.
+#: on it: they read the rings too. Other nodes are given, and the head counts of theirs, only what is stored: where
+#: somebody waits for that, it is stored after ``SHARED_FLUSH_SECONDS``. Storing costs per kind, not per record.
 FLUSH_ROWS = 65_536
-FLUSH_SECONDS = 2.0
+FLUSH_SECONDS = 5.0
+SHARED_FLUSH_SECONDS = 2.0
 #: While storing fails it is tried again after this time, then after twice that, up to so long.
 AGAIN_SECONDS, AGAIN_SECONDS_MAX = 0.5, 5.0
 #: Most rows held in memory while the disk does not take them.
@@ -62,6 +63,8 @@ class Collector:
         self.events_total = 0
         self.bytes_total = 0
         self.ring = ring
+        #: Whether another node is given what is stored here.
+        self.shared = False
         self._flushed_at = time.monotonic()
         #: Since when storing fails (0: it does not), and when and after what pause it is tried again.
         self.failing_since = 0.0
@@ -71,7 +74,6 @@ class Collector:
         self._oldest_pending_ns = 0
         self._dead_since: dict[bytes, float] = {}
         self._gone: set[bytes] = set()
-        self._processes: dict[int, psutil.Process] = {}
         self._unique: dict[int, tuple[float, int]] = {}
         self._sampled = (0, 0, 0.0)
         #: The ledgers of rings of other nodes, whose records were taken over.
@@ -126,7 +128,8 @@ class Collector:
         now = time.monotonic()
         if now < self._again_at:
             return False
-        return self.writer.rows_pending >= FLUSH_ROWS or now - self._flushed_at > FLUSH_SECONDS
+        seconds = SHARED_FLUSH_SECONDS if self.shared or self._gathered_new else FLUSH_SECONDS
+        return self.writer.rows_pending >= FLUSH_ROWS or now - self._flushed_at > seconds
 
     def flush(self) -> None:
         """Store and commit what was read, then delete ring files that hold nothing else. Raises OSError when the
@@ -329,29 +332,22 @@ class Collector:
     def _sample_process(self, state: RingState) -> None:
         pid = state.pid
         try:
-            process = self._processes.get(pid)
-            if process is None:
-                process = self._processes[pid] = psutil.Process(pid)
-            with process.oneshot():
-                rss = process.memory_info().rss
-                cpu = process.cpu_times()
-                threads, descriptors = process.num_threads(), process.num_fds()
-            unique = self._unique_bytes(pid, process)
-        except (psutil.Error, OSError):
-            self._processes.pop(pid, None)
+            used = usage.of(pid)
+            unique = self._unique_bytes(pid)
+        except OSError:
             self._unique.pop(pid, None)
             return
         assert self.ring is not None
         self.ring.process_sample(
-            time.time_ns(), state.process, pid, state.kind, rss, unique, cpu.user + cpu.system, min(threads, 65_535),
-            min(descriptors, 65_535),
+            time.time_ns(), state.process, pid, state.kind, used.rss_bytes, unique, used.cpu_seconds,
+            min(used.threads, 65_535), min(used.descriptors, 65_535),
         )  # fmt: skip
 
-    def _unique_bytes(self, pid: int, process: psutil.Process) -> int:
+    def _unique_bytes(self, pid: int) -> int:
         now = time.monotonic()
         known = self._unique.get(pid)
         if known is None or now - known[0] > UNIQUE_SECONDS:
-            known = self._unique[pid] = (now, process.memory_full_info().uss)
+            known = self._unique[pid] = (now, usage.unique_bytes(pid))
         return known[1]
 
 

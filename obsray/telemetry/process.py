@@ -127,6 +127,7 @@ class Process:
                 self.serving = importlib.import_module(SERVING).Serving(
                     self.session_dir, facts["node"], token, *chaos, self.collector.recorded
                 )
+                self.collector.shared = True
         except Exception:
             log.exception("no telemetry across nodes")
 

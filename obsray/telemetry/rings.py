@@ -242,8 +242,10 @@ class RingReader:
 
     def _load_texts(self) -> None:
         """Learn the texts interned since the last time. They were written before the records that name them."""
-        path = self.directory / f"{self.state.process.hex()}.strings"
+        path = f"{self.directory}/{self.state.process.hex()}.strings"
         try:
+            if os.stat(path).st_size == self._string_bytes:
+                return
             with open(path, "rb") as file:
                 file.seek(self._string_bytes)
                 data = file.read()

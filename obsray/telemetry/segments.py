@@ -48,7 +48,10 @@ COMMITS_BYTES_MAX = 1 << 20
 #: So many batches are read before they are asked for, of files of at least so many rows.
 _AHEAD_BATCHES = 2
 AHEAD_ROWS_MIN = 100_000
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+#: Batches are small: waking Arrow's threads costs several times what compressing in this one does.
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+#: A batch is some dozens of small pieces, written at once.
+_SINK_BYTES = 1 << 14
 
 
 @dataclass(slots=True)
@@ -201,13 +204,8 @@ class _Stream:
     def __init__(self, directory: Path, event: str, entry: FileEntry) -> None:
         self.entry = entry
         (directory / "live").mkdir(exist_ok=True)
-        self._sink = pa.OSFile(str(directory / entry.name), "wb")
-        try:
-            self._writer = pa.ipc.new_stream(self._sink, SCHEMAS[event], options=_OPTIONS)
-        except OSError:
-            self._sink.close()
-            (directory / entry.name).unlink()
-            raise
+        self._sink = pa.BufferedOutputStream(pa.OSFile(str(directory / entry.name), "wb"), _SINK_BYTES)
+        self._writer = pa.ipc.new_stream(self._sink, SCHEMAS[event], options=_OPTIONS)
 
     def write(self, columns: Columns, texts: Texts) -> None:
         self._writer.write_batch(to_arrow(columns, texts))
@@ -216,8 +214,11 @@ class _Stream:
         self.entry.bytes = self._sink.tell()
 
     def close(self) -> None:
-        self._writer.close()
-        self._sink.close()
+        try:
+            self._writer.close()
+        finally:
+            # Otherwise what is left would be written when this is collected, behind the back of a later writer.
+            self._sink.close()
 
 
 class SegmentWriter:

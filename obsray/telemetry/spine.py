@@ -445,11 +445,16 @@ def ask_for_stacks(directory: Path, process: bytes) -> int:
 def read_now(directory: Path, process: bytes) -> list[tuple[bytes, int, int, int]]:
     """What the threads of a process run, or ran when it was killed: ``(task, started_at, name, attempt)``."""
     try:
-        data = (directory / f"{process.hex()}.now").read_bytes()
+        descriptor = os.open(f"{directory}/{process.hex()}.now", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return []
+    try:
+        data = os.read(descriptor, NOW_SLOTS * NOW_SLOT_BYTES)
+    finally:
+        os.close(descriptor)
     found = []
-    for offset in range(0, len(data) - NOW_SLOT_BYTES + 1, NOW_SLOT_BYTES):
+    # Most slots were never used.
+    for offset in range(0, min(len(data.rstrip(b"\0")), len(data) - NOW_SLOT_BYTES + 1), NOW_SLOT_BYTES):
         task, started_at, name, attempt, running = NOW.unpack_from(data, offset)
         if running:
             found.append((task, started_at, name, attempt & ~FINAL_ATTEMPT))

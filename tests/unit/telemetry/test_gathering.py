@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 
 import pytest
 
 from obsray.core.transport.connection import TOKEN_BYTES
 from obsray.federation.gathering import _Pulse
 from obsray.federation.serving import Serving
-from obsray.telemetry.collector import Collector, own_ring
+from obsray.telemetry.collector import FLUSH_SECONDS, SHARED_FLUSH_SECONDS, Collector, own_ring
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.rings import RingState
 from obsray.telemetry.spine import Ring
@@ -148,3 +149,22 @@ def test_how_long_a_node_may_have_lived_on_is_from_its_last_answer_to_the_first_
     assert pulse.recorded == 150 and pulse.unheard() == (0.5, 100.0)
     pulse.heard(150, 15.0)
     assert pulse.unheard() == (0.0, 0.0)
+
+
+def test_what_other_nodes_wait_for_is_stored_sooner(tmp_path, serving):
+    """A node gives what is stored, and the head counts what is stored of others; for itself nobody waits for that."""
+    alone, other, head = (collector_at(tmp_path / name, OTHER) for name in ("alone", "other", "head"))
+    other.shared = True
+    put_many(Ring(tmp_path / "other" / "rings", os.urandom(8), ProcessKind.WORKER), 0, 10)
+    other.poll()
+    assert not other.due(), "just now"
+    other.flush()
+    hand_over(serving, {}, head)
+    for collector in (alone, other, head):
+        collector._flushed_at = time.monotonic() - (SHARED_FLUSH_SECONDS + FLUSH_SECONDS) / 2
+    assert [collector.due() for collector in (alone, other, head)] == [False, True, True]
+    head.flush()
+    head._flushed_at = alone._flushed_at
+    assert not head.due(), "what there was of the other is stored"
+    alone._flushed_at -= FLUSH_SECONDS
+    assert alone.due()
