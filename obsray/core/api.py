@@ -21,7 +21,7 @@ from obsray.core.runtime.context import RuntimeContext
 from obsray.core.runtime.display import take_uncaught_errors
 from obsray.core.runtime.launch import Context, launch
 from obsray.core.runtime.references import ObjectID, ObjectRef, unknown
-from obsray.core.runtime.session import FORKED, Session, current_or_none, set_current
+from obsray.core.runtime.session import FORKED, NOT_JOINED, Session, current_or_none, is_before_joining, set_current
 from obsray.core.runtime.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 from obsray.errors import RaySystemError
 from obsray.ids import task_of
@@ -79,9 +79,12 @@ def init(
 
     Returns a context with ``dashboard_url`` and ``address_info``; usable as ``with obsray.init():``.
     Raises RuntimeError if a runtime is running (unless ``ignore_reinit_error``) or cannot be started and for parameters
-    that do not exist or are not offered, ConnectionError for an address where nothing can be joined, ValueError or
-    TypeError for bad values and, when joining, for what only whoever starts a runtime can decide.
+    that do not exist or are not offered, RaySystemError in a setup hook, ConnectionError for an address where nothing
+    can be joined, ValueError or TypeError for bad values and, when joining, for what only whoever starts a runtime can
+    decide.
     """
+    if is_before_joining():
+        raise RaySystemError(NOT_JOINED)
     session = current_or_none()
     if session is not None and not session.closed and session.failure is None:
         if ignore_reinit_error:
@@ -105,6 +108,7 @@ def init(
     where = joining.wanted(address, bool(own or labels or _node_name or _system_config), _temp_dir)
     job, space, env = params.job_of(job_config, namespace, runtime_env)
     logs = params.logging_of(configure_logging, logging_level, logging_format, logging_config)
+    plain = configure_logging and logging_level is None and logging_config is None
     if where is not None:
         only_starting = {
             **{name: value for name, value in given.items() if name not in ("namespace", "memory")}, "_memory": _memory,
@@ -120,6 +124,7 @@ def init(
                 version=obsray.__version__, on_disconnect=shutdown,
             ),
             env,
+            plain,
         )  # fmt: skip
     context = launch(
         num_cpus=num_cpus,
@@ -140,10 +145,10 @@ def init(
         version=obsray.__version__,
         on_disconnect=shutdown,
     )
-    return _enter(context, env)
+    return _enter(context, env, plain)
 
 
-def _enter(context: Context, env: dict[str, Any]) -> Context:
+def _enter(context: Context, env: dict[str, Any], log_level_is_default: bool) -> Context:
     """This process is a driver now; its job begins."""
     global _context, _forked
     _context, _forked = context, False
@@ -151,6 +156,7 @@ def _enter(context: Context, env: dict[str, Any]) -> Context:
     context.session.start()
     try:
         context.begin_job(env)
+        context.announce(log_level_is_default)
     except BaseException:
         shutdown()
         raise

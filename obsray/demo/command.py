@@ -69,7 +69,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(names: Sequence[str], *, quick: bool, progress: Progress, stays_up: bool = True) -> Report:
     """Start a runtime on this machine, run these parts on it and say what happened. It stays up."""
     started = time.perf_counter()
-    context = obsray.init(address="local")
+    # Where the dashboard is stands in the report.
+    context = obsray.init(address="local", configure_logging=False)
     init_seconds = time.perf_counter() - started
     parts = []
     for name in names:

@@ -120,6 +120,9 @@ class Queue:
         #: another queue or of an actor of a class that is derived from this one's.
         self.actor: Any = remote(_QueueActor).options(**(actor_options or {})).remote(maxsize)
 
+    def __repr__(self) -> str:
+        return f"Queue(maxsize={self.maxsize}, actor={self.actor!r})"
+
     def _living(self) -> Any:
         if self.actor is None:
             raise ActorDiedError("the queue was shut down")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import obsray
+from obsray.util.queue import Queue
 from tests.integration.programs import ROOT
 from tests.integration.terminal import Terminal
 
@@ -139,6 +142,46 @@ def test_a_short_program_says_nothing_of_its_own(root):
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
+def test_where_the_dashboard_is_is_said_once_to_a_person_unless_they_do_not_want_it(root: Path) -> None:
+    announcing = "any(t.name == 'obsray-announcement' for t in __import__('threading').enumerate())"
+    terminal = Terminal(
+        root, "-c",
+        "import obsray\n"
+        "for options in ({'logging_level': 'WARNING'}, {'configure_logging': False}, {'log_to_driver': False},\n"
+        "                {'include_dashboard': False}):\n"
+        "    with obsray.init(num_cpus=1, **options):\n"
+        f"        print(options, 'announced:', {announcing})\n"
+        "context = obsray.init(num_cpus=1)\n"
+        "print('ready', flush=True)\n"
+        "print(context.session.token.hex(), input())\n",
+    )  # fmt: skip
+    try:
+        shown = terminal.see("ready\n")
+        assert shown.count("announced: False") == 4 and "Dashboard" not in shown
+        where = terminal.see("the link that opens it)\n").splitlines()[-1]
+        assert re.match(r"Started a runtime on this machine\. Dashboard: http://127\.0\.0\.1:\d+ \(", where)
+        terminal.type("\n")
+        assert terminal.end() == 0
+        assert terminal.shown.count("Dashboard:") == 1 and terminal.shown.split()[-1] not in where
+    finally:
+        terminal.close()
+
+
+def test_where_the_dashboard_is_goes_to_the_log_if_that_shows_it(root: Path) -> None:
+    code = (
+        "import obsray, sys\n"
+        "with obsray.init(num_cpus=1, logging_config=obsray.LoggingConfig(encoding='JSON')) as context:\n"
+        "    context._announcing.join()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=90,
+        env={"PYTHONPATH": str(ROOT), "TMPDIR": str(root), "PATH": ""},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    said = [json.loads(line)["message"] for line in ended.stderr.splitlines()]
+    assert sum("Dashboard: http://127.0.0.1:" in line for line in said) == 1
+
+
 def test_what_is_shown_of_things_says_how_they_are_and_asks_nobody(root):
     @obsray.remote(num_cpus=1)
     def add(x: int) -> int:
@@ -151,6 +194,9 @@ def test_what_is_shown_of_things_says_how_they_are_and_asks_nobody(root):
 
     with obsray.init(num_cpus=1, include_dashboard=False, _temp_dir=str(root)) as context:
         cup = Cup.remote()
+        here, queue = obsray.get_runtime_context(), Queue(maxsize=7)
+        assert f"node_id=NodeID({here.get_node_id()})" in repr(here) and "task_id" not in repr(here)
+        assert repr(queue).startswith("Queue(maxsize=7, actor=ActorHandle(")
         assert "pending" in repr(cup) and repr(add).endswith("add with num_cpus=1>")
         reference, failed = add.remote(1), cup.fill.remote()
         obsray.wait([reference, failed], num_returns=2)
@@ -159,7 +205,7 @@ def test_what_is_shown_of_things_says_how_they_are_and_asks_nobody(root):
         assert str(reference) == str(reference) and reference.hex() in repr(reference)
         with context.session.lock:
             # Whoever shows something must not need it.
-            repr([reference, failed, cup, context, add])
+            repr([reference, failed, cup, context, add, queue])
         assert context.session.directory.name in context._repr_html_()
         assert context.session.token.hex() not in context._repr_html_()
     assert "ended" in repr(cup) and "ended" in repr(context) and "ended" in context._repr_html_()

@@ -84,7 +84,11 @@ class Actor:
     def method(self):
         return 1
 
-for reference in (task.remote(), task.remote(), Actor.remote().method.remote()):
+@obsray.remote(runtime_env={"worker_process_setup_hook": lambda: obsray.put(1)})
+def calls():
+    return 1
+
+for reference in (task.remote(), task.remote(), calls.remote(), Actor.remote().method.remote()):
     try:
         obsray.get(reference, timeout=30)
     except obsray.exceptions.RuntimeEnvSetupError as error:
@@ -107,15 +111,16 @@ def test_what_cannot_be_made_is_an_error_of_its_tasks_with_the_reason(program):
     directory = driver.hear()["directory"]
     assert "the hook says no" in driver.hear()["error"]
     assert "the hook says no" in driver.hear()["error"]
+    assert "runs before its process joins" in driver.hear()["error"]
     assert "py_executable /bin/false failed (exit code 1)" in driver.hear()["error"]
     assert driver.hear()["hooked"] == "yes"
     assert "not offered" in driver.hear()["error"] and "no field 'colour'" in driver.hear()["error"]
     assert driver.wait() == 0
     view = views(directory)
     view.refresh()
-    assert sorted(row["state"] for row in view.environments()) == ["FAILED", "FAILED", "READY"]
+    assert sorted(row["state"] for row in view.environments()) == ["FAILED", "FAILED", "FAILED", "READY"]
     # Started for the first two tasks at the same time, and no more after them.
-    assert 1 <= sum(row["died_cause"] == "start_failed" for row in view.workers()) <= 2
+    assert 2 <= sum(row["died_cause"] == "start_failed" for row in view.workers()) <= 3
 
 
 PIP = """

@@ -18,6 +18,9 @@ class RuntimeContext:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    def __repr__(self) -> str:
+        return f"RuntimeContext({', '.join(f'{name}={value!r}' for name, value in self.get().items())})"
+
     @property
     def _running(self) -> Running | None:
         return self._session.running()

@@ -7,6 +7,7 @@ node is killed instead, its children die with it and the driver removes what is 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import subprocess
@@ -34,6 +35,7 @@ from obsray.telemetry.events import ProcessKind
 RAY_VERSION = "2.60.0"
 LAST_WORDS_SECONDS_MAX = 1.5
 DASHBOARD_SECONDS_MAX = 15.0
+log = logging.getLogger("obsray.session")
 
 
 class _AddressInfo(dict[str, Any]):
@@ -74,6 +76,7 @@ class Context(Mapping[str, Any]):
         self._node = node
         self._logs = logs
         self._on_disconnect = on_disconnect
+        self._announcing: threading.Thread | None = None
         self.python_version = ".".join(map(str, sys.version_info[:3]))
         #: The version of Ray whose API this is, and what answers to it.
         self.ray_version = RAY_VERSION
@@ -155,6 +158,33 @@ class Context(Mapping[str, Any]):
                 self.session.take_interrupt()
         return url
 
+    def announce(self, log_level_is_default: bool) -> None:
+        """Say where the dashboard is as soon as it is up: to the logger ``obsray``, or, if nobody has said what that
+        shows, on stderr where a person reads it (a terminal, a prompt, a notebook)."""
+        to_log = log.isEnabledFor(logging.INFO)
+        to_person = log_level_is_default and self._logs is not None and (hasattr(sys, "ps1") or _is_terminal())
+        if (to_log or to_person) and self._facts().get("dashboard"):
+            self._announcing = threading.Thread(
+                target=self._announce, args=(to_log,), name="obsray-announcement", daemon=True
+            )
+            self._announcing.start()
+
+    def _announce(self, to_log: bool) -> None:
+        url = self.wait_for_dashboard()
+        if not url or self.session.closed:
+            return
+        # Without the token, as in the representations: what a program shows is saved and passed on.
+        did = "Joined" if self._node is None else "Started"
+        text = f"{did} a runtime on this machine. Dashboard: {url} (`obsray dashboard` prints the link that opens it)"
+        if to_log:
+            log.info(text)
+            return
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            # The program has closed its own output.
+            return
+
     def disconnect(self) -> None:
         """The same as ``obsray.shutdown()``."""
         self._on_disconnect()
@@ -215,12 +245,18 @@ class Context(Mapping[str, Any]):
         if self._logs is not None and self._facts().get("control_address_tcp"):
             self._fetch_last_words()
         self.session.close()
+        if self._announcing is not None:
+            self._announcing.join(1.0)
         try:
             if self._node is not None:
                 self._node.stop(self.session.config.shutdown_grace_seconds)
         finally:
             if self._logs is not None:
                 self._logs.stop()
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
 def launch(

@@ -13,7 +13,7 @@ from obsray.core.runtime.environments import enter
 from obsray.core.runtime.executor import Executor
 from obsray.core.runtime.log_follower import claim_output
 from obsray.core.runtime.output import Streams
-from obsray.core.runtime.session import Session, set_current
+from obsray.core.runtime.session import Session, set_before_joining, set_current
 from obsray.core.runtime.submission import Submission
 from obsray.core.runtime.termination import die
 from obsray.errors import LocalRayletDiedError
@@ -31,7 +31,9 @@ def main(session_dir: str, worker_id: bytes, place: dict[str, Any]) -> None:
     """
     if place:
         claim_output(Path(session_dir), worker_id, place.get("job") or 0)
+        set_before_joining(True)
         enter(place)
+        set_before_joining(False)
     try:
         session = Session(Path(session_dir), worker_id, ProcessKind.WORKER, Config.from_environment())
     except (OSError, LocalRayletDiedError):

@@ -96,7 +96,25 @@ FORKED = (
     "calls in the parent, let tasks do the work instead of forks, or call obsray.init() here to start another runtime"
 )
 
+#: What a setup hook hears: its process is about to be a worker, and a runtime of its own would stay beside that.
+NOT_JOINED = (
+    "a worker_process_setup_hook runs before its process joins the runtime, so it cannot call obsray; let the task or "
+    "the actor's constructor do that"
+)
+
 _current: Session | None = None
+_before_joining = False
+
+
+def is_before_joining() -> bool:
+    """Whether this process is going to be a worker and has not joined its runtime yet."""
+    return _before_joining
+
+
+def set_before_joining(before: bool) -> None:
+    """Say so, around what runs in a worker before it joins."""
+    global _before_joining
+    _before_joining = before
 
 
 def current() -> Session:
