@@ -8,6 +8,7 @@ import contextlib
 import linecache
 import pickle
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -227,6 +228,12 @@ def rendered(error: BaseException) -> list[str]:
     """The lines of an uncaught error for a notebook: from the user's cell on, without frames of the runtime."""
     trace = users_frames(error.__traceback__, lambda filename: users(filename) and not _notebook(filename))
     return "".join(traceback.format_exception(type(error), error, trace)).splitlines()
+
+
+def rendered_now() -> list[str]:
+    """``rendered``, of the error that is being handled."""
+    error = sys.exception()
+    return [] if error is None else rendered(error)
 
 
 def _notebook(filename: str) -> bool:

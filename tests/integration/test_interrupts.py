@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +110,15 @@ except obsray.exceptions.TaskCancelledError:
     running.see("caught 1\n")
     running.see("cancelled [1, 1, 1]\n")
     assert running.end() == 0
+
+
+def test_a_ctrl_c_that_nobody_catches_shows_the_programs_lines_alone(terminal):
+    running = terminal(f"{_START}\nreference = slow.remote()\nsay_when_it_waits()\nobsray.get(reference)\n")
+    running.see("waits\n")
+    running.interrupt()
+    assert running.end() == -signal.SIGINT
+    shown = running.shown.partition("Traceback")[2]
+    assert "obsray.get(reference)" in shown and "KeyboardInterrupt" in shown and "/obsray/" not in shown
 
 
 def test_a_second_ctrl_c_ends_what_does_not_want_to_end(terminal, root):

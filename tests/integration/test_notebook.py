@@ -116,17 +116,31 @@ def test_interrupting_a_cell_returns_and_the_runtime_goes_on(notebook):
     number = notebook.start(
         "import os\nreference = says.remote(os.path.join(context.address_info['session_dir'], 'began'))\n"
         "while not os.path.exists(os.path.join(context.address_info['session_dir'], 'began')): time.sleep(0.01)\n"
-        "print('waiting')\nobsray.get(reference)"
+        "import threading\nthreading.Timer(0.3, print, ['waiting']).start()\nobsray.get(reference)"
     )
-    began, errors = 0.0, []
+    began, errors, shown = 0.0, [], ""
     for kind, content in notebook.messages(number):
         if kind == "stream" and "waiting" in content["text"]:
             began = time.monotonic()
             notebook.kernel.interrupt_kernel()
         elif kind == "error":
             errors.append(content["ename"])
+            shown += "\n".join(content["traceback"])
     assert errors == ["KeyboardInterrupt"] and time.monotonic() - began < 2 * SOON_SECONDS
-    assert notebook.run("obsray.cancel(reference)\nobsray.get(double.remote(1))") == "2"
+    # The lines of the cell, and not where in the runtime it came.
+    assert "obsray.get(reference)" in shown and "/obsray/core/" not in shown
+    assert "TaskCancelledError" in notebook.run("obsray.get(reference)")
+    assert notebook.run("obsray.get(double.remote(1))") == "2"
+
+
+def test_interrupts_never_meet_the_runtime_in_the_middle_also_in_later_cells(notebook):
+    """The kernel puts Python's own handler back before each cell."""
+    handler = "import signal\nsignal.getsignal(signal.SIGINT).__name__"
+    assert [notebook.run(handler) for _ in range(2)] == ["'on_interrupt'"] * 2
+    assert notebook.run(f"obsray.shutdown()\n{handler}") == notebook.run(handler) == "'default_int_handler'"
+    again = "context = obsray.init(num_cpus=2, include_dashboard=False)\n"
+    assert notebook.run(again + handler) == notebook.run(handler) == "'on_interrupt'"
+    assert notebook.run("obsray.get(double.remote(2))") == "4"
 
 
 def test_what_tasks_print_appears_in_the_notebook(notebook):

@@ -16,12 +16,13 @@ def take_uncaught_errors() -> None:
 
 
 def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Python's own display, for errors of the runtime without the frames between the user's call and the error."""
+    """Python's own display, for errors of the runtime, and for a Ctrl-C that met it, without the frames between the
+    user's call and the error."""
     link: BaseException | None = error
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        if isinstance(link, RayError):
+        if isinstance(link, (RayError, KeyboardInterrupt)):
             link.__traceback__ = users_frames(link.__traceback__) or link.__traceback__
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     sys.__excepthook__(kind, error, error.__traceback__)

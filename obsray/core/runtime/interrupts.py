@@ -43,15 +43,34 @@ _hooks: tuple[Any, Any] | None = None
 
 def take_interrupts() -> None:
     """Have Ctrl-C end a blocked call soon without tearing the machines open, if Python's own handler is in place."""
+    _take()
+    cells = _cells()
+    if cells is not None and _take not in cells.callbacks["pre_run_cell"]:
+        # A notebook's kernel puts Python's own handler back before each cell.
+        cells.register("pre_run_cell", _take)
+
+
+def _take(*_: Any) -> None:
     in_main = threading.current_thread() is threading.main_thread()
     if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, on_interrupt)
-        hear_ignored(_ask_again)
+        if _hooks is None:
+            hear_ignored(_ask_again)
+
+
+def _cells() -> Any:
+    """What IPython has called around its cells; None where there is no IPython."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    return None if shell is None else shell.events
 
 
 def restore_interrupts() -> None:
     """Undo ``take_interrupts``, unless the program has put a handler of its own there. Other threads cannot: the
     handler stays, and serves the next session."""
+    cells = _cells()
+    if cells is not None and _take in cells.callbacks["pre_run_cell"]:
+        cells.unregister("pre_run_cell", _take)
     in_main = threading.current_thread() is threading.main_thread()
     if in_main and signal.getsignal(signal.SIGINT) is on_interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)

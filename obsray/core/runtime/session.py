@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from obsray.causes import rendered_now
 from obsray.config import Config
 from obsray.core.protocol import messages as m
 from obsray.core.runtime import ambient
@@ -503,7 +504,10 @@ class Session:
             except IndexError:
                 # The watcher was faster: it comes as a signal again.
                 return
-            raise KeyboardInterrupt
+            interrupt = KeyboardInterrupt()
+            # IPython and notebooks ask for it.
+            interrupt.__dict__["_render_traceback_"] = rendered_now
+            raise interrupt
 
     @property
     def address(self) -> str:
