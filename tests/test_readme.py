@@ -60,7 +60,7 @@ def test_every_make_target_named_exists(target):
 @pytest.mark.parametrize("verb", sorted({command[1] for command in COMMANDS if command[0] == "obsray"}))
 def test_every_obsray_command_named_exists(verb):
     ended = subprocess.run(
-        [sys.executable, "-m", "obsray.cli", verb, "--help"], capture_output=True, text=True, timeout=60, cwd=ROOT
+        [sys.executable, "-m", "obsray", verb, "--help"], capture_output=True, text=True, timeout=60, cwd=ROOT
     )
     assert ended.returncode == 0, ended.stderr
     assert verb in ended.stdout

@@ -1,12 +1,13 @@
 """``tqdm`` for tasks and actors: progress that appears on the driver's terminal.
 
-In a driver a bar redraws its line. In a worker each new state is a line of what the worker prints, at most one per
-``flush_interval_s`` and one at the end, and reaches the terminal as everything it prints does; so bars of many tasks
-never write over one another.
+In a driver a bar redraws its line, on a terminal and in a notebook. In a worker each new state is a line of what the
+worker prints, at most one per ``flush_interval_s`` and one at the end, and reaches the terminal as everything it prints
+does; so bars of many tasks never write over one another.
 """
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 import time
@@ -60,6 +61,9 @@ class tqdm:
         self._closed = False
         self._began = time.monotonic()
         self._shown_at = -1e9
+        #: What the last display said, without its rate; how wide it was.
+        self._shown: tuple[str, float] | None = None
+        self._width = 0
         session = current_or_none()
         self._in_place = session is None or session.executor is None
         self.refresh()
@@ -93,25 +97,29 @@ class tqdm:
 
     def _show(self, force: bool) -> None:
         now = time.monotonic()
-        if self._closed or (not force and now - self._shown_at < self._interval):
+        state = (self._desc, self._x)
+        # A line that was just said is not said again when the bar ends.
+        if self._closed or (now - self._shown_at < self._interval if not force else self._shown == state):
             return
-        self._shown_at = now
-        out = self._file or sys.stderr
-        if not self._in_place:
-            print(self._text(now), file=out, flush=True)
+        self._shown_at, self._shown = now, state
+        out, text = self._file or sys.stderr, self._text(now)
+        if not self._in_place or not _redraws(out):
+            print(text, file=out, flush=True)
             return
         if tqdm._drawn is not None and tqdm._drawn is not self:
             tqdm._drawn._end_line()
         tqdm._drawn = self
-        out.write("\r\x1b[K" + self._text(now) if out.isatty() else self._text(now) + "\n")
+        # What stood there before is overwritten with blanks: not every notebook knows how to clear a line.
+        out.write("\r" + text.ljust(self._width))
         out.flush()
+        self._width = len(text)
 
     def _end_line(self) -> None:
         if tqdm._drawn is self:
-            tqdm._drawn = None
+            tqdm._drawn, self._width = None, 0
             out = self._file or sys.stderr
-            if out.isatty():
-                out.write("\n")
+            out.write("\n")
+            out.flush()
 
     def _text(self, now: float) -> str:
         head = f"{self._desc}: " if self._desc else ""
@@ -137,6 +145,11 @@ class tqdm:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _redraws(out: TextIO) -> bool:
+    """Whether a line can be written over: on a terminal, and in what a notebook shows of a cell."""
+    return out.isatty() or (out is sys.stderr and hasattr(builtins, "__IPYTHON__"))
 
 
 def trange(*args: Any, **kwargs: Any) -> tqdm:

@@ -69,7 +69,8 @@ def test_locations_say_where_an_object_lies_and_how_large_it_is(tmp_path):
 def test_progress_bars_show_where_they_are():
     out = io.StringIO()
     assert list(tqdm_ray.tqdm(range(4), desc="rows", file=out, flush_interval_s=0)) == [0, 1, 2, 3]
-    assert "rows: 100%" in out.getvalue() and "4/4" in out.getvalue()
+    shown = out.getvalue().splitlines()
+    assert [line.split()[3] for line in shown] == ["0/4", "1/4", "2/4", "3/4", "4/4"] and "rows: 100%" in shown[-1]
     bar = tqdm_ray.tqdm(total=10, file=out)
     bar.update(3)
     bar.close()

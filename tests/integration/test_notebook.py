@@ -104,6 +104,15 @@ def test_references_are_awaited_at_the_top_of_a_cell(notebook):
     assert notebook.run("await asyncio.gather(*[double.remote(x) for x in range(3)])") == "[0, 2, 4]"
 
 
+def test_a_bar_redraws_its_line(notebook):
+    notebook.start(
+        "from obsray.experimental.tqdm_ray import tqdm\n"
+        "for _ in tqdm(range(3), desc='rows', flush_interval_s=0): pass\nprint('over')"
+    )
+    shown = notebook.hear("over")
+    assert shown.count("\r") == 4 and "\rrows: 100%" in shown and "\n" not in shown[: shown.index("3/3")]
+
+
 def test_an_error_shows_the_lines_of_the_cells(notebook):
     notebook.run("@obsray.remote\ndef parse(text):\n    return int(text)")
     shown = notebook.run('obsray.get(parse.remote("seven"))')
