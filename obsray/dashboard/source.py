@@ -20,6 +20,8 @@ from obsray.telemetry import session_file
 from obsray.telemetry.moments import moment_ns, said
 
 REFRESH_SECONDS = 0.5
+#: For how long nobody must have asked before the memory is wanted back.
+RELEASE_SECONDS = 2.0
 WAITING_MAX = 64
 SHARED_ANSWERS_MAX = 32
 #: What is younger than this is now: a live view says more of it than records do.
@@ -55,6 +57,7 @@ class Source:
         self._past: tuple[int, Any] = (0, None)
         self._refreshed_at = float("-inf")
         self._waiting = 0
+        self._releasing: asyncio.TimerHandle | None = None
         self._shared: dict[Hashable, Any] = {}
 
     async def ask(self, question: Callable[[Any], T], key: Hashable = None, fresh: bool = False) -> T:
@@ -67,6 +70,7 @@ class Source:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question, key, fresh)
         finally:
             self._waiting -= 1
+            self._release_later()
 
     async def ask_of(self, moment: str, question: Callable[[Any], T], key: Hashable = None) -> tuple[T, int | None]:
         """``question(views)`` of the session as it was at a moment; "" is now. Returns the answer, and the instant it
@@ -84,8 +88,20 @@ class Source:
         finally:
             self._waiting -= 1
 
+    def _release_later(self) -> None:
+        """When nobody has asked for a while, what questions have brought into memory leaves it."""
+        if self._releasing is not None:
+            self._releasing.cancel()
+        self._releasing = asyncio.get_running_loop().call_later(RELEASE_SECONDS, self._thread.submit, self._release)
+
+    def _release(self) -> None:
+        if self._views is not None:
+            self._views.release()
+
     def close(self) -> None:
         """Let the reading threads end; questions that wait are dropped."""
+        if self._releasing is not None:
+            self._releasing.cancel()
         for thread in (self._thread, self._past_thread):
             thread.shutdown(wait=False, cancel_futures=True)
 
@@ -105,7 +121,10 @@ class Source:
             views = self._past_opener(self.directory, at)
             views.refresh()
             self._past = (at, views)
-        return question(views)
+        try:
+            return question(views)
+        finally:
+            views.release()
 
     def _answer(self, question: Callable[[Any], T], key: Hashable, fresh: bool) -> T:
         self._refresh(0.0 if fresh else REFRESH_SECONDS)

@@ -72,7 +72,8 @@ class Tables:
 
     def refresh(self) -> int:
         """Fold what is new; returns how many records that were."""
-        self._release()
+        if time.monotonic() - self._released_at >= RELEASE_SECONDS:
+            self.release()
         if not len(self.task_table):
             self.store.catalog.refresh()
             self.task_table.expect(self.store.catalog.stored())
@@ -90,13 +91,11 @@ class Tables:
         for grid in self._grids():
             grid.lie_in(directory)
 
-    def _release(self) -> None:
+    def release(self) -> None:
         """What lies in files leaves memory until somebody looks at it again."""
-        now = time.monotonic()
-        if now - self._released_at >= RELEASE_SECONDS:
-            self._released_at = now
-            for grid in self._grids():
-                grid.release()
+        self._released_at = time.monotonic()
+        for grid in self._grids():
+            grid.release()
 
     def _grids(self) -> tuple[Grid, ...]:
         return self.task_table.grid, self.task_table.dispatches, self.object_table.grid, self.gpu_table.tasks

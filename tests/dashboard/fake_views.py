@@ -104,6 +104,9 @@ class FakeViews:
         self.refreshed += 1
         return 0
 
+    def release(self) -> None:
+        """There is nothing to let go of."""
+
     def _row(self, number: int, chance: random.Random) -> dict[str, Any]:
         state = chance.choices(
             (

@@ -13,13 +13,17 @@ from obsray.dashboard.source import WAITING_MAX, Busy, Source, is_alive
 
 class CountingViews:
     def __init__(self) -> None:
-        self.refreshed = 0
+        self.refreshed = self.released = 0
         self.threads: set[int] = set()
 
     def refresh(self) -> int:
         self.refreshed += 1
         self.threads.add(threading.get_ident())
         return 0
+
+    def release(self) -> None:
+        self.released += 1
+        self.threads.add(threading.get_ident())
 
 
 def test_a_hundred_questions_at_once_refresh_once(tmp_path):
@@ -51,6 +55,23 @@ def test_the_next_refresh_comes_when_the_last_one_is_old(tmp_path, monkeypatch):
 
     asyncio.run(twice())
     assert views.refreshed == 3
+
+
+def test_when_nobody_asks_any_more_the_memory_of_answers_is_let_go(tmp_path, monkeypatch):
+    views, over = CountingViews(), threading.Event()
+    monkeypatch.setattr("obsray.dashboard.source.RELEASE_SECONDS", 0.05)
+    monkeypatch.setattr(views, "release", lambda: (CountingViews.release(views), over.set()))
+
+    async def some() -> None:
+        source = Source(tmp_path, lambda _: views)
+        for _ in range(20):
+            await source.ask(lambda _: None)
+        while not over.is_set():
+            await asyncio.sleep(0.01)
+        source.close()
+
+    asyncio.run(some())
+    assert views.released >= 1 and len(views.threads) == 1
 
 
 def test_answers_with_the_same_key_are_computed_once_between_refreshes(tmp_path):
