@@ -100,7 +100,8 @@ class Config:
     worker_log_bytes_max: int = 512 << 20
     #: Copies of other nodes' log files that the head of a cluster keeps, in all; what comes after is at its node only.
     logs_bytes_max: int = 1 << 30
-    #: Ended sessions kept on disk, newest first; older ones are removed when a new one starts. 0 keeps none.
+    #: Directories of ended sessions that a new one leaves where it starts, the newest; older ones are removed. 0 keeps
+    #: none but the new one's own.
     sessions_max: int = 50
     #: Where ``/metrics`` of every node listens, as host:port; port 0 takes any that is free. Other interfaces than
     #: loopback need ``unsafe_network``.

@@ -27,7 +27,7 @@ from obsray.telemetry.events import OutputStream
 from obsray.telemetry.log_bounds import LogBounds
 from obsray.telemetry.pids import process_alive
 from obsray.telemetry.spine import NO_ROOM
-from obsray.telemetry.store import Store, remove_old_sessions
+from obsray.telemetry.store import Store
 
 #: What serves /metrics. Named, not imported: this layer knows nothing of the ones above, and works without them.
 EXPORTER = "obsray.metrics.exporter"
@@ -258,9 +258,6 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.export()
     process.send_spans()
-    removed = remove_old_sessions(options.session_dir.resolve(), process.config.sessions_max)
-    if removed:
-        log.info("removed %d old sessions; sessions_max is %d", len(removed), process.config.sessions_max)
     process.run()
     return 0
 

@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from obsray.telemetry.pids import stat_of
+
 #: The session that this process is part of, if it is part of one: what questions without an address are about.
 current: Path | None = None
 
@@ -45,6 +47,16 @@ def update(directory: Path, /, **facts: Any) -> dict[str, Any]:
     finally:
         os.close(lock)
     return values
+
+
+def is_live(directory: Path) -> bool:
+    """Is the node of the session in ``directory`` running?"""
+    facts = read(directory)
+    if not facts.get("node_pid") or facts.get("stopped_at_ns"):
+        return False
+    found = stat_of(int(facts["node_pid"]))
+    # A number is given to another process some time after its first one ended; when it started tells them apart.
+    return found is not None and facts.get("node_started_ticks", found.started) == found.started
 
 
 def sessions(base: Path | None = None) -> list[Path]:

@@ -14,8 +14,6 @@ keeps is its own. ``events`` reads every stored file of that one kind, so its me
 from __future__ import annotations
 
 import contextlib
-import shutil
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +39,6 @@ from obsray.telemetry.columns import (
 )
 from obsray.telemetry.decoded import DecodedFiles
 from obsray.telemetry.events import BY_NAME
-from obsray.telemetry.pids import process_alive
 from obsray.telemetry.rings import RingDirectory, RingReader, RingState
 from obsray.telemetry.segments import AHEAD_ROWS_MIN, Catalog, FileEntry, StreamTail, ahead, read_batches
 from obsray.telemetry.spine import read_now
@@ -52,8 +49,8 @@ Found = TypeVar("Found")
 
 #: How many times a reader looks again when the collector moved something under its eyes.
 _ATTEMPTS = 8
-#: A session directory without the name of its node is being started, or was left by a start that failed.
-UNSAID_SECONDS_MAX = 3600.0
+#: Is the node of the session in a directory running?
+is_live = session_file.is_live
 
 
 class Running:
@@ -448,35 +445,6 @@ def other_nodes(facts: dict[str, Any]) -> dict[bytes, bool]:
     """The other nodes of a cluster, by the facts of its head's session, and whether they live."""
     nodes = facts.get("nodes") or {}
     return {bytes.fromhex(node): bool(known.get("alive")) for node, known in nodes.items() if node != facts.get("node")}
-
-
-def is_live(directory: Path) -> bool:
-    """Is the node of the session in ``directory`` running?"""
-    facts = session_file.read(directory)
-    pid = facts.get("node_pid")
-    if not pid or facts.get("stopped_at_ns"):
-        return False
-    return process_alive(int(pid), int(facts.get("node_started_at_ns") or 0))
-
-
-def remove_old_sessions(directory: Path, keep: int) -> list[Path]:
-    """Remove the ended sessions beside ``directory`` beyond the newest ``keep``; returns what was removed.
-
-    A session is ended if its node is. One that has not said yet who its node is counts after an hour.
-    """
-    now = time.time()
-    ended: list[tuple[float, Path]] = []
-    for path in directory.parent.glob("s_*"):
-        if path == directory or path.is_symlink() or not path.is_dir():
-            continue
-        facts = session_file.read(path)
-        at = facts.get("started_at_ns", 0) / 1e9 or path.stat().st_mtime
-        if not is_live(path) and (facts or now - at > UNSAID_SECONDS_MAX):
-            ended.append((at, path))
-    doomed = [path for _, path in sorted(ended, reverse=True)[keep:]]
-    for path in doomed:
-        shutil.rmtree(path, ignore_errors=True)
-    return doomed
 
 
 def find_session(name: str | Path | None = None) -> Path:

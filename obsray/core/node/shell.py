@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -61,6 +62,8 @@ from obsray.core.transport.node_reporter import Membership, NodeReporter
 from obsray.ids import worker_ids
 from obsray.telemetry import live_stacks, session_file
 from obsray.telemetry.events import DeathCause, ProcessKind
+from obsray.telemetry.old_sessions import remove_old_sessions
+from obsray.telemetry.pids import stat_of
 from obsray.telemetry.spine import Emitter, Ring, Silent
 
 #: Children other than workers start once the first worker is there, or after this time.
@@ -115,6 +118,8 @@ class Node:
         watched = any(gpu.uuid for gpu in machine.gpus.values())
         self.services = Services(self.session, services_of(options, watched), self.log)
         self.nursery = Nursery(options, self.services)
+        #: Beside the first tasks, and waited for at the end: also those of many short programs go.
+        self.old_sessions = threading.Thread(target=self._remove_old_sessions, name="obsray-old-sessions", daemon=True)
         self.machine.scaling.offered = self.nursery.offered
         # Keeps what it is told until it is started, after the first worker: only then it loads gRPC, in its thread.
         self.reporter = NodeReporter(
@@ -308,6 +313,7 @@ class Node:
 
     def announce(self) -> None:
         """Write the facts that others look for. After the node listens: it takes a few milliseconds."""
+        started = stat_of(os.getpid())
         session_file.update(
             self.session, session=self.session.name, directory=str(self.session), node=self.node.hex(),
             node_pid=os.getpid(), dashboard=any(s.name == "dashboard" for s in self.services.services),
@@ -317,11 +323,12 @@ class Node:
             python=".".join(map(str, sys.version_info[:2])), node_address=self.address, head=self.options.head,
             control_address_tcp=self.joining.address, node_name=self._describe()["name"],
             lifeline=self.options.lifeline_fd is not None, gpus=self.machine.gpus.described(),
-            processors=cpus(Cgroup()),
+            processors=cpus(Cgroup()), node_started_ticks=started.started if started else 0,
         )  # fmt: skip
 
     def run(self) -> None:
         """Serve until told to end, then end."""
+        self.old_sessions.start()
         while not self.ending:
             self.turn()
         end(self)
@@ -340,6 +347,14 @@ class Node:
         if self._child_ended:
             self._child_ended = False
             self.services.check()
+
+    def _remove_old_sessions(self) -> None:
+        removed = remove_old_sessions(self.session, self.config.sessions_max)
+        if removed:
+            count = f"{len(removed)} session{'s' * (len(removed) > 1)}"
+            self.log(
+                f"removed the directories of {count} that ended long ago: sessions_max is {self.config.sessions_max}"
+            )
 
     def _watch_signals(self) -> None:
         def stop(number: int, _: Any) -> None:

@@ -5,7 +5,9 @@ import os
 import time
 from pathlib import Path
 
-from obsray.telemetry.store import remove_old_sessions
+from obsray.telemetry.old_sessions import remove_old_sessions
+from obsray.telemetry.pids import stat_of
+from obsray.telemetry.session_file import is_live
 
 
 def session(base: Path, name: str, started_at_ns: int, **facts: object) -> Path:
@@ -46,3 +48,13 @@ def test_links_and_other_names_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to("s_now")
     assert remove_old_sessions(now, keep=0) == []
     assert elsewhere.exists() and (tmp_path / "s_link").is_symlink()
+
+
+def test_a_node_whose_number_another_process_has_now_does_not_keep_its_session(tmp_path: Path) -> None:
+    now = session(tmp_path, "s_now", 99)
+    me = stat_of(os.getpid())
+    assert me is not None
+    mine = session(tmp_path, "s_mine", 2, node_pid=os.getpid(), node_started_ticks=me.started)
+    other = session(tmp_path, "s_other", 1, node_pid=os.getpid(), node_started_ticks=me.started - 1)
+    assert is_live(mine) and not is_live(other)
+    assert remove_old_sessions(now, keep=0) == [other]
