@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 from obsray.telemetry import session_file
 from obsray.telemetry.moments import moment_ns, said
+from obsray.telemetry.pids import process_alive
 
 REFRESH_SECONDS = 0.5
 #: For how long nobody must have asked before the memory is wanted back.
@@ -170,13 +170,4 @@ def open_past(session_directory: Path, until_ns: int) -> Any:
 
 def is_alive(pid: object) -> bool:
     """Whether process ``pid`` runs (a zombie does not)."""
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return state not in ("Z", "X")
+    return isinstance(pid, int) and process_alive(pid)
