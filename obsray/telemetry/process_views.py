@@ -13,7 +13,7 @@ from obsray.telemetry.groups import bundle_amounts, shown
 from obsray.telemetry.halts import NAMES, fix_of
 from obsray.telemetry.pids import halted
 from obsray.telemetry.store import Running
-from obsray.telemetry.tables import NS, Row, public
+from obsray.telemetry.tables import NS, WITH_ITS_SESSION, Row, public
 from obsray.telemetry.task_views import TaskViews
 from obsray.telemetry.tasks import BLOCKED
 
@@ -41,9 +41,19 @@ class ProcessViews(TaskViews):
             values["current_task"] = self._running_name(running) if running else None
             values["tasks_done"] = int(done[done_row]) if done_row >= 0 else 0
             values["state"] = self._worker_state(process, row, running, process in leased)
+            if values["state"] == "DEAD" and self.over_at_ns:
+                self._end_with_session(values, running)
             found.append(values)
         found.sort(key=lambda values: (values["kind"], values["registered_at_ns"] or 0, values["worker_id"]))
         return found
+
+    def _end_with_session(self, values: Row, running: Running | None) -> None:
+        """Of a process that nobody was left to tell of: when it ended, and what it ran then."""
+        if not values["died_at_ns"] and not values["closed_at_ns"]:
+            values.update(died_at_ns=self.over_at_ns, died_cause="unknown", error=WITH_ITS_SESSION)
+        if running is not None:
+            values["last_task"] = values["last_task"] or running.task.hex()
+            values.update(current_task_id=None, current_task=None)
 
     def _worker_state(self, process: bytes, row: Row, running: Running | None, leased: bool) -> str:
         if row["died_at_ns"] or row["closed_at_ns"] or not self._alive(process):
@@ -100,13 +110,6 @@ class ProcessViews(TaskViews):
                 ["node", row["node_id"][:8], known.get("name") or "", f"(pid {pid})" if pid else ""]
             ).replace("  ", " ").strip()  # fmt: skip
         return f"the {NAMES.get(row['name'], row['name'])} (pid {row['pid']})"
-
-    def _alive(self, process: bytes) -> bool:
-        reader = self.store.ring(process)
-        if reader is None or not reader.state.pid:
-            # It has recorded nothing (yet).
-            return self.store.is_live()
-        return self.store.rings.alive(process)
 
     def actors(self, refresh: bool = True) -> list[Row]:
         """Every actor, newest first, with how many calls it had."""
@@ -184,6 +187,7 @@ class ProcessViews(TaskViews):
             }  # fmt: skip
             if not live and values["state"] == "ALIVE":
                 values["state"] = "DEAD"
+                values["stopped_at_ns"] = values["stopped_at_ns"] or self.over_at_ns or None
             found.append(values)
         return found
 
@@ -217,5 +221,6 @@ class ProcessViews(TaskViews):
             driver = bytes.fromhex(row["driver_id"]) if row["driver_id"] else None
             if values["state"] == "RUNNING" and driver and not self._alive(driver):
                 values["state"] = "STOPPED"
+                values["ended_at_ns"] = self.over_at_ns or None
             found.append(values)
         return sorted(found, key=lambda values: -(values["started_at_ns"] or 0))

@@ -206,6 +206,14 @@ class ActorTable:
         for actor, time_ns in self._unplaced.ended(batch):
             self._never_placed(self.rows[actor], time_ns)
 
+    def conclude(self, over_at_ns: int) -> None:
+        """Nobody is left to tell of actors that lived when the session ended: they ended with it."""
+        for row in self.rows.values():
+            if row["state"] != "DEAD":
+                row.update(
+                    state="DEAD", died_at_ns=over_at_ns, died_cause="unknown", error="it ended with its whole session"
+                )  # fmt: skip
+
     def _never_placed(self, row: Row, time_ns: int) -> None:
         if row["placed_at_ns"] is None and row["state"] == "PENDING_CREATION":
             row.update(died_at_ns=time_ns, died_cause="parent_died", error="its creator ended before it was placed")

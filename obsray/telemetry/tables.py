@@ -31,6 +31,8 @@ Row = dict[str, Any]
 NS = 1_000_000_000
 #: What was looked at stays in memory for so long.
 RELEASE_SECONDS = 5.0
+#: How a process ended that was gone with all others: the end of a sentence.
+WITH_ITS_SESSION = "ended with its whole session: nobody was left to record how"
 
 
 class Tables:
@@ -59,6 +61,8 @@ class Tables:
         self.version = 0
         self.running: list[Running] = []
         self._released_at = time.monotonic()
+        #: When a session ended whose node is gone: with its last record. 0 of one that lives.
+        self.over_at_ns = 0
         store.add_fold(self._fold)
 
     def _fold(self, batch: Batch) -> None:
@@ -79,6 +83,9 @@ class Tables:
             self.task_table.expect(self.store.catalog.stored())
         count = self.store.refresh()
         self.running = self.store.running()
+        self.over_at_ns = self._over()
+        if self.over_at_ns:
+            self.actor_table.conclude(self.over_at_ns)
         self.task_table.derive(self.running, self)
         self.object_table.derive(self)
         if count:
@@ -100,9 +107,25 @@ class Tables:
     def _grids(self) -> tuple[Grid, ...]:
         return self.task_table.grid, self.task_table.dispatches, self.object_table.grid, self.gpu_table.tasks
 
+    def _over(self) -> int:
+        known = self.store.session().get("node_pid") and not self.store.is_live()
+        return self.samples.last_at_ns if known else 0
+
+    def _alive(self, process: bytes) -> bool:
+        reader = self.store.ring(process)
+        if reader is None or not reader.state.pid:
+            # It has recorded nothing (yet).
+            return self.store.is_live()
+        if reader.state.node in self.store.rings.nodes and not self.store.is_live():
+            # It is on another node, of which nobody tells any more.
+            return False
+        return self.store.rings.alive(process)
+
     def process_end(self, process: bytes) -> tuple[int, str] | None:
         """When the owner of a thing ended, and what to say of that; None if it lives."""
         end = self.process_table.end_of(process)
+        if end is None and self.over_at_ns and not self._alive(process):
+            end = self.over_at_ns, WITH_ITS_SESSION
         return (end[0], f"its owner, {self.process_label(process)}, {end[1]}") if end is not None else None
 
     def actor_end(self, actor: bytes) -> tuple[int, str] | None:

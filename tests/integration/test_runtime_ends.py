@@ -11,7 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.programs import SOON_SECONDS, eventually, gone, leftovers
+from obsray.telemetry.past import views_at
+from obsray.util import state
+from tests.integration.programs import SOON_SECONDS, eventually, gone, leftovers, views
 
 pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(120)
@@ -239,3 +241,64 @@ def test_a_session_may_lie_deeper_than_a_socket_could_and_is_over_when_its_direc
         assert f"its session directory {session} was removed" in driver.hear()["error"]
     gone(family)
     eventually(lambda: not sockets.exists() and not (session / "sockets").is_symlink())
+
+
+def test_of_many_short_programs_no_more_sessions_stay_than_sessions_max_says(program, root):
+    for number in range(4):
+        each = program("start(num_cpus=1)\nsay(done=obsray.get(obsray.put(1)))", OBSRAY_SESSIONS_MAX="1")
+        assert each.wait() == 0, each.errors()
+        # Its own, and that of the one before it.
+        assert len(list(root.glob("*/s_*"))) == min(number + 1, 2)
+
+
+def test_what_a_session_did_that_was_killed_as_a_whole_is_over_wherever_one_asks(program, root):
+    each = program(
+        """
+start(num_cpus=1)
+
+@obsray.remote
+def hang():
+    time.sleep(600)
+
+@obsray.remote
+def after(value): pass
+
+@obsray.remote(num_cpus=0)
+class Keeper:
+    def hold(self): time.sleep(600)
+
+keeper = Keeper.options(lifetime="detached", name="keeper").remote()
+held, running, queued, value = keeper.hold.remote(), hang.remote(), hang.remote(), obsray.put(1)
+waiting = after.remote(running)
+from obsray.util import state
+while sorted(row.state for row in state.list_tasks(filters=[("name", "!=", "Keeper.__init__")])) != [
+    "PENDING_ARGS_AVAIL", "PENDING_NODE_ASSIGNMENT", "RUNNING", "RUNNING"
+]:
+    time.sleep(0.01)
+say(held=held.task_id().hex(), running=running.task_id().hex(), value=value.hex())
+time.sleep(600)
+"""
+    )
+    said = [each.hear(), each.hear()][-1]
+    session = next(root.glob("*/s_*"))
+    before_ns = time.time_ns()
+    family = each.family()
+    # Stopped first: nobody may see another one go.
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in family:
+            process.send_signal(number)
+    gone(family)
+    view = views(session)
+    rows = {row["task_id"]: row for row in view.tasks(limit=100)["rows"]}
+    assert sorted(row["state"] for row in rows.values()) == ["FAILED"] * 4 + ["FINISHED"]
+    for row in rows.values():
+        if row["state"] == "FAILED":
+            assert row["outcome"] == "owner_died" and row["ended_at_ns"] <= before_ns
+            assert row["error"].startswith("its owner, driver ") and "ended with its whole session" in row["error"]
+    assert {row["state"] for row in view.workers() + view.actors() + view.nodes()} == {"DEAD"}
+    assert all(row["died_at_ns"] for row in view.workers() + view.actors())
+    assert view.why(said["running"])["code"] == "OWNER_DIED"
+    assert "WORKER_DIED" in {row.error_type for row in state.list_tasks(str(session), detail=True)}
+    assert not state.list_objects(str(session), filters=[("object_id", "=", said["value"]), ("state", "!=", "FREED")])
+    # At the last moment that is recorded it still ran.
+    assert views_at(session, before_ns).task(said["held"])["state"] == "RUNNING"
