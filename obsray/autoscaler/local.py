@@ -22,6 +22,7 @@ from obsray.core.node.resources import CPU, GPU, MEMORY, UNIT
 from obsray.core.protocol.addresses import join
 from obsray.core.runtime.node_process import clean_up_after, new_session_directory, start_node
 from obsray.telemetry import session_file
+from obsray.telemetry.small_files import write_whole
 
 #: What a node may take for an orderly end before it is killed.
 END_SECONDS_MAX = 10.0
@@ -143,10 +144,8 @@ class LocalProvider:
         self._forget(child)
 
     def _write(self, child: _Child) -> None:
-        path = self._book / f"{child.node.hex()}.json"
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps({"type": child.type, "directory": child.directory, "pid": child.pid}))
-        new.rename(path)
+        known = {"type": child.type, "directory": child.directory, "pid": child.pid}
+        write_whole(self._book / f"{child.node.hex()}.json", json.dumps(known))
 
     def _forget(self, child: _Child) -> None:
         with self._lock:

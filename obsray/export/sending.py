@@ -20,6 +20,7 @@ from obsray.export.gpu_spans import GpuSpans
 from obsray.export.receivers import Receiver, Refused, Unavailable, rejected
 from obsray.export.spans import Span, Spans
 from obsray.telemetry.columns import Batch, beyond
+from obsray.telemetry.small_files import write_whole
 from obsray.telemetry.views import Views
 
 #: Waits between tries, growing from the first to the last.
@@ -165,9 +166,7 @@ class Sender:
             "complete": complete, "at_ns": time.time_ns(),
             "positions": {process.hex(): position for process, position in self._positions.items()},
         }  # fmt: skip
-        temporary = self._path.with_suffix(".new")
-        temporary.write_text(json.dumps(values))
-        temporary.rename(self._path)
+        write_whole(self._path, json.dumps(values))
 
 
 def state_of(session_dir: Path) -> dict[str, object]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from obsray.export.receivers import Receiver, Refused
+from obsray.telemetry.small_files import write_whole
 
 _ENDING = ".unsent.pb"
 
 
 def keep(session: Path, who: str, requests: list[bytes]) -> None:
     """Keep what could not be sent. Requests one behind the other are one request."""
-    path = session / "telemetry" / f"otlp_metrics.{who}{_ENDING}"
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(b"".join(requests))
-    temporary.rename(path)
+    write_whole(session / "telemetry" / f"otlp_metrics.{who}{_ENDING}", b"".join(requests))
 
 
 def kept(session: Path) -> list[Path]:

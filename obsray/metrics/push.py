@@ -27,6 +27,7 @@ from obsray.metrics import otlp
 from obsray.metrics.catalog import METRICS
 from obsray.metrics.targets import cluster_of
 from obsray.telemetry import session_file
+from obsray.telemetry.small_files import write_whole
 
 #: Waits between tries, growing from the first to the last, while a receiver is away.
 RETRY_SECONDS = (0.5, 30.0)
@@ -157,10 +158,8 @@ class Pusher:
             "receiver": self.receiver.name, "error": self.error, "delivered_at_ns": self._delivered_ns,
             "interval_seconds": self.settings.interval_seconds, **self.outcomes,
         }  # fmt: skip
-        temporary = self._path.with_suffix(".new")
         try:
-            temporary.write_text(json.dumps(values))
-            temporary.rename(self._path)
+            write_whole(self._path, json.dumps(values))
         except OSError as error:
             log.error("how pushing fares is not written down: %s", error)
 

@@ -7,12 +7,12 @@ is dead is no target any more.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from obsray.telemetry.columns import Batch, Texts
+from obsray.telemetry.small_files import write_whole
 
 #: In the head's session directory.
 FILE = "prometheus_targets.json"
@@ -71,10 +71,7 @@ class Targets:
         text = json.dumps(self.entries(facts), indent=1) + "\n"
         if text == self._written:
             return
-        temporary = self.path.with_name(f"{FILE}.{os.getpid()}.new")
-        temporary.write_text(text)
-        temporary.chmod(0o600)
-        temporary.rename(self.path)
+        write_whole(self.path, text)
         self._written = text
 
 

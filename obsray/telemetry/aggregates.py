@@ -16,6 +16,7 @@ import numpy as np
 
 from obsray.telemetry.columns import Columns, Texts
 from obsray.telemetry.events import Outcome
+from obsray.telemetry.small_files import write_whole
 
 FILE = "aggregates.json"
 #: Buckets of run times: powers of 2 ** (1 / STEPS) above a nanosecond, so that a quantile is off by 9 % at most.
@@ -49,11 +50,8 @@ class Aggregates:
 
     def write(self) -> None:
         """Put them where readers look. Raises OSError."""
-        temporary = self._path.with_suffix(".new")
-        temporary.write_text(
-            json.dumps({"files": sorted(self.files), "events": self.events, "functions": self.functions})
-        )
-        temporary.rename(self._path)
+        values = {"files": sorted(self.files), "events": self.events, "functions": self.functions}
+        write_whole(self._path, json.dumps(values))
 
     def _attempts(self, columns: Columns, texts: Texts) -> None:
         names, back = np.unique(columns["name"], return_inverse=True)

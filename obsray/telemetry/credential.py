@@ -7,8 +7,9 @@ back to the token nor to anything that the token opens.
 from __future__ import annotations
 
 import hmac
-import os
 from pathlib import Path
+
+from obsray.telemetry.small_files import write_whole
 
 #: In the session directory: the credential in hex, as Prometheus reads it (``credentials_file``).
 FILE = "metrics_token"
@@ -23,8 +24,5 @@ def of(token: bytes) -> str:
 def write(session: Path, token: bytes) -> Path:
     """Write the file for whoever scrapes as this user; returns its path."""
     path = session / FILE
-    temporary = session / f"{FILE}.{os.getpid()}.new"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(of(token))
-    temporary.rename(path)
+    write_whole(path, of(token))
     return path

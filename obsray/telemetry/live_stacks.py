@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.pids import stat_of
+from obsray.telemetry.small_files import write_whole
 from obsray.telemetry.spine import ask_for_stacks, read_now, read_strings
 
 Row = dict[str, Any]
@@ -247,7 +248,5 @@ def _name_tasks(directory: Path, process: bytes, threads: list[Row]) -> None:
 
 def write_answer(directory: Path, process: bytes, number: int, threads: list[Row]) -> None:
     """What a process says when it is asked."""
-    path = directory / f"{process.hex()}.stacks"
-    temporary = path.with_suffix(".stacks-new")
-    temporary.write_text(json.dumps({"number": number, "at_ns": time.time_ns(), "threads": threads}))
-    os.replace(temporary, path)
+    answer = {"number": number, "at_ns": time.time_ns(), "threads": threads}
+    write_whole(directory / f"{process.hex()}.stacks", json.dumps(answer))

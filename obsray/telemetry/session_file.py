@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from obsray.telemetry.pids import stat_of
+from obsray.telemetry.small_files import write_whole
 
 #: The session that this process is part of, if it is part of one: what questions without an address are about.
 current: Path | None = None
@@ -40,10 +41,7 @@ def update(directory: Path, /, **facts: Any) -> dict[str, Any]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         values = {**read(directory), **facts}
-        temporary = directory / f"session.json.{os.getpid()}.new"
-        temporary.write_text(json.dumps(values, indent=1))
-        temporary.chmod(0o600)
-        temporary.rename(directory / "session.json")
+        write_whole(directory / "session.json", json.dumps(values, indent=1))
     finally:
         os.close(lock)
     return values

@@ -14,6 +14,7 @@ from obsray.telemetry import explain
 from obsray.telemetry.columns import Array, Columns
 from obsray.telemetry.events import Outcome, TaskType
 from obsray.telemetry.gpu_views import GpuViews
+from obsray.telemetry.queue_time import queued
 from obsray.telemetry.store import Running, Store
 from obsray.telemetry.table import Column, Filter, query, same_id
 from obsray.telemetry.tables import NS, Row, parse_id
@@ -259,11 +260,10 @@ class TaskViews(GpuViews):
             return None
         now = self.now_ns()
         values = self._task_row(row, now)
-        raw = self._raw(row)
+        raw = {**self._raw(row), "row": row, "id": identifier}
         reason = explain.pending_reason(raw, now, self._pending_facts(row, identifier))
-        queued_why = reason or self._why_queued(row, values)
         values["pending_reason"] = reason
-        values["time_split"] = explain.time_split(raw, now, queued_why)
+        values["time_split"] = self.time_split(raw, now, reason or "")
         values["attempts"] = self._attempts(row, identifier, values)
         values["children"] = self._children(identifier)
         values["arguments"] = self._arguments(identifier)
@@ -338,18 +338,13 @@ class TaskViews(GpuViews):
             return f"actor {(self.actor_table.rows.get(bytes.fromhex(actor)) or {}).get('class_name') or actor[:8]}"
         return running.get(worker) or "idle"
 
-    def _why_queued(self, row: int, values: Row) -> str:
-        shape, owner = values["shape"], ids.owner_of(bytes.fromhex(values["task_id"]))
-        table = self.task_table
-        start, end = int(max(table["submitted_at"][row], table["retried_at"][row])), int(table["dispatched_at"][row])
-        said = [
-            explain.decision_text(decision)
-            for decision in self.lease_table.decisions
-            if decision["shape"] == shape and decision["owner"] == owner and start <= decision["time_ns"] <= end
-        ]
-        if said:
-            return "; then ".join(dict.fromkeys(said))
-        return "waited in its owner's queue until a leased worker had room"
+    def time_split(self, raw: Row, now: int, reason: str) -> list[Row]:
+        """Where the time of a task went, in order. ``reason``: why one that is queued still is."""
+        found: list[Row] = []
+        for piece in explain.time_split(raw, now, reason):
+            over = piece["what"] == "queued" and raw["state"] != QUEUED
+            found += queued(self, raw, piece) if over else [piece]
+        return found
 
     def _attempts(self, row: int, task: bytes, values: Row) -> list[Row]:
         table = self.task_table

@@ -31,6 +31,7 @@ from pathlib import Path
 from obsray.core.control.journal import Fenced, Held, NoRoom
 from obsray.core.control.write_ahead_log import damaged_at
 from obsray.telemetry.pids import stat_of
+from obsray.telemetry.small_files import write_whole
 
 BEAT_SECONDS = 0.1
 #: A lock that is free is taken only once no beat came for this long, unless its process is known to have ended: it may
@@ -333,9 +334,7 @@ class SqliteStorage:
     # --- where to find it -----------------------------------------------------------------------------------
 
     def announce(self, address: str) -> None:
-        path = self.directory / "places" / str(os.getpid())
-        path.with_suffix(".new").write_text(address)
-        path.with_suffix(".new").rename(path)
+        write_whole(self.directory / "places" / str(os.getpid()), address)
 
     def places(self) -> list[str]:
         found = []

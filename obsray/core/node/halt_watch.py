@@ -14,6 +14,7 @@ from obsray.ids import NIL_WORKER
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.halts import FILE, NAMES, STOPPED
 from obsray.telemetry.pids import halted
+from obsray.telemetry.small_files import write_whole
 
 if TYPE_CHECKING:
     from obsray.core.node.shell import Node
@@ -63,9 +64,7 @@ class HaltWatch:
         path, self._written = self._node.session / FILE, found
         try:
             if found:
-                new = path.with_suffix(".new")
-                new.write_text(json.dumps(found))
-                new.rename(path)
+                write_whole(path, json.dumps(found))
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:

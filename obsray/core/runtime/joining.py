@@ -31,6 +31,7 @@ from obsray.errors import RayError
 from obsray.job_config import JobConfig
 from obsray.telemetry import session_file
 from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.small_files import write_whole
 
 VARIABLES = ("OBSRAY_ADDRESS", "RAY_ADDRESS")
 #: Beside the sessions: the directory of the one that `obsray start` started, which programs join that name none.
@@ -82,9 +83,7 @@ def announce(directory: Path, head: bool) -> None:
     was there before if that is still running and this one is not a head. Raises OSError."""
     pointer = directory.parent / CURRENT
     if head or _announced(pointer) is None:
-        temporary = pointer.with_name(f"{CURRENT}.{os.getpid()}.new")
-        temporary.write_text(str(directory))
-        temporary.replace(pointer)
+        write_whole(pointer, str(directory))
 
 
 def announced(temp_dir: str | None = None) -> Address | None:

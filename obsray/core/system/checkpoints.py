@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from struct import Struct
 
+from obsray.telemetry.small_files import write_whole
+
 _MAGIC = b"OBSCKPT\x01"
 _STATE = Struct("<8sQI4x")
 _RECORD = Struct("<II")
@@ -34,9 +36,7 @@ def keep(directory: Path, file: str, data: bytes, append: bool, gone: Iterable[s
         with os.fdopen(fd, "wb") as end:
             end.write(data)
     else:
-        temporary = path.with_suffix(".new")
-        temporary.write_bytes(data)
-        os.rename(temporary, path)
+        write_whole(path, data)
     for name in gone:
         (directory / name).unlink(missing_ok=True)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obsray import ids
-from obsray.telemetry.answers.holders import amounts
 from obsray.telemetry.answers.offered import offered
+from obsray.telemetry.queue_time import amounts
 
 if TYPE_CHECKING:
     from obsray.telemetry.answers.graph import Graph

@@ -15,10 +15,11 @@ import numpy as np
 
 from obsray import ids
 from obsray.telemetry.answers.answer import Row
-from obsray.telemetry.answers.holders import amounts, holders, lacking
+from obsray.telemetry.answers.holders import holders, lacking
 from obsray.telemetry.answers.stuck import stuck
 from obsray.telemetry.answers.why import Explainer
 from obsray.telemetry.events import TaskType
+from obsray.telemetry.queue_time import amounts
 from obsray.telemetry.tables import NS
 from obsray.telemetry.tasks import BLOCKED, DISPATCHED, FINISHED, QUEUED, RUNNING, STATES, WAITING_ARGUMENTS
 

@@ -1,4 +1,4 @@
-"""Who holds what: leases and the tasks on them now, and which tasks ran while another one waited."""
+"""Who holds what: leases and the tasks on them now."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from obsray.telemetry.explain import duration, task_label
+from obsray.telemetry.queue_time import amounts
 from obsray.telemetry.tables import NS
 from obsray.telemetry.tasks import BLOCKED, RUNNING, STATES
 
 if TYPE_CHECKING:
-    from obsray.telemetry.columns import Array
     from obsray.telemetry.views import Views
 
-_AMOUNT = re.compile(r"(?:^|\s)([\w.\-:/]+):([\d.]+)(?=\s|$)")
 _LACK = re.compile(r"([\w.\-:/]+) [\d.]+\s?\w* more \(")
-_NOT_RESOURCES = ("env",)
 
 
 class Holder(NamedTuple):
@@ -30,11 +28,6 @@ class Holder(NamedTuple):
     row: int
     blocked: bool
     text: str
-
-
-def amounts(shape: str) -> dict[str, float]:
-    """The resources that the name of a shape asks for: ``CPU:1 GPU:0.5`` and whatever stands around it."""
-    return {name: float(value) for name, value in _AMOUNT.findall(shape) if name not in _NOT_RESOURCES}
 
 
 def lacking(deficit: str) -> list[str]:
@@ -94,28 +87,6 @@ def told(found: list[Holder], most: int = 3) -> str:
     """The holders as a part of a sentence."""
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return ", ".join(holder.text for holder in found[:most]) + more
-
-
-def ran_meanwhile(view: Views, start: int, end: int, without: int, shape: str) -> list[tuple[str, float]]:
-    """Functions whose tasks ran between two instants, with the seconds of it that they took, most first. Only those
-    that hold something of what ``shape`` asks for."""
-    wanted = set(amounts(shape))
-    table = view.task_table
-    began, ended = table["started_at"], table["ended_at"]
-    until = np.where(ended >= began, ended, end)
-    overlap: Array = np.minimum(until, end) - np.maximum(began, start)
-    rows = np.flatnonzero((began > 0) & (overlap > 0))
-    rows = rows[rows != without]
-    if wanted and len(rows):
-        # Calls of actors have no shape of their own: their actor holds what it was given.
-        codes = np.unique(table["shape"][rows])
-        competing = [code for code in codes.tolist() if wanted & set(amounts(view.store.texts[code]))]
-        rows = rows[np.isin(table["shape"][rows], competing)]
-    if not len(rows):
-        return []
-    sums = np.bincount(table["name"][rows], weights=overlap[rows] / NS)
-    order = np.argsort(sums)[::-1]
-    return [(view.store.texts[int(code)], float(sums[code])) for code in order[:3].tolist() if sums[code] > 0]
 
 
 def state_of(view: Views, row: int) -> str:

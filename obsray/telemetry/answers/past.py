@@ -9,8 +9,7 @@ import numpy as np
 from obsray import ids
 from obsray.telemetry import explain
 from obsray.telemetry.answers.answer import Answer, Code
-from obsray.telemetry.answers.holders import ran_meanwhile
-from obsray.telemetry.explain import duration, reason_text, size
+from obsray.telemetry.explain import duration, size
 from obsray.telemetry.tables import NS, Row
 
 if TYPE_CHECKING:
@@ -45,10 +44,8 @@ _FIXES = {
 def time_of(view: Views, raw: Row) -> list[Row]:
     """The parts of a task's time in order; waiting in the queue is split by what the scheduler said meanwhile."""
     found = []
-    for piece in explain.time_split(raw, view.now_ns(), ""):
-        if piece["what"] == "queued":
-            found += _queued(view, raw, piece)
-        elif piece["what"] == "fetch arguments":
+    for piece in view.time_split(raw, view.now_ns(), ""):
+        if piece["what"] == "fetch arguments":
             found.append({**piece, "why": _fetched(view, raw, piece)})
         elif piece["what"] == "waiting for arguments":
             found.append({**piece, "why": _last_argument(view, raw) or piece["why"]})
@@ -57,50 +54,6 @@ def time_of(view: Views, raw: Row) -> list[Row]:
         else:
             found.append(piece)
     return found
-
-
-def _queued(view: Views, raw: Row, piece: Row) -> list[Row]:
-    shape, owner = view.store.texts[int(view.task_table["shape"][raw["row"]])], ids.owner_of(raw["id"])
-    start, end = piece["from_ns"], piece["to_ns"]
-    said = [
-        (row["time_ns"], row)
-        for row in view.lease_table.decisions
-        if row["shape"] == shape and row["owner"] == owner and row["outcome"] not in ("granted", "withdrawn")
-        and row["time_ns"] <= end
-    ]  # fmt: skip
-    said.sort(key=lambda pair: pair[0])
-    before = [row for at, row in said if at <= start][-1:]
-    inside = [(max(at, start), row) for at, row in said if at > start]
-    first = next((row for row in before if _still_waited(view, row, start)), None)
-    edges: list[tuple[int, Row | None]] = [(start, first), *inside]
-    found: list[Row] = []
-    for number, (at, row) in enumerate(edges):
-        until = edges[number + 1][0] if number + 1 < len(edges) else end
-        if until <= at:
-            continue
-        why = "in its owner's queue" if row is None else reason_text(row["reason"])
-        if row is not None and row["deficit"] and row["reason"] in ("no_capacity", "infeasible", "placement", "labels"):
-            why += f" ({row['deficit']})"
-        if row is None or row["reason"] in ("no_capacity", "fairness", "worker_limit"):
-            others = ran_meanwhile(view, at, until, raw["row"], shape)
-            if others and others[0][1] > 0.2 * (until - at) / NS:
-                why += f", workers were busy with {' and '.join(name for name, _ in others[:2])}"
-        same = found and found[-1]["why"] == why
-        if same:
-            found[-1].update(to_ns=until, seconds=found[-1]["seconds"] + (until - at) / NS)
-        else:
-            found.append({"what": "queued", "seconds": (until - at) / NS, "from_ns": at, "to_ns": until, "why": why})
-    return found
-
-
-def _still_waited(view: Views, decision: Row, at: int) -> bool:
-    """Whether the same owner was granted nothing of that shape, and still wanted it, between a decision and ``at``."""
-    return not any(
-        row["outcome"] in ("granted", "withdrawn") and row["owner"] == decision["owner"]
-        and row["shape"] == decision["shape"]
-        and decision["time_ns"] <= row["time_ns"] <= at
-        for row in view.lease_table.decisions
-    )  # fmt: skip
 
 
 def _fetched(view: Views, raw: Row, piece: Row) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 
 from obsray import ids
 from obsray.telemetry.answers.answer import Answer, Code
-from obsray.telemetry.answers.holders import Holder, amounts, holders, lacking, told
+from obsray.telemetry.answers.holders import Holder, holders, lacking, told
 from obsray.telemetry.explain import duration, reason_text
+from obsray.telemetry.queue_time import amounts
 from obsray.telemetry.tables import NS, Row
 from obsray.telemetry.tasks import QUEUED
 

@@ -13,9 +13,9 @@ import numpy as np
 from obsray import ids
 from obsray.telemetry.answers.attempts import Attempts
 from obsray.telemetry.answers.graph import EPSILON_NS, Graph
-from obsray.telemetry.answers.holders import amounts
 from obsray.telemetry.answers.offered import offered
 from obsray.telemetry.events import TaskType, WaitKind
+from obsray.telemetry.queue_time import amounts
 from obsray.telemetry.tables import NS
 
 if TYPE_CHECKING:

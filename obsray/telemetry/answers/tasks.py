@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obsray import ids
-from obsray.telemetry import explain
 from obsray.telemetry.answers import past, queued
 from obsray.telemetry.answers.answer import Answer, Code, quoted
 from obsray.telemetry.answers.calls import Calls
@@ -54,7 +53,7 @@ class Tasks(Calls):
         made = make(raw)
         if not made.time:
             over = state in (FINISHED, FAILED, CANCELLED)
-            made.time = past.time_of(self.view, raw) if over else explain.time_split(raw, self.now, made.predicate)
+            made.time = past.time_of(self.view, raw) if over else self.view.time_split(raw, self.now, made.predicate)
         return made
 
     def answer(self, raw: Row, code: Code, predicate: str, fix: str = "", because: Answer | None = None) -> Answer:
