@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -135,6 +136,7 @@ def _environment() -> Environment:
         clock=units.clock,
         moment=units.moment,
         plain=units.plain,
+        worded=worded,
         short_id=units.short_id,
         shortened=units.shortened,
         gist=gist,
@@ -144,6 +146,15 @@ def _environment() -> Environment:
         tables=TABLES, task_states=TASK_STATES, now_ns=time.time_ns, ago=units.ago, version=_version()
     )
     return environment
+
+
+def worded(text: object) -> Markup:
+    """A sentence whose commands stand in backticks, as HTML."""
+    parts = units.plain(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape("`".join(parts))
+    made = (Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts))
+    return Markup("").join(made)
 
 
 def _version() -> str:

@@ -133,7 +133,7 @@ _ANALYSES = (
         "task_id:text name:text type:text state:text attempt:whole submitted_at_ns:whole? time_split:list"
         " attempts:list children:object arguments:list results:list"), statuses=(400, 404)),
     Operation("get", _V1 + "story/{id}", "What happened to one thing, oldest first", _fields(
-        "id:text events:list left_out:whole")),
+        "id:text name:text events:list left_out:whole")),
     Operation("get", _V1 + "why/{id}", "Why a thing is as it is", _fields(
         "id:text noun:text name:text state:text code:text root_code:text sentence:text fix:text facts:list time:list"
         " eta_seconds:number? chain:list"), statuses=(400, 404)),

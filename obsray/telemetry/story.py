@@ -81,7 +81,7 @@ def tell(view: Views, id_hex: str) -> list[Row]:
     if len(identifier) == ids.TASK_ID_BYTES:
         records += _around_task(view, identifier)
     elif len(identifier) == ids.WORKER_ID_BYTES:
-        records += _own_records(view, identifier)
+        records += _own_records(view, identifier) + _halts_at(view, identifier)
     elif len(identifier) == ids.OBJECT_ID_BYTES:
         records += _producer(view, identifier)
     rendered = _rendered(view, records)
@@ -287,6 +287,17 @@ def _own_records(view: Views, process: bytes) -> list[Row]:
         return same_id(columns["process"], process) & (columns["sequence"] > after)
 
     return view.store.mentions({name: mask for name in BY_NAME if name not in SAMPLES}, {}, LAST_RECORDS)
+
+
+def _halts_at(view: Views, node: bytes) -> list[Row]:
+    """What stood still beside a node, as far as it noticed: that makes it slow."""
+    if node not in view.cluster_table.nodes:
+        return []
+
+    def mask(columns: Columns) -> Array:
+        return same_id(columns["process"], node)
+
+    return view.store.mentions(dict.fromkeys(("process_halted", "process_resumed"), mask), {}, LAST_RECORDS)
 
 
 def _producer(view: Views, identifier: bytes) -> list[Row]:

@@ -323,6 +323,12 @@ class FakeViews:
             "time": [], "eta_seconds": None, "chain": [],
         }  # fmt: skip
 
+    def process_label(self, process: bytes) -> str:
+        return f"worker {process.hex()[:8]} (pid 4242)"
+
+    def task_label(self, task: bytes) -> str:
+        return next((row["name"] for row in self.rows if row["task_id"] == task.hex()), "task")
+
     def story(self, identifier: str, refresh: bool = True) -> list[dict[str, Any]]:
         row = next((row for row in self.rows if row["task_id"] == identifier), None)
         if row is None and identifier not in {worker_id(number) for number in range(1, 5)}:

@@ -224,12 +224,17 @@ def test_the_overview_counts_every_task(client, views):
 def test_the_overview_says_what_stands_still_and_what_helps(client, views, monkeypatch):
     halt = {
         "node_id": "09" * 8, "pid": 71, "name": "worker", "worker_id": "07" * 8, "why": HOSTILE, "label": "worker 7",
-        "halted_at_ns": 1_800_000_000_000_000_000, "fix": "`kill -CONT 71` has it go on",
+        "halted_at_ns": 1_800_000_000_000_000_000, "fix": f"`kill -CONT 71` has it go on, `{HOSTILE}` not",
     }  # fmt: skip
     real = views.overview
     monkeypatch.setattr(views, "overview", lambda refresh=True: {**real(refresh), "halts": [halt]})
     html = client.get("/").text
-    assert "What stands still" in html and "kill -CONT 71" in html and "worker 7" in html and HOSTILE not in html
+    assert (
+        "What stands still" in html
+        and "<code>kill -CONT 71</code> has it go on, <code>" in html
+        and "worker 7" in html
+        and HOSTILE not in html
+    )
 
 
 def test_the_chart_gets_its_numbers_as_data(client):

@@ -11,6 +11,7 @@ from obsray.telemetry.answers.why import why
 from obsray.telemetry.events import Reason
 from obsray.telemetry.halts import STOPPED
 from obsray.telemetry.sentences import sentence
+from obsray.telemetry.story import LAST_RECORDS
 from obsray.telemetry.views import Views
 from tests.unit.telemetry.scenes import NODE, OTHER_NODE, Scene
 
@@ -107,3 +108,15 @@ def test_nothing_stands_still_in_a_session_that_is_over(scene):
     assert seen(scene.views())
     (scene.directory / "session.json").write_text(json.dumps({"node": NODE.hex(), "node_pid": 0}))
     assert seen(scene.views()) == []
+
+
+def test_the_story_of_a_node_says_what_stood_still_beside_it(scene):
+    halt(scene, ZYGOTE, 72, "zygote")
+    resume(scene, ZYGOTE, 72, "zygote")
+    halt(scene, OTHER_NODE, 0, "worker")
+    for _ in range(LAST_RECORDS):
+        scene.node.user_mark(scene.tick(), bytes(16), 0, 0)
+    told = [row["text"] for row in scene.views().story(NODE.hex()) if row["event"].startswith("process_")]
+    assert told[0] == f"the zygote (pid 72) stands still: {STOPPED}" and len(told) == 3
+    other = scene.views().story(OTHER_NODE.hex())
+    assert [row["event"] for row in other] == ["process_halted"], "of another one only what names it"
