@@ -145,9 +145,10 @@ class RingReader:
                 continue
             if segment.first > self.state.position and not self._step_to(segment):
                 break
-            self._expected_number = number + 1
             before = self.state.records
             finished = self._read_segment(segment, dead, number != paths[-1][0], limit, pieces)
+            # One that is not read to its end may be deleted before the next look.
+            self._expected_number = number + finished
             limit -= self.state.records - before
             if not finished or limit <= 0:
                 break

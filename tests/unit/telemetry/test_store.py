@@ -114,9 +114,11 @@ def test_a_reader_that_was_away_while_rings_were_deleted_misses_nothing(tmp_path
     assert fold.count == len(fold.seen) == 6 * SEGMENT_RECORDS + 1
 
 
-def overtake(store: Store, collector: Collector, ring, monkeypatch, times: int) -> list[int]:
-    """Each time the reader has looked at what is stored, the collector stores and deletes all that there is, and two
-    segments more: the first ``times`` times. Returns the marks, one for each record emitted."""
+def overtake(
+    store: Store, collector: Collector, ring, monkeypatch, times: int, records: int = 2 * SEGMENT_RECORDS
+) -> list[int]:
+    """Each time the reader has looked at what is stored, the collector stores and deletes all that there is, and so
+    many records more: the first ``times`` times. Returns the marks, one for each record emitted."""
     marks: list[int] = []
     look, left = store.catalog.refresh, [times]
 
@@ -124,7 +126,7 @@ def overtake(store: Store, collector: Collector, ring, monkeypatch, times: int) 
         found = look()
         if left[0]:
             left[0] -= 1
-            for _ in range(2 * SEGMENT_RECORDS):
+            for _ in range(records):
                 marks.append(len(marks) + 1)
                 ring.user_mark(marks[-1], bytes(16), 0, 0)
             while collector.poll():
@@ -136,14 +138,19 @@ def overtake(store: Store, collector: Collector, ring, monkeypatch, times: int) 
     return marks
 
 
-def test_a_reader_that_the_collector_overtakes_again_and_again_passes_over_nothing(tmp_path, chance, monkeypatch):
+@pytest.mark.parametrize(
+    "records", [SEGMENT_RECORDS // 3, SEGMENT_RECORDS - 1, SEGMENT_RECORDS + SEGMENT_RECORDS // 2, 2 * SEGMENT_RECORDS]
+)
+def test_a_reader_that_the_collector_overtakes_again_and_again_passes_over_nothing(
+    tmp_path, chance, monkeypatch, records
+):
     ring = open_ring(tmp_path, chance)
     collector, store, fold = Collector(tmp_path, 1 << 30), Store.open(tmp_path), Counter()
     store.add_fold(fold)
     store.refresh()
-    marks = overtake(store, collector, ring, monkeypatch, times=12)
-    for _ in range(3):
-        store.refresh()
+    marks = overtake(store, collector, ring, monkeypatch, times=12, records=records)
+    while store.refresh():
+        pass
     assert fold.count == len(fold.seen) == len(marks) + 1
     state = store.rings.readers[ring.process].state
     assert (state.gaps, state.dropped, state.position) == (0, 0, len(marks) + 1)
