@@ -47,7 +47,7 @@ from obsray.telemetry import session_file
 from obsray.telemetry.log_bounds import first_byte, missing
 
 from . import plain_json
-from .source import Source, is_alive
+from .source import Source
 
 PREFIX = "/api/jobs/"
 PACKAGES = "packages"
@@ -337,7 +337,7 @@ def _unknown(name: str) -> HTTPException:
 
 
 def _check_running(session: Path) -> None:
-    if not is_alive(session_file.read(session).get("node_pid")):
+    if not session_file.is_live(session):
         raise HTTPException(409, "this session has ended; start another one, and submit the job there")
 
 

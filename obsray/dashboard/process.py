@@ -27,7 +27,7 @@ from obsray.telemetry import session_file
 from .app import create_app
 from .auth import read_token
 from .scraping import Measured
-from .source import Source, is_alive
+from .source import Source
 
 PORT_DEFAULT = 8265
 PORTS_TRIED_MAX = 64
@@ -142,7 +142,8 @@ def run(directory: Path, port_wanted: int, ready: Callable[[str], None] | None =
     url = f"http://{ADDRESS}:{port}"
     if port_wanted and port != port_wanted:
         log.warning("port %d is taken: this session's dashboard is at %s", port_wanted, url)
-    node_pid = session_file.read(directory).get("node_pid")
+    facts = session_file.read(directory)
+    node_pid = facts["node_pid"] if session_file.node_lives(facts) else None
 
     def serving() -> None:
         session_file.update(directory, dashboard_url=url, dashboard_pid=os.getpid())
@@ -151,7 +152,7 @@ def run(directory: Path, port_wanted: int, ready: Callable[[str], None] | None =
             ready(url)
 
     try:
-        asyncio.run(serve(directory, listener, node_pid if is_alive(node_pid) else None, serving))
+        asyncio.run(serve(directory, listener, node_pid, serving))
     finally:
         if directory.exists():
             session_file.update(directory, dashboard_url=None, dashboard_pid=None)

@@ -143,7 +143,7 @@ class Source:
             return
         self._shared.clear()
         self.session = session_file.read(self.directory) or self.session
-        self.is_live = is_alive(self.session.get("node_pid"))
+        self.is_live = session_file.node_lives(self.session)
         if self._views is None:
             self._views = self._opener(self.directory)
         self._views.refresh()

@@ -49,7 +49,11 @@ def update(directory: Path, /, **facts: Any) -> dict[str, Any]:
 
 def is_live(directory: Path) -> bool:
     """Is the node of the session in ``directory`` running?"""
-    facts = read(directory)
+    return node_lives(read(directory))
+
+
+def node_lives(facts: dict[str, Any]) -> bool:
+    """Is the node running that these facts of a session name?"""
     if not facts.get("node_pid") or facts.get("stopped_at_ns"):
         return False
     found = stat_of(int(facts["node_pid"]))
