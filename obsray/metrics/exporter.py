@@ -34,7 +34,7 @@ from obsray.metrics.targets import Targets
 from obsray.metrics.user import FAMILIES_MAX, UserSeries
 from obsray.telemetry import credential, session_file
 from obsray.telemetry.collector import Collector
-from obsray.telemetry.columns import Batch, Columns
+from obsray.telemetry.columns import Batch, Columns, concat
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Outcome, Reason
 from obsray.telemetry.spine import read_now
 
@@ -47,12 +47,15 @@ _DECISIONS = {
 }
 #: How often the head looks which nodes are there.
 _LOOK_SECONDS = 1.0
+#: Records are folded when somebody asks, when there are so many, or when the oldest were taken so long ago: a fold
+#: costs by the kinds in a batch, and by what it finds in no cache, and nobody asks every second.
+FOLD_ROWS, FOLD_SECONDS = 16_384, 5.0
 
 log = logging.getLogger("obsray.collector")
 
 
 class Families(Exposed):
-    """What prometheus_client asks for the families; ``update`` is a fold of the collector."""
+    """What prometheus_client asks for the families; ``take`` is a fold of the collector."""
 
     def __init__(self, collector: Collector, node: str, head: bool = True) -> None:
         self.collector = collector
@@ -69,7 +72,12 @@ class Families(Exposed):
         self.host = host.Host()
         self.cluster, self.jobs, self.scaling = ClusterSeries(texts), JobSeries(), ScalingSeries(texts)
         self.cluster_tallies = tallies.Tallies(tallies.OF_THE_CLUSTER, texts)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        #: What was taken and is not folded, by kind, and when the oldest of it was taken.
+        self._taken: dict[str, list[Columns]] = {}
+        self._taken_rows, self._taken_at = 0, 0.0
+        #: Whether a fold has failed: nothing is folded any more.
+        self._failed = False
         self._dropped = 0
         #: Whether what comes is what an earlier collector has stored.
         self.replaying = False
@@ -77,21 +85,45 @@ class Families(Exposed):
         self.pusher: push.Pusher | None = None
 
     def update(self, batch: Batch) -> None:
-        """Fold a batch of this node."""
+        """Fold a batch of this node now."""
+        self.take(batch)
+        self.fold()
+
+    def take(self, batch: Batch) -> None:
+        """Take a batch of this node. It is folded at the latest when somebody asks."""
         runs = self._runs() if "node_sample" in batch else None
         with self._lock:
-            self.series.waiting.everywhere = self.head
-            self.series.update(batch)
-            self.gpu.update(batch)
-            self.gpu_devices.update(batch)
+            # What is recorded of processes depends on what they do at this moment.
             self.processes.update(batch)
             if runs is not None:
                 self._spend(batch["node_sample"], runs)
-            self.pulls.update(batch)
-            self.tallies.update(batch)
-            if "user_metric" in batch:
-                self.user.update(batch["user_metric"])
-        self.update_cluster(batch)
+            self._taken_at = self._taken_at or time.monotonic()
+            for event, columns in batch.items():
+                self._taken.setdefault(event, []).append(columns)
+                self._taken_rows += len(columns)
+            if self._taken_rows >= FOLD_ROWS or time.monotonic() - self._taken_at >= FOLD_SECONDS:
+                self.fold()
+
+    def fold(self) -> None:
+        """Fold what was taken."""
+        with self._lock:
+            taken, self._taken, self._taken_rows, self._taken_at = self._taken, {}, 0, 0.0
+            if self._failed:
+                return
+            self._failed = True
+            self._fold({event: concat(parts) for event, parts in taken.items()})
+            self._failed = False
+
+    def _fold(self, batch: Batch) -> None:
+        self.series.waiting.everywhere = self.head
+        self.series.update(batch)
+        self.gpu.update(batch)
+        self.gpu_devices.update(batch)
+        self.pulls.update(batch)
+        self.tallies.update(batch)
+        if "user_metric" in batch:
+            self.user.update(batch["user_metric"])
+        self._fold_cluster(batch)
 
     def _spend(self, samples: Columns, runs: Runs) -> None:
         """Record what workers did. Of records of the past nobody knows any more, and it is recorded already."""
@@ -103,19 +135,23 @@ class Families(Exposed):
     def update_gathered(self, batch: Batch) -> None:
         """Fold a batch of another node, on the head."""
         with self._lock:
+            self.fold()
             self.series.gathered(batch)
-        self.update_cluster(batch)
+            self._fold_cluster(batch)
 
-    def update_cluster(self, batch: Batch) -> None:
-        """Fold a batch of any node."""
-        with self._lock:
-            self.cluster.update(batch)
-            self.cluster_tallies.update(batch)
-            self.jobs.update(batch)
-            self.scaling.update(batch)
+    def _fold_cluster(self, batch: Batch) -> None:
+        self.cluster.update(batch)
+        self.cluster_tallies.update(batch)
+        self.jobs.update(batch)
+        self.scaling.update(batch)
 
     def collect(self) -> Iterator[Metric]:
         """All families, in the order of the catalogue, then those of user code."""
+        try:
+            self.fold()
+        except Exception:
+            # Whoever asks is given what was counted until now.
+            log.exception("metrics failed and are given no more records")
         runs = self._runs()
         with self._lock:
             made = [*self._tasks(runs.tasks), *self._node(runs), *self.gpu.families(self.node)]
@@ -456,7 +492,7 @@ def start(collector: Collector, session_dir: Path) -> Exporter:
     node = str(facts.get("node") or "")
     began_ns = int(facts.get("started_at_ns") or 0)
     families = Families(collector, node[:8], facts.get("head") is not False)
-    collector.folds.append(families.update)
+    collector.folds.append(families.take)
     collector.gathered_folds.append(families.update_gathered)
     # Before anybody can ask: what was said once is never taken back.
     complete = resume(families)

@@ -198,6 +198,9 @@ def decode(
 def _columns(records: Array, rows: Array, layout: np.dtype[Any]) -> dict[str, Array]:
     """The fields of some of the records. A few at a time: they stay in the cache while field after field is taken."""
     names = layout.names or ()
+    if len(rows) <= _BLOCK_RECORDS:
+        block = records[rows].view(layout).ravel()
+        return {name: block[name].copy() for name in names}
     found = {name: np.empty(len(rows), layout[name]) for name in names}
     for first in range(0, len(rows), _BLOCK_RECORDS):
         block = records[rows[first : first + _BLOCK_RECORDS]].view(layout).ravel()

@@ -12,6 +12,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from obsray import ids
+from obsray.metrics import exporter
 from obsray.metrics.catalog import BUCKETS, FUNCTIONS_KEPT, FUNCTIONS_MAX, METRICS, OTHER, USES_MIN
 from obsray.metrics.exporter import Families
 from obsray.metrics.series import Histogram, Labels, span_id
@@ -185,3 +186,69 @@ def test_the_window_of_tasks_forgets_what_is_long_over_and_nothing_else():
     (kept,) = window._owners.values()
     assert len(kept.slots) < count // 2
     assert kept.base > 0
+
+
+def test_what_was_only_taken_is_counted_when_somebody_asks_and_no_later_than_that(recorded):
+    collector = Collector(recorded.directory, 1 << 30)
+    batches: list = []
+    at_once, asked = Families(collector, "n0"), Families(collector, "n0")
+    collector.folds.append(batches.append)
+    while collector.poll():
+        pass
+    edges = np.linspace(recorded.started_at_ns, recorded.ended_at_ns, 20).astype(np.uint64)
+    for batch in batches:
+        parts = {name: np.searchsorted(edges, columns["time_ns"]) for name, columns in batch.items()}
+        for number in range(len(edges) + 1):
+            some = {name: batch[name].take(parts[name] == number) for name in batch if number in parts[name]}
+            at_once.update(some)
+            asked.take(some)
+    assert at_once.series.submitted.sum() > asked.series.submitted.sum()
+    # What the machine is asked when somebody asks is another at each time.
+    varies = ("obsray_node_", "obsray_telemetry_")
+    one, other = (
+        {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in Exposed(families).families.values()
+            for sample in family.samples
+            if not sample.name.startswith(varies)
+        }
+        for families in (at_once, asked)
+    )
+    assert other == pytest.approx(one)
+    assert any(value for (name, *_), value in other.items() if name == "obsray_tasks_submitted_total")
+
+
+def test_records_that_nobody_asks_for_are_folded_when_they_are_many_or_old(recorded, monkeypatch):
+    collector = Collector(recorded.directory, 1 << 30)
+    batches: list = []
+    collector.folds.append(batches.append)
+    while collector.poll():
+        pass
+    rows = sum(len(columns) for batch in batches for columns in batch.values())
+    for name, bound in (("FOLD_ROWS", rows), ("FOLD_SECONDS", 0.0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(exporter, name, bound)
+            families = Families(collector, "n0")
+            for batch in batches:
+                families.take(batch)
+            assert families.series.submitted.sum(), name
+
+
+def test_metrics_whose_fold_fails_are_served_as_they_were(recorded, caplog, monkeypatch):
+    collector = Collector(recorded.directory, 1 << 30)
+    families = Families(collector, "n0")
+    collector.folds.append(families.take)
+    while collector.poll():
+        pass
+    before = Exposed(families).value("obsray_tasks_submitted_total")
+
+    def fail(batch):
+        raise RuntimeError("as a test")
+
+    monkeypatch.setattr(families.gpu, "update", fail)
+    families.take({})
+    assert Exposed(families).value("obsray_tasks_submitted_total") == before > 0
+    assert "are given no more records" in caplog.text
+    caplog.clear()
+    assert Exposed(families).value("obsray_tasks_submitted_total") == before
+    assert not caplog.text, "said once"
