@@ -63,7 +63,7 @@ class Config:
     store_memory_ratio: float = 0.3
     #: Most bytes for objects if ``object_store_memory`` is not given.
     store_bytes_max: int = 200 << 30
-    #: Most bytes of spilled objects. 0 means until the disk is full.
+    #: Most bytes of objects on disk, spilled or there for want of room. 0 means until the disk is full.
     spill_bytes_max: int = 0
     #: When more than this share of memory (of the machine, or of the cgroup's limit) is in use, the node kills a
     #: worker: first the newest task that may run again.
@@ -74,6 +74,10 @@ class Config:
     oom_retries_max: int = 15
     #: A request for room fails after this time without progress.
     store_wait_seconds_max: float = 30.0
+    #: A request for room gets a file on disk instead once nothing can be spilled and nothing has become free for this
+    #: time: what fills the store is in use. More than ``store_wait_seconds_max`` never gives one, but to what is larger
+    #: than the whole store.
+    store_fallback_wait_seconds: float = 1.0
     #: Tasks whose results lie in the store are remembered, so that what is lost can be computed again. Most bytes of
     #: their arguments in one process; beyond, the oldest are forgotten.
     lineage_bytes_max: int = 256 << 20

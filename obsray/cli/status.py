@@ -258,6 +258,8 @@ def _control_text(facts: dict[str, Any]) -> str:
 def _store_text(store: dict[str, Any]) -> str:
     filled = f"{units.size(store['used_bytes'])} of {units.size(store['capacity_bytes'])}"
     held = f"{units.size(store['pinned_bytes'])} pinned, {units.size(store['spilled_bytes'])} spilled"
+    if store["fallback_bytes"]:
+        held += f", {units.size(store['fallback_bytes'])} on disk for want of room"
     return _meter(store["used_percent"], f"{filled}, {units.many(store['objects'], 'object')}, {held}")
 
 

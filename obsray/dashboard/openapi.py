@@ -159,9 +159,9 @@ _ANALYSES = (
         "where": "COLUMN OP VALUE: these tasks; repeatable", "among": "COLUMN OP VALUE: of these; repeatable"},
         (400, 404)),
     Operation("get", _V1 + "memory", "What fills the object store", _fields(
-        "at_ns:whole live:flag objects:whole bytes:whole pinned_bytes:whole spilled_bytes:whole store:object"
-        " peak:object by_age:list by_call_site:list by_function:list by_job:list by_owner:list by_holder:list"
-        " suspects:list tasks:list sentence:text")),
+        "at_ns:whole live:flag objects:whole bytes:whole pinned_bytes:whole spilled_bytes:whole fallback_bytes:whole"
+        " store:object peak:object by_age:list by_call_site:list by_function:list by_job:list by_owner:list"
+        " by_holder:list suspects:list tasks:list sentence:text")),
     Operation("get", _V1 + "hangs", "What can never go on, and what makes no progress", _fields(
         "hangs:list live:flag blocked:whole looked_at:whole complete:flag drivers:list")),
     Operation("get", _V1 + "post-mortem/{id}", "Why a process ended, and what it did last", _fields(

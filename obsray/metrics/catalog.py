@@ -161,7 +161,20 @@ _METRICS: tuple[Metric, ...] = (
         "obsray_object_store_pinned_bytes", "gauge", "bytes", ("node",), "Bytes mapped by readers.", ("store_sample",)
     ),
     Metric(
-        "obsray_object_store_spilled_bytes", "gauge", "bytes", ("node",), "Bytes of objects on disk.", ("store_sample",)
+        "obsray_object_store_spilled_bytes",
+        "gauge",
+        "bytes",
+        ("node",),
+        "Bytes of spilled objects on disk.",
+        ("store_sample",),
+    ),
+    Metric(
+        "obsray_object_store_fallback_bytes",
+        "gauge",
+        "bytes",
+        ("node",),
+        "Bytes of objects in files, for which the store had no room.",
+        ("store_sample",),
     ),
     Metric("obsray_objects", "gauge", "", ("node", "state"), "Objects by where they are.", ("store_sample",)),
     Metric(
@@ -578,6 +591,9 @@ _MORE: tuple[Metric, ...] = (
         "Processes that wait for room in the store.", ("store_sample",)),
     Metric("obsray_object_allocation_failures", "counter", "", ("node",),
         "Objects for which there was no room, on disk either.", ("object_allocation_failed",)),
+    Metric("obsray_object_fallbacks", "counter", "", ("node",),
+        "Objects that got a file on disk, because all in the store was in use or they are larger than it.",
+        ("object_fallback",)),
     Metric("obsray_object_spill_seconds", "histogram", "seconds", ("node",),
         "Writing an object to disk.", ("object_spilled",)),
     Metric("obsray_object_restore_seconds", "histogram", "seconds", ("node",),

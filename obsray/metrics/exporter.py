@@ -334,7 +334,7 @@ class Families(Exposed):
     def _store(self) -> list[Metric]:
         sample = self.series.samples.get("store_sample")
         found: list[Metric] = []
-        for name in ("capacity", "used", "pinned", "spilled"):
+        for name in ("capacity", "used", "pinned", "spilled", "fallback"):
             family = exposed.gauge(f"obsray_object_store_{name}_bytes")
             if sample is not None:
                 family.add_metric([self.node], sample[f"{name}_bytes"])

@@ -44,6 +44,7 @@ OF_NODES: tuple[Tally, ...] = (
     Tally("obsray_output_dropped_bytes", "output_dropped", "bytes"),
     Tally("obsray_job_output_dropped_bytes", "job_output_dropped", "bytes"),
     Tally("obsray_object_allocation_failures", "object_allocation_failed"),
+    Tally("obsray_object_fallbacks", "object_fallback"),
     Tally("obsray_object_spill_seconds", "object_spilled", "spill_seconds"),
     Tally("obsray_object_restore_seconds", "object_restored", "restore_seconds"),
     Tally("obsray_object_transfer_retries", "transfer_retried"),

@@ -387,6 +387,11 @@ _UNION: tuple[Event, ...] = (
     Event(40, "object_allocation_failed", "Store and spill directory are full.", (
         _OBJECT, _WORKER, _measure("object_bytes", "u64"), _measure("free_bytes", "u64"),
         _measure("pinned_bytes", "u64"), _measure("capacity_bytes", "u64")), Severity.ERROR),
+    Event(256, "object_fallback", "Nothing in the store could make room for the object, or it is larger than all of it:"
+        " it lies in a file on disk, which its writer and readers map.", (
+        _OBJECT, _WORKER, _measure("object_bytes", "u64"), _measure("queue_seconds", "f32"),
+        _measure("free_bytes", "u64"), _measure("pinned_bytes", "u64"), _measure("capacity_bytes", "u64"),
+        _detail("path", "str")), Severity.WARNING),
     Event(41, "object_pinned", "A process maps the object for reading; it will not move.", (
         _OBJECT, _WORKER, _measure("object_bytes", "u64"), _measure("queue_seconds", "f32"))),
     Event(284, "object_unpinned", "A process has let go of its views of the object, or has ended; it may move again if"
@@ -505,7 +510,8 @@ _UNION: tuple[Event, ...] = (
     Event(99, "store_sample", "How full the object store is.", (
         _measure("capacity_bytes", "u64"), _measure("used_bytes", "u64"), _measure("pinned_bytes", "u64"),
         _measure("spilled_bytes", "u64"), _measure("objects", "u32"), _measure("objects_spilled", "u32"),
-        _measure("allocations_waiting", "u32"), _measure("largest_free_bytes", "u64"))),
+        _measure("allocations_waiting", "u32"), _measure("largest_free_bytes", "u64"),
+        _measure("fallback_bytes", "u64"))),
     Event(100, "job_started", "A driver joined.", (
         _detail("job", "u32"), _WORKER, _detail("pid", "u32"), _detail("entrypoint", "str"),
         _detail("namespace", "str"), _detail("metadata", "str"))),

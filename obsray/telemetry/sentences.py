@@ -255,6 +255,17 @@ def _allocation_failed(r: Row, n: Names) -> str:
     )
 
 
+def _fallback(r: Row, n: Names) -> str:
+    larger = r["object_bytes"] > r["capacity_bytes"]
+    why = (
+        f"it is larger than the store ({size(r['capacity_bytes'])})"
+        if larger
+        else f"the store is in use ({size(r['pinned_bytes'])} pinned, {size(r['free_bytes'])} of "
+        f"{size(r['capacity_bytes'])} free)"
+    )
+    return f"{_object(r)} ({size(r['object_bytes'])}) lies on disk, in {r['path']}, and is mapped from there: {why}"
+
+
 def _tasks_dispatched(r: Row, n: Names) -> str:
     return f"{_run(r, n)} sent to {_worker(r, n)}"
 
@@ -546,6 +557,7 @@ SENTENCES: dict[str, Sentence] = {
     "object_lost": _object_lost,
     "object_allocation_waiting": _waits_for_room,
     "object_allocation_failed": _allocation_failed,
+    "object_fallback": _fallback,
     "object_pinned": lambda r, n: f"{_worker(r, n)} maps {_object(r)} for reading",
     "object_unpinned": lambda r, n: f"{_worker(r, n)} has let go of its views of {_object(r)}",
     "transfer_asked": lambda r, n: f"{_worker(r, n)} wants {_object(r)}; {_at(r, 'home', n)} is asked where it is",

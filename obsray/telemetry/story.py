@@ -45,8 +45,8 @@ _RUNS = frozenset({"tasks_submitted", "tasks_dispatched", "tasks_finished"})
 #: What happens to an object in the store, except that it is read.
 _OBJECT_LIFE = (
     "object_created", "object_sealed", "object_spilling", "object_spill_stopped", "object_spilled", "object_restoring",
-    "object_restored", "object_lost", "object_freed", "transfer_begun", "transfer_done", "transfer_failed",
-    "transfer_retried", "object_copy_dropped", "object_copy_kept",
+    "object_restored", "object_lost", "object_freed", "object_fallback", "transfer_begun", "transfer_done",
+    "transfer_failed", "transfer_retried", "object_copy_dropped", "object_copy_kept",
 )  # fmt: skip
 _ONE_OF_RUN = {"tasks_submitted": "task_submitted", "tasks_finished": "task_finished"}
 #: Event -> what comes before it, told by another process, and the fields in which the two agree.

@@ -106,6 +106,7 @@ class Views(AnswerViews):
                 "used_bytes": store.get("used_bytes", 0),
                 "pinned_bytes": store.get("pinned_bytes", 0),
                 "spilled_bytes": store.get("spilled_bytes", 0),
+                "fallback_bytes": store.get("fallback_bytes", 0),
                 "objects": store.get("objects", 0),
                 "objects_spilled": int(np.count_nonzero(self.object_table.states() == SPILLED)),
             },

@@ -417,7 +417,7 @@ class _Recording:
         for second in range(seconds):
             at = self.start + second * _NS + _NS // 2
             node.resource_sample(at, cpu, 2.0, float(second % 3))
-            node.store_sample(at, 1 << 30, 52_000_000, 50_000_000, 50_000_000, 2, 1, 0, (1 << 30) - 52_000_000)
+            node.store_sample(at, 1 << 30, 52_000_000, 50_000_000, 50_000_000, 2, 1, 0, (1 << 30) - 52_000_000, 0)
             node.node_sample(at, 0.0005, len(made.workers), 0, 2, 1, 0, 1, 1, 0)
             for number, worker in enumerate(made.workers):
                 if worker == made.killed_worker and at > self.end - 4 * _NS:

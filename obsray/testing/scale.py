@@ -61,7 +61,7 @@ class ScaleBench:
         self.chance = random.Random(seed)
         self.now = 1000.0
         pool = WorkerPool(lambda: worker_id(_HOME, self.chance.randbytes(4)), 0, 1, 60.0, 60.0, 1.0)
-        objects = ObjectTable(1 << 30, "spill", 1 << 30, 60.0)
+        objects = ObjectTable(1 << 30, "spill", 1 << 30, 60.0, 1.0)
         peers = PeerTable(_HOME, head=True, clustered=True)
         resources = Resources({"CPU": UNIT})
         resources.take(1, {"CPU": UNIT})

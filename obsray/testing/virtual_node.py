@@ -30,6 +30,7 @@ from obsray.core.node.step import (
     EndProcess,
     FindName,
     ListNames,
+    MakeFile,
     PullObject,
     RefuseTransfer,
     RegisterGroup,
@@ -51,6 +52,7 @@ from obsray.core.node.step import (
 )
 from obsray.core.node.workers import SIGNAL_KILL, Ended, WorkerPool
 from obsray.core.protocol import messages as m
+from obsray.core.protocol.fallback import place_in
 from obsray.core.protocol.messages import Message, Welcome, encode
 from obsray.core.transport.connection import Hello
 from obsray.core.transport.node_reporter import Membership
@@ -130,7 +132,10 @@ class VirtualNode:
             config.worker_idle_seconds, config.worker_start_seconds_max, config.shutdown_grace_seconds,
         )  # fmt: skip
         store_bytes = scenario.store_bytes
-        objects = ObjectTable(store_bytes, "spill", config.spill_bytes_max, config.store_wait_seconds_max)
+        objects = ObjectTable(
+            store_bytes, "spill", config.spill_bytes_max, config.store_wait_seconds_max,
+            config.store_fallback_wait_seconds,
+        )  # fmt: skip
         founding = simulator.founding
         founds = founding is not None and not founding.is_complete
         if founding is not None and founds:
@@ -138,7 +143,7 @@ class VirtualNode:
         else:
             peers = PeerTable(self.id, head=not number, clustered=self.clustered)
         self.machine = NodeMachine(self.id, Resources(total), pool, objects, "sockets", dict, {}, peers)
-        #: Offset in the arena -> what was written there last; path -> what lies in that file.
+        #: Offset -> what was written there last, in the arena or in a file instead; path -> what was spilled there.
         self.arena: dict[int, Any] = {}
         self.files: dict[str, Any] = {}
         self._pids = FIRST_PID
@@ -271,10 +276,13 @@ class VirtualNode:
                 self.agenda.after(self._soon(), self.do, self.machine.arena_reserved, end, "")
             case SpillObject():
                 self.agenda.after(self._disk_ns(), self._spill, effect)
+            case MakeFile():
+                self.agenda.after(self._disk_ns(), self._make_file, effect)
             case RestoreObject():
                 self.agenda.after(self._disk_ns(), self._restore, effect)
             case RemoveFile(path):
                 self.files.pop(path, None)
+                self.arena.pop(place_in(path), None)
             case RemoveCheckpoints(actor):
                 # A guest's are kept by its home, which shares its disk here.
                 if self.machine.peers.home_of(actor) is None:
@@ -396,6 +404,10 @@ class VirtualNode:
         # A file of an object that is freed while it is written is removed by the machine.
         self.files[spill.path] = self.arena.get(spill.offset)
         self.do(self.machine.object_spilled, spill.token, spill.path, 0.001, "")
+
+    def _make_file(self, file: MakeFile) -> None:
+        error = "the disk is full" if self._disk_fails() else ""
+        self.do(self.machine.object_file_made, file.number, file.path, error)
 
     def _restore(self, restore: RestoreObject) -> None:
         if restore.path not in self.files:

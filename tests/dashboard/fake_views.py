@@ -260,7 +260,8 @@ class FakeViews:
 
     def memory(self, refresh: bool = True) -> dict[str, Any]:
         return {
-            "objects": 1, "bytes": 10, "pinned_bytes": 0, "spilled_bytes": 0, "live": True, "sentence": HOSTILE,
+            "objects": 1, "bytes": 10, "pinned_bytes": 0, "spilled_bytes": 0, "fallback_bytes": 20 << 20, "live": True,
+            "sentence": HOSTILE,
             "peak": {"bytes": 10, "at_ns": NOW_NS}, "suspects": [],
             "by_call_site": [{"what": HOSTILE, "objects": 1, "bytes": 10, "oldest_seconds": 1.0}],
         }  # fmt: skip
@@ -639,6 +640,7 @@ class FakeViews:
                 "used_bytes": 900 << 20,
                 "pinned_bytes": 210 << 20,
                 "spilled_bytes": 64 << 20,
+                "fallback_bytes": 20 << 20,
                 "objects": 300,
                 "objects_spilled": 60,
             },

@@ -95,7 +95,7 @@ class Client:
         if not data:
             raise ConnectionRefusedError("the node closed the connection")
         self.welcome, *self.inbox = [m.decode(message) for message in self.connection.receive(data)]
-        self.arena = Arena(fds[0], self.welcome.arena_bytes)
+        self.arena = Arena(fds[0], self.welcome.arena_bytes, session / "spill")
 
     def send(self, *messages: Any) -> None:
         self.socket.sendall(self.connection.pack([m.encode(message) for message in messages]))

@@ -213,9 +213,53 @@ def test_when_store_and_disk_are_full_the_error_has_the_sizes_and_the_holders(se
     assert obsray.get(obsray.put(ones(16))).sum() == 16 * MB // 8  # and it works again
 
 
-def test_what_can_never_fit_is_refused_at_once(session):
-    with pytest.raises(exceptions.ObjectStoreFullError, match="do not fit"):
-        obsray.put(ones(100))
+def test_what_can_never_fit_anywhere_is_refused_at_once(session):
+    with pytest.raises(exceptions.ObjectStoreFullError, match=r"do not fit a store of 64\.0 MiB.*limit of 128\.0 MiB"):
+        obsray.put(ones(130))
+
+
+def test_a_value_larger_than_the_store_lies_in_a_file_and_goes_as_others_do(session, caplog):
+    reference, made = obsray.put(ones(70)), make.remote(50)
+    value = obsray.get(reference)
+    assert value.sum() == obsray.get(total.remote(reference)) == 70 * MB // 8
+    assert not value.flags.writeable
+    (file,) = (session / "spill").iterdir()
+    assert file.name.startswith(reference.hex())
+    store = obsray.core.api.session().request("store")
+    assert (store["fallback_bytes"] >= 70 * MB, store["spilled_bytes"]) == (True, 0)
+    view = views(session)
+    (told,) = (event for event in view.story(reference.hex()) if event["event"] == "object_fallback")
+    assert "it is larger than the store (64 MiB)" in told["text"]
+    assert "lies in a file on disk" in view.why(reference.hex())["sentence"]
+    memory = view.memory()
+    assert memory["fallback_bytes"] >= 70 * MB and "on disk, because the store" in memory["sentence"]
+    del reference
+    assert value.sum() == 70 * MB // 8  # the view keeps what it shows
+    assert file.exists()
+    del value
+    eventually(lambda: not file.exists())
+    assert obsray.get(made).sum() == 50 * MB // 8
+
+
+def test_while_all_is_in_use_values_lie_in_files_and_the_program_is_told_once(session, caplog):
+    held = [obsray.get(obsray.put(ones(15))) for _ in range(4)]
+    references = [obsray.put(ones(20) * number) for number in range(3)]
+    for number, reference in enumerate(references):
+        assert obsray.get(total.remote(reference)) == number * 20 * MB // 8
+        assert obsray.get(reference).sum() == number * 20 * MB // 8
+    assert len(list((session / "spill").iterdir())) == 3
+    assert len([record for record in caplog.records if "no room for a value of 20 MiB" in record.getMessage()]) <= 1
+    assert all(array.sum() == 15 * MB // 8 for array in held)
+
+
+def test_a_file_that_somebody_has_removed_is_a_lost_value(session):
+    reference = obsray.put(ones(70))
+    (file,) = (session / "spill").iterdir()
+    file.unlink()
+    with pytest.raises(exceptions.ObjectLostError, match="its file cannot be mapped"):
+        obsray.get(reference)
+    with pytest.raises(exceptions.ObjectLostError, match="its file cannot be mapped"):
+        reference.future().result(30)
 
 
 def arena_of_this_runtime() -> tuple[int, int]:

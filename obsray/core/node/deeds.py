@@ -32,6 +32,7 @@ class Deeds:
             s.EndProcess: lambda effect: node.forks.signal(effect.worker, effect.signal),
             s.ReserveArena: lambda effect: node.disk.reserve(effect),
             s.SpillObject: lambda effect: node.disk.spill(effect),
+            s.MakeFile: lambda effect: node.disk.make_file(effect),
             s.RestoreObject: lambda effect: node.disk.restore(effect),
             s.PullObject: lambda effect: node.transfers.pull(effect),
             s.CancelPull: lambda effect: node.transfers.cancel(effect.token),
@@ -122,6 +123,12 @@ class Deeds:
         if error:
             self.node.log(f"object store: spilling failed: {error}")
         self.node.do(self.node.machine.object_spilled, token, path, seconds, error)
+
+    def file_made(self, number: int, path: str, error: str) -> None:
+        """Answers MakeFile."""
+        if error:
+            self.node.log(f"object store: a file instead of room cannot be made: {error}")
+        self.node.do(self.node.machine.object_file_made, number, path, error)
 
     def restored(self, token: int, seconds: float, error: str) -> None:
         """Answers RestoreObject."""

@@ -14,9 +14,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from obsray.core.node.step import ReserveArena, RestoreObject, SpillObject
+from obsray.core.node.step import MakeFile, ReserveArena, RestoreObject, SpillObject
+from obsray.core.protocol.fallback import FALLBACK
 from obsray.core.system.arena import Arena
-from obsray.core.system.spill import read_object, write_object
+from obsray.core.system.spill import check_object, make_file, read_object, write_object
 
 SPILL_THREADS = 2
 
@@ -24,7 +25,7 @@ Job = Callable[[], None]
 
 
 class Disk:
-    """``post`` runs a callable on the node's thread; the three others are told how a job ended."""
+    """``post`` runs a callable on the node's thread; the four others are told how a job ended."""
 
     def __init__(
         self,
@@ -33,12 +34,14 @@ class Disk:
         reserved: Callable[[int, str], None],
         spilled: Callable[[int, str, float, str], None],
         restored: Callable[[int, float, str], None],
+        file_made: Callable[[int, str, str], None],
     ) -> None:
         self._arena = arena
         self._post = post
         self._reserved = reserved
         self._spilled = spilled
         self._restored = restored
+        self._file_made = file_made
         self._pages: SimpleQueue[Job | None] = SimpleQueue()
         self._files: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: dict[str, threading.Thread] = {}
@@ -70,13 +73,29 @@ class Disk:
 
         self._run("files", self._files, SPILL_THREADS, job)
 
+    def make_file(self, effect: MakeFile) -> None:
+        """Make a file into which an object is written in place."""
+
+        def job() -> None:
+            error = ""
+            try:
+                make_file(effect.path, effect.size)
+            except OSError as failure:
+                error = f"{effect.path}: {failure.strerror or failure}"
+            self._post(lambda: self._file_made(effect.number, effect.path, error))
+
+        self._run("files", self._files, SPILL_THREADS, job)
+
     def restore(self, effect: RestoreObject) -> None:
-        """Read an object back from its file."""
+        """Read an object back from its file, or see whether it can be mapped there."""
 
         def job() -> None:
             started, error = time.monotonic(), ""
             try:
-                read_object(effect.path, effect.object, self._arena.view(effect.offset, effect.size))
+                if effect.offset < FALLBACK:
+                    read_object(effect.path, effect.object, self._arena.view(effect.offset, effect.size))
+                else:
+                    check_object(effect.path, effect.object, effect.size)
             except (OSError, ValueError) as failure:
                 error = getattr(failure, "strerror", None) or str(failure)
             seconds = time.monotonic() - started

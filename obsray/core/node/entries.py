@@ -17,8 +17,9 @@ HOLDERS_NAMED_MAX = 5
 class Entry:
     """One object of this node.
 
-    ``offset`` is where its range begins, -1 while it has none. ``stored_path`` names its complete file on disk,
-    "" if there is none. ``doomed``: its owner freed it, and it goes as soon as nobody writes or reads it.
+    ``offset`` is where its range begins, -1 while it has none; from ``FALLBACK`` on, it lies in its file.
+    ``stored_path`` names its complete file on disk, "" if there is none. ``doomed``: its owner freed it, and it goes as
+    soon as nobody writes or reads it.
     ``copy``: it was fetched from another node and can be fetched again. ``replaces``: what was lost here before.
     """
 
@@ -118,6 +119,7 @@ class StoreNumbers:
     objects_spilled: int
     allocations_waiting: int
     largest_free_bytes: int
+    fallback_bytes: int
 
 
 def show_bytes(size: int) -> str:
@@ -150,6 +152,8 @@ def explain_full(
         text += f": {named}"
     if numbers.spilled_bytes:
         text += f"; {show_bytes(numbers.spilled_bytes)} are on disk"
+    if numbers.fallback_bytes:
+        text += f"; {show_bytes(numbers.fallback_bytes)} are in files beside the store"
     if owners:
         named = ", ".join(
             f"{owner.hex()[:8]} {show_bytes(size)} in {count} object{'s' * (count > 1)}"
@@ -157,5 +161,5 @@ def explain_full(
         )
         text += f"; most belongs to {named}"
     if spill_error:
-        text += f"; spilling failed: {spill_error}"
+        text += f"; writing to disk failed: {spill_error}"
     return text

@@ -280,6 +280,10 @@ class NodeMachine:
         self.objects.spilling.spilled(step, token, path, seconds, error)
         self.sharing.flush(step)
 
+    def object_file_made(self, step: Step, number: int, path: str, error: str) -> None:
+        self.objects.room.fallback.made(step, number, path, error)
+        self.sharing.flush(step)
+
     def object_restored(self, step: Step, token: int, seconds: float, error: str) -> None:
         self.objects.spilling.restored(step, token, seconds, error)
         self.sharing.flush(step)

@@ -3,7 +3,8 @@
 The life of an object: a writer asks for room (CREATED), seals it (SEALED), readers pin it while they map it. When
 room is short the objects read longest ago and pinned by nobody go to disk (SPILLING, SPILLED) and come back when
 they are wanted (RESTORING). It ends when its owner frees it or dies (FREED), or when its file cannot be read (LOST).
-A *copy* of what lies at another node goes when its room is wanted, and is never written to disk.
+A *copy* of what lies at another node goes when its room is wanted, and is never spilled. What finds no room lies in a
+file (``fallback.py``): then its ``offset`` is beyond the arena.
 
 Invariants: only SEALED, CREATED, SPILLING and RESTORING objects have a range, no two the same; a pinned object is
 SEALED and does not move; what an owner freed or its death orphaned goes once the last pin is gone; a range is
@@ -15,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from obsray.core.node.allocator import Allocator, rounded
-from obsray.core.node.entries import Entry, Reader, Sharer, StoreNumbers, Wait, show_bytes
+from obsray.core.node.entries import Entry, Reader, Sharer, StoreNumbers, Wait
 from obsray.core.node.room import Room
 from obsray.core.node.spilling import Spilling
 from obsray.core.node.step import RefuseTransfer, ServeObject, Step, require
+from obsray.core.protocol.fallback import FALLBACK, place_in
 from obsray.core.protocol.lifecycle import ObjectState, advance
 from obsray.core.protocol.messages import ObjectPinned, ObjectRefused
 from obsray.ids import owner_of
@@ -27,13 +29,20 @@ from obsray.ids import owner_of
 class ObjectTable:
     """``capacity`` bytes of arena; spilled objects go to ``spill_directory``, ``spill_bytes_max`` at most (0: all)."""
 
-    def __init__(self, capacity: int, spill_directory: str, spill_bytes_max: int, wait_seconds_max: float) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        spill_directory: str,
+        spill_bytes_max: int,
+        wait_seconds_max: float,
+        fallback_wait_seconds: float,
+    ) -> None:
         self.allocator = Allocator(capacity)
         self.capacity = self.allocator.capacity
         self.entries: dict[bytes, Entry] = {}
         self.pinned_bytes = 0
         self.spilling = Spilling(self, spill_directory, spill_bytes_max)
-        self.room = Room(self, self.allocator, wait_seconds_max)
+        self.room = Room(self, self.allocator, wait_seconds_max, fallback_wait_seconds)
         self._by_owner: dict[bytes, dict[bytes, Entry]] = {}
         self._by_writer: dict[bytes, dict[bytes, Entry]] = {}
         self._by_reader: dict[bytes, dict[bytes, Entry]] = {}
@@ -43,25 +52,15 @@ class ObjectTable:
     # --- writers -----------------------------------------------------------------------------------------
 
     def create(self, step: Step, client: bytes, request: int, object_id: bytes, size: int) -> None:
-        """Answered with ObjectRoom, maybe after others were spilled, or with ObjectRefused."""
+        """Answered with ObjectRoom, maybe after others were spilled, maybe in a file, or with ObjectRefused."""
         known = self.entries.get(object_id)
         if known is not None and known.state is not ObjectState.LOST:
             step.send(client, ObjectRefused(request, "duplicate", f"the object is here already ({known.state.name})"))
-            return
-        if rounded(size) > self.capacity:
-            detail = f"{show_bytes(size)} do not fit a store of {show_bytes(self.capacity)}"
-            self.room.tell_failed(step, object_id, client, size)
-            step.send(client, ObjectRefused(request, "too_large", detail))
             return
         self._enter(step, Entry(object_id, size, client, step.now), request)
 
     def make_copy(self, step: Step, node: bytes, object_id: bytes, size: int) -> None:
         """``node`` (this one) will write a copy of what lies elsewhere; its ``Sharer`` is told if there is room."""
-        if rounded(size) > self.capacity:
-            detail = f"{show_bytes(size)} do not fit a store of {show_bytes(self.capacity)}"
-            self.room.tell_failed(step, object_id, node, size)
-            self.others.no_room(step, object_id, "too_large", detail)
-            return
         self._enter(step, Entry(object_id, size, node, step.now, copy=True), 0)
 
     def _enter(self, step: Step, entry: Entry, request: int) -> None:
@@ -347,11 +346,12 @@ class ObjectTable:
         return sorted(owners, key=lambda owner: -owner[2])[:count]
 
     def numbers(self) -> StoreNumbers:
-        stored = self.spilling.stored_bytes
+        stored, in_files = self.spilling.stored_bytes, self.room.fallback.bytes
         return StoreNumbers(
-            self.capacity, self.allocator.used_bytes, self.pinned_bytes, stored, len(self.entries),
+            self.capacity, self.allocator.used_bytes, self.pinned_bytes, stored - in_files, len(self.entries),
             sum(entry.state is ObjectState.SPILLED for entry in self.entries.values()) if stored else 0,
-            len(self.room.waits) + len(self.room.unready), self.allocator.largest_free_bytes(),
+            len(self.room.waits) + len(self.room.unready) + len(self.room.fallback.making),
+            self.allocator.largest_free_bytes(), in_files,
         )  # fmt: skip
 
     def check_invariants(self) -> None:
@@ -359,27 +359,35 @@ class ObjectTable:
         with_range = {ObjectState.CREATED, ObjectState.SEALED, ObjectState.SPILLING, ObjectState.RESTORING}
         ranges = set()
         pinned = evictable = spilling = stored = 0
-        zombies = {entry.offset for entry in self.spilling.io.values() if entry.state is ObjectState.FREED} - {-1}
+        gone = [entry for entry in self.spilling.io.values() if entry.state is ObjectState.FREED and entry.offset >= 0]
+        zombies = {entry.offset for entry in gone}
+        in_files = sum(entry.size for entry in gone if entry.offset >= FALLBACK)
         for entry in self.entries.values():
             if entry.offset >= 0:
                 waits = any(wait.entry is entry for wait in self.room.unready)
                 require(entry.state in with_range or waits, "{} has a range", entry)
                 require(entry.offset not in ranges, "{} shares its range", entry)
                 ranges.add(entry.offset)
+            if entry.offset >= FALLBACK:
+                in_files += entry.size
+                require(place_in(entry.stored_path) == entry.offset, "{} does not lie in its file", entry)
             require(not entry.pins or entry.state is ObjectState.SEALED, "{} is pinned", entry)
             busy = bool(entry.pins) or entry.state is ObjectState.CREATED
             require(not entry.doomed or busy, "{} should be gone", entry)
-            free_to_go = entry.state is ObjectState.SEALED and not entry.pins
+            free_to_go = entry.state is ObjectState.SEALED and not entry.pins and entry.offset < FALLBACK
             require(free_to_go == (entry.id in self.spilling.evictable), "{} can be spilled: {}", entry, free_to_go)
             pinned += entry.size if entry.pins else 0
             evictable += entry.size if free_to_go else 0
             spilling += rounded(entry.size) if entry.state is ObjectState.SPILLING else 0
             stored += entry.size if entry.stored_path else 0
-        require(ranges | zombies == set(self.allocator.taken), "a range that no object has")
+        in_arena = {offset for offset in ranges | zombies if offset < FALLBACK}
+        require(in_arena == set(self.allocator.taken), "a range that no object has")
         sums = (
             self.pinned_bytes,
             self.spilling.evictable_bytes,
             self.spilling.writing_bytes,
             self.spilling.stored_bytes,
+            self.room.fallback.bytes,
         )
-        require(sums == (pinned, evictable, spilling, stored), f"{sums} != {(pinned, evictable, spilling, stored)}")
+        found = (pinned, evictable, spilling, stored, in_files)
+        require(sums == found, f"{sums} != {found}")

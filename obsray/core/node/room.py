@@ -1,7 +1,7 @@
 """Machine: room in the arena of a node: who waits for it, and whether its pages exist.
 
-Requests are served first come, first served. One that sees no progress for ``wait_seconds_max`` is refused with the
-sizes and the largest holders.
+Requests are served first come, first served. One that sees no progress gets a file instead (``fallback.py``); if there
+can be none, it is refused after ``wait_seconds_max`` with the sizes and the largest holders.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from obsray.core.node.allocator import Allocator, rounded
-from obsray.core.node.entries import Entry, Wait, explain_full
+from obsray.core.node.entries import Entry, Wait, explain_full, show_bytes
+from obsray.core.node.fallback import Fallback
 from obsray.core.node.step import ReserveArena, Step
+from obsray.core.protocol.fallback import FALLBACK
 from obsray.core.protocol.lifecycle import ObjectState, advance
 from obsray.core.protocol.messages import ObjectRefused, ObjectRoom
 
@@ -25,7 +27,9 @@ RESERVE_RETRY_SECONDS = 10.0
 class Room:
     """The arena of an ``ObjectTable``."""
 
-    def __init__(self, table: ObjectTable, allocator: Allocator, wait_seconds_max: float) -> None:
+    def __init__(
+        self, table: ObjectTable, allocator: Allocator, wait_seconds_max: float, fallback_wait_seconds: float
+    ) -> None:
         self._table = table
         self._spilling = table.spilling
         self.allocator = allocator
@@ -39,9 +43,14 @@ class Room:
         self._reserving = False
         self._progress_at = 0.0
         self._grow_not_before = 0.0
+        self.fallback = Fallback(table, self, fallback_wait_seconds)
 
     def queue(self, step: Step, wait: Wait) -> None:
-        """Somebody wants room, and comes last."""
+        """Somebody wants room, and comes last; one for whom there never could be any waits for nobody."""
+        if self.fallback.needed(wait.entry.size):
+            if not self.fallback.begin(step, wait):
+                self.refuse(step, wait)
+            return
         self.waits.append(wait)
         self.serve(step)
 
@@ -62,6 +71,9 @@ class Room:
             if offset is None:
                 if self._spilling.make_room(step, rounded(wait.entry.size)):
                     continue
+                if self.fallback.instead(step, wait):
+                    self.waits.popleft()
+                    continue
                 if self._refuse_if_stuck(step, wait):
                     continue
                 self._tell_waiting(step, wait)
@@ -69,12 +81,13 @@ class Room:
             self.waits.popleft()
             wait.entry.offset = offset
             if offset + rounded(wait.entry.size) <= self.reserved:
-                self._give(step, wait)
+                self.give(step, wait)
             else:
                 self.unready.append(wait)
         self._reserve(step)
 
-    def _give(self, step: Step, wait: Wait) -> None:
+    def give(self, step: Step, wait: Wait) -> None:
+        """Its entry has a place: whoever waited for one goes on."""
         entry = wait.entry
         if wait.restores:
             entry.wants_room = False
@@ -93,26 +106,38 @@ class Room:
             step.wake(deadline)
             return False
         self.waits.popleft()
+        self.refuse(step, wait)
+        return True
+
+    def refuse(self, step: Step, wait: Wait) -> None:
+        """There is no room, and none to be expected; not on disk either."""
         entry = wait.entry
-        detail = explain_full(
-            entry.size, self._table.numbers(), self._table.largest_pinned(), self._table.largest_owners(),
-            self._spilling.error,
-        )  # fmt: skip
+        if self.fallback.needed(entry.size):
+            error = "too_large"
+            detail = (
+                f"{show_bytes(entry.size)} do not fit a store of {show_bytes(self.capacity)}, "
+                f"and no file for them can be made: {self._spilling.error}"
+            )
+        else:
+            error = "full"
+            detail = explain_full(
+                entry.size, self._table.numbers(), self._table.largest_pinned(), self._table.largest_owners(),
+                self._spilling.error,
+            )  # fmt: skip
         self.tell_failed(step, entry.id, wait.client or bytes(8), entry.size)
         if wait.restores:
             entry.wants_room = False
-            self._table.refuse_readers(step, entry, "full", detail)
+            self._table.refuse_readers(step, entry, error, detail)
         elif entry.copy:
             self._table.written(entry)
-            self._table.refuse_readers(step, entry, "full", detail)
+            self._table.refuse_readers(step, entry, error, detail)
             self._table.drop(step, entry)
-            self._table.others.no_room(step, entry.id, "full", detail)
+            self._table.others.no_room(step, entry.id, error, detail)
         else:
-            step.send(wait.client, ObjectRefused(wait.request, "full", detail))
+            step.send(wait.client, ObjectRefused(wait.request, error, detail))
             self._table.written(entry)
             self._table.refuse_readers(step, entry, "lost", "its writer found no room for it")
             self._table.drop(step, entry)
-        return True
 
     def _tell_waiting(self, step: Step, wait: Wait) -> None:
         if wait.told:
@@ -132,10 +157,14 @@ class Room:
         )
 
     def release(self, step: Step, entry: Entry) -> None:
-        """Its range is free."""
-        self.allocator.free(entry.offset)
+        """Where it lay is nothing any more."""
+        if entry.offset >= FALLBACK:
+            self.fallback.release(entry)
+        else:
+            self.allocator.free(entry.offset)
+            self._progress_at = step.now
+            self.fallback.room_freed()
         entry.offset = -1
-        self._progress_at = step.now
 
     def tick(self, step: Step) -> None:
         """Try again what failed a while ago, refuse what has waited too long."""
@@ -179,7 +208,7 @@ class Room:
             for _ in range(len(self.unready)):
                 wait = self.unready.popleft()
                 if wait.entry.offset + rounded(wait.entry.size) <= end:
-                    self._give(step, wait)
+                    self.give(step, wait)
                 else:
                     self.unready.append(wait)
         self.serve(step)

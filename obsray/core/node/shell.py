@@ -89,11 +89,13 @@ class Node:
             live_stacks.listen(self.emitter.directory, node)
         self.reactor = Reactor(self._on_messages, self._on_close)
         chaos.activate(self.config.chaos, ProcessKind.NODE, node, self.emitter, self.reactor)
-        self.arena = Arena.create(machine.store_bytes)
+        self.arena = Arena.create(machine.store_bytes, self.session / "spill")
         self.links: dict[bytes, Link] = {}
         deeds = Deeds(self)
         self._deeds = deeds.table
-        self.disk = Disk(self.arena, self.reactor.post, deeds.reserved, deeds.spilled, deeds.restored)
+        self.disk = Disk(
+            self.arena, self.reactor.post, deeds.reserved, deeds.spilled, deeds.restored, deeds.file_made
+        )  # fmt: skip
         self.environments = EnvironmentMaker(self.session, self.reactor.post, deeds.environment_made)
         self.forks = forks
         self.machine = self._build(machine)
@@ -148,8 +150,9 @@ class Node:
             EnvironmentTable(config.environment_bytes_max),
         )  # fmt: skip
         objects = ObjectTable(
-            self.arena.size_bytes, str(self.session / "spill"), config.spill_bytes_max, config.store_wait_seconds_max
-        )
+            self.arena.size_bytes, str(self.session / "spill"), config.spill_bytes_max, config.store_wait_seconds_max,
+            config.store_fallback_wait_seconds,
+        )  # fmt: skip
         resources = Resources(machine.total, list(machine.gpus))
         sockets = str(self.session / "sockets")
         peers = PeerTable(self.node, self.options.head, self.options.clustered)

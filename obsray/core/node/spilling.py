@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from obsray.core.node.allocator import rounded
 from obsray.core.node.entries import Entry, show_bytes
 from obsray.core.node.step import RemoveFile, RestoreObject, SpillObject, Step
+from obsray.core.protocol.fallback import FALLBACK, file_name
 from obsray.core.protocol.lifecycle import ObjectState, advance
 from obsray.telemetry.events import Reason
 
@@ -37,22 +38,29 @@ class Spilling:
         #: Why the last attempt failed.
         self.error = ""
         self._tokens = 0
-        self._not_before = 0.0
+        #: After a failure nothing is written until then.
+        self.not_before = 0.0
 
     def add(self, entry: Entry) -> None:
         """Nobody reads it: it may go when room is short, after those that were read longer ago."""
-        self.evictable[entry.id] = entry
-        self.evictable_bytes += entry.size
+        if entry.offset < FALLBACK:
+            self.evictable[entry.id] = entry
+            self.evictable_bytes += entry.size
 
     def remove(self, entry: Entry) -> None:
         """Somebody reads it, or it is gone."""
         if self.evictable.pop(entry.id, None) is not None:
             self.evictable_bytes -= entry.size
 
+    @property
+    def may_free_room(self) -> bool:
+        """Whether anything is left in the arena that could go, or is on its way out."""
+        return bool(self.evictable or self.writing_bytes)
+
     def make_room(self, step: Step, size: int) -> bool:
         """Start to spill enough for ``size`` bytes. True if some room is free at once."""
-        if step.now < self._not_before:
-            step.wake(self._not_before)
+        if step.now < self.not_before:
+            step.wake(self.not_before)
             return False
         free = self._table.allocator.capacity - self._table.allocator.used_bytes
         coming = self.writing_bytes
@@ -87,7 +95,7 @@ class Spilling:
         if entry.copy:
             self._table.drop(step, entry)
             return True
-        if not entry.stored_path and not self._disk_allows(step, entry.size):
+        if not entry.stored_path and not self.disk_allows(step, entry.size):
             return False
         self.remove(entry)
         advance(entry, ObjectState.SPILLING)
@@ -96,24 +104,57 @@ class Spilling:
             self._table.room.release(step, entry)
             step.emit.object_spilled(step.time_ns, entry.id, entry.size, 0.0, step.emit.intern(entry.stored_path))
             return True
-        self._number(entry)
         self.writing_bytes += rounded(entry.size)
-        path = f"{self._directory}/{entry.id.hex()}.{entry.token}"
+        entry.token, path = self.new_file(entry)
+        self.io[entry.token] = entry
         step.emit.object_spilling(step.time_ns, entry.id, entry.size)
         step.effects.append(SpillObject(entry.id, entry.token, entry.offset, entry.size, path))
         return False
 
-    def _disk_allows(self, step: Step, size: int) -> bool:
+    def new_file(self, entry: Entry) -> tuple[int, str]:
+        """A number that no other file and no other job of a thread has, and the path of the file of that number."""
+        self._tokens += 1
+        return self._tokens, f"{self._directory}/{file_name(entry.id, FALLBACK + self._tokens)}"
+
+    def disk_allows(self, step: Step, size: int) -> bool:
+        """Whether so much more may lie on disk; what lies there without need goes first."""
         limit = self._bytes_max
-        if not limit or self.stored_bytes + self.writing_bytes + size <= limit:
+        if not limit or self._on_disk() + size <= limit:
             return True
-        for entry in list(self._table.entries.values()):
-            if entry.stored_path and entry.state is ObjectState.SEALED:
+        for entry in self._table.entries.values():
+            if entry.stored_path and entry.state is ObjectState.SEALED and entry.offset < FALLBACK:
                 self.remove_file(step, entry)
-        if self.stored_bytes + self.writing_bytes + size <= limit:
+        self._drop_copies(step)
+        if self._on_disk() + size <= limit:
             return True
         self.error = f"the limit of {show_bytes(limit)} on disk is reached"
         return False
+
+    def _on_disk(self) -> int:
+        making = sum(wait.entry.size for wait in self._table.room.fallback.making.values())
+        return self.stored_bytes + self.writing_bytes + making
+
+    def _drop_copies(self, step: Step) -> bool:
+        """Copies in files that nobody reads go; whether there were any."""
+        found = [
+            entry for entry in self._table.entries.values()
+            if entry.copy and entry.offset >= FALLBACK and entry.state is ObjectState.SEALED and not entry.pins
+        ]  # fmt: skip
+        for entry in found:
+            self._table.drop(step, entry)
+        return bool(found)
+
+    def keeps(self, entry: Entry, path: str) -> None:
+        """Its file is complete, or has all the space that it needs."""
+        entry.stored_path = path
+        self.stored_bytes += entry.size
+        self.error = ""
+
+    def failed(self, step: Step, error: str) -> bool:
+        """The disk refuses. True if something was there that could go."""
+        self.error = error
+        self.not_before = step.now + SPILL_RETRY_SECONDS
+        return self._drop_copies(step)
 
     def stop(self, step: Step, entry: Entry, error: str) -> None:
         """It stays in memory; ``error`` says why if it could not be written."""
@@ -132,28 +173,22 @@ class Spilling:
                 step.effects.append(RemoveFile(path))
         elif error:
             self.stop(step, entry, error)
-            self.error = error
-            self._not_before = step.now + SPILL_RETRY_SECONDS
+            self.failed(step, error)
         else:
             self.writing_bytes -= rounded(entry.size)
-            self.error = ""
             entry.token = 0
-            entry.stored_path = path
-            self.stored_bytes += entry.size
+            self.keeps(entry, path)
             advance(entry, ObjectState.SPILLED)
             self._table.room.release(step, entry)
             step.emit.object_spilled(step.time_ns, entry.id, entry.size, seconds, step.emit.intern(path))
         self._table.room.serve(step)
 
     def restore(self, step: Step, entry: Entry) -> None:
-        """Have it read back into its range."""
-        self._number(entry)
-        step.effects.append(RestoreObject(entry.id, entry.token, entry.offset, entry.size, entry.stored_path))
-
-    def _number(self, entry: Entry) -> None:
+        """Have it read back into its range, or looked through where it lies."""
         self._tokens += 1
         entry.token = self._tokens
         self.io[entry.token] = entry
+        step.effects.append(RestoreObject(entry.id, entry.token, entry.offset, entry.size, entry.stored_path))
 
     def restored(self, step: Step, token: int, seconds: float, error: str) -> None:
         """A thread has read the file back, or it cannot be read: then the object is lost."""

@@ -101,8 +101,18 @@ class SpillObject(NamedTuple):
     path: str
 
 
+class MakeFile(NamedTuple):
+    """Make a file of ``size`` bytes at ``path``, into which a value is written in place. Answered by
+    ``object_file_made`` with the same ``number``."""
+
+    number: int
+    size: int
+    path: str
+
+
 class RestoreObject(NamedTuple):
-    """Read an object back from ``path``. Answered by ``object_restored`` with the same ``token``."""
+    """Read an object back from ``path``, or see whether it could be, if ``offset`` stands for that file. Answered by
+    ``object_restored`` with the same ``token``."""
 
     object: bytes
     token: int
@@ -263,6 +273,7 @@ Effect = (
     | EndProcess
     | ReserveArena
     | SpillObject
+    | MakeFile
     | RestoreObject
     | PullObject
     | CancelPull

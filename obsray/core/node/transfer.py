@@ -1,7 +1,7 @@
 """Shell: the bytes of objects between nodes, in threads with sockets of their own.
 
-Whoever fetches asks for ranges; whoever has the object answers in blocks, each with its checksum, from the arena into
-the socket and from the socket into the arena (docs/adr/0022)::
+Whoever fetches asks for ranges; whoever has the object answers in blocks, each with its checksum, from where it lies
+(the arena, or a file of its own) into the socket and from the socket to where it shall lie (docs/adr/0022)::
 
     request: operation B | pad 3x | object 20s | start Q | length Q
     answer:  status B | pad 3x | checksum I | length Q, then bytes of the object, or (status not 0) of a sentence
@@ -31,7 +31,7 @@ from obsray.core.node.step import PullObject, RefuseTransfer, ServeObject
 from obsray.ids import NIL_WORKER
 
 if TYPE_CHECKING:
-    from obsray.core.system.arena import Arena
+    from obsray.core.system.arena import Arena, Place
 
 BLOCK_BYTES = 1 << 20
 SEGMENT_BYTES = 16 << 20
@@ -79,6 +79,8 @@ class _Job:
         self.failures: list[tuple[bytes, int, str]] = []
         self.sockets: set[socket.socket] = set()
         self.cancelled = False
+        #: Where it shall lie, while streams run.
+        self.view = memoryview(b"")
         wanted = sum(end - start for start, end in effect.missing)
         self.streams = max(1, min(len(effect.sources), STREAMS_MAX, wanted // STREAM_BYTES))
         self.deadline = time.monotonic() + TRANSFER_SECONDS_MAX + wanted / BYTES_PER_SECOND_MIN
@@ -207,6 +209,14 @@ class Transfers:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             started = time.monotonic()
+            effect = job.effect
+            try:
+                place = self._arena.place(effect.object, effect.offset, effect.size)
+            except OSError as error:
+                job.failures.append((effect.sources[0][0], 0, f"there is nowhere to put it: {error}"))
+                self._tell(job, 0.0)
+                continue
+            job.view = place.view
             others = [
                 threading.Thread(target=self._stream, args=(job,), name="obsray-pull-more", daemon=True)
                 for _ in range(job.streams - 1)
@@ -216,6 +226,9 @@ class Transfers:
             self._stream(job)
             for other in others:
                 other.join()
+            place.close()
+            job.view = memoryview(b"")
+            del place
             self._tell(job, time.monotonic() - started)
 
     def _tell(self, job: _Job, seconds: float) -> None:
@@ -297,7 +310,7 @@ class Transfers:
             raise Broken(_receive(sock, min(length, SENTENCE_BYTES_MAX)).decode(errors="replace"))
         if not 0 < length <= min(BLOCK_BYTES, end - start):
             raise Broken("it sent a block of the wrong size")
-        view = self._arena.view(job.effect.offset + start, length)
+        view = job.view[start : start + length]
         _receive_into(sock, view)
         if checksum_of(view) != checksum:
             raise Broken(f"the checksum of bytes {start} to {start + length} is wrong")
@@ -364,28 +377,39 @@ class Transfers:
             answer = answers.get()
         if isinstance(answer, RefuseTransfer):
             return answer.detail or answer.error
-        grant.object, grant.offset, grant.size = identifier, answer.offset, answer.size
+        grant.object, grant.size = identifier, answer.size
         grant.queue_seconds = time.monotonic() - asked_at
+        try:
+            grant.place = self._arena.place(identifier, answer.offset, answer.size)
+        except OSError as error:
+            why = f"it cannot be read: {error}"
+            self._release(node, grant, why)
+            grant.object = b""
+            return why
         return ""
 
     def _release(self, node: bytes, grant: _Grant, error: str) -> None:
+        if grant.place is not None:
+            grant.place.close()
         self._post(
             lambda: self._over(node, grant.object, grant.sent, grant.queue_seconds, grant.wire_seconds, error)
         )  # fmt: skip
 
     def _send(self, sock: socket.socket, grant: _Grant, start: int, end: int) -> None:
-        """Send a range, block by block. The pages go straight from the arena to the socket."""
+        """Send a range, block by block. The pages go straight from where they lie to the socket."""
         began = time.monotonic()
-        out, arena = sock.fileno(), self._arena.fd
+        place = grant.place
+        assert place is not None
+        out = sock.fileno()
         try:
             while start < end:
                 length = min(BLOCK_BYTES, end - start)
-                at = grant.offset + start
-                checksum = checksum_of(self._arena.view(at, length))
+                at = place.start + start
+                checksum = checksum_of(place.view[start : start + length])
                 sock.sendall(_BLOCK.pack(DATA, checksum, length), socket.MSG_MORE)
                 left = length
                 while left:
-                    sent = os.sendfile(out, arena, at, left)
+                    sent = os.sendfile(out, place.fd, at, left)
                     if not sent:
                         raise Broken("the connection ended")
                     at, left = at + sent, left - sent
@@ -402,7 +426,8 @@ class _Grant:
 
     def __init__(self) -> None:
         self.object = b""
-        self.offset = self.size = self.sent = 0
+        self.place: Place | None = None
+        self.size = self.sent = 0
         self.queue_seconds = self.wire_seconds = 0.0
 
 

@@ -59,8 +59,8 @@ _PAGES: dict[type[IntEnum], tuple[str, str, dict[IntEnum, tuple[str, tuple[str, 
         "Kept by the node that stores it (`node/objects.py`). Small values stay with their owner and have none.",
         {
             ObjectState.CREATED: (
-                "Its writer has room for it, or waits for some.",
-                ("object_created", "object_allocation_waiting"),
+                "Its writer has room for it, or a file, or waits for one of both.",
+                ("object_created", "object_allocation_waiting", "object_fallback"),
             ),
             ObjectState.SEALED: (
                 "Complete; it can be read in place.",

@@ -444,7 +444,7 @@ class WorkerDied(NamedTuple):
 
 
 class ObjectRoom(NamedTuple):
-    """Write ``size`` bytes at ``offset`` of the arena, then SealObject."""
+    """Write ``size`` bytes at ``offset`` of the arena, or in the file that it stands for, then SealObject."""
 
     request: int
     offset: int
@@ -461,7 +461,7 @@ class ObjectRefused(NamedTuple):
 
 
 class ObjectPinned(NamedTuple):
-    """The object lies at ``offset``, ``size`` bytes, until the client unpins it."""
+    """The object lies at ``offset`` of the arena, or in the file that it stands for, until the client unpins it."""
 
     request: int
     offset: int

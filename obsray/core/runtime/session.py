@@ -261,7 +261,7 @@ class Session:
             self.node_ids[mark_of_node(node)] = node
         for node, why in self.settings.pop("gone", {}).items():
             self.inbox.recovery.gone[mark_of_node(node)] = why
-        self.arena = Arena(fds[0], welcome.arena_bytes)
+        self.arena = Arena(fds[0], welcome.arena_bytes, Path(self.settings["session_directory"]) / "spill")
         link = self.reactor.adopt(sock, Hello(NODE, int(ProcessKind.NODE), 0))
         link.connection = connection
         self._early = received[1:]

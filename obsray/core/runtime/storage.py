@@ -1,6 +1,7 @@
-"""The object store as a client sees it: one mapping of the node's arena, views that pin what they show.
+"""The object store as a client sees it: one mapping of the node's arena, one of each file that a value has instead of
+room there, views that pin what they show.
 
-A view of a stored object is a read-only numpy array over the arena; everything deserialized from it (arrays, Arrow
+A view of a stored object is a read-only numpy array over such a mapping; everything deserialized from it (arrays, Arrow
 buffers) keeps the view alive, and only when the last of them is gone does the node hear that the object may move.
 """
 
@@ -10,9 +11,12 @@ import mmap
 import os
 import weakref
 from collections import deque
+from pathlib import Path
 from typing import Any
 
+from obsray.core.protocol.fallback import FALLBACK, HEADER_BYTES, file_name
 from obsray.core.runtime.serialization import Serialized
+from obsray.core.system.spill import map_file
 
 #: Page tables are filled in pieces of this size by one call each, the first time this process writes there,
 #: instead of by a fault per page; the arena never gives pages back, so once is enough.
@@ -21,10 +25,11 @@ _MADV_POPULATE_WRITE = 23
 
 
 class Arena:
-    """The node's shared memory, mapped into this process."""
+    """The node's shared memory, mapped into this process. ``files``: the directory of what has no room in it."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, files: Path) -> None:
         self.size = size
+        self._files = files
         self._mapping = mmap.mmap(fd, size) if size else None
         os.close(fd)
         #: One byte for each piece: whether this process has its page tables.
@@ -34,13 +39,23 @@ class Arena:
         #: Ids of objects whose last view is gone; appended to by the garbage collector from any thread.
         self.unpinned: deque[bytes] = deque()
 
-    def write(self, offset: int, serialized: Serialized) -> None:
-        """Write a value into the room the node gave for it."""
+    def write(self, identifier: bytes, offset: int, serialized: Serialized) -> None:
+        """Write a value into the room the node gave for it. Raises OSError if that is a file and cannot be opened."""
+        if offset >= FALLBACK:
+            with (
+                self._map(identifier, offset, serialized.size, writable=True) as mapping,
+                memoryview(mapping)[HEADER_BYTES:] as target,
+            ):
+                serialized.write_into(target)
+            return
         assert self._mapping is not None
         if serialized.size >= PIECE_BYTES:
             self._populate(offset, offset + serialized.size)
         with memoryview(self._mapping)[offset : offset + serialized.size] as target:
             serialized.write_into(target)
+
+    def _map(self, identifier: bytes, offset: int, size: int, writable: bool = False) -> mmap.mmap:
+        return map_file(str(self._files / file_name(identifier, offset)), size, writable)
 
     def _populate(self, start: int, end: int) -> None:
         assert self._mapping is not None
@@ -63,11 +78,19 @@ class Arena:
         return None if base is None else memoryview(base)
 
     def open(self, identifier: bytes, offset: int, size: int) -> memoryview:
-        """A view of an object that the node has just pinned for this process at ``offset``."""
+        """A view of an object that the node has just pinned for this process at ``offset``. Raises OSError if that is
+        a file and cannot be opened; then the pin is given back."""
         import numpy
 
-        assert self._mapping is not None
-        base = numpy.frombuffer(self._mapping, numpy.uint8, size, offset)
+        if offset >= FALLBACK:
+            try:
+                base = numpy.frombuffer(self._map(identifier, offset, size), numpy.uint8, size, HEADER_BYTES)
+            except OSError:
+                self.unpinned.append(identifier)
+                raise
+        else:
+            assert self._mapping is not None
+            base = numpy.frombuffer(self._mapping, numpy.uint8, size, offset)
         base.flags.writeable = False
         views, unpinned = self._views, self.unpinned
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
+from obsray.core.protocol.fallback import FALLBACK
 from obsray.core.runtime import unplaceable
 from obsray.core.runtime.call_sites import CallSites
 from obsray.core.runtime.ownership import READY, Entry
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from obsray.core.runtime.session import Session
+
+
+log = logging.getLogger("obsray.objects")
 
 
 class _FutureWaiter:
@@ -87,7 +92,10 @@ class _Reading:
         session, entry = self.values.session, self.entry
         if isinstance(answer, m.ObjectPinned):
             session.ownership.places.pop(entry.id, None)
-            self._complete(entry, session.arena.open(entry.id, answer.offset, answer.size))
+            try:
+                self._complete(entry, session.arena.open(entry.id, answer.offset, answer.size))
+            except OSError as error:
+                self._complete(self.values.unreadable_file(entry.id, error))
             return
         self.tries += 1
         if answer.error not in ("lost", "unknown") or self.tries >= READS_MAX:
@@ -202,6 +210,7 @@ class Values:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._fallback_told = False
         self._progress = session.config.progress != "0"
         self._sites = CallSites(session.emitter)
         self._unplaceable = unplaceable.Unplaceable(session)
@@ -258,11 +267,45 @@ class Values:
             if room.error == "duplicate":
                 return size
             raise ObjectStoreFullError(room.detail)
-        self.session.arena.write(room.offset, serialized)
+        try:
+            self.session.arena.write(identifier, room.offset, serialized)
+        except OSError as error:
+            with self.session.lock:
+                self.session.node.send(m.encode(m.AbortObject(identifier)))
+                self.session.reactor.flush()
+            raise ObjectStoreFullError(f"no room for {size} bytes, and their file cannot be written: {error}") from None
+        if room.offset >= FALLBACK:
+            self._tell_fallback(size)
         with self.session.lock:
             self.session.node.send(m.encode(m.SealObject(identifier)))
             self.session.reactor.flush()
         return size
+
+    def _tell_fallback(self, size: int) -> None:
+        """Say once that values lie on disk for want of room."""
+        if self._fallback_told:
+            return
+        self._fallback_told = True
+        from obsray.telemetry.explain import size as shown
+
+        store = self.session.arena.size
+        why = (
+            "it is larger than the whole store"
+            if size > store
+            else "what fills it is in use: arrays that programs have got and still hold"
+        )
+        log.warning(
+            "the object store (%s) has no room for a value of %s, because %s. The value is kept in a file on disk "
+            "instead, as others may be from now on: everything goes on, more slowly. Let go of what is not needed "
+            "any more, or give the store more memory (object_store_memory); `obsray memory` says what fills it",
+            shown(store), shown(size), why,
+        )  # fmt: skip
+
+    def unreadable_file(self, identifier: bytes, error: OSError) -> ObjectLostError:
+        """A value lies in a file on this node that is not what it was."""
+        return ObjectLostError(
+            identifier.hex(), message=f"object {identifier.hex()} cannot be read: its file cannot be mapped: {error}"
+        )
 
     def get(self, references: list[ObjectRef[Any]], timeout: float | None, progress: bool | None = None) -> list[Any]:
         """The values, in order. Raises the first failure, GetTimeoutError after ``timeout`` seconds."""
@@ -450,7 +493,10 @@ class Values:
         if self.session.ownership.places:
             # A copy is here now.
             self.session.ownership.places.pop(identifier, None)
-        return self.session.arena.open(identifier, pinned.offset, pinned.size)
+        try:
+            return self.session.arena.open(identifier, pinned.offset, pinned.size)
+        except OSError as error:
+            raise self.unreadable_file(identifier, error) from None
 
     def _give_up(self, answer: Answer, undo: Any) -> None:
         """Nobody waits for this answer any more; if it is yet to come, what it grants is given back."""

@@ -1,14 +1,19 @@
-"""Files of spilled objects: header, bytes, checksum. A file exists under its name only if it is complete."""
+"""Files of objects. A spilled one has a header with a checksum and exists under its name only if it is complete; one
+that an object is written to in place, for want of room in the arena, has room for a header and none in it."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import zlib
 from struct import Struct
 
+from obsray.core.protocol.fallback import HEADER_BYTES
+
 _MAGIC = b"OBSSPIL\x01"
 _HEADER = Struct("<8s20sQI24x")
 _CHUNK_BYTES = 4 << 20
+assert _HEADER.size == HEADER_BYTES
 
 
 class Damaged(ValueError):
@@ -42,19 +47,57 @@ def write_object(path: str, object_id: bytes, view: memoryview) -> None:
         raise
 
 
+def make_file(path: str, size: int) -> None:
+    """Make a file for an object that is written in place. Raises OSError; then no file is left behind.
+
+    All its blocks exist then: whoever writes to it cannot find the disk full, which would be a SIGBUS.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, HEADER_BYTES + size)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def map_file(path: str, size: int, writable: bool) -> mmap.mmap:
+    """The file of an object, mapped; the object begins after ``HEADER_BYTES``. Raises OSError."""
+    fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_size < HEADER_BYTES + size:
+            raise OSError(f"{path} is shorter than its object")
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        return mmap.mmap(fd, HEADER_BYTES + size, access=access)
+    finally:
+        os.close(fd)
+
+
 def read_object(path: str, object_id: bytes, view: memoryview) -> None:
     """Read an object back into ``view``, which has its size. Raises OSError, or Damaged if the file is not intact."""
+    _read(path, object_id, len(view), view)
+
+
+def check_object(path: str, object_id: bytes, size: int) -> None:
+    """See whether an object could be read back. Raises OSError, or Damaged if the file is not intact."""
+    _read(path, object_id, size, None)
+
+
+def _read(path: str, object_id: bytes, size: int, view: memoryview | None) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         header = os.read(fd, _HEADER.size)
         if len(header) != _HEADER.size:
             raise Damaged("the file is shorter than its header")
-        magic, found, size, checksum = _HEADER.unpack(header)
-        if magic != _MAGIC or found != object_id or size != len(view):
+        magic, found, stored, checksum = _HEADER.unpack(header)
+        if magic != _MAGIC or found != object_id or stored != size:
             raise Damaged("the file is not that of this object")
         actual = 0
+        scratch = memoryview(bytearray(0 if view is not None else min(size, _CHUNK_BYTES)))
         for start in range(0, size, _CHUNK_BYTES):
-            chunk = view[start : start + _CHUNK_BYTES]
+            end = min(start + _CHUNK_BYTES, size)
+            chunk = scratch[: end - start] if view is None else view[start:end]
             done = 0
             while done < len(chunk):
                 count = os.readv(fd, [chunk[done:]])

@@ -41,7 +41,8 @@ def memory(view: Views, refresh: bool = True) -> Row:
     ``by_call_site``, ``by_function``, ``by_job``, ``by_owner``, ``by_age``: objects, bytes, oldest; ``by_holder``: the
     same by who keeps them alive; ``suspects``: groups that look leaked, with why; ``tasks``: per function, how much
     memory of its own the process of one task had at most, and by how much that grew (``growth_bytes`` of the worst,
-    which is ``task``); ``peak``: the most bytes there were, and when; ``store``: the newest sample.
+    which is ``task``); ``peak``: the most bytes there were, and when; ``store``: the newest sample; ``fallback_bytes``:
+    what lies in files because its store had no room and nothing that could make some.
     """
     if refresh:
         view.refresh()
@@ -65,6 +66,7 @@ def memory(view: Views, refresh: bool = True) -> Row:
         "at_ns": at, "live": view.store.is_live(), "objects": len(live), "bytes": int(sizes[live].sum()),
         "pinned_bytes": int(sizes[live][table["pins"][live] > 0].sum()),
         "spilled_bytes": int(sizes[live][spilled[live]].sum()),
+        "fallback_bytes": int(sizes[live][_in_files(view)[live]].sum()),
         "store": {
             name: value for name, value in view.samples.newest("store_sample").items() if isinstance(value, int | float)
         },
@@ -96,6 +98,18 @@ def _moment(view: Views) -> int:
         return last
     apart = np.flatnonzero(np.diff(freed) > _BURST_NS)
     return int(freed[apart[-1] + 1 if len(apart) else 0]) - 1
+
+
+def _in_files(view: Views) -> Array:
+    """Which objects got a file instead of room, where their original is."""
+    table = view.object_table
+    found = np.zeros(len(table), np.bool_)
+    for columns in view.store.select("object_fallback"):
+        rows = table.index.rows(columns["object"], create=False)
+        known = rows >= 0
+        rows = rows[known]
+        found[rows[columns["process"][known] == table["node"][rows]]] = True
+    return found
 
 
 class _Made:
@@ -265,6 +279,12 @@ def _sentence(found: Row) -> str:
     most = max([*sites[:1], *functions[:1]], key=lambda row: row["bytes"], default=None)
     if most is not None:
         text += f", {size(most['bytes'])} of them from {most['what']}"
+    if found["fallback_bytes"]:
+        text += (
+            f"; {size(found['fallback_bytes'])} of them {'lie' if found['live'] else 'lay'} on disk, because the store "
+            "had no room and all in it was in use (let go of arrays that came from get, or give it more "
+            "object_store_memory)"
+        )
     if found["suspects"]:
         text += f"; suspected leak: {found['suspects'][0]['text']}"
     return text

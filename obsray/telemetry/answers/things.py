@@ -279,8 +279,22 @@ class Things:
         if facts["sealed_at_ns"] is None:
             return f"is being written by {self.view.process_label(bytes.fromhex(facts['creator'] or '') or bytes(8))}"
         where = f" on node {facts['node'][:8]}" if facts["node"] else ""
-        pins = f", mapped by readers {facts['pins']} time(s)" if facts["pins"] else ""
+        pinned = f", mapped by readers {facts['pins']} time(s)" if facts["pins"] else ""
+        on_disk = self.view.store.about("object_fallback", "object", identifier)
+        if on_disk and on_disk[-1]["process"].hex() == facts["node"]:
+            last = on_disk[-1]
+            if last["object_bytes"] > last["capacity_bytes"]:
+                why = f"it is larger than the store of {size(last['capacity_bytes'])}"
+            else:
+                why = (
+                    f"when it needed room, {size(last['free_bytes'])} of {size(last['capacity_bytes'])} were free and "
+                    "nothing could make way, because it was pinned by readers"
+                )
+            return (
+                f"lies in a file on disk{where} for {duration(facts['age_seconds'])}{pinned}, and is read from there: "
+                f"{why}; {facts['owner_label']} owns it and keeps it until the last reference dies"
+            )
         return (
-            f"is in the store{where} for {duration(facts['age_seconds'])}{pins}; {facts['owner_label']} owns it and "
+            f"is in the store{where} for {duration(facts['age_seconds'])}{pinned}; {facts['owner_label']} owns it and "
             "keeps it until the last reference dies"
         )

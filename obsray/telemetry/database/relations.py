@@ -305,8 +305,9 @@ RELATIONS: tuple[Relation, ...] = (
             unnest([total, used]) AS value FROM event.resource_sample
         UNION ALL
         SELECT time, process, unnest(['store_capacity_bytes', 'store_used_bytes', 'store_pinned_bytes',
-            'store_spilled_bytes', 'store_objects', 'store_allocations_waiting']), NULL,
-            unnest([capacity_bytes::DOUBLE, used_bytes, pinned_bytes, spilled_bytes, objects, allocations_waiting])
+            'store_spilled_bytes', 'store_fallback_bytes', 'store_objects', 'store_allocations_waiting']), NULL,
+            unnest([capacity_bytes::DOUBLE, used_bytes, pinned_bytes, spilled_bytes, fallback_bytes, objects,
+            allocations_waiting])
         FROM event.store_sample
         UNION ALL
         SELECT time, process, unnest(['process_rss_bytes', 'process_unique_bytes', 'process_cpu_seconds',

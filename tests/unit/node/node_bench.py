@@ -14,6 +14,7 @@ from obsray.core.node.step import (
     Broadcast,
     Effect,
     EndProcess,
+    MakeFile,
     ReserveArena,
     RestoreObject,
     Send,
@@ -102,7 +103,7 @@ class Bench:
         if gpus:
             total["GPU"] = gpus * UNIT
         total |= {name: round(amount * UNIT) for name, amount in (custom or {}).items()}
-        self.objects = ObjectTable(store, "/spill", spill_bytes_max, 30.0)
+        self.objects = ObjectTable(store, "/spill", spill_bytes_max, 30.0, 1.0)
         self.machine = NodeMachine(
             node, Resources(total), self.pool, self.objects, "/sockets", lambda: {"node": node}, labels, peers,
             {number: Found(number, f"GPU-{number}", "NVIDIA H100", 80 << 30, False) for number in range(gpus)},
@@ -202,6 +203,13 @@ class Bench:
                 done.append(spill.object)
                 self.do(self.machine.object_spilled, spill.token, spill.path, 0.1, error)
         return done
+
+    def files_made(self, error: str = "") -> list[MakeFile]:
+        """The files that lie there instead of room in the arena are there, or cannot be made."""
+        made = self.take_effects(MakeFile)
+        for file in made:
+            self.do(self.machine.object_file_made, file.number, file.path, error)
+        return made
 
     def restores_end(self, error: str = "") -> list[bytes]:
         done = []

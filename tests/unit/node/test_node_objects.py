@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_bench import MIB, Bench, put_id
 
-from obsray.core.node.step import RemoveFile, ReserveArena, RestoreObject, SpillObject
+from obsray.core.node.step import MakeFile, RemoveFile, ReserveArena, RestoreObject, SpillObject
 from obsray.core.protocol import messages as m
+from obsray.core.protocol.fallback import FALLBACK, file_name
 from obsray.core.protocol.lifecycle import ObjectState
 
 
@@ -120,13 +121,140 @@ def test_a_second_writer_is_told_that_the_object_is_there():
     assert bench.take(driver)[0].error == "duplicate"
 
 
-def test_an_object_larger_than_the_store_is_refused_before_it_is_written():
+def test_an_object_larger_than_the_store_gets_a_file_at_once():
+    bench = Bench(store=MIB)
+    driver = bench.driver()
+    identifier = put_id(driver, 1)
+    bench.send(driver, m.CreateObject(1, identifier, 2 * MIB))
+    (file,) = bench.files_made()
+    (room,) = bench.take(driver)
+    assert file == MakeFile(file.number, 2 * MIB, f"/spill/{file_name(identifier, room.offset)}")
+    bench.send(driver, m.SealObject(identifier))
+    assert pin(bench, driver, identifier).offset == room.offset > FALLBACK
+    numbers = bench.objects.numbers()
+    assert (numbers.used_bytes, numbers.spilled_bytes, numbers.fallback_bytes) == (0, 0, 2 * MIB)
+    (told,) = bench.records.named("object_fallback")
+    assert (told["object"], told["object_bytes"], told["capacity_bytes"]) == (identifier, 2 * MIB, MIB)
+    bench.send(driver, m.FreeObjects([identifier]))
+    assert bench.take_effects(RemoveFile) == []
+    bench.send(driver, m.UnpinObjects([identifier]))
+    assert bench.take_effects(RemoveFile) == [RemoveFile(file.path)]
+    assert bench.objects.numbers().fallback_bytes == 0
+
+
+def test_an_object_larger_than_the_store_and_the_disk_is_refused_before_it_is_written():
     bench = Bench(store=MIB)
     driver = bench.driver()
     bench.send(driver, m.CreateObject(1, put_id(driver, 1), MIB + 1))
+    bench.files_made("/spill/1: No space left on device")
     (refused,) = bench.take(driver)
     assert refused.error == "too_large"
-    assert refused.detail == "1.0 MiB do not fit a store of 1.0 MiB"
+    assert refused.detail == (
+        "1.0 MiB do not fit a store of 1.0 MiB, and no file for them can be made: /spill/1: No space left on device"
+    )
+    limited = Bench(store=MIB, spill_bytes_max=MIB)
+    driver = limited.driver()
+    limited.send(driver, m.CreateObject(1, put_id(driver, 1), MIB + 1))
+    (refused,) = limited.take(driver)
+    assert refused.error == "too_large" and "the limit of 1.0 MiB on disk is reached" in refused.detail
+
+
+def full_of_pinned(bench: Bench, driver: bytes) -> list[bytes]:
+    held = [write(bench, driver, number) for number in range(bench.objects.capacity // MIB)]
+    for identifier in held:
+        pin(bench, driver, identifier)
+    return held
+
+
+def test_what_finds_the_store_full_of_pinned_objects_gets_a_file_after_a_moment():
+    bench = Bench(store=4 * MIB)
+    driver = bench.driver()
+    held = full_of_pinned(bench, driver)
+    bench.send(driver, m.CreateObject(8, put_id(driver, 8), MIB))
+    bench.run_until_quiet(0.9)
+    assert bench.take_effects(MakeFile) == [] and bench.take(driver) == []
+    bench.run_until_quiet(0.2)
+    bench.files_made()
+    (room,) = bench.take(driver)
+    assert (room.request, room.offset > FALLBACK) == (8, True)
+    # The next one knows that nothing has become free since.
+    bench.send(driver, m.CreateObject(9, put_id(driver, 9), MIB))
+    assert len(bench.files_made()) == 1
+    bench.take(driver)
+    # Then something does.
+    bench.send(driver, m.FreeObjects(held[:1]), m.UnpinObjects(held[:1]))
+    bench.send(driver, m.CreateObject(10, put_id(driver, 10), MIB))
+    (room,) = bench.take(driver)
+    assert room.offset < FALLBACK
+    bench.send(driver, m.CreateObject(11, put_id(driver, 11), MIB))
+    assert bench.take_effects(MakeFile) == []
+
+
+def test_no_file_is_made_while_something_can_be_spilled():
+    bench = Bench(store=2 * MIB)
+    driver = bench.driver()
+    pin(bench, driver, write(bench, driver, 1))
+    loose = write(bench, driver, 2)
+    bench.send(driver, m.CreateObject(3, put_id(driver, 3), MIB))
+    bench.run_until_quiet(10)
+    assert bench.take_effects(MakeFile) == []
+    assert bench.spills_end() == [loose]
+    (room,) = bench.take(driver)
+    assert room.offset < FALLBACK
+
+
+def test_a_spilled_object_is_read_in_its_file_when_all_else_is_pinned():
+    bench = Bench(store=2 * MIB)
+    driver = bench.driver()
+    first = write(bench, driver, 1, 2 * MIB)
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB))
+    bench.spills_end()
+    bench.send(driver, m.SealObject(put_id(driver, 2)))
+    bench.take(driver)
+    pin(bench, driver, put_id(driver, 2))
+    path = bench.objects.entries[first].stored_path
+    bench.send(driver, m.PinObject(9, first))
+    bench.run_until_quiet(1.5)
+    assert bench.take_effects(MakeFile) == []
+    assert bench.restores_end() == [first]
+    (pinned,) = bench.take(driver)
+    assert path == f"/spill/{file_name(first, pinned.offset)}"
+    numbers = bench.objects.numbers()
+    assert (numbers.spilled_bytes, numbers.fallback_bytes) == (0, 2 * MIB)
+    # Damaged, it is lost as any other.
+    bench.send(driver, m.UnpinObjects([first]), m.FreeObjects([first]))
+    assert bench.take_effects(RemoveFile) == [RemoveFile(path)]
+
+
+def test_a_damaged_file_is_no_place_to_read_from():
+    bench = Bench(store=2 * MIB)
+    driver = bench.driver()
+    first = write(bench, driver, 1, 2 * MIB)
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB))
+    bench.spills_end()
+    bench.send(driver, m.SealObject(put_id(driver, 2)))
+    bench.take(driver)
+    pin(bench, driver, put_id(driver, 2))
+    bench.send(driver, m.PinObject(9, first))
+    bench.run_until_quiet(1.5)
+    bench.restores_end(error="checksum 1, written with 2")
+    assert bench.take(driver, m.ObjectRefused)[0].error == "lost"
+    assert bench.objects.numbers().fallback_bytes == 0
+
+
+def test_a_writer_that_is_gone_leaves_no_file():
+    bench = Bench(store=MIB)
+    driver = bench.driver()
+    bench.send(driver, m.CreateObject(1, put_id(driver, 1), 2 * MIB))
+    bench.send(driver, m.AbortObject(put_id(driver, 1)))
+    assert bench.take_effects(RemoveFile) == []
+    (file,) = bench.files_made()
+    assert bench.take_effects(RemoveFile) == [RemoveFile(file.path)]
+    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB))
+    (file,) = bench.files_made()
+    bench.leave(driver)
+    assert bench.take_effects(RemoveFile) == [RemoveFile(file.path)]
+    assert bench.objects.numbers().fallback_bytes == 0
 
 
 def test_a_freed_object_stays_until_its_last_reader_is_gone():
@@ -272,11 +400,14 @@ def test_a_full_store_says_who_fills_it_after_waiting_in_vain():
     for number in range(4):
         pin(bench, reader, write(bench, driver, number))
     bench.send(driver, m.CreateObject(9, put_id(driver, 9), MIB))
-    bench.run_until_quiet(29)
+    for _ in range(29):
+        bench.run_until_quiet(1)
+        bench.files_made("/spill/1: No space left on device")
     assert bench.take(driver) == []
-    bench.run_until_quiet(2)
+    bench.run_until_quiet(1)
+    bench.files_made("/spill/1: No space left on device")
     (refused,) = bench.take(driver)
-    assert refused.error == "full"
+    assert refused.error == "full" and "writing to disk failed: /spill/1: No space left" in refused.detail
     assert refused.detail.startswith("no room for 1.0 MiB: 0 B of 4.0 MiB free")
     assert reader.hex()[:8] in refused.detail
     assert len(bench.records.named("object_allocation_failed")) == 1
@@ -350,7 +481,8 @@ def test_a_retried_attempt_may_write_what_its_dead_predecessor_began():
 
 
 actions = st.lists(
-    st.tuples(st.sampled_from("cccsapuufxrteSR"), st.integers(0, 2), st.integers(0, 5), st.integers(1, 3)), max_size=100
+    st.tuples(st.sampled_from("cccsapuufxrteSRFF"), st.integers(0, 2), st.integers(0, 5), st.integers(1, 4)),
+    max_size=100,
 )
 
 
@@ -373,8 +505,11 @@ def test_the_books_balance_whatever_happens(script):
             for restore in bench.take_effects(RestoreObject):
                 bench.do(bench.machine.object_restored, restore.token, 0.1, "damaged" if size == 3 else "")
             continue
+        if action == "F":
+            bench.files_made("ENOSPC" if size == 3 else "")
+            continue
         if action == "t":
-            bench.tick(10.0 * size)
+            bench.tick(size if number % 2 else 10.0 * size)
             continue
         if client not in alive:
             continue
@@ -383,7 +518,7 @@ def test_the_books_balance_whatever_happens(script):
             bench.leave(client)
             continue
         message = {
-            "c": m.CreateObject(1, identifier, size * MIB),
+            "c": m.CreateObject(1, identifier, (size if size < 4 else 7) * MIB),
             "s": m.SealObject(identifier),
             "a": m.AbortObject(identifier),
             "p": m.PinObject(2, identifier),
@@ -399,5 +534,7 @@ def test_the_books_balance_whatever_happens(script):
         bench.do(bench.machine.object_spilled, spill.token, spill.path, 0.1, "")
     for restore in bench.take_effects(RestoreObject):
         bench.do(bench.machine.object_restored, restore.token, 0.1, "")
+    bench.files_made()
     assert bench.objects.entries == {}
     assert bench.objects.allocator.used_bytes == bench.objects.spilling.stored_bytes == 0
+    assert bench.objects.room.fallback.bytes == 0

@@ -11,8 +11,17 @@ from node_bench import MIB, put_id
 
 from obsray.core.node.directory import WAIT_SECONDS
 from obsray.core.node.pulls import ATTEMPTS_MAX, IN_FLIGHT_MAX, Pulled
-from obsray.core.node.step import CutTransfers, PullObject, RefuseTransfer, RestoreObject, ServeObject, SpillObject
+from obsray.core.node.step import (
+    CutTransfers,
+    PullObject,
+    RefuseTransfer,
+    RemoveFile,
+    RestoreObject,
+    ServeObject,
+    SpillObject,
+)
 from obsray.core.protocol import messages as m
+from obsray.core.protocol.fallback import FALLBACK
 from obsray.core.protocol.lifecycle import NodeState, ObjectState
 from obsray.ids import object_id, task_id
 
@@ -50,10 +59,8 @@ def transfer(cluster: ClusterBench, member: Member, pull: PullObject) -> str:
             if found.token == token:
                 answer = found
                 LATE[token] = (source, member.node, pull.object)
-            if isinstance(found, ServeObject) and found.token != token:
-                # The answer comes when nobody waits for it any more.
-                _, node, identifier = LATE[found.token]
-                source.do(source.machine.transfer_over, node, identifier, 0, 0.0, 0.0, "too late")
+            elif isinstance(found, ServeObject):
+                give_back(source, found)
         if answer is None:
             LATE[token] = (source, member.node, pull.object)
             failures.append((node, 0, "it takes too long"))
@@ -69,6 +76,12 @@ def transfer(cluster: ClusterBench, member: Member, pull: PullObject) -> str:
     result = Pulled(pull.missing, b"\0" * 8, 0, 0.1, tuple(failures), error)
     member.do(member.machine.object_pulled, pull.token, result)
     return error
+
+
+def give_back(source: Member, answer: ServeObject) -> None:
+    """The answer comes when nobody waits for it any more."""
+    _, node, identifier = LATE[answer.token]
+    source.do(source.machine.transfer_over, node, identifier, 0, 0.0, 0.0, "too late")
 
 
 def settle(cluster: ClusterBench) -> None:
@@ -424,11 +437,25 @@ def test_small_objects_pass_large_ones_and_large_ones_come_too():
     assert max(place for place, size in enumerate(order) if size == 1024) < 18
 
 
-def test_an_object_that_never_fits_is_refused_with_the_sizes():
-    cluster = ClusterBench({}, {"store": 2 * MIB})
+def test_an_object_that_never_fits_comes_into_a_file_if_there_can_be_one():
+    cluster = ClusterBench({}, {"store": 2 * MIB, "spill_bytes_max": 4 * MIB})
     home, there = cluster.nodes
     owner, reader = home.driver(), there.driver(b"drvR")
     identifier = write(home, owner, put_id(owner, 1), 3 * MIB)
+    assert read(cluster, there, reader, identifier) is None
+    (file,) = there.files_made()
+    (pull,) = pulls(there)
+    assert pull.offset == FALLBACK + file.number
+    transfer(cluster, there, pull)
+    (pinned,) = there.take(reader, m.ObjectPinned)
+    assert pinned.offset == pull.offset
+    # Nobody reads the copy any more: it goes when its place on disk is wanted.
+    there.send(reader, m.UnpinObjects([identifier]))
+    assert there.take_effects(RemoveFile) == []
+    there.send(reader, m.CreateObject(7, put_id(reader, 7), 3 * MIB))
+    assert there.take_effects(RemoveFile) == [RemoveFile(file.path)]
+    there.files_made()
+    assert len(there.take(reader, m.ObjectRoom)) == 1
     refused = read(cluster, there, reader, identifier)
     assert isinstance(refused, m.ObjectRefused) and refused.error == "too_large" and "2.0 MiB" in refused.detail
 
@@ -490,6 +517,7 @@ def test_no_object_is_lost_while_a_copy_lives_and_the_books_balance(seed):
             for each in alive:
                 each.spills_end()
                 each.restores_end()
+                each.files_made()
         elif action == "d" and len(alive) > 2 and chance.random() < 0.2:
             victim = chance.choice(alive[1:])
             cluster.kill(victim)
@@ -508,6 +536,9 @@ def test_no_object_is_lost_while_a_copy_lives_and_the_books_balance(seed):
         for each in [each for each in cluster.nodes if each.up]:
             each.spills_end()
             each.restores_end()
+            each.files_made()
+            for answer in each.take_effects(ServeObject):
+                give_back(each, answer)
         cluster.pass_time(1.0)
     for each in [each for each in cluster.nodes if each.up]:
         assert each.objects.entries == {} and each.objects.allocator.used_bytes == 0

@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
@@ -17,7 +18,9 @@ from obsray.core.node import transfer
 from obsray.core.node.pulls import Pulled
 from obsray.core.node.step import PullObject, RefuseTransfer, ServeObject
 from obsray.core.node.transfer import Transfers
+from obsray.core.protocol.fallback import FALLBACK, file_name
 from obsray.core.system.arena import Arena
+from obsray.core.system.spill import make_file
 
 #: As a node that was not told otherwise.
 STALL_SECONDS = transfer.STALL_SECONDS
@@ -28,9 +31,11 @@ OBJECT = b"object".ljust(20, b".")
 class End:
     """The transfers of a node, without a node: ``objects`` are its own, by offset and size."""
 
-    def __init__(self, name: bytes, size: int, tamper: Callable[[socket.socket], socket.socket] | None = None) -> None:
+    def __init__(
+        self, name: bytes, size: int, files: Path, tamper: Callable[[socket.socket], socket.socket] | None = None
+    ) -> None:
         self.name = name
-        self.arena = Arena.create(size)
+        self.arena = Arena.create(size, files)
         self.arena.reserve(0, size)
         self.objects: dict[bytes, tuple[int, int]] = {}
         self.pinned = 0
@@ -79,10 +84,12 @@ class End:
         self.objects[identifier] = (offset, size)
         return zlib.crc32(view)
 
-    def fetch(self, size: int, *sources: End, missing: tuple[tuple[int, int], ...] | None = None) -> Pulled:
+    def fetch(
+        self, size: int, *sources: End, missing: tuple[tuple[int, int], ...] | None = None, into: int = 0
+    ) -> Pulled:
         where = tuple((source.name, source.address) for source in sources)
         self.transfers.pull(
-            PullObject(1, OBJECT, 0, size, ((0, size),) if missing is None else missing, where)
+            PullObject(1, OBJECT, into, size, ((0, size),) if missing is None else missing, where)
         )  # fmt: skip
         return self.results.get(timeout=30)[1]
 
@@ -94,11 +101,13 @@ class End:
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., End]]:
+def make(tmp_path: Path) -> Iterator[Callable[..., End]]:
     ends: list[End] = []
 
     def end(size: int, **options: object) -> End:
-        ends.append(End(b"node%04d" % len(ends), size, **options))  # type: ignore[arg-type]
+        files = tmp_path / str(len(ends))
+        files.mkdir()
+        ends.append(End(b"node%04d" % len(ends), size, files, **options))  # type: ignore[arg-type]
         return ends[-1]
 
     yield end
@@ -151,6 +160,39 @@ def test_a_large_value_comes_whole_and_quickly(make):
     print(f"{size / best / 1e9:.2f} GB/s")
     # One that is idle does 1 GB/s and more; this one may be anything but idle.
     assert size / best > 10e6
+
+
+def test_what_lies_in_a_file_goes_from_file_to_file(make):
+    size = 5 * MIB + 3
+    source, reader = make(MIB), make(MIB)
+    for end in (source, reader):
+        make_file(str(end.arena.files / file_name(OBJECT, FALLBACK + 7)), size)
+    data = os.urandom(size)
+    lies = source.arena.place(OBJECT, FALLBACK + 7, size)
+    lies.view[:] = data
+    lies.close()
+    source.objects[OBJECT] = (FALLBACK + 7, size)
+    open_files = []
+    for _ in range(5):
+        result = reader.fetch(size, source, into=FALLBACK + 7)
+        assert result.missing == () and result.source == source.name
+        assert source.served.get(timeout=5) == (OBJECT, size, "")
+        open_files.append(len(os.listdir("/proc/self/fd")))
+    assert open_files[-1] <= open_files[0]
+    assert bytes(reader.arena.place(OBJECT, FALLBACK + 7, size).view) == data
+
+
+def test_a_file_that_is_gone_is_an_answer(make):
+    source, reader = make(MIB), make(MIB)
+    source.objects[OBJECT] = (FALLBACK + 7, 1000)
+    for _ in range(2):
+        result = reader.fetch(1000, source)
+        assert result.missing == ((0, 1000),) and "No such file" in result.error
+        assert "No such file" in source.served.get(timeout=5)[2]
+    assert source.pinned == 0
+    source.put(OBJECT, 0, 1000)
+    result = reader.fetch(1000, source, into=FALLBACK + 7)
+    assert result.missing == ((0, 1000),) and "there is nowhere to put it" in result.error
 
 
 def test_a_connection_is_used_again_and_nothing_stays_pinned(make):

@@ -7,23 +7,24 @@ import os
 
 import pytest
 
+from obsray.core.protocol.fallback import FALLBACK, HEADER_BYTES, file_name
 from obsray.core.system.arena import Arena
-from obsray.core.system.spill import Damaged, read_object, write_object
+from obsray.core.system.spill import Damaged, check_object, make_file, map_file, read_object, write_object
 
 MIB = 1 << 20
 OBJECT = bytes(range(20))
 
 
 @pytest.fixture
-def arena():
-    made = Arena.create(4 * MIB)
+def arena(tmp_path):
+    made = Arena.create(4 * MIB, tmp_path)
     yield made
     made.close()
 
 
 def test_two_processes_see_the_same_bytes(arena):
     arena.reserve(0, MIB)
-    other = Arena(os.dup(arena.fd), arena.size_bytes)
+    other = Arena(os.dup(arena.fd), arena.size_bytes, arena.files)
     arena.view(100, 5)[:] = b"hello"
     assert bytes(other.view(100, 5)) == b"hello"
     other.close()
@@ -64,6 +65,26 @@ def test_a_spilled_object_comes_back_as_it_was(tmp_path, size):
     back = bytearray(size)
     read_object(path, OBJECT, memoryview(back))
     assert back == data
+    check_object(path, OBJECT, size)
+    # What lies there can be read as it lies.
+    assert map_file(path, size, writable=False)[HEADER_BYTES:] == data
+
+
+def test_an_object_without_room_is_written_and_read_in_its_file(arena):
+    path = str(arena.files / file_name(OBJECT, FALLBACK + 3))
+    make_file(path, MIB)
+    # All of it is on disk before anybody writes there.
+    assert os.stat(path).st_blocks * 512 >= MIB
+    with pytest.raises(FileExistsError):
+        make_file(path, MIB)
+    place = arena.place(OBJECT, FALLBACK + 3, MIB)
+    place.view[:5] = b"hello"
+    assert os.pread(place.fd, 5, place.start) == b"hello"
+    place.close()
+    assert map_file(path, MIB, writable=False)[HEADER_BYTES : HEADER_BYTES + 5] == b"hello"
+    os.truncate(path, MIB)
+    with pytest.raises(OSError, match="shorter than its object"):
+        arena.place(OBJECT, FALLBACK + 3, MIB)
 
 
 def test_every_damaged_byte_is_noticed(tmp_path):
@@ -75,6 +96,8 @@ def test_every_damaged_byte_is_noticed(tmp_path):
         path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
         with pytest.raises(Damaged):
             read_object(str(path), OBJECT, memoryview(bytearray(10)))
+        with pytest.raises(Damaged):
+            check_object(str(path), OBJECT, 10)
     for size in range(len(good)):
         path.write_bytes(good[:size])
         with pytest.raises(Damaged):

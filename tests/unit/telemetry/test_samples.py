@@ -20,7 +20,7 @@ def test_what_nodes_have_is_summed_over_the_living_and_the_newest_sample_counts(
         for number, (_, ring) in enumerate(rings.items(), 1):
             cpu, gpu = ring.intern("CPU"), ring.intern("GPU")
             ring.resource_sample(time_ns, cpu, 4.0 * number, used * number)
-            ring.store_sample(time_ns, 100 * number, int(used) * 10, 0, 0, 0, 0, 0, 0)
+            ring.store_sample(time_ns, 100 * number, int(used) * 10, 0, 0, 0, 0, 0, 0, 0)
             if number == 2:
                 ring.resource_sample(time_ns, gpu, 1.0, used)
         collector.poll()
