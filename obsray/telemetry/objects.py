@@ -42,7 +42,7 @@ class ObjectIndex:
 
     def __init__(self) -> None:
         self.count = 0
-        self._first = DenseIndex()
+        self.first = DenseIndex()
         self._first_rows = np.empty(0, np.int64)
         self._others = HashIndex()
         self._other_rows: list[int] = []
@@ -55,7 +55,7 @@ class ObjectIndex:
         found = np.full(len(ids), -1, np.int64)
         if first.any():
             tasks = np.ascontiguousarray(words[first][:, :4]).view("V16").ravel()
-            dense = self._first.rows(tasks, create)
+            dense = self.first.rows(tasks, create)
             self._extend()
             known = dense >= 0
             part = np.full(len(dense), -1, np.int64)
@@ -77,7 +77,7 @@ class ObjectIndex:
         return int(self.rows(np.frombuffer(identifier, "V20"), create=False)[0])
 
     def _extend(self) -> None:
-        new = self._first.count - len(self._first_rows)
+        new = self.first.count - len(self._first_rows)
         if new > 0:
             self._first_rows = np.concatenate([self._first_rows, np.arange(self.count, self.count + new)])
             self.count += new

@@ -16,6 +16,8 @@ from obsray.telemetry.mapped import ROWS_TAKEN, MappedColumns
 
 #: Sequences beyond this are taken for damaged and get no row.
 SEQUENCE_MAX = 1 << 27
+#: Of a block of an index.
+_BLOCK = {"row": ("<i4", -1)}
 #: Fewer rows are not worth a file.
 MAPPED_ROWS_MIN = 1 << 17
 
@@ -37,9 +39,12 @@ class QueryError(ValueError):
 class DenseIndex:
     """Task-like ids (16 bytes) -> row numbers, by owner, kind and sequence: an array lookup, no hashing of ids."""
 
+    _directory: Path | None = None
+
     def __init__(self) -> None:
         self.count = 0
-        self._blocks: dict[tuple[int, int], Array] = {}
+        #: By owner and kind: the row of each sequence, -1 where there is none.
+        self._blocks: dict[tuple[int, int], Grid] = {}
 
     def rows(self, ids: Array, create: bool = True) -> Array:
         """The row of each id (V16); new ids get the next rows, or -1 without ``create`` or if they are damaged."""
@@ -61,34 +66,46 @@ class DenseIndex:
         return int(self.rows(np.frombuffer(identifier, "V16"), create=False)[0])
 
     def _of_owner(self, key: tuple[int, int], sequences: Array, create: bool) -> Array:
-        block = self._blocks.get(key)
-        if block is None:
-            block = self._blocks[key] = np.full(16, -1, np.int32)
         inside = sequences < SEQUENCE_MAX
         if not inside.all():
             found = np.full(len(sequences), -1, np.int64)
             found[inside] = self._of_owner(key, sequences[inside], create)
             return found
+        block = self._blocks.get(key)
+        if block is None:
+            block = self._blocks[key] = Grid(dict(_BLOCK), rows_min=16)
+            if self._directory is not None:
+                block.lie_in(self._directory)
         top = int(sequences.max(initial=0)) + 1
-        if top > len(block):
+        if top > block.count:
             if not create:
                 found = np.full(len(sequences), -1, np.int64)
-                known = sequences < len(block)
-                found[known] = block[sequences[known]]
+                known = sequences < block.count
+                found[known] = block["row"][sequences[known]]
                 return found
-            grown = np.full(max(top, 2 * len(block)), -1, np.int32)
-            grown[: len(block)] = block
-            block = self._blocks[key] = grown
-        rows = block[sequences]
+            block.grow(top)
+        of_block = block["row"]
+        rows = of_block[sequences]
         if create:
             fresh = sequences[rows < 0]
             if len(fresh):
                 if len(fresh) > 1 and not (fresh[1:] > fresh[:-1]).all():
                     fresh = _different(fresh)
-                block[fresh] = np.arange(self.count, self.count + len(fresh), dtype=np.int32)
+                of_block[fresh] = np.arange(self.count, self.count + len(fresh), dtype=np.int32)
                 self.count += len(fresh)
-                rows = block[sequences]
+                rows = of_block[sequences]
         return rows.astype(np.int64)
+
+    def lie_in(self, directory: Path) -> None:
+        """As ``Grid.lie_in``."""
+        self._directory = directory
+        for block in self._blocks.values():
+            block.lie_in(directory)
+
+    def release(self) -> None:
+        """As ``Grid.release``."""
+        for block in self._blocks.values():
+            block.release()
 
 
 class HashIndex:
@@ -151,14 +168,16 @@ def _groups(owners: Array, kinds: Array) -> list[Any]:
 
 
 class Grid:
-    """Columns of equal length that grow together. ``spec``: name -> (numpy type, value of a new row)."""
+    """Columns of equal length that grow together. ``spec``: name -> (numpy type, value of a new row); ``rows_min``: for
+    how many there is room at first."""
 
     #: Where columns lie that have become long; None if they stay in memory.
     _directory: Path | None = None
     _mapped: MappedColumns | None = None
 
-    def __init__(self, spec: dict[str, tuple[str, Any]]) -> None:
+    def __init__(self, spec: dict[str, tuple[str, Any]], rows_min: int = 1024) -> None:
         self.spec = spec
+        self.rows_min = rows_min
         self.count = 0
         self._arrays = {name: np.empty(0, code) for name, (code, _) in spec.items()}
 
@@ -172,7 +191,7 @@ class Grid:
             return
         if count > self.capacity:
             more = ROWS_TAKEN if self._mapped is not None else self.capacity >> 1
-            self.reserve(max(count, self.capacity + more, 1024))
+            self.reserve(max(count, self.capacity + more, self.rows_min))
         self.count = count
 
     def expect(self, rows: int) -> None:

@@ -24,7 +24,7 @@ from obsray.telemetry.processes import ActorTable, ClusterTable, ProcessTable
 from obsray.telemetry.samples import SampleTable
 from obsray.telemetry.scaling import ScalingTable
 from obsray.telemetry.store import Running, Store
-from obsray.telemetry.table import Grid
+from obsray.telemetry.table import DenseIndex, Grid
 from obsray.telemetry.tasks import TaskTable
 
 Row = dict[str, Any]
@@ -95,17 +95,19 @@ class Tables:
     def lie_in(self, directory: Path) -> None:
         """From some hundred thousand rows on, tables lie in files of this directory (which have no names), and are in
         memory while somebody looks at them; for readers that live long."""
-        for grid in self._grids():
-            grid.lie_in(directory)
+        for each in self._long():
+            each.lie_in(directory)
 
     def release(self) -> None:
         """What lies in files leaves memory until somebody looks at it again."""
         self._released_at = time.monotonic()
-        for grid in self._grids():
-            grid.release()
+        for each in self._long():
+            each.release()
 
-    def _grids(self) -> tuple[Grid, ...]:
-        return self.task_table.grid, self.task_table.dispatches, self.object_table.grid, self.gpu_table.tasks
+    def _long(self) -> tuple[Grid | DenseIndex, ...]:
+        """What grows with every task."""
+        tasks, objects, gpu = self.task_table, self.object_table, self.gpu_table
+        return tasks.grid, tasks.index, tasks.dispatches, objects.grid, objects.index.first, gpu.tasks, gpu.index
 
     def _over(self) -> int:
         known = self.store.session().get("node_pid") and not self.store.is_live()

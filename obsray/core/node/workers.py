@@ -25,6 +25,7 @@ FAILURES_MAX = 3
 FAILURE_PERIOD_SECONDS = 10.0
 BACKOFF_SECONDS_MIN = 0.5
 BACKOFF_SECONDS_MAX = 30.0
+_DID_NOT_END = "it closed its link but did not end"
 TEXT_CHARACTERS_MAX = 500
 _U32 = 0xFFFFFFFF
 #: A process that ends so could not become what its environment says; its last words say why.
@@ -374,7 +375,7 @@ class WorkerPool:
             if worker.kill_at is not None and not worker.killed:
                 if worker.kill_at <= step.now:
                     cause = DeathCause.KILLED_BY_REQUEST if worker.end_cause is None else worker.end_cause
-                    self.kill(step, worker, cause, worker.end_detail or "it closed its link but did not end")
+                    self.kill(step, worker, cause, worker.end_detail or _DID_NOT_END)
                 else:
                     step.wake(worker.kill_at)
             elif worker.state is WorkerState.STARTING and not worker.killed:
@@ -434,7 +435,9 @@ def _cause(worker: Worker, end: Ended) -> tuple[DeathCause, str]:
         return DeathCause.PARENT_DIED, "the process that forks workers died and took it along"
     if end.oom and end.signal == SIGNAL_KILL and not worker.killed:
         return DeathCause.OOM, end.oom
-    if asked is not None and (worker.killed or not end.signal):
+    # The word of its end may come late: then it did end, in its own way, before it was killed.
+    ended_itself = worker.end_detail == _DID_NOT_END and end.signal != SIGNAL_KILL
+    if asked is not None and (worker.killed or not end.signal) and not ended_itself:
         return asked, worker.end_detail
     if worker.state is WorkerState.STARTING:
         return DeathCause.START_FAILED, f"it ended before it said hello: {_how(end)}"

@@ -24,6 +24,7 @@ driver and node were killed, it also removes what they left on disk.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -69,7 +70,8 @@ class Zygote:
         self._workers: dict[int, bytes] = {}
         self._pids: dict[bytes, int] = {}
         self._session = ""
-        self._preloaded = False
+        #: What is still to be imported; None before it is time to.
+        self._preload: list[str] | None = None
         self._asked = False
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
@@ -92,10 +94,9 @@ class Zygote:
 
     def _serve_until_gone(self, poll: select.poll) -> None:
         while True:
-            idle_ms = None if self._preloaded or not self._asked else int(PRELOAD_IDLE_SECONDS * 1000)
-            ready = poll.poll(idle_ms)
+            ready = poll.poll(self._idle_ms())
             if not ready:
-                self._preload()
+                self._preload_next()
             for fd, _ in ready:
                 if fd == self._wake_read:
                     self._drain_wake()
@@ -228,15 +229,24 @@ class Zygote:
             _flush()
             os._exit(code)
 
-    def _preload(self) -> None:
-        """Import what most user code needs, while nobody waits. Workers forked later share the pages."""
-        self._preloaded = True
-        threads = any(os.environ.get(name, "1") != "1" for name in THREAD_VARIABLES)
-        for name in PRELOAD if threads else PRELOAD + PRELOAD_NUMERIC:
-            try:
-                __import__(name)
-            except ImportError:
-                pass
+    def _idle_ms(self) -> int | None:
+        """After how long without a request the next import is due; None: after no time."""
+        if self._preload is None:
+            return int(PRELOAD_IDLE_SECONDS * 1000) if self._asked else None
+        return 0 if self._preload else None
+
+    def _preload_next(self) -> None:
+        """Import what most user code needs, while nobody waits. Workers forked later share the pages.
+
+        One module at a time: requests, and the ends of workers, do not wait for all of them.
+        """
+        if self._preload is None:
+            threads = any(os.environ.get(name, "1") != "1" for name in THREAD_VARIABLES)
+            self._preload = list(PRELOAD if threads else PRELOAD + PRELOAD_NUMERIC)
+        with contextlib.suppress(ImportError):
+            __import__(self._preload.pop(0))
+        if self._preload:
+            return
         if len(os.listdir("/proc/self/task")) > 1:
             print(
                 "zygote: an import started a thread; workers forked from now on may hang", file=sys.stderr, flush=True

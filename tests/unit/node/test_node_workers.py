@@ -127,6 +127,25 @@ def test_a_process_that_loses_its_link_but_lives_on_is_killed():
     assert bench.killed() == [worker]
 
 
+@pytest.mark.parametrize(
+    ("facts", "cause", "text"),
+    [
+        ({"signal": 6}, DeathCause.SIGNAL, "killed by signal 6"),
+        ({"signal": 0, "exit_code": 3}, DeathCause.EXIT_CODE, "exit code 3"),
+        ({"signal": 9}, DeathCause.KILLED_BY_REQUEST, "closed its link but did not end"),
+    ],
+)
+def test_how_a_process_ended_counts_though_its_node_hears_of_it_late(facts, cause, text):
+    bench, (worker,) = started(prestart=1)
+    leased(bench)
+    bench.leave(worker)
+    bench.run_until_quiet(3)
+    assert bench.killed() == [worker]
+    bench.worker_dies(worker, **facts)
+    assert last_death(bench)["cause"] is cause
+    assert text in last_death(bench)["error"]
+
+
 def test_a_worker_nobody_asked_for_is_refused():
     bench, (worker,) = started(prestart=1)
     assert bench.do(bench.machine.client_joined, b"stranger", ProcessKind.WORKER, 1) is None

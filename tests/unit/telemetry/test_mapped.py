@@ -113,7 +113,8 @@ def test_what_was_folded_by_another_reader_lies_in_the_file_too(tmp_path: Path):
     filled(grid, 2 * MAPPED_ROWS_MIN)
     # As it comes out of a snapshot: without room for more, and made without a constructor.
     thawed = object.__new__(Grid)
-    thawed.spec, thawed.count, thawed._arrays = SPEC, grid.count, {name: grid[name] for name in SPEC}
+    thawed.spec, thawed.rows_min, thawed.count = SPEC, grid.rows_min, grid.count
+    thawed._arrays = {name: grid[name] for name in SPEC}
     thawed.lie_in(tmp_path)
     filled(thawed, 3 * MAPPED_ROWS_MIN)
     filled(grid, 3 * MAPPED_ROWS_MIN)
