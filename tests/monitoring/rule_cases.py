@@ -411,6 +411,12 @@ CASES: tuple[Case, ...] = (
         {'obsray_object_allocations_waiting{node="a"}': "0x28 1x2"},
         N,
     ),
+    Case(
+        "ObsrayObjectsInFiles",
+        {'obsray_object_store_fallback_bytes{node="a"}': f"1{FLAT}"},
+        {'obsray_object_store_fallback_bytes{node="a"}': "0x28 1x4 0x20"},
+        N,
+    ),
     Case("ObsrayObjectAllocationFailed", *rising("obsray_object_allocation_failures_total"), N),
     Case(
         "ObsraySpillThrash",

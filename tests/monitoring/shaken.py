@@ -20,7 +20,7 @@ from obsray.util import collective, metrics
 from tests.monitoring.faults import Redis, SmallDisk, nvml
 from tests.monitoring.live import Gpus, Prometheus, Pushed, prometheus, wait_for
 
-STORE_BYTES = 48 << 20
+STORE_BYTES, SPILL_BYTES = 48 << 20, 160 << 20
 
 
 @dataclass
@@ -61,7 +61,13 @@ def shaken_cluster(place: Callable[[str], Path]) -> Iterator[Shaken]:
     patch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", pushed.endpoint)
     patch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "2000")
     patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    settings = {"node_dead_seconds": 180.0, "store_wait_seconds_max": 5.0, "gpu_recovery_seconds": 10.0}
+    settings: dict[str, float] = {
+        "node_dead_seconds": 180.0,
+        "store_wait_seconds_max": 5.0,
+        "gpu_recovery_seconds": 10.0,
+    }
+    # Values that the store has no room for go into files, up to here.
+    settings["spill_bytes_max"] = SPILL_BYTES
     # What is stopped here stays so until a test has seen what follows.
     settings["service_halted_seconds_max"] = 0.0
     cluster = Cluster()

@@ -30,6 +30,7 @@ from tests.monitoring import live as live_
 from tests.monitoring.faults import Flood, node_process
 from tests.monitoring.live import process_of, wait_for
 from tests.monitoring.shaken import (
+    SPILL_BYTES,
     STORE_BYTES,
     Caller,
     Holder,
@@ -58,7 +59,7 @@ STANDING = {
     "ObsrayGpuThrottled", "ObsrayGpuReservedButIdle", "ObsrayGpuCaptureRefused", "ObsrayObjectStoreFull",
     "ObsrayGpuOutOfService", "ObsrayGpuMemoryForeign", "ObsrayObjectAllocationFailed", "ObsrayQueueGrowing",
     "ObsrayAutoscalerLaunchesFail", "ObsrayGcsSlow", "ObsrayControlStorageSlow", "ObsrayGcsFailures",
-    "ObsrayControlReadOnly", "ObsrayProcessHalted",
+    "ObsrayControlReadOnly", "ObsrayProcessHalted", "ObsrayObjectsInFiles",
 }  # fmt: skip
 #: What happens again and again.
 STORMS = {
@@ -137,7 +138,9 @@ def standing(shaken, _):
     blocked = waits.remote([impossible])
     group = placement_group([{"CPU": 100}])
     pending = Holder.options(resources={"nowhere": 1}).remote()
-    held = [obsray.get(obsray.put(np.zeros(9 << 20, np.uint8))) for _ in range(4)]
+    # The store is full of what is in use, and its disk may hold little more.
+    sizes = [9 << 20] * 4 + [SPILL_BYTES - (10 << 20)]
+    held = [obsray.get(obsray.put(np.zeros(size, np.uint8))) for size in sizes]
     over = threading.Event()
     full = threading.Thread(target=_put_again_and_again, args=(over,), daemon=True)
     full.start()
@@ -195,7 +198,7 @@ def _change_again_and_again(over):
 
 
 def _put_again_and_again(over):
-    """Waits for room in a store that has none."""
+    """Asks for room that neither the store nor its disk has."""
     while not over.is_set():
         try:
             obsray.put(np.zeros(20 << 20, np.uint8))
