@@ -92,7 +92,7 @@ def test_the_commands_of_a_runbook_work(command, session, capsys, monkeypatch, t
     monkeypatch.chdir(tmp_path)
     program, *words = shlex.split(command)
     assert program == "obsray"
-    if words[0] in ("status", "list", "timeline", "gpu"):
+    if words[0] in ("status", "list", "memory", "timeline", "gpu"):
         code = main([*words, "--session", session])
     else:
         assert words[0] in ("story", "why", "logs", "dashboard", "hangs", "stack")
