@@ -23,7 +23,7 @@ from .tables import TABLES
 #: Methods whose arguments and answers are made of what JSON has.
 QUESTIONS = frozenset(TABLES) | {
     "books", "critical_path", "different", "gpu_summary", "gpus", "hangs", "jobs", "kernels", "ledger", "memory",
-    "overview", "post_mortem", "profile", "scaling", "story", "stragglers", "task", "why",
+    "name_of", "overview", "post_mortem", "profile", "scaling", "story", "stragglers", "task", "why",
 }  # fmt: skip
 
 

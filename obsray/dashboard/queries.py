@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from . import units
 from .conditions import CONDITIONS_MAX, BadCondition, Condition, make, matches, ordered, parse
 from .tables import Table
 
@@ -133,17 +132,12 @@ def story(view: Any, identifier_hex: str) -> dict[str, Any]:
     if left_out:
         half = STORY_EVENTS_MAX // 2
         events = events[:half] + events[-half:]
-    return {"id": identifier_hex, "name": _name_of(view, identifier_hex), "events": events, "left_out": left_out}
-
-
-def _name_of(view: Any, identifier_hex: str) -> str:
-    """How people call what an id names: processes and tasks have names, of others the id is shortened."""
-    known = bytes.fromhex(identifier_hex) if len(identifier_hex) in (16, 32) else b""
-    if len(known) == 8:
-        return str(view.process_label(known))
-    if known and not identifier_hex[16:18].strip("0"):
-        return str(view.task_label(known))
-    return units.short_id(identifier_hex)
+    return {
+        "id": identifier_hex,
+        "name": view.name_of(identifier_hex, refresh=False),
+        "events": events,
+        "left_out": left_out,
+    }
 
 
 def _job(text: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from obsray import ids
 from obsray.telemetry import explain, ledger, story
 from obsray.telemetry.answer_views import AnswerViews
 from obsray.telemetry.events import ProcessKind
@@ -184,6 +185,17 @@ class Views(AnswerViews):
             "wish": table.wish,
             "decisions": [{**public(row), "text": sentence(row, self)} for row in list(table.decisions)[::-1][:limit]],
         }
+
+    def name_of(self, id_hex: str, refresh: bool = True) -> str:
+        """How people call what an id names: processes and tasks have names, of others the id is shortened."""
+        if refresh:
+            self.refresh()
+        known = bytes.fromhex(id_hex) if len(id_hex) in (16, 32) else b""
+        if len(known) == 8:
+            return self.process_label(known)
+        if known and not id_hex[16:18].strip("0"):
+            return self.task_label(known)
+        return ids.short(bytes.fromhex(id_hex)) if len(id_hex) in (32, 40) else id_hex[:16]
 
     def story(self, id_hex: str, refresh: bool = True) -> list[Row]:
         """What happened to a task, actor, object, worker, node or lease, in order of time."""

@@ -330,6 +330,9 @@ class FakeViews:
     def task_label(self, task: bytes) -> str:
         return next((row["name"] for row in self.rows if row["task_id"] == task.hex()), "task")
 
+    def name_of(self, identifier: str, refresh: bool = True) -> str:
+        return self.task_label(bytes.fromhex(identifier)) if len(identifier) == 32 else identifier[:16]
+
     def story(self, identifier: str, refresh: bool = True) -> list[dict[str, Any]]:
         row = next((row for row in self.rows if row["task_id"] == identifier), None)
         if row is None and identifier not in {worker_id(number) for number in range(1, 5)}:

@@ -28,7 +28,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether the session lives, for whoever asks; change its one element."""
     found = [True]
     monkeypatch.setattr(Store, "is_live", lambda _: found[0])
-    monkeypatch.setattr(source, "is_alive", lambda _: found[0])
+    monkeypatch.setattr(session_file, "node_lives", lambda _: found[0])
     monkeypatch.setattr(source, "REFRESH_SECONDS", 0.0)
     return found
 

@@ -16,7 +16,7 @@ ROWS = {
     if re.match(r"\| [A-G]\d+ \|", line) and (cells := line.strip("|").split("|"))
 }
 CHECKS = [
-    *(f"A{number}" for number in range(1, 15)), *(f"B{number}" for number in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11)),
+    *(f"A{number}" for number in range(1, 15)), *(f"B{number}" for number in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12)),
     *(f"C{number}" for number in range(1, 9)), *(f"E{number}" for number in range(1, 5)), "G3", "G4",
 ]  # fmt: skip
 

@@ -68,7 +68,8 @@ def end(node: Node) -> None:
     # 6. The zygote ends what workers may have left running, then itself.
     node.forks.close()
     wait_all([node.forks.pid], grace, node.log)
-    node.old_sessions.join(grace)
+    if node.old_sessions.is_alive():
+        node.old_sessions.join(grace)
     # 7. Sockets, spilled objects, memory. Clients see their links close only now, when all is gone.
     clean_session(node.session)
     shutil.rmtree(node.sockets, ignore_errors=True)
