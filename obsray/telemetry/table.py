@@ -65,6 +65,17 @@ class DenseIndex:
         """The row of one id or -1."""
         return int(self.rows(np.frombuffer(identifier, "V16"), create=False)[0])
 
+    def since(self, owner: int, sequence: int) -> tuple[Array, Array]:
+        """Sequences and rows of an owner's ids of all kinds, from a sequence on."""
+        sequences, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for (whose, _), block in self._blocks.items():
+            if whose == owner:
+                found = block["row"][sequence:]
+                known = np.flatnonzero(found >= 0)
+                sequences.append(known + sequence)
+                rows.append(found[known].astype(np.int64))
+        return np.concatenate(sequences), np.concatenate(rows)
+
     def _of_owner(self, key: tuple[int, int], sequences: Array, create: bool) -> Array:
         inside = sequences < SEQUENCE_MAX
         if not inside.all():

@@ -416,23 +416,22 @@ class TaskTable:
         words = np.ascontiguousarray(grid["id"][queued]).view("<u8").reshape(-1, 2)
         owners, shapes = words[:, 0], grid["shape"][queued]
         pairs = set(zip(owners.tolist(), shapes.tolist(), strict=True))
-        all_owners = None
+        all_sequences = (words[:, 1].byteswap() & np.uint64((1 << 56) - 1)).astype(np.int64)
         for owner, shape in pairs:
             batches = np.flatnonzero((log["owner"] == owner) & (log["shape"] == shape))
             if not len(batches):
                 continue
             batches = batches[np.argsort(log["first"][batches], kind="stable")]
-            if all_owners is None:
-                all_words = np.ascontiguousarray(grid["id"]).view("<u8").reshape(-1, 2)
-                all_owners = all_words[:, 0]
-                all_sequences = (all_words[:, 1].byteswap() & np.uint64((1 << 56) - 1)).astype(np.int64)
-            mine = np.flatnonzero((all_owners == owner) & (grid["shape"] == shape))
-            order = np.sort(all_sequences[mine])
-            chosen = queued[(owners == owner) & (shapes == shape)]
-            sequences = all_sequences[chosen]
+            wanted = (owners == owner) & (shapes == shape)
+            chosen, sequences = queued[wanted], all_sequences[wanted]
             at = np.searchsorted(log["first"][batches], sequences, side="right") - 1
             inside = at >= 0
+            if not inside.any():
+                continue
             chosen, sequences, at = chosen[inside], sequences[inside], batches[at[inside]]
+            # Of the owner's tasks only those that may be in these batches: they may be millions.
+            numbers, rows = self.index.since(owner, int(log["first"][at].min()))
+            order = np.sort(numbers[grid["shape"][rows] == shape])
             rank = np.searchsorted(order, sequences) - np.searchsorted(order, log["first"][at])
             since = np.maximum(np.maximum(grid["retried_at"][chosen], grid["recalled_at"][chosen]), 0)
             pushed = (rank < log["tasks"][at]) & (log["time"][at] > since)
