@@ -36,7 +36,6 @@ class MappedColumns:
         self.capacity = 0
         self._spec = spec
         self._file = tempfile.TemporaryFile(dir=directory, prefix="columns-")
-        self._maps: dict[str, mmap.mmap] = {}
         self._starts: dict[str, int] = {}
         self.arrays: dict[str, Array] = {}
         size = 0
@@ -45,12 +44,11 @@ class MappedColumns:
             length = ROWS_MAX * np.dtype(code).itemsize
             size += -(-length // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         os.truncate(self._file.fileno(), size)
-        for name, (code, _) in spec.items():
-            length = ROWS_MAX * np.dtype(code).itemsize
-            try:
-                self._maps[name] = mmap.mmap(self._file.fileno(), length, offset=self._starts[name])
-            except ValueError as error:
-                raise OSError(str(error)) from None
+        try:
+            # One for all columns: each mapping keeps a descriptor of its own.
+            self._map = mmap.mmap(self._file.fileno(), size)
+        except ValueError as error:
+            raise OSError(str(error)) from None
 
     def reserve(self, capacity: int) -> None:
         """Have room for so many rows, with the values of new ones. Raises OSError if the disk has too little."""
@@ -67,7 +65,7 @@ class MappedColumns:
         for name, (code, fill) in self._spec.items():
             start, end = (rows * sizes[name] for rows in (self.capacity, capacity))
             os.posix_fallocate(self._file.fileno(), self._starts[name] + start, end - start)
-            array = np.frombuffer(self._maps[name], code, capacity)
+            array = np.frombuffer(self._map, code, capacity, self._starts[name])
             if fill:
                 array[self.capacity :] = fill
             self.arrays[name] = array
@@ -75,5 +73,4 @@ class MappedColumns:
 
     def release(self) -> None:
         """What is mapped need not be in memory until somebody looks at it again; nothing is forgotten."""
-        for each in self._maps.values():
-            each.madvise(mmap.MADV_DONTNEED)
+        self._map.madvise(mmap.MADV_DONTNEED)
