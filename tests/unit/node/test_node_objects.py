@@ -203,7 +203,8 @@ def test_no_file_is_made_while_something_can_be_spilled():
     assert room.offset < FALLBACK
 
 
-def test_a_spilled_object_is_read_in_its_file_when_all_else_is_pinned():
+def one_spilled_beside_one_pinned() -> tuple[Bench, bytes, bytes]:
+    """A store that one object fills which is in use; its driver, and an object that lies on disk."""
     bench = Bench(store=2 * MIB)
     driver = bench.driver()
     first = write(bench, driver, 1, 2 * MIB)
@@ -212,6 +213,11 @@ def test_a_spilled_object_is_read_in_its_file_when_all_else_is_pinned():
     bench.send(driver, m.SealObject(put_id(driver, 2)))
     bench.take(driver)
     pin(bench, driver, put_id(driver, 2))
+    return bench, driver, first
+
+
+def test_a_spilled_object_is_read_in_its_file_when_all_else_is_pinned():
+    bench, driver, first = one_spilled_beside_one_pinned()
     path = bench.objects.entries[first].stored_path
     bench.send(driver, m.PinObject(9, first))
     bench.run_until_quiet(1.5)
@@ -227,14 +233,7 @@ def test_a_spilled_object_is_read_in_its_file_when_all_else_is_pinned():
 
 
 def test_a_damaged_file_is_no_place_to_read_from():
-    bench = Bench(store=2 * MIB)
-    driver = bench.driver()
-    first = write(bench, driver, 1, 2 * MIB)
-    bench.send(driver, m.CreateObject(2, put_id(driver, 2), 2 * MIB))
-    bench.spills_end()
-    bench.send(driver, m.SealObject(put_id(driver, 2)))
-    bench.take(driver)
-    pin(bench, driver, put_id(driver, 2))
+    bench, driver, first = one_spilled_beside_one_pinned()
     bench.send(driver, m.PinObject(9, first))
     bench.run_until_quiet(1.5)
     bench.restores_end(error="checksum 1, written with 2")
