@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from obsray.core.node.entries import show_bytes
@@ -14,29 +17,59 @@ from obsray.telemetry.spine import read_ran
 
 TAIL_LINES = 20
 TAIL_BYTES_MAX = 16_384
+#: So long after the kernel has killed for memory, a death by SIGKILL is taken for that. What explains no worker's
+#: death by then was another process of the control group.
+EXPLAINS_SECONDS = 10.0
+
+
+class MemoryKills:
+    """The kernel's kills for memory in this control group. It says how many, not whom, so each explains one death."""
+
+    def __init__(self, group: Cgroup, clock: Callable[[], float] = time.monotonic) -> None:
+        self._group, self._clock = group, clock
+        self._counted = group.oom_kills() or 0
+        #: When those were noticed that explain no death yet.
+        self._open: deque[float] = deque(maxlen=1000)
+
+    def look(self) -> None:
+        """Notice new ones, and forget those that explain nothing any more."""
+        now, counted = self._clock(), self._group.oom_kills() or 0
+        if counted > self._counted:
+            self._open.extend([now] * min(counted - self._counted, 1000))
+            self._counted = counted
+        while self._open and now - self._open[0] > EXPLAINS_SECONDS:
+            self._open.popleft()
+
+    def explains(self) -> bool:
+        """Whether a process that ended by SIGKILL, which the node did not send, was killed for memory."""
+        self.look()
+        if self._open:
+            self._open.popleft()
+            return True
+        return False
 
 
 class BlackBox:
-    """Reads it. Counts the kernel's memory kills, so that each explains one death."""
+    """Reads it."""
 
-    def __init__(self, session: Path) -> None:
+    def __init__(self, session: Path, group: Cgroup | None = None) -> None:
         self._rings = session / "rings"
         self._logs = session / "logs"
-        self._group = Cgroup()
-        self._kills_explained = self._group.oom_kills() or 0
+        self._group = group or Cgroup()
+        self.memory_kills = MemoryKills(self._group)
         #: Given up for the time of a reading: processes die also when no descriptor is left.
         self._spare = _spare()
 
-    def read(self, worker: bytes, pid: int, status: int, rss_bytes: int) -> Ended:
-        """The facts about the death of ``worker``."""
+    def read(self, worker: bytes, pid: int, status: int, rss_bytes: int, own_kill: bool = False) -> Ended:
+        """The facts about the death of ``worker``. ``own_kill``: the node has sent it SIGKILL."""
         if self._spare >= 0:
             os.close(self._spare)
         try:
-            return self._read(worker, pid, status, rss_bytes)
+            return self._read(worker, pid, status, rss_bytes, own_kill)
         finally:
             self._spare = _spare()
 
-    def _read(self, worker: bytes, pid: int, status: int, rss_bytes: int) -> Ended:
+    def _read(self, worker: bytes, pid: int, status: int, rss_bytes: int, own_kill: bool) -> Ended:
         exit_code, signal = wait_status(status)
         try:
             ran = read_ran(self._rings, worker)
@@ -46,15 +79,14 @@ class BlackBox:
         ran = [(NIL_TASK, 0)] if ran == [] else ran or []
         started, attempts = tuple(task for task, _ in ran), tuple(attempt for _, attempt in ran)
         last = started[0] if started else NIL_TASK
-        oom = self._oom(rss_bytes) if signal == SIGNAL_KILL else ""
+        # A kill of the node's own must not use up one of the kernel's, which another death may be due to.
+        oom = self._oom(rss_bytes) if signal == SIGNAL_KILL and not own_kill else ""
         tail = self.tail(worker) if status else ""
         return Ended(worker, pid, exit_code, signal, rss_bytes, oom, False, started, last, tail, attempts)
 
     def _oom(self, rss_bytes: int) -> str:
-        kills = self._group.oom_kills()
-        if kills is None or kills <= self._kills_explained:
+        if not self.memory_kills.explains():
             return ""
-        self._kills_explained += 1
         limit = self._group.memory_limit_bytes()
         text = f"killed by the kernel for memory: it held {show_bytes(rss_bytes)} at its peak"
         return text if limit is None else f"{text}, the limit of the container is {show_bytes(limit)}"

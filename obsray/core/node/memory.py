@@ -36,6 +36,7 @@ class MemoryWatch:
             self._node.reactor.call_at(time.monotonic() + seconds, self.start)
 
     def _look(self) -> None:
+        self._node.processes.black_box.memory_kills.look()
         usage = self.usage()
         if usage is not None:
             self._node.do(self.guard.look, usage, self.candidates)

@@ -70,8 +70,8 @@ class WorkerProcesses:
         node = self.node
         pid, status, rss_bytes = self._dying.pop(worker)
         self._remove_socket(worker)
-        end = self.black_box.read(worker, pid, status, rss_bytes)
         known = node.machine.pool.workers.get(worker)
+        end = self.black_box.read(worker, pid, status, rss_bytes, known is not None and known.killed_here)
         if known is not None and known.state is WorkerState.STARTING:
             how = f"signal {end.signal}" if end.signal else f"exit code {end.exit_code}"
             node.log(f"worker {worker.hex()} (pid {pid}) ended before it said hello: {how}\n{end.tail}".rstrip())

@@ -55,6 +55,12 @@ class Worker:
     #: It shall end, gets no more work, and stays until nobody holds what it owns.
     lingers: bool = False
 
+    @property
+    def killed_here(self) -> bool:
+        """Whether a SIGKILL that ended it was the node's own. One because of a link that had closed says nothing: that
+        it had ended before, of which word comes late, is why such links close."""
+        return self.killed and self.end_detail != _DID_NOT_END
+
 
 class Ended(NamedTuple):
     """How a process ended, as the shell found out. ``oom`` is what the cgroup says, empty if it says nothing.
@@ -433,7 +439,7 @@ def _cause(worker: Worker, end: Ended) -> tuple[DeathCause, str]:
     asked = worker.end_cause
     if end.parent_died:
         return DeathCause.PARENT_DIED, "the process that forks workers died and took it along"
-    if end.oom and end.signal == SIGNAL_KILL and not worker.killed:
+    if end.oom and end.signal == SIGNAL_KILL and not worker.killed_here:
         return DeathCause.OOM, end.oom
     # The word of its end may come late: then it did end, in its own way, before it was killed.
     ended_itself = worker.end_detail == _DID_NOT_END and end.signal != SIGNAL_KILL

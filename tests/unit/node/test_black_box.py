@@ -1,10 +1,17 @@
-"""What a dead process leaves behind: which tasks it ran, told apart from not knowing."""
+"""What a dead process leaves behind: which tasks it ran, and whether the kernel killed it for memory."""
 
 from __future__ import annotations
 
-from obsray.core.node.black_box import BlackBox
+from types import SimpleNamespace
+
+import pytest
+from node_bench import Bench
+
+from obsray.core.node.black_box import EXPLAINS_SECONDS, BlackBox, MemoryKills
+from obsray.core.node.worker_processes import WorkerProcesses
+from obsray.core.system.cgroup import Cgroup
 from obsray.ids import NIL_TASK, task_id
-from obsray.telemetry.events import ProcessKind
+from obsray.telemetry.events import DeathCause, ProcessKind
 from obsray.telemetry.spine import Ring
 
 WORKER, OWNER = b"worker_1", b"owner___"
@@ -45,3 +52,79 @@ def test_of_a_process_without_a_black_box_nothing_is_known(tmp_path):
 
 def test_a_process_that_left_in_the_middle_of_a_task_with_code_0_is_asked_as_well(tmp_path):
     assert session(tmp_path, (5, True)).read(WORKER, 1, 0, 0).started == (task_id(OWNER, 5),)
+
+
+class Scene:
+    """A node with workers, in a control group whose count of kills is set by hand."""
+
+    def __init__(self, tmp_path, workers: int) -> None:
+        self.count = tmp_path / "memory.events"
+        self.kernel_has_killed(0)
+        for name in ("rings", "logs", "sockets"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "cgroup.controllers").write_text("memory")
+        (tmp_path / "membership").write_text("0::/\n")
+        self.group = Cgroup(tmp_path, tmp_path / "membership")
+        self.bench = Bench(prestart=workers)
+        self.bench.do(self.bench.machine.start)
+        self.workers = [self.bench.pool.workers[worker] for worker in self.bench.workers_join()]
+        self.said: list[tuple] = []
+        node = SimpleNamespace(
+            session=tmp_path, links={}, machine=self.bench.machine, do=self.bench.do, log=lambda text: None,
+            forks=SimpleNamespace(receive=lambda: [self.said.pop(0)]),
+        )  # fmt: skip
+        self.processes = WorkerProcesses(node)
+        self.processes.black_box = BlackBox(tmp_path, self.group)
+
+    def kernel_has_killed(self, count: int) -> None:
+        self.count.write_text(f"low 0\noom {count}\noom_kill {count}\n")
+
+    def node_kills(self, index: int, cause: DeathCause, why: str) -> None:
+        self.bench.do(lambda step: self.bench.pool.kill(step, self.workers[index], cause, why))
+
+    def hears_of_the_end(self, index: int) -> dict:
+        """The zygote tells of a death by SIGKILL; how it was recorded."""
+        worker = self.workers[index]
+        self.said.append(("ended", worker.id, worker.pid, KILLED, 100 << 20))
+        self.processes._on_zygote()
+        return self.bench.records.named("worker_died")[-1]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_when_node_and_kernel_kill_at_the_same_time_both_deaths_are_told_as_what_they_were_in_either_order(
+    tmp_path, first
+):
+    scene = Scene(tmp_path, 2)
+    scene.node_kills(0, DeathCause.OOM, "95 % of the container were in use")
+    scene.kernel_has_killed(1)
+    told = {index: scene.hears_of_the_end(index) for index in (first, 1 - first)}
+    assert (told[0]["cause"], told[0]["error"]) == (DeathCause.OOM, "95 % of the container were in use")
+    assert told[1]["cause"] is DeathCause.OOM and "killed by the kernel for memory" in told[1]["error"]
+
+
+def test_one_kill_of_the_kernel_explains_one_death(tmp_path):
+    scene = Scene(tmp_path, 2)
+    scene.kernel_has_killed(1)
+    assert [scene.hears_of_the_end(index)["cause"] for index in (0, 1)] == [DeathCause.OOM, DeathCause.SIGNAL]
+
+
+def test_whom_the_kernel_killed_and_whose_end_is_heard_of_late_was_not_killed_by_its_node(tmp_path):
+    scene = Scene(tmp_path, 1)
+    scene.kernel_has_killed(1)
+    scene.bench.leave(scene.workers[0].id)
+    scene.bench.run_until_quiet(3)
+    assert scene.bench.killed() == [scene.workers[0].id], "its link was closed, and it had not been heard that it ended"
+    assert scene.hears_of_the_end(0)["cause"] is DeathCause.OOM
+
+
+def test_a_kill_of_the_kernel_that_hit_another_process_explains_no_death_long_afterwards(tmp_path):
+    scene, now = Scene(tmp_path, 0), 100.0
+    kills = MemoryKills(scene.group, lambda: now)
+    scene.kernel_has_killed(2)
+    kills.look()
+    now += EXPLAINS_SECONDS
+    assert kills.explains()
+    now += 0.1
+    assert not kills.explains()
+    scene.kernel_has_killed(3)
+    assert kills.explains() and not kills.explains()
