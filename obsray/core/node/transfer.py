@@ -391,9 +391,9 @@ class Transfers:
     def _release(self, node: bytes, grant: _Grant, error: str) -> None:
         if grant.place is not None:
             grant.place.close()
-        self._post(
-            lambda: self._over(node, grant.object, grant.sent, grant.queue_seconds, grant.wire_seconds, error)
-        )  # fmt: skip
+        # As it is now: the grant may be used again before this is told.
+        told = node, grant.object, grant.sent, grant.queue_seconds, grant.wire_seconds, error
+        self._post(lambda: self._over(*told))
 
     def _send(self, sock: socket.socket, grant: _Grant, start: int, end: int) -> None:
         """Send a range, block by block. The pages go straight from where they lie to the socket."""
