@@ -90,6 +90,30 @@ def test_references_inside_values_keep_what_they_refer_to(session):
     assert obsray.get(first).sum() == obsray.get(second).sum() == 2 * MB // 8
 
 
+def test_what_a_process_returns_to_itself_lives_as_long_as_somebody_refers_to_it(session):
+    @obsray.remote
+    class Maker:
+        def made(self):
+            return [obsray.put(np.ones(MB, np.uint8))]
+
+        def ask_yourself(self):
+            return [obsray.get_runtime_context().current_actor.made.remote()]
+
+        def stream(self):
+            yield [obsray.put(np.ones(MB, np.uint8))]
+
+        def stream_to_yourself(self):
+            return [next(obsray.get_runtime_context().current_actor.stream.options(num_returns="streaming").remote())]
+
+    maker = Maker.options(max_concurrency=2).remote()
+    before = used_bytes()
+    for ask in (maker.ask_yourself, maker.stream_to_yourself):
+        value = obsray.get(obsray.get(obsray.get(ask.remote())[0], timeout=60)[0], timeout=60)
+        assert value.sum() == MB and used_bytes() >= before + MB
+        del value
+        eventually(lambda: used_bytes() == before)
+
+
 def test_a_reference_an_actor_keeps_outlives_the_call_that_brought_it(session):
     @obsray.remote
     class Keeper:

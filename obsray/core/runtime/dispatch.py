@@ -519,7 +519,7 @@ class Dispatcher:
                 if extra is not None and extra.get("retire"):
                     holder.retire = True
             if extra is not None and extra.get("kept"):
-                ownership.hand_out(extra["kept"], worker)
+                ownership.register(extra["kept"], worker)
             if outcome == 0:
                 contained = extra.get("contained") if extra is not None else None
                 size = 0

@@ -12,6 +12,7 @@ Invariants
 * A stored value may be *lost*: its entry is PENDING again and in ``lost``, and is made again when somebody waits for it
   (``wait_for``, the one door of all waiters): ``lineage.py``. Of a borrowed one, ``lost`` says that the owner is to be
   told that it cannot be read here.
+* So is one in a value that a process sends to itself, whose own holds may end before it takes the value out.
 * Arguments need no registration: the submitter pins them until the task ends. What the worker still holds then it
   lists in ``Done``, and the submitter registers it before it unpins.
 
@@ -440,7 +441,18 @@ class Ownership:
                 self._release.setdefault(owner_of(identifier), []).append(identifier)
 
     def hand_out(self, identifiers: Iterable[bytes], receiver: bytes) -> None:
-        """References travel to ``receiver`` inside a value: register it with each owner."""
+        """References travel to ``receiver`` inside a value: register it with each owner.
+
+        It may be this process itself, which runs a task that it has submitted: what is ours is on a journey then.
+        """
+        if receiver == self.worker:
+            for identifier in identifiers:
+                if identifier.startswith(receiver):
+                    self.depart(identifier, receiver)
+        self.register(identifiers, receiver)
+
+    def register(self, identifiers: Iterable[bytes], receiver: bytes) -> None:
+        """Tell the owners of what ``receiver`` holds that it does."""
         by_owner: dict[bytes, list[bytes]] = {}
         for identifier in identifiers:
             owner = identifier[:WORKER_ID_BYTES]

@@ -147,6 +147,33 @@ def test_a_reference_on_its_way_back_to_its_owner_lives_although_the_sender_has_
     assert not ownership.entries
 
 
+def test_a_reference_in_a_value_that_a_process_sends_to_itself_lives_until_the_value_arrives_and_no_longer() -> None:
+    ownership = Ownership(ME)
+    mine, result = made(ownership, 1, b"\x80x"), made(ownership, 2)
+    ownership.hand_out([mine.id], ME)
+    # The task that made it is over, and what it returned has not been taken out.
+    ownership.drop_local([mine.id])
+    ownership.fulfil(result, b"\x80y", False, (mine.id,))
+    ownership.arrive([mine.id], ME)
+    assert mine.id in ownership.entries and not ownership.holders.get(mine.id)
+    ownership.drop_local([result.id])
+    assert not ownership.entries
+    refused = made(ownership, 3, b"\x80x")
+    ownership.hand_out([refused.id], ME)
+    ownership.drop_local([refused.id])
+    ownership.refuse([refused.id], ME)
+    assert not ownership.entries
+
+
+def test_what_a_task_that_ran_here_keeps_of_its_arguments_is_registered_with_others_only() -> None:
+    ownership = Ownership(ME)
+    mine, foreign = made(ownership, 1, b"\x80x"), object_id(task_id(THIRD, 1))
+    ownership.register([mine.id, foreign], ME)
+    assert sent(ownership) == [(THIRD, m.AddHolder([foreign], ME))]
+    ownership.drop_local([mine.id])
+    assert not ownership.entries
+
+
 def test_a_value_that_is_faster_than_the_news_of_its_references_does_not_end_what_the_sender_still_holds() -> None:
     ownership = Ownership(ME)
     mine, result = made(ownership, 1, b"\x80x"), made(ownership, 2)
