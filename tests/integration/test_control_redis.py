@@ -130,7 +130,7 @@ def test_only_one_writes_and_who_lost_the_claim_is_told(where, monkeypatch):
         second.acquire()
     first._ended.set()
     first._beater.join()
-    assert "no sign of life" in second.stand_by(lambda: False)
+    assert "no sign of life" in second.stand_by(lambda: False, lambda: None)
     second.load()
     monkeypatch.setattr(redis_storage, "LEASE_SECONDS", 0.0)
     for attempt in (lambda: first.append([b"2 "]), lambda: first.compact(b"9"), first.renew):

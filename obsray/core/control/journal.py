@@ -56,11 +56,17 @@ class Storage(Protocol):
     def acquire(self) -> None:
         """Become the one that writes. Raises Held if there is one."""
 
-    def stand_by(self, stopped: Callable[[], bool]) -> str:
-        """Wait until the one that writes is gone, and become it. Returns why, or "" if ``stopped`` came first."""
+    def stand_by(self, stopped: Callable[[], bool], follow: Callable[[], None]) -> str:
+        """Wait until the one that writes is gone, and become it. Returns why, or "" if ``stopped`` came first.
 
-    def load(self) -> tuple[bytes, Iterator[bytes]]:
-        """The newest snapshot (b"": none) and all entries after it. Raises ValueError if some are damaged or lack."""
+        ``follow`` is called in this thread again and again, if what is kept by then is kept for good and may be loaded.
+        """
+
+    def load(self, more: bool = False) -> tuple[bytes | None, Iterator[bytes]]:
+        """The newest snapshot (b"": none) and all entries after it. Raises ValueError if some are damaged or lack.
+
+        ``more``: only what came after the last call, and None for the snapshot, if that can be told from the rest.
+        """
 
     def append(self, entries: list[bytes]) -> None:
         """Keep entries; they survive a crash once this returns.
@@ -117,10 +123,10 @@ class NoStorage:
     def acquire(self) -> None:
         pass
 
-    def stand_by(self, stopped: Callable[[], bool]) -> str:
+    def stand_by(self, stopped: Callable[[], bool], follow: Callable[[], None]) -> str:
         raise ValueError("a standby needs a storage that it shares with the one it stands by for: use --storage")
 
-    def load(self) -> tuple[bytes, Iterator[bytes]]:
+    def load(self, more: bool = False) -> tuple[bytes, Iterator[bytes]]:
         return b"", iter(())
 
     def append(self, entries: Iterable[bytes]) -> None:

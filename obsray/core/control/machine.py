@@ -113,9 +113,11 @@ class ControlMachine:
         """Every change after ``sequence``. Raises Refused if the history does not reach back to it."""
         return self.history.after(epoch, sequence)
 
-    def recovered(self, now: Instant) -> None:
-        """The journal has been replayed; the present begins."""
+    def recovered(self, now: Instant, epoch: int | None = None) -> None:
+        """The journal has been replayed; the present begins, under this epoch if it is another one."""
         self.membership.recovered(now)
+        if epoch is not None:
+            self.history.epoch = epoch
 
     def snapshot(self) -> bytes:
         """All state that entries of the journal led to, to take their place."""

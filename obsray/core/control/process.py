@@ -54,23 +54,51 @@ and run programs as this user. See docs/security.md.
 **********************************************************************************************"""
 
 
-def recover(storage: Storage, settings: MembershipSettings | None = None) -> tuple[ControlMachine, int]:
-    """A machine in the state that the storage describes, and how many entries led there.
+class Recovery:
+    """A machine in the state that a storage describes, which may change meanwhile. One thread at a time uses it."""
 
-    Raises ValueError if something cannot be read.
-    """
-    machine = ControlMachine(storage.epoch, settings)
-    state, entries = storage.load()
-    if state:
-        machine.restore(state)
-    count = 0
-    for count, entry in enumerate(entries, 1):
+    def __init__(self, storage: Storage, settings: MembershipSettings | None = None) -> None:
+        self._storage, self._settings = storage, settings
+        self._machine: ControlMachine | None = None
+        self._fails = False
+        self._since_snapshot = 0
+        #: How many were new at the last look.
+        self.entries = 0
+
+    def follow(self) -> None:
+        """Go on to what is kept by now. What cannot be read yet, or at all, is for whoever finishes."""
+        if self._fails:
+            return
         try:
-            machine.step(*from_journal(entry))
-        except ValueError as error:
-            raise ValueError(f"{storage.place}: entry {count} since the snapshot cannot be read: {error}") from error
-    machine.recovered(instant())
-    return machine, count
+            self._go_on()
+        except OSError:
+            self._machine = None
+        except ValueError:
+            self._machine, self._fails = None, True
+
+    def finish(self) -> ControlMachine:
+        """The machine, which decides from now on. Raises OSError, or ValueError if something cannot be read."""
+        machine = self._go_on()
+        machine.recovered(instant(), self._storage.epoch)
+        return machine
+
+    def _go_on(self) -> ControlMachine:
+        machine, storage = self._machine, self._storage
+        state, entries = storage.load(more=machine is not None)
+        if machine is None or state is not None:
+            machine = self._machine = ControlMachine(storage.epoch, self._settings)
+            self._since_snapshot = 0
+            if state:
+                machine.restore(state)
+        self.entries = 0
+        for self.entries, entry in enumerate(entries, 1):
+            self._since_snapshot += 1
+            try:
+                machine.step(*from_journal(entry))
+            except ValueError as error:
+                which = f"entry {self._since_snapshot} since the snapshot"
+                raise ValueError(f"{storage.place}: {which} cannot be read: {error}") from error
+        return machine
 
 
 def open_storage(where: str) -> Storage:
@@ -199,21 +227,21 @@ class _Process:
     async def _turn(self) -> bool:
         """Wait for the turn and begin to answer; False if the end came first."""
         why = ""
+        recovery = Recovery(self.storage, _settings(self.config))
+        # What is here now stays: spares every later collection a walk over the imported modules.
+        gc.collect()
+        gc.freeze()
         if self.standby:
-            waiting = asyncio.get_running_loop().run_in_executor(None, self.storage.stand_by, self._over)
-            why = await waiting
+            loop = asyncio.get_running_loop()
+            why = await loop.run_in_executor(None, self.storage.stand_by, self._over, recovery.follow)
             if not why:
                 return False
         started_at = time.perf_counter()
-        entries = 0
-
-        def recovered() -> ControlMachine:
-            nonlocal entries
-            machine, entries = recover(self.storage, _settings(self.config))
-            return machine
-
-        self.service.begin(recovered)
+        machine, entries = recovery.finish(), recovery.entries
+        self.service.begin(machine, lambda: Recovery(self.storage, _settings(self.config)).finish())
         seconds = time.perf_counter() - started_at
+        # Those who wait already come first.
+        await asyncio.sleep(0)
         emitter, epoch = self.emitter, self.storage.epoch
         place = emitter.intern(self.storage.place)
         if why:
@@ -238,8 +266,6 @@ class _Process:
 
     async def _serve(self) -> None:
         service = self.service
-        # What is here now stays: spares every later collection a walk over the imported modules.
-        gc.collect()
         gc.freeze()
         while not self._over() and not service.broken.is_set():
             try:

@@ -106,7 +106,8 @@ class RedisStorage:
         if not self._claim():
             raise Held(self._holder())
 
-    def stand_by(self, stopped: Callable[[], bool]) -> str:
+    def stand_by(self, stopped: Callable[[], bool], follow: Callable[[], None]) -> str:
+        # Nothing is followed: what one server has may be gone with it, until the replicas have it, too.
         seen, seen_at = self._last_beat(), time.monotonic()
         while not stopped():
             time.sleep(LOOK_SECONDS)
@@ -178,7 +179,7 @@ class RedisStorage:
 
     # --- entries --------------------------------------------------------------------------------------------
 
-    def load(self) -> tuple[bytes, Iterator[bytes]]:
+    def load(self, more: bool = False) -> tuple[bytes, Iterator[bytes]]:
         described = self._on("snapshot").ask("GET", self._key("snapshot"))
         number, chunks = map(int, described.split()) if described else (0, 0)
         state = b"".join(self._read([f"snapshot:{number}:{chunk}" for chunk in range(chunks)], whole=True))

@@ -36,6 +36,9 @@ WATCH_CHANGES_MAX = 1_000
 #: How long a silent node may take to accept a connection that is only to see whether it does.
 PROBE_SECONDS = 0.2
 
+#: Who asks one that stands by is sent elsewhere if it is not its turn by then. Clients notice the end of the one that
+#: decides before its standby does, and would have to ask again and again.
+TURN_SECONDS = 0.1
 #: While the storage has no room it is tried again so often.
 ROOM_SECONDS = 1.0
 #: A snapshot for which there was no room is tried again after so long.
@@ -91,7 +94,10 @@ class ControlService(control_pb2_grpc.ControlServicer):
     def __init__(self, storage: Storage, emitter: Emitter, machine: ControlMachine | None = None) -> None:
         self.storage = storage
         self.emitter = emitter
-        self.standing_by = machine is None
+        #: It is this process' turn.
+        self._decides = asyncio.Event()
+        if machine is not None:
+            self._decides.set()
         self.machine = machine or ControlMachine(0)
         #: Set when the storage failed or another process took over: nothing may be answered any more.
         self.broken = asyncio.Event()
@@ -112,12 +118,12 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._writing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "obsray-control-storage")
 
-    def begin(self, recover: Callable[[], ControlMachine]) -> None:
-        """It is this process' turn: answer from what the storage holds. ``recover`` makes a machine of that."""
+    def begin(self, machine: ControlMachine, recover: Callable[[], ControlMachine]) -> None:
+        """It is this process' turn: answer from what the storage holds. ``recover`` makes another machine of that."""
         self._recover = recover
-        self.machine = recover()
+        self.machine = machine
         self._kept_sequence = self.machine.history.last
-        self.standing_by = False
+        self._decides.set()
 
     def take(self, stimulus: Message) -> Message | Refuse:
         """One step, whose entry is on its way to the storage. Nothing of it may be told before ``settled``."""
@@ -248,7 +254,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         started_at = time.perf_counter()
         error = ""
         try:
-            if self.standing_by:
+            if not await self._its_turn():
                 error = "UNAVAILABLE"
                 await self._send_elsewhere(context)
             answer: Message | Refuse
@@ -285,6 +291,14 @@ class ControlService(control_pb2_grpc.ControlServicer):
         finally:
             self._measure(method, time.perf_counter() - started_at, error)
 
+    async def _its_turn(self) -> bool:
+        if not self._decides.is_set():
+            try:
+                await asyncio.wait_for(self._decides.wait(), TURN_SECONDS)
+            except TimeoutError:
+                return False
+        return True
+
     async def _send_elsewhere(self, context: Any) -> None:
         context.set_trailing_metadata(((PLACES_KEY, ",".join(self.storage.places())),))
         await context.abort(grpc.StatusCode.UNAVAILABLE, "this control store stands by; another one decides")
@@ -314,7 +328,7 @@ class ControlService(control_pb2_grpc.ControlServicer):
         self._watchers.add(news)
         error = ""
         try:
-            if self.standing_by:
+            if not await self._its_turn():
                 error = "UNAVAILABLE"
                 await self._send_elsewhere(context)
             # Says that the watch is in place even while nothing changes.

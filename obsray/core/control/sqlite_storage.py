@@ -9,6 +9,9 @@ A commit is one transaction that looks at the epoch first, flushed to the disk b
 and named: the write-ahead log is looked at before it is opened, and ``tail`` says how many entries there must be. A
 process that dies gives its lock back at once. One that stands still keeps the lock but its beats end: then the claim is
 taken from it, and when it goes on it finds the epoch changed.
+
+Who stands by reads entries as they are written, over a connection that can write nothing, not even what the last one
+that closes writes back. What a transaction shows to readers is flushed, so it stays.
 """
 
 from __future__ import annotations
@@ -83,6 +86,8 @@ class SqliteStorage:
         self._locked = False
         self._next = 1
         self._kept_bytes = self._kept_entries = 0
+        #: Of the newest snapshot that was seen, and of the database when all of it had been loaded.
+        self._snapshot = self._version = 0
         self._renewing = threading.Lock()
         self._beaten_at = 0.0
         self._end = _EndOfProcess()
@@ -108,6 +113,12 @@ class SqliteStorage:
         _ = self._writer
         with _as_os_error(self.place):
             return self._connect()
+
+    @cached_property
+    def _follower(self) -> sqlite3.Connection:
+        place = f"{(self.directory / 'control.db').absolute().as_uri()}?mode=ro"
+        with _as_os_error(self.place):
+            return sqlite3.connect(place, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
 
     def _look_at_log(self) -> None:
         """Raise ValueError if opening the database would drop what was acknowledged."""
@@ -138,7 +149,7 @@ class SqliteStorage:
             raise Held(self._holder())
         self._claim()
 
-    def stand_by(self, stopped: Callable[[], bool]) -> str:
+    def stand_by(self, stopped: Callable[[], bool], follow: Callable[[], None]) -> str:
         seen, seen_at = self._last_beat(), time.monotonic()
         while not stopped():
             self._end.wait(self._beater_of_this_machine(), LOOK_SECONDS)
@@ -147,6 +158,7 @@ class SqliteStorage:
                 seen, seen_at = beat, now
             quiet_seconds, over = now - seen_at, self._is_over()
             if quiet_seconds < FREE_SECONDS and not over:
+                follow()
                 continue
             locked = self._try_lock()
             before = self._holder()
@@ -262,29 +274,46 @@ class SqliteStorage:
 
     # --- entries --------------------------------------------------------------------------------------------
 
-    def load(self) -> tuple[bytes, Iterator[bytes]]:
+    def load(self, more: bool = False) -> tuple[bytes | None, Iterator[bytes]]:
+        connection = self._writer if self.epoch else self._follower
+        # One that writes sees its own changes there, another one those of all others.
         with _as_os_error(self.place):
-            row = self._writer.execute("SELECT number, state FROM snapshot").fetchone()
-            last = self._writer.execute("SELECT max(number) FROM entries").fetchone()[0]
-            told = self._writer.execute("SELECT number FROM tail").fetchone()
-        number, state = row if row else (0, b"")
-        self._next = max(number, last or 0) + 1
-        self._kept_bytes = 0
-        if told is not None and told[0] != self._next - 1:
-            raise ValueError(f"{self.directory}/control.db is damaged: entry {self._next} of {told[0]} is missing")
-        self._kept_entries = self._next - 1 - number
-        return bytes(state), self._replay(number)
+            version = connection.execute("PRAGMA data_version").fetchone()[0]
+            if more and not self.epoch and version == self._version:
+                return None, iter(())
+            connection.execute("BEGIN")
+            try:
+                found = self._load(connection, more)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
+        self._version = version
+        return found
 
-    def _replay(self, after: int) -> Iterator[bytes]:
-        expected = after
+    def _load(self, connection: sqlite3.Connection, more: bool) -> tuple[bytes | None, Iterator[bytes]]:
+        """In a transaction, so that no snapshot takes the place of entries meanwhile."""
+        row = connection.execute("SELECT number FROM snapshot").fetchone()
+        snapshot, before = row[0] if row else 0, self._next - 1
+        state = None
+        if not more or before < snapshot:
+            row = connection.execute("SELECT state FROM snapshot").fetchone()
+            state, before = bytes(row[0]) if row else b"", snapshot
+        if state is not None or snapshot != self._snapshot:
+            self._kept_bytes = 0
+        entries = []
         query = "SELECT number, entry FROM entries WHERE number > ? ORDER BY number"
-        with _as_os_error(self.place):
-            for number, entry in self._writer.execute(query, (after,)):
-                expected += 1
-                if number != expected:
-                    raise ValueError(f"{self.directory}: entry {expected} is missing")
-                self._kept_bytes += len(entry)
-                yield entry
+        for expected, (number, entry) in enumerate(connection.execute(query, (before,)), before + 1):
+            if number != expected:
+                raise ValueError(f"{self.directory}: entry {expected} is missing")
+            entries.append(entry)
+        last = before + len(entries)
+        told = connection.execute("SELECT number FROM tail").fetchone()
+        if told is not None and told[0] != last:
+            raise ValueError(f"{self.directory}/control.db is damaged: entry {last + 1} of {told[0]} is missing")
+        self._next, self._snapshot = last + 1, snapshot
+        self._kept_entries = last - snapshot
+        self._kept_bytes += sum(map(len, entries))
+        return state, iter(entries)
 
     def append(self, entries: list[bytes]) -> None:
         with _as_os_error(self.place), self._transaction():
@@ -308,6 +337,7 @@ class SqliteStorage:
                 self._writer.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?)", (self._next - 1, state))
                 self._writer.execute("DELETE FROM entries WHERE number < ?", (self._next,))
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._snapshot = self._next - 1
         self._kept_entries = self._kept_bytes = 0
 
     @property
@@ -352,7 +382,7 @@ class SqliteStorage:
         if self._beater.is_alive():
             self._beater.join()
         (self.directory / "places" / str(os.getpid())).unlink(missing_ok=True)
-        for name in ("_reader", "_writer"):
+        for name in ("_follower", "_reader", "_writer"):
             if name in self.__dict__:
                 getattr(self, name).close()
         os.close(self._beat)

@@ -216,7 +216,7 @@ def test_who_lost_the_claim_writes_nothing_more(tmp_path, monkeypatch):
     first._ended.set()
     first._beater.join()
     second = SqliteStorage(tmp_path)
-    why = second.stand_by(lambda: False)
+    why = second.stand_by(lambda: False, lambda: None)
     assert f"pid {os.getpid()}" in why and "no sign of life" in why
     second.load()
     for attempt in (lambda: first.append([b"2 "]), lambda: first.compact(b"9"), first.renew):
@@ -244,7 +244,7 @@ os.kill(os.getpid(), signal.SIGSTOP)
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout.readline()
     storage = SqliteStorage(tmp_path)
-    assert storage.stand_by(lambda: False)
+    assert storage.stand_by(lambda: False, lambda: None)
     assert process.wait(10) == -signal.SIGKILL
     process.stdout.close()
     storage.load()
@@ -286,7 +286,7 @@ sys.stdin.read()
         return next(looked)
 
     began = time.monotonic()
-    assert "its process has ended" in storage.stand_by(stopped)
+    assert "its process has ended" in storage.stand_by(stopped, lambda: None)
     assert time.monotonic() - began < 50 and storage.epoch == 2
     process.communicate()
     storage.close()
