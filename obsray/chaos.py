@@ -77,7 +77,7 @@ MESSAGES: dict[str, Carrier] = {
         Carrier.OWN_NODE,
         """
         DefineShape LeaseRequest LeaseReturn Blocked Unblocked CreateObject SealObject AbortObject PinObject
-        UnpinObjects FreeObjects FreeItems CreateActor ActorReady ActorFailed ActorGaveUp WatchActor KillActor
+        UnpinObjects FileGone FreeObjects FreeItems CreateActor ActorReady ActorFailed ActorGaveUp WatchActor KillActor
         KillWorker Request StillNeeded
         Goodbye DescribeJob CreateGroup RemoveGroup WatchGroup Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom
         ObjectRefused ObjectPinned StartActor ActorChanged Reply Exit GroupChanged ShapeRefused EnvironmentFailed

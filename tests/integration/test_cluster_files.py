@@ -168,13 +168,22 @@ def test_while_a_store_is_full_of_what_is_in_use_its_values_go_both_ways_through
     obsray.kill(keeper)
 
 
-def test_a_file_that_somebody_removed_is_a_lost_value_for_other_nodes(cluster, far):
-    reference = make.options(max_retries=0).remote(70 * MB, 4)
-    obsray.wait([reference], fetch_local=False, timeout=60)
-    (file,) = files(far)
-    file.unlink()
-    with pytest.raises(obsray.exceptions.ObjectLostError, match=r"it cannot be read: .*No such file"):
-        obsray.get(reference, timeout=60)
+def test_a_file_that_somebody_removed_is_a_lost_value_for_other_nodes_and_made_again_if_it_may_be(cluster, far):
+    alone, again, local = (
+        make.options(max_retries=0).remote(70 * MB, 4),
+        make.remote(70 * MB, 5),
+        make.remote(70 * MB, 6),
+    )
+    references = [alone, again, local]
+    obsray.wait(references, num_returns=3, fetch_local=False, timeout=60)
+    for file in eventually(lambda: len(found := files(far)) == 3 and found):
+        file.unlink()
+    with pytest.raises(obsray.exceptions.ObjectLostError, match=r"cannot be .*No such file"):
+        obsray.get(alone, timeout=60)
+    assert digest(obsray.get(again, timeout=60)) == digest(content(70 * MB, 5))
+    # By a process of the node where it lay, too.
+    assert obsray.get(read.remote(local), timeout=60) == digest(content(70 * MB, 6))
+    del alone, again, local, references
 
 
 def test_what_lies_only_in_a_file_of_a_node_that_leaves_is_moved(cluster, far):

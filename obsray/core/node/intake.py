@@ -78,6 +78,7 @@ _FIELDS: dict[type, tuple[Callable[[Any], bool], ...]] = {
     m.AbortObject: (_OBJECT,),
     m.PinObject: (_integer, _OBJECT),
     m.UnpinObjects: (_objects,),
+    m.FileGone: (_OBJECT, _name),
     m.FreeObjects: (_objects,),
     m.FreeItems: (_bytes(TASK_ID_BYTES), _objects),
     m.CreateActor: (_integer, _dictionary),

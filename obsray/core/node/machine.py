@@ -119,6 +119,9 @@ class NodeMachine:
             m.AbortObject: lambda step, client, message: objects.abort(step, client.id, message.object),
             m.PinObject: lambda step, client, message: objects.pin(step, client.id, message.request, message.object),
             m.UnpinObjects: lambda step, client, message: objects.unpin(step, client.id, message.objects),
+            m.FileGone: lambda step, client, message: objects.file_gone(
+                step, client.id, message.object, message.detail
+            ),
             m.FreeObjects: lambda step, client, message: objects.free(step, client.id, message.objects),
             m.FreeItems: lambda step, client, message: objects.free_items(step, client.id, message.task, message.kept),
             m.CreateActor: self._create_actor,
@@ -307,9 +310,10 @@ class NodeMachine:
         queue_seconds: float,
         wire_seconds: float,
         error: str,
+        gone: bool = False,
     ) -> None:
-        """Another node has read what ServeObject granted."""
-        self.sharing.transfer_over(step, node, object_id, sent, queue_seconds, wire_seconds, error)
+        """Another node has read what ServeObject granted. ``gone``: it lies in a file that is not there any more."""
+        self.sharing.transfer_over(step, node, object_id, sent, queue_seconds, wire_seconds, error, gone)
         self.sharing.flush(step)
 
     def environment_made(

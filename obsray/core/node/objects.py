@@ -213,6 +213,23 @@ class ObjectTable:
                 self._unpin_all(step, client, entry)
         self.room.serve(step)
 
+    def file_gone(self, step: Step, client: bytes, object_id: bytes, why: str, served: bool = False) -> None:
+        """Its file is not what was pinned for the client: it is lost, unless others read on what they have mapped.
+
+        ``served`` as in ``unpin``.
+        """
+        if object_id not in self._by_reader.get(client, {}):
+            return
+        self.unpin(step, client, (object_id,), served)
+        entry = self.entries.get(object_id)
+        if entry is None or entry.state is not ObjectState.SEALED or entry.offset < FALLBACK or entry.pins:
+            return
+        if entry.copy:
+            self.drop(step, entry)
+        else:
+            self.spilling.lost(step, entry, why, f"it lay in a file that cannot be mapped: {why}")
+        self.room.serve(step)
+
     def _unpin_all(self, step: Step, client: bytes, entry: Entry) -> None:
         del entry.pins[client]
         mine = self._by_reader[client]

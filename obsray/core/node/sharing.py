@@ -280,9 +280,13 @@ class Sharing:
         queue_seconds: float,
         wire_seconds: float,
         error: str,
+        gone: bool,
     ) -> None:
         """What ServeObject granted is not used any more; ``sent`` bytes went out."""
-        self.objects.unpin(step, node, (object_id,), served=True)
+        if gone:
+            self.objects.file_gone(step, node, object_id, error, served=True)
+        else:
+            self.objects.unpin(step, node, (object_id,), served=True)
         step.emit.transfer_served(
             step.time_ns, object_id, self.node, node, sent, queue_seconds, wire_seconds, step.emit.intern(error)
         )

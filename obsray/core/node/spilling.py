@@ -197,14 +197,7 @@ class Spilling:
         if entry.state is ObjectState.FREED:
             self._table.room.release(step, entry)
         elif error:
-            advance(entry, ObjectState.LOST)
-            self._table.room.release(step, entry)
-            step.emit.object_lost(step.time_ns, entry.id, entry.size, Reason.NONE, step.emit.intern(error))
-            entry.error = f"spilled to {entry.stored_path}, which cannot be read back: {error}"
-            self.remove_file(step, entry)
-            if self._table.sharer is not None:
-                self._table.sharer.lost(step, entry)
-            self._table.refuse_readers(step, entry, "lost", entry.error)
+            self.lost(step, entry, error, f"spilled to {entry.stored_path}, which cannot be read back: {error}")
         else:
             advance(entry, ObjectState.SEALED)
             path = step.emit.intern(entry.stored_path)
@@ -212,6 +205,17 @@ class Spilling:
             self.add(entry)
             self._table.admit_readers(step, entry)
         self._table.room.serve(step)
+
+    def lost(self, step: Step, entry: Entry, error: str, sentence: str) -> None:
+        """What was on disk of it cannot be read; ``sentence`` is for those who want it."""
+        advance(entry, ObjectState.LOST)
+        self._table.room.release(step, entry)
+        step.emit.object_lost(step.time_ns, entry.id, entry.size, Reason.NONE, step.emit.intern(error))
+        entry.error = sentence
+        self.remove_file(step, entry)
+        if self._table.sharer is not None:
+            self._table.sharer.lost(step, entry)
+        self._table.refuse_readers(step, entry, "lost", entry.error)
 
     def remove_file(self, step: Step, entry: Entry) -> None:
         """What is on disk of it is not needed any more."""

@@ -28,6 +28,7 @@ import xxhash
 
 from obsray.core.node.pulls import IN_FLIGHT_MAX, Pulled
 from obsray.core.node.step import PullObject, RefuseTransfer, ServeObject
+from obsray.core.protocol.fallback import Gone
 from obsray.ids import NIL_WORKER
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class _Job:
 
 class Transfers:
     """``dial(address)`` connects to the transfers of a node; ``post`` runs a callable on the node's thread, where
-    ``asked(token, node, object)``, ``over(node, object, sent, queue seconds, wire seconds, error)`` and
+    ``asked(token, node, object)``, ``over(node, object, sent, queue seconds, wire seconds, error, file gone)`` and
     ``pulled(token, result)`` tell the machine. Nothing is started before it is needed."""
 
     def __init__(
@@ -109,7 +110,7 @@ class Transfers:
         dial: Callable[[str], socket.socket],
         post: Callable[[Callable[[], None]], None],
         asked: Callable[[int, bytes, bytes], None],
-        over: Callable[[bytes, bytes, int, float, float, str], None],
+        over: Callable[[bytes, bytes, int, float, float, str, bool], None],
         pulled: Callable[[int, Pulled], None],
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
@@ -154,7 +155,7 @@ class Transfers:
         if answers is not None:
             answers.put(effect)
         elif (late := self._late.pop(effect.token, None)) is not None and isinstance(effect, ServeObject):
-            self._over(*late, 0, ANSWER_SECONDS_MAX, 0.0, "the reader had given up")
+            self._over(*late, 0, ANSWER_SECONDS_MAX, 0.0, "the reader had given up", False)
 
     def cut(self, node: bytes) -> None:
         """End all transfers from and to a node."""
@@ -383,16 +384,16 @@ class Transfers:
             grant.place = self._arena.place(identifier, answer.offset, answer.size)
         except OSError as error:
             why = f"it cannot be read: {error}"
-            self._release(node, grant, why)
+            self._release(node, grant, why, isinstance(error, Gone))
             grant.object = b""
             return why
         return ""
 
-    def _release(self, node: bytes, grant: _Grant, error: str) -> None:
+    def _release(self, node: bytes, grant: _Grant, error: str, gone: bool = False) -> None:
         if grant.place is not None:
             grant.place.close()
         # As it is now: the grant may be used again before this is told.
-        told = node, grant.object, grant.sent, grant.queue_seconds, grant.wire_seconds, error
+        told = node, grant.object, grant.sent, grant.queue_seconds, grant.wire_seconds, error, gone
         self._post(lambda: self._over(*told))
 
     def _send(self, sock: socket.socket, grant: _Grant, start: int, end: int) -> None:

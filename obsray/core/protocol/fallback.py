@@ -11,6 +11,10 @@ FALLBACK = 1 << 56
 HEADER_BYTES = 64
 
 
+class Gone(OSError):
+    """The file is not there any more, or is shorter than its object."""
+
+
 def file_name(object_id: bytes, offset: int) -> str:
     """The name of the file of an object whose place is ``offset``."""
     return f"{object_id.hex()}.{offset - FALLBACK}"

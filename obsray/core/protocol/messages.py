@@ -12,7 +12,8 @@ Tags are never reused; removed ones go to ``RETIRED``.
 link                   messages
 =====================  ======================================================================================
 client -> node         DefineShape LeaseRequest LeaseReturn Blocked Unblocked CreateObject SealObject
-                       AbortObject PinObject UnpinObjects FreeObjects FreeItems CreateActor ActorReady ActorFailed
+                       AbortObject PinObject UnpinObjects FileGone FreeObjects FreeItems CreateActor ActorReady
+                       ActorFailed
                        ActorGaveUp WatchActor KillActor KillWorker Request Goodbye DescribeJob
                        CreateGroup RemoveGroup WatchGroup
 node -> client         Welcome LeaseGranted LeaseReclaim WorkerDied ObjectRoom ObjectRefused ObjectPinned
@@ -195,6 +196,17 @@ class UnpinObjects(NamedTuple):
 
     objects: list[bytes]
     tag: int = 10
+
+
+class FileGone(NamedTuple):
+    """The object lies in a file, was pinned for the client, and cannot be mapped: the file is gone or too short.
+
+    The pin is given back.
+    """
+
+    object: bytes
+    detail: str
+    tag: int = 167
 
 
 class FreeObjects(NamedTuple):

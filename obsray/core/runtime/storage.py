@@ -14,7 +14,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from obsray.core.protocol.fallback import FALLBACK, HEADER_BYTES, file_name
+from obsray.core.protocol.fallback import FALLBACK, HEADER_BYTES, Gone, file_name
 from obsray.core.runtime.serialization import Serialized
 from obsray.core.system.spill import map_file
 
@@ -79,12 +79,14 @@ class Arena:
 
     def open(self, identifier: bytes, offset: int, size: int) -> memoryview:
         """A view of an object that the node has just pinned for this process at ``offset``. Raises OSError if that is
-        a file and cannot be opened; then the pin is given back."""
+        a file and cannot be opened; then the pin is given back, unless it is Gone, which the node is to be told."""
         import numpy
 
         if offset >= FALLBACK:
             try:
                 base = numpy.frombuffer(self._map(identifier, offset, size), numpy.uint8, size, HEADER_BYTES)
+            except Gone:
+                raise
             except OSError:
                 self.unpinned.append(identifier)
                 raise

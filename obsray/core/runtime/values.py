@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from obsray.core.protocol import messages as m
-from obsray.core.protocol.fallback import FALLBACK
+from obsray.core.protocol.fallback import FALLBACK, Gone
 from obsray.core.runtime import unplaceable
 from obsray.core.runtime.call_sites import CallSites
 from obsray.core.runtime.ownership import READY, Entry
@@ -94,15 +94,20 @@ class _Reading:
             session.ownership.places.pop(entry.id, None)
             try:
                 self._complete(entry, session.arena.open(entry.id, answer.offset, answer.size))
+                return
+            except Gone as error:
+                kind, detail = "lost", self.values.file_gone(entry.id, error)
             except OSError as error:
                 self._complete(self.values.unreadable_file(entry.id, error))
-            return
+                return
+        else:
+            kind, detail = answer.error, answer.detail
         self.tries += 1
-        if answer.error not in ("lost", "unknown") or self.tries >= READS_MAX:
-            text = f"object {entry.id.hex()} cannot be read: {answer.detail}"
+        if kind not in ("lost", "unknown") or self.tries >= READS_MAX:
+            text = f"object {entry.id.hex()} cannot be read: {detail}"
             self._complete(ObjectLostError(entry.id.hex(), message=text))
             return
-        session.inbox.recovery.unreadable(entry, answer.detail)
+        session.inbox.recovery.unreadable(entry, detail)
         if entry.state == READY:
             self.on_ready(entry)
         else:
@@ -301,8 +306,14 @@ class Values:
             shown(store), shown(size), why,
         )  # fmt: skip
 
+    def file_gone(self, identifier: bytes, error: Gone) -> str:
+        """A value was pinned in a file that is not there any more: tell the node, with the lock held. Returns why."""
+        detail = f"its file cannot be mapped: {error}"
+        self.session.node.send(m.encode(m.FileGone(identifier, detail)))
+        return detail
+
     def unreadable_file(self, identifier: bytes, error: OSError) -> ObjectLostError:
-        """A value lies in a file on this node that is not what it was."""
+        """A value lies in a file on this node that this process cannot open."""
         return ObjectLostError(
             identifier.hex(), message=f"object {identifier.hex()} cannot be read: its file cannot be mapped: {error}"
         )
@@ -495,6 +506,11 @@ class Values:
             self.session.ownership.places.pop(identifier, None)
         try:
             return self.session.arena.open(identifier, pinned.offset, pinned.size)
+        except Gone as error:
+            with self.session.lock:
+                detail = self.file_gone(identifier, error)
+                self.session.reactor.flush()
+            raise Unreadable(identifier, detail) from None
         except OSError as error:
             raise self.unreadable_file(identifier, error) from None
 

@@ -8,7 +8,7 @@ import os
 import zlib
 from struct import Struct
 
-from obsray.core.protocol.fallback import HEADER_BYTES
+from obsray.core.protocol.fallback import HEADER_BYTES, Gone
 
 _MAGIC = b"OBSSPIL\x01"
 _HEADER = Struct("<8s20sQI24x")
@@ -63,11 +63,14 @@ def make_file(path: str, size: int) -> None:
 
 
 def map_file(path: str, size: int, writable: bool) -> mmap.mmap:
-    """The file of an object, mapped; the object begins after ``HEADER_BYTES``. Raises OSError."""
-    fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    """The file of an object, mapped; it begins after ``HEADER_BYTES``. Raises OSError, Gone if there is none."""
+    try:
+        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise Gone(str(error)) from None
     try:
         if os.fstat(fd).st_size < HEADER_BYTES + size:
-            raise OSError(f"{path} is shorter than its object")
+            raise Gone(f"{path} is shorter than its object")
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         return mmap.mmap(fd, HEADER_BYTES + size, access=access)
     finally:

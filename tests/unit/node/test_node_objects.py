@@ -142,6 +142,33 @@ def test_an_object_larger_than_the_store_gets_a_file_at_once():
     assert bench.objects.numbers().fallback_bytes == 0
 
 
+def test_an_object_whose_file_is_gone_is_lost_once_nobody_has_it_mapped_any_more():
+    bench = Bench(store=MIB)
+    driver, other = bench.driver(), bench.driver(b"driver_2")
+    identifier = put_id(driver, 1)
+    bench.send(driver, m.CreateObject(1, identifier, 2 * MIB))
+    bench.files_made()
+    bench.send(driver, m.SealObject(identifier))
+    bench.take(driver)
+    pin(bench, driver, identifier)
+    pin(bench, other, identifier)
+    bench.send(other, m.FileGone(identifier, "No such file"))
+    assert bench.take(driver) == [] and bench.objects.entries[identifier].pins == {driver: 1}
+    # Whoever has no pin has no say.
+    bench.send(driver, m.UnpinObjects([identifier]), m.FileGone(identifier, "No such file"))
+    assert bench.objects.numbers().fallback_bytes == 2 * MIB
+    pin(bench, other, identifier)
+    bench.send(other, m.FileGone(identifier, "No such file"))
+    (lost,) = bench.take(driver, m.ObjectLost)
+    assert lost.objects == [identifier] and "No such file" in lost.detail
+    assert bench.objects.numbers().fallback_bytes == 0
+    (told,) = bench.records.named("object_lost")
+    assert (told["object"], told["error"]) == (identifier, "No such file")
+    # It may be made again under the same name.
+    bench.send(driver, m.CreateObject(2, identifier, MIB // 2))
+    assert bench.take(driver)[0].offset == 0
+
+
 def test_an_object_larger_than_the_store_and_the_disk_is_refused_before_it_is_written():
     bench = Bench(store=MIB)
     driver = bench.driver()

@@ -38,7 +38,7 @@ class End:
         self.arena = Arena.create(size, files)
         self.arena.reserve(0, size)
         self.objects: dict[bytes, tuple[int, int]] = {}
-        self.pinned = 0
+        self.pinned = self.gone = 0
         self.results: SimpleQueue[tuple[int, Pulled]] = SimpleQueue()
         self.served: SimpleQueue[tuple[bytes, int, str]] = SimpleQueue()
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -71,8 +71,11 @@ class End:
         else:
             self.transfers.serve(RefuseTransfer(token, "unknown", "this node has no such object"))
 
-    def over(self, node: bytes, identifier: bytes, sent: int, queue: float, wire: float, error: str) -> None:
+    def over(
+        self, node: bytes, identifier: bytes, sent: int, queue: float, wire: float, error: str, gone: bool
+    ) -> None:
         self.pinned -= 1
+        self.gone += gone
         self.served.put((identifier, sent, error))
 
     def put(self, identifier: bytes, offset: int, size: int) -> int:
@@ -189,7 +192,7 @@ def test_a_file_that_is_gone_is_an_answer(make):
         result = reader.fetch(1000, source)
         assert result.missing == ((0, 1000),) and "No such file" in result.error
         assert "No such file" in source.served.get(timeout=5)[2]
-    assert source.pinned == 0
+    assert (source.pinned, source.gone) == (0, 2)
     source.put(OBJECT, 0, 1000)
     result = reader.fetch(1000, source, into=FALLBACK + 7)
     assert result.missing == ((0, 1000),) and "there is nowhere to put it" in result.error
