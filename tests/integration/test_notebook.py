@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from queue import Empty
@@ -104,13 +105,23 @@ def test_references_are_awaited_at_the_top_of_a_cell(notebook):
     assert notebook.run("await asyncio.gather(*[double.remote(x) for x in range(3)])") == "[0, 2, 4]"
 
 
-def test_a_bar_redraws_its_line(notebook):
-    notebook.start(
-        "from obsray.experimental.tqdm_ray import tqdm\n"
-        "for _ in tqdm(range(3), desc='rows', flush_interval_s=0): pass\nprint('over')"
+def test_bars_of_a_cell_and_of_its_tasks_are_one_output_that_changes(notebook):
+    number = notebook.start(
+        "from obsray.experimental.tqdm_ray import instance, tqdm\n"
+        "@obsray.remote\ndef rows(): return sum(tqdm(range(3), desc='rows', flush_interval_s=0))\n"
+        "with tqdm(total=1, desc='all') as bar:\n"
+        "    obsray.get(rows.remote()); bar.update()\n"
+        "    while len(instance()._owners) < 2 or len(instance()._bars) > 1: time.sleep(0.01)"
     )
-    shown = notebook.hear("over")
-    assert shown.count("\r") == 4 and "\rrows: 100%" in shown and "\n" not in shown[: shown.index("3/3")]
+    outputs: dict[str, list[str]] = {}
+    for kind, content in notebook.messages(number):
+        assert kind != "error", content
+        if kind in ("display_data", "update_display_data"):
+            outputs.setdefault(content["transient"]["display_id"], []).append(content["data"]["text/plain"])
+    (states,) = outputs.values()
+    assert states[0].startswith("all:   0%|") and "\n" not in states[0]
+    rows, everything = states[-1].split("\n")
+    assert re.match(r"\(rows pid=\d+\) rows: 100%\|█{10}\| 3/3 \[", rows) and everything.startswith("all: 100%|")
 
 
 def test_an_error_shows_the_lines_of_the_cells(notebook):

@@ -13,7 +13,8 @@ import pytest
 import obsray
 from obsray import exceptions
 from obsray.core.runtime import unplaceable
-from tests.integration.terminal import Terminal
+from tests.integration.programs import eventually
+from tests.integration.terminal import Screen, Terminal
 
 pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(120)
@@ -77,6 +78,61 @@ def test_the_setting_shows_it_on_a_terminal(root, setting, shown):
     assert terminal.end() == 0
     assert ("6/6" in terminal.shown) == shown, terminal.shown
     terminal.close()
+
+
+BARS = """
+import os, pathlib, sys, time
+import obsray
+from obsray.experimental.tqdm_ray import tqdm
+obsray.init(num_cpus=3, include_dashboard=False)
+
+@obsray.remote
+def rows(number, gate):
+    for each in tqdm(range(4), desc=f"rows {number}", flush_interval_s=0):
+        while each == 2 and not os.path.exists(gate):
+            time.sleep(0.01)
+
+@obsray.remote
+class Dies:
+    def begin(self):
+        self.bar = tqdm(total=8, desc="lost")
+        self.bar.update(3)
+        self.bar.refresh()
+    def end(self):
+        os._exit(1)
+
+gate, dies = sys.argv[1], Dies.remote()
+obsray.get(dies.begin.remote())
+whole = tqdm(total=2, desc="whole")
+all_rows = [rows.remote(number, gate) for number in range(2)]
+print("before")
+while not os.path.exists(gate):
+    time.sleep(0.01)
+print("after")
+dies.end.remote()
+for done in all_rows:
+    obsray.get(done)
+    whole.update()
+whole.close()
+"""
+
+
+def test_the_driver_draws_the_bars_of_all_its_tasks_together_below_what_it_prints(root):
+    (root / "bars.py").write_text(BARS)
+    terminal = Terminal(root, str(root / "bars.py"), str(root / "gate"), TERM="xterm")
+    stand = ["lost:  37%", "rows 0:  50%", "rows 1:  50%", "whole:   0%"]
+    try:
+        eventually(lambda: all(any(bar in line for line in terminal.look()) for bar in stand))
+        lines = terminal.look()
+        assert [line for line in lines if "|" not in line][-1] == "before" == lines[-5], lines
+        (root / "gate").touch()
+        assert terminal.end() == 0
+    finally:
+        terminal.close()
+    lines = Screen.of(terminal.shown)
+    assert lines.count("before") == lines.count("after") == 1
+    bars = sorted(re.sub(r"^\(.*?\) ", "", line)[:11] for line in lines if "|" in line)
+    assert bars == ["lost:  37%|", "rows 0: 100", "rows 1: 100", "whole: 100%"], lines
 
 
 def test_a_driver_that_waits_for_what_no_node_has_is_told_so_once(monkeypatch, caplog, tmp_path):

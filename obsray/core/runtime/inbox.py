@@ -326,6 +326,7 @@ class Inbox:
         self._undelivered.pop(worker, None)
         self._unreached.pop(worker, None)
         self._uncalled.pop(worker, None)
+        self.session.ended_workers.append(worker.hex())
         self.owner_lost(worker, death)
 
     def owner_lost(self, worker: bytes, death: m.WorkerDied | None = None, why: str = "") -> None:

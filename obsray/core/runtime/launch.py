@@ -331,6 +331,8 @@ def begin(
     follower = None
     if log_to_driver:
         bare = bool(job.get("logging"))
-        follower = LogFollower(session.directory, session.job, node is not None, dedup_seconds, bare)
+        follower = LogFollower(
+            session.directory, session.job, node is not None, dedup_seconds, bare, session.ended_workers
+        )
         follower.start()
     return Context(session, node, follower, on_disconnect, job, version)

@@ -15,9 +15,11 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import TextIO
 
+from obsray.core.runtime.bars import bars, read_mark
 from obsray.core.runtime.repeats import Repeats, harmless
 from obsray.core.system.bylines import Reader, path_of
 from obsray.telemetry.log_bounds import first_byte, missing
@@ -46,11 +48,18 @@ class LogFollower:
     """Follows ``worker-*.out`` and ``.err`` of one job's workers on a thread of its own, until ``stop``.
 
     ``unclaimed``: those that belong to no job as well. ``bare``: lines as they are, with nothing in front, for programs
-    whose ``logging_config`` says what a line looks like (a line of JSON stays one).
+    whose ``logging_config`` says what a line looks like (a line of JSON stays one). ``ended``: workers that have ended
+    are put there, after the last of what they print was written; bars that they had not closed end then.
     """
 
     def __init__(
-        self, session: Path, job: int, unclaimed: bool = True, dedup_seconds: float = 0.0, bare: bool = False
+        self,
+        session: Path,
+        job: int,
+        unclaimed: bool = True,
+        dedup_seconds: float = 0.0,
+        bare: bool = False,
+        ended: deque[str] | None = None,
     ) -> None:
         self._repeats = Repeats(dedup_seconds)
         self._session = session
@@ -65,6 +74,7 @@ class LogFollower:
         self._bylines: dict[str, Reader] = {}
         #: File -> what is said of the node it comes from, if that is not the driver's own.
         self._nodes: dict[str, str] = {}
+        self._ended: deque[str] = deque() if ended is None else ended
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="obsray-logs", daemon=True)
 
@@ -84,6 +94,7 @@ class LogFollower:
         self._poll(final=True)
 
     def _poll(self, final: bool) -> None:
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
         for entry in self._entries():
             try:
                 # The size first: whoever claims a file does so before writing to it.
@@ -96,6 +107,11 @@ class LogFollower:
             except (OSError, ValueError):
                 # The file went with its session, or the program has closed its own output: nothing left to show.
                 continue
+        for worker in ended:
+            bars.end_of(worker)
+        if final:
+            bars.end_others()
+        bars.tick()
         try:
             for stream, line in self._repeats.due(None if final else time.monotonic()):
                 _stream(stream).write(line + "\n")
@@ -168,6 +184,11 @@ class LogFollower:
             who = f"{name} pid={bylines.pid}".lstrip() if bylines.pid else f"worker {worker[:8]}"
             prefix = "" if self._bare else f"({who}{node}) "
             for line in part.decode("utf-8", "replace").splitlines():
+                bar = read_mark(line)
+                if bar is not None:
+                    identifier, position, over, text = bar
+                    bars.show(f"{worker}/{identifier}", f"{prefix}{text}", worker, position, over)
+                    continue
                 line = harmless(line)
                 if self._repeats.shows(kind, line, worker, prefix, now):
                     shown.append(f"{prefix}{line}\n")

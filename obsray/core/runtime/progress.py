@@ -1,19 +1,20 @@
 """A line on stderr that says how far a ``get`` or ``wait`` over many references has come, for who asks for it.
 
-Plain carriage returns, so that terminals and notebooks show one line; nothing before ``QUIET_SECONDS``; and when
-nothing has moved for a second, what the rest is waiting for, as far as this process knows without asking anybody.
+On a terminal one of the lines of ``bars.py``, elsewhere plain carriage returns, so that notebooks show one line;
+nothing before ``QUIET_SECONDS``; and when nothing has moved for a second, what the rest is waiting for, as far as this
+process knows without asking anybody.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TextIO
 
 from obsray.core.protocol.lifecycle import TaskState
+from obsray.core.runtime.bars import bars, can_draw
 from obsray.ids import task_of
 from obsray.telemetry.events import WaitKind
 
@@ -51,6 +52,8 @@ class Progress:
         self._started = self._moved = time.monotonic()
         self._done = already
         self._width = 0
+        #: Its name among the bars of a terminal, where it is drawn with those of tasks; "" elsewhere.
+        self._bar = f"{verb} {id(self)}" if can_draw(self._stream) else ""
 
     def follow(self, waiter: Waiter, deadline: float | None, kind: WaitKind) -> None:
         """Wait as ``Session.wait_until`` does, and draw meanwhile."""
@@ -68,18 +71,21 @@ class Progress:
             if self._width:
                 # Not by the waiter: a first failure ends the wait for all.
                 still = sum(not entry.is_ready() for entry in self._entries)
-                self._draw(
-                    max(self._done, min(self._total, self._already + len(self._entries) - still)), time.monotonic()
-                )
-                self._write("\n")
+                done = max(self._done, min(self._total, self._already + len(self._entries) - still))
+                self._draw(done, time.monotonic(), over=True)
+                if not self._bar:
+                    self._write("\n")
 
-    def _draw(self, done: int, now: float) -> None:
+    def _draw(self, done: int, now: float, over: bool = False) -> None:
         if done != self._done:
             self._done, self._moved = done, now
         text = self.line(done, now)
-        width = shutil.get_terminal_size().columns - 1 if self._stream.isatty() else WIDTH_CHARACTERS
-        text = text[: max(20, width)]
+        if self._bar:
+            self._width = len(text)
+            bars.show(self._bar, text, over=over)
+            return
         # What stood there before is overwritten with blanks: not every notebook knows how to clear a line.
+        text = text[:WIDTH_CHARACTERS]
         self._write("\r" + text.ljust(self._width))
         self._width = len(text)
 

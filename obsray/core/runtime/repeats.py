@@ -32,6 +32,11 @@ def harmless(line: str) -> str:
     return text + "\x1b[0m" if coloured else text
 
 
+def without_control(text: str) -> str:
+    """A text without anything that a terminal would obey, colours included, in one line."""
+    return text if text.isprintable() else _STEERING.sub("", text).replace("\n", " ").replace("\t", " ")
+
+
 @dataclass(slots=True)
 class _Seen:
     until: float

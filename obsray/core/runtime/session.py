@@ -155,6 +155,8 @@ class Session:
         #: Streams whose consumer is gone; appended to by the garbage collector.
         self.abandoned_streams: deque[Any] = deque()
         self.streams: Any = None
+        #: Workers that have ended, in hex, for who shows what they print.
+        self.ended_workers: deque[str] = deque(maxlen=10_000)
         #: actor id -> creation task that the node is placing.
         self.placements: dict[bytes, Task] = {}
         #: The other living nodes, by their marks: ``host:port`` and ids.

@@ -1,10 +1,12 @@
 """What workers print reaches the driver: whole lines, each once, with the worker in front."""
 
 import os
+from collections import deque
 from pathlib import Path
 
 import pytest
 
+from obsray.core.runtime.bars import marked
 from obsray.core.runtime.log_follower import CLAIMS, LogFollower, claim_output
 from obsray.core.system.bylines import Bylines, lose, path_of
 
@@ -109,3 +111,24 @@ def test_each_driver_sees_its_own_workers_and_the_first_what_nobody_claims(
     assert capsys.readouterr().out == f"(worker {b'worker_2'.hex()[:8]}) of 2\n"
     first._poll(final=True)
     assert sorted(line[-4:] for line in capsys.readouterr().out.splitlines()) == ["of 0", "of 1"]
+
+
+def test_bars_of_workers_end_with_their_worker_and_are_no_repeated_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follow(tmp_path)
+    ended: deque[str] = deque()
+    follower = LogFollower(tmp_path, 1, True, dedup_seconds=60, ended=ended)
+    for worker in ("3fa2c1d0aabbccdd", "4fa2c1d0aabbccdd"):
+        (tmp_path / "logs" / f"worker-{worker}.err").write_text(
+            marked("1", 0, False, "rows: 1/3") + "\n" + marked("2", 0, True, "lines: 3/3") + "\nsaid\n"
+        )
+    follower._poll(final=False)
+    assert sorted(capsys.readouterr().err.splitlines()) == [
+        "(worker 3fa2c1d0) lines: 3/3", "(worker 3fa2c1d0) said", "(worker 4fa2c1d0) lines: 3/3",
+    ]  # fmt: skip
+    ended.append("3fa2c1d0aabbccdd")
+    follower._poll(final=False)
+    assert capsys.readouterr().err == "(worker 3fa2c1d0) rows: 1/3\n"
+    follower._poll(final=True)
+    assert capsys.readouterr().err == "(worker 4fa2c1d0) rows: 1/3\n(worker 4fa2c1d0) said\n"
