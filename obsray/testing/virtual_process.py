@@ -93,6 +93,7 @@ class VirtualProcess:
         self.submission: Any = None
         self.peers: dict[bytes, VirtualLink] = {}
         self.threads: list[VirtualThread] = []
+        self.ended_workers: list[str] = []
         #: References that died since the last look.
         self.dropped: list[bytes] = []
         self.unpinned: list[bytes] = []
