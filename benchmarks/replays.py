@@ -1,14 +1,15 @@
 """How far off replays are: programs run with few and with more workers, and each duration as the other one predicts it.
 
-``python -m benchmarks.replays [--workers 1 2] [PROGRAM ...]`` prints a line for each program: how long it took with so
-many workers, how far off the unchanged replay is, and what the first run predicts for the second. The programs mostly
-sleep, so that more workers than CPUs mean something.
+``python -m benchmarks.replays [--workers 1 2] [--longer 1] [PROGRAM ...]`` prints a line for each program: how
+long it took with so many workers, how far off the unchanged replay is, and what the first run predicts for the second.
+The programs mostly sleep, so that more workers than CPUs mean something.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import subprocess
 import sys
@@ -24,8 +25,15 @@ import obsray
 from obsray.cluster_utils import Cluster
 from obsray.telemetry import questions, session_file
 
+#: Has programs sleep so many times as long.
+LONGER = "BENCHMARK_LONGER"
 #: How long one program may take.
 PATIENCE_SECONDS = 120.0
+
+
+def nap(seconds: float) -> None:
+    """Sleep, longer if one wishes."""
+    time.sleep(seconds * float(os.environ.get(LONGER, "1")))
 
 
 def map_reduce() -> None:
@@ -33,12 +41,12 @@ def map_reduce() -> None:
 
     @obsray.remote(num_returns=6)
     def mapper(number: int) -> tuple[Any, ...]:
-        time.sleep(0.05 + 0.01 * (number % 5))
+        nap(0.05 + 0.01 * (number % 5))
         return tuple(np.arange(number, number + 1000) for _ in range(6))
 
     @obsray.remote
     def reducer(*chunks: Any) -> int:
-        time.sleep(0.08)
+        nap(0.08)
         return int(sum(chunk.sum() for chunk in chunks))
 
     mapped: list[Any] = [mapper.remote(number) for number in range(20)]
@@ -50,12 +58,12 @@ def parameter_server() -> None:
 
     class Server:
         def push(self, *gradients: Any) -> Any:
-            time.sleep(0.004)
+            nap(0.004)
             return sum(gradients)
 
     class Worker:
         def gradient(self, weights: Any, number: int) -> Any:
-            time.sleep(0.02 + 0.004 * (number % 6))
+            nap(0.02 + 0.004 * (number % 6))
             return weights * 0.5
 
     servers: Any = obsray.remote(num_cpus=0)(Server)
@@ -79,12 +87,12 @@ def streaming() -> None:
     @obsray.remote(num_returns="streaming")
     def source(items: int) -> Any:
         for number in range(items):
-            time.sleep(0.01)
+            nap(0.01)
             yield number
 
     @obsray.remote
     def stage(value: int) -> int:
-        time.sleep(0.02)
+        nap(0.02)
         return value
 
     under_way: list[Any] = []
@@ -100,12 +108,12 @@ def nested() -> None:
 
     @obsray.remote
     def leaf(number: int) -> int:
-        time.sleep(0.01 * (1 + number % 3))
+        nap(0.01 * (1 + number % 3))
         return number
 
     @obsray.remote
     def branch(depth: int, number: int) -> int:
-        time.sleep(0.005)
+        nap(0.005)
         inner: Any = branch if depth else leaf
         if depth:
             return int(sum(obsray.get([inner.remote(depth - 1, 2 * number + at) for at in range(2)])))
@@ -119,7 +127,7 @@ def skewed() -> None:
 
     @obsray.remote
     def work(seed: int) -> int:
-        time.sleep(min(random.Random(seed).paretovariate(1.6) * 0.01, 0.5))
+        nap(min(random.Random(seed).paretovariate(1.6) * 0.01, 0.5))
         return seed
 
     @obsray.remote
@@ -139,7 +147,7 @@ def serving() -> None:
 
     class Cleaner:
         def clean(self, value: int) -> int:
-            time.sleep(0.01)
+            nap(0.01)
             return value
 
     wide: Any = obsray.remote(num_cpus=0, max_concurrency=8)(Model)
@@ -147,7 +155,7 @@ def serving() -> None:
     models, cleaner = [wide.remote() for _ in range(2)], threads.remote()
     answers: list[Any] = []
     for number in range(200):
-        time.sleep(0.003)
+        nap(0.003)
         answers.append(models[number % 2].infer.remote(cleaner.clean.remote(number)))
     obsray.get(answers)
 
@@ -158,7 +166,7 @@ def retried() -> None:
 
     @obsray.remote(max_retries=3, retry_exceptions=True)
     def flaky(number: int) -> int:
-        time.sleep(0.02)
+        nap(0.02)
         mark = Path(begun) / str(number)
         if number % 4 == 0 and not mark.exists():
             mark.touch()
@@ -167,7 +175,7 @@ def retried() -> None:
 
     @obsray.remote
     def collect(*values: int) -> int:
-        time.sleep(0.01)
+        nap(0.01)
         return sum(values)
 
     flakes = [flaky.remote(number) for number in range(60)]
@@ -179,7 +187,7 @@ def polled() -> None:
 
     @obsray.remote
     def work(number: int) -> int:
-        time.sleep(0.02 + 0.1 * (number % 7 == 0))
+        nap(0.02 + 0.1 * (number % 7 == 0))
         return number
 
     left: list[Any] = [work.remote(number) for number in range(50)]
@@ -202,7 +210,7 @@ def milliseconds() -> None:
 
     @obsray.remote
     def short(number: int) -> int:
-        time.sleep(0.001)
+        nap(0.001)
         return number
 
     obsray.get([short.remote(number) for number in range(4000)])
@@ -214,7 +222,7 @@ def round_trips() -> None:
     @obsray.remote
     def short(number: int) -> int:
         if number % 2:
-            time.sleep(0.001)
+            nap(0.001)
         return number
 
     for number in range(1500):
@@ -226,7 +234,7 @@ def tree() -> None:
 
     @obsray.remote
     def fibonacci(number: int) -> int:
-        time.sleep(0.01)
+        nap(0.01)
         if number < 2:
             return number
         return int(sum(obsray.get([fibonacci.remote(number - 1), fibonacci.remote(number - 2)])))
@@ -239,18 +247,138 @@ def few_parents() -> None:
 
     @obsray.remote
     def part(number: int) -> int:
-        time.sleep(0.02)
+        nap(0.02)
         return number
 
     @obsray.remote
     def rounds(number: int) -> int:
         total = 0
         for _ in range(4):
-            time.sleep(0.03)
+            nap(0.03)
             total += sum(obsray.get([part.remote(at) for at in range(6)]))
         return total
 
     obsray.get([rounds.remote(number) for number in range(3)])
+
+
+def spreading() -> None:
+    """Parents that each spread parts, wait for all, and have something left to do."""
+
+    @obsray.remote
+    def part(number: int) -> int:
+        nap(0.1)
+        return number
+
+    @obsray.remote
+    def parent(number: int) -> int:
+        nap(0.05)
+        total = sum(obsray.get([part.remote(at) for at in range(8)]))
+        nap(0.1)
+        return int(total)
+
+    obsray.get([parent.remote(number) for number in range(8)])
+
+
+def one_by_one() -> None:
+    """Parents that ask for one child after the other, and each child for one of its own."""
+
+    @obsray.remote
+    def inner(number: int) -> int:
+        nap(0.04)
+        return number
+
+    @obsray.remote
+    def middle(number: int) -> int:
+        nap(0.03)
+        return int(obsray.get(inner.remote(number)))
+
+    @obsray.remote
+    def outer(number: int) -> int:
+        return sum(obsray.get(middle.remote(at)) for at in range(4))
+
+    obsray.get([outer.remote(number) for number in range(16)])
+
+
+def windowed() -> None:
+    """Parents that keep a few children under way and take whichever is done."""
+
+    @obsray.remote
+    def child(number: int) -> int:
+        nap(0.03 + 0.02 * (number % 4))
+        return number
+
+    @obsray.remote
+    def parent(number: int) -> int:
+        under_way: list[Any] = []
+        for at in range(12):
+            under_way.append(child.remote(at))
+            if len(under_way) >= 3:
+                _, under_way = obsray.wait(under_way, num_returns=1)
+        return len(obsray.get(under_way))
+
+    obsray.get([parent.remote(number) for number in range(6)])
+
+
+def deep() -> None:
+    """Trees of tasks three levels deep, with work before and after each wait."""
+
+    @obsray.remote
+    def node(depth: int) -> int:
+        nap(0.05)
+        if not depth:
+            return 1
+        total = sum(obsray.get([node.remote(depth - 1) for _ in range(3)]))
+        nap(0.03)
+        return int(total)
+
+    obsray.get([node.remote(3) for _ in range(2)])
+
+
+def tasks_ask_actors() -> None:
+    """Tasks that ask actors, which ask another one."""
+
+    class Store:
+        def read(self, key: int) -> int:
+            nap(0.005)
+            return key
+
+    class Front:
+        def __init__(self, store: Any) -> None:
+            self.store = store
+
+        def answer(self, key: int) -> int:
+            nap(0.01)
+            return int(obsray.get(self.store.read.remote(key)))
+
+    store: Any = obsray.remote(num_cpus=0)(Store).remote()
+    fronts: list[Any] = [obsray.remote(num_cpus=0)(Front).remote(store) for _ in range(4)]
+
+    @obsray.remote
+    def ask(number: int) -> int:
+        total = 0
+        for at in range(3):
+            nap(0.05)
+            total += obsray.get(fronts[(number + at) % 4].answer.remote(at))
+        return total
+
+    obsray.get([ask.remote(number) for number in range(40)])
+
+
+def actors_with_tasks() -> None:
+    """Actors that spread their work over tasks."""
+
+    @obsray.remote
+    def part(number: int) -> int:
+        nap(0.06)
+        return number
+
+    class Spreader:
+        def work(self, number: int) -> int:
+            nap(0.01)
+            return sum(obsray.get([part.remote(at) for at in range(6)]))
+
+    spreaders: list[Any] = [obsray.remote(num_cpus=0)(Spreader).remote() for _ in range(4)]
+    obsray.get([spreaders[number % 4].work.remote(number) for number in range(16)])
 
 
 def actor_pipeline() -> None:
@@ -261,7 +389,7 @@ def actor_pipeline() -> None:
             self.seconds = seconds
 
         def step(self, value: int) -> int:
-            time.sleep(self.seconds)
+            nap(self.seconds)
             return value + 1
 
     stages = [obsray.remote(num_cpus=0)(Stage).remote(seconds) for seconds in (0.004, 0.01, 0.006)]
@@ -302,12 +430,12 @@ def moved() -> None:
 
     @obsray.remote
     def make(number: int) -> Any:
-        time.sleep(0.03)
+        nap(0.03)
         return np.full(8_000_000, number % 256, np.uint8)
 
     @obsray.remote
     def join(first: Any, second: Any) -> Any:
-        time.sleep(0.03)
+        nap(0.03)
         return np.maximum(first, second)
 
     layer: list[Any] = [make.remote(number) for number in range(32)]
@@ -321,12 +449,12 @@ def spilled() -> None:
 
     @obsray.remote
     def make(number: int) -> Any:
-        time.sleep(0.05)
+        nap(0.05)
         return np.full(10_000_000, number % 256, np.uint8)
 
     @obsray.remote
     def size(block: Any) -> int:
-        time.sleep(0.02)
+        nap(0.02)
         return int(block.nbytes)
 
     blocks = [make.remote(number) for number in range(30)]
@@ -338,7 +466,8 @@ PROGRAMS: dict[str, Callable[[], None]] = {
     program.__name__: program
     for program in (
         map_reduce, parameter_server, streaming, nested, skewed, serving, retried, polled,
-        flood, milliseconds, round_trips, tree, few_parents, actor_pipeline, asking_actors, moved, spilled,
+        flood, milliseconds, round_trips, tree, few_parents, spreading, one_by_one, windowed,
+        deep, tasks_ask_actors, actors_with_tasks, actor_pipeline, asking_actors, moved, spilled,
     )
 }  # fmt: skip
 #: Programs that run on two nodes, each with so many workers.
@@ -380,12 +509,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("programs", nargs="*", choices=[[], *PROGRAMS], metavar="PROGRAM")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--longer", type=float, default=1.0, help="have programs sleep so many times as long")
     parser.add_argument("--run", choices=PROGRAMS, help=argparse.SUPPRESS)
     parser.add_argument("--directory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
         run(options.run, options.workers[0], options.directory)
         return
+    os.environ[LONGER] = str(options.longer)
     with tempfile.TemporaryDirectory() as root:
         for name in options.programs or PROGRAMS:
             sessions = {workers: recorded(name, workers, Path(root)) for workers in options.workers}

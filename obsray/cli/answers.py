@@ -280,7 +280,8 @@ def _what_if_text(found: dict[str, Any], coloured: bool) -> str:
     for row in found["refused"]:
         if row["why"] != why:
             why = row["why"]
-            lines.append(f"{output.bold('not foretold', coloured)} because {units.plain(why)} (--rough guesses):")
+            guess = " (--rough guesses)" if row["rough"] else ""
+            lines.append(f"{output.bold('not foretold', coloured)} because {units.plain(why)}{guess}:")
         lines.append(f"  {units.plain(row['change'])}")
     if not found["refused"]:
         lines += [f"{output.bold('with other workers a rough guide', coloured)}: {one}" for one in found["limits"]]

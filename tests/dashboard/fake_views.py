@@ -242,7 +242,7 @@ class FakeViews:
         return {
             "job_id": "00000001", "tasks": 1, "actual_seconds": 1.0, "replayed_seconds": 1.0, "error_ratio": 0.0,
             "trusted": True, "scenarios": [scenario], "sentence": HOSTILE, "limits": [HOSTILE],
-            "refused": [] if rough else [{"change": "2 x workers", "why": HOSTILE}],
+            "refused": [] if rough else [{"change": "2 x workers", "why": HOSTILE, "rough": True}],
         }  # fmt: skip
 
     def stragglers(self, job: int | None = None, refresh: bool = True) -> dict[str, Any]:

@@ -336,6 +336,41 @@ def test_what_a_run_on_one_cpu_foretells_is_about_what_runs_on_two_and_four_take
     assert (abs(foretold[2] - took[2]) < 2.0 and abs(foretold[4] - took[4]) < 2.0) or max(took.values()) > 12.0
 
 
+NESTED = """
+start(num_cpus=int(os.environ["CPUS"]))
+
+@obsray.remote
+def child(): time.sleep(0.3)
+
+@obsray.remote
+def parent():
+    time.sleep(0.2)
+    obsray.get([child.remote() for _ in range(4)])
+    time.sleep(0.1)
+
+obsray.get([parent.remote() for _ in range(6)])
+"""
+
+
+def test_what_a_run_of_tasks_that_wait_for_tasks_foretells_is_about_what_other_runs_take(program):
+    directories = {}
+    for cpus in (2, 4):
+        driver = program(NESTED, CPUS=str(cpus))
+        directories[cpus] = driver.hear()["directory"]
+        assert driver.process.wait(PATIENCE_SECONDS) == 0
+    took = {cpus: views(directory).what_if(changes=[])["actual_seconds"] for cpus, directory in directories.items()}
+    foretold = {}
+    for few, many in ((2, 4), (4, 2)):
+        found = views(directories[few]).what_if(changes=[Change(workers=many / few)], rough=True)
+        assert found["limits"] == []
+        foretold[many] = found["scenarios"][0]["seconds"]
+    print(f"tasks that wait for tasks took {took}, each foretold by the other {foretold}")
+    # Six parents of 0.3 s and 24 children of 0.3 s: 9 s of work.
+    assert foretold[2] > 4.5 * 0.95 and foretold[4] > 2.25 * 0.95
+    # Both were run beside whatever else this machine does.
+    assert all(abs(foretold[cpus] - took[cpus]) < max(1.0, 0.4 * took[cpus]) for cpus in took) or took[2] > 9.0
+
+
 def test_what_a_run_foretells_of_a_faster_function_is_about_what_it_takes(program):
     drivers = {seconds: program(NAPS, CPUS="2", SECONDS=seconds) for seconds in ("0.4", "0.1")}
     directories = {seconds: driver.hear()["directory"] for seconds, driver in drivers.items()}

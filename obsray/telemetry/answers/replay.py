@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from obsray.telemetry.answers.replay_model import Model
+from obsray.telemetry.answers.replay_leases import Leases, Process
+from obsray.telemetry.answers.replay_model import FRESH, Model
 
-_FREE_MAX = 1e12
-_ACT, _ENDED, _STARTED, _PROCESS, _FAILED, _AGAIN, _GIVES_UP, _ITEM = range(8)
+_ACT, _ENDED, _STARTED, _DO, _FAILED, _AGAIN, _GIVES_UP, _ITEM = range(8)
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,13 @@ class Replay:
         self.run_seconds, self.run_before = run.tolist(), model.run.tolist()
         self.latency = model.latency.tolist()
         self.actor, self.context = model.actor.tolist(), model.context.tolist()
-        self.stays, self.shape = model.stays.tolist(), model.shape.tolist()
-        self.home, self.node = model.node.tolist(), model.node.tolist()
-        self.processes, self.starting = model.processes, 0
-        many = change.workers
-        self.free = [
-            {name: min(amount * many, _FREE_MAX) for name, amount in of_node.items()} for of_node in model.capacity
-        ]
+        self.leases = Leases(model, change.workers, self._later, self._begin)
+        #: Who submits what drivers and actors do.
+        self.owners: dict[int, Process] = {}
+        self.actions: dict[int, Callable[[], None]] = {}
         self.slots = list(model.slots)
         self.lines: list[deque[int]] = [deque() for _ in self.slots]
         self.missing = list(model.missing)
-        #: Shape -> context -> tasks that could run, with their turn.
-        self.queues: list[dict[int, deque[tuple[int, int]]]] = [{} for _ in model.needs]
-        self.held: dict[tuple[int, int], int] = {}
         self.tries = {task: deque(tries) for task, tries in model.tries.items()}
         count = model.count
         self.submitted = [False] * count
@@ -83,24 +78,35 @@ class Replay:
         self.order, self.now, self.last = 0, 0.0, 0.0
 
     def run(self) -> float:
-        for seconds in self.model.coming:
-            self.starting += 1
-            self._at(seconds, _PROCESS, 0)
+        self.leases.open()
         for number in range(len(self.model.graph.drivers)):
             self._advance(self.model.count + number)
         handlers = {
-            _ACT: self._act, _ENDED: self._ended, _STARTED: self._started, _PROCESS: self._process,
+            _ACT: self._act, _ENDED: self._ended, _STARTED: self._started, _DO: self._do,
             _FAILED: self._failed, _AGAIN: self._again, _GIVES_UP: self._gives_up,
             _ITEM: self._item,
         }  # fmt: skip
         while self.heap:
             self.now, _, what, which = heapq.heappop(self.heap)
+            self.leases.now = self.now
             handlers[what](which)
         return self.last
+
+    @property
+    def unfinished(self) -> int:
+        """How many tasks had not ended when nothing was left to be done."""
+        return self.model.count - sum(self.done[: self.model.count])
 
     def _at(self, seconds: float, what: int, which: int) -> None:
         self.order += 1
         heapq.heappush(self.heap, (self.now + seconds, self.order, what, which))
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        self._at(seconds, _DO, self.order + 1)
+        self.actions[self.order] = action
+
+    def _do(self, which: int) -> None:
+        self.actions.pop(which)()
 
     # --- contexts --------------------------------------------------------------------------------------------
 
@@ -124,6 +130,14 @@ class Replay:
     def _act(self, context: int) -> None:
         step = self.step.get(context, 0)
         what = self.model.program[context][step][1]
+        if what >= 0 and self.model.first_submission_seconds:
+            process = self._owner(context)
+            if not process.submitted:
+                process.submitted = True
+                self.leases.processors.compute(
+                    self.now, self.model.first_submission_seconds, lambda: self._act(context)
+                )  # fmt: skip
+                return
         self.step[context] = step + 1
         if what >= 0:
             self.submitted[what] = True
@@ -147,15 +161,13 @@ class Replay:
         if limit != float("inf"):
             self._at(limit, _GIVES_UP, context)
         if context < self.model.count and self.actor[context] < 0:
-            self._give(context, only="CPU")
+            self.leases.waits(context)
 
     def _goes_on(self, context: int, news: float) -> None:
         """A wait is over. A task goes on at once, as the scheduler has it: its CPU may be taken twice for a while."""
         del self.wanted[context]
         if context < self.model.count and self.actor[context] < 0:
-            need = self.model.needs[self.shape[context]]
-            if "CPU" in need:
-                self.free[self.node[context]]["CPU"] -= need["CPU"]
+            self.leases.goes_on(context)
         self._advance(context, news)
 
     def _gives_up(self, context: int) -> None:
@@ -169,11 +181,16 @@ class Replay:
         if self.actor[task] >= 0:
             self._call(self.actor[task])
             return
-        self.order += 1
-        queue = self.queues[self.shape[task]].setdefault(self.context[task], deque())
-        queue.append((self.order, task))
-        if len(queue) == 1:
-            self._place()
+        self.leases.line_up(task, self._owner(self.context[task]))
+
+    def _owner(self, context: int) -> Process:
+        """The process in which a context is."""
+        lease = self.leases.lease_of.get(context)
+        if lease is not None:
+            return lease.process
+        # Of an actor all calls are in one; a task that has ended leaves what it submitted to nobody in particular.
+        actor = self.actor[context] if context < self.model.count else -1
+        return self.owners.setdefault(-1 - actor if actor >= 0 else context, Process(True, True))
 
     def _call(self, actor: int) -> None:
         """The calls of an actor that can run, in the order in which they were made."""
@@ -186,58 +203,15 @@ class Replay:
             self.slots[actor] -= 1
             self._at(self.latency[task], _STARTED, task)
 
-    def _place(self) -> None:
-        """Give what is free to whoever holds least, then has waited longest, and fits."""
-        while True:
-            best, least, where = None, (0, 0), (0, 0)
-            for shape, queues in enumerate(self.queues):
-                if not queues or self._node_for(shape) < 0:
-                    continue
-                for context, queue in queues.items():
-                    turn = self.held.get((shape, context), 0), queue[0][0]
-                    if best is None or turn < least:
-                        best, least, where = queue, turn, (shape, context)
-            if best is None:
-                return
-            if not self.processes:
-                for _ in range(self._wanted_processes() - self.starting):
-                    self.starting += 1
-                    self._at(self.model.process_seconds, _PROCESS, 0)
-                return
-            self.processes -= 1
-            _, task = best.popleft()
-            if not best:
-                del self.queues[where[0]][where[1]]
-            self.held[where] = self.held.get(where, 0) + 1
-            node = self.node[task] = self._node_for(where[0], self.home[task])
-            for name, amount in self.model.needs[where[0]].items():
-                self.free[node][name] -= amount
-            tries = self.tries.get(task)
-            if tries:
-                self._at(tries[0][0], _FAILED, task)
-            else:
-                self._at(self.latency[task], _STARTED, task)
-
-    def _node_for(self, shape: int, home: int = -1) -> int:
-        """A node where tasks of a shape fit now, if it can be ``home``; -1 if there is none."""
-        need, found = self.model.needs[shape], -1
-        for node in self.model.hosts[shape]:
-            free = self.free[node]
-            if all(free.get(name, 0.0) >= amount - 1e-9 for name, amount in need.items()):
-                if node == home:
-                    return node
-                found = node if found < 0 else found
-        return found
-
-    def _wanted_processes(self) -> int:
-        """How many processes would have work now."""
-        wanted, cpus = 0, sum(free.get("CPU", 0.0) for free in self.free)
-        for shape, queues in enumerate(self.queues):
-            if queues and self._node_for(shape) >= 0:
-                each = self.model.needs[shape].get("CPU", 0.0)
-                tasks = sum(map(len, queues.values()))
-                wanted += min(tasks, int(cpus / each)) if each else tasks
-        return max(wanted, 1)
+    def _begin(self, task: int, kind: int) -> None:
+        """A task was given a worker."""
+        tries = self.tries.get(task)
+        if tries:
+            self._at(tries[0][0], _FAILED, task)
+        elif kind == FRESH and self.model.members[task] == 1:
+            self.leases.processors.compute(self.now, self.model.first_task_seconds, lambda: self._started(task))
+        else:
+            self._at(self.model.latency_of(task, kind), _STARTED, task)
 
     def _started(self, task: int) -> None:
         self.starts[task] = self.now
@@ -248,28 +222,13 @@ class Replay:
         else:
             self._at(self.fixed[task] + self.run_seconds[task], _ENDED, task)
 
-    def _process(self, _: int) -> None:
-        self.starting -= 1
-        self.processes += 1
-        self._place()
-
-    def _give(self, task: int, only: str = "") -> None:
-        free = self.free[self.node[task]]
-        for name, amount in self.model.needs[self.shape[task]].items():
-            if not only or name == only:
-                free[name] = free.get(name, 0.0) + amount
-        self._place()
-
     def _left(self, task: int) -> None:
         """A task has left its place."""
         if self.actor[task] >= 0:
             self.slots[self.actor[task]] += 1
             self._call(self.actor[task])
-            return
-        self.held[self.shape[task], self.context[task]] -= 1
-        if not self.stays[task]:
-            self.processes += 1
-        self._give(task)
+        else:
+            self.leases.over(task)
 
     def _failed(self, task: int) -> None:
         _, pause = self.tries[task].popleft()
@@ -278,9 +237,7 @@ class Replay:
 
     def _again(self, task: int) -> None:
         """What is tried again goes to the front."""
-        self.order += 1
-        self.queues[self.shape[task]].setdefault(self.context[task], deque()).appendleft((self.order, task))
-        self._place()
+        self.leases.line_up(task, self._owner(self.context[task]), front=True)
 
     def _ended(self, task: int) -> None:
         self.done[task], self.ends[task] = True, self.now

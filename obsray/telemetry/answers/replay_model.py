@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obsray import ids
+from obsray.config import Config
 from obsray.telemetry.answers.attempts import Attempts
-from obsray.telemetry.answers.graph import EPSILON_NS, Graph
+from obsray.telemetry.answers.graph import EPSILON_NS, SLOT, Graph
 from obsray.telemetry.answers.offered import offered
 from obsray.telemetry.events import TaskType, WaitKind
 from obsray.telemetry.queue_time import amounts
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 TASKS_MAX = 10_000
 #: A wait for any of several looks at so many more tasks than it needs, the next to end.
 _NEXT = 256
+
+#: How a task gets its worker: its owner had it, it has run others before, or nothing yet.
+KEPT, WARM, FRESH = range(3)
+_FREE_MAX = 1e12
 
 #: Tasks that a wait is about, how many of them end it, how long their news took, and when it gives up.
 Wait = tuple[list[int], int, float, float]
@@ -44,8 +49,10 @@ class Model:
         self._seconds()
         self._places()
         self._processes()
+        self._latencies()
         self._awaited()
         self._programs()
+        self._beginnings()
         self.tries = self._tries()
 
     # --- which tasks stand for which ------------------------------------------------------------------------
@@ -127,6 +134,57 @@ class Model:
             gaps = np.maximum(at[mine] - before, 0) / NS
             self.program[number] = list(zip(gaps.tolist(), what[mine].tolist(), strict=True))
             self.tail[number] = float(max(0, ends[number] - int(until[mine].max())) / NS)
+
+    def _beginnings(self) -> None:
+        """What a process costs a processor at its beginning: until it is there (``process_seconds``), before its first
+        task (``first_task_seconds``) and before its first submission (``first_submission_seconds``, beyond what others
+        of the same function take; programs are as they would have been without).
+
+        All of these share the processors, however many workers there are.
+        """
+        graph = self.graph
+        fresh = self.first_of_process
+        starts = np.array(self._starts, np.int64).reshape(-1, 2)
+        tasks = np.stack([graph.bound_at[fresh], graph.start[fresh]], axis=1)
+        submissions, computed = self._first_submissions()
+        work = _shared(np.concatenate([starts, tasks, submissions]), self.processors) / NS
+        of_starts, of_tasks, _ = np.split(work, np.cumsum([len(starts), len(tasks)]))
+        self.process_seconds = float(np.median(of_starts)) if len(starts) else 0.0
+        self.first_task_seconds = float(np.median(of_tasks)) if len(tasks) else self.usual[WARM]
+        self.first_submission_seconds = float(np.median(computed)) if len(computed) else 0.0
+
+    def _first_submissions(self) -> tuple[Array, Array]:
+        """From when to when first submissions of processes were slower than others, and how much more these tasks
+        computed; takes that out of programs."""
+        graph = self.graph
+        none = np.empty((0, 2), np.int64)
+        makers = [
+            number for number, program in self.program.items()
+            if number < self.count and self.actor[number] < 0 and program[0][1] >= 0
+        ]  # fmt: skip
+        if not makers:
+            return none, np.empty(0)
+        at = np.array(makers)
+        worker, name = graph.worker[self.heads[at]], graph.name[self.heads[at]]
+        gap = np.array([self.program[number][0][0] for number in makers])
+        until = graph.start[self.heads[at]] + (gap * NS).astype(np.int64)
+        order = np.lexsort((until, worker))
+        first = np.zeros(len(at), np.bool_)
+        first[order] = np.diff(worker[order], prepend=-2) != 0
+        cpu = graph.seconds("cpu_seconds")[self.heads[at]]
+        found, computed = [none], [np.empty(0)]
+        for code in np.unique(name).tolist():
+            cold, warm = np.flatnonzero((name == code) & first), np.flatnonzero((name == code) & ~first)
+            if not len(cold) or not len(warm):
+                continue
+            usual = float(np.median(gap[warm]))
+            longer = np.maximum(gap[cold] - usual, 0.0)
+            found.append(np.stack([until[cold] - (longer * NS).astype(np.int64), until[cold]], axis=1))
+            computed.append(np.maximum(cpu[cold] - np.median(cpu[warm]), 0.0))
+            for one in cold.tolist():
+                program = self.program[makers[one]]
+                program[0] = (min(program[0][0], usual), program[0][1])
+        return np.concatenate(found), np.concatenate(computed)
 
     def _awaited(self) -> None:
         graph = self.graph
@@ -233,6 +291,7 @@ class Model:
         self.node: Array = of_worker[np.maximum(graph.worker[self.heads], 0)]
         self._actors(marks)
         codes, self.shape = np.unique(view.task_table["shape"][graph.row[self.heads]], return_inverse=True)
+        left = self.left_by_actors(1.0)
         self.needs: list[dict[str, float]] = []
         self.hosts: list[list[int]] = []
         for number, code in enumerate(codes.tolist()):
@@ -241,27 +300,27 @@ class Model:
             seen = np.unique(self.node[self.shape == number]).tolist()
             only_amounts = len(text.split()) == len(need)
             able = [
-                at for at, free in enumerate(self.capacity)
+                at for at, free in enumerate(left)
                 if at in seen or (only_amounts and all(free.get(name, 0.0) >= value for name, value in need.items()))
             ]  # fmt: skip
             known = {name for at in able for name in self.capacity[at]}
             # What was lent or is shared by actors may be less than one needs: one at a time, then.
-            most = {name: max(self.capacity[at].get(name, 0.0) for at in able) for name in known}
+            most = {name: max(left[at].get(name, 0.0) for at in able) for name in known}
             self.needs.append({name: min(value, most[name]) for name, value in need.items() if name in known})
             self.hosts.append(able)
+        self.shape_of, self.home, self.stays_of = self.shape.tolist(), self.node.tolist(), self.stays.tolist()
 
     def _actors(self, marks: list[bytes]) -> None:
-        """What actors hold tasks do not have; ``slots``: how many calls each actor runs at a time."""
+        """``by_actors``: what actors hold of each node; ``slots``: how many calls each actor runs at a time."""
         view, graph = self.graph.view, self.graph
+        self.by_actors: list[dict[str, float]] = [{} for _ in self.capacity]
         for row in view.actor_table.rows.values():
             if not row["placed_at_ns"] or (row["died_at_ns"] or self.finish) < self.finish:
                 continue
             worker = bytes.fromhex(row.get("worker_id") or "")
             at = marks.index(ids.mark_of(worker)) if worker and ids.mark_of(worker) in marks else 0
             for name, value in amounts(row["shape"]).items():
-                if name in self.capacity[at]:
-                    least = min(1.0, self.capacity[at][name]) if name == "CPU" else 0.0
-                    self.capacity[at][name] = max(self.capacity[at][name] - value, least)
+                self.by_actors[at][name] = self.by_actors[at].get(name, 0.0) + value
         actors = int(graph.actor.max(initial=-1)) + 1
         self.slots = np.ones(actors, np.int64).tolist()
         calls = np.flatnonzero(graph.is_call)
@@ -279,17 +338,75 @@ class Model:
         for actor, identifier in enumerate(graph.actors):
             self.slots[actor] = max(self.slots[actor], told.get(identifier, 1))
 
+    def left_by_actors(self, workers: float) -> list[dict[str, float]]:
+        """What each node has for tasks, with so many times as much of everything; actors hold what they did."""
+        found = []
+        for of_node, taken in zip(self.capacity, self.by_actors, strict=True):
+            left = {}
+            for name, amount in of_node.items():
+                there = min(amount * workers, _FREE_MAX)
+                left[name] = max(there - taken.get(name, 0.0), min(1.0, there) if name == "CPU" else 0.0)
+            found.append(left)
+        return found
+
     def _processes(self) -> None:
-        """How many processes there were when the job began, when those come that were starting, how long one takes."""
-        view = self.graph.view
-        rows = [row for row in view.process_table.rows.values() if row["kind"] == "worker" and row["registered_at_ns"]]
+        """How many processes there were when the job began, how many more were starting, how long one takes on a
+        processor of its own."""
+        session = self.graph.view.store.session()
+        config = session.get("config") or {}
+        self.linger_seconds = float(config.get("lease_linger_seconds", Config().lease_linger_seconds))
+        self.processors = max(1, int(session.get("processors") or 1))
+        every = self.graph.view.process_table.rows.values()
+        rows = [row for row in every if row["kind"] == "worker" and row["registered_at_ns"]]
         self.processes = sum(row["registered_at_ns"] <= self.base for row in rows)
-        later = [row for row in rows if row["starting_at_ns"] and row["registered_at_ns"] > self.base]
-        self.coming = [
-            (row["registered_at_ns"] - self.base) / NS for row in later if row["starting_at_ns"] <= self.base
-        ]
-        took = [(row["registered_at_ns"] - row["starting_at_ns"]) / NS for row in later]
-        self.process_seconds = float(np.median(took)) if took else 0.0
+        known = [(row["starting_at_ns"], row["registered_at_ns"]) for row in rows if row["starting_at_ns"]]
+        self.coming = sorted((came - self.base) / NS for asked, came in known if asked <= self.base < came)
+        #: When processes were asked for and came. Those made with the session share the processors with all that
+        #: starts then.
+        self._starts = [one for one in known if one[0] > self.base] or [one for one in known if one[1] > self.base]
+        self.processes_max = int(config.get("workers_max", Config().workers_max)) * max(1, len(self.capacity))
+
+    def cpus(self) -> float:
+        """How many CPUs all nodes have."""
+        return sum(of_node.get("CPU", 0.0) for of_node in self.capacity)
+
+    def prestarted(self, workers: float) -> tuple[int, int]:
+        """How many processes are there when the job begins, and how many are starting, with so many times the
+        workers: there is one for each CPU from the start."""
+        if workers == float("inf"):
+            return 0, 0
+        ready, coming = self.processes, len(self.coming)
+        more = round(min(ready + coming, self.cpus()) * (workers - 1))
+        if more >= 0:
+            return (ready, coming + more) if coming else (ready + more, 0)
+        kept = max(0, coming + more)
+        return max(0, ready + coming + more - kept), kept
+
+    def _latencies(self) -> None:
+        """``kind``: how each task got its worker; ``usual``: how long that takes, by kind."""
+        graph = self.graph
+        order = np.lexsort((graph.start, graph.worker))
+        first = np.zeros(graph.count, np.bool_)
+        first[order] = np.diff(graph.worker[order], prepend=-2) != 0
+        self.first_of_process = np.flatnonzero(first & ~graph.is_call)
+        kind = np.where(graph.bound == SLOT, KEPT, WARM)
+        kind[self.first_of_process] = FRESH
+        self.kind = kind[self.heads].tolist()
+        self.members: list[int] = np.bincount(self.number, minlength=self.count).tolist()
+        each = np.maximum(graph.start - graph.bound_at, 0) / NS
+        found: list[float] = []
+        for one in (KEPT, WARM):
+            mine = each[(kind == one) & ~graph.is_call]
+            found.append(float(np.median(mine)) if len(mine) else -1.0)
+        known = [seconds for seconds in found if seconds >= 0]
+        self.usual = [seconds if seconds >= 0 else (known[0] if known else 0.0) for seconds in found]
+        self.latency_each: list[float] = self.latency.tolist()
+
+    def latency_of(self, task: int, kind: int) -> float:
+        """From when a task is given a worker to its start: what it took, if it got one in the same way."""
+        if self.members[task] > 1 or kind == self.kind[task] or (kind == KEPT and self.kind[task] == WARM):
+            return self.latency_each[task]
+        return self.usual[kind] * self.members[task]
 
     # --- attempts that failed --------------------------------------------------------------------------------
 
@@ -339,3 +456,17 @@ class Model:
                 raise ValueError(f"no task of this job is called {name!r}; there are: {known}")
             run = np.where(names == code, run / factor, run)
         return self.summed(run), self.fetch / change.network
+
+
+def _shared(intervals: Array, processors: int) -> Array:
+    """How much of a processor each piece of computing got, by when it began and ended, if all shared alike."""
+    times = np.unique(intervals)
+    if not len(times):
+        return np.empty(0)
+    change = np.zeros(len(times))
+    np.add.at(change, np.searchsorted(times, intervals[:, 0]), 1.0)
+    np.add.at(change, np.searchsorted(times, intervals[:, 1]), -1.0)
+    rate = np.minimum(1.0, processors / np.maximum(np.cumsum(change)[:-1], 1.0))
+    got = np.concatenate([[0.0], np.cumsum(rate * np.diff(times))])
+    found: Array = np.diff(got[np.searchsorted(times, intervals)], axis=1)[:, 0]
+    return found

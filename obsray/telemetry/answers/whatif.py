@@ -31,6 +31,12 @@ BOUNDS = {
 }
 #: Above this error of the unchanged replay the others say little.
 ERROR_TRUSTED = 0.05
+#: Where tasks waited for others predictions were compared with real runs for so few and so many times the workers.
+NESTED_FACTORS = 0.25, 4.0
+#: There they were up to a quarter off if what new processes compute at their beginning fills more of the time,
+BEGINNINGS_MAX = 0.3
+#: and up to a fifth if more CPUs than there are were in use for more of it.
+CROWDED_MAX = 0.5
 
 
 def what_if(
@@ -43,13 +49,15 @@ def what_if(
     unchanged replay), ``bound`` (what keeps it from being faster, in words, or nothing), best first.
     ``limits``: what happened in the run that replays with other numbers of workers know nothing of; measured, they were
     up to half off then. What cannot be told well is not: ``refused`` are the changes without a number (``change``,
-    ``why``): all of them if the unchanged replay is more than ``ERROR_TRUSTED`` off, those of workers if there are
-    ``limits`` or if handing out tasks took longer than they did. With ``rough`` they get one all the same.
+    ``why``, ``rough``: whether a guess can be had): all of them if the unchanged replay is more than ``ERROR_TRUSTED``
+    off, those of workers if there are ``limits``, if handing out tasks took longer than they did, or if tasks waited
+    for others and real runs differ from one another or were not compared. With ``rough`` they get one all the same,
+    unless the job would never end.
     """
     if refresh:
         view.refresh()
     number = job_to_look_at(view, job)
-    model, base = _model(view, number)
+    model, base, left = _model(view, number)
     graph = model.graph
     actual = model.actual_seconds
     least = ProcessorTime(graph)
@@ -59,16 +67,25 @@ def what_if(
     unknown = limits(view, graph)
     for change in changes if changes is not None else usual(graph):
         why = f"the unchanged replay is {error:.1%} off" if error > ERROR_TRUSTED else ""
-        if not why and change.workers != 1 and unknown:
-            why = unknown[0]
+        if not why and change.workers != 1:
+            why = unknown[0] if unknown else _beyond(graph, change)
         if not why and (change.workers != 1 or change.driver != 1):
             why = handing_out(graph, least, change)
         if why and not rough:
             model.changed(change)  # what there is not is said all the same
-            refused.append({"change": change.described(), "why": why})
+            refused.append({"change": change.described(), "why": why, "rough": True})
             continue
-        replayed, (shortest, bound) = Replay(model, change).run(), floor(model, least, change)
+        replay = Replay(model, change)
+        replayed, (shortest, bound) = replay.run(), floor(model, least, change)
         seconds = max(replayed, shortest)
+        why = _never(model, change, replay.unfinished - left)
+        if why:
+            refused.append({"change": change.described(), "why": why, "rough": False})
+            continue
+        why = "" if rough else _unsure(graph, change, replay, seconds)
+        if why:
+            refused.append({"change": change.described(), "why": why, "rough": True})
+            continue
         scenarios.append(
             {
                 "change": change.described(), "seconds": seconds, "speedup": base / seconds if seconds else 1.0,
@@ -83,18 +100,79 @@ def what_if(
     }  # fmt: skip
 
 
-def _model(view: Views, job: int) -> tuple[Model, float]:
-    """A job as replays see it, and how long its unchanged replay takes; kept with the view, for who moves a slider asks
-    about the same records again."""
+def _model(view: Views, job: int) -> tuple[Model, float, int]:
+    """A job as replays see it, how long its unchanged replay takes, and how many tasks never end there; kept with the
+    view, for who moves a slider asks about the same records again."""
     records = (job, view.samples.events_total)
-    known: tuple[tuple[int, int], Model, float] | None = view.replayed
+    known: tuple[tuple[int, int], Model, float, int] | None = view.replayed
     if known is None or known[0] != records:
         graph = Graph(view, job)
         if not graph.count:
             raise LookupError(f"no task of job {job:08x} has ended yet")
         model = Model(graph)
-        known = view.replayed = records, model, Replay(model, Change()).run()
-    return known[1], known[2]
+        replay = Replay(model, Change())
+        known = view.replayed = records, model, replay.run(), replay.unfinished
+    return known[1:]
+
+
+def _nested(graph: Graph) -> int:
+    """How many tasks waited for others."""
+    return len(np.unique(graph.wait_context[graph.wait_context < graph.count]))
+
+
+def _beyond(graph: Graph, change: Change) -> str:
+    """Why nothing is told of so many workers, or so few, where tasks waited for others; else ""."""
+    count, (few, many) = _nested(graph), NESTED_FACTORS
+    if not count or few <= change.workers <= many:
+        return ""
+    return (
+        f"{count} task{'s' * (count > 1)} waited for others: that was compared with real runs for {few:g} to {many:g} "
+        "times the workers, and not beyond"
+    )
+
+
+def _unsure(graph: Graph, change: Change, replay: Replay, seconds: float) -> str:
+    """Why a replay with other workers is not to be relied on where tasks waited for others; else ""."""
+    if change.workers == 1 or not _nested(graph) or not seconds:
+        return ""
+    beginnings = replay.leases.processors.seconds / replay.model.processors / seconds
+    if beginnings > BEGINNINGS_MAX:
+        return (
+            f"tasks that wait hold a process each, and what new ones compute until they are of use would fill "
+            f"{beginnings:.0%} of the time: that differs from run to run; a longer run tells more"
+        )
+    crowded = replay.leases.crowded_seconds / seconds
+    if crowded > CROWDED_MAX:
+        return (
+            f"for {crowded:.0%} of the time tasks that had waited and go on would share CPUs with those that got "
+            "theirs meanwhile: how many do differs from run to run"
+        )
+    return ""
+
+
+def _never(model: Model, change: Change, unfinished: int) -> str:
+    """Why a job would not end with a change; "" if it would."""
+    if change.workers < 1:
+        for name, of_nodes in _by_name(model.by_actors).items():
+            there = _by_name(model.capacity).get(name, 0.0)
+            if of_nodes > there * change.workers + 1e-9 and of_nodes <= there + 1e-9:
+                return f"actors alone hold {of_nodes:g} {name}, and there would be {there * change.workers:g}"
+    if unfinished <= 0:
+        return ""
+    cpus = model.cpus() * change.workers
+    return (
+        f"the job would not end: {unfinished} of its tasks would never run to their end with {cpus:g} CPUs, because "
+        "they, or those they wait for, ask for more"
+    )
+
+
+def _by_name(amounts: list[dict[str, float]]) -> dict[str, float]:
+    """Resources of nodes, added up."""
+    found: dict[str, float] = {}
+    for of_node in amounts:
+        for name, amount in of_node.items():
+            found[name] = found.get(name, 0.0) + amount
+    return found
 
 
 def usual(graph: Graph) -> list[Change]:
@@ -120,13 +198,6 @@ def limits(view: Views, graph: Graph) -> list[str]:
         found.append(
             f"{size(int(moved.sum()))} went from node to node: with other numbers of workers tasks would run on other "
             "ones, and other objects would be moved"
-        )
-    waits = graph.wait_context[graph.wait_context < graph.count]
-    if len(waits):
-        count = len(np.unique(waits))
-        found.append(
-            f"{count} task{'s' * (count > 1)} waited for others: each that waits holds a process, and what more of "
-            "them cost beside each other is not known"
         )
     return found
 

@@ -10,7 +10,7 @@ import pytest
 from obsray.cli import command
 from obsray.telemetry.answers.graph import CAPACITY, Graph
 from obsray.telemetry.answers.offered import offered
-from obsray.telemetry.answers.replay import Change
+from obsray.telemetry.answers.replay import Change, Replay
 from obsray.telemetry.events import Outcome, ProcessKind, WaitKind
 from obsray.telemetry.store import Store
 from obsray.telemetry.views import Views
@@ -196,19 +196,77 @@ def test_what_a_replay_with_other_workers_does_not_know_is_said_instead_of_a_num
     scene.node.node_started(scene.tick(), OTHER_NODE, 1, 0, 1 << 30, 0, False, 0)
     assert len(scene.views().what_if()["limits"]) == 1, "another node alone changes nothing"
     scene.node.transfer_done(scene.tick(), put, OTHER_NODE, NODE, 20_000_000, 0.0, 0.1, 1, 1)
-    outer, inner = scene.submit("outer"), scene.submit("inner")
-    scene.dispatch(outer, worker)
-    scene.start(outer, worker)
-    scene.block(outer, worker, scene.result(inner))
-    scene.rings[worker].task_unblocked(scene.tick(0.5), outer, int(WaitKind.GET), 0.5)
-    scene.end(outer, worker, 0.6, blocked=0.5)
     found = scene.views().what_if(changes=[Change(workers=2.0), Change(functions={"f": 2.0})])
-    words = ("28.6 MiB went to disk", "19.1 MiB went from node to node", "1 task waited for others")
+    words = ("28.6 MiB went to disk", "19.1 MiB went from node to node")
     assert all(word in told for word, told in zip(words, found["limits"], strict=True)), found["limits"]
     assert [row["change"] for row in found["refused"]] == ["2 x workers"]
     assert [row["change"] for row in found["scenarios"]] == ["f 2 x faster"]
     guessed = scene.views().what_if(changes=[Change(workers=2.0)], rough=True)
     assert guessed["refused"] == [] and len(guessed["scenarios"]) == 1
+
+
+def nested(scene: Scene, children: int) -> None:
+    """A task that computes for a second, then waits for children of two seconds each; one CPU, and processes enough."""
+    scene.resources(CPU=1.0)
+    above, below = scene.worker(), scene.worker()
+    scene.tick(0.1)
+    parent = scene.submit("parent")
+    began = scene.tick()
+    scene.dispatch(parent, above)
+    scene.start(parent, above)
+    scene.tick(1.0)
+    tasks = [scene.submit("child", owner=above, parent=parent) for _ in range(children)]
+    scene.block(parent, above, scene.result(tasks[0]), count=children)
+    blocked = scene.now
+    for child in tasks:
+        scene.dispatch(child, below)
+        scene.end(child, below, 2.0, dispatched=scene.now)
+    seconds = (scene.now - blocked) / NS
+    scene.rings[above].task_unblocked(scene.tick(), parent, int(WaitKind.GET), seconds)
+    scene.end(parent, above, 1.0, blocked=seconds)
+    waited(scene, parent, 1, began)
+
+
+def test_tasks_that_wait_for_others_are_foretold_for_a_few_times_as_many_workers_and_not_beyond(tmp_path):
+    scene = Scene(tmp_path / "session")
+    nested(scene, children=4)
+    found = scene.views().what_if(changes=[Change(workers=4.0), Change(workers=5.0), Change(workers=float("inf"))])
+    assert found["error_ratio"] <= 0.05, found["sentence"]
+    (told,) = found["scenarios"]
+    assert told["change"] == "4 x workers" and told["seconds"] == pytest.approx(3.0, abs=0.2)
+    assert [row["change"] for row in found["refused"]] == ["5 x workers", "unlimited workers"]
+    assert all("1 task waited for others" in row["why"] and "not beyond" in row["why"] for row in found["refused"])
+
+
+@pytest.mark.parametrize(
+    ("beginnings", "crowded", "why"),
+    [(0.2, 0.4, ""), (0.4, 0.0, "40% of the time: that"), (0.0, 0.6, "for 60% of the")],
+)
+def test_where_real_runs_differ_from_one_another_a_guess_has_to_be_asked_for(beginnings, crowded, why, tmp_path):
+    scene = Scene(tmp_path / "session")
+    nested(scene, children=4)
+    view, run = scene.views(), Replay.run
+
+    def told(replay: Replay) -> float:
+        seconds = run(replay)
+        replay.leases.processors.seconds = beginnings * seconds * replay.model.processors
+        replay.leases.crowded_seconds = crowded * seconds
+        return seconds
+
+    with mock.patch("obsray.telemetry.answers.whatif.Replay.run", told):
+        found = view.what_if(changes=[Change(workers=2.0), Change(functions={"child": 2.0})])
+        guessed = view.what_if(changes=[Change(workers=2.0)], rough=True)
+    assert [row["change"] for row in found["refused"]] == (["2 x workers"] if why else [])
+    assert all(why in row["why"] for row in found["refused"]) and len(found["scenarios"]) == 2 - bool(why)
+    assert len(guessed["scenarios"]) == 1 and not guessed["refused"]
+
+
+def test_a_job_that_would_not_end_gets_no_number_even_if_one_asks_for_a_guess(tmp_path):
+    scene = Scene(tmp_path / "session")
+    nested(scene, children=1)
+    found = scene.views().what_if(changes=[Change(workers=0.5)], rough=True)
+    assert found["scenarios"] == []
+    assert "2 of its tasks would never run to their end with 0.5 CPUs" in found["refused"][0]["why"]
 
 
 def handed_out(scene: Scene, driver_share: float | None) -> None:
