@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -408,3 +409,45 @@ def test_rays_examples_find_generators_where_they_import_them_from():
 
     assert ObjectRefGenerator is obsray.ObjectRefGenerator
     assert obsray._raylet.ObjectRef is obsray.ObjectRef
+
+
+@obsray.remote
+class Steady:
+    def pid(self):
+        return os.getpid()
+
+    def holds(self, gate):
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+
+
+@obsray.remote
+def holds(gate, told):
+    Path(told).write_text(str(os.getpid()))
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+
+
+def test_ps_and_top_show_what_a_worker_runs(tmp_path):
+    def titles(pid):
+        process = Path(f"/proc/{pid}")
+        return (process / "cmdline").read_text().rstrip("\0"), (process / "comm").read_text().rstrip()
+
+    gate, told = tmp_path / "gate", [tmp_path / "one", tmp_path / "other"]
+    steady = Steady.remote()
+    pid = obsray.get(steady.pid.remote(), timeout=60)
+    eventually(lambda: titles(pid) == ("obsray::Steady", "obsray::Steady"))
+    running = [
+        steady.holds.remote(str(gate)),
+        holds.remote(str(gate), str(told[0])),
+        holds.options(name="training").remote(str(gate), str(told[1])),
+    ]
+    eventually(lambda: all(path.exists() and path.read_text() for path in told))
+    one, other = (int(path.read_text()) for path in told)
+    eventually(lambda: titles(pid) == ("obsray::Steady.holds", "obsray::Steady."))
+    eventually(lambda: titles(one) == ("obsray::holds", "obsray::holds"))
+    eventually(lambda: titles(other) == ("obsray::training", "obsray::trainin"))
+    gate.touch()
+    obsray.get(running, timeout=60)
+    eventually(lambda: titles(pid)[0] == "obsray::Steady")
+    eventually(lambda: {titles(one)[0], titles(other)[0]} == {"obsray::IDLE"})

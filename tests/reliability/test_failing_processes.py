@@ -275,7 +275,7 @@ def test_nothing_that_user_code_started_outlives_its_worker_however_it_clings(se
         if how == "cancelled":
             obsray.cancel(reference, force=True)
         else:
-            (worker,) = [each for each in all_of_it if "zygote" in command_of(each)]
+            (worker,) = [each for each in all_of_it if "obsray::" in command_of(each)]
             worker.kill()
         with pytest.raises((exceptions.TaskCancelledError, exceptions.WorkerCrashedError)):
             obsray.get(reference, timeout=60)

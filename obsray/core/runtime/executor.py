@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType, GeneratorType
 from typing import Any, NoReturn
 
@@ -110,6 +110,8 @@ class Executor:
         self.output: Streams | None = None
         #: Thread slot -> what runs there; slot 0 is the main thread.
         self.slots: dict[int, Running] = {}
+        #: Shows people what this process does.
+        self.title: Callable[[str], None] = lambda _: None
         #: Thread slot -> the thread that has it.
         self.threads: dict[int, int] = {0: threading.get_ident()}
         #: Results that have not been sent, with the links they go to. Threads add to it without the session's lock
@@ -249,6 +251,16 @@ class Executor:
     def sends_are_due(self, now_ns: int) -> bool:
         """Whether what was collected has waited long enough for company."""
         return not 0 <= now_ns - self._sent_ns <= SEND_AFTER_NS
+
+    def show_title(self) -> None:
+        """Have ``ps`` and ``top`` say what runs here: a task or a call, else the actor, else nothing."""
+        self.title(f"obsray::{self._doing()}")
+
+    def _doing(self) -> str:
+        running = self.slots.get(0) or next(iter(list(self.slots.values())), None)
+        if running is not None and running.loaded is not None:
+            return str((running.options or {}).get("name") or running.loaded.name)
+        return "IDLE" if self.actor is None else str(self.actor.spec["class_name"])
 
     def tick(self, now: float) -> None:
         """Called by the watcher with the lock held while other threads run user code or sleep."""

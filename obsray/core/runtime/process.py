@@ -16,6 +16,7 @@ from obsray.core.runtime.output import Streams
 from obsray.core.runtime.session import Session, set_before_joining, set_current
 from obsray.core.runtime.submission import Submission
 from obsray.core.runtime.termination import die
+from obsray.core.system.title import Title
 from obsray.errors import LocalRayletDiedError
 from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import prepare
@@ -49,6 +50,8 @@ def main(session_dir: str, worker_id: bytes, place: dict[str, Any]) -> None:
     Submission(session)
     executor = Executor(session)
     executor.hide_devices()
+    executor.title = Title().show
+    executor.show_title()
     if session.config.telemetry != "off":
         executor.output = Streams(executor)
     session.start()

@@ -177,6 +177,8 @@ class Watcher:
                 self._stack_dump.answer_if_asked()
             if self._session.executor is None:
                 self._halted_node.look(now)
+            else:
+                self._session.executor.show_title()
             if bool(self._session.emitter.dropping) != self._losing:
                 self._say_losses()
         except Exception:
