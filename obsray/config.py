@@ -33,7 +33,7 @@ class Config:
     inline_bytes_max: int = 100 * 1024
     #: An idle lease is kept this long, so that a loop of single calls does not ask the scheduler each time.
     lease_linger_seconds: float = 0.05
-    #: How much work is pushed to one worker ahead of its answers; more starves others, less leaves it waiting.
+    #: How long a task may wait behind others pushed to its worker; more starves others, less leaves the worker waiting.
     pipeline_seconds: float = 0.002
     #: Most tasks in flight to one worker, however short they are.
     pipeline_tasks_max: int = 512

@@ -160,7 +160,12 @@ class VirtualProcess:
 
     def _turn(self, stimulus: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         stimulus(*arguments)
-        if not self.dead:
+        if self.dead:
+            return
+        self.after()
+        if self.dispatcher.unsent or self.calls.unsent:
+            self.dispatcher.push_due(self.clock.time_ns())
+            self.calls.push_due(self.clock.time_ns())
             self.after()
 
     def after(self) -> None:

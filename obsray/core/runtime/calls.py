@@ -17,7 +17,7 @@ from typing import Any
 
 from obsray.core.protocol.lifecycle import ActorState, TaskState, advance
 from obsray.core.protocol.messages import ActorChanged, CancelObject, CancelTask, Push, WatchActor, WorkerDied, encode
-from obsray.core.runtime.dispatch import BATCH_TASKS, Dispatcher, wire_arguments
+from obsray.core.runtime.dispatch import BATCH_TASKS, Dispatcher, is_push_due, wire_arguments
 from obsray.core.runtime.ownership import NODE, Entry, Ownership, Task
 from obsray.core.runtime.serialization import dump_error
 from obsray.core.runtime.verdicts import Verdicts, calls_begun
@@ -241,6 +241,13 @@ class ActorCalls:
         unsent, self.unsent = self.unsent, []
         for client in unsent:
             self.push(client, time_ns)
+
+    def push_due(self, time_ns: int) -> None:
+        """Send what may not wait for company any longer: this process has received something and waits on."""
+        for client in self.unsent:
+            if is_push_due(client):
+                self.push(client, time_ns)
+        self.unsent = [client for client in self.unsent if client.outgoing]
 
     # --- what happens to actors ---------------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ Tasks of one *shape* (resources and environment) share a queue and leases. Dispa
 (paper section 4.2): the node decides only who gets a worker; the owner pushes tasks to its workers directly.
 
 * Pipelining: a worker gets at most ``pipeline_seconds`` of work ahead of its answers, by the running mean of each
-  function. A function that has not run yet is pushed alone, so one long task never hides others behind it.
+  function. A function that has not run yet is pushed alone, so one long task never hides others behind it. If all
+  workers have that much and one waits for each of them, each gets one more, which waits there no longer than that.
 * Recall: if a task runs much longer than its function's mean, what was pushed behind it is taken back. If it turns out
   that the task was short and its worker only had no CPU, the next recall takes twice as long to come: where everybody
   waits for a CPU, handing the same tasks to and fro makes it worse.
@@ -65,6 +66,13 @@ KEPT_PAUSE_SECONDS_MAX = 2.0
 BATCH_TASKS = 64
 _DEFINE_TAG = DefineFunction._field_defaults["tag"]
 _PUSH_TAG = Push._field_defaults["tag"]
+
+
+def is_push_due(holder: Any) -> bool:
+    """Whether what was assigned to a lease or an actor is to be sent although it is no full batch: the worker has no
+    more to do than that, so it would soon wait."""
+    collected = len(holder.outgoing)
+    return collected > 0 and (len(holder.in_flight) <= 2 * collected or collected >= BATCH_TASKS)
 
 
 def wire_arguments(arguments: list[tuple[int | str, Entry]] | None) -> list[tuple[Any, ...]] | None:
@@ -184,13 +192,22 @@ class Dispatcher:
             if shape.queue:
                 if shape.unsorted:
                     shape.sort()
-                for lease in shape.leases:
-                    self._fill(lease, shape.queue, now, time_ns)
-                    if not shape.queue:
-                        break
+                self._fill_all(shape, now, time_ns)
             self._demand(shape, time_ns)
 
-    def _fill(self, lease: Lease, queue: deque[Task], now: float, time_ns: int) -> None:
+    def _fill_all(self, shape: Shape, now: float, time_ns: int) -> None:
+        queue, leases = shape.queue, shape.leases
+        for lease in leases:
+            self._fill(lease, queue, now, time_ns)
+            if not queue:
+                return
+        if len(queue) >= len(leases):
+            # All have as much as they may, and there is one more for each: so none waits for it between two tasks.
+            for lease in leases:
+                if lease.suspect is None:
+                    self._fill(lease, queue, now, time_ns, one_more=True)
+
+    def _fill(self, lease: Lease, queue: deque[Task], now: float, time_ns: int, one_more: bool = False) -> None:
         # What is pushed behind a recall would overtake what the worker gives back for it.
         if lease.blocked or lease.recalled or lease.reclaimed or lease.retire:
             return
@@ -205,7 +222,10 @@ class Dispatcher:
             function = task.function
             estimate = 0 if function.max_calls else function.mean_ns
             if in_flight and (
-                alone or not estimate or lease.load_ns + estimate > window or len(in_flight) >= self._tasks_max
+                alone
+                or not estimate
+                or (lease.load_ns >= window if one_more else lease.load_ns + estimate > window)
+                or len(in_flight) >= self._tasks_max
             ):
                 break
             if task.estimate_ns and in_flight:
@@ -283,6 +303,13 @@ class Dispatcher:
         unsent, self.unsent = self.unsent, []
         for lease in unsent:
             self.push(lease, time_ns)
+
+    def push_due(self, time_ns: int) -> None:
+        """Send what may not wait for company any longer: this process has received something and waits on."""
+        for lease in self.unsent:
+            if is_push_due(lease):
+                self.push(lease, time_ns)
+        self.unsent = [lease for lease in self.unsent if lease.outgoing]
 
     def _demand(self, shape: Shape, time_ns: int) -> None:
         waiting = len(shape.queue)

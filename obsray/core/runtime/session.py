@@ -380,6 +380,11 @@ class Session:
         with self.lock:
             self.reactor.process(ready)
             self.after()
+            if self.dispatcher.unsent or self.calls.unsent:
+                now = time.time_ns()
+                self.dispatcher.push_due(now)
+                self.calls.push_due(now)
+                self._act()
 
     def wait_until(
         self,

@@ -80,6 +80,13 @@ class Bench:
         self.dispatcher.push_all(0)
         self.calls.push_all(0)
 
+    def turn(self) -> None:
+        """As at the end of a turn in which the process goes on waiting."""
+        self.dispatcher.run(self.now, 0)
+        self.calls.run(0)
+        self.dispatcher.push_due(0)
+        self.calls.push_due(0)
+
     def done(
         self, *tasks: Task, worker: bytes = WORKER, run_ns: int = MS, extra: Any = None, value: Any = INLINE
     ) -> None:

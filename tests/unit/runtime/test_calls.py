@@ -87,6 +87,32 @@ def test_a_failed_argument_fails_its_call_and_the_others_go_on():
     bench.check()
 
 
+def test_an_actor_never_waits_for_what_was_collected_for_it():
+    bench = Bench()
+    client = bench.actor()
+    (first,) = bench.call(client)
+    bench.run()
+    assert bench.pushed() == [first.id]
+    # Their arguments come one by one while the actor runs.
+    sources = bench.submit(3)
+    second, *others = [bench.call(client, 1, arguments=[source.entries[0]])[0] for source in sources]
+    bench.grant(OTHER)
+    bench.run()
+    bench.take()
+    bench.done(sources[0], worker=OTHER)
+    bench.turn()
+    assert second.id in bench.pushed()
+    for source in sources[1:]:
+        bench.run()
+        bench.done(source, worker=OTHER)
+        bench.turn()
+    bench.take()
+    bench.done(first, second)
+    bench.turn()
+    assert all(task.id in client.in_flight for task in others) and not client.outgoing
+    bench.check()
+
+
 def test_calls_beyond_the_most_in_flight_follow_as_answers_come():
     bench = Bench()
     client = bench.actor()

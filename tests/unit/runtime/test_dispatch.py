@@ -82,6 +82,56 @@ def test_a_worker_gets_no_more_work_ahead_than_the_window():
     bench.check()
 
 
+def test_if_all_workers_have_as_much_as_they_may_and_there_is_one_more_for_each_each_gets_it():
+    bench = Bench(pipeline_seconds=0.002)
+    warm(bench, run_ns=3 * MS // 2)
+    bench.grant(OTHER)
+    tasks = bench.submit(5)
+    bench.run()
+    mine, others = (list(bench.dispatcher.by_worker[worker][0].in_flight) for worker in (WORKER, OTHER))
+    assert (mine, others) == ([tasks[0].id, tasks[2].id], [tasks[1].id, tasks[3].id])
+    bench.check()
+
+
+def test_of_fewer_tasks_than_workers_none_waits_behind_another_longer_than_the_window():
+    bench = Bench(pipeline_seconds=0.002)
+    warm(bench, run_ns=3 * MS // 2)
+    bench.grant(OTHER)
+    tasks = bench.submit(3)
+    bench.run()
+    assert bench.pushed() == ids(tasks[:2])
+    bench.check()
+
+
+def test_nothing_more_is_pushed_behind_a_task_that_is_late():
+    bench = Bench(pipeline_seconds=0.002, recall_seconds=0.01)
+    warm(bench, run_ns=MS // 10)
+    _, second = bench.submit(2)
+    bench.run()
+    bench.now += 0.02
+    bench.dispatcher.tick(bench.now, 0)
+    bench.dispatcher.returned(WORKER, [second.id], Reason.FAIRNESS, 0)
+    bench.submit(5)
+    bench.run()
+    assert len(bench.dispatcher.by_worker[WORKER][0].in_flight) == 1
+    bench.check()
+
+
+def test_a_worker_never_waits_for_what_was_collected_for_it():
+    bench = Bench(pipeline_seconds=0.002)
+    warm(bench, run_ns=MS // 2)
+    tasks = bench.submit(40)
+    bench.run()
+    there = bench.pushed()
+    for done in range(len(tasks)):
+        assert tasks[done].id in there
+        bench.done(tasks[done], run_ns=MS // 2)
+        bench.turn()
+        there += bench.pushed()
+    assert sorted(there) == ids(tasks)
+    assert bench.dispatcher.unsent == []
+
+
 def test_no_more_tasks_are_in_flight_than_allowed_however_short_they_are():
     bench = Bench(pipeline_tasks_max=BATCH_TASKS)
     warm(bench, run_ns=1)
