@@ -219,8 +219,15 @@ class Replay:
             self._at(after * self._speed(task), _ITEM, item)
         if task in self.model.program:
             self._advance(task)
+            return
+        seconds, lease = self.fixed[task] + self.run_seconds[task], self.leases.lease_of.get(task)
+        function = self.model.name_of[task]
+        more = self.model.first_run_seconds.get(function, 0.0)
+        if more and lease is not None and not self.leases.endless and function not in lease.process.ran:
+            lease.process.ran.add(function)
+            self.leases.processors.compute(self.now, more, lambda: self._at(seconds, _ENDED, task))
         else:
-            self._at(self.fixed[task] + self.run_seconds[task], _ENDED, task)
+            self._at(seconds, _ENDED, task)
 
     def _left(self, task: int) -> None:
         """A task has left its place."""

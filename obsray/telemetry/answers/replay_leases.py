@@ -31,6 +31,8 @@ class Process:
     used: bool = False
     #: It has submitted something.
     submitted: bool = False
+    #: Functions that have run in it.
+    ran: set[int] = field(default_factory=set)
     lease: Lease | None = None
     demands: dict[int, Demand] = field(default_factory=dict)
 

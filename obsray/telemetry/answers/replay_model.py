@@ -27,6 +27,10 @@ TASKS_MAX = 10_000
 #: A wait for any of several looks at so many more tasks than it needs, the next to end.
 _NEXT = 256
 
+#: First runs of a function in a process are compared with at least so many later ones, and are more by so many seconds.
+_LATER_MIN = 4
+_FIRST_RUN_MIN = 0.005
+
 #: How a task gets its worker: its owner had it, it has run others before, or nothing yet.
 KEPT, WARM, FRESH = range(3)
 _FREE_MAX = 1e12
@@ -98,9 +102,12 @@ class Model:
 
     def _seconds(self) -> None:
         graph = self.graph
+        other = graph.seconds("deserialize_seconds") + graph.seconds("store_seconds")
+        self._first_runs(other)
         self.run = self.summed(self.run_each)
         self.fetch = self.summed(graph.seconds("fetch_seconds"))
-        self.other = self.summed(graph.seconds("deserialize_seconds") + graph.seconds("store_seconds"))
+        self.other = self.summed(other)
+        self.name_of: list[int] = self.names[self.heads].tolist()
         self.latency = self.summed(np.maximum(graph.start - graph.bound_at, 0) / NS)
         self.context: Array = self.context_number[graph.context[self.heads]]
         self.is_call: Array = graph.is_call[self.heads]
@@ -111,6 +118,31 @@ class Model:
         self.feeds: dict[int, list[int]] = {}
         for producer, consumer in pairs.tolist():
             self.feeds.setdefault(producer, []).append(consumer)
+
+    def _first_runs(self, other: Array) -> None:
+        """``first_run_seconds``: by function, what its first run in a process computes beyond later ones: imports, most
+        of all. Takes that out of ``other`` and of what the first ones ran."""
+        graph = self.graph
+        self.first_run_seconds: dict[int, float] = {}
+        plain = np.ones(graph.count, np.bool_)
+        plain[graph.context[graph.context < graph.count]] = False
+        mine = np.flatnonzero(plain & ~graph.is_call)
+        if not len(mine):
+            return
+        cpu = graph.seconds("cpu_seconds")
+        order = mine[np.lexsort((graph.start[mine], graph.worker[mine], graph.name[mine]))]
+        first = np.append(True, (np.diff(graph.worker[order]) != 0) | (np.diff(graph.name[order]) != 0))
+        edges = np.flatnonzero(np.diff(graph.name[order], prepend=-1, append=-1))
+        for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            begun, later = order[low:high][first[low:high]], order[low:high][~first[low:high]]
+            # Work that differs from task to task is not that: all first ones stand out.
+            if len(later) < _LATER_MIN or cpu[begun].min() <= max(np.percentile(cpu[later], 98), _FIRST_RUN_MIN):
+                continue
+            more = cpu[begun] - np.median(cpu[later])
+            beside = np.clip(other[begun] - np.median(other[later]), 0.0, None)
+            other[begun] -= beside
+            self.run_each[begun] -= np.clip(more - beside, 0.0, self.run_each[begun])
+            self.first_run_seconds[int(graph.name[order[low]])] = float(np.median(more))
 
     # --- programs of contexts --------------------------------------------------------------------------------
 

@@ -205,6 +205,36 @@ def test_what_a_replay_with_other_workers_does_not_know_is_said_instead_of_a_num
     assert guessed["refused"] == [] and len(guessed["scenarios"]) == 1
 
 
+def imports(scene: Scene, first_seconds: float, cpu: float) -> None:
+    """Eight tasks of a second on two CPUs; the first in each process takes longer and computes more."""
+    scene.resources(CPU=2.0)
+    workers = [scene.worker() for _ in range(2)]
+    scene.tick(0.1)
+    tasks = [scene.submit("load") for _ in range(8)]
+    began = scene.tick()
+    for number, worker in enumerate(workers):
+        scene.now = began
+        for turn, task in enumerate(tasks[number::2]):
+            scene.dispatch(task, worker)
+            seconds = 1.0 if turn else first_seconds
+            scene.end(task, worker, seconds, cpu=0.1 if turn else cpu, dispatched=scene.now)
+    waited(scene, tasks[0], len(tasks), began)
+    (scene.directory / "session.json").write_text(json.dumps({"processors": 2}))
+
+
+def test_what_a_function_costs_at_first_is_paid_once_in_each_process(tmp_path):
+    scene = Scene(tmp_path / "session")
+    imports(scene, first_seconds=1.6, cpu=0.7)
+    assert predicted(scene.views(), workers=0.5) == pytest.approx(8.0 + 0.6, abs=0.1), "one process loads it, not two"
+    assert predicted(scene.views(), workers=2.0) == pytest.approx(2.0 + 2 * 0.6, abs=0.1), "four share two processors"
+
+
+def test_a_first_run_that_only_takes_longer_is_a_longer_run(tmp_path):
+    scene = Scene(tmp_path / "session")
+    imports(scene, first_seconds=1.6, cpu=0.1)
+    assert predicted(scene.views(), workers=0.5) == pytest.approx(8.0 + 2 * 0.6, abs=0.1)
+
+
 def nested(scene: Scene, children: int) -> None:
     """A task that computes for a second, then waits for children of two seconds each; one CPU, and processes enough."""
     scene.resources(CPU=1.0)
