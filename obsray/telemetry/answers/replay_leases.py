@@ -138,10 +138,12 @@ class Leases:
         self.waiting: list[list[tuple[int, int, int, int, Demand]]] = [[] for _ in model.needs]
         self.plain: list[list[tuple[int, int, int, Demand]]] = [[] for _ in model.needs]
         self.plain_at = [0.0] * len(model.needs)
+        #: Demands that have tasks for which there is no worker.
+        self.wanting: dict[Demand, None] = {}
         #: Leases whose tasks do not wait, and demands that have any.
         self.active: dict[Lease, None] = {}
         self.holding: dict[Demand, None] = {}
-        self.order = self.turn = 0
+        self.turn = 0
         self.crowded: list[float | None] = [None] * len(self.free)
         #: For how long more CPUs were in use than there were, on nodes where they were.
         self.crowded_seconds = 0.0
@@ -181,13 +183,14 @@ class Leases:
                 return
         if not wanted:
             demand.turn = self._next_turn()
+            self.wanting[demand] = None
             self._queue(demand)
         self.schedule()
 
     def over(self, task: int) -> None:
         """A task has ended: its worker runs the next one of its owner, or goes back."""
         lease = self.lease_of.pop(task)
-        if lease.demand.tasks and not lease.asked_back:
+        if lease.demand.tasks and not lease.asked_back and max(len(self.wanting), len(self.holding)) > 1:
             self._look()
         lease.task = -1
         lease.demand.idle[lease] = None
@@ -231,7 +234,6 @@ class Leases:
         demand.version += 1
         if not demand.tasks:
             return
-        self.order += 1
         held, shape = len(demand.leases), demand.shape
         heapq.heappush(self.waiting[shape], (-demand.urgency, held, demand.turn, demand.version, demand))
         if not demand.urgency:
@@ -301,13 +303,16 @@ class Leases:
         kind = WARM if process.used else FRESH
         process.used = True
         self._fill(lease, kind)
+        self._queue(demand)
 
     def _fill(self, lease: Lease, kind: int) -> None:
         demand = lease.demand
         demand.idle.pop(lease, None)
         lease.task = task = demand.tasks.popleft()
         self.lease_of[task] = lease
-        self._queue(demand)
+        if not demand.tasks:
+            demand.version += 1
+            self.wanting.pop(demand, None)
         self.begin(task, kind)
 
     def _lingered(self, lease: Lease) -> None:
