@@ -205,6 +205,7 @@ _SAME = {
     "memory_usage_threshold": ("memory_usage_ratio_max", 1),
     "memory_monitor_refresh_ms": ("memory_check_seconds", 0.001),
     "max_lineage_bytes": ("lineage_bytes_max", 1),
+    "task_oom_retries": ("oom_retries_max", 1),
 }
 #: Settings of Ray's that have none, and what there is instead.
 _INSTEAD = {
@@ -215,13 +216,16 @@ _INSTEAD = {
     ),
     **dict.fromkeys(
         ("object_spilling_config", "automatic_object_spilling_enabled", "min_spilling_size", "max_io_workers",
-         "object_store_full_delay_ms", "object_spilling_threshold"),
+         "object_store_full_delay_ms", "object_spilling_threshold", "local_fs_capacity_threshold",
+         "local_fs_monitor_interval_ms"),
         "the store spills by itself, into the session directory; spill_bytes_max bounds it",
     ),
     **dict.fromkeys(("testing_rpc_failure", "testing_asio_delay_us"), "chaos injects faults"),
     **dict.fromkeys(
         ("record_ref_creation_sites", "enable_timeline", "event_stats", "task_events_report_interval_ms",
-         "task_events_max_num_task_in_gcs", "metrics_report_interval_ms"),
+         "task_events_max_num_task_in_gcs", "metrics_report_interval_ms", "event_stats_print_interval_ms",
+         "debug_dump_period_milliseconds", "gcs_mark_task_failed_on_job_done_delay_ms",
+         "gcs_mark_task_failed_on_worker_dead_delay_ms"),
         "everything is recorded, always",
     ),
     **dict.fromkeys(
@@ -230,7 +234,13 @@ _INSTEAD = {
          "task_retry_delay_ms", "lineage_pinning_enabled", "kill_idle_workers_interval_ms", "num_workers_soft_limit",
          "prestart_worker_first_driver", "enable_worker_prestart", "support_fork", "enable_autoscaler_v2",
          "raylet_death_check_interval_milliseconds", "gcs_failover_worker_reconnect_timeout",
-         "timeout_ms_task_wait_for_death_info"),
+         "timeout_ms_task_wait_for_death_info", "scheduler_top_k_absolute", "scheduler_top_k_fraction",
+         "locality_aware_leasing_enabled", "gcs_actor_scheduling_enabled", "max_task_args_memory_fraction",
+         "max_pending_lease_requests_per_scheduling_category", "task_rpc_inlined_bytes_limit", "worker_cap_enabled",
+         "object_manager_pull_timeout_ms", "object_manager_push_timeout_ms", "fetch_warn_timeout_milliseconds",
+         "fetch_fail_timeout_milliseconds", "subscriber_timeout_ms", "core_worker_internal_heartbeat_ms",
+         "gcs_resource_report_poll_period_ms", "local_gc_interval_s", "local_gc_min_interval_s",
+         "global_gc_min_interval_s"),
         "docs/configuration.md has the settings there are",
     ),
 }  # fmt: skip

@@ -46,6 +46,8 @@ RESTART_SECONDS = 0.1
 RESTART_SECONDS_MAX = 10.0
 #: A node that refused an actor is not asked again before this.
 REFUSED_SECONDS = 0.2
+#: Why an actor has ended that nobody can call any more.
+NO_HANDLE = "no handle to the actor was left"
 _LAST_LINES = "; the last lines of its log:\n"
 _FINAL = (DeathCause.INTENDED, DeathCause.PLACEMENT_REMOVED)
 
@@ -340,22 +342,29 @@ class ActorTable:
                 step.wake(until)
 
     def kill(self, step: Step, actor_id: bytes, restart: bool, graceful: bool) -> None:
-        """End the actor's process; ``restart`` uses up one restart, otherwise it is the end of the actor."""
+        """End the actor's process; ``restart`` uses up one restart, otherwise it is the end of the actor.
+
+        ``graceful``: because no handle to it is left.
+        """
         actor = self.actors.get(actor_id)
         if actor is None and actor_id not in self.unborn and not restart:
             # Its owner still waits for an argument of its constructor, or for its name.
-            cause = DeathCause.INTENDED if graceful else DeathCause.KILLED_BY_REQUEST
-            self._never_born(step, actor_id, cause, b"", "it was asked to end before it was created")
+            if graceful:
+                self._never_born(step, actor_id, DeathCause.INTENDED, b"", NO_HANDLE)
+            else:
+                why = "it was ended by kill() before it was created"
+                self._never_born(step, actor_id, DeathCause.KILLED_BY_REQUEST, b"", why)
         if actor is None or actor.state is ActorState.DEAD:
             return
         worker = actor.worker
         if graceful and worker != NIL_WORKER:
             # It ends after the calls already made, however long they take; then it says goodbye.
             actor.leaving = actor.leaving or not restart
-            why = "the actor was asked to end"
-            self._end_worker(step, worker, DeathCause.KILLED_BY_REQUEST, why, graceful=True, patient=True)
+            self._end_worker(step, worker, DeathCause.KILLED_BY_REQUEST, NO_HANDLE, graceful=True, patient=True)
             return
-        if not restart:
+        if graceful:
+            self._die(step, actor, DeathCause.INTENDED, NO_HANDLE)
+        elif not restart:
             said = f"its process{self._where(worker)} was ended by kill()"
             self._die(step, actor, DeathCause.KILLED_BY_REQUEST, said)
         if worker != NIL_WORKER:

@@ -213,14 +213,23 @@ def test_a_graceful_end_leaves_time_for_the_calls_already_made():
     bench.worker_dies(worker)
     assert states(bench, driver)[-1] is ActorState.DEAD
     assert bench.actors.actors[actor].cause is DeathCause.KILLED_BY_REQUEST
+    assert "no handle to the actor was left" in bench.actors.actors[actor].detail
 
 
-def test_an_actor_that_waits_can_be_killed():
+@pytest.mark.parametrize(
+    ("graceful", "cause", "why"),
+    [
+        (False, DeathCause.KILLED_BY_REQUEST, "it never ran; its process was ended by kill()"),
+        (True, DeathCause.INTENDED, "it never ran; no handle to the actor was left"),
+    ],
+)
+def test_an_actor_that_waits_can_be_killed_and_ends_when_nobody_can_call_it(graceful, cause, why):
     bench = Bench(cpus=1)
     driver = bench.driver()
     actor = create(bench, driver, resources={"GPU": UNIT})
-    bench.send(driver, m.KillActor(actor, False, True))
+    bench.send(driver, m.KillActor(actor, False, graceful))
     assert states(bench, driver)[-1] is ActorState.DEAD
+    assert (bench.actors.actors[actor].cause, bench.actors.actors[actor].detail) == (cause, why)
     assert bench.scheduler.waiting() == (0, 0)
 
 

@@ -133,6 +133,7 @@ def test_settings_by_their_names_in_ray_are_ours_or_are_said_to_have_no_effect()
     assert translated({"max_direct_call_object_size": 1000, "idle_worker_killing_time_threshold_ms": 500}) == {
         "inline_bytes_max": 1000, "worker_idle_seconds": 0.5,
     }  # fmt: skip
+    assert translated({"task_oom_retries": 2}) == {"oom_retries_max": 2}
     with pytest.warns(RuntimeWarning, match="'health_check_period_ms' of Ray has no effect: node_heartbeat_seconds"):
         assert translated({"health_check_period_ms": 10, "workers_max": 3, "zz": 1}) == {"workers_max": 3, "zz": 1}
 
