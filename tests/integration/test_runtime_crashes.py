@@ -327,7 +327,7 @@ def waits_and_counts(release: Path) -> tuple[int, float, bool]:
     after it knew at once that it went on."""
     from obsray.core.runtime.session import current
 
-    watcher, ticks = current()._watcher, []
+    watcher, ticks = current().watcher, []
     tick = watcher.tick
     watcher.tick = lambda: (ticks.append(time.monotonic()), tick())[1]  # type: ignore[method-assign]
     waited = appears.remote(release)

@@ -188,6 +188,9 @@ class Executor:
             if not queue or not 0 <= time.time_ns() - self._sent_ns <= SEND_AFTER_NS:
                 with session.lock:
                     session.send_everything()
+            elif session.watcher.dozes:
+                # What comes next may run for long, and the result of this one waits for company.
+                session.watcher.wake()
         if self.termination.asked:
             # Whatever runs on other threads ends with the process.
             with session.lock:

@@ -222,14 +222,14 @@ class Session:
         self.description: dict[str, Any] = {}
         self.ownership.on_freed = self.inbox.on_freed
         self.ownership.on_held = self.inbox.on_held
-        self._watcher = Watcher(self, config)
+        self.watcher = Watcher(self, config)
 
     def start(self) -> None:
         """Begin to serve: messages that came with the welcome, and the watcher."""
         with self.lock:
             self.inbox.on_messages(self.node, self._early)
             self.after()
-        self._watcher.start()
+        self.watcher.start()
 
     # --- joining ------------------------------------------------------------------------------------------------
 
@@ -419,8 +419,8 @@ class Session:
                 if not waiter.noticed and waiter.missing > 0 and time.monotonic() - waiter.began > NOTICED_SECONDS:
                     self._notice(waiter, running, blocking, objects)
         finally:
-            if self._watcher.asleep:
-                self._watcher.wake()
+            if self.watcher.asleep:
+                self.watcher.wake()
             began = waiter.began
             if blocked_at > 1 and running is not None:
                 self._unblock(running, blocked_at, blocking)
@@ -591,7 +591,7 @@ class Session:
         self.listener.socket.close()
         # A thread of the parent may have held it.
         self.lock = threading.Lock()
-        self._watcher.forget()
+        self.watcher.forget()
 
     def running(self) -> Running | None:
         """The task whose code asks; on a thread that a task has started, that task, unless several run here at once."""
@@ -677,7 +677,7 @@ class Session:
     def close(self, say_goodbye: bool = True) -> None:
         """Leave the runtime: what this process owns is freed. Closing twice does nothing."""
         if not self.closed:
-            self._watcher.stop()
+            self.watcher.stop()
         with self.lock:
             if self.closed:
                 return
@@ -691,7 +691,7 @@ class Session:
             chaos.deactivate()
             self.emitter.close(time.time_ns())
         self.reactor.wake()
-        self._watcher.join()
+        self.watcher.join()
         # Who holds it may be stuck, or torn from it by an interrupt; the sockets close with the process then.
         if self.lock.acquire(timeout=CLOSE_SECONDS_MAX):
             try:

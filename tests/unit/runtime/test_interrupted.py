@@ -237,7 +237,7 @@ def test_who_leaves_does_not_wait_for_ever_for_who_is_inside(monkeypatch):
         lock=threading.Lock(), closed=False, failure=RuntimeError(), executor=object(),
         submitted=SimpleNamespace(flush=lambda: None), emitter=SimpleNamespace(close=lambda at: None),
         reactor=SimpleNamespace(wake=lambda: leaving.lock.acquire(), shutdown=lambda: said.append("shut down")),
-        _watcher=SimpleNamespace(stop=lambda: None, join=lambda: None),
+        watcher=SimpleNamespace(stop=lambda: None, join=lambda: None),
     )  # fmt: skip
     Session.close(leaving)
     assert leaving.closed and not said
