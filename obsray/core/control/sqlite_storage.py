@@ -49,7 +49,7 @@ LOOK_SECONDS = 0.02
 #: something, its number, when it started, its epoch.
 _BEAT, _BEATER = struct.Struct("<QQ"), struct.Struct("<8sQQQ")
 BUSY_SECONDS = 0.3
-#: The write-ahead log begins anew after so many pages: whoever takes over reads it first, 0.2 ms a page.
+#: The write-ahead log begins anew after so many pages: whoever takes over looks through it first.
 LOG_PAGES = 100
 COMPACT_ENTRIES = 10_000
 COMPACT_BYTES = 64 << 20

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import tempfile
@@ -178,6 +179,45 @@ def test_a_bit_that_flipped_before_the_end_of_the_log_is_refused_with_its_offset
         storage.acquire()
     storage.close()
     assert log.read_bytes() == bytes(damaged), "what is damaged was changed"
+
+
+def made_log(big: bool, frames: int, page_bytes: int, chance: random.Random) -> bytes:
+    """A log of one transaction for each frame, as the documentation of its format says."""
+    first = second = 0
+
+    def summed(data: bytes) -> bytes:
+        nonlocal first, second
+        words = struct.unpack(f"{'>' if big else '<'}{len(data) // 4}I", data)
+        for one, other in zip(words[::2], words[1::2], strict=True):
+            first = (first + one + second) % 2**32
+            second = (second + other + first) % 2**32
+        return struct.pack(">2I", first, second)
+
+    salts = chance.randbytes(8)
+    header = struct.pack(">4I", 0x377F0682 | big, 3007000, page_bytes, 0) + salts
+    log = header + summed(header)
+    for number in range(1, frames + 1):
+        begin, page = struct.pack(">2I", number, number), chance.randbytes(page_bytes)
+        summed(begin)
+        log += begin + salts + summed(page) + page
+    return log
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["little-endian", "big-endian"])
+@pytest.mark.parametrize("frames", [0, 1, 2, 3, 8])
+def test_logs_of_machines_with_either_byte_order_are_looked_through(tmp_path, big, frames):
+    print("seed", SEED)
+    chance = random.Random(SEED)
+    path = tmp_path / "wal"
+    log = made_log(big, frames, 512, chance)
+    path.write_bytes(log)
+    assert damaged_at(path) is None
+    for frame in range(frames):
+        begin = 32 + frame * 536
+        damaged = bytearray(log)
+        damaged[begin + chance.randrange(24, 536)] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        assert damaged_at(path) == (begin if frame < frames - 1 else None), "the last one may have been cut off"
 
 
 def test_entries_and_snapshots_that_are_damaged_in_the_database_are_refused(tmp_path):
