@@ -197,13 +197,15 @@ def disk_fails(simulator: Simulator, ratio: float) -> None:
 
 @fault
 def files_vanish(simulator: Simulator, mean_ms: float, count_max: int = 1000) -> None:
-    """Files of spilled objects are damaged: what was in them is lost when it is wanted again."""
+    """Files of objects that were spilled, or had no room, are damaged or removed: what was in them is lost
+    when it is wanted again."""
 
     def strike() -> bool:
-        files = simulator.chance.choice(simulator.living_nodes()).files
-        if not files:
+        node = simulator.chance.choice(simulator.living_nodes())
+        paths = sorted({*node.files, *node.mapped_files()})
+        if not paths:
             return False
-        del files[simulator.chance.choice(sorted(files))]
+        node.lose_file(simulator.chance.choice(paths))
         simulator.ledger.files_lost += 1
         return True
 

@@ -52,7 +52,8 @@ from obsray.core.node.step import (
 )
 from obsray.core.node.workers import SIGNAL_KILL, Ended, WorkerPool
 from obsray.core.protocol import messages as m
-from obsray.core.protocol.fallback import place_in
+from obsray.core.protocol.fallback import FALLBACK, place_in
+from obsray.core.protocol.lifecycle import ObjectState
 from obsray.core.protocol.messages import Message, Welcome, encode
 from obsray.core.transport.connection import Hello
 from obsray.core.transport.node_reporter import Membership
@@ -146,6 +147,8 @@ class VirtualNode:
         #: Offset -> what was written there last, in the arena or in a file instead; path -> what was spilled there.
         self.arena: dict[int, Any] = {}
         self.files: dict[str, Any] = {}
+        #: Offsets that stand for files that are gone: who has not mapped them yet cannot.
+        self.gone: set[int] = set()
         self._pids = FIRST_PID
         self._dying: dict[bytes, Ended] = {}
         self._clients: dict[bytes, VirtualLink] = {}
@@ -282,7 +285,9 @@ class VirtualNode:
                 self.agenda.after(self._disk_ns(), self._restore, effect)
             case RemoveFile(path):
                 self.files.pop(path, None)
-                self.arena.pop(place_in(path), None)
+                if place_in(path) not in self.gone:
+                    # What somebody else removed may still be mapped.
+                    self.arena.pop(place_in(path), None)
             case RemoveCheckpoints(actor):
                 # A guest's are kept by its home, which shares its disk here.
                 if self.machine.peers.home_of(actor) is None:
@@ -415,6 +420,19 @@ class VirtualNode:
             return
         self.arena[restore.offset] = self.files[restore.path]
         self.do(self.machine.object_restored, restore.token, 0.001, "")
+
+    def mapped_files(self) -> list[str]:
+        """Those of complete objects that lie in files instead of the arena, and are not gone."""
+        entries = self.machine.objects.entries.values()
+        return [
+            entry.stored_path for entry in entries
+            if entry.state is ObjectState.SEALED and entry.offset >= FALLBACK and entry.offset not in self.gone
+        ]  # fmt: skip
+
+    def lose_file(self, path: str) -> None:
+        """Somebody removes it."""
+        self.files.pop(path, None)
+        self.gone.add(place_in(path))
 
     def check_read(self, identifier: bytes, offset: int) -> None:
         """A reader has an object mapped at ``offset``. Raises Broken if something else lies there."""

@@ -344,6 +344,10 @@ class VirtualProcess:
             if told.error in ("lost", "unknown"):
                 raise Unreadable(identifier, told.detail)
             raise ObjectLostError(identifier.hex(), message=f"object {identifier.hex()} cannot be read: {told.detail}")
+        if told.offset in self.home.gone and identifier not in self._pins:
+            self.node.send(m.encode(m.FileGone(identifier, "no such file")))
+            self.network.flush()
+            raise Unreadable(identifier, "no such file")
         self._pins[identifier] = told.offset
         self.home.check_read(identifier, told.offset)
         value: Value = self.home.arena[told.offset][1]

@@ -151,6 +151,11 @@ class VirtualTransfers:
         self, reader: VirtualTransfers, reading: _Reading, number: int, identifier: bytes, answer: ServeObject
     ) -> None:
         """Send it in one go; it stays pinned until the reader is done or gone."""
+        if answer.offset in self.node.gone:
+            why = "no such file"
+            self.node.do(self.node.machine.transfer_over, reader.node.id, identifier, 0, 0.0, 0.0, why, True)
+            self._after(reader._failed, reading, number, why)
+            return
         took = int(answer.size / BYTES_PER_SECOND * SECOND_NS) + self.chance.randint(0, MILLISECOND_NS)
 
         def sent() -> None:

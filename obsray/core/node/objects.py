@@ -46,6 +46,8 @@ class ObjectTable:
         self._by_owner: dict[bytes, dict[bytes, Entry]] = {}
         self._by_writer: dict[bytes, dict[bytes, Entry]] = {}
         self._by_reader: dict[bytes, dict[bytes, Entry]] = {}
+        #: Client -> what it has mapped of files that are gone, and how often; nothing has to be kept in place for that.
+        self._stale: dict[bytes, dict[bytes, int]] = {}
         #: Set where there are other nodes.
         self.sharer: Sharer | None = None
 
@@ -203,6 +205,8 @@ class ObjectTable:
         ``served``: it is another node, which has its copy.
         """
         for object_id in objects:
+            if self._was_stale(client, object_id):
+                continue
             entry = self._by_reader.get(client, {}).get(object_id)
             if entry is None:
                 continue
@@ -214,21 +218,39 @@ class ObjectTable:
         self.room.serve(step)
 
     def file_gone(self, step: Step, client: bytes, object_id: bytes, why: str, served: bool = False) -> None:
-        """Its file is not what was pinned for the client: it is lost, unless others read on what they have mapped.
+        """Its file is not what was pinned for the client: it is lost. Others read on what they have mapped.
 
         ``served`` as in ``unpin``.
         """
-        if object_id not in self._by_reader.get(client, {}):
+        if self._was_stale(client, object_id) or object_id not in self._by_reader.get(client, {}):
             return
         self.unpin(step, client, (object_id,), served)
         entry = self.entries.get(object_id)
-        if entry is None or entry.state is not ObjectState.SEALED or entry.offset < FALLBACK or entry.pins:
+        if entry is None or entry.state is not ObjectState.SEALED or entry.offset < FALLBACK:
             return
-        if entry.copy:
+        for reader, count in list(entry.pins.items()):
+            stale = self._stale.setdefault(reader, {})
+            stale[object_id] = stale.get(object_id, 0) + count
+            self._unpin_all(step, reader, entry)
+        if entry.state is ObjectState.FREED:
+            pass
+        elif entry.copy:
             self.drop(step, entry)
         else:
             self.spilling.lost(step, entry, why, f"it lay in a file that cannot be mapped: {why}")
         self.room.serve(step)
+
+    def _was_stale(self, client: bytes, object_id: bytes) -> bool:
+        """Whether what the client unpins may be what it had mapped of a file that is gone; that goes first."""
+        stale = self._stale.get(client)
+        if stale is None or object_id not in stale:
+            return False
+        stale[object_id] -= 1
+        if not stale[object_id]:
+            del stale[object_id]
+            if not stale:
+                del self._stale[client]
+        return True
 
     def _unpin_all(self, step: Step, client: bytes, entry: Entry) -> None:
         del entry.pins[client]
@@ -299,6 +321,7 @@ class ObjectTable:
 
     def client_gone(self, step: Step, client: bytes) -> None:
         """Its pins, its unfinished objects, its requests and the objects it owned go."""
+        self._stale.pop(client, None)
         for entry in list(self._by_reader.get(client, {}).values()):
             step.emit.object_unpinned(step.time_ns, entry.id, client, entry.pins[client])
             self._unpin_all(step, client, entry)

@@ -142,7 +142,7 @@ def test_an_object_larger_than_the_store_gets_a_file_at_once():
     assert bench.objects.numbers().fallback_bytes == 0
 
 
-def test_an_object_whose_file_is_gone_is_lost_once_nobody_has_it_mapped_any_more():
+def test_an_object_whose_file_is_gone_is_lost_and_who_has_it_mapped_holds_up_nothing():
     bench = Bench(store=MIB)
     driver, other = bench.driver(), bench.driver(b"driver_2")
     identifier = put_id(driver, 1)
@@ -151,22 +151,57 @@ def test_an_object_whose_file_is_gone_is_lost_once_nobody_has_it_mapped_any_more
     bench.send(driver, m.SealObject(identifier))
     bench.take(driver)
     pin(bench, driver, identifier)
-    pin(bench, other, identifier)
-    bench.send(other, m.FileGone(identifier, "No such file"))
-    assert bench.take(driver) == [] and bench.objects.entries[identifier].pins == {driver: 1}
     # Whoever has no pin has no say.
-    bench.send(driver, m.UnpinObjects([identifier]), m.FileGone(identifier, "No such file"))
+    bench.send(other, m.FileGone(identifier, "No such file"))
     assert bench.objects.numbers().fallback_bytes == 2 * MIB
     pin(bench, other, identifier)
     bench.send(other, m.FileGone(identifier, "No such file"))
     (lost,) = bench.take(driver, m.ObjectLost)
     assert lost.objects == [identifier] and "No such file" in lost.detail
-    assert bench.objects.numbers().fallback_bytes == 0
+    numbers = bench.objects.numbers()
+    assert (numbers.fallback_bytes, numbers.pinned_bytes) == (0, 0)
     (told,) = bench.records.named("object_lost")
     assert (told["object"], told["error"]) == (identifier, "No such file")
-    # It may be made again under the same name.
-    bench.send(driver, m.CreateObject(2, identifier, MIB // 2))
+    # Made again under the same name, it stays in place for its own readers, whatever is let go of what was before.
+    bench.send(driver, m.CreateObject(2, identifier, MIB // 2), m.SealObject(identifier))
     assert bench.take(driver)[0].offset == 0
+    pin(bench, driver, identifier)
+    bench.send(driver, m.UnpinObjects([identifier]))
+    assert bench.objects.entries[identifier].pins == {driver: 1}
+    bench.send(driver, m.UnpinObjects([identifier]))
+    assert bench.objects.entries[identifier].pins == {} and bench.objects._stale == {}
+
+
+def test_each_of_several_that_find_the_file_gone_gives_back_its_own_pin():
+    bench = Bench(store=MIB)
+    driver, other = bench.driver(), bench.driver(b"driver_2")
+    identifier = put_id(driver, 1)
+    bench.send(driver, m.CreateObject(1, identifier, 2 * MIB))
+    bench.files_made()
+    bench.send(driver, m.SealObject(identifier), m.PinObject(2, identifier))
+    bench.send(other, m.PinObject(3, identifier), m.FileGone(identifier, "No such file"))
+    bench.send(driver, m.FileGone(identifier, "No such file"))
+    assert bench.objects._stale == {}
+    bench.take(driver)
+    bench.send(driver, m.CreateObject(4, identifier, MIB // 2), m.SealObject(identifier), m.PinObject(5, identifier))
+    bench.send(driver, m.UnpinObjects([identifier]))
+    assert bench.objects.entries[identifier].pins == {}
+
+
+def test_an_object_that_was_freed_while_it_was_read_goes_when_its_file_is_gone():
+    bench = Bench(store=MIB)
+    driver, other = bench.driver(), bench.driver(b"driver_2")
+    identifier = put_id(driver, 1)
+    bench.send(driver, m.CreateObject(1, identifier, 2 * MIB))
+    bench.files_made()
+    bench.send(driver, m.SealObject(identifier))
+    pin(bench, driver, identifier)
+    pin(bench, other, identifier)
+    bench.send(driver, m.FreeObjects([identifier]))
+    bench.send(other, m.FileGone(identifier, "No such file"))
+    assert identifier not in bench.objects.entries and bench.records.named("object_lost") == []
+    bench.leave(driver)
+    assert bench.objects._stale == {}
 
 
 def test_an_object_larger_than_the_store_and_the_disk_is_refused_before_it_is_written():
