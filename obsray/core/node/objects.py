@@ -232,11 +232,11 @@ class ObjectTable:
             stale = self._stale.setdefault(reader, {})
             stale[object_id] = stale.get(object_id, 0) + count
             self._unpin_all(step, reader, entry)
-        if entry.state is ObjectState.FREED:
-            pass
-        elif entry.copy:
+        # What its owner has freed is gone with its last reader.
+        there = self.entries.get(object_id) is entry
+        if there and entry.copy:
             self.drop(step, entry)
-        else:
+        elif there:
             self.spilling.lost(step, entry, why, f"it lay in a file that cannot be mapped: {why}")
         self.room.serve(step)
 
