@@ -191,8 +191,10 @@ def test_what_lies_only_in_a_file_of_a_node_that_leaves_is_moved(cluster, far):
     reference = make.options(resources={"leaving": 0.1}, max_retries=0).remote(70 * MB, 6)
     obsray.wait([reference], fetch_local=False, timeout=60)
     assert [file.name[: len(reference.hex())] for file in files(leaving)] == [reference.hex()]
+    # Others may run sessions here, too.
+    which = ["--session", cluster.head_node.session_dir]
     drained = subprocess.run(
-        [sys.executable, "-m", "obsray", "drain", leaving.node_id, "--wait"], capture_output=True, text=True
+        [sys.executable, "-m", "obsray", "drain", *which, leaving.node_id, "--wait"], capture_output=True, text=True
     )
     assert drained.returncode == 0, drained.stderr
     assert digest(obsray.get(reference, timeout=60)) == digest(content(70 * MB, 6))
