@@ -138,6 +138,14 @@ def _put_inside(call: Call) -> Program:
     return Value(1, (inner,))
 
 
+@function("spawn_put")
+def _spawn_put(call: Call) -> Program:
+    """As ``spawn``, of a task whose value holds a reference to what it has put: the same worker may run it."""
+    child = call.thread.submit("put_inside", *call.numbers)
+    yield Sleep(20 * MICROSECOND_NS)
+    return Value(1, (child,))
+
+
 @function("give_back")
 def _give_back(call: Call) -> Program:
     """A value that holds the references the task was called with."""

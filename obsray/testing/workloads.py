@@ -245,9 +245,16 @@ def references(thread: VirtualThread, rounds: int, object_bytes: int = 64) -> Pr
     """References inside values, going through many hands; whoever reads last must still find what was there."""
     chance = thread.process.chance
     for number in range(rounds):
-        kind = chance.randrange(4)
+        kind = chance.randrange(5)
         if kind == 0:
             outer = thread.submit("spawn", number)
+        elif kind == 4:
+            spawned = thread.submit("spawn_put", number, object_bytes)
+            opened = yield from settled(thread, spawned)
+            thread.drop(spawned)
+            if opened is None:
+                continue
+            (outer,) = opened.inner
         elif kind == 1:
             outer = thread.submit("put_inside", number, object_bytes)
         else:
