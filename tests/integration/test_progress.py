@@ -49,6 +49,8 @@ def test_it_counts_and_says_why_nothing_moves(tmp_path, capsys):
 
 def test_it_says_how_many_failed(tmp_path, capsys):
     references = [wait_for.remote(str(tmp_path), "no"), wait_for.remote(str(tmp_path / "never"))]
+    # Also if that was known before anybody waited.
+    obsray.wait(references, timeout=60)
     try:
         ready, rest = obsray.wait(references, num_returns=2, timeout=3, progress=True)
         assert (ready, rest) == (references[:1], references[1:])

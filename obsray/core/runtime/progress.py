@@ -40,11 +40,14 @@ def wanted(session: Session, asked: bool | None) -> bool:
 
 
 class Progress:
-    """Follows one wait for ``entries``, of which ``already`` were there before it began."""
+    """Follows one wait for ``entries``, those of ``asked`` that were not there when it began; ``already`` were."""
 
-    def __init__(self, session: Session, verb: str, entries: list[Any], total: int, already: int) -> None:
+    def __init__(
+        self, session: Session, verb: str, asked: list[Any], entries: list[Any], total: int, already: int
+    ) -> None:
         self._session = session
         self._verb = verb
+        self._asked: list[Entry] = asked
         self._entries: list[Entry] = entries
         self._total = total
         self._already = already
@@ -94,7 +97,7 @@ class Progress:
         total = self._total
         filled = BAR_CHARACTERS * done // total
         text = f"{self._verb} [{'#' * filled}{'.' * (BAR_CHARACTERS - filled)}] {done}/{total}"
-        failed = sum(entry.failed for entry in self._entries if hasattr(entry, "failed"))
+        failed = sum(entry.failed for entry in self._asked if hasattr(entry, "failed"))
         if failed:
             text += f", {failed} failed"
         if done < total and now - self._moved >= STALLED_SECONDS:

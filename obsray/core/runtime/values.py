@@ -329,7 +329,7 @@ class Values:
         if missing:
             shown = None
             if (progress is not None or self._progress) and progress_wanted(self.session, progress):
-                shown = Progress(self.session, "get", missing, len(entries), len(entries) - len(missing))
+                shown = Progress(self.session, "get", entries, missing, len(entries), len(entries) - len(missing))
             self._wait_for_all(missing, deadline, shown)
         for entry in entries:
             if entry.failed:
@@ -593,7 +593,7 @@ class Values:
                     # Look once at what has arrived already.
                     self.session.drive_or_sleep(waiter, 0)
                 elif (progress is not None or self._progress) and progress_wanted(self.session, progress):
-                    Progress(self.session, "wait", pending, count, count - waiter.missing).follow(
+                    Progress(self.session, "wait", sources, pending, count, count - waiter.missing).follow(
                         waiter, deadline, WaitKind.WAIT
                     )
                 else:
