@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import obsray
@@ -82,10 +83,13 @@ def curve(title: str, used: dict[float, float], reference: bool = False) -> Seri
 
 
 def growth(used: dict[float, float]) -> float:
-    """Bytes that the second half of the tasks added to the most in use, per task."""
+    """Bytes that the second half of the tasks added to what is usually in use, per task of a half.
+
+    Usually: what is stored every few seconds makes a saw, whose highest tooth is chance.
+    """
     half = max(used) / 2
-    first = max(amount for done, amount in used.items() if done <= half)
-    return (max(amount for done, amount in used.items() if done > half) - first) / half
+    first = median(amount for done, amount in used.items() if done <= half)
+    return (median(amount for done, amount in used.items() if done > half) - first) / half
 
 
 def result(bounded: dict[str, dict[float, float]], unbounded: dict[str, dict[float, float]]) -> Result:
