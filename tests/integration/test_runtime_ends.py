@@ -281,19 +281,19 @@ time.sleep(600)
     )
     said = [each.hear(), each.hear()][-1]
     session = next(root.glob("*/s_*"))
-    before_ns = time.time_ns()
     family = each.family()
     # Stopped first: nobody may see another one go.
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for process in family:
             process.send_signal(number)
     gone(family)
+    killed_ns = time.time_ns()
     view = views(session)
     rows = {row["task_id"]: row for row in view.tasks(limit=100)["rows"]}
     assert sorted(row["state"] for row in rows.values()) == ["FAILED"] * 4 + ["FINISHED"]
     for row in rows.values():
         if row["state"] == "FAILED":
-            assert row["outcome"] == "owner_died" and row["ended_at_ns"] <= before_ns
+            assert row["outcome"] == "owner_died" and row["ended_at_ns"] <= killed_ns
             assert row["error"].startswith("its owner, driver ") and "ended with its whole session" in row["error"]
     assert {row["state"] for row in view.workers() + view.actors() + view.nodes()} == {"DEAD"}
     assert all(row["died_at_ns"] for row in view.workers() + view.actors())
