@@ -56,12 +56,11 @@ def processes() -> dict[str, list[psutil.Process]]:
         except psutil.Error:
             continue
         role = next((role for part, role in _ROLES if part in command), None)
-        if role == "zygote":
-            # A worker is forked by a zygote and keeps its command line.
-            if process.ppid() in zygotes:
-                role = "worker"
-            else:
-                zygotes.add(process.pid)
+        if process.ppid() in zygotes:
+            # Its title says what it runs.
+            role = "worker"
+        elif role == "zygote":
+            zygotes.add(process.pid)
         if role is not None:
             found[role].append(process)
     return dict(found)

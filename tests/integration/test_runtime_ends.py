@@ -281,6 +281,7 @@ time.sleep(600)
     )
     said = [each.hear(), each.hear()][-1]
     session = next(root.glob("*/s_*"))
+    before_ns = time.time_ns()
     family = each.family()
     # Stopped first: nobody may see another one go.
     for number in (signal.SIGSTOP, signal.SIGKILL):
