@@ -71,8 +71,7 @@ _PUSH_TAG = Push._field_defaults["tag"]
 def is_push_due(holder: Any) -> bool:
     """Whether what was assigned to a lease or an actor is to be sent although it is no full batch: the worker has no
     more to do than that, so it would soon wait."""
-    collected = len(holder.outgoing)
-    return collected > 0 and (len(holder.in_flight) <= 2 * collected or collected >= BATCH_TASKS)
+    return bool(holder.outgoing) and len(holder.in_flight) <= 2 * len(holder.outgoing)
 
 
 def wire_arguments(arguments: list[tuple[int | str, Entry]] | None) -> list[tuple[Any, ...]] | None:

@@ -142,13 +142,19 @@ def test_an_object_larger_than_the_store_gets_a_file_at_once():
     assert bench.objects.numbers().fallback_bytes == 0
 
 
-def test_an_object_whose_file_is_gone_is_lost_and_who_has_it_mapped_holds_up_nothing():
+def in_a_file() -> tuple[Bench, bytes, bytes, bytes]:
+    """A node with a value that is larger than its store, who made it, somebody else, and what it is called."""
     bench = Bench(store=MIB)
     driver, other = bench.driver(), bench.driver(b"driver_2")
     identifier = put_id(driver, 1)
     bench.send(driver, m.CreateObject(1, identifier, 2 * MIB))
     bench.files_made()
     bench.send(driver, m.SealObject(identifier))
+    return bench, driver, other, identifier
+
+
+def test_an_object_whose_file_is_gone_is_lost_and_who_has_it_mapped_holds_up_nothing():
+    bench, driver, other, identifier = in_a_file()
     bench.take(driver)
     pin(bench, driver, identifier)
     # Whoever has no pin has no say.
@@ -173,12 +179,8 @@ def test_an_object_whose_file_is_gone_is_lost_and_who_has_it_mapped_holds_up_not
 
 
 def test_each_of_several_that_find_the_file_gone_gives_back_its_own_pin():
-    bench = Bench(store=MIB)
-    driver, other = bench.driver(), bench.driver(b"driver_2")
-    identifier = put_id(driver, 1)
-    bench.send(driver, m.CreateObject(1, identifier, 2 * MIB))
-    bench.files_made()
-    bench.send(driver, m.SealObject(identifier), m.PinObject(2, identifier))
+    bench, driver, other, identifier = in_a_file()
+    bench.send(driver, m.PinObject(2, identifier))
     bench.send(other, m.PinObject(3, identifier), m.FileGone(identifier, "No such file"))
     bench.send(driver, m.FileGone(identifier, "No such file"))
     assert bench.objects._stale == {}
@@ -189,12 +191,7 @@ def test_each_of_several_that_find_the_file_gone_gives_back_its_own_pin():
 
 
 def test_an_object_that_was_freed_while_it_was_read_goes_when_its_file_is_gone():
-    bench = Bench(store=MIB)
-    driver, other = bench.driver(), bench.driver(b"driver_2")
-    identifier = put_id(driver, 1)
-    bench.send(driver, m.CreateObject(1, identifier, 2 * MIB))
-    bench.files_made()
-    bench.send(driver, m.SealObject(identifier))
+    bench, driver, other, identifier = in_a_file()
     pin(bench, driver, identifier)
     pin(bench, other, identifier)
     bench.send(driver, m.FreeObjects([identifier]))
