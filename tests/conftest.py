@@ -9,9 +9,10 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -25,6 +26,48 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 ENDING_SECONDS_MAX = 240.0
 _STDERR = pytest.StashKey[int]()
 _LIMIT = pytest.StashKey[Any]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--share-with",
+        metavar="DIRECTORY",
+        type=Path,
+        help="leave out files that another process with the same (at first empty) directory has begun",
+    )
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run what no other process has begun, if the work is shared: whoever is free takes the next file."""
+    directory: Path | None = session.config.option.share_with
+    if directory is None or session.testsfailed or session.config.option.collectonly:
+        return None
+    mine = taken(session.items, directory)
+    item = next(mine, None)
+    while item is not None:
+        following = next(mine, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
+
+
+def taken(items: list[pytest.Item], directory: Path) -> Iterator[pytest.Item]:
+    """The tests of the files that this process is the first to take, each taken when its first test is asked for."""
+    mine: dict[Path, bool] = {}
+    for item in items:
+        if item.path not in mine:
+            mark = directory / quote(str(item.path.relative_to(item.config.rootpath)), safe="")
+            try:
+                mark.touch(exist_ok=False)
+                mine[item.path] = True
+            except FileExistsError:
+                mine[item.path] = False
+        if mine[item.path]:
+            yield item
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,14 +46,15 @@ def test_the_matrix_knows_every_page_and_every_twin():
     assert len(PATHS) >= 25
 
 
-@pytest.fixture
-def reader(session_directory: Path) -> Iterator[TestClient]:
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A client of a session in which nothing has happened: made-up rows do not know every page."""
+    directory = tmp_path_factory.mktemp("session") / "s_20260101-000000_1"
     for name in ("rings", "telemetry", "logs"):
-        (session_directory / name).mkdir()
-    facts = {"session": session_directory.name, "node_pid": os.getpid(), "node": "ab" * 8, "started_at_ns": 1}
-    (session_directory / "session.json").write_text(json.dumps(facts))
-    app = create_app(Source(session_directory), TOKEN, PORT)
+        (directory / name).mkdir(parents=True)
+    facts = {"session": directory.name, "node_pid": os.getpid(), "node": "ab" * 8, "started_at_ns": 1}
+    (directory / "session.json").write_text(json.dumps(facts))
+    app = create_app(Source(directory), TOKEN, PORT)
     with TestClient(app, base_url=f"http://127.0.0.1:{PORT}", follow_redirects=False) as made:
         made.headers["authorization"] = f"Bearer {TOKEN}"
         yield made
@@ -83,7 +84,6 @@ def test_what_changes_something_needs_the_token_in_a_header_of_its_own(stranger,
     assert sorted(item.name for item in session_directory.iterdir()) == ["session.json", "token"]
 
 
-@pytest.mark.parametrize("path", CLOSED)
 @pytest.mark.parametrize(
     "headers",
     [
@@ -103,17 +103,17 @@ def test_what_changes_something_needs_the_token_in_a_header_of_its_own(stranger,
     ],
     ids=str,
 )
-def test_nothing_closed_opens_without_the_token(stranger, views, path, headers):
-    for method in ("GET", "HEAD"):
+def test_nothing_closed_opens_without_the_token(stranger, views, headers):
+    for method, path in itertools.product(("GET", "HEAD"), CLOSED):
         answer = stranger.request(method, path, headers=headers)
-        assert answer.status_code == 401
-        assert "train_step" not in answer.text and TOKEN not in answer.text
+        assert answer.status_code == 401, (method, path)
+        assert "train_step" not in answer.text and TOKEN not in answer.text, (method, path)
     assert views.refreshed == 0
 
 
-@pytest.mark.parametrize("path", CLOSED)
-def test_a_token_in_the_address_opens_nothing_but_the_door(stranger, path):
-    assert stranger.get(path, params={"token": TOKEN}).status_code == 401
+def test_a_token_in_the_address_opens_nothing_but_the_door(stranger):
+    for path in CLOSED:
+        assert stranger.get(path, params={"token": TOKEN}).status_code == 401, path
 
 
 def test_the_refusal_says_how_to_get_in(stranger):
