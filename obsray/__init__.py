@@ -59,7 +59,8 @@ if TYPE_CHECKING:
         shutdown,
         wait,
     )
-    from obsray.ids import (
+    from obsray.logging_config import LoggingConfig
+    from obsray.typed_ids import (
         ActorClassID,
         ActorID,
         FunctionID,
@@ -70,7 +71,6 @@ if TYPE_CHECKING:
         UniqueID,
         WorkerID,
     )
-    from obsray.logging_config import LoggingConfig
     from obsray.util.client import ClientBuilder, client
     from obsray.util.languages import Language, cpp_function, java_actor_class, java_function
     from obsray.util.timeline import timeline
@@ -91,7 +91,7 @@ _WHERE: dict[str, str | None] = {
             "ActorClassID", "ActorID", "FunctionID", "JobID", "NodeID", "PlacementGroupID", "TaskID", "UniqueID",
             "WorkerID",
         ),
-        "obsray.ids",
+        "obsray.typed_ids",
     ),
     **dict.fromkeys(("ClientBuilder", "client"), "obsray.util.client"),
     **dict.fromkeys(("Language", "cpp_function", "java_actor_class", "java_function"), "obsray.util.languages"),

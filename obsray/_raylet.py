@@ -2,7 +2,7 @@
 
 from obsray.core.runtime.references import ObjectRef
 from obsray.core.runtime.streams import DynamicObjectRefGenerator, ObjectRefGenerator
-from obsray.ids import ActorID, FunctionID, JobID, NodeID, PlacementGroupID, TaskID, UniqueID, WorkerID
+from obsray.typed_ids import ActorID, FunctionID, JobID, NodeID, PlacementGroupID, TaskID, UniqueID, WorkerID
 
 __all__ = [
     "ActorID",

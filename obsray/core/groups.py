@@ -12,7 +12,8 @@ from obsray.core.runtime.references import ObjectRef, counted
 from obsray.core.runtime.serialization import serialize
 from obsray.core.runtime.session import Session
 from obsray.errors import PlacementGroupAlreadyExistsError, RaySystemError
-from obsray.ids import NIL_WORKER, WORKER_ID_BYTES, PlacementGroupID
+from obsray.ids import NIL_WORKER, WORKER_ID_BYTES
+from obsray.typed_ids import PlacementGroupID
 
 Bundle = dict[str, float]
 _EXAMPLE = 'for example [{"CPU": 1}, {"CPU": 1, "GPU": 1}]'

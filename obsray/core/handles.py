@@ -116,7 +116,7 @@ class ActorHandle(Generic[T_co]):
 
     @property
     def _actor_id(self) -> Any:
-        from obsray.ids import ActorID
+        from obsray.typed_ids import ActorID
 
         return ActorID(self._actor)
 

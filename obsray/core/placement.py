@@ -10,7 +10,8 @@ from obsray.core.groups import PlacementGroup, get_current_placement_group, node
 from obsray.core.protocol import labels
 from obsray.core.protocol.labels import Selector, Term
 from obsray.core.runtime.session import Session
-from obsray.ids import NodeID, short
+from obsray.ids import short
+from obsray.typed_ids import NodeID
 
 FALLBACKS_MAX = 32
 

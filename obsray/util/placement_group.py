@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         placement_group_table,
         remove_placement_group,
     )
-    from obsray.ids import PlacementGroupID
+    from obsray.typed_ids import PlacementGroupID
 
 #: What ``strategy`` may be.
 VALID_PLACEMENT_GROUP_STRATEGIES = frozenset(GROUP_STRATEGIES)

@@ -7,9 +7,9 @@ from typing import Any
 from obsray.core import options as opts
 from obsray.core.runtime.running import Running
 from obsray.core.runtime.session import Session
-from obsray.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from obsray.runtime_env import RuntimeEnv
 from obsray.telemetry import span_ids
+from obsray.typed_ids import ActorID, JobID, NodeID, TaskID, WorkerID
 
 
 class RuntimeContext:

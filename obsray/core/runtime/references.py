@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from obsray.core.runtime.serialization import collector
 from obsray.errors import OufOfBandObjectRefSerializationException, TaskCancelledError, UnknownReferenceError
-from obsray.ids import OBJECT_ID_BYTES, JobID, TaskID, owner_of, short, task_of
+from obsray.ids import OBJECT_ID_BYTES, owner_of, short, task_of
+from obsray.typed_ids import JobID, TaskID
 
 if TYPE_CHECKING:
     import asyncio

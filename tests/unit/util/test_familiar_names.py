@@ -98,6 +98,8 @@ def test_ids_are_made_of_bytes_or_hex():
         made = kind(bytes(range(kind.size())))
         assert kind.from_hex(made.hex()) == made == kind(made.binary()) and not made.is_nil()
         assert len(made.binary()) == kind.size() and kind.nil().is_nil()
+        drawn = kind.from_random()
+        assert type(drawn) is kind and len(drawn.binary()) == kind.size() and drawn != kind.from_random()
         assert bytes(made) == made.binary()
         with pytest.raises(TypeError, match="from_hex"):
             kind(made.hex())
