@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from signal import Signals
 from struct import Struct, calcsize
 
 from obsray.chaos import Fault
@@ -170,6 +171,14 @@ class DeathCause(IntEnum):
     ENVIRONMENT_FAILED = 12
     #: Its node died, and it with it.
     NODE_DIED = 13
+
+
+def signal_text(number: int) -> str:
+    """A signal for people, as in "killed by signal 11 (SIGSEGV)"."""
+    try:
+        return f"signal {number} ({Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
 
 
 class LeaseOutcome(IntEnum):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from obsray import ids
+from obsray.telemetry.events import signal_text
 from obsray.telemetry.explain import decision_text, duration, gist, reason_text, size
 from obsray.telemetry.halts import NAMES
 
@@ -159,7 +160,8 @@ def _worker_died(r: Row, n: Names) -> str:
     how = {
         "intended": "ended as asked", "idle": "ended because it was idle",
         "exit_code": f"exited with code {r['exit_code']}",
-        "signal": f"was killed by signal {r['signal']}", "oom": f"was killed for its memory ({size(r['rss_bytes'])})",
+        "signal": f"was killed by {signal_text(r['signal'])}",
+        "oom": f"was killed for its memory ({size(r['rss_bytes'])})",
         "killed_by_request": "was killed on request", "parent_died": "ended because its parent died",
         "start_failed": "failed to start", "placement_removed": "was killed with its placement group",
     }.get(r["cause"], r["cause"])  # fmt: skip

@@ -177,6 +177,15 @@ def test_without_retries_the_error_names_what_the_wait_status_says(session, how,
     assert task["state"] == "FAILED" and task["outcome"] == "worker_died" and said in task["error"]
 
 
+def test_the_error_of_a_crash_says_in_which_line_of_user_code_and_nothing_of_the_runtimes(session):
+    with pytest.raises(exceptions.WorkerCrashedError) as caught:
+        obsray.get(obsray.remote(crash).options(max_retries=0).remote())
+    text = str(caught.value)
+    assert "signal 11 (SIGSEGV)" in text and "Fatal Python error: Segmentation fault" in text
+    line = crash.__code__.co_firstlineno + 1
+    assert f'File "{__file__}", line {line} in crash' in text and "call_user_code" not in text
+
+
 def test_an_actor_that_crashes_says_so_to_calls_that_run_wait_and_come_later(session):
     @obsray.remote
     class Fragile:

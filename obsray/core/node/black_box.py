@@ -17,6 +17,11 @@ from obsray.telemetry.spine import read_ran
 
 TAIL_LINES = 20
 TAIL_BYTES_MAX = 16_384
+#: How what the interpreter writes begins when its process crashes (``faulthandler``).
+CRASH = "Fatal Python error: "
+#: What a thread of its stack runs that is the user's was called by this.
+CALLS_USER_CODE = " in call_user_code"
+LINES_BEFORE_CRASH = 5
 #: So long after the kernel has killed for memory, a death by SIGKILL is taken for that. What explains no worker's
 #: death by then was another process of the control group.
 EXPLAINS_SECONDS = 10.0
@@ -92,7 +97,7 @@ class BlackBox:
         return text if limit is None else f"{text}, the limit of the container is {show_bytes(limit)}"
 
     def tail(self, worker: bytes) -> str:
-        """The last lines that the process wrote to its error output."""
+        """The last lines that the process wrote to its error output: of a crash, the lines that say where."""
         try:
             fd = os.open(self._logs / f"worker-{worker.hex()}.err", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -102,7 +107,23 @@ class BlackBox:
             data = os.pread(fd, TAIL_BYTES_MAX, max(0, size - TAIL_BYTES_MAX))
         finally:
             os.close(fd)
-        return "\n".join(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
+        return "\n".join(_telling(data.decode("utf-8", "replace").splitlines()))
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """Of what the interpreter writes when it crashes (the newest call first), what is above the user's code tells
+    nothing, and neither do the extension modules; of other output the last lines tell most."""
+    crash = next((at for at in range(len(lines) - 1, -1, -1) if lines[at].startswith(CRASH)), None)
+    if crash is None:
+        return lines[-TAIL_LINES:]
+    before, told = lines[max(0, crash - LINES_BEFORE_CRASH) : crash], []
+    for line in lines[crash:]:
+        if line.endswith(CALLS_USER_CODE) or line.startswith("Extension modules: "):
+            break
+        told.append(line)
+    while told and not told[-1].strip():
+        told.pop()
+    return before + told[:TAIL_LINES]
 
 
 def _spare() -> int:

@@ -17,7 +17,7 @@ from obsray.core.node.step import EndProcess, StartWorker, Step, require
 from obsray.core.protocol.lifecycle import WorkerState, advance
 from obsray.core.protocol.messages import Exit
 from obsray.ids import NIL_TASK, NIL_WORKER
-from obsray.telemetry.events import DeathCause, ProcessKind, Reason
+from obsray.telemetry.events import DeathCause, ProcessKind, Reason, signal_text
 
 SIGNAL_KILL = 9
 #: Restart intensity: more starters than this dying within the period make the next start wait.
@@ -454,7 +454,7 @@ def _cause(worker: Worker, end: Ended) -> tuple[DeathCause, str]:
 
 def _how(end: Ended) -> str:
     if end.signal:
-        return f"killed by signal {end.signal}"
+        return f"killed by {signal_text(end.signal)}"
     if not end.pid:
         return end.tail
     return f"exit code {end.exit_code}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ def main(session_dir: str, worker_id: bytes, place: dict[str, Any]) -> None:
 
     ``place``: what the node has prepared for this process, {} for nothing special.
     """
+    # Code that crashes the process leaves its stack in the log, and so in the error that its caller gets.
+    faulthandler.enable(file=2, all_threads=False)
     if place:
         claim_output(Path(session_dir), worker_id, place.get("job") or 0)
         set_before_joining(True)

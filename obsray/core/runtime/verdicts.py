@@ -31,7 +31,7 @@ from obsray.errors import (
     WorkerCrashedError,
 )
 from obsray.ids import NIL_TASK, NIL_WORKER, owner_of
-from obsray.telemetry.events import DeathCause, Outcome
+from obsray.telemetry.events import DeathCause, Outcome, signal_text
 
 #: How tasks, and calls of actors, end that their caller is told of although nobody asks: what ended an actor is told
 #: of once, and not for each of its calls.
@@ -56,7 +56,7 @@ def describe_death(death: WorkerDied) -> str:
     if death.cause == DeathCause.OOM:
         how = f"was killed because it ran out of memory. {death.detail}".rstrip()
     elif death.signal:
-        how = f"was killed by signal {death.signal}"
+        how = f"was killed by {signal_text(death.signal)}"
     elif death.cause == DeathCause.KILLED_BY_REQUEST:
         how = "was killed on request"
     else:

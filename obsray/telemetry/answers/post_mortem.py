@@ -10,7 +10,7 @@ import numpy as np
 from obsray import ids
 from obsray.telemetry import story
 from obsray.telemetry.answers.stacks import last_samples
-from obsray.telemetry.events import BY_NAME
+from obsray.telemetry.events import BY_NAME, signal_text
 from obsray.telemetry.explain import size
 from obsray.telemetry.objects import FREED
 from obsray.telemetry.sentences import sentence
@@ -30,7 +30,6 @@ POINTS_MAX = 120
 #: Records of a process looked at for its last ones; samples between them are many and say nothing here.
 _TAIL_RECORDS = 5_000
 _NOTICED_NS = NS
-_SIGNALS = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 _ACTORS = (ids.SEQUENCE_ACTOR, ids.SEQUENCE_DETACHED_ACTOR)
 
 
@@ -141,8 +140,7 @@ def _sentence(view: Views, process: bytes, row: Row, cause: Row, running: list[R
     how = {
         "intended": "ended as asked", "idle": "ended because it had nothing to do",
         "exit_code": f"exited with code {row['exit_code']}", "oom": "was killed because memory ran out",
-        "signal": f"was killed by signal {row['signal']}"
-        + (f" ({_SIGNALS[row['signal']]})" if row["signal"] in _SIGNALS else ""),
+        "signal": f"was killed by {signal_text(row['signal'])}",
         "killed_by_request": "was killed on request", "parent_died": "ended with its parent",
         "start_failed": "did not come up", "placement_removed": "was killed with its placement group",
         "node_died": "was lost with its node",

@@ -54,6 +54,34 @@ def test_a_process_that_left_in_the_middle_of_a_task_with_code_0_is_asked_as_wel
     assert session(tmp_path, (5, True)).read(WORKER, 1, 0, 0).started == (task_id(OWNER, 5),)
 
 
+FRAMES = [f'  File "user.py", line {line} in deep' for line in range(40)]
+ABOVE = [
+    '  File "executor.py", line 890 in call_user_code',
+    '  File "zygote.py", line 3 in main',
+    "",
+    "Extension modules: a",
+]
+FATAL = ["Fatal Python error: Aborted", "", "Stack (most recent call first):"]
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ([], []),
+        ([f"line {number}" for number in range(30)], [f"line {number}" for number in range(10, 30)]),
+        (["a", "b", *FATAL, *FRAMES[:2], *ABOVE], ["a", "b", *FATAL, *FRAMES[:2]]),
+        (["far", *"abcde", *FATAL, *FRAMES, *ABOVE], [*"abcde", *FATAL, *FRAMES[:17]]),
+        ([*FATAL, *FRAMES[:1], "", "Extension modules: a"], [*FATAL, *FRAMES[:1]]),
+        ([*FATAL, *FRAMES[:1], *ABOVE, "again", *FATAL, *FRAMES[1:2], *ABOVE], [*ABOVE, "again", *FATAL, *FRAMES[1:2]]),
+    ],
+    ids=["nothing", "no crash", "what came before", "deep", "not in user code", "twice"],
+)
+def test_the_last_lines_of_a_crash_are_those_of_the_users_code(tmp_path, written, told):
+    box = session(tmp_path)
+    (tmp_path / "logs" / f"worker-{WORKER.hex()}.err").write_text("\n".join(written))
+    assert box.tail(WORKER).splitlines() == told
+
+
 class Scene:
     """A node with workers, in a control group whose count of kills is set by hand."""
 

@@ -427,7 +427,7 @@ def test_the_story_of_a_killed_worker_ends_with_what_it_was_doing(view, recorded
     death = next(entry for entry in story if entry["event"] == "worker_died")
     assert death["severity"] == "error"
     assert f"worker {recorded.killed_worker.hex()[:8]}" in death["text"]
-    assert "was killed by signal 9 while running word_count" in death["text"]
+    assert "was killed by signal 9 (SIGKILL) while running word_count" in death["text"]
     own = [entry for entry in story if entry["process"] == recorded.killed_worker.hex()]
     assert any("is running on" in entry["text"] for entry in own)
 
