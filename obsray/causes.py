@@ -20,6 +20,8 @@ _HERE = __file__.rpartition("causes")[0]
 #: Where frames come from that are not the user's.
 INSIDE = (_HERE + "core/", _HERE + "util/")
 _PICKLER = "cloudpickle/cloudpickle"
+#: How the line of an exception begins in its text.
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(\([\w.]+\))?(: |$)")
 _FRAME = re.compile(r'( *)File "([^"]+)", line (\d+), in ')
 #: What whoever waits for the result would take for an end of his own.
 _ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -238,3 +240,13 @@ def rendered_now() -> list[str]:
 
 def _notebook(filename: str) -> bool:
     return "/IPython/" in filename or "/ipykernel/" in filename
+
+
+def gist(error: str) -> str:
+    """The one line of an error's text that says most: of a traceback the exception, else the first line."""
+    lines = [line for line in error.splitlines() if line.strip()]
+    if "Traceback (most recent call last):" not in error:
+        return lines[0] if lines else ""
+    outer = [line for line in lines if line[0] != " " and not line.startswith("trace ")]
+    named = [line for line in outer if _EXCEPTION.match(line)]
+    return (named or outer or lines)[-1]

@@ -51,7 +51,7 @@ import contextlib
 import pickle
 from typing import Any
 
-from obsray.causes import combined, dump_exception, load_exception, rendered
+from obsray.causes import combined, dump_exception, gist, load_exception, rendered
 
 
 class RayError(Exception):
@@ -167,9 +167,7 @@ class RayTaskError(RayError):
         return text
 
     def __repr__(self) -> str:
-        lines = self.traceback_str.strip().split("\n")
-        last = lines[-1 if self.pid else 0]
-        return f"{type(self).__name__}({last!r} in {self.function_name})"
+        return f"{type(self).__name__}({gist(self.traceback_str)!r} in {self.function_name})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_task_error, (

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from obsray.telemetry.explain import gist
+from obsray.causes import gist
 from obsray.telemetry.hang_watch import HangRecords
 
 from . import analyses, api, hangs, jobs, logs, pages, profiles, scraping, state_api, units

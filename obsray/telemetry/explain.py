@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,6 @@ from obsray import ids
 from obsray.telemetry.tasks import BLOCKED, DISPATCHED, FINISHED, QUEUED, RUNNING, WAITING_ARGUMENTS
 
 Row = dict[str, Any]
-_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(\([\w.]+\))?(: |$)")
 _NS = 1_000_000_000
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -44,16 +42,6 @@ _REASONS = {
 def reason_text(reason: str) -> str:
     """A reason of a decision in words."""
     return _REASONS.get(reason, reason.replace("_", " "))
-
-
-def gist(error: str) -> str:
-    """The one line of an error's text that says most: of a traceback the exception, else the first line."""
-    lines = [line for line in error.splitlines() if line.strip()]
-    if "Traceback (most recent call last):" not in error:
-        return lines[0] if lines else ""
-    outer = [line for line in lines if line[0] != " " and not line.startswith("trace ")]
-    named = [line for line in outer if _EXCEPTION.match(line)]
-    return (named or outer or lines)[-1]
 
 
 def duration(seconds: float) -> str:

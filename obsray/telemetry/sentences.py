@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from obsray import ids
+from obsray.causes import gist
 from obsray.telemetry.events import signal_text
-from obsray.telemetry.explain import decision_text, duration, gist, reason_text, size
+from obsray.telemetry.explain import decision_text, duration, reason_text, size
 from obsray.telemetry.halts import NAMES
 
 Row = dict[str, Any]

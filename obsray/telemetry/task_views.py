@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from obsray import ids
+from obsray.causes import gist
 from obsray.telemetry import explain
 from obsray.telemetry.columns import Array, Columns
 from obsray.telemetry.events import Outcome, TaskType
@@ -500,7 +501,7 @@ class TaskViews(GpuViews):
             found.append(
                 {
                     "task_id": values["task_id"], "name": values["name"], "ended_at_ns": values["ended_at_ns"],
-                    "outcome": values["outcome"], "error": explain.gist(values["error"] or ""),
+                    "outcome": values["outcome"], "error": gist(values["error"] or ""),
                 }
             )  # fmt: skip
         return found

@@ -205,6 +205,23 @@ def test_an_actor_that_crashes_says_so_to_calls_that_run_wait_and_come_later(ses
         obsray.get(fragile.work.remote())
 
 
+def test_the_short_form_of_an_error_of_the_runtime_in_a_task_is_the_line_that_names_it(session):
+    @obsray.remote(num_cpus=0)
+    class Gone:
+        def work(self):
+            os._exit(3)
+
+    @obsray.remote
+    def ask(actors):
+        return obsray.get(actors[0].work.remote())
+
+    gone = Gone.remote()
+    with pytest.raises(exceptions.ActorDiedError) as caught:
+        obsray.get(ask.remote([gone]))
+    assert repr(caught.value).startswith("RayTaskError(ActorDiedError)('obsray.errors.ActorDiedError: the actor Gone (")
+    assert repr(caught.value).endswith(" died: exit code 3' in ask)")
+
+
 # --- what cannot travel ------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from obsray.telemetry.explain import gist
+from obsray.causes import gist
 
 Row = dict[str, Any]
 #: Links of a chain that the sentence tells one by one; of longer ones the end is told.

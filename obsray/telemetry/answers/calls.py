@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from obsray.causes import gist
 from obsray.telemetry.answers.answer import Answer, Code
 from obsray.telemetry.events import TaskType
-from obsray.telemetry.explain import gist
 from obsray.telemetry.tables import Row
 from obsray.telemetry.tasks import BLOCKED, DISPATCHED, QUEUED, RUNNING, WAITING_ARGUMENTS
 

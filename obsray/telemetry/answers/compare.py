@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obsray.causes import gist
 from obsray.telemetry.answers.differences import SURE, cliffs_delta
-from obsray.telemetry.explain import duration, gist
+from obsray.telemetry.explain import duration
 from obsray.telemetry.tables import NS
 from obsray.telemetry.tasks import FAILED, FINISHED
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obsray import ids
-from obsray.telemetry import explain
+from obsray.causes import gist
 from obsray.telemetry.answers.answer import Answer, Code
 from obsray.telemetry.explain import duration, size
 from obsray.telemetry.tables import NS, Row
@@ -135,7 +135,7 @@ def failure(explainer: Tasks, raw: Row, outcome: str, said: str) -> Answer:
         code = Code.AFFINITY if outcome == "unschedulable" else code
     text = f"{predicate}: {said}" if said else predicate
     made = explainer.answer(raw, code, text, _FIXES.get(code, "").format(ids.short(raw["id"])))
-    made.facts += [f"attempt {r['attempt']} {r['outcome']}: {explain.gist(r['error'])}" for r in _retries(view, raw)]
+    made.facts += [f"attempt {r['attempt']} {r['outcome']}: {gist(r['error'])}" for r in _retries(view, raw)]
     return made
 
 

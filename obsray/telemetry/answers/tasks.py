@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obsray import ids
+from obsray.causes import gist
 from obsray.telemetry.answers import past, queued
 from obsray.telemetry.answers.answer import Answer, Code, quoted
 from obsray.telemetry.answers.calls import Calls
 from obsray.telemetry.answers.stuck import stuck
-from obsray.telemetry.explain import duration, gist, size
+from obsray.telemetry.explain import duration, size
 from obsray.telemetry.tables import NS, Row
 from obsray.telemetry.tasks import (
     BLOCKED,

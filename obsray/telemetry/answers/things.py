@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obsray import ids
+from obsray.causes import gist
 from obsray.telemetry.answers import queued
 from obsray.telemetry.answers.answer import Answer, Code, quoted
 from obsray.telemetry.answers.holders import holders, lacking, told
-from obsray.telemetry.explain import duration, gist, reason_text, size
+from obsray.telemetry.explain import duration, reason_text, size
 from obsray.telemetry.groups import bundle_amounts, shown
 from obsray.telemetry.objects import FREED, IN_OWNER, LOST, SPILLED, STATES
 from obsray.telemetry.tables import NS, Row
