@@ -33,13 +33,14 @@ class Runtime:
     """What a process must be: equal ``key`` means interchangeable. ``fresh``: used for one lease only, as those of
     actors are: what tasks before had put there would end with the actor.
 
-    ``job``: whose modules it may have imported; 0 if nobody has said what it is.
+    ``job``: whose modules it may have imported; 0 if nobody has said what it is. ``devices``: whether it has GPUs.
     """
 
     key: str
     environment: tuple[tuple[str, str], ...]
     fresh: bool
     job: int = 0
+    devices: bool = False
 
 
 DEFAULT_RUNTIME = Runtime("", (), False)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from dataclasses import replace
 
 from obsray.core.node.bundles import Bundle
 from obsray.core.node.decisions import Decisions
@@ -95,6 +96,7 @@ class Scheduler:
         if kind:
             self.refuse(step, client, shape, kind, detail)
         else:
+            runtime = replace(runtime, devices=GPU in need)
             demand = Demand(client, shape, name, need, need, runtime, label=label, placement=placement)
             demand.foreign = self.peers.home_of(client) is not None
             demand.described = described
@@ -395,7 +397,7 @@ class Scheduler:
         self._lease_numbers += 1
         key = self._lease_numbers
         devices = place.take(key, demand.hold)
-        self.pool.take(worker, WorkerState.ACTOR if demand.actor else WorkerState.LEASED, demand.runtime.job)
+        self.pool.take(worker, WorkerState.ACTOR if demand.actor else WorkerState.LEASED, demand.runtime)
         lease = Lease(key, demand, worker, devices, step.now, place, bundle)
         self.leases[key] = self.by_worker[worker.id] = lease
         if devices:

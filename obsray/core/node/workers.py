@@ -45,6 +45,8 @@ class Worker:
     uses: int = 0
     #: Whose modules it may have imported; 0 until it has worked for somebody who said who he is.
     job: int = 0
+    #: Whether what it has run may have had devices.
+    devices: bool = False
     end_cause: DeathCause | None = None
     end_detail: str = ""
     kill_at: float | None = None
@@ -190,7 +192,7 @@ class WorkerPool:
             worker
             for key, workers in self.idle.items()
             for worker in workers.values()
-            if key != runtime.key or (runtime.fresh and worker.uses) or worker.job not in (0, runtime.job)
+            if key != runtime.key or not _suits(worker, runtime)
         ]
         if not others:
             return False
@@ -243,16 +245,12 @@ class WorkerPool:
         idle = self.idle.get(runtime.key)
         if not idle:
             return None
-        if not runtime.fresh:
-            # Whoever worked for another job has that job's modules.
-            usable = (worker for worker in reversed(idle.values()) if worker.job in (0, runtime.job))
-        else:
-            usable = (worker for worker in idle.values() if not worker.uses)
-        return next((worker for worker in usable if not worker.halted), None)
+        found = idle.values() if runtime.fresh else reversed(idle.values())
+        return next((worker for worker in found if not worker.halted and _suits(worker, runtime)), None)
 
-    def take(self, worker: Worker, state: WorkerState, job: int = 0) -> None:
-        """Give an idle process its work: LEASED or ACTOR, for ``job``."""
-        worker.job = worker.job or job
+    def take(self, worker: Worker, state: WorkerState, runtime: Runtime) -> None:
+        """Give an idle process its work, LEASED or ACTOR, of this runtime."""
+        worker.job, worker.devices = worker.job or runtime.job, runtime.devices
         advance(worker, state)
         self._unrest(worker)
         worker.uses += 1
@@ -432,6 +430,14 @@ class WorkerPool:
         for idle in self.idle.values():
             require(bool(idle), "an empty idle list")
             require(all(worker_id in self.workers for worker_id in idle), "a dead process rests")
+
+
+def _suits(worker: Worker, runtime: Runtime) -> bool:
+    """Whether a process with the runtime's key may work for it, too: it may have modules of the job that it has worked
+    for, and what CUDA has told a process once (no devices, these devices) it tells it for good."""
+    if runtime.fresh and worker.uses:
+        return False
+    return worker.job in (0, runtime.job) and (not worker.uses or worker.devices == runtime.devices)
 
 
 def _cause(worker: Worker, end: Ended) -> tuple[DeathCause, str]:

@@ -172,6 +172,39 @@ def test_a_process_that_worked_for_one_job_is_not_given_to_another():
     assert [granted.worker for granted in got(bench, first, m.LeaseGranted)] == [worker, worker]
 
 
+def test_a_process_that_worked_without_devices_is_not_given_to_what_needs_one_and_the_reverse():
+    """What CUDA has told a process once, that there are no devices or which, it tells it for good."""
+    bench = Bench(cpus=2, gpus=1)
+    driver = described(bench, b"driver_1")
+    bench.send(driver, m.DefineShape(1, "plain", {"CPU": 10_000}), m.DefineShape(2, "train", {"GPU": 10_000}))
+    workers = []
+    for shape in (1, 2):
+        bench.send(driver, m.LeaseRequest(shape, 1, 1))
+        assert len(bench.asked) == 1
+        workers += bench.workers_join()
+        granted = got(bench, driver, m.LeaseGranted)[-1]
+        assert (granted.shape, granted.worker) == (shape, workers[-1])
+        bench.send(driver, m.LeaseReturn(granted.lease, 1, 0))
+    for shape, worker in ((1, workers[0]), (2, workers[1]), (1, workers[0])):
+        bench.send(driver, m.LeaseRequest(shape, 1, 1))
+        granted = got(bench, driver, m.LeaseGranted)[-1]
+        assert (granted.shape, granted.worker) == (shape, worker)
+        bench.send(driver, m.LeaseReturn(granted.lease, 1, 0))
+
+
+def test_at_the_limit_a_process_that_worked_without_devices_ends_for_one_that_gets_them():
+    bench = Bench(cpus=1, gpus=1, workers_max=1)
+    driver = described(bench, b"driver_1")
+    bench.send(driver, m.DefineShape(1, "plain", {"CPU": 10_000}), m.DefineShape(2, "train", {"GPU": 10_000}))
+    bench.send(driver, m.LeaseRequest(1, 1, 1))
+    (worker,) = bench.workers_join()
+    bench.send(driver, m.LeaseReturn(got(bench, driver, m.LeaseGranted)[-1].lease, 1, 0), m.LeaseRequest(2, 1, 1))
+    assert any(isinstance(message, m.Exit) for message in bench.inbox[worker])
+    bench.worker_dies(worker)
+    (other,) = bench.workers_join()
+    assert got(bench, driver, m.LeaseGranted)[-1].worker == other
+
+
 def test_idle_processes_of_a_job_end_with_it():
     bench = Bench(cpus=1)
     driver = described(bench, b"driver_1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from node_bench import Bench
 
+from obsray.core.node.environments import DEFAULT_RUNTIME
 from obsray.core.node.workers import FAILURES_MAX
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import WorkerState
@@ -39,7 +40,7 @@ def test_processes_are_kept_ready():
 
 def test_a_ready_process_that_is_taken_by_an_actor_is_replaced():
     bench, workers = started(prestart=1)
-    bench.pool.take(bench.pool.workers[workers[0]], WorkerState.ACTOR)
+    bench.pool.take(bench.pool.workers[workers[0]], WorkerState.ACTOR, DEFAULT_RUNTIME)
     bench.tick()
     assert len(bench.asked) == 1
 
