@@ -21,6 +21,15 @@ CHOICES = {
 PROFILE_HZ_MAX = 100.0
 #: With less the newest file of each kind of event would not fit.
 TELEMETRY_BYTES_MIN = 1 << 20
+# By what nodes share out workers, and replays of what they did.
+#: A queue serves one that nobody waits for in a process at least this often.
+PLAIN_EVERY_SECONDS = 0.5
+#: With more demands than room each keeps a worker at least this long before it is asked for it.
+SLICE_SECONDS = 0.2
+#: Tasks that waited and go on share CPUs with those that were given theirs for so long: then leases go back.
+CROWDED_SECONDS = 0.3
+#: Of those who wait so many are looked at in one round that asks for leases back.
+RECLAIMING_PER_LOOK_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from obsray.config import PLAIN_EVERY_SECONDS
 from obsray.core.node.demands import Demand, Lease, Queue, Signature
 from obsray.core.node.step import Step
 from obsray.core.node.workers import WorkerPool
@@ -22,8 +23,6 @@ from obsray.telemetry.events import Reason
 SURE_SECONDS = 2.0
 #: ... provided that at least this share of the processes runs tasks.
 TASKS_MIN = 0.75
-#: A queue serves one that nobody waits for in a process at least this often.
-PLAIN_EVERY_SECONDS = 0.5
 _U16 = 0xFFFF
 
 

@@ -9,18 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from itertools import islice
 
+from obsray.config import CROWDED_SECONDS, RECLAIMING_PER_LOOK_MAX, SLICE_SECONDS
 from obsray.core.node.demands import Demand, Lease, Queue
 from obsray.core.node.groups import GroupTable
 from obsray.core.node.resources import CPU, GPU, Amounts, Resources, free_in
 from obsray.core.node.step import Step
 from obsray.core.protocol.messages import LEASE_NUMBER_MASK, LeaseReclaim
 from obsray.telemetry.events import Reason
-
-#: With more demands than room each keeps a worker at least this long before it is asked for it.
-SLICE_SECONDS = 0.2
-RECLAIMING_PER_LOOK_MAX = 64
-#: Tasks that waited and go on share CPUs with those that were given theirs for so long: then leases go back.
-CROWDED_SECONDS = 0.3
 
 
 class Reclaimer:

@@ -14,13 +14,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from obsray.config import CROWDED_SECONDS, PLAIN_EVERY_SECONDS, RECLAIMING_PER_LOOK_MAX, SLICE_SECONDS
 from obsray.telemetry.answers.replay_model import FRESH, KEPT, WARM, Model
 
-#: As the scheduler and dispatch have them (``core/node/nesting.py``, ``reclaim.py``).
-PLAIN_EVERY_SECONDS = 0.5
-SLICE_SECONDS = 0.2
-CROWDED_SECONDS = 0.3
-_ASKING_MAX = 64
 _NEAR = 1e-9
 
 
@@ -369,7 +365,7 @@ class Leases:
             return
         coming = sum(lease.asked_back for lease in self.active)
         candidates.sort(key=lambda lease: (lease.demand.asked_back - len(lease.demand.leases), lease.granted_at))
-        for demand in sorted(short, key=_precedence)[:_ASKING_MAX]:
+        for demand in sorted(short, key=_precedence)[:RECLAIMING_PER_LOOK_MAX]:
             missing = len(demand.tasks) - coming
             gained = int(coming > 0)
             coming = max(0, coming - len(demand.tasks))
