@@ -328,3 +328,12 @@ def test_a_broken_view_is_reported_without_its_insides(session_directory):
     )
     answer = client.get("/")
     assert answer.status_code == 500 and "secret" not in answer.text and "RuntimeError" in answer.text
+
+
+def test_changes_that_are_not_foretold_are_rows_below_their_reason(client, views, monkeypatch):
+    found = views.what_if()
+    found["refused"] = [{"change": f"{n} x workers", "why": "disks are shared", "rough": True} for n in (2, 4)]
+    monkeypatch.setattr(views, "what_if", lambda *_, **__: found)
+    html = client.get("/what-if", headers=FRAGMENT).text
+    assert re.findall(r'<th scope="row">(\d x workers)</th>.*no number', html) == ["2 x workers", "4 x workers"]
+    assert html.count("disks are shared") == 1 and "for a guess tick" in html
