@@ -51,10 +51,25 @@ def _rst(ethernet: bytes, source: str, target: str, ports: tuple[int, int], sequ
     return ethernet + ip + tcp
 
 
-def reset_transfer(interface: str, sender: str, receiver: str, after_bytes: int, seconds: float = 30.0) -> bool:
-    """Cut off the connection over which ``sender`` sends much to ``receiver``, once so many more bytes have gone by.
+class _Bulk:
+    """A connection that carries much: how to reach its receiver, and what that acknowledged when it was first seen."""
 
-    ``interface`` is a bridge's port to the receiver.
+    def __init__(self, ethernet: bytes) -> None:
+        self.ethernet = ethernet
+        self.first = -1
+
+    def acknowledged(self, number: int) -> int:
+        """How many bytes the receiver has acknowledged since."""
+        if self.first < 0:
+            self.first = number
+        return (number - self.first) & 0xFFFFFFFF
+
+
+def reset_transfer(interface: str, sender: str, receiver: str, after_bytes: int, seconds: float = 60.0) -> bool:
+    """Cut off the connection over which ``sender`` sends much to ``receiver``, once so many more bytes have come by it.
+
+    ``interface`` is a bridge's port to the receiver. What other connections carry does not count: one that took the
+    place of a broken one is cut off as late as the first would have been.
 
     The receiver gets a RST with the number that it expects next; once it answers data with a RST of its own, its
     connection is gone. False if that did not happen in time.
@@ -62,8 +77,7 @@ def reset_transfer(interface: str, sender: str, receiver: str, after_bytes: int,
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
     tap.bind((interface, 0))
     tap.settimeout(0.5)
-    bulk: dict[tuple[int, int], bytes] = {}
-    seen = 0
+    bulk: dict[tuple[int, int], _Bulk] = {}
     deadline = time.monotonic() + seconds
     with tap:
         while time.monotonic() < deadline:
@@ -73,14 +87,13 @@ def reset_transfer(interface: str, sender: str, receiver: str, after_bytes: int,
                 continue
             if (segment.source, segment.target) == (sender, receiver):
                 if segment.data_bytes >= _BULK_BYTES_MIN:
-                    bulk[segment.ports] = segment.ethernet
-                    seen += segment.data_bytes
+                    bulk.setdefault(segment.ports, _Bulk(segment.ethernet))
                 continue
             ports = segment.ports[1], segment.ports[0]
             if (segment.source, segment.target) != (receiver, sender) or ports not in bulk:
                 continue
             if segment.flags & _RST:
                 return True
-            if segment.flags & _ACK and seen >= after_bytes:
-                tap.send(_rst(bulk[ports], sender, receiver, ports, segment.acknowledges))
+            if segment.flags & _ACK and bulk[ports].acknowledged(segment.acknowledges) >= after_bytes:
+                tap.send(_rst(bulk[ports].ethernet, sender, receiver, ports, segment.acknowledges))
     return False

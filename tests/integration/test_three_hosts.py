@@ -144,7 +144,7 @@ try:
     assert obsray.get([total.remote(x) for x in arrays], timeout=60) == [200_000 + x for x in range(5)]
     others = time.monotonic() - began
     assert obsray.wait([slow], timeout=0) == ([], [slow]), f"too late to say: {others:.1f} s"
-    # The connection that carries it is cut off after about half of it.
+    # The connection that carries it is cut off once it has brought about half of it.
     assert reset_transfer(PORT_OF_C, "10.78.0.2", "10.78.0.3", 8_000_000), "the connection lives on"
 finally:
     ip("netns", "exec", B, "tc", "qdisc", "del", "dev", "cable", "root")
@@ -160,6 +160,6 @@ oracle.check("transfer_retried")
 def test_a_slow_transfer_holds_nobody_up_and_survives_a_reset(bridge):
     """C6: a slow link, then a reset in the middle; ``wait`` returns on time, and the bytes are right in the end."""
     run(bridge, SLOW)
-
     rows = eventually(lambda: views(bridge.hosts[2].session).store.rows("transfer_retried"))
-    assert any("reset" in row["error"] and row["received_bytes"] >= 1 << 20 for row in rows), rows
+    # Of 8 MB seven blocks are whole.
+    assert any("reset" in row["error"] and row["received_bytes"] >= 7 << 20 for row in rows), rows

@@ -34,7 +34,7 @@ BANDWIDTH_BYTES = 1e9
 SETTLE_SECONDS = 0.1
 #: What is spread stays in its turn for this long, so that short tasks that wait for one another are spread, too.
 SPREAD_SECONDS = 1.0
-#: What was given to a node because of its labels stays there at least this long.
+#: What was given to a node because of its labels, or to keep GPUs free, stays there at least this long.
 PREFERRED_SECONDS = 2.0
 #: What waits for room in any bundle of a group goes on to the next node that has some after this time, each time after
 #: twice as long: only the node that has a bundle knows what is free in it.
@@ -581,8 +581,18 @@ class Delegation:
     def _may_come_back(self, step: Step, demand: Demand, where: Iterable[bytes], since: float) -> bool:
         if not self._may_move(step, demand, since) or self.scheduler.infeasible(demand):
             return False
+        if self._keeps_gpus_free(demand, where) and step.now < since + PREFERRED_SECONDS:
+            step.wake(since + PREFERRED_SECONDS)
+            return False
         # Where it would rather be it stays as long as there is room: its worker is starting.
         return not demand.placement.choosy or not any(self._rather(demand, node) for node in where)
+
+    def _keeps_gpus_free(self, demand: Demand, where: Iterable[bytes]) -> bool:
+        """Whether what needs no GPU waits at a node without any, while this one has some."""
+        if not self.resources.total.get(GPU) or demand.need.get(GPU):
+            return False
+        peers = [self.peers.peers.get(node) for node in where]
+        return any(peer is not None and not peer.total.get(GPU) for peer in peers)
 
     def _rather(self, demand: Demand, node: bytes) -> bool:
         peer = self.peers.peers.get(node)

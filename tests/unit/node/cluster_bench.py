@@ -168,8 +168,8 @@ class ClusterBench:
             self.group_names = {name: known for name, known in self.group_names.items() if known[1] != member.node}
         self.settle()
 
-    def pass_time(self, seconds: float) -> None:
-        """Time goes by on all nodes, in small pieces, and what becomes due is done."""
+    def pass_time(self, seconds: float, workers: bool = True) -> None:
+        """Time goes by on all nodes, in small pieces, and what becomes due is done; ``workers`` as for ``settle``."""
         left = seconds
         while left > 0:
             piece = min(left, 0.05)
@@ -178,7 +178,7 @@ class ClusterBench:
                 member.now += piece
                 if member.up:
                     member.do(member.machine.tick)
-            self.settle()
+            self.settle(workers)
 
 
 class Member(Bench):

@@ -7,6 +7,7 @@ import random
 import pytest
 from cluster_bench import ClusterBench
 
+from obsray.core.node.delegation import PREFERRED_SECONDS
 from obsray.core.node.resources import UNIT
 from obsray.core.protocol import messages as m
 from obsray.telemetry.events import DeathCause, LeaseOutcome, Reason
@@ -179,9 +180,34 @@ def test_what_waits_at_a_node_without_gpus_that_was_full_after_all_runs_where_th
     plain.send(other, m.LeaseRequest(1, 1, 1))
     want(cluster, head, driver, 1, 1)
     assert plain.leased() == 1 and not granted(head, driver)
-    cluster.pass_time(0.3)
-    cluster.settle()
+    cluster.pass_time(PREFERRED_SECONDS + 0.1)
     assert len(granted(head, driver)) == 1 and head.leased() == 1
+
+
+def test_what_waits_at_a_node_without_gpus_for_its_worker_to_start_is_not_taken_back_at_once():
+    cluster = ClusterBench({"cpus": 2, "gpus": 1}, {"cpus": 1})
+    head, plain = cluster.nodes
+    driver = head.driver()
+    define(head, driver, 1, CPU=1)
+    head.send(driver, m.LeaseRequest(1, 1, 1))
+    cluster.settle(workers=False)
+    assert head.machine.delegation.away
+    cluster.pass_time(PREFERRED_SECONDS - 0.1, workers=False)
+    assert not head.asked, "a worker was started where the GPUs are"
+    cluster.settle()
+    assert len(granted(head, driver)) == 1 and (head.leased(), plain.leased()) == (0, 1)
+
+
+def test_a_worker_that_does_not_start_at_a_node_without_gpus_is_not_waited_for_for_ever():
+    cluster = ClusterBench({"cpus": 2, "gpus": 1}, {"cpus": 1})
+    head, plain = cluster.nodes
+    driver = head.driver()
+    define(head, driver, 1, CPU=1)
+    head.send(driver, m.LeaseRequest(1, 1, 1))
+    cluster.settle(workers=False)
+    cluster.pass_time(PREFERRED_SECONDS + 0.1, workers=False)
+    head.workers_join()
+    assert len(granted(head, driver)) == 1 and (head.leased(), plain.leased()) == (1, 0)
 
 
 def test_spread_takes_all_nodes_in_turn():
