@@ -66,7 +66,8 @@ class Config:
     #: somebody has stopped (SIGSTOP) is woken as soon as it is needed.
     zygote_silent_seconds_max: float = 60.0
     #: A process beside the node (control store, collector, dashboard, autoscaler, what watches GPUs) that somebody has
-    #: stopped (SIGSTOP) is woken after so long. 0 leaves it stopped. One that a debugger holds is never touched.
+    #: stopped (SIGSTOP) is woken after so long. 0 leaves it stopped. One that is held by a debugger or frozen is never
+    #: touched.
     service_halted_seconds_max: float = 10.0
     #: Share of memory (or of the cgroup's limit) for objects if ``object_store_memory`` is not given.
     store_memory_ratio: float = 0.3

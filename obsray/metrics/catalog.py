@@ -611,8 +611,8 @@ _MORE: tuple[Metric, ...] = (
     Metric("obsray_processes", "gauge", "", ("node", "process"),
         "Processes of the runtime by kind.", ("process_sample", "worker_died")),
     Metric("obsray_processes_halted", "gauge", "", ("node", "process"),
-        "Processes of the node that stand still and are not dead: stopped (SIGSTOP), held by a debugger, or a zygote "
-        "that does not answer.", ("process_halted", "process_resumed")),
+        "Processes of the node that stand still and are not dead: stopped (SIGSTOP), frozen, held by a debugger, or a "
+        "zygote that does not answer.", ("process_halted", "process_resumed")),
     Metric("obsray_process_cpu_seconds", "counter", "seconds", ("node", "process"),
         "CPU time of the runtime's processes, dead ones included.", ("process_sample", "worker_died")),
     Metric("obsray_process_open_descriptors", "gauge", "", ("node", "process"),

@@ -93,7 +93,7 @@ ALERTS: tuple[Alert, ...] = (
         WARNING,
         "sum by (cluster, node, process) (obsray_processes_halted) > 0",
         "{{ $value }} processes ({{ $labels.process }}) of node {{ $labels.node }} stand still",
-        "Somebody stopped them (SIGSTOP), a debugger holds them, or the zygote does not answer.",
+        "Somebody stopped them (SIGSTOP) or paused their container, a debugger holds them, or the zygote is silent.",
         "What runs in a worker waits with it; what a control store, a dashboard or an autoscaler does waits. "
         "Nothing is lost.",
         ("obsray status", "obsray list workers --filter state=HALTED", "obsray logs node"),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 STOPPED = "it was stopped (SIGSTOP)"
 HELD = "a debugger holds it"
+FROZEN = "its control group is frozen, as that of a paused container is"
 #: In the session directory: the processes beside its node that stand still, as a list of [name, pid]. For programs,
 #: which need not read records to say so.
 FILE = "halts.json"
@@ -35,6 +36,10 @@ FIXES = {
 }
 FIX = "Its node wakes it after service_halted_seconds_max (10 s; 0: never), `kill -CONT {pid}` on its machine now."
 HELD_FIX = "It goes on when the debugger lets go of it. `kill -KILL {pid}` on its machine ends it{then}."
+FROZEN_FIX = (
+    "It goes on when its container does (`docker unpause`; by hand 0 in `cgroup.freeze`, or THAWED in `freezer.state`, "
+    "of the group that `cat /proc/{pid}/cgroup` names on its machine)."
+)
 _THEN = {
     "worker": ", and what it ran is done again if it may be (max_retries, max_restarts)",
     "driver": ", and what it made with it",
@@ -50,6 +55,8 @@ def fix_of(row: Row) -> str:
     name, pid = row["name"], row["pid"]
     if row["why"] == HELD:
         fix = HELD_FIX.format(pid=pid, then=_THEN.get(name, "; its node starts another one"))
+    elif row["why"] == FROZEN:
+        fix = FROZEN_FIX
     elif name == "node":
         fix = NODE_FIX if pid else SILENT_FIX
     else:

@@ -20,8 +20,11 @@ import obsray
 from obsray.cluster_utils import Cluster
 from obsray.experimental import internal_kv
 from obsray.telemetry import session_file
+from obsray.telemetry.halts import FROZEN
+from obsray.telemetry.pids import halted
 from tests.integration.programs import eventually, gone, views
 from tests.monitoring.faults import nvml
+from tests.reliability.control_groups import Freezer, freezer
 from tests.reliability.oracle import Oracle, checked_runtime, children, command_of, node_of
 
 pytestmark = pytest.mark.timeout(200)
@@ -196,3 +199,83 @@ def test_what_was_stopped_ends_with_its_node_and_nothing_is_left():
     finally:
         obsray.shutdown()
     gone(everybody)
+
+
+@obsray.remote(num_cpus=0, resources={"paused": 1})
+class Counter:
+    """Counts what reached it."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def add(self) -> int:
+        self.calls += 1
+        return self.calls
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@pytest.fixture(params=[1, 2], ids=["version 1", "version 2"])
+def group(request: pytest.FixtureRequest) -> Iterator[Freezer]:
+    yield from freezer(request.param)
+
+
+#: Suspected soon, and dead only long after.
+PATIENT = {"node_heartbeat_seconds": 0.1, "node_suspect_seconds": 1.0, "node_dead_seconds": 120.0}
+
+
+def test_what_a_paused_container_holds_is_told_from_what_is_dead_and_answers_go_on_afterwards(group):
+    """A7: the control group of a worker, then of a whole node, is frozen; each call is answered, none is repeated."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": PATIENT})
+    try:
+        paused = cluster.add_node(num_cpus=1, resources={"paused": 10})
+        obsray.init(address=cluster.address)
+        head, there = Path(cluster.head_node.session_dir), Path(paused.session_dir)
+        oracle = Oracle(head, there)
+        counter = Counter.remote()
+        pid = obsray.get(counter.pid.remote(), timeout=60)
+        freeze_a_worker(head, counter, pid, group)
+        freeze_a_node(head, there, paused, counter, group)
+        del counter
+        oracle.check("process_halted", "process_resumed", "node_changed")
+        view = views(head)
+        assert not [row for row in view.store.rows("node_changed") if row["state"].upper() == "DEAD"]
+        assert all(row["attempt"] == 0 for row in view.tasks(limit=1000)["rows"]), "something was repeated"
+    finally:
+        obsray.shutdown()
+        cluster.shutdown()
+
+
+def freeze_a_worker(head: Path, counter: object, pid: int, group: Freezer) -> None:
+    view = views(head)
+    group.take([pid])
+    group.freeze()
+    calls = [counter.add.remote() for _ in range(10)]
+    (row,) = eventually(lambda: [row for row in view.halts() if row["pid"] == pid])
+    assert (row["name"], row["why"]) == ("worker", FROZEN) and "docker unpause" in row["fix"]
+    why = eventually(lambda: (made := view.why(calls[0].hex()[:32]))["root_code"] == "STANDS_STILL" and made)
+    assert f"(pid {pid}) has stood still for" in why["sentence"] and FROZEN in why["sentence"]
+    assert FROZEN in status(head)
+    assert obsray.wait(calls, timeout=0) == ([], calls)
+    group.thaw()
+    assert obsray.get(calls, timeout=60) == list(range(1, 11))
+    eventually(lambda: pid not in [row["pid"] for row in view.halts()])
+
+
+def freeze_a_node(head: Path, there: Path, paused: object, counter: object, group: Freezer) -> None:
+    view, node = views(head), node_of(there)
+    group.take([node.pid, *(each.pid for each in node.children(recursive=True))])
+    group.freeze()
+    calls = [counter.add.remote() for _ in range(10)]
+    more = square.options(resources={"paused": 1}).remote(7)
+    (row,) = eventually(lambda: [row for row in view.halts() if row["name"] == "node"])
+    assert row["node_id"] == paused.node_id and "no heartbeat" in row["why"]
+    # On its own machine the same is seen from outside.
+    assert halted(node.pid) == FROZEN
+    assert FROZEN in status(there)
+    assert obsray.wait([*calls, more], timeout=0) == ([], [*calls, more])
+    group.thaw()
+    assert obsray.get(calls, timeout=60) == list(range(11, 21)) and obsray.get(more, timeout=60) == 49
+    eventually(lambda: not [row for row in view.halts() if row["name"] == "node"])
+    assert all(row["Alive"] for row in obsray.nodes())

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.programs import conserved, leftovers, views
+from tests.reliability.control_groups import control_group
 
 pytest_plugins = ["tests.integration.fixtures"]
 pytestmark = pytest.mark.timeout(150 if "OBSRAY_DESCRIPTORS" not in os.environ else 600)
@@ -92,22 +93,6 @@ def test_shared_memory_and_disk_may_be_full_and_values_stay_whole(program, root)
     assert test.hear() == {"oracle": True}
     assert test.wait() == 0, test.errors()
     assert leftovers(root) == []
-
-
-def control_group(controller: str, name: str) -> Iterator[Path]:
-    """A control group of this test's own (version 1, as root: elsewhere this cannot be tried), emptied in the end."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, names, path = line.split(":", 2)
-        group = Path("/sys/fs/cgroup") / controller / path.lstrip("/") / f"{name}-{os.getpid()}"
-        if names == controller and os.access(group.parent, os.W_OK):
-            break
-    else:
-        pytest.skip(f"no control group of {controller} can be made here")
-    group.mkdir()
-    yield group
-    for pid in (group / "cgroup.procs").read_text().split():
-        (group.parent / "cgroup.procs").write_text(pid)
-    group.rmdir()
 
 
 @pytest.fixture
