@@ -163,11 +163,12 @@ def _worker_died(r: Row, n: Names) -> str:
         "exit_code": f"exited with code {r['exit_code']}",
         "signal": f"was killed by {signal_text(r['signal'])}",
         "oom": f"was killed for its memory ({size(r['rss_bytes'])})",
-        "killed_by_request": "was killed on request", "parent_died": "ended because its parent died",
+        "killed_by_request": "was killed on request", "parent_died": "was killed",
         "start_failed": "failed to start", "placement_removed": "was killed with its placement group",
     }.get(r["cause"], r["cause"])  # fmt: skip
     running = f" while running {n.task_label(r['last_task'])}" if any(r["last_task"]) else ""
-    return f"{_worker(r, n)} {how}{running}"
+    why = f": {r['error']}" if r["cause"] == "parent_died" and r["error"] else ""
+    return f"{_worker(r, n)} {how}{running}{why}"
 
 
 def _hurt(r: Row) -> str:

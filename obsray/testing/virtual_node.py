@@ -467,7 +467,7 @@ class VirtualNode:
         """The system says that a child is gone; what its black box holds is read when it is buried."""
         ran = list(process.records.ran.values()) or [(NIL_TASK, 0)]
         started, attempts = tuple(task for task, _ in ran), tuple(attempt for _, attempt in ran)
-        end = Ended(process.id, process.pid, exit_code, signal, 0, oom, False, started, started[0], "", attempts)
+        end = Ended(process.id, process.pid, exit_code, signal, 0, oom, "", started, started[0], "", attempts)
         wait = self.chance.randint(10 * MICROSECOND_NS, 5 * MILLISECOND_NS)
         self.agenda.after(wait, self.when_awake, self.worker_ended, end)
 

@@ -321,6 +321,51 @@ def test_a_worker_that_stands_still_for_a_while_loses_nothing_and_does_nothing_t
     oracle.check()
 
 
+@obsray.remote
+def with_child(path: str, ends: str) -> int:
+    """Leaves a child in a session of its own, and waits."""
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()} {child.pid}\n")
+    while not os.path.exists(ends):
+        threading.Event().wait(0.01)
+    return os.getpid()
+
+
+def test_when_the_process_that_forks_workers_is_killed_their_tasks_run_again_and_the_story_says_why(
+    session, oracle, tmp_path
+):
+    """A7, A14: begun attempts are repeated if they may be, others are no attempts, and what they had started ends."""
+    path, ends = tmp_path / "pids", tmp_path / "ends"
+    again = with_child.options(max_retries=1).remote(str(path), str(ends))
+    once = with_child.options(max_retries=0).remote(str(path), str(ends))
+    eventually(lambda: path.exists() and len(path.read_text().splitlines()) == 2)
+    # Pushed behind those that run, or waiting for a worker: no attempt of these has begun.
+    behind = [short.options(max_retries=0).remote(number) for number in range(20)]
+    family = [psutil.Process(int(pid)) for pid in path.read_text().split()]
+    (zygote,) = [process for process in children(node_of(session)) if "zygote" in command_of(process)]
+    zygote.kill()
+    gone([zygote, *family])
+    with pytest.raises(exceptions.WorkerCrashedError):
+        obsray.get(once, timeout=60)
+    why = f"the process that forks workers (pid {zygote.pid}: signal 9 (SIGKILL)) died and took it along"
+    ends.touch()
+    # The second attempt leaves a child, which ends with its worker.
+    assert obsray.get(again, timeout=60) not in [process.pid for process in family]
+    assert obsray.get(behind, timeout=60) == list(range(20))
+    view = views(session)
+    attempts = view.task(again.hex()[:32])["attempts"]
+    assert [attempt["outcome"] for attempt in attempts] == ["worker_died", "ok"]
+    for task in (again, once):
+        story = view.story(task.hex()[:32], refresh=False)
+        (died,) = [row for row in story if row["event"] == "worker_died"]
+        assert died["fields"]["cause"] == "parent_died" and died["fields"]["error"] == why and why in died["text"]
+    left = [psutil.Process(int(line.split()[1])) for line in path.read_text().splitlines()[2:]]
+    for process in left:
+        process.kill()
+    oracle.check("worker_died", "task_retried")
+
+
 def test_dashboard_collector_and_control_store_may_be_killed_and_nothing_is_missing(session, oracle):
     """A11: they are started again, tasks notice nothing, and every event is there."""
 

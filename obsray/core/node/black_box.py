@@ -65,16 +65,19 @@ class BlackBox:
         #: Given up for the time of a reading: processes die also when no descriptor is left.
         self._spare = _spare()
 
-    def read(self, worker: bytes, pid: int, status: int, rss_bytes: int, own_kill: bool = False) -> Ended:
-        """The facts about the death of ``worker``. ``own_kill``: the node has sent it SIGKILL."""
+    def read(
+        self, worker: bytes, pid: int, status: int, rss_bytes: int, own_kill: bool = False, parent_died: str = ""
+    ) -> Ended:
+        """The facts about the death of ``worker``. ``own_kill``: the node has sent it SIGKILL; ``parent_died``: how
+        the process ended with which it died."""
         if self._spare >= 0:
             os.close(self._spare)
         try:
-            return self._read(worker, pid, status, rss_bytes, own_kill)
+            return self._read(worker, pid, status, rss_bytes, own_kill, parent_died)
         finally:
             self._spare = _spare()
 
-    def _read(self, worker: bytes, pid: int, status: int, rss_bytes: int, own_kill: bool) -> Ended:
+    def _read(self, worker: bytes, pid: int, status: int, rss_bytes: int, own_kill: bool, parent_died: str) -> Ended:
         exit_code, signal = wait_status(status)
         try:
             ran = read_ran(self._rings, worker)
@@ -85,9 +88,9 @@ class BlackBox:
         started, attempts = tuple(task for task, _ in ran), tuple(attempt for _, attempt in ran)
         last = started[0] if started else NIL_TASK
         # A kill of the node's own must not use up one of the kernel's, which another death may be due to.
-        oom = self._oom(rss_bytes) if signal == SIGNAL_KILL and not own_kill else ""
+        oom = self._oom(rss_bytes) if signal == SIGNAL_KILL and not own_kill and not parent_died else ""
         tail = self.tail(worker) if status else ""
-        return Ended(worker, pid, exit_code, signal, rss_bytes, oom, False, started, last, tail, attempts)
+        return Ended(worker, pid, exit_code, signal, rss_bytes, oom, parent_died, started, last, tail, attempts)
 
     def _oom(self, rss_bytes: int) -> str:
         if not self.memory_kills.explains():

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgpack
 
-from obsray.core.system.processes import send_signal, spawn
+from obsray.core.system.processes import MARK_VARIABLE, send_signal, spawn
 
 SOCKET_FD = 3
 PACKET_BYTES_MAX = 1 << 20
@@ -25,6 +25,7 @@ class Forks:
         self._session = session
         self._backlog: deque[bytes] = deque()
         self.pid = 0
+        self._started = 0
         #: Workers that exist as far as the zygote has said, and their pids.
         self.pids: dict[bytes, int] = {}
         self._asked: dict[bytes, None] = {}
@@ -40,7 +41,8 @@ class Forks:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             log = self._session / "logs" / "zygote.log"
-            self.pid = spawn(["-c", _RUN], os.environ, log, {SOCKET_FD: theirs.fileno()})
+            self._started += 1
+            self.pid = spawn(["-c", _RUN], {**os.environ, MARK_VARIABLE: self.mark}, log, {SOCKET_FD: theirs.fileno()})
         except OSError:
             ours.close()
             raise
@@ -49,6 +51,11 @@ class Forks:
         ours.setblocking(False)
         self.socket, self.starting = ours, True
         self._say("start", str(self._session))
+
+    @property
+    def mark(self) -> str:
+        """What all inherit that the zygote and its workers start, so that it is found when these are gone."""
+        return f"{self._session}/{self._started}"
 
     def fork(self, worker: bytes, environment: dict[str, str], place: dict[str, Any]) -> bool:
         """Ask for a process that starts in ``place``; False if there is no zygote to ask."""

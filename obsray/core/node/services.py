@@ -150,17 +150,25 @@ class Services:
             service.pid = 0
 
 
-def wait_all(pids: list[int], seconds: float, log: Callable[[str], None]) -> None:
-    """Wait until these children are gone; what has not ended after ``seconds`` is killed."""
+def wait_all(pids: list[int], seconds: float, log: Callable[[str], None]) -> dict[int, int]:
+    """Wait until these children are gone; what has not ended after ``seconds`` is killed, and waited for once more.
+
+    Returns their wait statuses; without those that do not end all the same, because they are frozen.
+    """
+    found = {pid: reap(pid) for pid in pids}
+    watched = {pid: os.pidfd_open(pid) for pid, status in found.items() if status is None}
     deadline = time.monotonic() + seconds
-    watched = [(pid, os.pidfd_open(pid)) for pid in pids if reap(pid) is None]
-    for pid, pidfd in watched:
-        if not _ended_by(pidfd, deadline):
-            log(f"process {pid} did not end within {seconds:g} s and is killed")
-            send_signal(pid, signal.SIGKILL)
-            _ended_by(pidfd, time.monotonic() + seconds)
+    late = [pid for pid, pidfd in watched.items() if not _ended_by(pidfd, deadline)]
+    for pid in late:
+        log(f"process {pid} did not end within {seconds:g} s and is killed")
+        send_signal(pid, signal.SIGKILL)
+    deadline = time.monotonic() + seconds
+    for pid in late:
+        _ended_by(watched[pid], deadline)
+    for pid, pidfd in watched.items():
         os.close(pidfd)
-        reap(pid)
+        found[pid] = reap(pid)
+    return {pid: status for pid, status in found.items() if status is not None}
 
 
 def _ended_by(pidfd: int, deadline: float) -> bool:

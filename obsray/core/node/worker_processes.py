@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from obsray.core.node.black_box import BlackBox
 from obsray.core.node.services import wait_all
-from obsray.core.node.workers import SIGNAL_KILL, Ended
+from obsray.core.node.workers import SIGNAL_KILL
 from obsray.core.protocol.lifecycle import WorkerState
+from obsray.core.system.processes import kill_marked, wait_status
+from obsray.telemetry.events import signal_text
 
 if TYPE_CHECKING:
     from obsray.core.node.shell import Node
@@ -16,6 +19,19 @@ if TYPE_CHECKING:
 #: A dead worker's link is read to its end first; if somebody else keeps it open, only this long.
 LAST_WORDS_SECONDS = 0.1
 ZYGOTE_BACKOFF_SECONDS_MAX = 30.0
+#: A zygote that died is gone after this time, unless it is frozen.
+END_SECONDS_MAX = 1.0
+DESCENDANTS_AGAIN_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a worker ended whose last words may still come. ``parent_died`` is as in ``Ended``."""
+
+    pid: int
+    status: int
+    rss_bytes: int = 0
+    parent_died: str = ""
 
 
 class WorkerProcesses:
@@ -24,8 +40,8 @@ class WorkerProcesses:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.black_box = BlackBox(node.session)
-        #: Workers that have ended and whose links may still hold their last words: pid, status, RSS.
-        self._dying: dict[bytes, tuple[int, int, int]] = {}
+        #: Workers that have ended and whose links may still hold their last words.
+        self._dying: dict[bytes, _End] = {}
         self._zygote_failures = 0
 
     def watch(self) -> None:
@@ -49,11 +65,11 @@ class WorkerProcesses:
                 case ("failed", worker, why):
                     node.do(node.machine.worker_not_forked, worker, why)
                 case ("ended", worker, pid, status, rss_bytes):
-                    self._worker_ended(worker, pid, status, rss_bytes)
+                    self._worker_ended(worker, _End(pid, status, rss_bytes))
 
-    def _worker_ended(self, worker: bytes, pid: int, status: int, rss_bytes: int) -> None:
+    def _worker_ended(self, worker: bytes, end: _End) -> None:
         node = self.node
-        self._dying[worker] = (pid, status, rss_bytes)
+        self._dying[worker] = end
         link = node.links.get(worker)
         if link is None:
             self._bury(worker)
@@ -68,13 +84,14 @@ class WorkerProcesses:
 
     def _bury(self, worker: bytes) -> None:
         node = self.node
-        pid, status, rss_bytes = self._dying.pop(worker)
+        told = self._dying.pop(worker)
         self._remove_socket(worker)
         known = node.machine.pool.workers.get(worker)
-        end = self.black_box.read(worker, pid, status, rss_bytes, known is not None and known.killed_here)
-        if known is not None and known.state is WorkerState.STARTING:
-            how = f"signal {end.signal}" if end.signal else f"exit code {end.exit_code}"
-            node.log(f"worker {worker.hex()} (pid {pid}) ended before it said hello: {how}\n{end.tail}".rstrip())
+        killed_here = known is not None and known.killed_here
+        end = self.black_box.read(worker, told.pid, told.status, told.rss_bytes, killed_here, told.parent_died)
+        if known is not None and known.state is WorkerState.STARTING and not told.parent_died:
+            how = _how(told.status)
+            node.log(f"worker {worker.hex()} (pid {told.pid}) ended before it said hello: {how}\n{end.tail}".rstrip())
         node.do(node.machine.worker_ended, end)
 
     def _remove_socket(self, worker: bytes) -> None:
@@ -83,18 +100,17 @@ class WorkerProcesses:
 
     def zygote_died(self) -> None:
         """It is gone, or as good as gone, and its workers with it: tell the machine, and start another one."""
-        node = self.node
+        node, pid = self.node, self.node.forks.pid
         assert node.forks.socket is not None
         node.reactor.forget(node.forks.socket.fileno())
         gone = node.forks.lost()
-        node.log(f"the zygote (pid {node.forks.pid}) died with {len(gone)} workers")
-        wait_all([node.forks.pid], 1.0, node.log)
-        for worker, pid in gone.items():
-            link = node.links.get(worker)
-            if link is not None:
-                node.reactor.close(link)
-            self._remove_socket(worker)
-            node.do(node.machine.worker_ended, Ended(worker, pid, 0, SIGNAL_KILL, parent_died=True))
+        zygote = wait_all([pid], END_SECONDS_MAX, node.log)
+        how = f"pid {pid}: {_how(zygote[pid]) if pid in zygote else 'it does not end'}"
+        node.log(f"the zygote ({how}) died with {len(gone)} workers")
+        # They end with it, but for those that are frozen; what user code has started in them does not.
+        self._kill_descendants(node.forks.mark)
+        for worker, worker_pid in gone.items():
+            self._worker_ended(worker, _End(worker_pid, SIGNAL_KILL, parent_died=how))
         if not node.ending:
             delay = min(ZYGOTE_BACKOFF_SECONDS_MAX, 0.1 * 2**self._zygote_failures)
             self._zygote_failures += 1
@@ -112,3 +128,14 @@ class WorkerProcesses:
             return
         self.watch()
         node.do(node.machine.tick)
+
+    def _kill_descendants(self, mark: str) -> None:
+        """Kill what a dead zygote and its workers have started, again until there is none."""
+        if kill_marked(mark):
+            again = time.monotonic() + DESCENDANTS_AGAIN_SECONDS
+            self.node.reactor.call_at(again, lambda: self._kill_descendants(mark))
+
+
+def _how(status: int) -> str:
+    exit_code, number = wait_status(status)
+    return signal_text(number) if number else f"exit code {exit_code}"

@@ -67,7 +67,8 @@ class Worker:
 class Ended(NamedTuple):
     """How a process ended, as the shell found out. ``oom`` is what the cgroup says, empty if it says nothing.
 
-    ``started`` and ``attempts`` are as in ``WorkerDied``.
+    ``started`` and ``attempts`` are as in ``WorkerDied``. ``parent_died``: it died because the process that had forked
+    it did, which ended like this; empty if not.
     """
 
     worker: bytes
@@ -76,7 +77,7 @@ class Ended(NamedTuple):
     signal: int
     rss_bytes: int = 0
     oom: str = ""
-    parent_died: bool = False
+    parent_died: str = ""
     started: tuple[bytes, ...] = ()
     last_task: bytes = NIL_TASK
     tail: str = ""
@@ -444,7 +445,7 @@ def _cause(worker: Worker, end: Ended) -> tuple[DeathCause, str]:
     """Why a process ended: what the node asked for if that is how it went, else the wait status; never a guess."""
     asked = worker.end_cause
     if end.parent_died:
-        return DeathCause.PARENT_DIED, "the process that forks workers died and took it along"
+        return DeathCause.PARENT_DIED, f"the process that forks workers ({end.parent_died}) died and took it along"
     if end.oom and end.signal == SIGNAL_KILL and not worker.killed_here:
         return DeathCause.OOM, end.oom
     # The word of its end may come late: then it did end, in its own way, before it was killed.

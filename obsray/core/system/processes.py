@@ -18,6 +18,8 @@ from pathlib import Path
 from obsray.core.system.fate import die_with_parent
 
 PARENT_VARIABLE = "OBSRAY_PARENT_PID"
+#: Tells of which zygote a process descends.
+MARK_VARIABLE = "OBSRAY_ZYGOTE"
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 _RESET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD, signal.SIGHUP)
@@ -116,6 +118,32 @@ def send_signal(pid: int, number: int) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def kill_marked(mark: str) -> int:
+    """Kill all processes that began with ``mark`` in their environment; how many there were.
+
+    For descendants that nobody can list any more because whoever would have adopted them is gone.
+    """
+    wanted, found = f"{MARK_VARIABLE}={mark}".encode(), 0
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            pidfd = os.pidfd_open(int(name))
+        except OSError:
+            continue
+        try:
+            # Whoever has the number now has it as long as this is open.
+            if wanted in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                found += 1
+        except OSError:
+            # It is somebody else's, or has ended.
+            pass
+        finally:
+            os.close(pidfd)
+    return found
 
 
 def clean_session(directory: Path | str) -> None:

@@ -164,7 +164,11 @@ def test_a_worker_nobody_asked_for_is_refused():
         ({"signal": 9, "oom": "killed for memory"}, DeathCause.OOM, "killed for memory"),
         # The counter of the whole container rose, but this one died of something else.
         ({"signal": 11, "oom": "killed for memory"}, DeathCause.SIGNAL, "killed by signal 11"),
-        ({"signal": 9, "parent_died": True}, DeathCause.PARENT_DIED, "the process that forks"),
+        (
+            {"signal": 9, "parent_died": "pid 7: signal 9"},
+            DeathCause.PARENT_DIED,
+            "(pid 7: signal 9) died and took it along",
+        ),
     ],
 )
 def test_a_death_is_explained_by_its_wait_status(facts, cause, text):
