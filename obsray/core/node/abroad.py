@@ -17,9 +17,11 @@ from obsray.core.node.jobs import JobDescription
 from obsray.core.node.peers import NodeFacts, Peer
 from obsray.core.node.resources import Amounts
 from obsray.core.node.step import Broadcast, Send, Shutdown, Step
+from obsray.core.node.workers import SIGNAL_KILL
 from obsray.core.protocol import messages as m
 from obsray.core.protocol.lifecycle import NodeState
 from obsray.ids import TASK_ID_BYTES, mark_of, mark_of_node
+from obsray.telemetry.events import DeathCause
 
 if TYPE_CHECKING:
     from obsray.core.node.machine import NodeMachine
@@ -178,7 +180,7 @@ class Abroad:
 
     def _node_leaves(self, step: Step, peer: Peer, message: m.NodeLeaves) -> None:
         self.peers.drains(peer, True)
-        peer.reason = message.reason
+        peer.leaving, peer.reason = True, message.reason
         if message.cluster_ends is True and peer.facts.head:
             step.effects.append(Shutdown(f"its cluster has ended: {message.reason}"))
 
@@ -243,6 +245,9 @@ class Abroad:
             self.machine.client_left(step, client.id)
 
     def _worker_died(self, step: Step, peer: Peer, message: m.WorkerDied) -> None:
+        if peer.leaving and (message.cause == DeathCause.INTENDED or message.signal == SIGNAL_KILL):
+            # It was asked to end, or did not in time, because its node does: nobody meant it in particular.
+            message = message._replace(cause=DeathCause.NODE_DIED, detail=peer.gone_because(peer.reason))
         # First what it means for its actor, as at home: callers must know that it starts again before calls come back.
         self.machine.actors.peer_worker_died(step, message)
         step.effects.append(Broadcast(m.encode(message)))

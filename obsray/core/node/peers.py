@@ -62,6 +62,8 @@ class Peer:
     task_seconds: float = 0.0
     store_bytes: int = 0
     draining: bool = False
+    #: It has said that it ends, and takes its processes along.
+    leaving: bool = False
     #: What still holds it while it drains, as it last said (``DrainProgress``).
     drain: dict[str, Any] | None = None
 

@@ -181,6 +181,30 @@ def test_an_actor_survives_its_node_only_if_it_may_start_again(cluster, restarts
     assert head.actors.actors[actor].incarnation == 1
 
 
+@pytest.mark.parametrize("signal", [0, 9], ids=["in order", "killed"])
+def test_a_process_that_ends_with_a_node_that_leaves_is_no_end_of_its_actor_however_early_its_home_hears(
+    cluster, signal
+):
+    head = cluster.nodes[0]
+    driver = head.driver()
+    actor = elsewhere(cluster, head, driver, restarts_max=1)
+    worker = becomes_alive(cluster, actor)
+    leaver = at(cluster, worker)
+    head.take(driver)
+    cluster.say(leaver.node, head.node, m.encode(m.NodeLeaves("somebody asked", False)))
+    cluster.settle()
+    if not signal:
+        leaver.send(worker, m.Goodbye())
+    leaver.worker_dies(worker, signal=signal)
+    cluster.settle()
+    told = [each for each in head.take(driver) if isinstance(each, m.ActorChanged | m.WorkerDied)]
+    assert [(type(each), each.cause) for each in told] == [
+        (m.ActorChanged, DeathCause.NODE_DIED), (m.WorkerDied, DeathCause.NODE_DIED)
+    ]  # fmt: skip
+    assert told[0].state == ActorState.RESTARTING and "somebody asked" in told[0].detail
+    assert at(cluster, becomes_alive(cluster, actor)) not in (head, leaver)
+
+
 def test_an_actor_that_waited_at_a_node_that_died_waits_somewhere_else():
     cluster = ClusterBench({"cpus": 1}, {"cpus": 1, "custom": {"there": 1}})
     head, lost = cluster.nodes
