@@ -7,6 +7,7 @@ import inspect
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from obsray.core import options as opts
@@ -18,7 +19,7 @@ from obsray.core.calling import (
     signature_of,
 )
 from obsray.core.graph import ClassNode
-from obsray.core.handles import ActorHandle, HandleMeta, get_named, methods_of
+from obsray.core.handles import ActorHandle, HandleMeta, MethodInfo, get_named, methods_of
 from obsray.core.runtime.bindings import Bindings, interactive
 from obsray.core.runtime.leases import Function
 from obsray.core.runtime.session import Session
@@ -54,19 +55,27 @@ class ActorClass(Generic[T]):
     """A class whose instances live in workers of their own: ``C.remote(...)`` returns a handle at once."""
 
     def __init__(self, cls: type[T], options: dict[str, Any]) -> None:
-        self._class = cls
-        self._options = opts.check(options, opts.ACTOR_OPTIONS, "an actor class")
+        self._begin(cls, opts.check(options, opts.ACTOR_OPTIONS, "an actor class"), cls.__doc__)
         for name in ("name", "namespace"):
             if options.get(name) == "":
                 raise ValueError(f"{name} of an actor cannot be empty; leave it out for an actor without one")
         placement.check(self._options)
         self._check_checkpoints()
         self._methods = methods_of(cls)
+
+    def _begin(self, cls: type[T], options: dict[str, Any], doc: str | None) -> None:
+        """Set what the class need not be whole for."""
+        self._class = cls
+        self._options = options
         self._blob = b""
         self._bindings: Bindings | None = None
         self.__name__ = cls.__name__
-        self.__doc__ = cls.__doc__
+        self.__doc__ = doc
         self.__module__ = cls.__module__
+
+    @cached_property
+    def _methods(self) -> dict[str, MethodInfo]:
+        return methods_of(self._class)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{self.__name__} is an actor class: call {self.__name__}.remote(...) to make an actor")
@@ -249,10 +258,11 @@ class ActorClass(Generic[T]):
         return f"<actor class {self.__module__}.{self.__name__}{shown(self._options)}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"class": self._class, "options": self._options}
+        return {"class": self._class, "options": self._options, "doc": self.__doc__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["class"], state["options"])  # type: ignore[misc]
+        # The class may be in the making still: one that makes actors of its own kind refers to this, too.
+        self._begin(state["class"], state["options"], state["doc"])
 
 
 def _no_arguments(name: str) -> Callable[[Any, Any], None]:

@@ -175,6 +175,45 @@ def test_an_unknown_group_is_refused_at_the_call():
         actor.echo.options(concurrency_group="disk").remote(1)
 
 
+def test_actors_make_actors_of_their_own_class_and_of_classes_that_make_theirs():
+    @obsray.remote(num_cpus=0)
+    class Tree:
+        """Of nodes."""
+
+        def __init__(self, depth):
+            self.below = [Tree.remote(depth - 1) for _ in range(2)] if depth else []
+
+        @obsray.method(num_returns=2)
+        def two(self):
+            return 1, Tree.__doc__
+
+        def count(self):
+            return 1 + sum(obsray.get([tree.count.remote() for tree in self.below]))
+
+        def first(self):
+            return self.below[0]
+
+    @obsray.remote(num_cpus=0)
+    class Ping:
+        def other(self):
+            return Pong.remote()
+
+    @obsray.remote(num_cpus=0)
+    class Pong:
+        def other(self):
+            return Ping.remote()
+
+    root = Tree.remote(2)
+    assert obsray.get(root.count.remote()) == 7
+    below = obsray.get(root.first.remote())
+    assert obsray.get(below.count.remote()) == 3 and obsray.get(below.two.remote()) == [1, "Of nodes."]
+    # Each ends with the actor that made it.
+    found = [Ping.remote()]
+    for _ in range(3):
+        found.append(obsray.get(found[-1].other.remote()))
+    assert [actor._meta.class_name for actor in found] == ["Ping", "Pong"] * 2
+
+
 def test_special_methods_are_called_by_name():
     actor = Plain.remote()
     assert obsray.get(actor.__len__.remote()) == 7
