@@ -3,8 +3,9 @@
 A connection between two nodes can break although both processes live, with what was under way on it. What is said of
 holds is therefore numbered, kept until it is acknowledged, and said again on the next connection; a number counts
 once and in order. What a value registers on its way can be lost with the value: so an owner looks now and then at what
-holders elsewhere are said to hold, and asks about what has not changed since the last look. Only what two answers to
-two questions contradict is corrected: the value that registers it is not under way any more.
+holders elsewhere are said to hold, and holders at its own node by somebody elsewhere, and asks about what has not
+changed since the last look. Only what two answers to two questions contradict is corrected: the value that registers it
+is not under way any more.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from obsray.ids import WORKER_ID_BYTES, mark_of
 
 #: Objects in one question.
 ASKED_MAX = 1000
+_NOTHING: frozenset[bytes] = frozenset()
 
 
 class Correspondence:
@@ -63,7 +65,7 @@ class Correspondence:
 
 
 class Audit:
-    """Do holders elsewhere hold what they are counted for?"""
+    """Do holders hold what they are counted for, where a connection between two nodes may have lost it?"""
 
     def __init__(self, worker: bytes) -> None:
         self._mark = mark_of(worker)
@@ -72,6 +74,13 @@ class Audit:
         self._before: dict[tuple[bytes, bytes], int] = {}
         #: What one answer has contradicted: the count then, and the answer.
         self._disputed: dict[tuple[bytes, bytes], tuple[int, int]] = {}
+        #: Holders at this node, and what somebody at another has registered them for since they last agreed.
+        self._unsure: dict[bytes, set[bytes]] = {}
+
+    def registered_abroad(self, holder: bytes, objects: Iterable[bytes]) -> None:
+        """Somebody at another node has registered a holder, to which it sends a value that may be lost."""
+        if mark_of(holder) == self._mark:
+            self._unsure.setdefault(holder, set()).update(objects)
 
     def look(
         self, held_by: dict[bytes, set[bytes]], holders: dict[bytes, dict[bytes, int]]
@@ -81,8 +90,13 @@ class Audit:
         before, self._before = self._before, {}
         questions: list[tuple[bytes, tuple[Any, ...]]] = []
         over: list[tuple[bytes, bytes]] = []
+        unsure, self._unsure = self._unsure, {}
         for holder, held in held_by.items():
-            if not held or mark_of(holder) == self._mark:
+            if mark_of(holder) == self._mark:
+                held = held & unsure.get(holder, _NOTHING)
+                if held:
+                    self._unsure[holder] = held
+            if not held:
                 continue
             same = []
             for identifier in sorted(held):
@@ -127,6 +141,8 @@ class Audit:
             count = holders.get(identifier, {}).get(holder, 0)
             if self._before.get(pair) != count or count == held:
                 self._disputed.pop(pair, None)
+                if self._before.get(pair) == held and holder in self._unsure:
+                    self._unsure[holder].discard(identifier)
             elif self._disputed.get(pair) == (count, held):
                 del self._disputed[pair]
                 wrong.append((identifier, held - count))

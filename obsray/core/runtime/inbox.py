@@ -212,6 +212,7 @@ class Inbox:
         _, number, identifiers, holder = message
         counts, heard = self.session.ownership.correspondence.hear(link.peer.worker, number)
         if counts and holder:
+            self.session.ownership.audit.registered_abroad(holder, identifiers)
             self._on_add_holder(link, (m.AddHolder._field_defaults["tag"], identifiers, holder))
         elif counts:
             self._on_release_holders(link, (m.ReleaseHolders._field_defaults["tag"], identifiers))

@@ -28,6 +28,8 @@ def sent(ownership: Ownership, to: bytes) -> list:
 def hear(ownership: Ownership, sender: bytes, told: m.HoldsTold) -> int:
     """As the inbox does it: the number that is acknowledged."""
     counts, heard = ownership.correspondence.hear(sender, told.number)
+    if counts and told.holder:
+        ownership.audit.registered_abroad(told.holder, told.objects)
     for identifier in told.objects if counts else ():
         ownership.add_holder(identifier, told.holder or sender, 1 if told.holder else -1)
     return heard
@@ -108,6 +110,29 @@ def test_holders_at_the_same_node_are_not_asked():
     held = {b"samenod1": {b"object"}}
     for _ in range(3):
         assert audit.look(held, {b"object": {b"samenod1": 1}}) == ([], [])
+
+
+def test_a_hold_at_the_same_node_whose_value_was_sent_from_another_and_never_came_ends_as_well():
+    beside = b"besinod1"
+    owner, holder, giver = Ownership(OWNER), Ownership(beside), Ownership(GIVER)
+    lost, kept = owned(owner, 1), owned(owner, 2)
+    giver.tell_owner(OWNER, [lost.id, kept.id], beside)
+    (told,) = sent(giver, OWNER)
+    hear(owner, GIVER, told)
+    # Only the value with the second came.
+    holder.entry(kept.id).registered = 1
+    corrected = 0
+    for look in range(3):
+        asked = questions(owner, beside)
+        assert len(asked) == min(look, 1)
+        for each in asked:
+            holder.say_what_is_held(OWNER, each.number, each.objects)
+            (answer,) = sent(holder, OWNER)
+            corrected += owner.holder_says(beside, answer.number, zip(answer.objects, answer.counts, strict=True))
+    assert corrected == 1 and lost.id not in owner.entries
+    assert owner.holders[kept.id] == {beside: 1}
+    # What both agree on is not asked about again.
+    assert questions(owner, beside) == questions(owner, beside) == []
 
 
 def test_a_journey_that_lasts_for_three_looks_is_over():
