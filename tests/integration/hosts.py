@@ -108,14 +108,17 @@ class Bridge:
         """Start a node at each host; their ids. Each but the head has a resource of its letter."""
         head, *rest = self.hosts
         nodes = [head.start_node("--head", "--port", str(PORT), "--include-dashboard", "false")]
-        token = self.base / "token"
-        token.write_bytes((head.session / "token").read_bytes())
-        token.chmod(0o600)
-        for host in rest:
-            resources = json.dumps({host.name[-1]: 100})
-            joining = ("--address", f"{head.address}:{PORT}", "--token-file", str(token), "--resources", resources)
-            nodes.append(host.start_node(*joining))
-        return nodes
+        return [*nodes, *(self.join(host) for host in rest)]
+
+    def join(self, host: Host) -> str:
+        """Start a node at a host; its id."""
+        head, token = self.hosts[0], self.base / "token"
+        if not token.exists():
+            token.write_bytes((head.session / "token").read_bytes())
+            token.chmod(0o600)
+        resources = json.dumps({host.name[-1]: 100})
+        joining = ("--address", f"{head.address}:{PORT}", "--token-file", str(token), "--resources", resources)
+        return host.start_node(*joining)
 
     def remove(self) -> None:
         for host in self.hosts:

@@ -24,6 +24,7 @@ from obsray.telemetry.events import ProcessKind
 from obsray.telemetry.spine import Silent
 from tests.integration.programs import ROOT, conserved, eventually, views
 from tests.integration.test_control_process import Control, Inbox, make_session
+from tests.reliability.oracle import Oracle
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -158,6 +159,7 @@ def test_with_every_call_and_message_disturbed_all_is_as_it_should_be_and_can_be
     context = obsray.init(num_cpus=2, include_dashboard=False, _system_config={"chaos": specification})
     session = Path(context.address_info["session_dir"])
     try:
+        oracle = Oracle(session)
         counter = Counter.options(name="counter").remote()
         assert obsray.get([counter.count.remote(number) for number in range(200)]) == list(range(200))
         references = [same.remote(number) for number in range(200)]
@@ -166,9 +168,8 @@ def test_with_every_call_and_message_disturbed_all_is_as_it_should_be_and_can_be
         for number in range(3):
             internal_kv._internal_kv_put(b"k%d" % number, b"v")
         assert len(internal_kv._internal_kv_list(b"k")) == 3
-        del counter
-        eventually(lambda: obsray.available_resources() == obsray.cluster_resources())
-
+        del counter, references
+        oracle.check("fault_injected")
         view = views(session)
         kinds = {"request_lost", "reply_lost", "in_flight", "delayed"}
         summary = eventually(lambda: (found := injected(view)) and {item["fault"] for item in found} == kinds and found)
@@ -192,6 +193,7 @@ def test_links_between_nodes_and_to_workers_may_break_and_nothing_is_lost_or_han
     try:
         cluster.add_node(num_cpus=2, resources={"far": 4})
         obsray.init(address=cluster.address)
+        oracle = Oracle(Path(cluster.head_node.session_dir))
         far = {"resources": {"far": 0.5}, "num_cpus": 0.1, "max_retries": -1}
         counter = Counter.options(resources={"far": 1}, max_task_retries=-1, max_restarts=-1).remote()
         calls = [counter.count.remote(number) for number in range(40)]
@@ -199,7 +201,7 @@ def test_links_between_nodes_and_to_workers_may_break_and_nothing_is_lost_or_han
         assert obsray.get(calls, timeout=120) == list(range(40))
         assert obsray.get(here, timeout=120) == list(range(40))
         del counter, calls, here
-        eventually(lambda: obsray.available_resources() == obsray.cluster_resources())
+        oracle.check("fault_injected")
         assert conserved(cluster.head_node.session_dir)["tasks"]["submitted"] == 40 + 1 + 80
     finally:
         obsray.shutdown()

@@ -14,7 +14,7 @@ import pytest
 import obsray
 from obsray import exceptions
 from tests.integration.programs import eventually, views
-from tests.reliability.oracle import checked_runtime
+from tests.reliability.oracle import Oracle, checked_runtime
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -94,7 +94,7 @@ def row_of(directory: Path, actor: Any) -> dict[str, Any]:
 
 
 def test_a_kill_in_the_middle_of_a_call_repeats_only_the_calls_since_the_state_was_saved(session, tmp_path):
-    actor = make(100)
+    oracle, actor = Oracle(session), make(100)
     calls = [actor.hear.remote(number, tmp_path / "died" if number == 950 else None) for number in range(1000)]
     assert obsray.get(calls) == list(range(1, 1001))
     assert obsray.get(actor.all.remote()) == list(range(1000))
@@ -109,6 +109,11 @@ def test_a_kill_in_the_middle_of_a_call_repeats_only_the_calls_since_the_state_w
     assert any("saved its state after 100 calls: checkpoint 9" in line for line in text)
     assert any("went on from checkpoint 9" in line and "repeated 50 calls" in line for line in text)
     assert sum("repeated Log.hear" in line for line in text) == 50
+    (died,) = [row for row in views(session).workers() if row["actor_id"] == actor._actor_id.hex() and row["signal"]]
+    assert died["signal"] == signal.SIGKILL
+    obsray.kill(actor)
+    del calls
+    oracle.check("worker_died", "actor_restarting")
 
 
 def test_a_kill_in_the_middle_of_saving_costs_nothing_but_the_repetition(tmp_path):

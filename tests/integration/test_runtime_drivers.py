@@ -141,7 +141,7 @@ listen()
     else:
         second.tell()
     second.wait()
-    gone(ending)
+    gone(ending, SOON_SECONDS)
     assert all(process.is_running() for process in staying)
     error = "WORKER_DIED" if how == "killed" else "TASK_CANCELLED"
     hung = [("name", "=", "hang"), ("state", "=", "FAILED"), ("error_type", "=", error)]

@@ -1,11 +1,12 @@
-"""Three hosts on one bridge, of which two lose sight of each other: checks C1, C3 and C6 of docs/reliability.md."""
+"""Three hosts on one bridge that lose sight of one another: checks C1, C2, C3, C4 and C6 of docs/reliability.md."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
-from hosts import Bridge
+from hosts import Bridge, Host, ip
 
 from tests.integration.programs import eventually, views
 
@@ -42,6 +43,9 @@ def total(array):
 
 def alive():
     return [node["Alive"] for node in obsray.nodes()] == [True] * 3
+
+def alive_but_one():
+    return sorted(node["Alive"] for node in obsray.nodes()) == [False, True, True, True]
 
 assert obsray.get(total.remote(np.ones(10, np.uint8)), timeout=60) == 11
 """
@@ -163,3 +167,90 @@ def test_a_slow_transfer_holds_nobody_up_and_survives_a_reset(bridge):
     rows = eventually(lambda: views(bridge.hosts[2].session).store.rows("transfer_retried"))
     # Of 8 MB seven blocks are whole.
     assert any("reset" in row["error"] and row["received_bytes"] >= 7 << 20 for row in rows), rows
+
+
+SILENT = """
+from obsray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+FAR = next(node["NodeID"] for node in obsray.nodes() if "b" in node["Resources"])
+
+@obsray.remote(num_cpus=0, resources={"b": 1}, max_retries=0)
+def forever():
+    time.sleep(1000)
+
+@obsray.remote(num_cpus=0)
+def where(began):
+    here = obsray.get_runtime_context().get_node_id()
+    with open(began, "a") as file:
+        file.write(here + " ")
+    if here == FAR:
+        time.sleep(1000)
+    return here
+
+@obsray.remote(num_cpus=0, resources={"b": 1})
+class Counter:
+    def here(self):
+        return obsray.get_runtime_context().get_node_id()
+
+    def wait(self):
+        time.sleep(1000)
+
+began = sys.argv[1] + "/began"
+lost, actor = forever.remote(), Counter.remote()
+again = where.options(scheduling_strategy=NodeAffinitySchedulingStrategy(FAR, soft=True)).remote(began)
+assert obsray.get(actor.here.remote(), timeout=20) == FAR
+call = actor.wait.remote()
+while not Path(began).exists() or Path(began).read_text().split() != [FAR]:
+    time.sleep(0.01)
+assert obsray.wait([lost, call, again], num_returns=3, timeout=1) == ([], [lost, call, again])
+# Nobody is told: no FIN, no RST, no interface of its own that goes down. What either side sends is gone.
+ip("-n", HEAD, "link", "set", PORT, "down")
+began_at = time.monotonic()
+for ref, kind in ((lost, exceptions.WorkerCrashedError), (call, exceptions.ActorDiedError)):
+    try:
+        obsray.get(ref, timeout=60)
+    except kind as error:
+        took = time.monotonic() - began_at
+        print(f"{took:.1f} s", error, flush=True)
+        assert "node" in str(error)
+        # Ten seconds of silence are a death; the kernel would wait for a quarter of an hour.
+        assert 3 < took < 25, took
+    else:
+        raise AssertionError(kind)
+assert obsray.get(again, timeout=60) not in (FAR, None)
+assert Path(began).read_text().split()[0] == FAR and len(Path(began).read_text().split()) == 2
+del lost, actor, call, again, ref
+oracle.check("node_changed", "worker_died", "actor_died", "task_retried")
+"""
+
+AFTERWARDS = """
+@obsray.remote(num_cpus=0, resources={"b": 1})
+def who():
+    return obsray.get_runtime_context().get_node_id()
+
+print("joined as", obsray.get(who.remote(), timeout=60))
+assert alive_but_one()
+oracle.check()
+"""
+
+
+def test_a_silent_node_is_dead_once_ends_by_itself_and_its_host_joins_again_as_another(bridge):
+    """C2, C4: its work fails or runs elsewhere; when it can be heard again, it is told that it is dead."""
+    head, other, _ = bridge.hosts
+    session = other.session
+    node = node_of(other)
+    run(bridge, SILENT)
+    family = ip("netns", "pids", other.name).split()
+    assert family, "cut off, it goes on for a while"
+    ip("-n", head.name, "link", "set", bridge.port_of(other), "up")
+    eventually(lambda: not ip("netns", "pids", other.name).split(), 90)
+    assert "the cluster takes this node for dead" in (session / "logs" / "node.log").read_text()
+    again = bridge.join(other)
+    assert again != node
+    run(bridge, AFTERWARDS)
+    changes = [row for row in views(head.session).store.rows("node_changed") if row["node"].hex() == node]
+    assert [row["state"].upper() for row in changes].count("DEAD") == 1, changes
+
+
+def node_of(host: Host) -> str:
+    return str(json.loads((host.session / "session.json").read_text())["node"])

@@ -12,12 +12,15 @@ from typing import Any
 import psutil
 
 import obsray
+from obsray.core.system.processes import MARK_VARIABLE
 from obsray.telemetry import asking, session_file
 from obsray.telemetry.views import Views
 from tests.integration.programs import eventually, views
 
 #: A process may keep a few descriptors more than before: logs, a connection that is used again.
 DESCRIPTORS_MORE_MAX = 16
+#: Its connection.
+DESCRIPTORS_OF_A_WORKER = 1
 ENDED = ("FINISHED", "FAILED", "CANCELLED")
 
 
@@ -27,7 +30,9 @@ class Oracle:
     def __init__(self, session: Path, *others: Path) -> None:
         self.sessions = [session, *others]
         self.shared = shared_memory()
+        self.spilled = self._spilled()
         self.descriptors = descriptors()
+        self.of_nodes = self._descriptors_of_nodes()
         self.seen: set[psutil.Process] = set()
         self.look()
 
@@ -37,11 +42,33 @@ class Oracle:
         eventually(lambda: obsray.available_resources() == obsray.cluster_resources())
         self._check_records(told, pending)
         assert shared_memory() <= self.shared, "shared memory was left"
+        eventually(lambda: self._spilled() <= self.spilled)
         try:
             eventually(lambda: descriptors() <= self.descriptors + DESCRIPTORS_MORE_MAX)
         except AssertionError as left:
             raise AssertionError(f"{descriptors()} descriptors, before {self.descriptors}: {open_files()}") from left
+        eventually(lambda: not self._grown())
         eventually(lambda: not self.orphans())
+
+    def _spilled(self) -> set[Path]:
+        """Files of objects."""
+        return {path for session in self.sessions for path in (session / "spill").glob("*")}
+
+    def _descriptors_of_nodes(self) -> dict[int, int]:
+        """By pid: what a node has open, besides what each of its workers takes there."""
+        found = {}
+        for session in self.sessions:
+            with contextlib.suppress(psutil.NoSuchProcess, OSError):
+                node = node_of(session)
+                found[node.pid] = node.num_fds() - DESCRIPTORS_OF_A_WORKER * len(workers_of(session))
+        return found
+
+    def _grown(self) -> dict[int, int]:
+        """Nodes that have more open than before."""
+        now = self._descriptors_of_nodes()
+        return {
+            pid: count for pid, count in now.items() if count > self.of_nodes.get(pid, count) + DESCRIPTORS_MORE_MAX
+        }
 
     def _check_records(self, told: Iterable[str], pending: int) -> None:
         # One reader for all looks: it reads only what is new.
@@ -74,15 +101,29 @@ class Oracle:
                 continue
 
     def orphans(self) -> list[psutil.Process]:
-        """Processes that belonged to a node, live, and are nobody's child any more."""
-        return [process for process in self.seen if process.is_running() and _parent(process) == 1]
+        """Processes that belong to one of these sessions, live, and do not descend from a node of theirs (any more).
 
+        Also those that came and lost it between two looks: what serves a node has its session in its command, and what
+        workers and user code start inherits an environment that tells of it.
+        """
+        nodes, found = set[int](), []
+        for session in self.sessions:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                nodes.add(node_of(session).pid)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if not self._belongs(process):
+                    continue
+                above = {process.pid, *(each.pid for each in process.parents())}
+                if not above & nodes and command_of(process):
+                    found.append(process)
+        return found
 
-def _parent(process: psutil.Process) -> int:
-    try:
-        return int(process.ppid())
-    except psutil.NoSuchProcess:
-        return 0
+    def _belongs(self, process: psutil.Process) -> bool:
+        if process in self.seen:
+            return True
+        line, mark = " ".join(process.cmdline()), process.environ().get(MARK_VARIABLE, "")
+        return any(f"--session-dir {session}" in line or mark.startswith(f"{session}/") for session in self.sessions)
 
 
 def _any(columns: Any) -> Any:

@@ -54,7 +54,7 @@ def test_a_long_queue_drains_as_fast_as_a_short_one(session):
     The time that a program spends on each task is compared, which others that want the processors do not change; where
     nobody does, the rates themselves.
     """
-    me, quiet = psutil.Process(), Quiet()
+    me, quiet, oracle = psutil.Process(), Quiet(), Oracle(session)
     gate = Gate.remote()
     obsray.get([gate.open.remote(), gate.wait.remote()], timeout=60)
 
@@ -84,6 +84,8 @@ def test_a_long_queue_drains_as_fast_as_a_short_one(session):
     assert each < 4096
     rows = eventually(lambda: views(session).tasks(limit=1000, filters=[])["rows"])
     assert len(rows) == 1000
+    obsray.kill(gate)
+    oracle.check()
 
 
 def own_seconds(work: Callable[[], None]) -> float:

@@ -55,6 +55,15 @@ def link_of_chain(values: list[int], value: int) -> list[int]:
     return [*values, value]
 
 
+@obsray.remote(max_retries=3)
+def held_once(values: list[int], value: int, began: str) -> list[int]:
+    """A link whose first attempt never ends by itself."""
+    if not os.path.exists(began):
+        Path(began).write_text(obsray.get_runtime_context().get_node_id())
+        threading.Event().wait()
+    return [*values, value]
+
+
 @obsray.remote(max_retries=2)
 def publish(path: str, gate: str) -> str:
     """Say that it runs, wait for the gate, and answer who it was."""
@@ -69,15 +78,21 @@ def is_alive(node_id: str) -> bool:
     return {row["NodeID"]: row["Alive"] for row in obsray.nodes()}[node_id]
 
 
-def test_a_chain_goes_on_where_a_node_was_killed(cluster):
+def test_a_chain_goes_on_where_a_node_was_killed(cluster, tmp_path):
     """A6: it is dead within 1.5 s, its workers die with it, its tasks run elsewhere, the chain has every link once."""
     head = Path(cluster.head_node.session_dir)
     node = cluster.add_node(num_cpus=2)
     oracle = Oracle(head)
-    chain = [obsray.put([])]
+    chain, began = [obsray.put([])], tmp_path / "began"
+    there = NodeAffinitySchedulingStrategy(node.node_id, soft=True)
     for number in range(40):
-        chain.append(link_of_chain.options(max_retries=-1, scheduling_strategy="SPREAD").remote(chain[-1], number))
-    obsray.get(chain[10], timeout=60)
+        if number == 10:
+            held = held_once.options(scheduling_strategy=there).remote(chain[-1], number, str(began))
+            chain.append(held)
+        else:
+            chain.append(link_of_chain.options(max_retries=-1, scheduling_strategy="SPREAD").remote(chain[-1], number))
+    # It is killed in the middle of a link.
+    assert eventually(lambda: began.exists() and began.read_text()) == node.node_id
     family = [psutil.Process(node.pid), *workers_of(Path(node.session_dir))]
     quiet, killed_at = Quiet(), time.monotonic()
     os.kill(node.pid, signal.SIGKILL)
@@ -89,9 +104,16 @@ def test_a_chain_goes_on_where_a_node_was_killed(cluster):
     assert dead_after < (DEAD_SECONDS_MAX if others < OTHERS_MAX else 30)
     gone(family)
     assert obsray.get(chain[-1], timeout=60) == list(range(40))
+    view = views(head)
+    attempts = view.task(held.hex()[:32])["attempts"]
+    assert [attempt["outcome"] for attempt in attempts] == ["node_died", "ok"], attempts
+    story = "\n".join(row["text"] for row in view.story(held.hex()[:32], refresh=False))
+    assert f"node {node.node_id[:8]}" in story, story
+    dead = [row for row in view.store.rows("node_changed") if row["node"].hex() == node.node_id]
+    assert [row["state"].upper() for row in dead].count("DEAD") == 1, dead
     cluster.remove_node(node, allow_graceful=False)
-    del chain
-    oracle.check("node_changed")
+    del chain, held
+    oracle.check("node_changed", "task_retried")
 
 
 def test_a_node_that_stood_still_past_its_death_publishes_nothing_when_it_goes_on(cluster, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
@@ -124,12 +126,12 @@ def test_a_task_that_kills_its_workers_fails_in_the_end_and_takes_nobody_along(s
         assert obsray.get([slow.options(num_cpus=0.5).remote(x) for x in range(100)], timeout=60) == list(range(100))
         return time.monotonic() - began
 
-    alone = good()
+    alone, quiet = good(), Quiet()
     fatal = poison.options(max_retries=3).remote()
-    beside = good()
-    print(f"100 good tasks took {alone:.2f} s, beside a poisoned one {beside:.2f} s")
+    beside, others = good(), quiet.others()
+    print(f"100 good tasks took {alone:.2f} s, beside a poisoned one {beside:.2f} s; others had {others:.0%}")
     # Twice as long is what is promised; the rest is for machines that do other things.
-    assert beside <= 2 * alone + 5
+    assert beside <= 2 * alone + (0 if others < OTHERS_MAX else 5)
     with pytest.raises(exceptions.WorkerCrashedError, match="signal 11") as caught:
         obsray.get(fatal, timeout=60)
     assert "the last words of a poisoned task" in str(caught.value)
@@ -291,11 +293,25 @@ def test_a_call_whose_answer_was_never_heard_is_repeated_only_if_it_may_be(sessi
     if retries:
         assert obsray.get(actor.add.remote(True), timeout=60) == 2
     else:
-        with pytest.raises(exceptions.RayActorError):
+        with pytest.raises(exceptions.ActorUnavailableError, match=r"signal 9.*may have had its effect"):
             obsray.get(actor.add.remote(True), timeout=60)
     assert len(path.read_text().splitlines()) == lines
+    # It goes on with what was done, whoever heard of it.
+    assert obsray.get(eventually(partial(called, actor)), timeout=60) == lines + 1
+    (died,) = [row for row in views(session).workers() if row["actor_id"] == actor._actor_id.hex() and row["signal"]]
+    assert died["signal"] == 9
     del actor
     oracle.check("actor_restarting")
+
+
+def called(actor: object) -> obsray.ObjectRef | None:
+    """A call that its actor was there for."""
+    reference = actor.add.remote(False)
+    try:
+        obsray.get(reference, timeout=60)
+    except exceptions.ActorUnavailableError:
+        return None
+    return reference
 
 
 def test_a_worker_that_stands_still_for_a_while_loses_nothing_and_does_nothing_twice(session, oracle, tmp_path):
@@ -363,6 +379,7 @@ def test_when_the_process_that_forks_workers_is_killed_their_tasks_run_again_and
     left = [psutil.Process(int(line.split()[1])) for line in path.read_text().splitlines()[2:]]
     for process in left:
         process.kill()
+    del view
     oracle.check("worker_died", "task_retried")
 
 
@@ -372,13 +389,35 @@ def test_dashboard_collector_and_control_store_may_be_killed_and_nothing_is_miss
     def services() -> set[psutil.Process]:
         return {process for process in children(node_of(session)) if "launch()" in command_of(process)}
 
+    def listed() -> int:
+        """Of the tasks of this test: how many the dashboard knows as finished."""
+        url, token = session_file.read(session).get("dashboard_url"), (session / "token").read_bytes().hex()
+        question = f"{url}/api/v1/tasks?name=timed&state=FINISHED&limit=1000"
+        try:
+            wanted = urllib.request.Request(question, headers={"authorization": f"Bearer {token}"})
+            with urllib.request.urlopen(wanted, timeout=60) as answer:
+                return len(json.load(answer)["rows"])
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            # It starts.
+            return -1
+
+    timed = obsray.remote(slow._function).options(name="timed")
     killed = eventually(lambda: len(services()) == 3 and services())
-    references = [slow.remote(number) for number in range(20)]
+    assert obsray.get([timed.remote(number) for number in range(20)], timeout=60) == list(range(20))
+    references = [timed.remote(number) for number in range(20)]
     for process in killed:
         process.kill()
     assert obsray.get(references, timeout=60) == list(range(20))
     eventually(lambda: len(services() - killed) == 3)
-    oracle.check()
+    assert obsray.get([timed.remote(number) for number in range(20)], timeout=60) == list(range(20))
+    # Its history has no gap: what ran before, meanwhile and since.
+    assert eventually(lambda: listed() >= 60 and listed()) == 60
+    log = (session / "logs" / "node.log").read_text()
+    for process in killed:
+        assert f"process {process.pid} ended with -9" in log
+    oracle.check("control_started")
 
 
 #: Asks the dashboard without a pause, with the token, until its input ends.

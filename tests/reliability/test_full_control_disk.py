@@ -19,6 +19,7 @@ from obsray.experimental import internal_kv as kv
 from obsray import exceptions
 from obsray.telemetry import session_file
 from pathlib import Path
+from tests.reliability.oracle import Oracle
 
 # A mount namespace of its own, with a small disk for the control store.
 libc = ctypes.CDLL(None, use_errno=True)
@@ -30,6 +31,7 @@ subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)], che
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "storage": str(disk / "control")})
 context = obsray.init(address=cluster.address)
 session = context.address_info["session_dir"]
+oracle = Oracle(Path(session))
 
 @obsray.remote
 def small(x):
@@ -77,6 +79,9 @@ say(
     again=kv.get("key") == b"again", late=obsray.get(late.value.remote(), timeout=60) == 7,
     same=session_file.read(Path(session))["control_pid"] == pid, kept=kv.keys("more ") == kept,
 )
+del named, late
+oracle.check("control_read_only")
+say(oracle=True)
 listen()
 obsray.shutdown()
 cluster.shutdown()
@@ -94,6 +99,7 @@ def test_with_a_full_disk_the_control_store_answers_and_keeps_changes_again_when
     assert all(full.values()), full
     again = test.hear()
     assert all(again.values()), again
+    assert test.hear() == {"oracle": True}
     told = [row["event"] for row in views(session).troubles(200)]
     assert "control_read_only" in told
     conserved(session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,8 @@ try:
         kept.append(obsray.put(megabyte(x)))
 except exceptions.ObjectStoreFullError as caught:
     error = str(caught)
-say(error=error, kept=len(kept), small=obsray.get([small.remote(x) for x in range(20)]) == list(range(20)))
+me = obsray.get_runtime_context().get_worker_id()[:8]
+say(error=error, me=me, kept=len(kept), small=obsray.get([small.remote(x) for x in range(20)]) == list(range(20)))
 # Room again: also what could not be brought back from the disk meanwhile is whole.
 for ref in kept:
     try:
@@ -88,6 +90,8 @@ def test_shared_memory_and_disk_may_be_full_and_values_stay_whole(program, root)
     full = test.hear()
     assert full["small"] is True and 35 <= full["kept"] < 60
     assert "MiB" in full["error"] and "disk" in full["error"], full["error"]
+    # Who has the most: the program itself.
+    assert f"most belongs to {full['me']}" in full["error"], full["error"]
     assert test.hear() == {"whole": True}
     assert test.hear() == {"again": True}
     assert test.hear() == {"oracle": True}
@@ -107,7 +111,11 @@ GREEDY = """
 from obsray import exceptions
 
 open(os.environ["GROUP"] + "/cgroup.procs", "w").write(str(os.getpid()))
-start(num_cpus=4, object_store_memory=32 << 20, _system_config={"memory_usage_ratio_max": 0.8})
+from pathlib import Path
+from tests.reliability.oracle import Oracle
+
+context = start(num_cpus=4, object_store_memory=32 << 20, _system_config={"memory_usage_ratio_max": 0.8})
+oracle = Oracle(Path(context.address_info["session_dir"]))
 
 @obsray.remote
 def eat(megabytes, seconds):
@@ -125,6 +133,9 @@ try:
 except exceptions.OutOfMemoryError as error:
     say(error=str(error))
 say(after=obsray.get(eat.remote(10, 0), timeout=60))
+del ref
+oracle.check("memory_pressure", "worker_died", "task_retried")
+say(oracle=True)
 listen()
 obsray.shutdown()
 """
@@ -138,9 +149,16 @@ def test_when_memory_runs_out_the_newest_task_that_may_run_again_goes_first_and_
     error = test.hear()["error"]
     assert "was killed" in error and "450.0 MiB" in error and "it held" in error
     assert test.hear() == {"after": 10}
+    assert test.hear() == {"oracle": True}
     view = views(session)
     troubles = view.troubles(200)
-    assert [row for row in troubles if row["event"] == "memory_pressure"]
+    # One at a time: who was chosen is dead before the next is.
+    pressed = [row["worker"] for row in view.store.rows("memory_pressure")]
+    chosen = {row["worker"]: row["time_ns"] for row in view.store.rows("memory_pressure")}
+    died = {row["worker"]: row["time_ns"] for row in view.store.rows("worker_died")}
+    assert pressed and len(chosen) == len(pressed), "one was chosen twice"
+    for first, second in itertools.pairwise(sorted(chosen, key=chosen.__getitem__)):
+        assert died[first] <= chosen[second]
     assert {row["fields"]["cause"] for row in troubles if row["event"] == "worker_died"} == {"oom"}
     conserved(session)
     test.tell()
@@ -149,8 +167,10 @@ def test_when_memory_runs_out_the_newest_task_that_may_run_again_goes_first_and_
 
 EXHAUSTED = """
 import resource
+from pathlib import Path
+from tests.reliability.oracle import Oracle
 
-start()
+oracle = Oracle(Path(start().address_info["session_dir"]))
 
 @obsray.remote
 class Counter:
@@ -180,6 +200,10 @@ say(full=full, calls=obsray.get(calls, timeout=60) == list(range(2, 52)))
 for fd in taken:
     os.close(fd)
 say(values=obsray.get(references, timeout=60) == list(range(50)))
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+del counter, calls, references
+oracle.check()
+say(oracle=True)
 obsray.shutdown()
 """
 
@@ -190,6 +214,7 @@ def test_without_descriptors_a_program_waits_and_goes_on_when_there_are_some(pro
     session = test.hear()["directory"]
     assert test.hear() == {"full": 24, "calls": True}
     assert test.hear() == {"values": True}
+    assert test.hear() == {"oracle": True}
     assert test.wait() == 0, test.errors()
     conserved(session)
     assert leftovers(root) == []
@@ -200,8 +225,11 @@ import resource
 from obsray import exceptions
 
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
-start()
+resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, hard))
+from pathlib import Path
+from tests.reliability.oracle import Oracle
+
+oracle = Oracle(Path(start().address_info["session_dir"]))
 
 @obsray.remote(num_cpus=0)
 class Idle:
@@ -239,6 +267,11 @@ say(
     short=short, errors=sorted(errors), connected=connected, values=values == list(range(50)),
     again=obsray.get(again.value.remote(), timeout=60) == 1,
 )
+del first, again
+# Reading the records takes more than there are.
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+oracle.check()
+say(oracle=True)
 listen()
 obsray.shutdown()
 """
@@ -253,6 +286,7 @@ def test_a_node_without_descriptors_lives_and_serves_again_when_there_are_some(p
     errors = said.pop("errors")
     assert all(said.values()), said
     assert set(errors) <= {"ActorDiedError", "WorkerCrashedError", "ActorUnavailableError"}, errors
+    assert test.hear() == {"oracle": True}
     # Each that could not start is tried again with growing pauses.
     assert len(views(session).workers()) < 1000
     conserved(session)
@@ -267,7 +301,10 @@ from obsray import exceptions
 group = os.environ["GROUP"]
 with open(group + "/cgroup.procs", "w") as file:
     file.write(str(os.getpid()))
-start()
+from pathlib import Path
+from tests.reliability.oracle import Oracle
+
+oracle = Oracle(Path(start().address_info["session_dir"]))
 
 @obsray.remote(num_cpus=0)
 class Idle:
@@ -300,6 +337,9 @@ say(
     again=obsray.get(again.value.remote(), timeout=60) == 1,
     over=len(obsray.wait(references, num_returns=12, timeout=60)[0]) == 12,
 )
+del first, again, actors, references, ready, waiting, reference
+oracle.check()
+say(oracle=True)
 listen()
 obsray.shutdown()
 """
@@ -319,6 +359,7 @@ def test_when_no_process_may_be_started_what_runs_goes_on_and_the_rest_comes_lat
     errors = said.pop("errors")
     assert all(said.values()), said
     assert set(errors) <= {"ActorDiedError"}, errors
+    assert test.hear() == {"oracle": True}
     assert len(views(session).workers()) < 500
     conserved(session)
     test.tell()
