@@ -23,8 +23,6 @@ INSTEAD: dict[str, str] = {
     "proxy_server_url": "the dashboard reads ended sessions itself: obsray dashboard",
     "object_spilling_directory": "spilled objects lie in the session directory: set _temp_dir",
     "_plasma_directory": "objects lie in anonymous shared memory",
-    "_redis_username": "the control store is embedded",
-    "_redis_password": "the control store is embedded",
     "_tracing_startup_hook": "every task is recorded with its trace already",
     "_metrics_export_port": "say it as a setting: _system_config={'metrics_address': '127.0.0.1:PORT'}",
     "_node_ip_address": "everything listens on this machine alone",
@@ -32,8 +30,8 @@ INSTEAD: dict[str, str] = {
 }
 LOOPBACK = ("127.0.0.1", "localhost")
 _OF_THE_DASHBOARD = ("include_dashboard", "dashboard_host", "dashboard_port")
-#: Accepted, because they say what is so anyway.
-_ANYWAY = ("_enable_object_reconstruction",)
+#: Accepted: they say what is so anyway, or are for a Redis, which neither Ray starts, and libraries pass them by habit.
+_ANYWAY = ("_enable_object_reconstruction", "_redis_username", "_redis_password")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 

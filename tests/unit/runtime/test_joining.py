@@ -166,7 +166,12 @@ def test_what_only_the_starter_decides_is_a_value_error_when_joining():
         parameters.refuse_when_joining("RAY_ADDRESS=auto", {"include_dashboard": False, "dashboard_port": 1})
     with pytest.raises(ValueError, match="num_cpus and num_gpus must"):
         parameters.refuse_when_joining("RAY_ADDRESS=auto", {"include_dashboard": False, "num_cpus": 1})
-    parameters.refuse({"_enable_object_reconstruction": True}, [])
+    anyway = {
+        "_enable_object_reconstruction": True,
+        "_redis_password": "5241590000000000",
+        "_redis_username": "default",
+    }
+    parameters.refuse(anyway, [])
 
 
 def test_the_address_of_a_cluster_means_a_node_of_it_on_this_machine_the_head_if_it_is_here(base, sockets):
