@@ -146,6 +146,8 @@ listen()
     error = "WORKER_DIED" if how == "killed" else "TASK_CANCELLED"
     hung = [("name", "=", "hang"), ("state", "=", "FAILED"), ("error_type", "=", error)]
     eventually(lambda: state.list_tasks(address, filters=hung), 60)
+    ended = eventually(lambda: [job for job in views(address).jobs() if job["ended_at_ns"]])
+    assert [job["state"] for job in ended] == ["FAILED" if how == "killed" else "SUCCEEDED"], ended
 
     def free():
         first.tell("[obsray.available_resources().get(name, 0) for name in ('CPU', 'object_store_memory')]")

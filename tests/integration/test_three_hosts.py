@@ -114,6 +114,8 @@ try:
     assert obsray.get(total.remote(alone), timeout=100) == 2_000_007
 except (exceptions.ObjectLostError, exceptions.RayTaskError) as error:
     print(type(error).__name__, error)
+    source = next(node["NodeID"] for node in obsray.nodes() if "b" in node["Resources"])
+    assert source[:8] in str(error), error
 print(f"over after {time.monotonic() - began:.1f} s", flush=True)
 assert alive()
 mend(B, "10.78.0.3")

@@ -221,6 +221,21 @@ def group(request: pytest.FixtureRequest) -> Iterator[Freezer]:
     yield from freezer(request.param)
 
 
+def test_a_zygote_that_is_frozen_and_needed_is_replaced_and_ends_when_it_is_thawed(group):
+    """A7: it can be neither woken nor killed by then; workers come from another one."""
+    with checked_runtime(_system_config={"zygote_silent_seconds_max": 3.0}) as session:
+        zygote = zygote_of(session)
+        group.take([zygote.pid])
+        group.freeze()
+        speakers = [Speaker.remote() for _ in range(4)]
+        assert len(set(obsray.get([each.pid.remote() for each in speakers], timeout=60))) == 4
+        halts = eventually(lambda: views(session).store.rows("process_halted"))
+        assert [(halt["pid"], halt["error"]) for halt in halts] == [(zygote.pid, FROZEN)]
+        group.thaw()
+        gone([zygote])
+        del speakers
+
+
 #: Suspected soon, and dead only long after.
 PATIENT = {"node_heartbeat_seconds": 0.1, "node_suspect_seconds": 1.0, "node_dead_seconds": 120.0}
 

@@ -10,7 +10,7 @@ from obsray.core.node.black_box import BlackBox
 from obsray.core.node.services import wait_all
 from obsray.core.node.workers import SIGNAL_KILL
 from obsray.core.protocol.lifecycle import WorkerState
-from obsray.core.system.processes import kill_marked, wait_status
+from obsray.core.system.processes import kill_marked, reap, wait_status
 from obsray.telemetry.events import signal_text
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class WorkerProcesses:
         how = f"pid {pid}: {_how(zygote[pid]) if pid in zygote else 'it does not end'}"
         node.log(f"the zygote ({how}) died with {len(gone)} workers")
         # They end with it, but for those that are frozen; what user code has started in them does not.
-        self._kill_descendants(node.forks.mark)
+        self._kill_descendants(pid, node.forks.mark)
         for worker, worker_pid in gone.items():
             self._worker_ended(worker, _End(worker_pid, SIGNAL_KILL, parent_died=how))
         if not node.ending:
@@ -129,11 +129,13 @@ class WorkerProcesses:
         self.watch()
         node.do(node.machine.tick)
 
-    def _kill_descendants(self, mark: str) -> None:
-        """Kill what a dead zygote and its workers have started, again until there is none."""
+    def _kill_descendants(self, zygote: int, mark: str, pause: float = DESCENDANTS_AGAIN_SECONDS) -> None:
+        """Kill what a dead zygote and its workers have started, again until there is none: the frozen end later."""
         if kill_marked(mark):
-            again = time.monotonic() + DESCENDANTS_AGAIN_SECONDS
-            self.node.reactor.call_at(again, lambda: self._kill_descendants(mark))
+            longer = min(2 * pause, ZYGOTE_BACKOFF_SECONDS_MAX)
+            again = time.monotonic() + pause
+            self.node.reactor.call_at(again, lambda: self._kill_descendants(zygote, mark, longer))
+        reap(zygote)
 
 
 def _how(status: int) -> str:
