@@ -47,8 +47,8 @@ def plus(directory: Path, name: str, array: Any) -> Any:
     return array + 1
 
 
-def destroy(session: Path, *references: Any) -> None:
-    """Have these objects spilled by filling the store, and their files removed."""
+def destroy(session: Path, *references: Any, damage: str = "gone") -> None:
+    """Have these objects spilled by filling the store, and their files removed or damaged."""
     for _ in range(40):
         fill = [obsray.put(np.zeros(3 * MB, np.uint8)) for _ in range(26)]
         del fill
@@ -58,15 +58,35 @@ def destroy(session: Path, *references: Any) -> None:
     for found in files.values():
         assert found
         for path in found:
-            path.unlink()
+            if damage == "gone":
+                path.unlink()
+            elif damage == "cut short":
+                os.truncate(path, path.stat().st_size // 2)
+            else:
+                with open(path, "r+b") as file:
+                    file.seek(path.stat().st_size // 2)
+                    (byte,) = file.read(1)
+                    file.seek(-1, os.SEEK_CUR)
+                    file.write(bytes([byte ^ 1]))
 
 
-def test_a_lost_result_is_computed_again_when_it_is_needed(session, tmp_path, ran):
+@pytest.mark.parametrize("damage", ["gone", "cut short", "one bit flipped"])
+def test_what_cannot_be_made_again_is_an_error_that_names_its_file_and_never_wrong_bytes(session, damage):
+    reference = obsray.put(np.full(3 * MB, 7, np.uint8))
+    destroy(session, reference, damage=damage)
+    with pytest.raises(exceptions.ObjectLostError, match=reference.hex()) as caught:
+        obsray.get(reference, timeout=20)
+    assert str(session / "spill") in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut short", "one bit flipped"])
+def test_a_lost_result_is_computed_again_when_it_is_needed(session, tmp_path, ran, damage):
     reference = make.remote(tmp_path, "make", 7)
     obsray.wait([reference])
-    destroy(session, reference)
+    destroy(session, reference, damage=damage)
     assert ran("make") == 1
-    assert obsray.get(reference, timeout=20)[-1] == 7
+    value = obsray.get(reference, timeout=20)
+    assert (value == 7).all()
     assert ran("make") == 2
     told = {event["event"] for event in views(session).story(reference.hex())}
     assert {"object_lost", "object_missing", "object_rebuilding"} <= told
