@@ -171,6 +171,8 @@ class DeathCause(IntEnum):
     ENVIRONMENT_FAILED = 12
     #: Its node died, and it with it.
     NODE_DIED = 13
+    #: Who it belonged to ended: nobody keeps it any more.
+    OWNER_DIED = 14
 
 
 def signal_text(number: int) -> str:

@@ -216,7 +216,7 @@ class ActorTable:
 
     def _never_placed(self, row: Row, time_ns: int) -> None:
         if row["placed_at_ns"] is None and row["state"] == "PENDING_CREATION":
-            row.update(died_at_ns=time_ns, died_cause="parent_died", error="its creator ended before it was placed")
+            row.update(died_at_ns=time_ns, died_cause="owner_died", error="its creator ended before it was placed")
             self._state(row, max(time_ns, row["created_at_ns"]), "DEAD")
 
     def _actor_created(self, row: Row, time_ns: int, record: Row) -> None:

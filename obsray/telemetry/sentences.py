@@ -164,10 +164,11 @@ def _worker_died(r: Row, n: Names) -> str:
         "signal": f"was killed by {signal_text(r['signal'])}",
         "oom": f"was killed for its memory ({size(r['rss_bytes'])})",
         "killed_by_request": "was killed on request", "parent_died": "was killed",
+        "owner_died": "was killed",
         "start_failed": "failed to start", "placement_removed": "was killed with its placement group",
     }.get(r["cause"], r["cause"])  # fmt: skip
     running = f" while running {n.task_label(r['last_task'])}" if any(r["last_task"]) else ""
-    why = f": {r['error']}" if r["cause"] == "parent_died" and r["error"] else ""
+    why = f": {r['error']}" if r["cause"] in ("parent_died", "owner_died") and r["error"] else ""
     return f"{_worker(r, n)} {how}{running}{why}"
 
 

@@ -179,9 +179,9 @@ class ControlMachine:
         found: list[Row] = []
         for row in rows:
             if isinstance(row, pb.Node) and row.state == pb.NODE_STATE_DEAD:
-                node, cause = row.description.node, int(DeathCause.PARENT_DIED)
-                found += self.actors.node_died(now, node, cause, row.reason)
-                found += self.jobs.node_died(now, node, cause)
+                node = row.description.node
+                found += self.actors.node_died(now, node, int(DeathCause.OWNER_DIED), row.reason)
+                found += self.jobs.node_died(now, node, int(DeathCause.NODE_DIED))
                 found += self.groups.node_died(now, node, row.reason)
         return found
 

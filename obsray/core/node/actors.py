@@ -110,7 +110,7 @@ class ActorTable:
         if asked is not None:
             self._register(step, asked.actor, asked.request)
             if asked.orphaned:
-                self._die(step, asked.actor, DeathCause.PARENT_DIED, "its owner ended")
+                self._die(step, asked.actor, DeathCause.OWNER_DIED, "its owner ended")
 
     def _register(self, step: Step, actor: Actor, request: int) -> None:
         client, spec = actor.owner, actor.spec
@@ -268,7 +268,7 @@ class ActorTable:
     def peer_worker_died(self, step: Step, death: WorkerDied) -> None:
         """A process of another node is gone: the worker of an actor, or the owner of one that it never created."""
         for actor_id in [each for each in self.awaited if owner_of(each) == death.worker]:
-            self._never_born(step, actor_id, DeathCause.PARENT_DIED, b"", "its owner ended before it was created")
+            self._never_born(step, actor_id, DeathCause.OWNER_DIED, b"", "its owner ended before it was created")
         try:
             cause = DeathCause(death.cause)
         except ValueError:
@@ -396,9 +396,9 @@ class ActorTable:
             if actor.state is ActorState.DEAD or actor.detached or actor.spec["job"] != job or actor.owner in stay:
                 continue
             worker, gpus = actor.worker, _owns_gpus(actor)
-            self._die(step, actor, DeathCause.PARENT_DIED, "the driver of its job ended")
+            self._die(step, actor, DeathCause.OWNER_DIED, "the driver of its job ended")
             self._end_worker(
-                step, worker, DeathCause.KILLED_BY_REQUEST, "the driver of the actor's job ended", gpus, hands_over=gpus
+                step, worker, DeathCause.OWNER_DIED, "the driver of the actor's job ended", gpus, hands_over=gpus
             )
 
     def client_gone(self, step: Step, client: bytes) -> None:
@@ -407,16 +407,16 @@ class ActorTable:
         for actor_id, clients in list(self.awaited.items()):
             clients.pop(client, None)
             if owner_of(actor_id) == client:
-                self._never_born(step, actor_id, DeathCause.PARENT_DIED, b"", "its owner ended before it was created")
+                self._never_born(step, actor_id, DeathCause.OWNER_DIED, b"", "its owner ended before it was created")
             elif not clients:
                 del self.awaited[actor_id]
         for actor in list(self.actors.values()):
             actor.watchers.pop(client, None)
             if actor.owner == client and not actor.detached and actor.state is not ActorState.DEAD:
                 worker, gpus = actor.worker, _owns_gpus(actor)
-                self._die(step, actor, DeathCause.PARENT_DIED, "its owner ended")
+                self._die(step, actor, DeathCause.OWNER_DIED, "its owner ended")
                 self._end_worker(
-                    step, worker, DeathCause.KILLED_BY_REQUEST, "the owner of the actor ended", gpus, hands_over=gpus
+                    step, worker, DeathCause.OWNER_DIED, "the owner of the actor ended", gpus, hands_over=gpus
                 )
 
     def _die(self, step: Step, actor: Actor, cause: DeathCause, detail: str, error: bytes = b"") -> None:

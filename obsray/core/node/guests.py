@@ -149,7 +149,7 @@ class GuestTable:
         for guest in [guest for guest in self.by_worker.values() if guest.home == home]:
             worker = self._pool.workers.get(guest.worker)
             if worker is not None:
-                self._pool.kill(step, worker, DeathCause.KILLED_BY_REQUEST, f"nobody keeps the actor any more: {why}")
+                self._pool.kill(step, worker, DeathCause.OWNER_DIED, f"nobody keeps the actor any more: {why}")
 
     def detached_workers(self) -> set[bytes]:
         """The processes of detached actors."""

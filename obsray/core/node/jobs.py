@@ -118,7 +118,5 @@ class Jobs:
         machine.actors.job_ended(step, job, stay)
         for worker in list(machine.pool.workers.values()):
             if worker.job == job and worker.id not in stay and worker.state is WorkerState.LEASED:
-                machine.pool.kill(
-                    step, worker, DeathCause.KILLED_BY_REQUEST, f"the driver of its job ({job:08x}) ended"
-                )
+                machine.pool.kill(step, worker, DeathCause.OWNER_DIED, f"the driver of its job ({job:08x}) ended")
         machine.pool.job_ended(step, job)

@@ -195,7 +195,7 @@ class NodeMachine:
         for lease in self.scheduler.client_gone(step, client_id):
             # What it computes has no owner any more, and what it has computed nobody will ask for.
             self.pool.kill(
-                step, lease.worker, DeathCause.KILLED_BY_REQUEST, f"the owner of its tasks ({client_id.hex()}) ended"
+                step, lease.worker, DeathCause.OWNER_DIED, f"the owner of its tasks ({client_id.hex()}) ended"
             )
         self.actors.client_gone(step, client_id)
         self.delegation.client_gone(client_id)

@@ -40,6 +40,9 @@ _OF_CALLS = (Outcome.APP_ERROR,)
 _OUTCOMES_OF_DEATHS: dict[int, Outcome] = {
     DeathCause.OOM: Outcome.OOM, DeathCause.NODE_DIED: Outcome.NODE_DIED,
 }  # fmt: skip
+_KILLS: dict[int, str] = {
+    DeathCause.KILLED_BY_REQUEST: "was killed on request", DeathCause.OWNER_DIED: "was killed",
+}  # fmt: skip
 #: How much of an error's text is kept with its event.
 ERROR_TEXT_MAX = 2000
 #: A task under which a second worker died waits so long before it runs again, each time twice as long.
@@ -55,10 +58,11 @@ def describe_death(death: WorkerDied) -> str:
         return f"worker {death.worker.hex()} was lost with its node: {death.detail}"
     if death.cause == DeathCause.OOM:
         how = f"was killed because it ran out of memory. {death.detail}".rstrip()
+    elif death.cause in _KILLS:
+        # What for says more than the signal that it was done with.
+        how = f"{_KILLS[death.cause]}: {death.detail}" if death.detail else _KILLS[death.cause]
     elif death.signal:
         how = f"was killed by {signal_text(death.signal)}"
-    elif death.cause == DeathCause.KILLED_BY_REQUEST:
-        how = "was killed on request"
     else:
         how = f"exited with code {death.exit_code}"
     return f"worker {death.worker.hex()} (pid {death.pid}) {how}"
@@ -175,7 +179,7 @@ class Verdicts:
             message += f"\n  its last output:\n{death.tail}"
         error: RayError
         if task.actor is not None:
-            error = self._call_lost(task, sentence)
+            error = self._call_lost(task, sentence, death.cause)
             if isinstance(error, ActorUnavailableError):
                 outcome = Outcome.ACTOR_UNAVAILABLE
         elif outcome is Outcome.OOM:
@@ -186,9 +190,10 @@ class Verdicts:
             error = WorkerCrashedError(message, task.id.hex())
         self.end(task, TaskState.FAILED, outcome, self._with_story(task, error))
 
-    def _call_lost(self, task: Task, sentence: str) -> RayError:
+    def _call_lost(self, task: Task, sentence: str, cause: int) -> RayError:
         text, actor = f"{task.function.name}: {sentence} while the call was running", task.actor.id.hex()
-        if task.actor.state is ActorState.DEAD:
+        # Whoever would start it again is gone, which its caller may not have heard yet.
+        if task.actor.state is ActorState.DEAD or cause == DeathCause.OWNER_DIED:
             return ActorDiedError(text, actor)
         return ActorUnavailableError(
             f"{text}; the actor starts again. The call may have had its effect; max_task_retries repeats such calls",

@@ -44,6 +44,7 @@ EXIT_TYPES = {
     "killed_by_request": "INTENDED_USER_EXIT",
     "idle": "INTENDED_SYSTEM_EXIT",
     "parent_died": "INTENDED_SYSTEM_EXIT",
+    "owner_died": "INTENDED_SYSTEM_EXIT",
     "placement_removed": "INTENDED_SYSTEM_EXIT",
     "oom": "NODE_OUT_OF_MEMORY",
 }

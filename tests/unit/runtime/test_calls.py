@@ -13,6 +13,7 @@ from obsray.core.runtime.calls import IN_FLIGHT_MAX
 from obsray.core.runtime.serialization import load_error
 from obsray.errors import ActorDiedError, ActorUnavailableError, TaskCancelledError
 from obsray.ids import NIL_TASK, task_id
+from obsray.telemetry.events import DeathCause
 
 THIRD = b"third___"
 
@@ -275,6 +276,27 @@ def test_what_was_in_flight_is_repeated_elsewhere_only_if_it_may_be():
     bench.run()
     assert bench.pushed() == []
     bench.check()
+
+
+@pytest.mark.parametrize(
+    ("cause", "error", "said"),
+    [
+        (DeathCause.OWNER_DIED, ActorDiedError, "was killed: its owner's node died while the call was running"),
+        (DeathCause.KILLED_BY_REQUEST, ActorUnavailableError, "was killed on request: its owner's node died while"),
+    ],
+)
+def test_a_call_that_lost_its_actor_hears_what_for_and_of_a_new_start_only_if_somebody_is_left_for_it(
+    cause: DeathCause, error: type[Exception], said: str
+):
+    """The news of the process come before those of the actor, which its node sends."""
+    bench = Bench()
+    client = bench.actor()
+    (lost,) = bench.call(client)
+    bench.run()
+    bench.calls.worker_died(death(WORKER, lost.id)._replace(cause=cause, detail="its owner's node died"))
+    value = load_error(lost.entries[0].value)
+    assert type(value) is error and said in str(value)
+    assert ("starts again" in str(value)) == (error is ActorUnavailableError)
 
 
 def test_calls_wait_while_an_actor_has_lost_its_process_and_nobody_has_said_what_becomes_of_it():

@@ -597,5 +597,5 @@ def test_an_actor_that_was_never_placed_ends_with_the_process_that_created_it(se
     driver.close(5000)
     rows = {row["actor_id"]: row for row in view.actors()}
     assert rows[waits.hex()]["state"] == "DEAD" and rows[waits.hex()]["died_at_ns"] == 5000
-    assert rows[waits.hex()]["died_cause"] == "parent_died" and "before it was placed" in rows[waits.hex()]["error"]
+    assert rows[waits.hex()]["died_cause"] == "owner_died" and "before it was placed" in rows[waits.hex()]["error"]
     assert {rows[actor.hex()]["state"] for actor in (placed, detached)} == {"PENDING_CREATION"}
