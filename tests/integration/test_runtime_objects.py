@@ -60,6 +60,30 @@ def total(array: Any) -> float:
     return float(array.sum())
 
 
+@pytest.mark.parametrize(("size", "unit"), [(1 << 20, 4096), ((1 << 20) - 8, 64)])
+def test_arrays_begin_on_cache_lines_and_large_ones_on_pages(session, size, unit):
+    for each in obsray.get(obsray.put([np.ones(size // 8), np.ones(3), np.ones(size // 8)])):
+        begin = each.ctypes.data
+        assert begin % (unit if each.nbytes == size else 64) == 0 and each.sum() == each.size
+
+
+def test_what_a_wait_has_left_is_looked_at_anew_where_the_program_has_changed_it_and_lives_no_longer_for_it(session):
+    references = [obsray.put(ones(1)) for _ in range(12)]
+    ready, rest = obsray.wait(references)
+    assert (ready, rest) == (references[:1], references[1:])
+    ready, rest = obsray.wait(rest, num_returns=3)
+    assert (ready, rest) == (references[1:4], references[4:])
+    rest[0] = rest[1]
+    with pytest.raises(ValueError, match="each reference only once"):
+        obsray.wait(rest)
+    rest[0] = 1
+    with pytest.raises(TypeError, match="the list has a int"):
+        obsray.wait(rest)
+    ready, rest = obsray.wait(references[4:])
+    with pytest.raises(ValueError, match="num_returns=8"):
+        obsray.wait(rest, num_returns=8)
+
+
 def test_room_is_free_again_when_the_last_reference_goes(session):
     put, made = obsray.put(ones(4)), make.remote(4)
     obsray.wait([made])

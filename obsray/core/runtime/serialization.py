@@ -5,7 +5,8 @@ A serialized value is one of three kinds, told by its first byte:
 ====  =====================================================================================================
 0x80  a pickle stream (protocol 2 and later begin so): no out-of-band buffers
 0x01  pickle with out-of-band buffers: count I | pickle bytes Q | count x (offset Q, bytes Q) | pickle | buffers,
-      each buffer aligned to ``ALIGN_BYTES`` so that arrays read from shared memory are aligned
+      each buffer aligned to ``ALIGN_BYTES``, large ones to ``PAGE_BYTES``, so that arrays read from shared memory
+      are aligned
 0x02  an error: the pickle of a RayError, raised by whoever reads the value
 ====  =====================================================================================================
 
@@ -33,6 +34,11 @@ from obsray.core.runtime.bindings import interactive
 from obsray.errors import RayError, RayTaskError, kept_from_running
 
 ALIGN_BYTES = 64
+#: A buffer of so many bytes begins on a page. Large arrays begin 16 bytes behind the begin of one, and where the copy's
+#: begin lies a little further in its page than the original's, each load seems to the processor to want the store just
+#: before it (4K aliasing): measured for 800 MB on an AMD EPYC 4 GB/s, and 16 GB/s on a page.
+PAGED_BYTES_MIN = 1 << 20
+PAGE_BYTES = 4096
 KIND_BUFFERS = 0x01
 KIND_ERROR = 0x02
 #: Second byte of an error that others have failed with that needed the value; no pickle begins with it.
@@ -75,7 +81,8 @@ class Serialized:
             return
         end = _PREFIX.size + _BUFFER.size * len(buffers) + len(pickled)
         for buffer in buffers:
-            end = -(-end // ALIGN_BYTES) * ALIGN_BYTES
+            unit = ALIGN_BYTES if buffer.nbytes < PAGED_BYTES_MIN else PAGE_BYTES
+            end = -(-end // unit) * unit
             self.offsets.append(end)
             end += buffer.nbytes
         self.size = end
