@@ -197,6 +197,8 @@ class _Fetched:
 READS_MAX = 8
 #: Fewer references than this are looked at one by one.
 LOOK_AHEAD = 8
+#: References that died are counted with what is sent next, or by the watcher; here if they are many.
+DROPPED_MANY = 100
 
 
 def _split(references: list[Any], where: list[int]) -> tuple[list[Any], list[Any]]:
@@ -223,6 +225,9 @@ class Values:
         self.completions: deque[tuple[concurrent.futures.Future[Any], Entry | Exception, memoryview | None]] = deque()
         #: Futures whose values have not arrived.
         self.awaited: set[_FutureWaiter | _Reading] = set()
+        #: What the last wait has left, if those are references only, each once; until the watcher looks, since it
+        #: keeps their values alive.
+        self.left: list[Any] | None = None
         #: What async calls await, oldest first, until it is noticed that they have waited for long.
         self._young: deque[tuple[_FutureWaiter, bytes]] = deque()
 
@@ -554,7 +559,7 @@ class Values:
         self.session.check_open()
         if self.session.interrupt_pending:
             self.session.take_interrupt()
-        if dropped or self.session.dispatcher.unsent:
+        if len(dropped) > DROPPED_MANY or self.session.dispatcher.unsent:
             with self.session.lock:
                 self.session.send_everything()
         pending = self.session.ownership.pending
@@ -564,7 +569,9 @@ class Values:
             where = list(itertools.islice((i for i, x in enumerate(references) if x not in pending), count))
             if len(where) == count:
                 self.entries_of([references[i] for i in where])
-                return _split(references, where)
+                ready, rest = _split(references, where)
+                self.left = rest[:]
+                return ready, rest
         return self._wait(references, count, timeout, progress, fetch)
 
     def _wait(
