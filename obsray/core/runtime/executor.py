@@ -185,11 +185,13 @@ class Executor:
             else:
                 running.start()
             # Also if somebody has set the clock back.
-            if not queue or not 0 <= time.time_ns() - self._sent_ns <= SEND_AFTER_NS:
+            if not queue:
                 with session.lock:
                     session.send_everything()
-            elif session.watcher.dozes:
-                # What comes next may run for long, and the result of this one waits for company.
+            elif not 0 <= time.time_ns() - self._sent_ns <= SEND_AFTER_NS:
+                session.glance()
+            elif session.watcher.dozes and self._next_may_be_long():
+                # And the result of this one waits for company.
                 session.watcher.wake()
         if self.termination.asked:
             # Whatever runs on other threads ends with the process.
@@ -203,6 +205,15 @@ class Executor:
         if self.actor is not None:
             self.actor.shut_down()
             self.actor.say_goodbye()
+
+    def _next_may_be_long(self) -> bool:
+        """Whether what comes next is not known to be over before a result has waited for long."""
+        try:
+            running = self.queue[0]
+        except IndexError:
+            return True
+        loaded = running.link.state.get(running.number) if type(running) is Running else None
+        return loaded is None or not loaded.calls or loaded.mean_ns > SEND_AFTER_NS
 
     def _idle_turn(self) -> None:
         session = self.session

@@ -386,6 +386,28 @@ class Session:
                 self.calls.push_due(now)
                 self._act()
 
+    def glance(self) -> None:
+        """Between two tasks of a worker: send what is ready and handle what has come, without waiting.
+
+        What nobody looks at is the watcher's, which takes the interpreter from the task that runs then.
+        """
+        if not self.driving.acquire(blocking=False):
+            with self.lock:
+                self.send_everything()
+            return
+        try:
+            self.turns += 1
+            ready = self.reactor.wait(0)
+            with self.lock:
+                self.send_everything()
+                if ready:
+                    self.reactor.process(ready)
+                    self.after()
+        finally:
+            self.driving.release()
+            if self.sleepers:
+                self.wake_a_sleeper()
+
     def wait_until(
         self,
         waiter: Waiter,

@@ -27,7 +27,7 @@ TICK_SECONDS = 0.005
 #: While the sockets are driven again and again, each look of the watcher only takes the interpreter and a core from who
 #: drives (measured: with looks every 5 ms every seventh synchronous call took half as long again). From so many turns
 #: since the last look on it looks this seldom.
-TURNS_MANY = 10
+TURNS_MANY = 3
 DOZE_SECONDS = 0.02
 #: The watcher wakes at least this often, to act on references that died while nothing else happened.
 QUIET_SECONDS = 0.1
@@ -160,6 +160,7 @@ class Watcher:
             again = session.dispatcher.tick(now, time.time_ns())
             session.inbox.audit()
             session.values.notice_awaits(now)
+            session.values.left = None
             if session.executor is not None:
                 session.executor.tick(now)
                 session.inbox.leave_if_free()

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from obsray.config import Config
+from obsray.core.runtime import executor as executor_module
 from obsray.core.runtime import watcher as module
 from obsray.core.runtime.executor import Executor
 from obsray.core.runtime.running import Running
@@ -75,17 +76,45 @@ def test_it_looks_at_every_tick_where_the_sockets_are_driven_now_and_then(watchi
     assert all(looks.acquire(timeout=PATIENCE_SECONDS) for _ in range(10))
 
 
-def test_a_worker_with_a_result_that_waits_for_company_has_the_watcher_look_soon():
-    woken = []
-    tasks = [Running(None, 0, 0, 0, {}, 0, (bytes(16), 0, 0, b"", None, 1, bytes(16), None)) for _ in range(2)]
-    executor = Executor.__new__(Executor)
-    executor.queue, executor.exiting, executor.actor, executor.checkpoints = deque(tasks), "", None, None
-    executor.termination = SimpleNamespace(asked=True)
-    executor.session = SimpleNamespace(
-        lock=threading.Lock(),
-        send_everything=lambda: setattr(executor, "exiting", "enough"),
-        watcher=SimpleNamespace(dozes=True, wake=lambda: woken.append(executor.queue[0])),
-    )
-    executor.execute = lambda running: setattr(executor, "_sent_ns", module.time.time_ns())
-    executor.run()
-    assert woken == tasks[1:]
+class Between:
+    """A worker with four tasks of one function, known to run for ``mean_ns``; ``sent_ns_ago`` when each ends."""
+
+    def __init__(self, mean_ns: int, sent_ns_ago: int = 0) -> None:
+        function = SimpleNamespace(calls=1, mean_ns=mean_ns)
+        link = SimpleNamespace(state={0: function})
+        queued = (bytes(16), 0, 0, b"", None, 1, bytes(16), None)
+        self.tasks = [Running(link, 0, 0, 0, {}, 0, queued) for _ in range(4)]
+        self.executor = executor = Executor.__new__(Executor)
+        executor.queue, executor.exiting, executor.actor, executor.checkpoints = deque(self.tasks), "", None, None
+        executor.termination = SimpleNamespace(asked=True)
+        executor.execute = lambda running: setattr(executor, "_sent_ns", module.time.time_ns() - sent_ns_ago)
+        #: How many tasks were left whenever the watcher was woken, and whenever the worker looked at its sockets.
+        self.woken: list[int] = []
+        self.glanced: list[int] = []
+        executor.session = SimpleNamespace(
+            lock=threading.Lock(),
+            send_everything=lambda: setattr(executor, "exiting", "enough"),
+            glance=lambda: self.glanced.append(len(executor.queue)),
+            watcher=SimpleNamespace(dozes=True, wake=lambda: self.woken.append(len(executor.queue))),
+        )
+        executor.run()
+
+
+def test_a_worker_with_a_result_that_waits_for_company_has_the_watcher_look_soon_unless_what_comes_next_is_short(
+    minute,
+):
+    assert Between(minute + 1).woken == [3, 2, 1]
+    assert Between(minute).woken == []
+
+
+def test_a_worker_looks_at_its_sockets_itself_between_tasks_when_results_have_waited_long_enough(minute):
+    found = Between(minute, sent_ns_ago=2 * minute)
+    assert found.glanced == [3, 2, 1] and not found.woken
+    assert Between(minute).glanced == []
+
+
+@pytest.fixture
+def minute(monkeypatch):
+    """Results wait a minute for company: no machine is so slow that it would be over by itself."""
+    monkeypatch.setattr(executor_module, "SEND_AFTER_NS", 60 * 10**9)
+    return executor_module.SEND_AFTER_NS
