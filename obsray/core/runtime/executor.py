@@ -30,7 +30,7 @@ from obsray.core.runtime.output import LOOK_NS, Streams
 from obsray.core.runtime.producers import ABANDONED, Filled, Producers
 from obsray.core.runtime.references import dropped
 from obsray.core.runtime.running import Running
-from obsray.core.runtime.serialization import deserialize, dump_error, serialize
+from obsray.core.runtime.serialization import NUMBERS, PICKLE_PROTOCOL, deserialize, dump_error, serialize
 from obsray.core.runtime.session import Session
 from obsray.core.runtime.termination import Termination, die
 from obsray.core.runtime.values import Unreadable
@@ -252,7 +252,10 @@ class Executor:
     def send_results(self) -> None:
         """Queue all collected results for sending. Called with the session's lock held."""
         waiting = self._results
-        if waiting:
+        if len(waiting) == 1:
+            link, result = waiting.popleft()
+            link.send((_DONE_TAG, [result]))
+        elif waiting:
             taken = [waiting.popleft() for _ in range(len(waiting))]
             while taken:
                 # Nearly always they all go to one owner.
@@ -608,6 +611,10 @@ class Executor:
         """The results as they travel. Raises what makes them unfit to: wrong number, not picklable, store full."""
         returns = running.returns
         running.blocked_in_run_ns = running.blocked_ns
+        if returns == 1 and type(result) in NUMBERS and running.options is None:
+            pickled = pickle.dumps(result, PICKLE_PROTOCOL)
+            if len(pickled) <= self.session.config.inline_bytes_max:
+                return [pickled], None
         if type(result) is Filled:
             return result.values, self._hand_out(running, result.contained)
         if returns == 1:

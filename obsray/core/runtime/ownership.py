@@ -181,8 +181,8 @@ class Ownership:
         self.on_unreferenced: Callable[[Entry], bool] = lambda entry: False
         #: A task has ended; None while nobody needs to know.
         self.on_finished: Callable[[Task, bytes], None] | None = None
-        self._free: list[bytes] = []
-        self._release: dict[bytes, list[bytes]] = {}
+        self.freed: list[bytes] = []
+        self.released: dict[bytes, list[bytes]] = {}
         #: Called with the id of an owned entry that ended (actors end with their last handle).
         self.on_freed: Callable[[bytes], None] | None = None
         #: Called with an owned object and a process that holds it from now on, or (False) does not any more.
@@ -251,7 +251,7 @@ class Ownership:
         elif not entry.waiters:
             if entry.registered:
                 owner = owner_of(entry.id)
-                self._release.setdefault(owner, []).extend([entry.id] * entry.registered)
+                self.released.setdefault(owner, []).extend([entry.id] * entry.registered)
                 entry.registered = 0
             self.pending.discard(entry.id)
             if self.lost or self.places:
@@ -274,7 +274,7 @@ class Ownership:
                 self.pending.discard(entry.id)
                 if self.lost.pop(entry.id, ""):
                     # The node remembers that it is lost.
-                    self._free.append(entry.id)
+                    self.freed.append(entry.id)
         if self.entries.pop(entry.id, None) is None:
             return
         holders = self.holders.pop(entry.id, None)
@@ -282,7 +282,7 @@ class Ownership:
             for worker in holders:
                 self.held_by.get(worker, set()).discard(entry.id)
         if type(entry.value) is int:
-            self._free.append(entry.id)
+            self.freed.append(entry.id)
         if entry.contained:
             self.drop_local(entry.contained)
         if entry.failed:
@@ -292,17 +292,17 @@ class Ownership:
 
     def discard(self, identifiers: Iterable[bytes]) -> None:
         """Attempts whose results do not count may have put these into the store: the node shall let them go."""
-        self._free += identifiers
+        self.freed += identifiers
 
     def settle(self) -> None:
         """Turn what ended since the last call into messages, one per destination."""
-        if self._free:
-            self.outbox.append((NODE, encode(FreeObjects(self._free))))
-            self._free = []
-        if self._release:
-            for owner, identifiers in self._release.items():
+        if self.freed:
+            self.outbox.append((NODE, encode(FreeObjects(self.freed))))
+            self.freed = []
+        if self.released:
+            for owner, identifiers in self.released.items():
                 self.tell_owner(owner, identifiers, b"")
-            self._release = {}
+            self.released = {}
 
     # --- values -------------------------------------------------------------------------------------------------
 
@@ -438,7 +438,7 @@ class Ownership:
             if identifier.startswith(self.worker):
                 self.add_holder(identifier, sender + _JOURNEY, -1)
             else:
-                self._release.setdefault(owner_of(identifier), []).append(identifier)
+                self.released.setdefault(owner_of(identifier), []).append(identifier)
 
     def hand_out(self, identifiers: Iterable[bytes], receiver: bytes) -> None:
         """References travel to ``receiver`` inside a value: register it with each owner.

@@ -48,10 +48,11 @@ _NAMES = Struct("<I")
 NEEDING_MAX = 20
 _PREFIX = Struct("<B3xIQ")
 _BUFFER = Struct("<QQ")
-_PROTOCOL = 5
+PICKLE_PROTOCOL = 5
 
 #: Types whose pickles refer to nothing and mean the same in every process.
-PLAIN = frozenset({int, float, bool, type(None), str, bytes, complex})
+NUMBERS = frozenset({int, float, bool, type(None), complex})
+PLAIN = NUMBERS | {str, bytes}
 
 
 class _Collector(threading.local):
@@ -145,17 +146,17 @@ _UNFIT = (pickle.PicklingError, TypeError, AttributeError, RecursionError, NotIm
 def serialize(value: Any, name: str = "") -> Serialized:
     """Pickle ``value``, which errors call ``name``. Raises TypeError if it cannot be pickled, naming what could not."""
     if type(value) in PLAIN:
-        return Serialized(pickle.dumps(value, _PROTOCOL), [], [])
+        return Serialized(pickle.dumps(value, PICKLE_PROTOCOL), [], [])
     buffers: list[pickle.PickleBuffer] = []
     references: list[bytes] = []
     before, collector.references = collector.references, references
     try:
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject:
-            pickled = pickle.dumps(value, _PROTOCOL, buffer_callback=buffers.append)
+            pickled = pickle.dumps(value, PICKLE_PROTOCOL, buffer_callback=buffers.append)
         else:
             stream = io.BytesIO()
-            _Pickler(stream, protocol=_PROTOCOL, buffer_callback=buffers.append).dump(value)
+            _Pickler(stream, protocol=PICKLE_PROTOCOL, buffer_callback=buffers.append).dump(value)
             pickled = stream.getvalue()
     except RayError:
         raise
@@ -176,7 +177,7 @@ def _fails(value: Any) -> bool:
     if type(value) in PLAIN:
         return False
     try:
-        _Pickler(io.BytesIO(), protocol=_PROTOCOL, buffer_callback=lambda _: None).dump(value)
+        _Pickler(io.BytesIO(), protocol=PICKLE_PROTOCOL, buffer_callback=lambda _: None).dump(value)
     except Exception:
         return True
     return False
@@ -229,10 +230,10 @@ def is_error(data: bytes | memoryview) -> bool:
 def dump_error(error: BaseException) -> bytes:
     """An error of the runtime or of user code (wrapped in RayTaskError by the caller) as a value."""
     try:
-        return bytes([KIND_ERROR]) + pickle.dumps(error, _PROTOCOL)
+        return bytes([KIND_ERROR]) + pickle.dumps(error, PICKLE_PROTOCOL)
     except Exception:
         plain = RayError(f"{type(error).__name__}: {error}")
-        return bytes([KIND_ERROR]) + pickle.dumps(plain, _PROTOCOL)
+        return bytes([KIND_ERROR]) + pickle.dumps(plain, PICKLE_PROTOCOL)
 
 
 def needed_by(data: bytes, who: str) -> bytes:
@@ -242,7 +243,7 @@ def needed_by(data: bytes, who: str) -> bytes:
         needing = (*needing, who)
     elif needing[-1] != "...":
         needing = (*needing, "...")
-    names = pickle.dumps(needing, _PROTOCOL)
+    names = pickle.dumps(needing, PICKLE_PROTOCOL)
     return bytes([KIND_ERROR, _NEEDED]) + _NAMES.pack(len(names)) + names + inner
 
 

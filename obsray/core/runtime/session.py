@@ -276,7 +276,11 @@ class Session:
 
     def after(self) -> None:
         """Let the machines act on what happened and write what they send. Call with ``lock`` held."""
-        self._act()
+        ownership = self.ownership
+        if ownership.outbox or self.calls.active or self.dispatcher.active or ownership.freed or ownership.released:
+            self._act()
+        elif self.reactor.dirty:
+            self.reactor.flush()
         # Last: whoever got a message works while this process tidies up.
         if dropped or self.arena.unpinned or self.abandoned_streams:
             if dropped:
@@ -295,7 +299,8 @@ class Session:
             self.calls.run(time.time_ns())
         ownership.settle()
         if ownership.outbox:
-            self.submitted.flush()
+            if self.submitted.open:
+                self.submitted.flush()
             self._route()
         self.reactor.flush()
 
@@ -362,7 +367,8 @@ class Session:
 
     def send_everything(self) -> None:
         """This process is about to wait or to run user code: nothing may stay behind. Call with ``lock`` held."""
-        self.submitted.flush()
+        if self.submitted.open:
+            self.submitted.flush()
         if self.dispatcher.unsent:
             self.dispatcher.push_all(time.time_ns())
         if self.calls.unsent:

@@ -411,8 +411,9 @@ class Values:
             soon = time.monotonic() + unplaceable.AFTER_SECONDS
             if deadline is None or soon < deadline:
                 session.wait_until(waiter, soon, part=True)
-                if waiter.missing > 0:
-                    self._unplaceable.look(entry for entry in missing if not entry.is_ready())
+                if waiter.missing <= 0:
+                    return
+                self._unplaceable.look(entry for entry in missing if not entry.is_ready())
         session.wait_until(waiter, deadline)
 
     def _cancel(self, entries: list[Entry]) -> None:
