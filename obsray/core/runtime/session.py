@@ -377,10 +377,13 @@ class Session:
             self.executor.send_results()
         self.after()
 
-    def turn(self, timeout: float | None) -> None:
-        """Wait for something and handle it. Only the holder of ``driving`` may call this."""
+    def turn(self, timeout: float | None, alone: bool = True) -> None:
+        """Wait for something and handle it. Only the holder of ``driving`` may call this.
+
+        ``alone``: whoever waits goes on with the next answer; for one of many no core is kept awake.
+        """
         before = time.perf_counter()
-        ready = self.reactor.wait(timeout, SPIN_SECONDS if self._answers_come_fast else 0.0)
+        ready = self.reactor.wait(timeout, SPIN_SECONDS if alone and self._answers_come_fast else 0.0)
         self._answers_come_fast = time.perf_counter() - before < FAST_ANSWER_SECONDS
         self.turns += 1
         with self.lock:
@@ -481,7 +484,8 @@ class Session:
             try:
                 # The watcher may have received it between the caller's look and here.
                 if waiter.missing > 0:
-                    self.turn(LEADER_SECONDS_MAX if timeout is None else min(timeout, LEADER_SECONDS_MAX))
+                    seconds = LEADER_SECONDS_MAX if timeout is None else min(timeout, LEADER_SECONDS_MAX)
+                    self.turn(seconds, waiter.missing == 1)
             finally:
                 self.driving.release()
                 if self.sleepers:

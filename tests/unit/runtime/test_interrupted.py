@@ -73,7 +73,9 @@ def test_who_drives_never_sleeps_without_an_end():
     asked: list[float] = []
     waiter = SimpleNamespace(missing=1)
     values = SimpleNamespace(completions=())
-    driver: Any = SimpleNamespace(driving=_Nothing(), sleepers=[], turn=asked.append, values=values)
+    driver: Any = SimpleNamespace(
+        driving=_Nothing(), sleepers=[], turn=lambda seconds, alone: asked.append(seconds), values=values
+    )
     for timeout in (None, 600.0, 0.0):
         Session.drive_or_sleep(driver, waiter, timeout)
     assert asked == [LEADER_SECONDS_MAX, LEADER_SECONDS_MAX, 0.0]
