@@ -16,7 +16,7 @@ from obsray.telemetry.store import joined
 from obsray.telemetry.tables import NS
 
 if TYPE_CHECKING:
-    from obsray.telemetry.answers.replay import Change
+    from obsray.telemetry.answers.replay import Change, Replay
     from obsray.telemetry.answers.replay_model import Model
     from obsray.telemetry.columns import Array
 
@@ -26,6 +26,11 @@ COVERED = 0.5
 _BEYOND_NS = 3 * NS // 2
 #: Whoever is on a processor for this share of the time is what a job waits for.
 BUSY = 0.8
+#: Of what processors have so much may be used by short tasks and whoever hands them out before they get in each
+#: other's way.
+SHARED = 0.4
+#: So much of a driver's time between waits may be unknown before nothing is said of faster drivers.
+RESTING = 0.2
 
 
 class ProcessorTime:
@@ -89,18 +94,68 @@ def floor(model: Model, least: ProcessorTime, change: Change) -> tuple[float, st
     return (machine, "cpus") if machine > driver else (driver, "driver")
 
 
-def handing_out(graph: Graph, least: ProcessorTime, change: Change) -> str:
+def handing_out(model: Model, least: ProcessorTime, change: Change) -> str:
     """Why nothing can be told of other workers and drivers where handing out tasks is what takes the time; else ""."""
+    graph, handing = model.graph, model.handing
     lined_up = np.flatnonzero(((graph.bound == SLOT) | (graph.bound == CAPACITY)) & ~graph.is_call)
     if 2 * len(lined_up) < graph.count:
         return ""
+    if 2 * int(handing.chosen[lined_up].sum()) > len(lined_up):
+        if change.driver == 1 or handing.drivers.resting <= RESTING:
+            return ""
+        return (
+            f"what the driver did for {handing.drivers.resting:.0%} of its time between waits is not known: its "
+            "program did not compute"
+        )
     waited = np.maximum(graph.start - graph.bound_at, 0)[lined_up].mean() / NS
     worked = (graph.end - graph.start)[lined_up].mean() / NS
     if waited <= worked or (change.workers > 1 and least.driver > BUSY * least.seconds):
         return ""
-    busy = f", which was on a CPU {least.driver / least.seconds:.0%} of the time" if least.driver else ""
+    of_drivers = graph.context[lined_up] >= graph.count
+    whose = (
+        "the driver" if of_drivers.all() else "tasks that submit others" if not of_drivers.any() else "whoever submits"
+    )
+    unknown = (
+        ", and what the driver computes for each is not known: its stack was looked at too rarely while it waited "
+        "(profile_hz)"
+        if not handing.drivers.known and of_drivers.any()
+        else ""
+    )
     return (
         f"a free worker got its next task after {duration(waited)} and ran it for {duration(worked)}: how fast tasks "
-        f"are handed out decides, and that is work of the driver{busy}, and of CPUs that workers share with it; put "
-        "more work into each task, or run it with as many workers and compare"
+        f"are handed out decides, and that is work of {whose}{unknown}; put more work into each task, or run it with "
+        "as many workers and compare"
+    )
+
+
+def crowded(replay: Replay, seconds: float) -> str:
+    """Why a replay of short tasks says little because more processes compute than there are processors; else "".
+
+    Whoever waits for a processor sends its next batch later, and others wait for that: measured, replays that know of
+    the sharing alone were up to 40 % off. Not where the driver takes the time, with and without the change.
+    """
+    model, change = replay.model, replay.change
+    handing, actual = model.handing, model.actual_seconds
+    known = model.graph.view.store.session().get("processors")
+    if not known or not (handing.any or change.workers < 1):
+        return ""
+    workers = model.cpus() * max(change.workers, 1.0)
+    if workers + len(replay.lines_of) <= model.processors:
+        return ""
+    of_driver = max((line.seconds for line in replay.lines_of.values()), default=0.0)
+    if of_driver >= BUSY * max(actual, seconds):
+        return ""
+    computed = model.computed_seconds + sum(line.seconds for line in replay.lines_of.values())
+    would, did = computed / model.processors / seconds, computed / model.processors / actual
+    if max(would, did) <= SHARED:
+        return ""
+    beyond = f"and more at a time than there are CPUs ({model.processors})"
+    if did > SHARED:
+        return (
+            f"in this run tasks and driver computed for {did:.0%} of what CPUs have, {beyond}: how long each waited "
+            "for one is not known, nor how long it would with other workers"
+        )
+    return (
+        f"tasks and driver would compute for {would:.0%} of what CPUs have, {beyond}: how long each then waits for one "
+        "is not known"
     )

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from obsray.telemetry.answers.replay_leases import Leases, Process
-from obsray.telemetry.answers.replay_model import FRESH, Model
+from obsray.telemetry.answers.replay_model import FRESH, KEPT, Model
+from obsray.telemetry.answers.replay_processors import Line
 
 _ACT, _ENDED, _STARTED, _DO, _FAILED, _AGAIN, _GIVES_UP, _ITEM = range(8)
 
@@ -76,6 +77,14 @@ class Replay:
         self.wanted: dict[int, list[int]] = {}
         self.heap: list[tuple[float, int, int, int]] = []
         self.order, self.now, self.last = 0, 0.0, 0.0
+        #: What drivers that hand out short tasks compute, by context.
+        self.lines_of: dict[int, Line] = {}
+        if model.handing.any:
+            drivers = range(count, count + len(model.graph.drivers))
+            self.lines_of = {context: Line(self.leases.processors, self._clock) for context in drivers}
+
+    def _clock(self) -> float:
+        return self.now
 
     def run(self) -> float:
         self.leases.open()
@@ -121,7 +130,13 @@ class Replay:
         """The computing before a context's next action begins."""
         step, program = self.step.get(context, 0), self.model.program.get(context, [])
         if step < len(program):
-            self._at(news + program[step][0] * self._speed(context), _ACT, context)
+            seconds, line = program[step][0] * self._speed(context), self.lines_of.get(context)
+            if line is None:
+                self._at(news + seconds, _ACT, context)
+                return
+            drivers = self.model.handing.drivers
+            computed = seconds * drivers.computing
+            self._later(news + seconds * drivers.resting, lambda: line.do(computed, lambda: self._act(context)))
         elif context < self.model.count:
             self._at(news + self.model.tail.get(context, 0.0) * self._speed(context), _ENDED, context)
         else:
@@ -134,9 +149,7 @@ class Replay:
             process = self._owner(context)
             if not process.submitted:
                 process.submitted = True
-                self.leases.processors.compute(
-                    self.now, self.model.first_submission_seconds, lambda: self._act(context)
-                )  # fmt: skip
+                self.leases.begin_with(self.model.first_submission_seconds, lambda: self._act(context))
                 return
         self.step[context] = step + 1
         if what >= 0:
@@ -208,8 +221,10 @@ class Replay:
         tries = self.tries.get(task)
         if tries:
             self._at(tries[0][0], _FAILED, task)
-        elif kind == FRESH and self.model.members[task] == 1:
-            self.leases.processors.compute(self.now, self.model.first_task_seconds, lambda: self._started(task))
+        elif kind == FRESH and (self.model.members[task] == 1 or self.model.handing.short[task]):
+            self.leases.begin_with(self.model.first_task_seconds, lambda: self._started(task))
+        elif self.model.handing.short[task]:
+            self._at(self.model.handing.apart[task] if kind == KEPT else self.model.usual[kind], _STARTED, task)
         else:
             self._at(self.model.latency_of(task, kind), _STARTED, task)
 
@@ -220,22 +235,33 @@ class Replay:
         if task in self.model.program:
             self._advance(task)
             return
+        if self.model.handing.short[task]:
+            self._short(task)
+            return
         seconds, lease = self.fixed[task] + self.run_seconds[task], self.leases.lease_of.get(task)
         function = self.model.name_of[task]
         more = self.model.first_run_seconds.get(function, 0.0)
         if more and lease is not None and not self.leases.endless and function not in lease.process.ran:
             lease.process.ran.add(function)
-            self.leases.processors.compute(self.now, more, lambda: self._at(seconds, _ENDED, task))
+            self.leases.begin_with(more, lambda: self._at(seconds, _ENDED, task))
         else:
             self._at(seconds, _ENDED, task)
 
-    def _left(self, task: int) -> None:
+    def _short(self, task: int) -> None:
+        """A task that its driver pushed ahead runs: it computes where others do, and rests."""
+        handing, speed = self.model.handing, self._speed(task)
+        rest = handing.rest[task] * speed + handing.idle[task]
+        self.leases.processors.compute(
+            self.now, handing.work[task] + handing.cpu[task] * speed, lambda: self._at(rest, _ENDED, task)
+        )
+
+    def _left(self, task: int, ahead: int = 0) -> None:
         """A task has left its place."""
         if self.actor[task] >= 0:
             self.slots[self.actor[task]] += 1
             self._call(self.actor[task])
         else:
-            self.leases.over(task)
+            self.leases.over(task, ahead)
 
     def _failed(self, task: int) -> None:
         _, pause = self.tries[task].popleft()
@@ -247,9 +273,30 @@ class Replay:
         self.leases.line_up(task, self._owner(self.context[task]), front=True)
 
     def _ended(self, task: int) -> None:
-        self.done[task], self.ends[task] = True, self.now
+        self.ends[task] = self.now
+        line = self.lines_of.get(self.context[task]) if self.model.handing.short[task] else None
+        if line is None:
+            self._left(task)
+            self._heard(task)
+            return
+        members, lease = self.model.members[task], self.leases.lease_of[task]
+        ahead = self.model.handing.ahead(self.run_seconds[task] / members)
+
+        def heard() -> None:
+            self._heard(task)
+            self.leases.heard(lease, task, ahead)
+
+        self._left(task, ahead)
+        line.do(self._hearing(task), heard)
+
+    def _hearing(self, task: int) -> float:
+        """What a driver computes for a result."""
+        return self.model.handing.drivers.heard_seconds * self.model.members[task] / self.change.driver
+
+    def _heard(self, task: int) -> None:
+        """Its owner knows that a task has ended."""
+        self.done[task] = True
         self.last = max(self.last, self.now)
-        self._left(task)
         for consumer in self.model.feeds.get(task, ()):
             self.missing[consumer] -= 1
             if not self.missing[consumer] and self.submitted[consumer]:
@@ -268,4 +315,7 @@ class Replay:
                 continue
             wanted[0] -= 1
             if wanted[0] == 0:
-                self._goes_on(context, self.model.awaited[wait][2])
+                news = self.model.awaited[wait][2]
+                if self.lines_of and what < self.model.count and self.model.handing.short[what]:
+                    news = max(0.0, news - self._hearing(what))
+                self._goes_on(context, news)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from obsray.config import CROWDED_SECONDS, PLAIN_EVERY_SECONDS, RECLAIMING_PER_LOOK_MAX, SLICE_SECONDS
 from obsray.telemetry.answers.replay_model import FRESH, KEPT, WARM, Model
+from obsray.telemetry.answers.replay_processors import Processors
 
 _NEAR = 1e-9
 
@@ -73,49 +74,9 @@ class Lease:
     blocked: bool = False
     asked_back: bool = False
     ended: bool = False
-
-
-class Processors:
-    """What new processes compute at their beginning: it shares the processors there are, however many workers."""
-
-    def __init__(self, count: int, at: Callable[[float, Callable[[], None]], None]) -> None:
-        self.count, self.at = count, at
-        #: How much each has got that has been there from the beginning, and as of when.
-        self.got = self.since = 0.0
-        self.under_way: list[tuple[float, int, Callable[[], None]]] = []
-        self.order = self.looks = 0
-        #: All that was computed.
-        self.seconds = 0.0
-
-    def compute(self, now: float, seconds: float, then: Callable[[], None]) -> None:
-        """Do something once so much is computed."""
-        self._pass(now)
-        self.seconds += seconds
-        self.order += 1
-        heapq.heappush(self.under_way, (self.got + seconds, self.order, then))
-        self._look_later()
-
-    def _rate(self) -> float:
-        return min(1.0, self.count / max(len(self.under_way), 1))
-
-    def _pass(self, now: float) -> None:
-        self.got += (now - self.since) * self._rate()
-        self.since = now
-
-    def _look_later(self) -> None:
-        self.looks += 1
-        if self.under_way:
-            look, seconds = self.looks, max(self.under_way[0][0] - self.got, 0.0) / self._rate()
-            due = self.since + seconds
-            self.at(seconds, lambda: self._look(look, due))
-
-    def _look(self, look: int, now: float) -> None:
-        if look != self.looks:
-            return
-        self._pass(now)
-        _, _, then = heapq.heappop(self.under_way)
-        self._look_later()
-        then()
+    #: Tasks that have ended here and that its owner has not looked at yet. ``stalled``: they are as many as may be.
+    unheard: int = 0
+    stalled: bool = False
 
 
 class Leases:
@@ -147,6 +108,8 @@ class Leases:
         ready, coming = model.prestarted(workers)
         self.idle = [Process() for _ in range(ready)]
         self.processors = Processors(model.processors, at)
+        #: What processes compute at their beginnings, all together.
+        self.beginnings = 0.0
         #: Processes that are starting, and all there are.
         self.starting, self.there = 0, ready
         self.starting_max = 0 if self.endless else max(4, 2 * int(model.cpus() * workers))
@@ -183,16 +146,32 @@ class Leases:
             self._queue(demand)
         self.schedule()
 
-    def over(self, task: int) -> None:
-        """A task has ended: its worker runs the next one of its owner, or goes back."""
+    def over(self, task: int, ahead: int = 0) -> None:
+        """A task has ended: its worker runs the next one of its owner, or goes back. ``ahead``: how many there may be
+        of which the owner has not heard yet, if that matters."""
         lease = self.lease_of.pop(task)
         if lease.demand.tasks and not lease.asked_back and max(len(self.wanting), len(self.holding)) > 1:
             self._look()
         lease.task = -1
+        if ahead:
+            lease.unheard += self.model.members[task]
+            if lease.unheard >= ahead and not lease.asked_back:
+                lease.stalled = True
+                return
+        self._next(lease, self.model.stays_of[task])
+
+    def heard(self, lease: Lease, task: int, ahead: int) -> None:
+        """An owner has looked at the result of a task that ended."""
+        lease.unheard -= self.model.members[task]
+        if lease.stalled and lease.unheard < ahead and not lease.ended:
+            lease.stalled = False
+            self._next(lease)
+
+    def _next(self, lease: Lease, stays: bool = False) -> None:
         lease.demand.idle[lease] = None
         lease.idle_since = self.now
-        if lease.asked_back or self.model.stays_of[task]:
-            self._give_back(lease, self.model.stays_of[task])
+        if lease.asked_back or stays:
+            self._give_back(lease, stays)
         elif lease.demand.tasks:
             self._fill(lease, KEPT)
             return
@@ -441,7 +420,12 @@ class Leases:
     def _make(self) -> None:
         self.starting += 1
         self.there += 1
-        self.processors.compute(self.now, self.model.process_seconds, self._made)
+        self.begin_with(self.model.process_seconds, self._made)
+
+    def begin_with(self, seconds: float, then: Callable[[], None]) -> None:
+        """A process computes so much at its beginning."""
+        self.beginnings += seconds
+        self.processors.compute(self.now, seconds, then)
 
     def _made(self) -> None:
         self.starting -= 1

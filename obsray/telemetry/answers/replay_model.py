@@ -15,6 +15,7 @@ from obsray.config import Config
 from obsray.telemetry.answers.attempts import Attempts
 from obsray.telemetry.answers.graph import EPSILON_NS, SLOT, Graph
 from obsray.telemetry.answers.offered import offered
+from obsray.telemetry.answers.replay_handing import Handing
 from obsray.telemetry.events import TaskType, WaitKind
 from obsray.telemetry.queue_time import amounts
 from obsray.telemetry.tables import NS
@@ -58,6 +59,11 @@ class Model:
         self._programs()
         self._beginnings()
         self.tries = self._tries()
+        self.handing = Handing(self)
+        #: What tasks and their workers compute, all together.
+        # All of a call on an event loop counts as on a CPU, so calls are left out.
+        other = np.where(self.handing.chosen | graph.is_call, 0.0, graph.seconds("cpu_seconds"))
+        self.computed_seconds = float(other.sum() + sum(self.handing.work) + sum(self.handing.cpu))
 
     # --- which tasks stand for which ------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obsray.telemetry.answers.graph import Graph, job_to_look_at
-from obsray.telemetry.answers.processor_time import ProcessorTime, floor, handing_out
+from obsray.telemetry.answers.processor_time import BUSY, ProcessorTime, crowded, floor, handing_out
 from obsray.telemetry.answers.replay import Change, Replay
 from obsray.telemetry.answers.replay_model import Model
 from obsray.telemetry.explain import size
@@ -70,7 +70,7 @@ def what_if(
         if not why and change.workers != 1:
             why = unknown[0] if unknown else _beyond(graph, change)
         if not why and (change.workers != 1 or change.driver != 1):
-            why = handing_out(graph, least, change)
+            why = handing_out(model, least, change)
         if why and not rough:
             model.changed(change)  # what there is not is said all the same
             refused.append({"change": change.described(), "why": why, "rough": True})
@@ -82,7 +82,7 @@ def what_if(
         if why:
             refused.append({"change": change.described(), "why": why, "rough": False})
             continue
-        why = "" if rough else _unsure(graph, change, replay, seconds)
+        why = "" if rough else _unsure(graph, change, replay, seconds) or _driven(replay, seconds)
         if why:
             refused.append({"change": change.described(), "why": why, "rough": True})
             continue
@@ -135,7 +135,7 @@ def _unsure(graph: Graph, change: Change, replay: Replay, seconds: float) -> str
     """Why a replay with other workers is not to be relied on where tasks waited for others; else ""."""
     if change.workers == 1 or not _nested(graph) or not seconds:
         return ""
-    beginnings = replay.leases.processors.seconds / replay.model.processors / seconds
+    beginnings = replay.leases.beginnings / replay.model.processors / seconds
     if beginnings > BEGINNINGS_MAX:
         return (
             f"tasks that wait hold a process each, and what new ones compute until they are of use would fill "
@@ -148,6 +148,20 @@ def _unsure(graph: Graph, change: Change, replay: Replay, seconds: float) -> str
             "theirs meanwhile: how many do differs from run to run"
         )
     return ""
+
+
+def _driven(replay: Replay, seconds: float) -> str:
+    """Why a replay with other workers is not to be relied on where tasks are short; else ""."""
+    change, actual = replay.change, replay.model.actual_seconds
+    if change.workers == 1 or not seconds or not actual:
+        return ""
+    most = max((line.seconds for line in replay.lines_of.values()), default=0.0)
+    if most / seconds > BUSY > 1.5 * most / actual:
+        return (
+            f"the driver would compute for {most / seconds:.0%} of the time, and did for {most / actual:.0%}: how much "
+            "a task takes it when it has more of them at a time was not recorded"
+        )
+    return crowded(replay, seconds)
 
 
 def _never(model: Model, change: Change, unfinished: int) -> str:

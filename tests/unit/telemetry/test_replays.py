@@ -279,7 +279,7 @@ def test_where_real_runs_differ_from_one_another_a_guess_has_to_be_asked_for(beg
 
     def told(replay: Replay) -> float:
         seconds = run(replay)
-        replay.leases.processors.seconds = beginnings * seconds * replay.model.processors
+        replay.leases.beginnings = beginnings * seconds * replay.model.processors
         replay.leases.crowded_seconds = crowded * seconds
         return seconds
 
