@@ -362,9 +362,10 @@ def test_when_the_process_that_forks_workers_is_killed_their_tasks_run_again_and
     (zygote,) = [process for process in children(node_of(session)) if "zygote" in command_of(process)]
     zygote.kill()
     gone([zygote, *family])
-    with pytest.raises(exceptions.WorkerCrashedError):
+    with pytest.raises(exceptions.WorkerCrashedError, match="was killed: the process that forks workers") as caught:
         obsray.get(once, timeout=60)
     why = f"the process that forks workers (pid {zygote.pid}: signal 9 (SIGKILL)) died and took it along"
+    assert why in str(caught.value)
     ends.touch()
     # The second attempt leaves a child, which ends with its worker.
     assert obsray.get(again, timeout=60) not in [process.pid for process in family]

@@ -42,6 +42,7 @@ _OUTCOMES_OF_DEATHS: dict[int, Outcome] = {
 }  # fmt: skip
 _KILLS: dict[int, str] = {
     DeathCause.KILLED_BY_REQUEST: "was killed on request", DeathCause.OWNER_DIED: "was killed",
+    DeathCause.PARENT_DIED: "was killed",
 }  # fmt: skip
 #: How much of an error's text is kept with its event.
 ERROR_TEXT_MAX = 2000

@@ -141,7 +141,7 @@ def _sentence(view: Views, process: bytes, row: Row, cause: Row, running: list[R
         "intended": "ended as asked", "idle": "ended because it had nothing to do",
         "exit_code": f"exited with code {row['exit_code']}", "oom": "was killed because memory ran out",
         "signal": f"was killed by {signal_text(row['signal'])}",
-        "killed_by_request": "was killed on request", "parent_died": "ended with its parent",
+        "killed_by_request": "was killed on request", "parent_died": "was killed with the process that forks workers",
         "owner_died": "was killed after the end of its owner",
         "start_failed": "did not come up", "placement_removed": "was killed with its placement group",
         "node_died": "was lost with its node",

@@ -43,7 +43,6 @@ EXIT_TYPES = {
     "intended": "INTENDED_USER_EXIT",
     "killed_by_request": "INTENDED_USER_EXIT",
     "idle": "INTENDED_SYSTEM_EXIT",
-    "parent_died": "INTENDED_SYSTEM_EXIT",
     "owner_died": "INTENDED_SYSTEM_EXIT",
     "placement_removed": "INTENDED_SYSTEM_EXIT",
     "oom": "NODE_OUT_OF_MEMORY",
