@@ -32,8 +32,8 @@ SCENARIOS = {path.stem: read_scenario(path) for path in sorted(HERE.glob("scenar
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "1"))
 SMALL = [name for name in SCENARIOS if name.startswith("small_")]
 SMALL_SEEDS = int(os.environ.get("SIMULATION_SMALL", "69"))
-#: By command only: half a minute, and some minutes.
-LARGE = ["founded_1000", "founded_10000"]
+#: By command only: half a minute to some minutes.
+LARGE = ["founded_1000", "founded_10000", "busy_200"]
 PROCESSES = len(os.sched_getaffinity(0))
 
 
