@@ -30,6 +30,8 @@ from obsray.telemetry.spine import Emitter, Silent
 
 TARGET = b"collector"
 GATHER_SECONDS = 0.5
+#: Of a node that leaves: it ends when its last records are here.
+LEAVING_SECONDS = 0.05
 LOOK_SECONDS = 0.25
 ANSWER_SECONDS_MAX = 10.0
 RECEIVE_BYTES = 1 << 18
@@ -97,7 +99,8 @@ class Gathering:
         self._session, self._node, self._token = session, node, token
         self._logs_bytes_max = logs_bytes_max
         self._known = {node, *(other.hex() for other in over)}
-        self._alive: dict[str, bool] = {}
+        #: Of each node, whether it leaves, or is gone.
+        self._leaves: dict[str, threading.Event] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="obsray-telemetry-gathering", daemon=True)
         self._thread.start()
@@ -111,7 +114,11 @@ class Gathering:
         while not self._stopping.wait(LOOK_SECONDS):
             nodes = session_file.read(self._session).get("nodes") or {}
             for node, facts in nodes.items():
-                self._alive[node] = bool(facts.get("alive"))
+                leaves = self._leaves.setdefault(node, threading.Event())
+                if facts.get("alive"):
+                    leaves.clear()
+                else:
+                    leaves.set()
                 if node not in self._known:
                     self._known.add(node)
                     name = f"obsray-telemetry-{node[:8]}"
@@ -122,7 +129,7 @@ class Gathering:
         snapshot, taken, pulse = Snapshot(bytes.fromhex(node)), dict[str, int](), _Pulse(time.monotonic())
         logs = LogCopies(self._session, node, self._logs_bytes_max)
         connection: tuple[Any, Connection] | None = None
-        patience = time.monotonic() + ANSWER_SECONDS_MAX
+        patience, leaves = time.monotonic() + ANSWER_SECONDS_MAX, self._leaves[node]
         while not self._stopping.is_set():
             try:
                 if connection is None:
@@ -139,7 +146,7 @@ class Gathering:
                 pulse.missed(time.monotonic())
                 # Where the port answers, a node that hardly lived ends, and its collector has yet to start.
                 starts = isinstance(error, UnknownTarget) and time.monotonic() < patience
-                if not self._alive.get(node, False) and not starts:
+                if leaves.is_set() and not starts:
                     snapshot.last = True
                     snapshot.recorded, snapshot.unheard = pulse.recorded, pulse.unheard()
                     self._hand_on(snapshot)
@@ -163,7 +170,8 @@ class Gathering:
                 if answer.finished:
                     return
                 snapshot = Snapshot(bytes.fromhex(node))
-                self._stopping.wait(GATHER_SECONDS)
+                if leaves.wait(GATHER_SECONDS):
+                    self._stopping.wait(LEAVING_SECONDS)
 
     def _take_logs(self, connection: tuple[Any, Connection], logs: LogCopies) -> bool:
         """Copy what is new in the log files of a node; whether the connection broke over it."""

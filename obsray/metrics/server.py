@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import socket
 import threading
@@ -110,10 +111,14 @@ class Server:
     def __init__(self, http: _HttpServer, url: str) -> None:
         self.url = url
         self._http = http
-        threading.Thread(target=http.serve_forever, name="metrics", daemon=True).start()
+        # It waits for clients, without looking now and then whether it shall end.
+        threading.Thread(target=http.serve_forever, args=(None,), name="metrics", daemon=True).start()
 
     def close(self) -> None:
         """Stop answering."""
+        # This wakes its thread.
+        with contextlib.suppress(OSError):
+            self._http.socket.shutdown(socket.SHUT_RDWR)
         self._http.shutdown()
         self._http.server_close()
 

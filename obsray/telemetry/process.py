@@ -7,10 +7,12 @@ or SIGTERM), after a last drain: from then on the session directory holds everyt
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import math
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -86,6 +88,8 @@ class Process:
         self._federated = False
         self._sending: subprocess.Popen[bytes] | None = None
         self._stop = False
+        #: Ends the wait for the next look. Unlike an event it may be told by a signal that comes in the middle of the wait.
+        self._stopped: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._checked_at = 0.0
         #: When /metrics that could not be served are tried again.
         self._export_at = math.inf
@@ -93,6 +97,7 @@ class Process:
     def stop(self, *_: Any) -> None:
         """End after a last drain."""
         self._stop = True
+        self._stopped.put(None)
 
     def export(self) -> None:
         """Serve /metrics and say where in ``session.json``. Telemetry goes on without it if that fails."""
@@ -177,7 +182,8 @@ class Process:
                 collector.sample()
                 self._bound_output(began)
             if not more:
-                time.sleep(max(0.0, config.collect_interval_seconds - (time.monotonic() - began)))
+                with contextlib.suppress(queue.Empty):
+                    self._stopped.get(timeout=max(0.0, config.collect_interval_seconds - (time.monotonic() - began)))
         self.hang_watching.close()
         facts = {} if self._federated else session_file.read(self.session_dir)
         if facts.get("node_address") and not facts.get("head"):

@@ -11,6 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 
+import psutil
 import pytest
 
 from obsray.telemetry import process, session_file
@@ -75,6 +76,18 @@ def test_it_stores_serves_and_ends_on_sigterm_with_a_last_drain(session, start):
     book = Views(Store.open(directory)).ledger()
     assert book["totals"]["events_stored"] == book["totals"]["events_recorded"] > session.events
     assert book["totals"]["events_lost"] == 0
+
+
+def test_it_ends_when_it_is_told_to_and_not_when_it_would_look_next(session, start, monkeypatch):
+    monkeypatch.setenv("OBSRAY_COLLECT_INTERVAL_SECONDS", "3600")
+    collector = start(session.directory)
+    # It has read what there is, or will next, and then waits for an hour.
+    eventually(lambda: Views(Store.open(session.directory)).ledger()["totals"]["events_read"] >= session.events)
+    eventually(lambda: session_file.read(session.directory).get("metrics_url"))
+    eventually(lambda: psutil.Process(collector.pid).status() == psutil.STATUS_SLEEPING)
+    collector.send_signal(signal.SIGTERM)
+    assert collector.wait(30) == 0, collector.stderr.read().decode()
+    assert Views(Store.open(session.directory)).ledger()["totals"]["events_lost"] == 0
 
 
 def test_the_file_for_scrapers_opens_the_metrics_and_says_where_they_are(session, start):

@@ -23,7 +23,9 @@ HEAD, OTHER = b"HEAD....", b"OTHER..."
 
 
 @pytest.fixture
-def serving(tmp_path):
+def serving(tmp_path, monkeypatch):
+    # No head comes for the rest.
+    monkeypatch.setattr("obsray.federation.serving.LINGER_SECONDS_MAX", 0.0)
     session = tmp_path / "other"
     (session / "sockets").mkdir(parents=True)
     made = Serving(session, OTHER.hex(), bytes(TOKEN_BYTES))
