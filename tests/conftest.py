@@ -37,6 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse tests that ``scripts/run-tests`` would run nowhere: it looks in one place for those marked ``alone``."""
+    lost = [item.nodeid for item in items if item.get_closest_marker("alone") and "reliability" not in item.path.parts]
+    if lost:
+        raise pytest.UsageError(f"marked `alone`, which only tests in tests/reliability may be: {', '.join(lost)}")
+
+
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """Run what no other process has begun, if the work is shared: whoever is free takes the next file."""
     directory: Path | None = session.config.option.share_with

@@ -88,7 +88,7 @@ class Process:
         self._federated = False
         self._sending: subprocess.Popen[bytes] | None = None
         self._stop = False
-        #: Ends the wait for the next look. Unlike an event it may be told by a signal that comes in the middle of the wait.
+        #: Ends the wait for the next look. Unlike an event, a signal that comes in the middle of the wait may use it.
         self._stopped: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._checked_at = 0.0
         #: When /metrics that could not be served are tried again.

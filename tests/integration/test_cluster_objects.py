@@ -32,8 +32,11 @@ def last(array: Any) -> int:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head and four nodes with 100 MB of store each."""
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 200 * MB})
+    """A head and four nodes with 100 MB of store each. Connections to idle processes end soon: the oracle counts."""
+    soon = {"worker_idle_seconds": 1.0}
+    found = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 200 * MB, "_system_config": soon}
+    )
     for number in range(4):
         found.add_node(num_cpus=1, resources={f"n{number}": 1}, object_store_memory=100 * MB)
     try:

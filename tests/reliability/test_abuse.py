@@ -48,6 +48,7 @@ class Gate:
         return 1
 
 
+@pytest.mark.alone
 def test_a_long_queue_drains_as_fast_as_a_short_one(session):
     """E1: what waits costs nothing: 100,000 tasks behind a gate, against 1,000.
 
@@ -98,6 +99,7 @@ def own_seconds(work: Callable[[], None]) -> float:
     return min(spent)
 
 
+@pytest.mark.alone
 def test_many_arguments_many_results_and_many_values_at_once(session):
     """E2: complete, and ten times as many cost at most fifteen times as much."""
     oracle = Oracle(session)

@@ -78,6 +78,7 @@ def is_alive(node_id: str) -> bool:
     return {row["NodeID"]: row["Alive"] for row in obsray.nodes()}[node_id]
 
 
+@pytest.mark.alone
 def test_a_chain_goes_on_where_a_node_was_killed(cluster, tmp_path):
     """A6: it is dead within 1.5 s, its workers die with it, its tasks run elsewhere, the chain has every link once."""
     head = Path(cluster.head_node.session_dir)
@@ -156,6 +157,7 @@ BURN_SECONDS = float(os.environ.get("OBSRAY_BURN_SECONDS", "4"))
 BURNER = f"import time\nend = time.monotonic() + {BURN_SECONDS}\nwhile time.monotonic() < end: pass"
 
 
+@pytest.mark.alone
 def test_nobody_is_taken_for_dead_on_a_machine_that_is_too_busy(cluster):
     """B10: heartbeats come although eight processes want all the time of the processors, and the dashboard answers.
 

@@ -118,6 +118,7 @@ def test_whichever_workers_are_killed_every_task_has_its_value(session, oracle):
     oracle.check("worker_died", "task_finished")
 
 
+@pytest.mark.alone
 def test_a_task_that_kills_its_workers_fails_in_the_end_and_takes_nobody_along(session, oracle):
     """A2: as many attempts as allowed, with pauses between them, while others go on."""
 
@@ -438,6 +439,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.alone
 def test_a_dashboard_that_is_killed_or_asked_without_a_pause_costs_tasks_next_to_nothing(session, oracle):
     """A11: throughput with it in peace, killed, and busy, in turns, where nobody else wants the processors.
 

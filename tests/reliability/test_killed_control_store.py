@@ -90,6 +90,7 @@ def filled(directory: Path) -> None:
     storage.close()
 
 
+@pytest.mark.alone
 def test_a_hundred_thousand_records_are_read_again_in_two_seconds(control):
     """A8: from the start of its recovery to its first answers; its own record says how long that took."""
     filled(control.storage)
