@@ -400,7 +400,7 @@ def test_a_killed_client_leaves_nothing_of_it_behind(node):
     assert subprocess.run(command, timeout=WAIT_SECONDS).returncode == -signal.SIGKILL
     # The driver, and the worker that worked for it.
     causes = {watcher.wait(m.WorkerDied).cause, watcher.wait(m.WorkerDied).cause}
-    assert causes == {DeathCause.UNKNOWN, DeathCause.KILLED_BY_REQUEST}
+    assert causes == {DeathCause.UNKNOWN, DeathCause.OWNER_DIED}
     assert watcher.request("store")["used_bytes"] == 0
     assert watcher.request("resources")["available"]["CPU"] == 20000
 
