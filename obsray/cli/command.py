@@ -149,7 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         run: Callable[[argparse.Namespace], int] = options.run
-        return run(options)
+        code = run(options)
+        # What was folded may still be being kept: nobody waits for that with an answer in a pipe.
+        sys.stdout.flush()
+        return code
     except Problem as problem:
         print(f"obsray: {problem}", file=sys.stderr)
         if problem.advice:

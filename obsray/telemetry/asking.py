@@ -71,4 +71,13 @@ def _answer(directory: Path, question: Callable[[Views], T], gave_up: threading.
         views.refresh()
         if gave_up is not None and gave_up.is_set():
             raise NotInTime
-        return question(views)
+        answer = question(views)
+    if isinstance(views, KeptViews) and views.unkept:
+        # Not before somebody has the answer; a program that ends waits for it.
+        threading.Thread(target=_keep, args=(views,), name="obsray-keep").start()
+    return answer
+
+
+def _keep(views: KeptViews) -> None:
+    with _lock:
+        views.keep()

@@ -215,6 +215,7 @@ def watch(directory: Path, pause: Any = time.sleep, every_seconds: float = LOOK_
             if not found["live"]:
                 break
             records.looked(found["hangs"], time.time_ns(), recorded(view) if not looks else None)
+            view.keep()
             looks += 1
             idle = 0 if found["blocked"] or found["drivers"] or found["hangs"] else idle + 1
             pause_seconds = min((time.monotonic() - began) / LOOK_SHARE, every_seconds / LOOK_SHARE)

@@ -153,7 +153,10 @@ def compare(before: Session, after: Session, *, threshold: float = 0.1) -> Row:
     from obsray.telemetry.answers import compare as comparing
 
     views = [KeptViews(find_session(None if one is None else os.fspath(one))) for one in (before, after)]
-    return comparing.compare(views[0], views[1], threshold)
+    found = comparing.compare(views[0], views[1], threshold)
+    for each in views:
+        each.keep()
+    return found
 
 
 def change_of(

@@ -1,8 +1,9 @@
 """What a reader of a long session has folded, kept in the session's directory for the next one.
 
-``KeptViews(directory)`` are the views of a session as ``Views(Store.open(directory))``, sooner. A snapshot counts only
-if the same code made it, its checksums are right and nothing that it was made of has been deleted since; otherwise it
-is as if there were none. Writers of records have nothing to do with it.
+``KeptViews(directory)`` are the views of a session as ``Views(Store.open(directory))``, sooner. ``keep`` writes down
+what they had to fold themselves, which takes half as long as folding it: whoever asks has the answer before. A snapshot
+counts only if the same code made it, its checksums are right and nothing that it was made of has been deleted since;
+otherwise it is as if there were none. Writers of records have nothing to do with it.
 """
 
 from __future__ import annotations
@@ -56,15 +57,30 @@ class KeptViews(Views):
         super().__init__(Store.open(directory))
         self._known = load(self)
         self._first = True
+        #: How many records a snapshot would stand for that is worth keeping; 0: none is.
+        self.unkept = 0
 
     def refresh(self) -> int:
         """Fold what is new; returns how many records that were."""
         count = super().refresh()
         # Once: who follows a session that lives need not write it down again and again.
         if self._first and count >= max(RECORDS_MIN, STALE_SHARE * (self._known + count)):
-            save(self, self._known + count)
+            self.unkept = self._known + count
+        elif self.unkept:
+            self.unkept += count
         self._first = False
         return count
+
+    def keep(self) -> None:
+        """Write down what was folded, if that was much and has not been written yet."""
+        if self.unkept:
+            save(self, self.unkept)
+            self.unkept = 0
+
+    def release(self) -> None:
+        """Nobody has asked for a while: what was folded is kept, what questions have brought into memory leaves it."""
+        self.keep()
+        super().release()
 
 
 def load(views: Views) -> int:

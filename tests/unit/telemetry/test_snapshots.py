@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import threading
+from pathlib import Path
 
 import pytest
 
-from obsray.telemetry import frozen, snapshots, table, tables
+from obsray.telemetry import asking, frozen, snapshots, table, tables
 from obsray.telemetry.collector import Collector
 from obsray.telemetry.events import EVENTS, ProcessKind
 from obsray.telemetry.segments import Catalog
@@ -63,6 +65,14 @@ def content(views):
     return b"".join(bytes(memoryview(piece)) for piece in frozen.freeze(snapshots._tables(views), views.store.texts, 0))
 
 
+def folded(directory: Path) -> int:
+    """How many records a reader had to fold, which then keeps what came of it."""
+    views = KeptViews(directory)
+    records = views.refresh()
+    views.keep()
+    return records
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_who_goes_on_from_a_snapshot_holds_what_a_reader_holds_that_was_there_all_the_time(tmp_path, seed):
     print("seed", seed)
@@ -108,6 +118,8 @@ def test_tables_in_files_hold_what_tables_in_memory_hold_whoever_folded_them(tmp
 def test_answers_are_the_same_and_the_records_are_not_read_again(recorded):
     first = KeptViews(recorded)
     assert first.refresh() > 0
+    assert not (recorded / snapshots.NAME).exists()  # nobody waits for that with an answer
+    first.keep()
     second = KeptViews(recorded)
     assert second.refresh() == 0
     for views in (first, second):
@@ -135,7 +147,7 @@ def test_what_was_stored_since_is_added_once(tmp_path):
     collector.poll()
     collector.flush()
     more(30)  # in the ring alone when the snapshot is made
-    assert KeptViews(tmp_path).refresh() >= 80
+    assert folded(tmp_path) >= 80
     collector.poll()
     collector.flush()
     more(20)
@@ -152,11 +164,12 @@ def test_a_snapshot_with_a_wrong_byte_is_thrown_away_and_made_anew(recorded):
     chance = random.Random(seed)
     whole = KeptViews(recorded)
     records = whole.refresh()
+    whole.keep()
     path = recorded / snapshots.NAME
     good = path.read_bytes()
     for cut in (0, 5, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:cut])
-        assert KeptViews(recorded).refresh() == records
+        assert folded(recorded) == records
         assert path.read_bytes() == good
     for _ in range(20):
         at = chance.randrange(len(good))
@@ -167,12 +180,12 @@ def test_a_snapshot_with_a_wrong_byte_is_thrown_away_and_made_anew(recorded):
 
 
 def test_a_snapshot_of_other_code_or_of_records_that_were_deleted_since_does_not_count(recorded, monkeypatch):
-    records = KeptViews(recorded).refresh()
+    records = folded(recorded)
     with monkeypatch.context() as patch:
         patch.setattr(snapshots, "code", lambda: "another version")
-        assert KeptViews(recorded).refresh() == records
-    assert KeptViews(recorded).refresh() == records  # that of the other version does not count either
-    assert KeptViews(recorded).refresh() == 0
+        assert folded(recorded) == records
+    assert folded(recorded) == records  # that of the other version does not count either
+    assert folded(recorded) == 0
     refresh = Catalog.refresh
 
     def refresh_after_retention(catalog):
@@ -181,22 +194,22 @@ def test_a_snapshot_of_other_code_or_of_records_that_were_deleted_since_does_not
         return changed
 
     monkeypatch.setattr(Catalog, "refresh", refresh_after_retention)
-    assert KeptViews(recorded).refresh() == records
+    assert folded(recorded) == records
 
 
 def test_where_none_can_be_kept_everything_is_read(recorded, monkeypatch):
     monkeypatch.setattr(snapshots, "BYTES_MAX", 100)
-    records = KeptViews(recorded).refresh()
+    records = folded(recorded)
     assert not (recorded / snapshots.NAME).exists()
     monkeypatch.setattr(snapshots, "BYTES_MAX", 1 << 30)
     # Somebody is writing one.
     (recorded / f"{snapshots.NAME}.new").touch()
-    assert KeptViews(recorded).refresh() == records
+    assert folded(recorded) == records
     assert not (recorded / snapshots.NAME).exists()
     # It died.
     os.utime(recorded / f"{snapshots.NAME}.new", (0, 0))
-    assert KeptViews(recorded).refresh() == records
-    assert KeptViews(recorded).refresh() == 0
+    assert folded(recorded) == records
+    assert folded(recorded) == 0
     assert sorted(path.name for path in recorded.glob(f"{snapshots.NAME}*")) == [snapshots.NAME]
 
 
@@ -242,3 +255,24 @@ def test_what_is_kept_goes_before_any_record_does(tmp_path, ends):
     collector.close() if ends else collector.flush()
     assert 0 < collector.writer.catalog.bytes < 200_000
     assert not path.exists() and not collector.writer.catalog.folded_rows
+
+
+def test_whoever_asks_has_the_answer_before_what_was_folded_is_kept(recorded, monkeypatch):
+    order: list[str] = []
+    answered = threading.Event()
+
+    def save(views: KeptViews, records: int) -> bool:
+        assert answered.wait(30) and records > 0
+        order.append("kept")
+        return False
+
+    monkeypatch.setattr(snapshots, "save", save)
+    monkeypatch.setattr(asking, "_open", None)
+    assert asking.ask(recorded, lambda views: len(views.task_table)) > 0
+    (keeps,) = [thread for thread in threading.enumerate() if thread.name == "obsray-keep"]
+    order.append("answered")
+    answered.set()
+    keeps.join(30)
+    asking.ask(recorded, lambda views: order.append("asked again"))
+    assert order == ["answered", "kept", "asked again"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "obsray-keep"]
