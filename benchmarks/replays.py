@@ -216,6 +216,46 @@ def milliseconds() -> None:
     obsray.get([short.remote(number) for number in range(4000)])
 
 
+def short_naps() -> None:
+    """Many tasks of a third of a millisecond."""
+
+    @obsray.remote
+    def short(number: int) -> int:
+        nap(0.0003)
+        return number
+
+    obsray.get([short.remote(number) for number in range(10_000)])
+
+
+def compute(seconds: float) -> None:
+    """Be on a processor for so long."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def computing() -> None:
+    """Many tasks that compute for a millisecond."""
+
+    @obsray.remote
+    def short(number: int) -> int:
+        compute(0.001)
+        return number
+
+    obsray.get([short.remote(number) for number in range(4000)])
+
+
+def short_computing() -> None:
+    """Many tasks that compute for a third of a millisecond."""
+
+    @obsray.remote
+    def short(number: int) -> int:
+        compute(0.0003)
+        return number
+
+    obsray.get([short.remote(number) for number in range(10_000)])
+
+
 def round_trips() -> None:
     """A driver that waits for each task before it submits the next."""
 
@@ -466,8 +506,8 @@ PROGRAMS: dict[str, Callable[[], None]] = {
     program.__name__: program
     for program in (
         map_reduce, parameter_server, streaming, nested, skewed, serving, retried, polled,
-        flood, milliseconds, round_trips, tree, few_parents, spreading, one_by_one, windowed,
-        deep, tasks_ask_actors, actors_with_tasks, actor_pipeline, asking_actors, moved, spilled,
+        flood, milliseconds, short_naps, computing, short_computing, round_trips, tree, few_parents, spreading,
+        one_by_one, windowed, deep, tasks_ask_actors, actors_with_tasks, actor_pipeline, asking_actors, moved, spilled,
     )
 }  # fmt: skip
 #: Programs that run on two nodes, each with so many workers.
