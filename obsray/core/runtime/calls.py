@@ -188,7 +188,8 @@ class ActorCalls:
             if task.state is not TaskState.QUEUED:
                 continue
             self._assign(client, task)
-        queue.extendleft(reversed(waiting))
+        if waiting:
+            queue.extendleft(reversed(waiting))
         if client.outgoing and (was_idle or len(client.outgoing) >= BATCH_TASKS):
             self.push(client, time_ns)
 
@@ -209,7 +210,7 @@ class ActorCalls:
                 task.attempt,
                 number,
                 task.payload,
-                wire_arguments(task.arguments),
+                None if task.arguments is None else wire_arguments(task.arguments),
                 task.returns,
                 task.trace,
                 task.options,

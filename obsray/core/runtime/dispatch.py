@@ -74,10 +74,8 @@ def is_push_due(holder: Any) -> bool:
     return bool(holder.outgoing) and len(holder.in_flight) <= 2 * len(holder.outgoing)
 
 
-def wire_arguments(arguments: list[tuple[int | str, Entry]] | None) -> list[tuple[Any, ...]] | None:
+def wire_arguments(arguments: list[tuple[int | str, Entry]]) -> list[tuple[Any, ...]]:
     """Top-level reference arguments as they travel: small values inline, large ones by id."""
-    if arguments is None:
-        return None
     wired: list[tuple[Any, ...]] = []
     for position, entry in arguments:
         if type(entry.value) is bytes:
@@ -261,7 +259,7 @@ class Dispatcher:
                 task.attempt,
                 number,
                 task.payload,
-                wire_arguments(task.arguments),
+                None if task.arguments is None else wire_arguments(task.arguments),
                 task.returns,
                 task.trace,
                 task.options,

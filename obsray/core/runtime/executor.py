@@ -58,10 +58,11 @@ _NONE = serialize(None).pickled
 class LoadedFunction:
     """A function as a worker knows it: its code is unpickled at its first call."""
 
-    __slots__ = ("blob", "calls", "function", "mean_ns", "name", "name_number")
+    __slots__ = ("blob", "calls", "function", "mean_ns", "method", "name", "name_number")
 
     def __init__(self, name: str, name_number: int, blob: bytes) -> None:
         self.name = name
+        self.method = name.rpartition(".")[2]
         self.name_number = name_number
         self.blob = blob
         self.function: Any = None
@@ -465,7 +466,7 @@ class Executor:
 
     def execute(self, running: Running, slot: int = 0) -> None:
         """Run one attempt on this thread and queue its result."""
-        if running.link.closed or self.was_cancelled(running):
+        if running.link.closed or (self._cancelled and self.was_cancelled(running)):
             return
         try:
             function, args, kwargs = self.begin(running, slot)
@@ -543,7 +544,7 @@ class Executor:
 
     def _load(self, loaded: LoadedFunction) -> Any:
         if self.actor is not None and not loaded.blob:
-            return self.actor.method(loaded.name.rpartition(".")[2])
+            return self.actor.method(loaded.method)
         try:
             function = loaded.function = deserialize(loaded.blob)
         except BaseException as error:

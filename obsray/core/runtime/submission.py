@@ -408,7 +408,7 @@ class Submission:
             self.session.verdicts.cancelled(task)
 
     def _place(self, task: Task, spec: dict[str, Any]) -> Any:
-        spec["arguments"] = wire_arguments(task.arguments)
+        spec["arguments"] = None if task.arguments is None else wire_arguments(task.arguments)
         advance(task, TaskState.DISPATCHED)
         task.dispatched_to = _Placement(self.session, spec)
         self.session.placements[spec["actor"]] = task
