@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_views import FakeViews
+from fake_views import PORT, TOKEN, FakeViews
 from starlette.testclient import TestClient
 
 from obsray.dashboard.app import create_app
 from obsray.dashboard.auth import Guard
 from obsray.dashboard.source import Source
-
-TOKEN = "5a" * 32
-PORT = 8265
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ from typing import Any
 from obsray.dashboard.conditions import matches, ordered
 from obsray.dashboard.tables import TASK_STATES
 
+#: Of the dashboard that shows them.
+TOKEN = "5a" * 32
+PORT = 8265
 OWNER = "3fa2c1d0aa00bb11"
 NOW_NS = 1_790_000_000_000_000_000
 NAMES = ("load_shard", "tokenize", "train_step", "Evaluator.score", "merge")

@@ -8,8 +8,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from conftest import PORT, TOKEN
-from fake_views import HOSTILE
+from fake_views import HOSTILE, PORT, TOKEN
 from starlette.testclient import TestClient
 
 from obsray.dashboard.analyses import PAGES, sessions_beside

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import PORT, TOKEN
-from fake_views import FakeViews, task_id
+from fake_views import PORT, TOKEN, FakeViews, task_id
 from starlette.testclient import TestClient
 
 from obsray.dashboard.app import create_app

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import PORT, TOKEN
-from fake_views import task_id, worker_id
+from fake_views import PORT, TOKEN, task_id, worker_id
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 

@@ -8,7 +8,7 @@ from collections import Counter
 from html import unescape
 
 import pytest
-from conftest import PORT, TOKEN
+from fake_views import PORT, TOKEN
 from starlette.testclient import TestClient
 
 from obsray.dashboard.app import create_app

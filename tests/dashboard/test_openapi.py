@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from conftest import PORT, TOKEN
+from fake_views import PORT, TOKEN
 from starlette.testclient import TestClient
 
 from obsray.dashboard import openapi

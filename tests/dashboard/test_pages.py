@@ -8,8 +8,7 @@ from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from conftest import PORT, TOKEN
-from fake_views import HOSTILE, OWNER, FakeViews, task_id, worker_id
+from fake_views import HOSTILE, OWNER, PORT, TOKEN, FakeViews, task_id, worker_id
 from starlette.testclient import TestClient
 
 from obsray.dashboard.app import create_app

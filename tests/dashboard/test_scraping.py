@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import TOKEN
+from fake_views import TOKEN
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from obsray.metrics.catalog import METRICS

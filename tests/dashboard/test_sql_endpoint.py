@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from conftest import PORT, TOKEN
+from fake_views import PORT, TOKEN
 from starlette.testclient import TestClient
 
 from obsray.dashboard.app import create_app

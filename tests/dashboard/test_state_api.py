@@ -6,7 +6,7 @@ import os
 import threading
 
 import pytest
-from conftest import PORT
+from fake_views import PORT
 from starlette.testclient import TestClient
 
 from obsray.dashboard.app import create_app
