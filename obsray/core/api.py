@@ -324,7 +324,11 @@ def wait(
         num_returns = operator.index(num_returns)
     if not refs:
         return [], []
-    if not known and len(set(refs)) != len(refs):
+    if not known:
+        # Of ids a set is made faster than of references.
+        distinct: set[Any] = {ref._id for ref in refs} if kinds == {ObjectRef} else set(refs)  # type: ignore[union-attr]
+        known = len(distinct) == len(refs)
+    if not known:
         raise ValueError("wait needs each reference only once")
     if not 1 <= num_returns <= len(refs):
         raise ValueError(f"num_returns={num_returns}: must be between 1 and the number of references, {len(refs)}")

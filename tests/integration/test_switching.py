@@ -7,9 +7,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
+import numpy as np
 import pytest
 
 import obsray
@@ -247,6 +249,18 @@ def test_a_constructor_that_fails_says_so_where_the_actor_prints():
             return False
 
     eventually(printed)
+
+
+def test_libraries_do_not_take_references_for_bytes_or_sequences():
+    references = [obsray.put(number) for number in range(3)]
+    array = np.array(references)
+    assert array.dtype == object and array.shape == (3,) and obsray.get(array.tolist()) == [0, 1, 2]
+    first = references[0]
+    assert not isinstance(first, (bytes, Sequence, Iterable, Sized)) and first != first.binary()
+    assert weakref.ref(first)() is first and {first: 1}[obsray.ObjectRef(first.binary())] == 1
+    with pytest.raises(TypeError, match=r"obsray\.get"):
+        for _ in first:
+            pass
 
 
 def test_a_reference_made_of_bytes_counts_as_one_and_leaves_the_others_alone():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import deque
 from collections.abc import Callable, Generator
@@ -30,16 +29,18 @@ _BY_HAND = "RAY_allow_out_of_band_object_ref_serialization"
 dropped: deque[bytes] = deque()
 
 
-class ObjectRef(bytes, Generic[T]):
+class ObjectRef(Generic[T]):
     """A reference to a value that exists now or will.
 
     Equal and hashable by id; picklable inside values and arguments, where it keeps the value alive; awaitable.
 
-    It *is* its id (20 bytes), so that sets and dictionaries of many references work at the speed of bytes. Each
-    instance counts as one reference: the runtime makes them with ``counted``, where the object's entry has been told.
+    Each instance counts as one reference: the runtime makes them with ``counted``, where the object's entry has been
+    told. Nothing about it is like bytes, a number or a sequence, as which libraries would treat it as a value.
     """
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "_id")
+
+    _id: bytes
 
     def __new__(cls, binary: bytes) -> ObjectRef[T]:
         """Another reference to what ``binary()`` of one of this process said. Raises TypeError or ValueError."""
@@ -53,7 +54,7 @@ class ObjectRef(bytes, Generic[T]):
         session = current_or_none()
         if session is not None:
             session.count_again(identifier)
-        return bytes.__new__(cls, identifier)
+        return counted(identifier)
 
     @classmethod
     def from_hex(cls, text: str) -> ObjectRef[Any]:
@@ -81,18 +82,27 @@ class ObjectRef(bytes, Generic[T]):
         return OBJECT_ID_BYTES
 
     def __del__(self, append: Any = dropped.append) -> None:
-        append(bytes(self))
+        append(self._id)
+
+    def __bytes__(self) -> bytes:
+        return self._id
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is ObjectRef and other._id == self._id
 
     def hex(self, *_: Any) -> str:
         """40 hex digits: owner, task and index."""
-        return bytes.hex(self)
+        return self._id.hex()
 
     def binary(self) -> bytes:
-        return bytes(self)
+        return self._id
 
     def task_id(self) -> TaskID:
         """The task that makes the value."""
-        return TaskID(task_of(bytes(self)))
+        return TaskID(task_of(self._id))
 
     def job_id(self) -> JobID:
         """The job of this process."""
@@ -121,7 +131,7 @@ class ObjectRef(bytes, Generic[T]):
 
     def owner_address(self) -> bytes:
         """The process that owns the value: its id (8 bytes, ``obsray get worker <hex>``)."""
-        return owner_of(bytes(self))
+        return owner_of(self._id)
 
     def call_site(self) -> str:
         """Always "": where a value was made is in the events of its task (``obsray story <hex>``)."""
@@ -155,7 +165,7 @@ class ObjectRef(bytes, Generic[T]):
     def add_done_callback(self, callback: Callable[[ObjectRef[T]], Any], *, context: Any = None) -> None:
         """Have the running event loop call ``callback`` with this reference once the value is there."""
         future = self.as_future()
-        _callbacks.setdefault((bytes(self), callback), []).append(future)
+        _callbacks.setdefault((self._id, callback), []).append(future)
         future.add_done_callback(lambda future: self._called_back(callback, future), context=context)
 
     def _called_back(self, callback: Callable[[ObjectRef[T]], Any], future: asyncio.Future[T]) -> None:
@@ -166,7 +176,7 @@ class ObjectRef(bytes, Generic[T]):
 
     def remove_done_callback(self, callback: Callable[[ObjectRef[T]], Any]) -> int:
         """Take a callback back. Returns how many there were."""
-        return len(_callbacks.pop((bytes(self), callback), ()))
+        return len(_callbacks.pop((self._id, callback), ()))
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio
@@ -178,19 +188,20 @@ class ObjectRef(bytes, Generic[T]):
     def _not_the_value(self, *_: Any) -> Any:
         raise TypeError("an ObjectRef is not its value: obsray.get(reference) waits for it and returns it")
 
-    # That it is bytes inside must not make sense of a forgotten ``get``.
-    __iter__ = __len__ = __getitem__ = __contains__ = _not_the_value
+    # What a forgotten ``get`` leads to: a loop over it, too. It has no ``__len__`` and no ``__iter__``, so that nobody
+    # takes it for a sequence.
+    __getitem__ = _not_the_value
     __add__ = __radd__ = __mul__ = __rmul__ = _not_the_value
 
     def __str__(self) -> str:
-        return f"ObjectRef({short(bytes(self))} {bytes.hex(self)})"
+        return f"ObjectRef({short(self._id)} {self._id.hex()})"
 
     def __repr__(self) -> str:
         # What this process knows anyway: it must neither wait nor take a lock.
         from obsray.core.runtime.session import current_or_none
 
         session = current_or_none()
-        state = "" if session is None else f", {session.ownership.described(bytes(self))}"
+        state = "" if session is None else f", {session.ownership.described(self._id)}"
         return f"{str(self)[:-1]}{state})"
 
     def __bool__(self) -> bool:
@@ -203,7 +214,7 @@ class ObjectRef(bytes, Generic[T]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        identifier = bytes(self)
+        identifier = self._id
         if collector.references is not None:
             collector.references.append(identifier)
         else:
@@ -240,8 +251,11 @@ def unknown(identifier: bytes) -> UnknownReferenceError:
     )
 
 
-#: A reference that its object's entry counts already.
-counted: Callable[[bytes], ObjectRef[Any]] = functools.partial(bytes.__new__, ObjectRef)
+def counted(identifier: bytes) -> ObjectRef[Any]:
+    """A reference that its object's entry counts already."""
+    reference: ObjectRef[Any] = object.__new__(ObjectRef)
+    reference._id = identifier
+    return reference
 
 
 def _rebuild(identifier: bytes) -> ObjectRef[Any]:

@@ -87,13 +87,13 @@ def pack_arguments(session: Session, args: tuple[Any, ...], kwargs: dict[str, An
             if values is args:
                 values = list(args)
             values[position] = None
-            references.append((position, bytes(value)))
+            references.append((position, value._id))
         elif kind not in PLAIN:
             plain = False
     if kwargs:
         for name, value in kwargs.items():
             if type(value) is ObjectRef:
-                references.append((name, bytes(value)))
+                references.append((name, value._id))
             elif type(value) not in PLAIN:
                 plain = False
         if references:

@@ -372,9 +372,9 @@ class Values:
         known = self.session.ownership.entries
         found = []
         for reference in references:
-            entry = known.get(reference)
+            entry = known.get(reference._id)
             if entry is None:
-                raise unknown(reference)
+                raise unknown(reference._id)
             found.append(entry)
         return found
 
@@ -567,7 +567,7 @@ class Values:
         fetch = fetch_local and bool(self.session.node_addresses)
         if len(references) > LOOK_AHEAD and not streams and not (fetch and self.session.ownership.places):
             # Usually enough of them are ready: then one pass over the ids does, without a look at each entry.
-            where = list(itertools.islice((i for i, x in enumerate(references) if x not in pending), count))
+            where = list(itertools.islice((i for i, x in enumerate(references) if x._id not in pending), count))
             if len(where) == count:
                 self.entries_of([references[i] for i in where])
                 ready, rest = _split(references, where)
