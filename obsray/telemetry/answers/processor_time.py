@@ -26,9 +26,9 @@ COVERED = 0.5
 _BEYOND_NS = 3 * NS // 2
 #: Whoever is on a processor for this share of the time is what a job waits for.
 BUSY = 0.8
-#: Of what processors have so much may be used by short tasks and whoever hands them out before they get in each
-#: other's way.
-SHARED = 0.4
+#: With a change short tasks and whoever hands them out may use so much of what processors have before they get in each
+#: other's way. In the run, where their waiting is part of what was recorded, so much times processes per processor.
+SHARED, SHARED_BEFORE = 0.4, 0.5
 #: So much of a driver's time between waits may be unknown before nothing is said of faster drivers.
 RESTING = 0.2
 
@@ -147,10 +147,12 @@ def crowded(replay: Replay, seconds: float) -> str:
         return ""
     computed = model.computed_seconds + sum(line.seconds for line in replay.lines_of.values())
     would, did = computed / model.processors / seconds, computed / model.processors / actual
-    if max(would, did) <= SHARED:
+    rivals = max(1.0, (model.cpus() + len(replay.lines_of)) / model.processors)
+    slowed = rivals > 1 and did * rivals > SHARED_BEFORE
+    if not slowed and would <= SHARED:
         return ""
     beyond = f"and more at a time than there are CPUs ({model.processors})"
-    if did > SHARED:
+    if slowed:
         return (
             f"in this run tasks and driver computed for {did:.0%} of what CPUs have, {beyond}: how long each waited "
             "for one is not known, nor how long it would with other workers"

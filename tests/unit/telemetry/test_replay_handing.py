@@ -21,7 +21,9 @@ BETWEEN_NS = 5_000
 LOOK_SECONDS = 0.05
 
 
-def flood(directory: Path, workers: int, run: float, heard: float, looked_at: bool = True) -> tuple[Views, float]:
+def flood(
+    directory: Path, workers: int, run: float, heard: float, looked_at: bool = True, cpu: float = 0.0
+) -> tuple[Views, float]:
     """A session of COUNT tasks that sleep ``run`` seconds each, in which the driver computes ``heard`` seconds for each
     result and hands out the next task then; and how long it took. One task at a time is ahead of each worker."""
     scene = Scene(directory)
@@ -59,7 +61,7 @@ def flood(directory: Path, workers: int, run: float, heard: float, looked_at: bo
         of_worker = scene.rings[worker]
         of_worker.task_ended(
             end, task, 0, 1, 1, bytes(16), of_worker.intern("short"), came, came, start, int(Outcome.OK),
-            0.0, 0.0, run, 0.0, 0.0, 0.0, 10,
+            0.0, 0.0, run, 0.0, cpu, 0.0, 10,
         )  # fmt: skip
         ring.task_finished(over, task, 0, int(Outcome.OK), 10, ring.intern(""))
     scene.now = driver
@@ -115,17 +117,20 @@ def test_what_computes_at_the_same_time_shares_the_processors():
 
 
 @pytest.mark.parametrize(
-    ("run", "heard", "before", "change", "said"),
-    [(0.001, 0.0003, 1, 2.0, "tasks and driver would compute for"), (0.001, 0.00032, 2, 0.5, "in this run tasks and")],
+    ("before", "change", "heard", "cpu", "said"),
+    [
+        (1, 2.0, 0.0002, 0.0004, "tasks and driver would compute for"),
+        (4, 0.5, 0.00005, 0.00006, "in this run tasks and driver computed for"),
+    ],
 )
 def test_where_more_compute_at_a_time_than_there_are_processors_nothing_is_foretold(
-    tmp_path, run, heard, before, change, said
+    tmp_path, before, change, heard, cpu, said
 ):
-    view, _ = flood(tmp_path / "session", before, run, heard)
-    session_file.update(tmp_path / "session", processors=1)
+    view, _ = flood(tmp_path / "session", before, 0.001, heard, cpu=cpu)
+    session_file.update(tmp_path / "session", processors=2)
     found = view.what_if(changes=[Change(workers=change)])
     assert found["error_ratio"] < 0.05 and not found["scenarios"]
-    assert said in found["refused"][0]["why"] and "more at a time than there are CPUs (1)" in found["refused"][0]["why"]
+    assert said in found["refused"][0]["why"] and "more at a time than there are CPUs (2)" in found["refused"][0]["why"]
     assert view.what_if(changes=[Change(workers=change)], rough=True)["scenarios"]
 
 
