@@ -222,7 +222,9 @@ def users_frames(trace: TracebackType | None, wanted: Callable[[str], bool] = us
         trace = trace.tb_next
     found: TracebackType | None = None
     for each in reversed(kept):
-        found = TracebackType(found, each.tb_frame, each.tb_lasti, each.tb_lineno)
+        # An interrupt may hit an instruction that belongs to no line.
+        line = -1 if each.tb_lineno is None else each.tb_lineno
+        found = TracebackType(found, each.tb_frame, each.tb_lasti, line)
     return found
 
 

@@ -22,7 +22,9 @@ import asyncio
 import threading
 import numpy as np
 from obsray.util.placement_group import placement_group
-start(resources={"slot": 1}, object_store_memory=100 * 1024 * 1024, _system_config={"hang_seconds": 2.0})
+# What waits for room in the store waits until somebody has asked why: it does not go on in a file.
+waits = {"store_wait_seconds_max": 600.0, "store_fallback_wait_seconds": 601.0}
+start(resources={"slot": 1}, object_store_memory=100 * 1024 * 1024, _system_config={"hang_seconds": 2.0, **waits})
 
 @obsray.remote
 def hog(): time.sleep(600)

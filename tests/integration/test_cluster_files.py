@@ -50,7 +50,7 @@ def far(cluster) -> Iterator[ClusterNode]:
     eventually(lambda: {name: session().request("store")[name] for name in nothing} == nothing)
     eventually(lambda: obsray.get(store_there.remote(tuple(nothing))) == nothing)
     for each in (cluster.head_node, node):
-        assert files(each) == []
+        assert eventually(lambda each=each: not files(each)), files(each)
         assert eventually(lambda each=each: not mapped_files(each)), mapped_files(each)
 
 

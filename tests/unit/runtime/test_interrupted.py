@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import obsray
+from obsray.causes import users_frames
 from obsray.config import Config
 from obsray.core.runtime import interrupts, launch, session
 from obsray.core.runtime.interrupts import in_runtime, on_interrupt
@@ -260,3 +261,17 @@ class _Nothing:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+def test_an_interrupt_may_hit_an_instruction_that_belongs_to_no_line():
+    def fails() -> None:
+        raise KeyboardInterrupt
+
+    fails.__code__ = fails.__code__.replace(co_linetable=b"")
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fails()
+    trace = caught.value.__traceback__
+    assert trace is not None and trace.tb_next is not None and trace.tb_next.tb_lineno is None
+    kept = users_frames(trace)
+    assert kept is not None and kept.tb_next is not None
+    assert (kept.tb_next.tb_frame, kept.tb_next.tb_lineno) == (trace.tb_next.tb_frame, None)

@@ -14,6 +14,7 @@ PROGRAM = """
 import sys
 from obsray.core.system.title import Title
 title = Title()
+print("ready", flush=True)
 for line in sys.stdin:
     title.show(eval(line))
     print("shown", flush=True)
@@ -25,6 +26,8 @@ def process():
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "some", "more"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
+        # Before it is there, the kernel may know nothing of its arguments.
+        assert process.stdout.readline() == "ready\n"
         yield process
         process.stdin.close()
         assert process.wait(60) == 0
