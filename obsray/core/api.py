@@ -327,9 +327,8 @@ def wait(
     if not known:
         # Of ids a set is made faster than of references.
         distinct: set[Any] = {ref._id for ref in refs} if kinds == {ObjectRef} else set(refs)  # type: ignore[union-attr]
-        known = len(distinct) == len(refs)
-    if not known:
-        raise ValueError("wait needs each reference only once")
+        if len(distinct) != len(refs):
+            raise ValueError("wait needs each reference only once")
     if not 1 <= num_returns <= len(refs):
         raise ValueError(f"num_returns={num_returns}: must be between 1 and the number of references, {len(refs)}")
     return _session_of(refs[0]).values.wait(

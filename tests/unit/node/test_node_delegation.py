@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from cluster_bench import ClusterBench
@@ -184,13 +185,19 @@ def test_what_waits_at_a_node_without_gpus_that_was_full_after_all_runs_where_th
     assert len(granted(head, driver)) == 1 and head.leased() == 1
 
 
-def test_what_waits_at_a_node_without_gpus_for_its_worker_to_start_is_not_taken_back_at_once():
+def given_to_a_node_without_gpus() -> tuple[ClusterBench, Any, Any, bytes]:
+    """A cluster, its head with a GPU, its node without, and a driver whose demand waits there for a worker."""
     cluster = ClusterBench({"cpus": 2, "gpus": 1}, {"cpus": 1})
     head, plain = cluster.nodes
     driver = head.driver()
     define(head, driver, 1, CPU=1)
     head.send(driver, m.LeaseRequest(1, 1, 1))
     cluster.settle(workers=False)
+    return cluster, head, plain, driver
+
+
+def test_what_waits_at_a_node_without_gpus_for_its_worker_to_start_is_not_taken_back_at_once():
+    cluster, head, plain, driver = given_to_a_node_without_gpus()
     assert head.machine.delegation.away
     cluster.pass_time(PREFERRED_SECONDS - 0.1, workers=False)
     assert not head.asked, "a worker was started where the GPUs are"
@@ -199,12 +206,7 @@ def test_what_waits_at_a_node_without_gpus_for_its_worker_to_start_is_not_taken_
 
 
 def test_a_worker_that_does_not_start_at_a_node_without_gpus_is_not_waited_for_for_ever():
-    cluster = ClusterBench({"cpus": 2, "gpus": 1}, {"cpus": 1})
-    head, plain = cluster.nodes
-    driver = head.driver()
-    define(head, driver, 1, CPU=1)
-    head.send(driver, m.LeaseRequest(1, 1, 1))
-    cluster.settle(workers=False)
+    cluster, head, plain, driver = given_to_a_node_without_gpus()
     cluster.pass_time(PREFERRED_SECONDS + 0.1, workers=False)
     head.workers_join()
     assert len(granted(head, driver)) == 1 and (head.leased(), plain.leased()) == (1, 0)
